@@ -1,0 +1,1 @@
+"""The index (SQLAlchemy), the stored files, and the rules by which their state moves."""

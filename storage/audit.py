@@ -1,0 +1,165 @@
+"""The audit trail: what happened, in the transaction of what it records, chained by hash, never changed.
+
+Each row's hash is SHA-256 over the previous row's hash and the row's own content, so that a row altered or
+taken out by somebody with a database editor shows in `verify`. Triggers refuse UPDATE and DELETE.
+
+`append` collects; `Database.transaction` writes all rows of a transaction in one statement just before its
+COMMIT. So the end of the chain is locked last and for an instant only, and no two transactions can wait for
+each other there.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, text
+
+from storage.models import audit
+
+PENDING = "audit_rows"
+SELECT_LAST = select(audit.c.hash).order_by(audit.c.id.desc()).limit(1)
+INSERT_ROWS = insert(audit)
+FIRST = "0" * 64
+CHAIN_LOCK = 0x6175646974  # "audit": the key of PostgreSQL's advisory lock on the end of the chain
+CONTENT = (
+    "at event patient_id study_uid series_uid sop_uid job_id result_id peer_ae address outcome detail".split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True)
+class Break:
+    """The first row at which the chain does not hold."""
+
+    audit_id: int
+    reason: str
+
+
+def append(
+    tx: Connection,
+    now: float,
+    event: str,
+    *,
+    series_uid: str | None = None,
+    study_uid: str | None = None,
+    sop_uid: str | None = None,
+    patient_id: str | None = None,
+    job_id: int | None = None,
+    result_id: int | None = None,
+    peer_ae: str | None = None,
+    address: str | None = None,
+    outcome: str | None = None,
+    detail: Mapping[str, object] | None = None,
+) -> None:
+    """Record that something happened; written when the transaction commits, lost when it does not.
+
+    event: "subject.verb" in lower case, such as "association.rejected". outcome: one upper-case word.
+    detail: JSON types only.
+    """
+    row = {
+        "at": float(now),
+        "event": event,
+        "patient_id": patient_id,
+        "study_uid": study_uid,
+        "series_uid": series_uid,
+        "sop_uid": sop_uid,
+        "job_id": job_id,
+        "result_id": result_id,
+        "peer_ae": peer_ae,
+        "address": address,
+        "outcome": outcome,
+        "detail": json.dumps(detail, sort_keys=True, ensure_ascii=False) if detail else None,
+    }
+    tx.info.setdefault(PENDING, []).append(row)
+
+
+def flush(tx: Connection) -> None:
+    """Write the rows collected so far, chained to the last one. `Database.transaction` calls this before COMMIT."""
+    rows: list[dict[str, Any]] = tx.info.pop(PENDING, [])
+    if not rows:
+        return
+    if tx.dialect.name == "postgresql":
+        tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CHAIN_LOCK})
+    previous = tx.scalar(SELECT_LAST) or FIRST
+    for row in rows:
+        row["previous"] = previous
+        row["hash"] = previous = _digest(previous, row)
+    tx.execute(INSERT_ROWS, rows)
+
+
+def forget(tx: Connection) -> None:
+    """Drop the rows collected so far: their transaction did not happen."""
+    tx.info.pop(PENDING, None)
+
+
+def _digest(previous: str, row: Mapping[str, Any]) -> str:
+    content = json.dumps([previous, *(row[name] for name in CONTENT)], ensure_ascii=False)
+    return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+
+def verify(tx: Connection) -> Break | None:
+    """Walk the whole chain. Returns the first row that does not fit, or None where all do.
+
+    Rows cut off the end leave a chain that holds: compare `head` with one noted elsewhere.
+    """
+    flush_if_writing(tx)
+    previous = FIRST
+    for row in tx.execute(select(audit).order_by(audit.c.id).execution_options(yield_per=1000)).mappings():
+        if row["previous"] != previous:
+            return Break(row["id"], "the row before it is missing, or rows were exchanged")
+        if row["hash"] != _digest(previous, dict(row)):
+            return Break(row["id"], "its content was altered")
+        previous = row["hash"]
+    return None
+
+
+def head(tx: Connection) -> tuple[int, str]:
+    """Number and hash of the last row: note them outside to be able to prove that nothing was cut off."""
+    flush_if_writing(tx)
+    row = tx.execute(select(audit.c.id, audit.c.hash).order_by(audit.c.id.desc()).limit(1)).first()
+    return (row.id, row.hash) if row else (0, FIRST)
+
+
+def flush_if_writing(tx: Connection) -> None:
+    """Make the rows collected in this transaction visible to its own queries."""
+    if tx.info.get(PENDING):
+        flush(tx)
+
+
+def search(
+    tx: Connection,
+    *,
+    patient: str | None = None,
+    study: str | None = None,
+    series: str | None = None,
+    since: float | None = None,
+    until: float | None = None,
+    outcome: str | None = None,
+    event: str | None = None,
+    limit: int | None = None,
+) -> Sequence[dict[str, Any]]:
+    """Rows that match everything given, oldest first; with `limit`, the latest so many.
+
+    patient: Patient ID. study, series: Instance UIDs. since, until: Unix seconds, both included.
+    event: the event itself, or its first words: "job" matches "job.queued".
+    """
+    flush_if_writing(tx)
+    query = select(audit).order_by(audit.c.id.desc())
+    for column, value in ((audit.c.patient_id, patient), (audit.c.study_uid, study), (audit.c.series_uid, series)):
+        if value is not None:
+            query = query.where(column == value)
+    if outcome is not None:
+        query = query.where(audit.c.outcome == outcome)
+    if event is not None:
+        query = query.where((audit.c.event == event) | audit.c.event.startswith(f"{event}.", autoescape=True))
+    if since is not None:
+        query = query.where(audit.c.at >= since)
+    if until is not None:
+        query = query.where(audit.c.at <= until)
+    if limit is not None:
+        query = query.limit(limit)
+    found = [dict(row) for row in tx.execute(query).mappings()]
+    for row in found:
+        row["detail"] = json.loads(row["detail"]) if row["detail"] else {}
+    return found[::-1]

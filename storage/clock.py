@@ -1,0 +1,30 @@
+"""Waiting that survives a clock which jumps back.
+
+Every row that waits has `due_at`, the end of its wait, and `set_at`, the moment that was decided. A `set_at` in
+the future can only mean that the clock went back since; such a row waits its whole time again from now, so that
+it is neither early nor left hanging until the clock catches up.
+"""
+
+from collections.abc import Collection
+
+from sqlalchemy import Connection, Table, update
+
+# Processes read the clock before they wait for the write lock, and hosts differ a little: that is no jump.
+TOLERANCE_S = 5.0
+
+
+def start_waits_again(tx: Connection, table: Table, states: Collection[str], now: float) -> int:
+    """Shift the waits of the rows in these states that were set in the future. Returns how many there were."""
+    went_back = (table.c.state.in_(sorted(states))) & (table.c.set_at > now + TOLERANCE_S)
+    moved = tx.execute(
+        update(table).where(went_back).values(due_at=now + (table.c.due_at - table.c.set_at), set_at=now)
+    )
+    return moved.rowcount
+
+
+def wait_from(set_at: float, now: float) -> float:
+    """The moment a wait begins that is set `now`, where the one before began at `set_at`.
+
+    That is `now`, or the earlier beginning where it is an instant later: never a shorter wait than before.
+    """
+    return set_at if now < set_at <= now + TOLERANCE_S else now

@@ -1,0 +1,183 @@
+"""The engine: SQLite by default, PostgreSQL by URL; transactions, pragmas, migrations, views.
+
+SQLite runs in WAL mode with synchronous=FULL: when a transaction's block has ended, it is on disk. Writers
+take the write lock at BEGIN, so that no transaction can find half-way that another was faster.
+"""
+
+import contextlib
+import hashlib
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection, create_engine, event, insert, select, text, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DatabaseError, InterfaceError
+
+from storage import audit
+from storage.errors import (
+    DatabaseBusy,
+    DatabaseCorrupt,
+    DatabaseReadOnly,
+    DatabaseTooNew,
+    StorageError,
+    StorageFull,
+)
+from storage.models import properties
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+VIEWS = Path(__file__).parent / "views.sql"
+MIGRATION_LOCK = 0x6D696772  # "migr": the key of PostgreSQL's advisory lock while the schema changes
+BUSY_TIMEOUT_S = 30.0
+# The first that matches names the error; SQLite's names from sqlite3.h, PostgreSQL's SQLSTATE classes.
+TRANSLATION: tuple[tuple[str, type[StorageError]], ...] = (
+    (r"SQLITE_FULL|SQLITE_IOERR_WRITE|53100", StorageFull),
+    (r"SQLITE_BUSY|SQLITE_LOCKED|40001|40P01|55P03", DatabaseBusy),
+    (r"SQLITE_READONLY|SQLITE_CANTOPEN|25006", DatabaseReadOnly),
+    (r"SQLITE_CORRUPT|SQLITE_NOTADB|XX001|XX002", DatabaseCorrupt),
+)
+
+
+class Database:
+    """One index. Threads may share it; a forked child may not."""
+
+    def __init__(self, url: str, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        self.url = make_url(url)
+        self._sqlite = self.url.get_backend_name() == "sqlite"
+        self._busy_timeout_s = busy_timeout_s
+        # Threads of one process queue here instead of polling SQLite's lock against each other.
+        self._writer: contextlib.AbstractContextManager[Any] = (
+            threading.Lock() if self._sqlite else contextlib.nullcontext()
+        )
+        if self._sqlite:
+            if self.url.database in (None, "", ":memory:"):
+                raise StorageError("the index needs a file: several processes share it")
+            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+        # A message that shows a statement must not show its values: they hold patient data.
+        self.engine = create_engine(
+            self.url, hide_parameters=True, pool_size=8, max_overflow=24, **self._driver_options()
+        )
+        if self._sqlite:
+            event.listen(self.engine, "connect", self._set_pragmas)
+            event.listen(self.engine, "begin", _begin)
+
+    def _driver_options(self) -> dict[str, Any]:
+        return {"connect_args": {"timeout": self._busy_timeout_s}} if self._sqlite else {"pool_pre_ping": True}
+
+    def _set_pragmas(self, connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # BEGIN is ours (see _begin), not the driver's
+        for pragma in (
+            f"busy_timeout = {int(self._busy_timeout_s * 1000)}",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A write transaction: committed and durable when the block ends, rolled back when it raises.
+
+        Raises StorageFull, DatabaseBusy, DatabaseReadOnly or DatabaseCorrupt; nothing was written then.
+        """
+        with _named_errors(), self._writer, self.engine.connect() as tx:
+            try:
+                with tx.begin():
+                    yield tx
+                    audit.flush(tx)
+            finally:
+                audit.forget(tx)
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent view of the index; writing in it fails."""
+        with _named_errors(), self.engine.connect() as connection:
+            tx = connection.execution_options(reading=True, postgresql_readonly=True)
+            if self._sqlite:
+                _run(tx, "PRAGMA query_only = ON")
+            try:
+                with tx.begin():
+                    yield tx
+            finally:
+                if self._sqlite:
+                    _run(tx, "PRAGMA query_only = OFF")
+
+    def migrate(self) -> None:
+        """Bring the schema up to this version of the program and make the views anew, all or nothing.
+
+        Raises DatabaseTooNew for a schema made by a later version.
+        """
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        with self.transaction() as tx:
+            if not self._sqlite:
+                tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+            config.attributes["connection"] = tx
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise DatabaseTooNew("the index was made by a later version of this program") from error
+            create_views(tx, VIEWS.read_text(encoding="utf-8"))
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self.engine.dispose()
+
+
+def open_database(url: str) -> Database:
+    """The index at this URL, its schema up to date; created where there is none."""
+    database = Database(url)
+    database.migrate()
+    return database
+
+
+def create_views(tx: Connection, script: str) -> None:
+    """Drop and create the views of a script, unless the database holds exactly these already."""
+    digest = hashlib.sha256(script.encode()).hexdigest()
+    held = tx.scalar(select(properties.c.value).where(properties.c.name == "views"))
+    if held == digest:
+        return
+    statements = [part.strip() for part in re.sub(r"--[^\n]*", "", script).split(";")]
+    statements = [part for part in statements if part]
+    names = [re.match(r"CREATE VIEW (\w+)", statement) for statement in statements]
+    for name in reversed(names):
+        if name:
+            tx.exec_driver_sql(f"DROP VIEW IF EXISTS {name[1]}")
+    for statement in statements:
+        tx.exec_driver_sql(statement.replace("%", "%%") if tx.dialect.name == "postgresql" else statement)
+    if held is None:
+        tx.execute(insert(properties).values(name="views", value=digest))
+    else:
+        tx.execute(update(properties).where(properties.c.name == "views").values(value=digest))
+
+
+def _begin(connection: Connection) -> None:
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _run(connection: Connection, statement: str) -> None:
+    """Execute on the driver's connection, outside SQLAlchemy's transaction."""
+    driver = connection.connection.driver_connection
+    if isinstance(driver, sqlite3.Connection):
+        driver.execute(statement)
+
+
+@contextlib.contextmanager
+def _named_errors() -> Iterator[None]:
+    """Translate the driver's errors once, here, and keep statements and their values out of the message."""
+    try:
+        yield
+    except (DatabaseError, InterfaceError, sqlite3.DatabaseError) as error:
+        cause: BaseException | None = getattr(error, "orig", error)
+        code = str(getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None) or "")
+        for pattern, kind in TRANSLATION:
+            if re.match(pattern, code):
+                raise kind(f"index: {code}") from cause
+        raise

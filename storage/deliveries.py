@@ -1,0 +1,436 @@
+"""The outbox: one delivery per result and destination, each with its own schedule."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, or_, select, update
+
+from storage import audit, clock
+from storage.errors import NotFound, StaleLease
+from storage.models import deliveries, patients, results, series, studies
+from storage.moves import Machine, by_id, insert_row, move
+from storage.results import StoredObject, objects_of
+
+
+class State(StrEnum):
+    """Where a delivery is."""
+
+    PENDING = "PENDING"
+    SENDING = "SENDING"
+    SENT = "SENT"
+    COMMITTED = "COMMITTED"
+    FAILED = "FAILED"
+    SUPERSEDED = "SUPERSEDED"
+
+
+# Each state, and the states from which it may be entered. Rows are born PENDING, with their result.
+TRANSITIONS: Mapping[str, frozenset[str]] = {
+    State.PENDING: frozenset({State.SENDING, State.SENT, State.FAILED}),  # try again; not committed; `retry`
+    State.SENDING: frozenset({State.PENDING}),  # from here on the destination may have it
+    State.SENT: frozenset({State.SENDING}),  # the destination answered success
+    State.COMMITTED: frozenset({State.SENT}),  # the destination promised to keep it
+    State.FAILED: frozenset({State.SENDING}),  # trying again will not help
+    # A later report replaces it; one that was SENT ends so where the destination then did not keep it.
+    State.SUPERSEDED: frozenset({State.PENDING, State.SENDING, State.SENT, State.FAILED}),
+}
+
+DELIVERY = Machine(
+    "delivery",
+    deliveries,
+    TRANSITIONS,
+    select(
+        deliveries.c.state,
+        deliveries.c.fence,
+        deliveries.c.destination,
+        results.c.id.label("result_id"),
+        results.c.job_id,
+        series.c.series_instance_uid.label("series_uid"),
+        studies.c.study_instance_uid.label("study_uid"),
+        patients.c.patient_id,
+    )
+    .select_from(deliveries.join(results).join(series).join(studies).join(patients))
+    .where(by_id(deliveries)),
+)
+
+
+@dataclass(frozen=True)
+class ClaimedDelivery:
+    """A delivery to send now. Its holder ends it with `sent`, `retry_later` or `fail` before the lease is over."""
+
+    delivery_id: int
+    fence: int
+    attempt: int
+    destination: str
+    result_id: int
+    model_name: str
+    model_digest: str
+    series_instance_uid: str
+    study_instance_uid: str
+    objects: tuple[StoredObject, ...]
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """A delivery whose storage commitment is to be asked for (again).
+
+    attempt: how often it was asked for already. transaction_uid: of the last time, None before the first.
+    objects: those that the destination took; a class that it does not know was left out.
+    """
+
+    delivery_id: int
+    destination: str
+    attempt: int
+    transaction_uid: str | None
+    patient_id: str
+    study_instance_uid: str
+    objects: tuple[StoredObject, ...]
+
+
+def create(tx: Connection, result_id: int, destinations: Sequence[str], now: float) -> None:
+    """Put a result into the outbox, once per destination."""
+    for destination in dict.fromkeys(destinations):
+        values = {
+            "result_id": result_id,
+            "destination": destination,
+            "state": State.PENDING.value,
+            "attempts": 0,
+            "fence": 0,
+            "set_at": now,
+            "due_at": now,
+            "created_at": now,
+            "commitment_attempts": 0,
+        }
+        delivery_id = insert_row(tx, deliveries, values)
+        _note(tx, delivery_id, now, "delivery.pending", State.PENDING)
+
+
+def due(tx: Connection, destination: str, now: float, lease_s: float, limit: int = 1) -> list[ClaimedDelivery]:
+    """Claim what is to be sent to a destination now, the longest waiting first: PENDING to SENDING, with a lease.
+
+    A sender that died gives its deliveries back here, when its lease is over.
+    """
+    clock.start_waits_again(tx, deliveries, (State.PENDING, State.SENDING, State.SENT), now)
+    _release_expired(tx, now, destination)
+    waiting = (
+        select(deliveries.c.id, deliveries.c.fence, deliveries.c.attempts)
+        .where(deliveries.c.destination == destination, deliveries.c.state == State.PENDING.value)
+        .where(deliveries.c.due_at <= now)
+        .order_by(deliveries.c.due_at, deliveries.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    claimed = []
+    for row in tx.execute(waiting).all():
+        values = {"fence": row.fence + 1, "attempts": row.attempts + 1, "set_at": now, "due_at": now + lease_s}
+        move(
+            tx, DELIVERY, row.id, State.PENDING, State.SENDING, now, values=values, detail={"attempt": row.attempts + 1}
+        )
+        claimed.append(_claimed(tx, row.id))
+    return claimed
+
+
+def _claimed(tx: Connection, delivery_id: int) -> ClaimedDelivery:
+    row = tx.execute(
+        select(
+            deliveries.c.id.label("delivery_id"),
+            deliveries.c.fence,
+            deliveries.c.attempts.label("attempt"),
+            deliveries.c.destination,
+            deliveries.c.result_id,
+            results.c.model_name,
+            results.c.model_digest,
+            series.c.series_instance_uid,
+            studies.c.study_instance_uid,
+        )
+        .select_from(deliveries.join(results).join(series).join(studies))
+        .where(deliveries.c.id == delivery_id)
+    ).mappings()
+    found = dict(row.one())
+    return ClaimedDelivery(**found, objects=objects_of(tx, found["result_id"]))
+
+
+def _release_expired(tx: Connection, now: float, destination: str | None, *, whatever_lease: bool = False) -> int:
+    over = select(deliveries.c.id).where(deliveries.c.state == State.SENDING.value)
+    if destination is not None:
+        over = over.where(deliveries.c.destination == destination)
+    if not whatever_lease:
+        over = over.where(deliveries.c.due_at <= now)
+    released = tx.scalars(over.with_for_update(skip_locked=True)).all()
+    for delivery_id in released:
+        _not_stored(tx, delivery_id, State.SENDING, State.PENDING, now, now, "the sender's lease was over")
+    return len(released)
+
+
+def release_all(tx: Connection, now: float) -> int:
+    """At start: give back what senders held when the node stopped, without waiting for their leases."""
+    return _release_expired(tx, now, None, whatever_lease=True)
+
+
+def heartbeat(tx: Connection, delivery_id: int, fence: int, now: float, lease_s: float) -> bool:
+    """Lengthen the lease of a long sending. False: the lease is somebody else's by now."""
+    changed = tx.execute(
+        update(deliveries)
+        .where(deliveries.c.id == delivery_id, deliveries.c.fence == fence)
+        .where(deliveries.c.state == State.SENDING.value)
+        .values(set_at=now, due_at=now + lease_s)
+    )
+    return changed.rowcount == 1
+
+
+def sent(
+    tx: Connection,
+    delivery_id: int,
+    fence: int,
+    now: float,
+    status_by_object: Mapping[str, int] | None = None,
+    warning: str | None = None,
+    commitment_at: float | None = None,
+) -> None:
+    """The destination stored every object.
+
+    status_by_object: DIMSE status by SOP Instance UID. warning: what a Bxxx status said.
+    commitment_at: when to ask for storage commitment (`commitments_due`); None: the destination offers none.
+    Raises StaleLease: another sender has it, and will send the same bytes.
+    """
+    values = {
+        "sent_at": now,
+        "set_at": now,
+        "due_at": commitment_at,
+        "error": None,
+        "warning": warning,
+        "object_status": json.dumps(dict(status_by_object or {}), sort_keys=True),
+    }
+    detail = {"statuses": {uid: f"0x{status:04X}" for uid, status in (status_by_object or {}).items()}}
+    if warning:
+        detail["warning"] = {"text": warning}
+    move(tx, DELIVERY, delivery_id, State.SENDING, State.SENT, now, fence=fence, values=values, detail=detail)
+
+
+def retry_later(tx: Connection, delivery_id: int, fence: int, now: float, retry_at: float, error: str) -> State:
+    """The attempt failed and another may succeed: PENDING until `retry_at`.
+
+    Returns SUPERSEDED where a later report replaces this one, else PENDING. Raises StaleLease.
+    """
+    return _not_stored(tx, delivery_id, State.SENDING, State.PENDING, now, retry_at, error, fence)
+
+
+def fail(tx: Connection, delivery_id: int, fence: int, now: float, error: str) -> State:
+    """The destination refuses for good. Shown in `status` until `retry`.
+
+    Returns SUPERSEDED where a later report replaces this one, else FAILED. Raises StaleLease.
+    """
+    return _not_stored(tx, delivery_id, State.SENDING, State.FAILED, now, None, error, fence)
+
+
+def _not_stored(
+    tx: Connection,
+    delivery_id: int,
+    leaving: State,
+    to: State,
+    now: float,
+    due_at: float | None,
+    error: str,
+    fence: int | None = None,
+) -> State:
+    """The destination has it not: go on as `to`, or SUPERSEDED: what a later report replaces is not sent again."""
+    outdated = tx.scalar(
+        select(results.c.superseded_at).select_from(deliveries.join(results)).where(deliveries.c.id == delivery_id)
+    )
+    if outdated is not None:
+        to = State.SUPERSEDED
+    values = {"set_at": now, "due_at": due_at, "error": error}
+    move(tx, DELIVERY, delivery_id, leaving, to, now, fence=fence, values=values, detail={"reason": error})
+    return to
+
+
+def retry(tx: Connection, now: float, delivery_id: int) -> None:
+    """An operator brings a FAILED delivery back. Raises NotFound or IllegalMove."""
+    values = {"set_at": now, "due_at": now, "attempts": 0}
+    move(
+        tx,
+        DELIVERY,
+        delivery_id,
+        State.FAILED,
+        State.PENDING,
+        now,
+        values=values,
+        detail={"reason": "retried by an operator"},
+    )
+
+
+def commitments_due(tx: Connection, destination: str, now: float, limit: int = 10) -> list[Commitment]:
+    """SENT deliveries whose storage commitment is to be asked for now: never asked, or not answered in time."""
+    clock.start_waits_again(tx, deliveries, (State.SENT,), now)
+    rows = tx.execute(
+        _commitments()
+        .where(deliveries.c.destination == destination, deliveries.c.state == State.SENT.value)
+        .where(deliveries.c.due_at <= now)
+        .order_by(deliveries.c.due_at)
+        .limit(limit)
+    ).mappings()
+    return [_commitment(tx, row) for row in rows.all()]
+
+
+def _commitments() -> Select[Any]:
+    """Deliveries as the columns of Commitment, but for the objects."""
+    return select(
+        deliveries.c.id.label("delivery_id"),
+        deliveries.c.destination,
+        deliveries.c.commitment_attempts.label("attempt"),
+        deliveries.c.commitment_uid.label("transaction_uid"),
+        patients.c.patient_id,
+        studies.c.study_instance_uid,
+        deliveries.c.result_id,
+        deliveries.c.object_status,
+    ).select_from(deliveries.join(results).join(series).join(studies).join(patients))
+
+
+def _commitment(tx: Connection, row: RowMapping) -> Commitment:
+    found = dict(row)
+    objects = objects_of(tx, found.pop("result_id"))
+    taken = json.loads(found.pop("object_status") or "{}")
+    # Without statuses nothing says that an object was left out.
+    return Commitment(**found, objects=tuple(o for o in objects if o.sop_instance_uid in taken or not taken))
+
+
+def ask_again(tx: Connection, delivery_id: int, now: float, until: float, reason: str) -> None:
+    """The destination could not be asked whether it keeps a SENT delivery: ask at `until`. Raises StaleLease."""
+    changed = tx.execute(
+        update(deliveries)
+        .where(deliveries.c.id == delivery_id, deliveries.c.state == State.SENT.value)
+        .values(set_at=now, due_at=until)
+    )
+    if changed.rowcount != 1:
+        raise StaleLease(f"delivery {delivery_id} does not wait for a commitment")
+    _note(tx, delivery_id, now, "delivery.commitment-not-answered", None, {"reason": reason})
+
+
+def await_commitment(tx: Connection, delivery_id: int, now: float, transaction_uid: str, until: float) -> None:
+    """Note a storage commitment's Transaction UID before the N-ACTION: its answer may come on another association.
+
+    until: when to ask again. Raises StaleLease where the delivery is no longer SENT.
+    """
+    changed = tx.execute(
+        update(deliveries)
+        .where(deliveries.c.id == delivery_id, deliveries.c.state == State.SENT.value)
+        .values(
+            commitment_uid=transaction_uid,
+            commitment_attempts=deliveries.c.commitment_attempts + 1,
+            set_at=now,
+            due_at=until,
+        )
+    )
+    if changed.rowcount != 1:
+        raise StaleLease(f"delivery {delivery_id} does not wait for a commitment")
+    _note(tx, delivery_id, now, "delivery.commitment-requested", None, {"transaction_uid": transaction_uid})
+
+
+def find_commitment(tx: Connection, transaction_uid: str) -> Commitment:
+    """The delivery that a storage commitment answer is about. Raises NotFound."""
+    row = tx.execute(_commitments().where(deliveries.c.commitment_uid == transaction_uid)).mappings().first()
+    if row is None:
+        raise NotFound("no delivery waits for this storage commitment transaction")
+    return _commitment(tx, row)
+
+
+def committed(tx: Connection, delivery_id: int, now: float, how: str = "storage-commitment") -> None:
+    """The destination keeps every object. how: "storage-commitment", "c-find" or "read-back".
+
+    Harmless when repeated. Raises IllegalMove where the delivery was not SENT.
+    """
+    if DELIVERY.row(tx, delivery_id)["state"] == State.COMMITTED:
+        return
+    values = {"committed_at": now, "set_at": now, "due_at": None}
+    move(tx, DELIVERY, delivery_id, State.SENT, State.COMMITTED, now, values=values, detail={"how": how})
+
+
+def commitment_failed(tx: Connection, delivery_id: int, now: float, retry_at: float, error: str) -> State:
+    """The destination does not keep what it took: SENT to PENDING, to be sent again.
+
+    Returns SUPERSEDED where a later report replaces this one, else PENDING. Raises IllegalMove.
+    """
+    tx.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(commitment_uid=None))
+    return _not_stored(tx, delivery_id, State.SENT, State.PENDING, now, retry_at, error)
+
+
+def commitment_not_offered(tx: Connection, delivery_id: int, now: float, reason: str) -> None:
+    """Stop asking: the delivery stays SENT. Raises StaleLease where it is not."""
+    changed = tx.execute(
+        update(deliveries)
+        .where(deliveries.c.id == delivery_id, deliveries.c.state == State.SENT.value)
+        .values(set_at=now, due_at=None)
+    )
+    if changed.rowcount != 1:
+        raise StaleLease(f"delivery {delivery_id} does not wait for a commitment")
+    _note(tx, delivery_id, now, "delivery.commitment-not-offered", None, {"reason": reason})
+
+
+def supersede_unsent(tx: Connection, series_pk: int, now: float, reason: str) -> None:
+    """Take the reports of a series that nobody has yet out of the outbox.
+
+    What is SENDING may be at the destination already, so it ends its attempt; `retry_later` does the rest.
+    """
+    unsent = (
+        select(deliveries.c.id, deliveries.c.state)
+        .select_from(deliveries.join(results))
+        .where(results.c.series_pk == series_pk)
+        .where(deliveries.c.state.in_([State.PENDING.value, State.FAILED.value]))
+        .with_for_update(of=deliveries)
+    )
+    for row in tx.execute(unsent).all():
+        move(tx, DELIVERY, row.id, row.state, State.SUPERSEDED, now, values={"set_at": now}, detail={"reason": reason})
+
+
+def of_result(tx: Connection, result_id: int) -> list[dict[str, Any]]:
+    """The deliveries of a result as a person wants to see them: where to, which state, since when, what went wrong."""
+    names = ("id", "destination", "state", "attempts", "created_at", "sent_at", "due_at", "error")
+    columns = [deliveries.c[name] for name in names]
+    rows = tx.execute(select(*columns).where(deliveries.c.result_id == result_id).order_by(deliveries.c.id))
+    return [dict(row) for row in rows.mappings()]
+
+
+def destinations_with_work(tx: Connection, now: float) -> list[str]:
+    """The destinations for which `due` or `commitments_due` has something, by name."""
+    waits = deliveries.c.state.in_([State.PENDING.value, State.SENDING.value, State.SENT.value])
+    is_due = or_(deliveries.c.due_at <= now, deliveries.c.set_at > now + clock.TOLERANCE_S)
+    found = tx.scalars(select(deliveries.c.destination).where(waits, is_due).distinct())
+    return sorted(found)
+
+
+def next_due_at(tx: Connection) -> float | None:
+    """When the next delivery to any destination is due; None where none waits."""
+    waits = deliveries.c.state.in_([State.PENDING.value, State.SENDING.value, State.SENT.value])
+    found: float | None = tx.scalar(
+        select(deliveries.c.due_at)
+        .where(waits, deliveries.c.due_at.is_not(None))
+        .order_by(deliveries.c.due_at)
+        .limit(1)
+    )
+    return found
+
+
+def _note(
+    tx: Connection,
+    delivery_id: int,
+    now: float,
+    event: str,
+    outcome: State | None,
+    detail: Mapping[str, object] | None = None,
+) -> None:
+    """An audit row about a delivery that is not a move."""
+    row = DELIVERY.row(tx, delivery_id)
+    audit.append(
+        tx,
+        now,
+        event,
+        series_uid=row["series_uid"],
+        study_uid=row["study_uid"],
+        patient_id=row["patient_id"],
+        job_id=row["job_id"],
+        result_id=row["result_id"],
+        outcome=outcome,
+        detail={"destination": row["destination"], **(detail or {})},
+    )

@@ -1,0 +1,58 @@
+"""Everything that `storage` raises on purpose. No message holds a patient identifier.
+
+StorageError
+├── StorageFull        no space for a file or for the index; transient, A700 on the network
+├── DatabaseBusy       another process held the index for too long; try again
+├── DatabaseReadOnly   the index cannot be written
+├── DatabaseCorrupt    the index file is damaged
+├── DatabaseTooNew     the index was made by a later version of this program
+├── CorruptFile        a stored file is missing or is not what was stored
+├── NotFound           no such row
+├── NotDueYet          an instance came since it was decided to close the series
+├── IllegalMove        the state machine has no such arrow from the row's state
+└── StaleLease         somebody else holds the row by now; drop the work
+"""
+
+
+class StorageError(Exception):
+    """Base of the errors of this package."""
+
+
+class StorageFull(StorageError):
+    """No space left for a file or for the index; nothing was left behind. Trying later may help."""
+
+
+class DatabaseBusy(StorageError):
+    """Another process held the index for longer than the busy timeout; the transaction did not happen."""
+
+
+class DatabaseReadOnly(StorageError):
+    """The index cannot be written: its file, folder or file system is read-only."""
+
+
+class DatabaseCorrupt(StorageError):
+    """The index file is damaged or is not a database."""
+
+
+class DatabaseTooNew(StorageError):
+    """The index has a schema that this version of the program does not know."""
+
+
+class CorruptFile(StorageError):
+    """A stored file is missing, or its SHA-256 differs from the one recorded."""
+
+
+class NotFound(StorageError):
+    """The row asked for does not exist."""
+
+
+class NotDueYet(StorageError):
+    """The series may not be closed on this decision: an instance came since. Decide again."""
+
+
+class IllegalMove(StorageError):
+    """The row's state has no arrow to the state asked for."""
+
+
+class StaleLease(StorageError):
+    """The fencing number is not the current one: the lease went to somebody else, or the row moved on."""

@@ -1,0 +1,233 @@
+"""Durable files under generated names. Nothing that came over the network becomes part of a path.
+
+A file is created under its final name and needs no rename: only a row in the index makes it real, and the
+sweep removes what no row names. Paths are relative to the store's root, with forward slashes.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from storage.errors import CorruptFile, StorageError, StorageFull
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+SUFFIX = ".dcm"
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file in the store. path: relative to its root. sha256: hex over all its bytes. size: bytes."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@contextlib.contextmanager
+def _full_is_named() -> Iterator[None]:
+    """Turn "no space" and "over quota" into StorageFull; other system errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise StorageFull("no space left in the file store") from error
+        raise
+
+
+class NewFile:
+    """A file being written. Ends with `commit` or `discard`; used as a context manager, it discards
+    itself unless it was committed."""
+
+    def __init__(self, root: Path, relative: str) -> None:
+        self._root = root
+        self._relative = relative
+        self._sha = hashlib.sha256()
+        self._size = 0
+        self._committed = False
+        with _full_is_named():
+            # O_EXCL: a name that exists already is a broken generator, never something to overwrite.
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+
+    @property
+    def path(self) -> Path:
+        """Where the bytes lie."""
+        return self._root / self._relative
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._size
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append. Raises StorageFull, with the file removed, when there is no space."""
+        view = memoryview(data).cast("B")
+        self._sha.update(view)
+        self._size += view.nbytes
+        try:
+            with _full_is_named():
+                while view:
+                    view = view[os.write(self._fd, view) :]
+        except (OSError, StorageFull):
+            self.discard()
+            raise
+
+    def describe(self) -> StoredFile:
+        """What `commit` will return, before the bytes are durable.
+
+        For overlapping the file's fsync with the commit of its row: success may be answered only after both.
+        """
+        return StoredFile(self._relative, self._sha.hexdigest(), self._size)
+
+    def commit(self) -> StoredFile:
+        """Make the bytes and the name durable. Raises StorageFull, with the file removed."""
+        try:
+            with _full_is_named():
+                os.fsync(self._fd)
+                self._close()
+                fsync_folder(self.path.parent)
+        except (OSError, StorageFull):
+            self.discard()
+            raise
+        self._committed = True
+        return self.describe()
+
+    def discard(self) -> None:
+        """Remove the file; harmless when repeated."""
+        self._close()
+        self._committed = False
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> "NewFile":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if not self._committed:
+            self.discard()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class FileStore:
+    """A folder of files named root/year/month/day/<random>.dcm (UTC).
+
+    clock: Unix seconds; only chooses the folder of a new file.
+    """
+
+    def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
+        self.root = Path(root).resolve()
+        self._clock = clock
+        self._durable_folder: Path | None = None
+        self.root.mkdir(parents=True, exist_ok=True)
+        fsync_folder(self.root.parent)
+
+    def create(self) -> NewFile:
+        """Open a new, empty file under a generated name. Raises StorageFull."""
+        folder = self.root / datetime.fromtimestamp(self._clock(), UTC).strftime("%Y/%m/%d")
+        relative = (folder / f"{uuid.uuid4().hex}{SUFFIX}").relative_to(self.root).as_posix()
+        with _full_is_named():
+            self._make_durably(folder)
+        return NewFile(self.root, relative)
+
+    def _make_durably(self, folder: Path) -> None:
+        """Create a folder below the root, its name and those of its parents on disk.
+
+        Each process makes sure for itself: a folder that exists may have been created by another an instant
+        ago and not be durable yet.
+        """
+        if folder == self._durable_folder:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for parent in folder.parents:
+            fsync_folder(parent)
+            if parent == self.root:
+                break
+        self._durable_folder = folder
+
+    def write_durably(self, chunks: Iterable[bytes]) -> StoredFile:
+        """Write a whole file; it is durable when this returns. Raises StorageFull with nothing left behind."""
+        with self.create() as new:
+            for chunk in chunks:
+                new.write(chunk)
+            return new.commit()
+
+    def absolute(self, path: str) -> Path:
+        """The file of a stored path. Raises StorageError for a path that leads out of the store."""
+        found = (self.root / path).resolve()
+        if not found.is_relative_to(self.root) or found == self.root:
+            raise StorageError("a stored path leads out of the file store")
+        return found
+
+    def read_verified(self, path: str, sha256: str) -> bytes:
+        """The bytes of a stored file. Raises CorruptFile where it is missing or its SHA-256 differs."""
+        try:
+            data = self.absolute(path).read_bytes()
+        except FileNotFoundError as error:
+            raise CorruptFile(f"stored file {path} is missing") from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise CorruptFile(f"stored file {path} is not what was stored: its SHA-256 differs")
+        return data
+
+    def remove(self, path: str) -> bool:
+        """Delete a stored file. Returns False where it was gone already."""
+        try:
+            self.absolute(path).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def sweep_orphans(
+        self,
+        known: Collection[str] | Callable[[Sequence[str]], Collection[str]],
+        older_than: float,
+    ) -> list[str]:
+        """Delete the files that no row names and that were last written before `older_than` (Unix seconds).
+
+        known: the paths that rows name, or a function that picks those out of one folder's paths.
+        Returns the paths deleted. A file that is just being received has no row yet: `older_than` spares it.
+        """
+        pick = known if callable(known) else frozenset(known).intersection
+        swept: list[str] = []
+        for folder, _, names in os.walk(self.root):
+            base = Path(folder)
+            candidates = [
+                (base / name).relative_to(self.root).as_posix()
+                for name in sorted(names)
+                if name.endswith(SUFFIX) and _modified_before(base / name, older_than)
+            ]
+            # Asked after listing: a row that is written in between is seen.
+            named = set(pick(candidates))
+            swept += [path for path in candidates if path not in named and self.remove(path)]
+        return swept
+
+    def free_bytes(self) -> int:
+        """Bytes that the file system still has for us."""
+        return shutil.disk_usage(self.root).free
+
+
+def _modified_before(path: Path, moment: float) -> bool:
+    try:
+        return path.stat().st_mtime < moment
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,370 @@
+"""The queue of analyses: leases, fencing numbers, attempts; and the one transaction that ends a job."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import ColumnElement, Connection, select, update
+
+from storage import audit, clock, deliveries, results
+from storage.errors import StaleLease
+from storage.models import jobs, patients, series, studies
+from storage.moves import Machine, by_id, insert_row, move
+from storage.results import NewObject, NewResult, PreviousResult, ResultOutcome, previous_result
+
+__all__ = [
+    "JOB",
+    "TRANSITIONS",
+    "ClaimedJob",
+    "ModelRef",
+    "NewObject",
+    "NewResult",
+    "PreviousResult",
+    "ResultOutcome",
+    "State",
+    "claim",
+    "fail",
+    "finish",
+    "hand_back",
+    "heartbeat",
+    "previous_result",
+    "release_all",
+    "release_expired",
+    "release_worker",
+    "retry",
+]
+
+
+MAX_INTERRUPTIONS = 20
+
+
+class State(StrEnum):
+    """Where a job is."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    REPORTED = "REPORTED"
+    FAILED = "FAILED"
+    SUPERSEDED = "SUPERSEDED"
+
+
+# Each state, and the states from which it may be entered. Rows are born QUEUED, when their series closes.
+TRANSITIONS: Mapping[str, frozenset[str]] = {
+    State.QUEUED: frozenset({State.RUNNING, State.FAILED}),  # handed back, lease over, later; `retry`
+    State.RUNNING: frozenset({State.QUEUED}),  # claimed: the attempt counts from here
+    State.REPORTED: frozenset({State.RUNNING}),  # result, objects and outbox rows are on disk
+    State.FAILED: frozenset({State.RUNNING, State.QUEUED}),  # out of attempts, or trying again will not help
+    State.SUPERSEDED: frozenset({State.QUEUED, State.RUNNING, State.FAILED}),  # the series got another slice
+}
+
+JOB = Machine(
+    "job",
+    jobs,
+    TRANSITIONS,
+    select(
+        jobs.c.state,
+        jobs.c.fence,
+        jobs.c.id.label("job_id"),
+        series.c.series_instance_uid.label("series_uid"),
+        studies.c.study_instance_uid.label("study_uid"),
+        patients.c.patient_id,
+    )
+    .select_from(jobs.join(series).join(studies).join(patients))
+    .where(by_id(jobs)),
+)
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Which model a job is for. digest: changes when weights or preprocessing do."""
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class ClaimedJob:
+    """A job to run now; its holder sends heartbeats and ends it with `finish`, `fail` or `hand_back`.
+
+    attempt: this one's number, from 1. input_digest: SHA-256 over the series' instances when it closed.
+    refusal: (code, sentence) where the job is to be reported as not analysed without analysing.
+    """
+
+    job_id: int
+    fence: int
+    attempt: int
+    series_pk: int
+    series_instance_uid: str
+    study_instance_uid: str
+    revision: int
+    input_digest: str
+    instance_count: int
+    model: ModelRef
+    refusal: tuple[str, str] | None
+    lease_until: float
+
+
+def enqueue(
+    tx: Connection,
+    series_pk: int,
+    now: float,
+    input_digest: str,
+    model: ModelRef,
+    refusal: tuple[str, str] | None = None,
+) -> int:
+    """Queue the analysis of a closed series, unless this input has a job for this model already. Returns its id."""
+    same = select(jobs.c.id).where(
+        jobs.c.series_pk == series_pk,
+        jobs.c.input_digest == input_digest,
+        jobs.c.model_digest == model.digest,
+    )
+    held = tx.scalar(same)
+    if held is not None:
+        return int(held)
+    closed = tx.execute(
+        select(series.c.revision, series.c.instance_count, series.c.last_instance_at).where(series.c.id == series_pk)
+    ).one()
+    values = {
+        "series_pk": series_pk,
+        "revision": closed.revision,
+        "input_digest": input_digest,
+        "model_name": model.name,
+        "model_version": model.version,
+        "model_digest": model.digest,
+        "state": State.QUEUED.value,
+        "attempts": 0,
+        "interruptions": 0,
+        "fence": 0,
+        "set_at": now,
+        "due_at": now,
+        "instance_count": closed.instance_count,
+        "last_instance_at": closed.last_instance_at,
+        "refusal_code": refusal[0] if refusal else None,
+        "refusal_text": refusal[1] if refusal else None,
+        "queued_at": now,
+    }
+    job_id = insert_row(tx, jobs, values)
+    row = JOB.row(tx, job_id)
+    audit.append(
+        tx,
+        now,
+        "job.queued",
+        series_uid=row["series_uid"],
+        study_uid=row["study_uid"],
+        patient_id=row["patient_id"],
+        job_id=job_id,
+        outcome=State.QUEUED,
+        detail={"input_digest": input_digest, "model": f"{model.name} {model.version}", "model_digest": model.digest},
+    )
+    return job_id
+
+
+def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts: int) -> ClaimedJob | None:
+    """Take the job that has waited longest: QUEUED to RUNNING, the attempt counted now, a new fencing number.
+
+    Jobs whose worker is gone (lease over) are queued again first. A job out of attempts ends FAILED and stops
+    nothing else. Returns None where nothing waits.
+    """
+    release_expired(tx, now, max_attempts)
+    waiting = (
+        select(jobs.c.id, jobs.c.fence, jobs.c.attempts)
+        .where(jobs.c.state == State.QUEUED.value, jobs.c.due_at <= now)
+        .order_by(jobs.c.due_at, jobs.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    while (row := tx.execute(waiting).first()) is not None:
+        if row.attempts >= max_attempts:
+            _out_of_attempts(tx, row.id, State.QUEUED, row.attempts, now)
+            continue
+        values = {
+            "worker": worker,
+            "attempts": row.attempts + 1,
+            "fence": row.fence + 1,
+            "started_at": now,
+            "set_at": now,
+            "due_at": now + lease_s,
+        }
+        detail = {"worker": worker, "attempt": row.attempts + 1, "fence": row.fence + 1}
+        move(tx, JOB, row.id, State.QUEUED, State.RUNNING, now, values=values, detail=detail)
+        return _claimed(tx, row.id)
+    return None
+
+
+def _claimed(tx: Connection, job_id: int) -> ClaimedJob:
+    row = tx.execute(
+        select(jobs, series.c.series_instance_uid, studies.c.study_instance_uid)
+        .select_from(jobs.join(series).join(studies))
+        .where(jobs.c.id == job_id)
+    ).one()
+    return ClaimedJob(
+        job_id=row.id,
+        fence=row.fence,
+        attempt=row.attempts,
+        series_pk=row.series_pk,
+        series_instance_uid=row.series_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        revision=row.revision,
+        input_digest=row.input_digest,
+        instance_count=row.instance_count,
+        model=ModelRef(row.model_name, row.model_version, row.model_digest),
+        refusal=(row.refusal_code, row.refusal_text or "") if row.refusal_code else None,
+        lease_until=row.due_at,
+    )
+
+
+def release_expired(tx: Connection, now: float, max_attempts: int) -> int:
+    """Queue again the jobs whose lease is over, or end them FAILED where they are out of attempts.
+
+    Returns how many were RUNNING without a worker.
+    """
+    clock.start_waits_again(tx, jobs, (State.QUEUED, State.RUNNING), now)
+    return _release(tx, now, max_attempts, "the worker's lease was over", jobs.c.due_at <= now)
+
+
+def release_worker(tx: Connection, now: float, max_attempts: int, worker: str) -> int:
+    """As `release_expired`, for the jobs of one worker that is known to be dead, without waiting for its lease."""
+    return _release(tx, now, max_attempts, "its worker died", jobs.c.worker == worker)
+
+
+def _release(tx: Connection, now: float, max_attempts: int, reason: str, condition: ColumnElement[bool]) -> int:
+    running = select(jobs.c.id, jobs.c.attempts).where(jobs.c.state == State.RUNNING.value, condition)
+    released = tx.execute(running.with_for_update(skip_locked=True)).all()
+    for row in released:
+        if row.attempts >= max_attempts:
+            _out_of_attempts(tx, row.id, State.RUNNING, row.attempts, now)
+        else:
+            _queue_again(tx, row.id, now, reason)
+    return len(released)
+
+
+def release_all(tx: Connection, now: float) -> int:
+    """When the whole node starts: queue again what was RUNNING when it stopped. Returns how many.
+
+    That stop is rarely the job's doing, so it costs no attempt; but a job may bring the whole machine down, so
+    the stops that one job is excused for are counted and end with MAX_INTERRUPTIONS.
+    """
+    running = select(jobs.c.id, jobs.c.attempts, jobs.c.interruptions).where(jobs.c.state == State.RUNNING.value)
+    released = tx.execute(running.with_for_update(skip_locked=True)).all()
+    for row in released:
+        interruptions = row.interruptions + 1
+        if interruptions > MAX_INTERRUPTIONS:
+            _end_failed(tx, row.id, State.RUNNING, now, f"the node stopped {interruptions} times while it ran")
+            continue
+        values = {"attempts": max(row.attempts - 1, 0), "interruptions": interruptions}
+        _queue_again(tx, row.id, now, "the node stopped while it ran", values)
+    return len(released)
+
+
+def _queue_again(
+    tx: Connection, job_id: int, now: float, reason: str, more: Mapping[str, object] | None = None
+) -> None:
+    # Due now, so behind everything that waits already: a series that kills workers delays nobody.
+    values = {"worker": None, "set_at": now, "due_at": now, **(more or {})}
+    move(tx, JOB, job_id, State.RUNNING, State.QUEUED, now, values=values, detail={"reason": reason})
+
+
+def _out_of_attempts(tx: Connection, job_id: int, leaving: State, attempts: int, now: float) -> None:
+    last = tx.scalar(select(jobs.c.failure_reason).where(jobs.c.id == job_id))
+    reason = f"out of attempts after {attempts}: {last or 'its worker died or stopped answering'}"
+    _end_failed(tx, job_id, leaving, now, reason)
+
+
+def _end_failed(tx: Connection, job_id: int, leaving: State, now: float, reason: str, fence: int | None = None) -> None:
+    values = {"failure_reason": reason, "finished_at": now, "worker": None, "set_at": now}
+    move(tx, JOB, job_id, leaving, State.FAILED, now, fence=fence, values=values, detail={"reason": reason})
+
+
+def heartbeat(tx: Connection, job_id: int, fence: int, now: float, lease_s: float) -> bool:
+    """Lengthen the lease. False: the job is somebody else's or superseded by now; drop the work."""
+    changed = tx.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == State.RUNNING.value)
+        .values(set_at=now, due_at=now + lease_s)
+    )
+    return changed.rowcount == 1
+
+
+def finish(
+    tx: Connection,
+    job_id: int,
+    fence: int,
+    now: float,
+    result: NewResult,
+    objects: Sequence[NewObject],
+    destinations: Sequence[str],
+) -> int:
+    """End a job: result, objects, outbox rows, REPORTED and the audit rows in one transaction. Returns the result's id.
+
+    The objects' files are durable before this. A job that was superseded while it ran keeps its result for the
+    audit, gets no deliveries and stays SUPERSEDED. Results of the series' earlier revisions are superseded.
+    Raises StaleLease: the fence is not current or the job was finished already; nothing was written.
+    """
+    job = JOB.row(tx, job_id)
+    if job["fence"] != fence or job["state"] not in (State.RUNNING, State.SUPERSEDED):
+        raise StaleLease(f"job {job_id}: fence {fence} is not current")
+    if job["state"] == State.SUPERSEDED:
+        if results.of_job(tx, job_id) is not None:
+            raise StaleLease(f"job {job_id}: handed in already")
+        return results.record(tx, job_id, now, result, objects, stale=True)
+    values = {"finished_at": now, "set_at": now, "worker": None, "failure_reason": None}
+    move(
+        tx,
+        JOB,
+        job_id,
+        State.RUNNING,
+        State.REPORTED,
+        now,
+        fence=fence,
+        values=values,
+        detail={"outcome": str(result.outcome)},
+    )
+    series_pk = tx.scalar(select(jobs.c.series_pk).where(jobs.c.id == job_id))
+    deliveries.supersede_unsent(tx, int(series_pk or 0), now, "a later report of the series replaces it")
+    result_id = results.record(tx, job_id, now, result, objects, stale=False)
+    deliveries.create(tx, result_id, destinations, now)
+    return result_id
+
+
+def hand_back(tx: Connection, job_id: int, fence: int, now: float) -> None:
+    """A worker that shuts down gives its job back: QUEUED, the attempt not counted. Raises StaleLease."""
+    values = {"worker": None, "attempts": jobs.c.attempts - 1, "set_at": now, "due_at": now}
+    move(
+        tx, JOB, job_id, State.RUNNING, State.QUEUED, now, fence=fence, values=values, detail={"reason": "handed back"}
+    )
+
+
+def fail(tx: Connection, job_id: int, fence: int, now: float, reason: str, retry_at: float | None) -> None:
+    """The attempt failed: QUEUED until `retry_at`, or FAILED where that is None. Raises StaleLease.
+
+    reason: one sentence without patient data.
+    """
+    if retry_at is None:
+        _end_failed(tx, job_id, State.RUNNING, now, reason, fence)
+        return
+    values = {"worker": None, "failure_reason": reason, "set_at": now, "due_at": retry_at}
+    move(tx, JOB, job_id, State.RUNNING, State.QUEUED, now, fence=fence, values=values, detail={"reason": reason})
+
+
+def retry(tx: Connection, now: float, job_id: int, why: str = "retried by an operator") -> None:
+    """Bring a FAILED job back with all its attempts. Raises NotFound or IllegalMove."""
+    values = {
+        "attempts": 0,
+        "interruptions": 0,
+        "failure_reason": None,
+        "finished_at": None,
+        "set_at": now,
+        "due_at": now,
+    }
+    move(tx, JOB, job_id, State.FAILED, State.QUEUED, now, values=values, detail={"reason": why})
+
+
+def supersede_unfinished(tx: Connection, series_pk: int, now: float, reason: str) -> None:
+    """End the jobs of a series that have not reported: their input is no longer the whole series."""
+    unfinished = [State.QUEUED.value, State.RUNNING.value, State.FAILED.value]
+    found = select(jobs.c.id, jobs.c.state).where(jobs.c.series_pk == series_pk, jobs.c.state.in_(unfinished))
+    for row in tx.execute(found.with_for_update()).all():
+        # The fence stays: a worker that still runs may hand in its result, for the audit.
+        values = {"finished_at": now, "set_at": now, "worker": None}
+        move(tx, JOB, row.id, row.state, State.SUPERSEDED, now, values=values, detail={"reason": reason})

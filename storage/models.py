@@ -1,0 +1,325 @@
+"""The tables and their constraints: the invariants that hold whatever the code above does.
+
+Times are float Unix seconds, UTC. Text columns hold what the DICOM header says, clipped. States are text with
+a CHECK, so that a person reading the file sees words. `due_at` and `set_at` go together wherever something
+waits: `due_at` is when the wait ends and `set_at` is when that was decided, so that a clock that jumped back
+shows (see clock.py).
+"""
+
+from typing import Any, ClassVar, cast
+
+from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, MetaData, Table, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Base of the tables."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map: ClassVar[dict[Any, Any]] = {float: Double()}
+
+
+class Property(Base):
+    """One fact about the database itself, such as the digest of the views that it holds."""
+
+    __tablename__ = "properties"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+class Patient(Base):
+    """A patient as the first instance named them. `key` is the Patient ID, or the study's UID where that is empty."""
+
+    __tablename__ = "patients"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(unique=True)
+    patient_id: Mapped[str] = mapped_column(index=True)
+    name: Mapped[str]
+    birth_date: Mapped[str]
+    sex: Mapped[str]
+    first_seen_at: Mapped[float]
+
+
+class Study(Base):
+    """A study as its first instance described it."""
+
+    __tablename__ = "studies"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    patient_pk: Mapped[int] = mapped_column(ForeignKey("patients.id"), index=True)
+    study_instance_uid: Mapped[str] = mapped_column(unique=True)
+    study_date: Mapped[str]
+    study_time: Mapped[str]
+    accession_number: Mapped[str]
+    description: Mapped[str]
+    first_seen_at: Mapped[float]
+
+
+class Series(Base):
+    """A series, when it closes, and how that was decided.
+
+    patient_key: `patients.key` of its first instance; an instance of another patient is set aside.
+    revision: 1 at first, one more each time a late instance reopens it.
+    input_digest: SHA-256 over the sorted "SOP Instance UID, file SHA-256" lines at its last close.
+    completeness, expected_count: how it was found complete and the count asked for, at its last close.
+    refusal_code, refusal_text: why it was closed without being analysed, if it was.
+    """
+
+    __tablename__ = "series"
+    __table_args__ = (
+        CheckConstraint("state IN ('OPEN', 'CLOSED')", name="state"),
+        CheckConstraint("revision >= 1", name="revision"),
+        Index("ix_series_state_due_at", "state", "due_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_pk: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
+    series_instance_uid: Mapped[str] = mapped_column(unique=True)
+    patient_key: Mapped[str]
+    modality: Mapped[str]
+    number: Mapped[str]
+    description: Mapped[str]
+    body_part: Mapped[str]
+    manufacturer: Mapped[str]
+    station_name: Mapped[str]
+    calling_ae: Mapped[str]
+    called_ae: Mapped[str]
+    state: Mapped[str]
+    revision: Mapped[int]
+    instance_count: Mapped[int]
+    first_instance_at: Mapped[float]
+    last_instance_at: Mapped[float]
+    quiet_s: Mapped[float]
+    set_at: Mapped[float]
+    due_at: Mapped[float]
+    closed_at: Mapped[float | None]
+    input_digest: Mapped[str | None]
+    completeness: Mapped[str | None]
+    expected_count: Mapped[int | None]
+    refusal_code: Mapped[str | None]
+    refusal_text: Mapped[str | None]
+
+
+class Instance(Base):
+    """One stored instance. `gone_at` and `gone_reason` say when and why its file is no longer there to read."""
+
+    __tablename__ = "instances"
+    __table_args__ = (
+        CheckConstraint("gone_reason IN ('retention', 'missing', 'corrupt')", name="gone_reason"),
+        CheckConstraint("(gone_at IS NULL) = (gone_reason IS NULL)", name="gone"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_pk: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(unique=True)
+    sop_class_uid: Mapped[str]
+    transfer_syntax_uid: Mapped[str]
+    instance_number: Mapped[str]
+    image_type: Mapped[str]
+    path: Mapped[str] = mapped_column(unique=True)
+    sha256: Mapped[str]
+    size: Mapped[int]
+    calling_ae: Mapped[str]
+    called_ae: Mapped[str]
+    address: Mapped[str]
+    received_at: Mapped[float] = mapped_column(index=True)
+    gone_at: Mapped[float | None]
+    gone_reason: Mapped[str | None]
+
+
+class Conflict(Base):
+    """An instance set aside: its UID was already taken, or its series belongs elsewhere. Its file is kept."""
+
+    __tablename__ = "conflicts"
+    __table_args__ = (UniqueConstraint("sop_instance_uid", "series_instance_uid", "sha256"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sop_instance_uid: Mapped[str]
+    series_instance_uid: Mapped[str] = mapped_column(index=True)
+    study_instance_uid: Mapped[str]
+    reason: Mapped[str]
+    path: Mapped[str] = mapped_column(unique=True)
+    sha256: Mapped[str]
+    size: Mapped[int]
+    calling_ae: Mapped[str]
+    called_ae: Mapped[str]
+    address: Mapped[str]
+    received_at: Mapped[float]
+    times_seen: Mapped[int]
+
+
+class Job(Base):
+    """One analysis of one input by one model: never queued twice.
+
+    due_at: while QUEUED, not claimed before; while RUNNING, the end of the lease.
+    interruptions: how often the whole node stopped while it ran; those attempts are not counted.
+    fence: grows with each claim; only its current holder may move the job.
+    refusal_code, refusal_text: the decision not to analyse, made before the worker; it only reports it.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        UniqueConstraint("series_pk", "input_digest", "model_digest"),
+        CheckConstraint("state IN ('QUEUED', 'RUNNING', 'REPORTED', 'FAILED', 'SUPERSEDED')", name="state"),
+        CheckConstraint("attempts >= 0", name="attempts"),
+        Index("ix_jobs_state_due_at", "state", "due_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_pk: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    revision: Mapped[int]
+    input_digest: Mapped[str]
+    model_name: Mapped[str]
+    model_version: Mapped[str]
+    model_digest: Mapped[str]
+    state: Mapped[str]
+    attempts: Mapped[int]
+    interruptions: Mapped[int]
+    fence: Mapped[int]
+    worker: Mapped[str | None]
+    set_at: Mapped[float]
+    due_at: Mapped[float]
+    instance_count: Mapped[int]
+    last_instance_at: Mapped[float]
+    refusal_code: Mapped[str | None]
+    refusal_text: Mapped[str | None]
+    failure_reason: Mapped[str | None]
+    queued_at: Mapped[float]
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+
+
+class Result(Base):
+    """What one job found, and everything needed to say years later why it found that."""
+
+    __tablename__ = "results"
+    __table_args__ = (
+        CheckConstraint("outcome IN ('ANALYSED', 'NOT_ANALYSED')", name="outcome"),
+        CheckConstraint("probability IS NULL OR (probability >= 0 AND probability <= 1)", name="probability"),
+        CheckConstraint("(outcome = 'ANALYSED') = (probability IS NOT NULL)", name="analysed"),
+        CheckConstraint("(outcome = 'NOT_ANALYSED') = (reason_code IS NOT NULL)", name="reason"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    series_pk: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    revision: Mapped[int]
+    created_at: Mapped[float]
+    superseded_at: Mapped[float | None]
+    outcome: Mapped[str]
+    reason_code: Mapped[str | None]
+    reason_text: Mapped[str | None]
+    probability: Mapped[float | None]
+    threshold: Mapped[float | None]
+    positive: Mapped[bool | None]
+    lung_volume_ml: Mapped[float | None]
+    pixel_digest: Mapped[str | None]
+    model_name: Mapped[str]
+    model_version: Mapped[str]
+    model_digest: Mapped[str] = mapped_column(index=True)
+    unet_sha256: Mapped[str]
+    decovnet_sha256: Mapped[str]
+    device: Mapped[str]
+    precision: Mapped[str]
+    versions: Mapped[str]
+    timings: Mapped[str]
+    checks: Mapped[str]
+
+
+class ResultObject(Base):
+    """One DICOM object of a result, byte for byte as every destination gets it."""
+
+    __tablename__ = "result_objects"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("results.id"), index=True)
+    kind: Mapped[str]
+    sop_instance_uid: Mapped[str] = mapped_column(unique=True)
+    sop_class_uid: Mapped[str]
+    series_instance_uid: Mapped[str]
+    path: Mapped[str] = mapped_column(unique=True)
+    sha256: Mapped[str]
+    size: Mapped[int]
+
+
+class Delivery(Base):
+    """The sending of one result to one destination.
+
+    due_at: while PENDING, the next attempt; while SENDING, the end of the lease; while SENT, when to ask
+        (again) for storage commitment, or null where none is wanted.
+    commitment_uid: Transaction UID of the storage commitment asked for last.
+    """
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        UniqueConstraint("result_id", "destination"),
+        CheckConstraint(
+            "state IN ('PENDING', 'SENDING', 'SENT', 'COMMITTED', 'FAILED', 'SUPERSEDED')",
+            name="state",
+        ),
+        CheckConstraint("state NOT IN ('PENDING', 'SENDING') OR due_at IS NOT NULL", name="due"),
+        Index("ix_deliveries_destination_state_due_at", "destination", "state", "due_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("results.id"))
+    destination: Mapped[str]
+    state: Mapped[str]
+    attempts: Mapped[int]
+    fence: Mapped[int]
+    set_at: Mapped[float]
+    due_at: Mapped[float | None]
+    created_at: Mapped[float]
+    sent_at: Mapped[float | None]
+    committed_at: Mapped[float | None]
+    error: Mapped[str | None]
+    warning: Mapped[str | None]
+    object_status: Mapped[str | None]
+    commitment_uid: Mapped[str | None] = mapped_column(unique=True)
+    commitment_attempts: Mapped[int]
+
+
+class AuditRow(Base):
+    """One thing that happened. Rows are chained by hash and never changed: triggers refuse it."""
+
+    __tablename__ = "audit"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[float] = mapped_column(index=True)
+    event: Mapped[str]
+    patient_id: Mapped[str | None] = mapped_column(index=True)
+    study_uid: Mapped[str | None] = mapped_column(index=True)
+    series_uid: Mapped[str | None] = mapped_column(index=True)
+    sop_uid: Mapped[str | None]
+    job_id: Mapped[int | None]
+    result_id: Mapped[int | None]
+    peer_ae: Mapped[str | None]
+    address: Mapped[str | None]
+    outcome: Mapped[str | None]
+    detail: Mapped[str | None]
+    previous: Mapped[str]
+    hash: Mapped[str]
+
+
+properties = cast(Table, Property.__table__)
+patients = cast(Table, Patient.__table__)
+studies = cast(Table, Study.__table__)
+series = cast(Table, Series.__table__)
+instances = cast(Table, Instance.__table__)
+conflicts = cast(Table, Conflict.__table__)
+jobs = cast(Table, Job.__table__)
+results = cast(Table, Result.__table__)
+result_objects = cast(Table, ResultObject.__table__)
+deliveries = cast(Table, Delivery.__table__)
+audit = cast(Table, AuditRow.__table__)

@@ -1,0 +1,341 @@
+"""Recording received instances: the transaction whose commit lets the receiver answer success.
+
+Many instances go into one transaction (group commit): the fsync of the index is the dear part, the rows are not.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, insert, select, text, update
+
+from storage import audit, clock, deliveries, jobs, results
+from storage.arrival import Arrival, Outcome
+from storage.models import conflicts, instances, patients, series, studies
+from storage.models import jobs as job_table
+from storage.moves import insert_row, move
+from storage.series_state import SERIES, State
+
+RECORDING_LOCK = 0x7265636F7264  # "record": the key of PostgreSQL's advisory lock on this module
+# Built once: for one instance, building the statements costs more than running them.
+SELECT_HELD = (
+    select(instances.c.sop_instance_uid, series.c.series_instance_uid, instances.c.sha256, instances.c.gone_reason)
+    .select_from(instances.join(series))
+    .where(instances.c.sop_instance_uid.in_(bindparam("uids", expanding=True)))
+)
+SELECT_GROUPS = (
+    select(
+        series.c.series_instance_uid,
+        series.c.id,
+        studies.c.study_instance_uid,
+        series.c.patient_key,
+        series.c.state,
+        series.c.revision,
+        series.c.set_at,
+    )
+    .select_from(series.join(studies))
+    .where(series.c.series_instance_uid.in_(bindparam("uids", expanding=True)))
+)
+INSERT_INSTANCES = insert(instances)
+EXTEND_SERIES = (
+    update(series)
+    .where(series.c.id == bindparam("pk"))
+    .values(
+        instance_count=series.c.instance_count + bindparam("added"),
+        last_instance_at=bindparam("since"),
+        set_at=bindparam("since"),
+        calling_ae=bindparam("calling_ae"),
+        called_ae=bindparam("called_ae"),
+        quiet_s=bindparam("quiet_s"),
+        due_at=bindparam("due_at"),
+    )
+)
+QuietTime = Callable[[str], float] | float
+
+
+@dataclass
+class _Held:
+    """What the index holds under a SOP Instance UID."""
+
+    series_uid: str
+    sha256: str
+    gone: str | None
+
+
+@dataclass
+class _Group:
+    """A series as this batch finds it, and what the batch adds."""
+
+    pk: int
+    study_uid: str
+    patient_key: str
+    state: str
+    revision: int
+    set_at: float
+    latest: Arrival | None = None
+    added: int = 0
+
+
+@dataclass
+class _Batch:
+    """The index's rows that the arrivals meet, and the rows they add."""
+
+    now: float
+    held: dict[str, _Held]
+    groups: dict[str, _Group]
+    new: list[dict[str, Any]] = field(default_factory=list)
+
+
+def record_instance(tx: Connection, arrival: Arrival, now: float, quiet_s: QuietTime) -> Outcome:
+    """`record_instances` for one."""
+    return record_instances(tx, [arrival], now, quiet_s)[0]
+
+
+def record_instances(tx: Connection, arrivals: Sequence[Arrival], now: float, quiet_s: QuietTime) -> list[Outcome]:
+    """Record instances whose files are written; one outcome each, in the same order.
+
+    quiet_s: seconds without a new instance after which a series is closed; or a function of the calling AE title.
+
+    NEW moves the deadline of its open series; a closed series is opened again as a new revision, its unfinished
+    jobs and unsent deliveries superseded. DUPLICATE changes nothing. CONFLICT (the UID holds other bytes, or belongs
+    to another series; the series belongs to another study or patient) is set aside. An instance whose file was lost
+    takes the new file and is NEW. Every one gets its audit row.
+    """
+    if tx.dialect.name == "postgresql":
+        tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": RECORDING_LOCK})
+    batch = _Batch(now, _held(tx, arrivals), _groups(tx, arrivals))
+    outcomes = [_record(tx, batch, arrival) for arrival in arrivals]
+    if batch.new:
+        tx.execute(INSERT_INSTANCES, batch.new)
+    for group in batch.groups.values():
+        _extend(tx, group, now, quiet_s)
+    return outcomes
+
+
+def _held(tx: Connection, arrivals: Sequence[Arrival]) -> dict[str, _Held]:
+    rows = tx.execute(SELECT_HELD, {"uids": [arrival.sop_instance_uid for arrival in arrivals]})
+    return {row[0]: _Held(row[1], row[2], row[3]) for row in rows}
+
+
+def _groups(tx: Connection, arrivals: Sequence[Arrival]) -> dict[str, _Group]:
+    rows = tx.execute(SELECT_GROUPS, {"uids": list({arrival.series_instance_uid for arrival in arrivals})})
+    return {row[0]: _Group(*row[1:]) for row in rows}
+
+
+def _record(tx: Connection, batch: _Batch, arrival: Arrival) -> Outcome:
+    held = batch.held.get(arrival.sop_instance_uid)
+    group = batch.groups.get(arrival.series_instance_uid)
+    reason = _conflict(held, group, arrival)
+    if reason is not None:
+        return _set_aside(tx, arrival, batch.now, reason)
+    if held is not None and held.gone is None:
+        _note(tx, arrival, batch.now, "instance.duplicate", Outcome.DUPLICATE)
+        return Outcome.DUPLICATE
+    if group is None:
+        group = batch.groups[arrival.series_instance_uid] = _open_series(tx, arrival, batch.now)
+    if held is not None:
+        _restore(tx, batch, arrival, held, group)
+    else:
+        batch.new.append(_row(arrival, group.pk, batch.now))
+        group.added += 1
+        group.latest = arrival
+        _note(tx, arrival, batch.now, "instance.received", Outcome.NEW)
+    batch.held[arrival.sop_instance_uid] = _Held(arrival.series_instance_uid, arrival.file.sha256, None)
+    return Outcome.NEW
+
+
+def _conflict(held: _Held | None, group: _Group | None, arrival: Arrival) -> str | None:
+    """Why this arrival cannot be what it says it is; None where it can."""
+    if held is not None and held.series_uid != arrival.series_instance_uid:
+        return "the SOP Instance UID belongs to another series"
+    # Of an instance whose file was lost nothing better is left; of one that was removed on purpose we know the digest.
+    if held is not None and held.gone in (None, "retention") and held.sha256 != arrival.file.sha256:
+        return "the SOP Instance UID holds other content"
+    if group is not None and group.study_uid != arrival.study_instance_uid:
+        return "the series belongs to another study"
+    if group is not None and group.patient_key != arrival.patient_key:
+        return "the series belongs to another patient"
+    return None
+
+
+def _row(arrival: Arrival, series_pk: int, now: float) -> dict[str, Any]:
+    return {
+        "series_pk": series_pk,
+        "sop_instance_uid": arrival.sop_instance_uid,
+        "sop_class_uid": arrival.sop_class_uid,
+        "transfer_syntax_uid": arrival.transfer_syntax_uid,
+        "instance_number": arrival.header.instance_number,
+        "image_type": arrival.header.image_type,
+        "path": arrival.file.path,
+        "sha256": arrival.file.sha256,
+        "size": arrival.file.size,
+        "calling_ae": arrival.calling_ae,
+        "called_ae": arrival.called_ae,
+        "address": arrival.address,
+        "received_at": now,
+    }
+
+
+def _note(
+    tx: Connection, arrival: Arrival, now: float, event: str, outcome: str, detail: dict[str, object] | None = None
+) -> None:
+    audit.append(
+        tx,
+        now,
+        event,
+        series_uid=arrival.series_instance_uid,
+        study_uid=arrival.study_instance_uid,
+        sop_uid=arrival.sop_instance_uid,
+        patient_id=arrival.header.patient_id,
+        peer_ae=arrival.calling_ae,
+        address=arrival.address,
+        outcome=str(outcome),
+        detail={"sha256": arrival.file.sha256, "size": arrival.file.size, **(detail or {})},
+    )
+
+
+def _set_aside(tx: Connection, arrival: Arrival, now: float, reason: str) -> Outcome:
+    """Keep what contradicts the index beside it; the same bytes a second time are only counted."""
+    same = (
+        (conflicts.c.sop_instance_uid == arrival.sop_instance_uid)
+        & (conflicts.c.series_instance_uid == arrival.series_instance_uid)
+        & (conflicts.c.sha256 == arrival.file.sha256)
+    )
+    seen = tx.execute(update(conflicts).where(same).values(times_seen=conflicts.c.times_seen + 1))
+    if not seen.rowcount:
+        row = _row(arrival, 0, now)
+        for name in ("series_pk", "sop_class_uid", "transfer_syntax_uid", "instance_number", "image_type"):
+            del row[name]
+        row["series_instance_uid"] = arrival.series_instance_uid
+        row["study_instance_uid"] = arrival.study_instance_uid
+        tx.execute(insert(conflicts).values(**row, reason=reason, times_seen=1))
+    _note(tx, arrival, now, "instance.conflict", Outcome.CONFLICT, {"reason": reason})
+    return Outcome.CONFLICT
+
+
+def _restore(tx: Connection, batch: _Batch, arrival: Arrival, held: _Held, group: _Group) -> None:
+    """Give an instance whose file is gone the file that just came."""
+    tx.execute(
+        update(instances)
+        .where(instances.c.sop_instance_uid == arrival.sop_instance_uid)
+        .values(**_row(arrival, group.pk, batch.now), gone_at=None, gone_reason=None)
+    )
+    _note(tx, arrival, batch.now, "instance.restored", Outcome.NEW, {"was": held.gone})
+    if group.state == State.OPEN or held.sha256 != arrival.file.sha256:
+        group.latest = arrival
+    else:
+        _retry_failed(tx, group.pk, batch.now)
+
+
+def _retry_failed(tx: Connection, series_pk: int, now: float) -> None:
+    """The input of a closed series is whole again and the same: what failed for want of it may go on."""
+    failed = select(job_table.c.id).where(
+        job_table.c.series_pk == series_pk, job_table.c.state == jobs.State.FAILED.value
+    )
+    for job_id in tx.scalars(failed).all():
+        jobs.retry(tx, now, job_id, "a lost file of its series came back")
+
+
+def _open_series(tx: Connection, arrival: Arrival, now: float) -> _Group:
+    """The row of a series whose first instance this is, and those of its study and patient where they are new."""
+    header = arrival.header
+    study_pk = _study(tx, arrival, now)
+    values = {
+        "study_pk": study_pk,
+        "series_instance_uid": arrival.series_instance_uid,
+        "patient_key": arrival.patient_key,
+        "modality": header.modality,
+        "number": header.series_number,
+        "description": header.series_description,
+        "body_part": header.body_part,
+        "manufacturer": header.manufacturer,
+        "station_name": header.station_name,
+        "calling_ae": arrival.calling_ae,
+        "called_ae": arrival.called_ae,
+        "state": State.OPEN.value,
+        "revision": 1,
+        "instance_count": 0,
+        "first_instance_at": now,
+        "last_instance_at": now,
+        "quiet_s": 0.0,
+        "set_at": now,
+        "due_at": now,
+    }
+    pk = insert_row(tx, series, values)
+    audit.append(
+        tx,
+        now,
+        "series.open",
+        series_uid=arrival.series_instance_uid,
+        study_uid=arrival.study_instance_uid,
+        patient_id=header.patient_id,
+        peer_ae=arrival.calling_ae,
+        outcome=State.OPEN.value,
+        detail={"revision": 1, "modality": header.modality},
+    )
+    return _Group(pk, arrival.study_instance_uid, arrival.patient_key, State.OPEN.value, 1, now)
+
+
+def _study(tx: Connection, arrival: Arrival, now: float) -> int:
+    header = arrival.header
+    held = tx.scalar(select(studies.c.id).where(studies.c.study_instance_uid == arrival.study_instance_uid))
+    if held is not None:
+        return int(held)
+    values = {
+        "patient_pk": _patient(tx, arrival, now),
+        "study_instance_uid": arrival.study_instance_uid,
+        "study_date": header.study_date,
+        "study_time": header.study_time,
+        "accession_number": header.accession_number,
+        "description": header.study_description,
+        "first_seen_at": now,
+    }
+    return insert_row(tx, studies, values)
+
+
+def _patient(tx: Connection, arrival: Arrival, now: float) -> int:
+    header = arrival.header
+    held = tx.scalar(select(patients.c.id).where(patients.c.key == arrival.patient_key))
+    if held is not None:
+        return int(held)
+    values = {
+        "key": arrival.patient_key,
+        "patient_id": header.patient_id,
+        "name": header.patient_name,
+        "birth_date": header.birth_date,
+        "sex": header.sex,
+        "first_seen_at": now,
+    }
+    return insert_row(tx, patients, values)
+
+
+def _extend(tx: Connection, group: _Group, now: float, quiet_s: QuietTime) -> None:
+    """Move the deadline of a series that got instances; open it again where it was closed."""
+    if group.latest is None:
+        return
+    if group.state == State.CLOSED:
+        _reopen(tx, group, now)
+    wait_s = quiet_s(group.latest.calling_ae) if callable(quiet_s) else quiet_s
+    since = clock.wait_from(group.set_at, now)
+    values = {
+        "pk": group.pk,
+        "added": group.added,
+        "calling_ae": group.latest.calling_ae,
+        "called_ae": group.latest.called_ae,
+        "since": since,
+        "quiet_s": wait_s,
+        "due_at": since + wait_s,
+    }
+    tx.execute(EXTEND_SERIES, values)
+
+
+def _reopen(tx: Connection, group: _Group, now: float) -> None:
+    """A new revision of a closed series; what was made of the old one and is nowhere yet is superseded."""
+    revision = group.revision + 1
+    values = {"revision": revision, "closed_at": None, "refusal_code": None, "refusal_text": None}
+    detail = {"reason": "a late instance", "revision": revision}
+    move(tx, SERIES, group.pk, State.CLOSED, State.OPEN, now, values=values, detail=detail)
+    reason = "a late instance opened the series again"
+    jobs.supersede_unfinished(tx, group.pk, now, reason)
+    deliveries.supersede_unsent(tx, group.pk, now, reason)
+    results.supersede(tx, group.pk, now)

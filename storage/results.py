@@ -1,0 +1,252 @@
+"""What a job found, and the DICOM objects that say so."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from sqlalchemy import Connection, Select, exists, insert, or_, select, update
+
+from storage import audit
+from storage.errors import NotFound
+from storage.files import StoredFile
+from storage.models import deliveries, jobs, patients, result_objects, results, series, studies
+from storage.moves import insert_row
+
+REPORT_KIND = "report"
+
+
+class ResultOutcome(StrEnum):
+    """ANALYSED has a probability; NOT_ANALYSED has a reason instead."""
+
+    ANALYSED = "ANALYSED"
+    NOT_ANALYSED = "NOT_ANALYSED"
+
+
+@dataclass(frozen=True)
+class NewResult:
+    """What the worker found.
+
+    probability, threshold: 0 to 1; None where not analysed, as are positive and lung_volume_ml (millilitres).
+    reason_code, reason_text: why it was not analysed; None where it was.
+    input_digest: SHA-256 hex of the pixels and geometry that the model saw, None where none were loaded.
+    versions, timings (seconds by stage), checks: JSON types only.
+    """
+
+    outcome: str
+    model_name: str
+    model_version: str
+    model_digest: str
+    unet_sha256: str = ""
+    decovnet_sha256: str = ""
+    reason_code: str | None = None
+    reason_text: str | None = None
+    probability: float | None = None
+    threshold: float | None = None
+    positive: bool | None = None
+    lung_volume_ml: float | None = None
+    input_digest: str | None = None
+    device: str = ""
+    precision: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+    checks: Sequence[Mapping[str, object]] | Mapping[str, object] = ()
+
+
+@dataclass(frozen=True)
+class NewObject:
+    """One DICOM object of a result, already durable. kind: "report", "segmentation", "summary", ..."""
+
+    kind: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    file: StoredFile
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One DICOM object of a result, as stored. size: bytes."""
+
+    kind: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class PreviousResult:
+    """The result that a new report of the same series replaces. `report` is what its Predecessor Documents name."""
+
+    result_id: int
+    revision: int
+    outcome: str
+    created_at: float
+    report: StoredObject
+    study_instance_uid: str
+
+
+def record(
+    tx: Connection, job_id: int, now: float, result: NewResult, objects: Sequence[NewObject], *, stale: bool
+) -> int:
+    """Write a result and its objects, superseding the series' earlier results. Returns its id.
+
+    stale: the series was reopened while the job ran; the result is kept for the audit and superseded at birth.
+    """
+    job = tx.execute(select(jobs.c.series_pk, jobs.c.revision).where(jobs.c.id == job_id)).one()
+    if not stale:
+        supersede(tx, job.series_pk, now)
+    values = {
+        "job_id": job_id,
+        "series_pk": job.series_pk,
+        "revision": job.revision,
+        "created_at": now,
+        "superseded_at": now if stale else None,
+        **_columns(result),
+    }
+    result_id = insert_row(tx, results, values)
+    rows = [
+        {
+            "result_id": result_id,
+            "kind": item.kind,
+            "sop_instance_uid": item.sop_instance_uid,
+            "sop_class_uid": item.sop_class_uid,
+            "series_instance_uid": item.series_instance_uid,
+            "path": item.file.path,
+            "sha256": item.file.sha256,
+            "size": item.file.size,
+        }
+        for item in objects
+    ]
+    if rows:
+        tx.execute(insert(result_objects), rows)
+    _audit(tx, result_id, job_id, now, result, objects, stale=stale)
+    return result_id
+
+
+def _columns(result: NewResult) -> dict[str, object]:
+    return {
+        "outcome": str(result.outcome),
+        "reason_code": result.reason_code,
+        "reason_text": result.reason_text,
+        "probability": result.probability,
+        "threshold": result.threshold,
+        "positive": result.positive,
+        "lung_volume_ml": result.lung_volume_ml,
+        "pixel_digest": result.input_digest,
+        "model_name": result.model_name,
+        "model_version": result.model_version,
+        "model_digest": result.model_digest,
+        "unet_sha256": result.unet_sha256,
+        "decovnet_sha256": result.decovnet_sha256,
+        "device": result.device,
+        "precision": result.precision,
+        "versions": json.dumps(dict(result.versions), sort_keys=True),
+        "timings": json.dumps(dict(result.timings), sort_keys=True),
+        "checks": json.dumps(result.checks, sort_keys=True),
+    }
+
+
+def _audit(
+    tx: Connection,
+    result_id: int,
+    job_id: int,
+    now: float,
+    result: NewResult,
+    objects: Sequence[NewObject],
+    *,
+    stale: bool,
+) -> None:
+    """The inference itself as a row: what it saw, with what, on what, how long."""
+    named = tx.execute(
+        select(series.c.series_instance_uid, studies.c.study_instance_uid, patients.c.patient_id)
+        .select_from(jobs.join(series).join(studies).join(patients))
+        .where(jobs.c.id == job_id)
+    ).one()
+    columns = _columns(result)
+    for name in ("versions", "timings", "checks"):
+        columns[name] = json.loads(str(columns[name]))
+    audit.append(
+        tx,
+        now,
+        "result.recorded",
+        series_uid=named.series_instance_uid,
+        study_uid=named.study_instance_uid,
+        patient_id=named.patient_id,
+        job_id=job_id,
+        result_id=result_id,
+        outcome=str(result.outcome),
+        detail={
+            **{name: value for name, value in columns.items() if value is not None},
+            "superseded": stale,
+            "objects": [
+                {"kind": item.kind, "uid": item.sop_instance_uid, "sha256": item.file.sha256} for item in objects
+            ],
+        },
+    )
+
+
+def supersede(tx: Connection, series_pk: int, now: float) -> None:
+    """Mark the results of a series as no longer current."""
+    tx.execute(
+        update(results)
+        .where(results.c.series_pk == series_pk, results.c.superseded_at.is_(None))
+        .values(superseded_at=now)
+    )
+
+
+def objects_of(tx: Connection, result_id: int) -> tuple[StoredObject, ...]:
+    """The objects of a result, in the order in which they were recorded."""
+    columns = [result_objects.c[name] for name in StoredObject.__dataclass_fields__]
+    rows = tx.execute(select(*columns).where(result_objects.c.result_id == result_id).order_by(result_objects.c.id))
+    return tuple(StoredObject(**row) for row in rows.mappings())
+
+
+def previous_result(tx: Connection, series_pk: int) -> PreviousResult | None:
+    """The latest result of a series that a destination may hold, for Predecessor Documents; None where there is none.
+
+    A result whose every delivery was superseded before its first attempt never left the node: to name it would
+    point at nothing, and leave the report before it standing.
+    """
+    left_the_node = or_(
+        exists().where(deliveries.c.result_id == results.c.id, deliveries.c.attempts > 0),
+        ~exists().where(deliveries.c.result_id == results.c.id) & results.c.id.in_(_finished_results(series_pk)),
+    )
+    found = tx.execute(
+        select(results.c.id, results.c.revision, results.c.outcome, results.c.created_at, studies.c.study_instance_uid)
+        .select_from(results.join(series).join(studies))
+        .where(results.c.series_pk == series_pk, left_the_node)
+        .where(exists().where(result_objects.c.result_id == results.c.id, result_objects.c.kind == REPORT_KIND))
+        .order_by(results.c.id.desc())
+        .limit(1)
+    ).first()
+    if found is None:
+        return None
+    report = next(item for item in objects_of(tx, found.id) if item.kind == REPORT_KIND)
+    return PreviousResult(found.id, found.revision, found.outcome, found.created_at, report, found.study_instance_uid)
+
+
+def _finished_results(series_pk: int) -> Select[tuple[int]]:
+    """Results of jobs that ended REPORTED: one that was superseded while it ran is not among them."""
+    return (
+        select(results.c.id)
+        .select_from(results.join(jobs, jobs.c.id == results.c.job_id))
+        .where(results.c.series_pk == series_pk, jobs.c.state == "REPORTED")
+    )
+
+
+def of_job(tx: Connection, job_id: int) -> int | None:
+    """The id of a job's result; None where it has none."""
+    found: int | None = tx.scalar(select(results.c.id).where(results.c.job_id == job_id))
+    return found
+
+
+def get_result(tx: Connection, result_id: int) -> dict[str, object]:
+    """All columns of a result by name, its JSON columns decoded. Raises NotFound."""
+    row = tx.execute(select(results).where(results.c.id == result_id)).mappings().first()
+    if row is None:
+        raise NotFound(f"no result {result_id}")
+    return {**row, **{name: json.loads(row[name]) for name in ("versions", "timings", "checks")}}

@@ -1,0 +1,316 @@
+"""Series: when one is complete, what closing it sets going, and reading it back.
+
+Recording instances is in recording.py; its names are offered here too.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Select, func, select, update
+
+from storage import audit, clock, jobs
+from storage.arrival import Arrival, IndexedHeader, Outcome
+from storage.errors import NotDueYet, NotFound
+from storage.jobs import ModelRef
+from storage.models import conflicts, instances, patients, result_objects, results, series, studies
+from storage.models import jobs as job_table
+from storage.moves import move
+from storage.recording import record_instance, record_instances
+from storage.series_state import SERIES, TRANSITIONS, State
+
+__all__ = [
+    "SERIES",
+    "TRANSITIONS",
+    "Arrival",
+    "DueSeries",
+    "IndexedHeader",
+    "ModelRef",
+    "Outcome",
+    "SeriesRecord",
+    "State",
+    "StoredInstance",
+    "close_series",
+    "due_series",
+    "get_series",
+    "input_digest",
+    "known_paths",
+    "list_series",
+    "postpone",
+    "quiet_series",
+    "record_instance",
+    "record_instances",
+    "restart_quiet_times",
+    "series_instances",
+]
+
+QUIET_TIME = "quiet-time"
+
+
+@dataclass(frozen=True)
+class DueSeries:
+    """An open series to decide about. Times are Unix seconds; quiet_s as the receiver asked for."""
+
+    series_pk: int
+    series_instance_uid: str
+    study_instance_uid: str
+    patient_id: str
+    modality: str
+    calling_ae: str
+    revision: int
+    instance_count: int
+    first_instance_at: float
+    last_instance_at: float
+    quiet_s: float
+    due_at: float
+
+
+@dataclass(frozen=True)
+class StoredInstance:
+    """One instance of a series. path: in the file store. gone: why there is no good file any more, or None."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    instance_number: str
+    path: str
+    sha256: str
+    size: int
+    received_at: float
+    gone: str | None
+
+
+@dataclass(frozen=True)
+class SeriesRecord:
+    """A series as a person wants to see it, with its latest job and its current result."""
+
+    series_pk: int
+    series_instance_uid: str
+    study_instance_uid: str
+    patient_id: str
+    patient_name: str
+    study_date: str
+    modality: str
+    description: str
+    body_part: str
+    calling_ae: str
+    state: str
+    revision: int
+    instance_count: int
+    first_instance_at: float
+    last_instance_at: float
+    due_at: float
+    closed_at: float | None
+    completeness: str | None
+    expected_count: int | None
+    refusal_code: str | None
+    refusal_text: str | None
+    job_id: int | None
+    job_state: str | None
+    failure_reason: str | None
+    result_id: int | None
+    outcome: str | None
+    reason_code: str | None
+    reason_text: str | None
+    probability: float | None
+    positive: bool | None
+
+
+def _waiting() -> Select[tuple[object, ...]]:
+    """Open series as the columns of DueSeries."""
+    return (
+        select(
+            series.c.id.label("series_pk"),
+            series.c.series_instance_uid,
+            studies.c.study_instance_uid,
+            patients.c.patient_id,
+            series.c.modality,
+            series.c.calling_ae,
+            series.c.revision,
+            series.c.instance_count,
+            series.c.first_instance_at,
+            series.c.last_instance_at,
+            series.c.quiet_s,
+            series.c.due_at,
+        )
+        .select_from(series.join(studies).join(patients))
+        .where(series.c.state == State.OPEN.value)
+        .order_by(series.c.due_at, series.c.id)
+    )
+
+
+def due_series(tx: Connection, now: float) -> list[DueSeries]:
+    """The open series whose deadline has passed, the earliest first. Needs a write transaction.
+
+    Where the clock jumped back, the quiet times start again from now.
+    """
+    clock.start_waits_again(tx, series, (State.OPEN,), now)
+    rows = tx.execute(_waiting().where(series.c.due_at <= now)).mappings()
+    return [DueSeries(**row) for row in rows]
+
+
+def quiet_series(tx: Connection, now: float, idle_s: float) -> list[DueSeries]:
+    """The open series without a new instance for `idle_s` seconds, whatever their deadline: worth asking the PACS."""
+    idle = (series.c.last_instance_at <= now - idle_s) | (series.c.last_instance_at > now + clock.TOLERANCE_S)
+    return [DueSeries(**row) for row in tx.execute(_waiting().where(idle)).mappings()]
+
+
+def restart_quiet_times(tx: Connection, now: float) -> int:
+    """At start, or after a clock was set: every open series waits its full quiet time again. Returns how many.
+
+    While the node was away its senders could not send, so that time was not quiet.
+    """
+    changed = tx.execute(
+        update(series).where(series.c.state == State.OPEN.value).values(set_at=now, due_at=now + series.c.quiet_s)
+    )
+    if changed.rowcount:
+        audit.append(tx, now, "series.quiet-times-restarted", detail={"series": changed.rowcount})
+    return changed.rowcount
+
+
+def postpone(tx: Connection, series_pk: int, until: float) -> None:
+    """Decide about an open series at `until`; a new instance before that sets its usual deadline.
+
+    Raises NotFound where there is no such open series.
+    """
+    changed = tx.execute(
+        update(series).where(series.c.id == series_pk, series.c.state == State.OPEN.value).values(due_at=until)
+    )
+    if changed.rowcount != 1:
+        raise NotFound(f"no open series {series_pk}")
+
+
+def close_series(
+    tx: Connection,
+    series_pk: int,
+    now: float,
+    model: ModelRef | None,
+    completeness: str = QUIET_TIME,
+    expected: int | None = None,
+    refuse: tuple[str, str] | None = None,
+    if_count: int | None = None,
+) -> int | None:
+    """Close a series and queue its job in the same transaction. Returns the job's id, None without a model.
+
+    model: None for a series that is kept and not analysed; say why in `refuse`.
+    completeness: how it was found complete: "quiet-time", "pacs-count", ... expected: the count asked for.
+    refuse: (code, sentence) why it is not to be analysed; with a model, the worker reports just that.
+    if_count: the number of instances that the decision was about; where it took long (a query to a PACS), another
+        may have come since.
+    A closed series may be closed again for another model; an input that has a job for the model gets no other.
+    Raises NotDueYet: an instance came since the decision; NotFound.
+    """
+    found = SERIES.row(tx, series_pk)
+    if found["state"] == State.OPEN:
+        _refuse_early_close(tx, series_pk, now, completeness, if_count)
+        values = {
+            "closed_at": now,
+            "set_at": now,
+            "input_digest": input_digest(series_instances(tx, series_pk)),
+            "completeness": completeness,
+            "expected_count": expected,
+            "refusal_code": refuse[0] if refuse else None,
+            "refusal_text": refuse[1] if refuse else None,
+        }
+        detail = {"completeness": completeness, "expected": expected, "refusal": refuse[0] if refuse else None}
+        move(tx, SERIES, series_pk, State.OPEN, State.CLOSED, now, values=values, detail=detail)
+    if model is None:
+        return None
+    digest = tx.scalar(select(series.c.input_digest).where(series.c.id == series_pk))
+    return jobs.enqueue(tx, series_pk, now, str(digest), model, refuse)
+
+
+def _refuse_early_close(tx: Connection, series_pk: int, now: float, completeness: str, if_count: int | None) -> None:
+    """A decision is about the series as it was then: raise NotDueYet where an instance came since."""
+    row = tx.execute(select(series.c.due_at, series.c.instance_count).where(series.c.id == series_pk)).one()
+    if completeness == QUIET_TIME and row.due_at > now:
+        raise NotDueYet(f"series {series_pk}: its quiet time is not over")
+    if if_count is not None and row.instance_count != if_count:
+        raise NotDueYet(f"series {series_pk}: {row.instance_count} instances by now, decided about {if_count}")
+
+
+def input_digest(held: Iterable[StoredInstance]) -> str:
+    """SHA-256 hex over the sorted "SOP Instance UID, file SHA-256" lines: which input a job is about."""
+    lines = sorted(f"{item.sop_instance_uid} {item.sha256}\n" for item in held)
+    return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
+
+
+def series_instances(tx: Connection, series_pk: int) -> list[StoredInstance]:
+    """The instances of a series, by SOP Instance UID."""
+    columns = [instances.c[name] for name in StoredInstance.__dataclass_fields__ if name != "gone"]
+    rows = tx.execute(
+        select(*columns, instances.c.gone_reason.label("gone"))
+        .where(instances.c.series_pk == series_pk)
+        .order_by(instances.c.sop_instance_uid)
+    ).mappings()
+    return [StoredInstance(**row) for row in rows]
+
+
+def _records() -> Select[tuple[object, ...]]:
+    latest_job = (
+        select(func.max(job_table.c.id)).where(job_table.c.series_pk == series.c.id).correlate(series).scalar_subquery()
+    )
+    current = (
+        select(func.max(results.c.id))
+        .where(results.c.series_pk == series.c.id, results.c.superseded_at.is_(None))
+        .correlate(series)
+        .scalar_subquery()
+    )
+    own = set(SeriesRecord.__dataclass_fields__) & set(series.c.keys())
+    return (
+        select(
+            series.c.id.label("series_pk"),
+            *(series.c[name] for name in sorted(own)),
+            studies.c.study_instance_uid,
+            studies.c.study_date,
+            patients.c.patient_id,
+            patients.c.name.label("patient_name"),
+            job_table.c.id.label("job_id"),
+            job_table.c.state.label("job_state"),
+            job_table.c.failure_reason,
+            results.c.id.label("result_id"),
+            results.c.outcome,
+            results.c.reason_code,
+            results.c.reason_text,
+            results.c.probability,
+            results.c.positive,
+        )
+        .select_from(series.join(studies).join(patients))
+        .outerjoin(job_table, job_table.c.id == latest_job)
+        .outerjoin(results, results.c.id == current)
+    )
+
+
+def list_series(
+    tx: Connection, *, state: str | None = None, study_uid: str | None = None, limit: int | None = None
+) -> list[SeriesRecord]:
+    """Series, the one with the latest instance first."""
+    query = _records().order_by(series.c.last_instance_at.desc(), series.c.id.desc())
+    if state is not None:
+        query = query.where(series.c.state == state)
+    if study_uid is not None:
+        query = query.where(studies.c.study_instance_uid == study_uid)
+    if limit is not None:
+        query = query.limit(limit)
+    return [SeriesRecord(**row) for row in tx.execute(query).mappings()]
+
+
+def get_series(tx: Connection, series_: int | str) -> SeriesRecord:
+    """One series by its number or its Series Instance UID. Raises NotFound."""
+    column = series.c.id if isinstance(series_, int) else series.c.series_instance_uid
+    row = tx.execute(_records().where(column == series_)).mappings().first()
+    if row is None:
+        raise NotFound("no such series")
+    return SeriesRecord(**row)
+
+
+def known_paths(tx: Connection, paths: Sequence[str]) -> set[str]:
+    """Those of the paths that a row names and whose file must stay: for `FileStore.sweep_orphans`."""
+    known: set[str] = set()
+    for start in range(0, len(paths), 500):
+        some = list(paths[start : start + 500])
+        kept = (instances.c.gone_reason.is_(None)) | (instances.c.gone_reason == "corrupt")
+        known.update(tx.scalars(select(instances.c.path).where(instances.c.path.in_(some), kept)))
+        for table in (conflicts, result_objects):
+            known.update(tx.scalars(select(table.c.path).where(table.c.path.in_(some))))
+    return known

@@ -1,0 +1,100 @@
+"""How the node is doing, in numbers: for `dicom-node status` and the dashboard."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Table, func, select
+
+from storage import deliveries as outbox
+from storage import jobs as queue
+from storage import series_state
+from storage.models import conflicts, deliveries, instances, jobs, results, series
+
+
+def status(tx: Connection, now: float) -> dict[str, Any]:
+    """Counts by state and how long the oldest of each queue has waited (seconds, None where nothing waits)."""
+    return {
+        "series": _by_state(tx, series, series_state.State),
+        "jobs": _by_state(tx, jobs, queue.State),
+        "deliveries": _by_state(tx, deliveries, outbox.State),
+        "destinations": _destinations(tx, now),
+        "instances": _count(tx, instances),
+        "instances_lost": _count(tx, instances, instances.c.gone_reason.in_(["missing", "corrupt"])),
+        "instances_removed_by_retention": _count(tx, instances, instances.c.gone_reason == "retention"),
+        "bytes_stored": int(
+            tx.scalar(select(func.coalesce(func.sum(instances.c.size), 0)).where(instances.c.gone_at.is_(None))) or 0
+        ),
+        "conflicts": _count(tx, conflicts),
+        "results": {
+            "ANALYSED": _count(tx, results, results.c.outcome == "ANALYSED"),
+            "NOT_ANALYSED": _count(tx, results, results.c.outcome == "NOT_ANALYSED"),
+        },
+        "oldest_queued_s": _age(now, tx.scalar(_oldest(jobs, jobs.c.queued_at, queue.State.QUEUED))),
+        "oldest_pending_s": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.created_at, outbox.State.PENDING))),
+        "failed_jobs": _failed_jobs(tx),
+        "failed_deliveries": _failed_deliveries(tx),
+    }
+
+
+def _by_state(tx: Connection, table: Table, states: Any) -> dict[str, int]:
+    rows = tx.execute(select(table.c.state, func.count()).group_by(table.c.state))
+    counted = {row[0]: row[1] for row in rows}
+    return {str(state): int(counted.get(str(state), 0)) for state in states}
+
+
+def _count(tx: Connection, table: Table, condition: Any = None) -> int:
+    query = select(func.count()).select_from(table)
+    return int(tx.scalar(query if condition is None else query.where(condition)) or 0)
+
+
+def _oldest(table: Table, column: Any, state: str) -> Any:
+    return select(func.min(column)).where(table.c.state == str(state))
+
+
+def _age(now: float, since: float | None) -> float | None:
+    return None if since is None else max(0.0, now - since)
+
+
+def _destinations(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
+    """For each destination: counts by state, and the last error of what still waits or failed."""
+    rows = tx.execute(
+        select(deliveries.c.destination, deliveries.c.state, func.count()).group_by(
+            deliveries.c.destination, deliveries.c.state
+        )
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for destination, state, count in rows:
+        found.setdefault(destination, {})[state] = count
+    for destination, counts in found.items():
+        counts["last_error"] = tx.scalar(
+            select(deliveries.c.error)
+            .where(deliveries.c.destination == destination, deliveries.c.error.is_not(None))
+            .where(deliveries.c.state.in_(["PENDING", "FAILED"]))
+            .order_by(deliveries.c.set_at.desc())
+            .limit(1)
+        )
+        oldest = _oldest(deliveries, deliveries.c.created_at, "PENDING").where(deliveries.c.destination == destination)
+        counts["oldest_pending_s"] = _age(now, tx.scalar(oldest))
+    return found
+
+
+def _failed_jobs(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
+    rows = tx.execute(
+        select(jobs.c.id.label("job_id"), series.c.series_instance_uid, jobs.c.failure_reason, jobs.c.finished_at)
+        .select_from(jobs.join(series))
+        .where(jobs.c.state == "FAILED")
+        .order_by(jobs.c.finished_at.desc())
+        .limit(limit)
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def _failed_deliveries(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
+    rows = tx.execute(
+        select(
+            deliveries.c.id.label("delivery_id"), deliveries.c.destination, deliveries.c.error, deliveries.c.attempts
+        )
+        .where(deliveries.c.state == "FAILED")
+        .order_by(deliveries.c.set_at.desc())
+        .limit(limit)
+    )
+    return [dict(row) for row in rows.mappings()]

@@ -1,0 +1,140 @@
+-- The views that a site may query; everything else may change with any version.
+-- Times are text, UTC, "2026-11-23 09:15:00.123". Durations are seconds, and named so.
+--   sqlite3 -readonly -header -column node.db "SELECT * FROM patient_history WHERE patient_id = '4711'"
+
+-- What touched this patient, this study, this series? Everything that happened, oldest first.
+CREATE VIEW patient_history AS
+SELECT patient_id,
+       strftime('%Y-%m-%d %H:%M:%f', at, 'unixepoch') AS time_utc,
+       event, outcome, study_uid, series_uid, sop_uid, job_id, result_id, peer_ae, address, detail, id AS audit_id
+FROM audit
+WHERE patient_id IS NOT NULL
+ORDER BY audit.id;
+
+-- Which series were received and have no outcome yet, and what do they wait for?
+CREATE VIEW series_without_outcome AS
+SELECT patients.patient_id, studies.study_instance_uid, series.series_instance_uid,
+       series.modality, series.description, series.calling_ae, series.instance_count, series.revision,
+       strftime('%Y-%m-%d %H:%M:%f', series.last_instance_at, 'unixepoch') AS last_instance_utc,
+       CASE
+           WHEN series.state = 'OPEN' THEN 'its quiet time is not over'
+           WHEN jobs.id IS NULL AND series.refusal_code IS NOT NULL THEN 'kept, not analysed: ' || series.refusal_code
+           WHEN jobs.id IS NULL THEN 'kept, no model is to analyse it'
+           WHEN jobs.state = 'QUEUED' THEN 'queued'
+           WHEN jobs.state = 'RUNNING' THEN 'being analysed'
+           WHEN jobs.state = 'FAILED' THEN 'failed: ' || COALESCE(jobs.failure_reason, '')
+           ELSE 'superseded'
+       END AS waits_for,
+       jobs.id AS job_id
+FROM series
+JOIN studies ON studies.id = series.study_pk
+JOIN patients ON patients.id = studies.patient_pk
+LEFT JOIN jobs ON jobs.id = (SELECT MAX(latest.id) FROM jobs AS latest
+                             WHERE latest.series_pk = series.id AND latest.revision = series.revision)
+WHERE NOT EXISTS (SELECT 1 FROM results WHERE results.series_pk = series.id AND results.superseded_at IS NULL);
+
+-- Which weights made this result, on what input, with what, on which device?
+CREATE VIEW result_weights AS
+SELECT results.id AS result_id, studies.study_instance_uid, series.series_instance_uid, results.revision,
+       strftime('%Y-%m-%d %H:%M:%f', results.created_at, 'unixepoch') AS created_utc,
+       results.outcome, results.probability, results.threshold,
+       results.model_name, results.model_version, results.model_digest, results.unet_sha256, results.decovnet_sha256,
+       jobs.input_digest, results.pixel_digest, results.device, results.precision, results.versions
+FROM results
+JOIN jobs ON jobs.id = results.job_id
+JOIN series ON series.id = results.series_pk
+JOIN studies ON studies.id = series.study_pk;
+
+-- All results of a model, and whether each is still the current one of its series.
+CREATE VIEW model_results AS
+SELECT results.model_name, results.model_version, results.model_digest,
+       results.id AS result_id, patients.patient_id, studies.study_instance_uid, series.series_instance_uid,
+       results.revision, strftime('%Y-%m-%d %H:%M:%f', results.created_at, 'unixepoch') AS created_utc,
+       results.outcome, results.reason_code, results.reason_text, results.probability, results.positive,
+       results.lung_volume_ml,
+       CASE WHEN results.superseded_at IS NULL THEN 'current' ELSE 'superseded' END AS standing
+FROM results
+JOIN series ON series.id = results.series_pk
+JOIN studies ON studies.id = series.study_pk
+JOIN patients ON patients.id = studies.patient_pk;
+
+-- How long from the last instance to the result, and to the first destination that has it: median and 95th
+-- percentile (nearest rank) for each day (UTC) on which results were made.
+CREATE VIEW turnaround_per_day AS
+WITH spans AS (
+    SELECT strftime('%Y-%m-%d', results.created_at, 'unixepoch') AS day_utc,
+           results.created_at - jobs.last_instance_at AS to_result_s,
+           (SELECT MIN(deliveries.sent_at) FROM deliveries WHERE deliveries.result_id = results.id)
+               - jobs.last_instance_at AS to_delivery_s
+    FROM results
+    JOIN jobs ON jobs.id = results.job_id
+    WHERE jobs.state = 'REPORTED'
+),
+ranked AS (
+    SELECT day_utc, to_result_s, to_delivery_s,
+           ROW_NUMBER() OVER (PARTITION BY day_utc ORDER BY to_result_s) AS result_rank,
+           COUNT(*) OVER (PARTITION BY day_utc) AS results,
+           ROW_NUMBER() OVER (PARTITION BY day_utc ORDER BY CASE WHEN to_delivery_s IS NULL THEN 1 ELSE 0 END,
+                                                            to_delivery_s) AS delivery_rank,
+           COUNT(to_delivery_s) OVER (PARTITION BY day_utc) AS delivered
+    FROM spans
+)
+SELECT day_utc, MAX(results) AS results, MAX(delivered) AS delivered,
+       MIN(CASE WHEN result_rank * 100 >= results * 50 THEN to_result_s END) AS to_result_p50_s,
+       MIN(CASE WHEN result_rank * 100 >= results * 95 THEN to_result_s END) AS to_result_p95_s,
+       MIN(CASE WHEN delivery_rank * 100 >= delivered * 50 THEN to_delivery_s END) AS to_delivery_p50_s,
+       MIN(CASE WHEN delivery_rank * 100 >= delivered * 95 THEN to_delivery_s END) AS to_delivery_p95_s
+FROM ranked
+GROUP BY day_utc;
+
+-- Who connected, and who was refused, and why?
+CREATE VIEW connections AS
+SELECT strftime('%Y-%m-%d %H:%M:%f', at, 'unixepoch') AS time_utc, event, outcome, peer_ae, address, detail,
+       id AS audit_id
+FROM audit
+WHERE event LIKE 'association.%' OR event LIKE 'connection.%'
+ORDER BY audit.id;
+
+-- What fails, how often, and when last? Jobs, series not analysed, deliveries and instances set aside, by cause.
+CREATE VIEW failures_by_cause AS
+SELECT what, cause, COUNT(*) AS times, strftime('%Y-%m-%d %H:%M:%f', MAX(at), 'unixepoch') AS last_utc
+FROM (
+    SELECT 'job failed' AS what, COALESCE(failure_reason, 'unknown') AS cause, set_at AS at
+    FROM jobs WHERE state = 'FAILED'
+    UNION ALL
+    SELECT 'series not analysed', reason_code, created_at FROM results WHERE outcome = 'NOT_ANALYSED'
+    UNION ALL
+    SELECT 'delivery failed to ' || destination, COALESCE(error, 'unknown'), set_at
+    FROM deliveries WHERE state = 'FAILED'
+    UNION ALL
+    SELECT 'delivery delayed to ' || destination, COALESCE(error, 'unknown'), set_at
+    FROM deliveries WHERE state = 'PENDING' AND attempts > 0
+    UNION ALL
+    SELECT 'instance set aside', reason, received_at FROM conflicts
+    UNION ALL
+    SELECT 'instance file ' || gone_reason, 'the file store lost it', gone_at
+    FROM instances WHERE gone_reason IN ('missing', 'corrupt')
+    UNION ALL
+    SELECT 'association rejected', COALESCE(outcome, 'unknown'), at FROM audit WHERE event = 'association.rejected'
+) AS causes
+GROUP BY what, cause;
+
+-- Where did each result go, and does the destination have it?
+CREATE VIEW delivery_overview AS
+SELECT deliveries.id AS delivery_id, deliveries.destination, deliveries.state, deliveries.attempts,
+       series.series_instance_uid, results.id AS result_id, results.outcome,
+       strftime('%Y-%m-%d %H:%M:%f', deliveries.created_at, 'unixepoch') AS created_utc,
+       strftime('%Y-%m-%d %H:%M:%f', deliveries.sent_at, 'unixepoch') AS sent_utc,
+       strftime('%Y-%m-%d %H:%M:%f', deliveries.committed_at, 'unixepoch') AS committed_utc,
+       CASE WHEN deliveries.state = 'PENDING'
+            THEN strftime('%Y-%m-%d %H:%M:%f', deliveries.due_at, 'unixepoch') END AS next_attempt_utc,
+       deliveries.error, deliveries.warning
+FROM deliveries
+JOIN results ON results.id = deliveries.result_id
+JOIN series ON series.id = results.series_pk;
+
+-- Which instances were set aside because they contradict what the node holds?
+CREATE VIEW instances_set_aside AS
+SELECT strftime('%Y-%m-%d %H:%M:%f', received_at, 'unixepoch') AS time_utc, reason,
+       sop_instance_uid, series_instance_uid, study_instance_uid, calling_ae, address, times_seen, path, sha256
+FROM conflicts;

@@ -1,0 +1,38 @@
+"""Fixtures that more than one folder of tests uses."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("DICOM_NODE_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of scans and weights that may not be in the repository; skips where it is absent."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"real scans and weights are not at {SHARED}; set DICOM_NODE_SHARED to their folder")
+    return SHARED
+
+
+def require_program(name: str) -> str:
+    """Path of a real peer program, never the one of the same name that pynetdicom puts into a venv."""
+    for folder in ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"):
+        found = shutil.which(name, path=folder)
+        if found:
+            return found
+    pytest.skip(f"{name} is not installed (Debian packages dcmtk, orthanc, libpixelmed-java)")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """In CI a skipped test is a failed one: there, everything that the tests need must be installed."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI: {item.nodeid}: {report.longrepr}"

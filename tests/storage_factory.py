@@ -1,0 +1,149 @@
+"""Arrivals, results and short ways through the index for the tests: real SQLite, real files, time as an argument."""
+
+import itertools
+import os
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy import create_engine, make_url, text
+
+from storage import jobs, series
+from storage.database import Database, open_database
+from storage.files import FileStore
+from storage.jobs import ClaimedJob, ModelRef, NewObject, NewResult
+from storage.series import Arrival, IndexedHeader, Outcome
+
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+EXPLICIT_LE = "1.2.840.10008.1.2.1"
+COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
+MODEL = ModelRef("demo", "1", "model-digest-1")
+QUIET_S = 30.0
+LEASE_S = 60.0
+ATTEMPTS = 3
+_uids = itertools.count(1)
+
+
+def fresh_url(folder: Path) -> str:
+    """A new, empty index: SQLite, or the PostgreSQL server that DICOM_NODE_TEST_DATABASE names."""
+    server = os.environ.get("DICOM_NODE_TEST_DATABASE")
+    if not server:
+        return f"sqlite:///{folder}/index.sqlite"
+    name = f"test_{uuid.uuid4().hex}"
+    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE SCHEMA {name}"))
+    admin.dispose()
+    own = make_url(server).update_query_dict({"options": f"-csearch_path={name}"})
+    return own.render_as_string(hide_password=False)
+
+
+@dataclass
+class Store:
+    """One index and its file store in a folder."""
+
+    folder: Path
+    url: str = ""
+    database: Database = field(init=False)
+    files: FileStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.url = self.url or fresh_url(self.folder)
+        self.database = open_database(self.url)
+        self.files = FileStore(self.folder / "files")
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.database.close()
+
+    def arrival(
+        self,
+        number: int,
+        *,
+        series_uid: str = "1.2.3",
+        study_uid: str = "1.2",
+        content: str = "",
+        patient_id: str = "P1",
+        calling_ae: str = "CT",
+        sop_uid: str | None = None,
+    ) -> Arrival:
+        """One slice whose file is written; its bytes follow from its UID unless `content` says otherwise."""
+        uid = sop_uid or f"{series_uid}.{number}"
+        file = self.files.write_durably([(content or f"pixels of {uid}").encode()])
+        header = IndexedHeader(patient_id=patient_id, modality="CT", instance_number=str(number))
+        return Arrival(uid, CT_IMAGE, series_uid, study_uid, EXPLICIT_LE, calling_ae, "NODE", "127.0.0.1", file, header)
+
+    def receive(self, *numbers: int, now: float, quiet_s: float = QUIET_S, **how: str) -> list[Outcome]:
+        """Slices arrive in one transaction."""
+        arrivals = [self.arrival(number, **how) for number in numbers]  # type: ignore[arg-type]
+        with self.database.transaction() as tx:
+            return series.record_instances(tx, arrivals, now, quiet_s)
+
+    def close_due(self, now: float, model: ModelRef | None = MODEL) -> list[int | None]:
+        """What the scheduler does: close what is due. Returns the jobs' ids."""
+        with self.database.transaction() as tx:
+            return [series.close_series(tx, due.series_pk, now, model) for due in series.due_series(tx, now)]
+
+    def claim(self, now: float, worker: str = "worker-1", attempts: int = ATTEMPTS) -> ClaimedJob | None:
+        with self.database.transaction() as tx:
+            return jobs.claim(tx, worker, now, LEASE_S, attempts)
+
+    def finish(self, job: ClaimedJob, now: float, *destinations: str, probability: float = 0.9) -> int:
+        """What the worker does at the end: a report on disk, then the one transaction."""
+        with self.database.transaction() as tx:
+            return jobs.finish(tx, job.job_id, job.fence, now, analysed(probability), [self.report()], destinations)
+
+    def report(self, uid: str | None = None) -> NewObject:
+        """A report object under a UID of its own."""
+        uid = uid or f"2.25.{next(_uids)}"
+        return NewObject("report", uid, COMPREHENSIVE_3D_SR, "2.25.9001", self.files.write_durably([uid.encode()]))
+
+    def reported(self, *destinations: str, now: float = 0.0) -> int:
+        """One series received, closed, analysed and reported at `now` + QUIET_S. Returns the result's id."""
+        self.receive(1, 2, now=now)
+        self.close_due(now + QUIET_S)
+        job = self.claim(now + QUIET_S)
+        assert job is not None
+        return self.finish(job, now + QUIET_S, *destinations)
+
+    def rows(self, statement: str, **values: object) -> list[dict[str, object]]:
+        """Any query, as a site would write it."""
+        with self.database.read() as tx:
+            return [dict(row) for row in tx.execute(text(statement), values).mappings()]
+
+    def states(self, table: str) -> list[object]:
+        """The states of a table's rows, oldest first."""
+        return [row["state"] for row in self.rows(f"SELECT state FROM {table} ORDER BY id")]
+
+    def events(self) -> list[object]:
+        """The audit trail's events, oldest first."""
+        return [row["event"] for row in self.rows("SELECT event FROM audit ORDER BY id")]
+
+
+def analysed(probability: float = 0.9) -> NewResult:
+    """A result as the pipeline gives it."""
+    return NewResult(
+        "ANALYSED",
+        MODEL.name,
+        MODEL.version,
+        MODEL.digest,
+        unet_sha256="u" * 64,
+        decovnet_sha256="d" * 64,
+        probability=probability,
+        threshold=0.5,
+        positive=probability >= 0.5,
+        lung_volume_ml=4200.0,
+        input_digest="p" * 64,
+        device="cpu",
+        precision="exact",
+        versions={"torch": "2"},
+        timings={"unet": 1.5},
+        checks=[{"code": "SLICES", "sentence": "120 slices"}],
+    )
+
+
+def not_analysed(code: str, sentence: str) -> NewResult:
+    """A result that says why there is none."""
+    return NewResult("NOT_ANALYSED", MODEL.name, MODEL.version, MODEL.digest, reason_code=code, reason_text=sentence)

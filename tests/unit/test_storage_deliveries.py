@@ -1,0 +1,225 @@
+"""The outbox: one delivery per result and destination, leases, retries, storage commitment."""
+
+import pytest
+
+from storage import deliveries
+from storage.deliveries import State
+from storage.errors import IllegalMove, NotFound, StaleLease
+from tests.storage_factory import Store
+
+LEASE_S = 60.0
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path) as store:
+        yield store
+
+
+@pytest.fixture
+def outbox(store):
+    """One report, due at 30 to the PACS and to an archive."""
+    store.reported("PACS", "ARCHIVE")
+    return store
+
+
+def do(store, function, *arguments, **named):
+    with store.database.transaction() as tx:
+        return function(tx, *arguments, **named)
+
+
+def due(store, now, destination="PACS"):
+    return do(store, deliveries.due, destination, now, LEASE_S)
+
+
+def states(store):
+    return {row["destination"]: row["state"] for row in store.rows("SELECT destination, state FROM deliveries")}
+
+
+def test_what_is_due_comes_with_its_objects(outbox):
+    [claimed] = due(outbox, 30)
+    assert (claimed.destination, claimed.attempt, claimed.fence, claimed.series_instance_uid) == ("PACS", 1, 1, "1.2.3")
+    [report] = claimed.objects
+    assert outbox.files.read_verified(report.path, report.sha256)
+    assert states(outbox) == {"PACS": "SENDING", "ARCHIVE": "PENDING"}
+    assert due(outbox, 31) == []
+
+
+def test_a_destination_never_gets_what_is_for_another(outbox):
+    assert due(outbox, 30, "ELSEWHERE") == []
+    do(outbox, deliveries.retry_later, due(outbox, 30)[0].delivery_id, 1, 31, 5000, "refused")
+    assert len(due(outbox, 32, "ARCHIVE")) == 1
+
+
+def test_sent_is_the_end_where_no_commitment_is_wanted(outbox):
+    [claimed] = due(outbox, 30)
+    uid = claimed.objects[0].sop_instance_uid
+    do(outbox, deliveries.sent, claimed.delivery_id, claimed.fence, 31, {uid: 0xB000}, "coercion of data elements")
+    [row] = outbox.rows("SELECT * FROM deliveries WHERE destination = 'PACS'")
+    assert (row["state"], row["sent_at"], row["warning"]) == ("SENT", 31.0, "coercion of data elements")
+    assert do(outbox, deliveries.commitments_due, "PACS", 1e9) == []
+    assert due(outbox, 1e9) == []
+    [audited] = outbox.rows("SELECT detail FROM audit WHERE event = 'delivery.sent'")
+    assert "0xB000" in audited["detail"]
+
+
+def test_a_failed_attempt_waits_and_sends_the_same_bytes(outbox):
+    [first] = due(outbox, 30)
+    assert (
+        do(outbox, deliveries.retry_later, first.delivery_id, first.fence, 31, 100, "connection refused")
+        == State.PENDING
+    )
+    assert due(outbox, 99) == []
+    [second] = due(outbox, 100)
+    assert (second.attempt, second.fence, second.objects) == (2, 2, first.objects)
+
+
+def test_a_sender_that_died_gives_back_when_its_lease_is_over(outbox):
+    [dead] = due(outbox, 30)
+    assert due(outbox, 30 + LEASE_S - 0.1) == []
+    [alive] = due(outbox, 30 + LEASE_S)
+    for late in (
+        lambda: do(outbox, deliveries.sent, dead.delivery_id, dead.fence, 95),
+        lambda: do(outbox, deliveries.retry_later, dead.delivery_id, dead.fence, 95, 100, "x"),
+        lambda: do(outbox, deliveries.fail, dead.delivery_id, dead.fence, 95, "x"),
+    ):
+        with pytest.raises(StaleLease):
+            late()
+    do(outbox, deliveries.sent, alive.delivery_id, alive.fence, 96)
+    assert states(outbox)["PACS"] == "SENT"
+
+
+def test_a_heartbeat_lengthens_the_lease_of_a_slow_sending(outbox):
+    [slow] = due(outbox, 30)
+    assert do(outbox, deliveries.heartbeat, slow.delivery_id, slow.fence, 80, LEASE_S)
+    assert due(outbox, 100) == []
+    do(outbox, deliveries.sent, slow.delivery_id, slow.fence, 120)
+    assert not do(outbox, deliveries.heartbeat, slow.delivery_id, slow.fence, 121, LEASE_S)
+
+
+def test_what_is_refused_for_good_stops_until_an_operator_retries_it(outbox):
+    [claimed] = due(outbox, 30)
+    do(outbox, deliveries.fail, claimed.delivery_id, claimed.fence, 31, "0xA900 data set does not match")
+    assert due(outbox, 1e9) == []
+    do(outbox, deliveries.retry, 200, claimed.delivery_id)
+    assert due(outbox, 200)[0].attempt == 1
+    with pytest.raises(IllegalMove):
+        do(outbox, deliveries.retry, 201, claimed.delivery_id)
+    with pytest.raises(NotFound):
+        do(outbox, deliveries.retry, 201, 999)
+
+
+def test_at_start_the_senders_leases_are_given_back(outbox):
+    due(outbox, 30)
+    due(outbox, 30, "ARCHIVE")
+    assert do(outbox, deliveries.release_all, 31) == 2
+    assert set(states(outbox).values()) == {"PENDING"}
+
+
+def test_a_late_slice_lets_a_sending_end_but_not_begin_again(outbox):
+    [sending] = due(outbox, 30)
+    outbox.receive(3, now=40)
+    assert states(outbox) == {"PACS": "SENDING", "ARCHIVE": "SUPERSEDED"}
+    later = do(outbox, deliveries.retry_later, sending.delivery_id, sending.fence, 41, 50, "aborted")
+    assert later == State.SUPERSEDED
+    assert due(outbox, 1e9) == []
+
+
+def test_a_late_slice_does_not_unsend_what_arrived(outbox):
+    [sending] = due(outbox, 30)
+    outbox.receive(3, now=40)
+    do(outbox, deliveries.sent, sending.delivery_id, sending.fence, 41)
+    assert states(outbox)["PACS"] == "SENT"
+
+
+def test_a_superseded_report_is_not_resent_after_its_sender_died(outbox):
+    due(outbox, 30)
+    outbox.receive(3, now=40)
+    assert due(outbox, 30 + LEASE_S) == []
+    assert states(outbox)["PACS"] == "SUPERSEDED"
+
+
+def sent(outbox, now=31):
+    [claimed] = due(outbox, now - 1)
+    do(outbox, deliveries.sent, claimed.delivery_id, claimed.fence, now, commitment_at=now)
+    return claimed.delivery_id
+
+
+def test_commitment_is_asked_for_and_its_answer_finds_the_delivery(outbox):
+    delivery = sent(outbox)
+    [asked] = do(outbox, deliveries.commitments_due, "PACS", 31)
+    assert (asked.delivery_id, asked.attempt, asked.transaction_uid) == (delivery, 0, None)
+    do(outbox, deliveries.await_commitment, delivery, 31, "2.25.77", 100)
+    assert do(outbox, deliveries.commitments_due, "PACS", 99) == []
+    assert do(outbox, deliveries.find_commitment, "2.25.77").objects == asked.objects
+    do(outbox, deliveries.committed, delivery, 50)
+    do(outbox, deliveries.committed, delivery, 51)
+    assert states(outbox)["PACS"] == "COMMITTED"
+    assert outbox.events().count("delivery.committed") == 1
+    with pytest.raises(NotFound):
+        do(outbox, deliveries.find_commitment, "2.25.78")
+
+
+def test_commitment_without_an_answer_is_asked_for_again(outbox):
+    delivery = sent(outbox)
+    do(outbox, deliveries.await_commitment, delivery, 31, "2.25.77", 100)
+    [again] = do(outbox, deliveries.commitments_due, "PACS", 100)
+    assert (again.attempt, again.transaction_uid) == (1, "2.25.77")
+
+
+def test_what_is_not_committed_is_sent_again(outbox):
+    delivery = sent(outbox)
+    do(outbox, deliveries.await_commitment, delivery, 31, "2.25.77", 100)
+    do(outbox, deliveries.commitment_failed, delivery, 40, 50, "0x0112 no such object instance")
+    [again] = due(outbox, 50)
+    assert (again.delivery_id, again.attempt) == (delivery, 2)
+    with pytest.raises(StaleLease):
+        do(outbox, deliveries.await_commitment, delivery, 51, "2.25.78", 100)
+    with pytest.raises(IllegalMove):
+        do(outbox, deliveries.committed, delivery, 52)
+
+
+def test_a_superseded_report_that_is_not_committed_is_not_sent_again(outbox):
+    delivery = sent(outbox)
+    outbox.receive(3, now=40)
+    do(outbox, deliveries.commitment_failed, delivery, 41, 50, "0x0112 no such object instance")
+    assert due(outbox, 1e6) == []
+
+
+def test_a_destination_without_commitment_is_asked_no_more(outbox):
+    delivery = sent(outbox)
+    do(outbox, deliveries.commitment_not_offered, delivery, 32, "no presentation context")
+    assert do(outbox, deliveries.commitments_due, "PACS", 1e9) == []
+    assert states(outbox)["PACS"] == "SENT"
+
+
+def test_destinations_with_work_are_those_with_something_due(outbox):
+    with outbox.database.read() as tx:
+        assert deliveries.destinations_with_work(tx, 29) == []
+        assert deliveries.destinations_with_work(tx, 30) == ["ARCHIVE", "PACS"]
+        assert deliveries.next_due_at(tx) == 30.0
+    sent(outbox)
+    [archive] = due(outbox, 30, "ARCHIVE")
+    do(outbox, deliveries.sent, archive.delivery_id, archive.fence, 31)
+    with outbox.database.read() as tx:
+        assert deliveries.destinations_with_work(tx, 31) == ["PACS"]
+
+
+@pytest.mark.parametrize("jump", [60.0, 3600.0, 1e6])
+def test_a_clock_that_jumped_back_leaves_no_delivery_hanging(store, jump):
+    start = 2e6
+    store.reported("PACS", now=start)
+    back = start + 30 - jump
+    [claimed] = due(store, back)
+    do(store, deliveries.retry_later, claimed.delivery_id, claimed.fence, back + 1, back + 11, "refused")
+    further = back - jump
+    with store.database.read() as tx:
+        assert deliveries.destinations_with_work(tx, further) == ["PACS"]
+    assert due(store, further) == []
+    assert len(due(store, further + 10)) == 1
+
+
+def test_states_that_nothing_leaves_are_final():
+    left = {state for froms in deliveries.TRANSITIONS.values() for state in froms}
+    assert set(State) - left == {State.COMMITTED, State.SUPERSEDED}
+    assert set(deliveries.TRANSITIONS) == set(State)
