@@ -1,0 +1,149 @@
+"""A CT series as a volume: plain data without torch, so that any process may import it."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class SourceSlice:
+    """Where one slice of the volume came from.
+
+    frame: 0-based frame of a multi-frame instance, 0 for a classic one.
+    position_mm: ImagePositionPatient of the slice's first pixel, LPS millimetres.
+    """
+
+    path: Path
+    sop_instance_uid: str
+    sop_class_uid: str
+    frame: int
+    position_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class SeriesHeader:
+    """What the suitability rules and the report need from the headers; empty where the source is silent.
+
+    Values are those of the lowest slice, but a flag is set when any slice sets it, `has_rescale` only when
+    every slice has both values, and `bits_stored` is the smallest.
+
+    tilt_deg: Gantry/Detector Tilt, degrees.
+    spacing_between_slices_mm: the scanner's own word on the spacing, to compare with the positions.
+    rescale_type: Rescale Type, such as "HU"; empty means HU for CT.
+    lossy: the pixels went through lossy compression at some time.
+    quality_control: Quality Control Image is YES.
+    derivation: Derivation Description.
+    images_in_acquisition: how many images the scanner says it made, 0 where it does not.
+    number_step: 2 or more where every step of the instance numbers, slice to slice, is that wide.
+    """
+
+    modality: str = ""
+    image_type: tuple[str, ...] = ()
+    body_part: str = ""
+    manufacturer: str = ""
+    manufacturer_model: str = ""
+    kernel: str = ""
+    slice_thickness_mm: float | None = None
+    series_description: str = ""
+    study_description: str = ""
+    protocol_name: str = ""
+    patient_position: str = ""
+    burned_in: bool = False
+    contrast: bool = False
+    transfer_syntax_uid: str = ""
+    has_rescale: bool = True
+    bits_stored: int = 16
+    sop_class_uid: str = ""
+    rescale_type: str = ""
+    spacing_between_slices_mm: float | None = None
+    tilt_deg: float | None = None
+    lossy: bool = False
+    quality_control: bool = False
+    derivation: str = ""
+    image_comments: str = ""
+    acquisition_number: str = ""
+    images_in_acquisition: int = 0
+    number_step: int = 1
+
+
+@dataclass(frozen=True)
+class CTVolume:
+    """One complete CT volume in Hounsfield units.
+
+    hu: int16 (Z, Y, X). z ascends along the slice normal, oriented towards the patient's head; rows and
+        columns are exactly as stored, never flipped. Each slice is its stored values times its slope plus
+        its intercept, rounded to the nearest integer and clipped to int16. Padding outside the field of
+        view keeps that value when it is at or below -900 HU (often -2000 or -3024), as it then is air to
+        every window; a padding value that would read as tissue is set to -1024.
+    spacing_mm: (z, y, x).
+    affine: float64 (4, 4), voxel index (x, y, z, 1) to the voxel centre in LPS millimetres.
+    slices: one per z.
+    dropped: SOP Instance UIDs of exact duplicates that were left out.
+    rescale: (slope, intercept) per z as stored; empty means (1, 0) for all.
+    part: which part of a series of several volumes this is, in words; empty for the usual whole series.
+    passed_over: SOP Instance UIDs of the series' other volumes, when `part` is set.
+    """
+
+    hu: npt.NDArray[np.int16]
+    spacing_mm: tuple[float, float, float]
+    affine: npt.NDArray[np.float64]
+    slices: tuple[SourceSlice, ...]
+    series_instance_uid: str
+    study_instance_uid: str
+    header: SeriesHeader = field(default_factory=SeriesHeader)
+    dropped: tuple[str, ...] = ()
+    rescale: tuple[tuple[float, float], ...] = ()
+    part: str = ""
+    passed_over: tuple[str, ...] = ()
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        z, y, x = self.spacing_mm
+        return z * y * x / 1000.0
+
+    def digest(self) -> str:
+        """SHA-256 hex over voxels and geometry: equal for two encodings of the same volume."""
+        sha = hashlib.sha256(repr((self.hu.shape, (np.round(self.affine, 3) + 0.0).tolist())).encode())
+        sha.update(np.ascontiguousarray(self.hu).data)
+        return sha.hexdigest()
+
+    def clamp_stored(self, low: float, below: float, high: float, above: float) -> npt.NDArray[np.int16]:
+        """HU as if stored values under `low` had been `below`, and those over `high` `above`, before rescale.
+
+        low, below, high, above: stored values (not HU), as a profile that clamps before the rescale has them.
+        Returns (Z, Y, X) int16, `hu` itself where nothing changes. The comparison is made in HU through each
+        slice's own line, so it is exact wherever |slope| >= 1 or slope and intercept are whole numbers, and
+        within one HU of the limits otherwise. Values clipped to int16 stay on their side of any limit within
+        int16.
+        """
+        clamped = self.hu
+        for z in range(self.hu.shape[0]):
+            slope, intercept = self.rescale[z] if self.rescale else (1.0, 0.0)
+            low_hu, below_hu, high_hu, above_hu = (slope * value + intercept for value in (low, below, high, above))
+            plane = self.hu[z]
+            if plane.min() >= low_hu and plane.max() <= high_hu:
+                continue
+            if clamped is self.hu:
+                clamped = self.hu.copy()
+            clamped[z][plane < low_hu] = round(below_hu)
+            clamped[z][plane > high_hu] = round(above_hu)
+        return clamped
+
+    def position_mm(self, z: float, row: float, column: float) -> tuple[float, float, float]:
+        """LPS millimetres of a voxel's centre."""
+        x_mm, y_mm, z_mm, _ = self.affine @ np.array([column, row, z, 1.0])
+        return float(x_mm), float(y_mm), float(z_mm)
+
+    def source_of(self, position_mm: tuple[float, float, float]) -> tuple[SourceSlice, int, int]:
+        """The slice, row and column of the voxel that holds a point in LPS millimetres.
+
+        Raises ValueError for a point outside the volume.
+        """
+        column, row, z, _ = np.rint(np.linalg.inv(self.affine) @ np.array([*position_mm, 1.0])).astype(int)
+        if not all(0 <= index < size for index, size in zip((z, row, column), self.hu.shape, strict=True)):
+            raise ValueError("the point lies outside the volume")
+        return self.slices[z], int(row), int(column)

@@ -1,0 +1,78 @@
+"""Where the networks run: the one place that chooses a device and a number of threads."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from inference.errors import ModelError
+
+Kind = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that is there.
+
+    kind: "cpu" or "cuda".  index: which GPU, 0 for the CPU.  name: the hardware's own name.
+    threads: CPU threads that computing may use.
+    """
+
+    kind: Kind
+    index: int
+    name: str
+    threads: int
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device as PyTorch names it."""
+        return torch.device("cpu") if self.kind == "cpu" else torch.device("cuda", self.index)
+
+
+def choose_device(wanted: str = "auto", threads: int = 0) -> Device:
+    """The device for a setting: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
+
+    threads: CPU threads; 0 means as many as this process may run on.
+    Raises ModelError for another word, or for a GPU that is not there.
+    """
+    threads = threads or len(os.sched_getaffinity(0))
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cpu":
+        return Device("cpu", 0, _cpu_name(), threads)
+    kind, _, index = wanted.partition(":")
+    if kind != "cuda" or not (index or "0").isdigit():
+        raise ModelError(f'device "{wanted}": expected "auto", "cpu", "cuda" or "cuda:N"')
+    number = int(index or 0)
+    if number >= torch.cuda.device_count():
+        raise ModelError(f'device "{wanted}": this machine has {torch.cuda.device_count()} CUDA devices')
+    return Device("cuda", number, torch.cuda.get_device_name(number), threads)
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else "CPU"
+
+
+def workers(threads: int) -> ThreadPoolExecutor:
+    """A pool whose threads each compute alone, so that a sum is added up in the same order however many there are."""
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute in the calling thread alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,140 @@
+"""Values of the DICOM elements that matter here, taken as raw bytes and parsed without pydicom's converters.
+
+So no malformed value reaches a warning or an error text: both would carry patient data.
+"""
+
+import math
+
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.tag import Tag
+
+_NUMBERS = {
+    "ImageType": 0x00080008,
+    "SOPClassUID": 0x00080016,
+    "SOPInstanceUID": 0x00080018,
+    "Modality": 0x00080060,
+    "Manufacturer": 0x00080070,
+    "StudyDescription": 0x00081030,
+    "SeriesDescription": 0x0008103E,
+    "ManufacturerModelName": 0x00081090,
+    "DerivationDescription": 0x00082111,
+    "PatientName": 0x00100010,
+    "PatientID": 0x00100020,
+    "PatientBirthDate": 0x00100030,
+    "ContrastBolusAgent": 0x00180010,
+    "BodyPartExamined": 0x00180015,
+    "SliceThickness": 0x00180050,
+    "SpacingBetweenSlices": 0x00180088,
+    "ProtocolName": 0x00181030,
+    "GantryDetectorTilt": 0x00181120,
+    "ConvolutionKernel": 0x00181210,
+    "PatientPosition": 0x00185100,
+    "StudyInstanceUID": 0x0020000D,
+    "SeriesInstanceUID": 0x0020000E,
+    "AcquisitionNumber": 0x00200012,
+    "ImagePositionPatient": 0x00200032,
+    "ImageOrientationPatient": 0x00200037,
+    "FrameOfReferenceUID": 0x00200052,
+    "TemporalPositionIdentifier": 0x00200100,
+    "TemporalPositionIndex": 0x00209128,
+    "NominalPercentageOfCardiacPhase": 0x00209241,
+    "InstanceNumber": 0x00200013,
+    "ImagesInAcquisition": 0x00201002,
+    "ImageComments": 0x00204000,
+    "FrameAcquisitionNumber": 0x00209156,
+    "FrameType": 0x00089007,
+    "SamplesPerPixel": 0x00280002,
+    "PhotometricInterpretation": 0x00280004,
+    "NumberOfFrames": 0x00280008,
+    "Rows": 0x00280010,
+    "Columns": 0x00280011,
+    "PixelSpacing": 0x00280030,
+    "BitsAllocated": 0x00280100,
+    "BitsStored": 0x00280101,
+    "HighBit": 0x00280102,
+    "PixelRepresentation": 0x00280103,
+    "PixelPaddingValue": 0x00280120,
+    "PixelPaddingRangeLimit": 0x00280121,
+    "QualityControlImage": 0x00280300,
+    "BurnedInAnnotation": 0x00280301,
+    "RescaleIntercept": 0x00281052,
+    "RescaleSlope": 0x00281053,
+    "RescaleType": 0x00281054,
+    "LossyImageCompression": 0x00282110,
+    "SharedFunctionalGroupsSequence": 0x52009229,
+    "PerFrameFunctionalGroupsSequence": 0x52009230,
+}
+# Tags made once: making them costs more than reading most elements does.
+TAGS = {name: Tag(number) for name, number in _NUMBERS.items()}
+_FUNCTIONAL_GROUPS = {
+    "PlanePosition": 0x00209113,
+    "PlaneOrientation": 0x00209116,
+    "FrameContent": 0x00209111,
+    "PixelMeasures": 0x00289110,
+    "PixelValueTransformation": 0x00289145,
+    "CTImageFrameType": 0x00189329,
+    "CTReconstruction": 0x00189314,
+    "TemporalPosition": 0x00209310,
+    "CardiacSynchronization": 0x00189118,
+    "UnassignedShared": 0x0020A170,
+    "UnassignedPerFrame": 0x0020A171,
+}
+
+
+class Elements:
+    """Reads values of one dataset, or of the first of several that has them, as plain text and numbers."""
+
+    def __init__(self, *datasets: Dataset) -> None:
+        self._datasets = datasets
+
+    def raw(self, name: str) -> bytes:
+        tag = TAGS[name]
+        for dataset in self._datasets:
+            if tag in dataset:
+                value = dataset.get_item(tag).value
+                if isinstance(value, bytes):
+                    return value
+        return b""
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        text = self.raw(name).decode("latin-1").strip(" \0")
+        return tuple(part.strip(" \0") for part in text.split("\\")) if text else ()
+
+    def text(self, name: str) -> str:
+        return "\\".join(self.texts(name))
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """Decimal strings as floats; empty when any of them is not a finite number."""
+        try:
+            values = tuple(float(part) for part in self.texts(name))
+        except ValueError:
+            return ()
+        return values if all(map(math.isfinite, values)) else ()
+
+    def number(self, name: str) -> float | None:
+        values = self.numbers(name)
+        return values[0] if values else None
+
+    def word(self, name: str) -> int | None:
+        raw = self.raw(name)
+        return int.from_bytes(raw[:2], "little") if len(raw) >= 2 else None
+
+    def key(self, name: str) -> str:
+        """A value only ever compared: text as it is, binary as hexadecimal."""
+        raw = self.raw(name).strip(b" \0")
+        return raw.decode("ascii") if raw.isascii() and raw.decode("ascii").isprintable() else raw.hex()
+
+
+def functional_groups(items: list[Dataset]) -> list[Dataset]:
+    """The datasets inside the functional groups that matter here."""
+    return [group for item in items for tag in _FUNCTIONAL_GROUPS.values() for group in _sequence(item, tag)[:1]]
+
+
+def items(dataset: Dataset, name: str) -> list[Dataset]:
+    return _sequence(dataset, TAGS[name])
+
+
+def _sequence(dataset: Dataset, tag: int) -> list[Dataset]:
+    value = dataset[tag].value if tag in dataset else None
+    return list(value) if isinstance(value, DicomSequence) else []

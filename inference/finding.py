@@ -1,0 +1,70 @@
+"""What a pipeline hands over: plain data without torch, so that any process may import it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model made a finding.
+
+    digest: SHA-256 over the card's preprocessing and both weight files; changes when any of them does.
+    verified: the weight files match digests pinned in a card that ships with the node.
+    demonstration: trained on synthetic phantoms only; its reports say so.
+    """
+
+    name: str
+    version: str
+    profile: str
+    digest: str
+    unet_sha256: str
+    decovnet_sha256: str
+    threshold: float
+    verified: bool
+    demonstration: bool
+
+
+@dataclass(frozen=True)
+class QualityCheck:
+    """One check that the series passed on its way, for the report and the audit."""
+
+    code: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one analysed series.
+
+    probability: P(COVID-19) as the model gives it, 0 to 1.
+    lung_mask: bool (Z, Y, X) on the grid of the source volume; cleaned (connected components).
+    lung_volume_ml, left_lung_ml, right_lung_ml: millilitres of the cleaned mask.
+    localisation: bool (Z, Y, X), the region that drove the model, or None where it was not asked for.
+    heat: float32 (Z, Y, X) 0 to 1, the map that `localisation` is cut from, or None.
+    input_digest: SHA-256 hex of the HU volume and its geometry as the pipeline saw them.
+    timings_s: seconds by stage.
+    trace: intermediate values by name (JSON types only); empty unless asked for.
+    """
+
+    probability: float
+    lung_mask: npt.NDArray[np.bool_]
+    lung_volume_ml: float
+    left_lung_ml: float
+    right_lung_ml: float
+    localisation: npt.NDArray[np.bool_] | None
+    heat: npt.NDArray[np.float32] | None
+    input_digest: str
+    model: ModelIdentity
+    device: str
+    precision: str
+    versions: dict[str, str]
+    timings_s: dict[str, float]
+    checks: tuple[QualityCheck, ...] = ()
+    trace: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def positive(self) -> bool:
+        """True at or above the model's threshold."""
+        return self.probability >= self.model.threshold

@@ -1,0 +1,186 @@
+"""From HU to what the networks get: pure functions on arrays, each step a field of the model card's profile."""
+
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+
+from inference.cards import Circle, Intensity, Profile, Slices
+from inference.ct import CTVolume
+from inference.errors import UnsuitableSeries
+
+Grey = npt.NDArray[np.uint8]
+Weights = npt.NDArray[np.float64]
+Box = tuple[slice, slice, slice]
+
+# A cubic spline's memory of a sample fades by 0.27 per step: beyond 24 steps it is below float64's resolution.
+_NEGLIGIBLE = 1e-14
+_SLICES_AT_ONCE = 8
+
+
+def greys(volume: CTVolume, profile: Profile) -> Grey:
+    """The volume as 8-bit grey slices in the profile's order and spacing.
+
+    Returns uint8 (T, Y, X): clamp, circle, resampling along z, then the window.
+    Source: Zheng et al. 2020, "Preprocessing of 2D UNet", and the published checkpoints' preprocessing.
+    """
+    hu = _clamped(volume, profile.intensity)
+    if profile.slices.order == "descending":
+        hu = hu[::-1]
+    outside = outside_circle(hu.shape[1], hu.shape[2], profile.intensity.circle)
+    lower_by = profile.intensity.circle.lower_by_hu if profile.intensity.circle else 0
+    table = grey_table(profile.intensity.window_hu)
+    count = resampled_count(len(hu), volume.spacing_mm[0], profile.slices)
+    result = np.empty((count, *hu.shape[1:]), np.uint8)
+    for start, part in _resampled(hu, count, profile.slices.interpolation_order):
+        grey = table[part.view(np.uint16)]
+        # Resampling keeps constants, so lowering the corners after it gives what lowering them before it does.
+        grey[:, outside] = table[(np.maximum(part[:, outside], -32768 + lower_by) - lower_by).view(np.uint16)]
+        result[start : start + len(part)] = grey
+    return result
+
+
+def window(hu: npt.NDArray[np.int16], low: float, high: float) -> Grey:
+    """Scale HU linearly to 0..255, clipping outside the window: floor(255 x).
+
+    hu: any shape, HU.  low, high: window edges, HU.
+    Returns uint8 of the same shape.
+    """
+    return grey_table((low, high))[np.ascontiguousarray(hu).view(np.uint16)]
+
+
+@cache
+def grey_table(window_hu: tuple[float, float]) -> Grey:
+    """Grey value of every int16 HU value, indexed by its bits as uint16: uint8 (65536,)."""
+    low, high = window_hu
+    hu = np.arange(65536, dtype=np.uint16).view(np.int16).astype(np.float64)
+    return np.floor(255 * np.clip((hu - low) / (high - low), 0, 1)).astype(np.uint8)
+
+
+def outside_circle(rows: int, columns: int, circle: Circle | None) -> npt.NDArray[np.bool_]:
+    """Pixels outside the reconstruction circle, scaled from the matrix that it is given for: bool (Y, X)."""
+    if circle is None:
+        return np.zeros((rows, columns), bool)
+    y, x = np.ogrid[:rows, :columns]
+    down, across = rows / circle.matrix, columns / circle.matrix
+    distance = (y / down - circle.centre_px[0]) ** 2 + (x / across - circle.centre_px[1]) ** 2
+    return np.asarray(distance > circle.radius_px**2)
+
+
+def resampled_count(slices: int, spacing_mm: float, profile: Slices) -> int:
+    """How many slices there are after resampling to the profile's spacing, at least 1."""
+    if profile.spacing_mm is None:
+        return slices
+    return max(1, round(slices * spacing_mm / profile.spacing_mm))
+
+
+def nearest_resampled(slices: int, count: int) -> npt.NDArray[np.intp]:
+    """For each source slice the resampled one that lies nearest: intp (slices,), each 0 to count - 1."""
+    if slices == 1:
+        return np.zeros(1, np.intp)
+    return np.floor(np.arange(slices) * (count - 1) / (slices - 1) + 0.5).astype(np.intp)
+
+
+def verdict_range(count: int, profile: Slices) -> tuple[int, int]:
+    """First and one past the last of the resampled slices that the verdict is made from."""
+    start, stop = int(profile.lung_range[0] * count), int(profile.lung_range[1] * count)
+    chosen = stop - start
+    return start + int(profile.verdict_range[0] * chosen), start + int(profile.verdict_range[1] * chosen)
+
+
+def mask_box(mask: Grey) -> Box:
+    """The mask's bounding box, each upper bound exclusive of the last index, as the published model had it.
+
+    mask: uint8 (T, Y, X), not 0 in the lung. One stray pixel moves the box.
+    Raises UnsuitableSeries (NO_LUNG_MASK) where the box holds no voxel.
+    """
+    box = []
+    for others in ((1, 2), (0, 2), (0, 1)):
+        found = np.flatnonzero(mask.any(axis=others))
+        if len(found) < 2:
+            raise UnsuitableSeries("NO_LUNG_MASK", "The network found no lung in the slices that the verdict is from.")
+        box.append(slice(int(found[0]), int(found[-1])))
+    return box[0], box[1], box[2]
+
+
+def resize_slices(slices: Grey, size: tuple[int, int], order: int = 3) -> Grey:
+    """Resize each slice with splines, as `scipy.ndimage.zoom` does, as two matrix products.
+
+    slices: uint8 (T, Y, X), grey values or a mask.  size: rows and columns wanted.
+    Returns uint8 (T, rows, columns), halves rounded up, clipped to 0..255.
+    """
+    if slices.shape[1:] == size:
+        return slices
+    down = _operator(size[0], slices.shape[1], order, "constant")
+    across = _operator(size[1], slices.shape[2], order, "constant").T.contiguous()
+    result = np.empty((len(slices), *size), np.uint8)
+    for plane, resized in zip(slices, result, strict=True):
+        values = down @ torch.from_numpy(np.ascontiguousarray(plane)).double() @ across
+        resized[:] = values.add_(0.5).clamp_(0, 255).to(torch.uint8).numpy()
+    return result
+
+
+@cache
+def spline_matrix(result: int, source: int, order: int = 3, edge: str = "constant") -> Weights:
+    """The resize of one axis as a matrix: float64 (result, source).
+
+    The zoom is linear in its input, so the zoom of an identity matrix holds all of it, edges included.
+    edge: `scipy.ndimage.zoom`'s mode.
+    """
+    matrix = ndimage.zoom(np.eye(source), (result / source, 1), order=order, mode=edge)
+    matrix.setflags(write=False)
+    return np.asarray(matrix, np.float64)
+
+
+def nearest_pixels(mask: Grey, size: tuple[int, int]) -> Grey:
+    """A mask brought to another matrix by its nearest pixels: uint8 (T, rows, columns)."""
+    if mask.shape[1:] == size:
+        return mask
+    rows = ((np.arange(size[0]) + 0.5) * mask.shape[1] / size[0]).astype(np.intp)
+    columns = ((np.arange(size[1]) + 0.5) * mask.shape[2] / size[1]).astype(np.intp)
+    return mask[:, rows[:, None], columns]
+
+
+def _clamped(volume: CTVolume, intensity: Intensity) -> npt.NDArray[np.int16]:
+    clamp = intensity.raw_clamp
+    if clamp is None:
+        return volume.hu
+    return volume.clamp_stored(clamp.low, clamp.low_becomes, clamp.high, clamp.high)
+
+
+def _resampled(hu: npt.NDArray[np.int16], count: int, order: int) -> Iterator[tuple[int, npt.NDArray[np.int16]]]:
+    """Parts of the volume resampled along z to `count` slices: the first index of each part, and the part.
+
+    A part needs only the slices near it, so the cost of a slice does not grow with their number.
+    """
+    matrix = None if count == len(hu) else _operator(count, len(hu), order, "nearest").numpy()
+    for start in range(0, count, _SLICES_AT_ONCE):
+        stop = min(start + _SLICES_AT_ONCE, count)
+        if matrix is None:
+            yield start, np.ascontiguousarray(hu[start:stop])
+            continue
+        used = np.flatnonzero(np.abs(matrix[start:stop]).max(axis=0) > _NEGLIGIBLE)
+        near = slice(int(used[0]), int(used[-1]) + 1)
+        source = hu[near].reshape(near.stop - near.start, -1)
+        yield start, _weighted(matrix[start:stop, near], source).reshape(-1, *hu.shape[1:])
+
+
+def _weighted(weights: Weights, source: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+    """weights @ source, rounded to the nearest integer, halves away from zero as scipy rounds them."""
+    operator = torch.from_numpy(np.ascontiguousarray(weights))
+    result = np.empty((len(weights), source.shape[1]), np.int16)
+    step = 16384  # pixels at a time: float64 copies that stay in the cache
+    for start in range(0, source.shape[1], step):
+        values = operator @ torch.from_numpy(np.ascontiguousarray(source[:, start : start + step])).double()
+        values += torch.copysign(torch.tensor(0.5, dtype=torch.float64), values)
+        result[:, start : start + step] = values.clamp_(-32768, 32767).to(torch.int16).numpy()
+    return result
+
+
+@cache
+def _operator(result: int, source: int, order: int, edge: str) -> torch.Tensor:
+    """`spline_matrix` for PyTorch, whose products keep to the threads that a pipeline was given."""
+    return torch.from_numpy(spline_matrix(result, source, order, edge).copy())

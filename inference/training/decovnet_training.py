@@ -1,0 +1,107 @@
+"""Train DeCoVNet from volume-level labels alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import rankdata
+from torch import Tensor, nn
+from torch.nn import functional
+
+from inference.decovnet import COVID, DeCoVNet
+from inference.training.augmentation import draw, jitter, warp
+from inference.training.loop import Score, TrainingSettings
+
+
+@dataclass(frozen=True)
+class VolumeCase:
+    """One volume with its label.
+
+    grey: uint8 (T, H, W), windowed and resized as for DeCoVNet.  lungs: uint8 (T, H, W), 0 or 1.
+    Either may lie on any device.
+    """
+
+    name: str
+    grey: Tensor
+    lungs: Tensor
+    covid: bool
+
+
+class VolumeTask:
+    """What `loop.train` learns from: whole volumes, one a step, scored by ROC AUC on the validation volumes."""
+
+    def __init__(
+        self,
+        network: DeCoVNet,
+        training: Sequence[VolumeCase],
+        validation: Sequence[VolumeCase],
+        settings: TrainingSettings,
+    ) -> None:
+        self.network = network
+        self._training, self._validation, self._settings = training, validation, settings
+        self._device = next(network.parameters()).device
+
+    def order(self, generator: torch.Generator) -> list[int]:
+        """Every volume; where settings ask for balance, the smaller class repeated until classes are equal."""
+        by_class: list[list[int]] = [[], []]
+        for number, case in enumerate(self._training):
+            by_class[case.covid].append(number)
+        chosen = by_class[0] + by_class[1]
+        smaller = min(by_class, key=len)
+        missing = abs(len(by_class[0]) - len(by_class[1]))
+        if self._settings.balance and smaller:
+            shuffled = [smaller[i] for i in torch.randperm(len(smaller), generator=generator).tolist()]
+            chosen += [shuffled[i % len(shuffled)] for i in range(missing)]
+        return [chosen[i] for i in torch.randperm(len(chosen), generator=generator).tolist()]
+
+    def loss(self, sample: int, generator: torch.Generator) -> Tensor:
+        """Cross-entropy over normal and COVID-19."""
+        case = self._training[sample]
+        change = draw(self._settings.augmentation, generator)
+        grey, lungs = self._inputs(case)
+        volume = torch.cat([warp(jitter(grey, change), change), warp(lungs, change, "nearest")])
+        target = torch.tensor([int(case.covid)], device=self._device)
+        return functional.cross_entropy(self.network(volume[None]).float(), target)
+
+    def validate(self) -> Score:
+        """ROC AUC over the validation volumes, and the mean cross-entropy."""
+        probabilities = [self._probability(case) for case in self._validation]
+        labels = [case.covid for case in self._validation]
+        truth = torch.tensor([float(label) for label in labels])
+        loss = functional.binary_cross_entropy(torch.tensor(probabilities), truth) if labels else torch.tensor(0.0)
+        return Score(roc_auc(labels, probabilities), float(loss))
+
+    def _inputs(self, case: VolumeCase) -> tuple[Tensor, Tensor]:
+        grey = case.grey.to(self._device)[None].float() / 255
+        return grey, case.lungs.to(self._device)[None].float()
+
+    def _probability(self, case: VolumeCase) -> float:
+        return probability(self.network, torch.cat(self._inputs(case)))
+
+
+def probability(network: DeCoVNet, volume: Tensor) -> float:
+    """P(COVID-19) of a volume (2, T, H, W), grey and mask 0 to 1, in the network's present mode."""
+    return float(network(volume[None]).float().softmax(1)[0, COVID])
+
+
+def roc_auc(labels: Sequence[bool], probabilities: Sequence[float]) -> float:
+    """Area under the ROC curve, ties counted half; 0.5 where only one class is present."""
+    positives = sum(labels)
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return 0.5
+    ranks = rankdata(probabilities)
+    total = sum(float(rank) for rank, label in zip(ranks, labels, strict=True) if label)
+    return (total - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def initialise(network: DeCoVNet) -> None:
+    """Start every convolution so that its output varies as much as its input, ReLU included (He et al. 2015).
+
+    The classifier has no normalisation: from PyTorch's smaller start its last layers see next to nothing.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv3d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,186 @@
+"""Lung masks without labels, which the U-Net learns from, and checks that find where they failed.
+
+Source: Zheng et al. 2020, "Proposed DeCoVNet", and their reference 20 (Liao et al.): everything darker
+than -320 HU, without what is connected to the outside, its largest components, filled slice by slice.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+Mask = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.integer]
+
+AIR_BELOW_HU = -320
+TRACHEA_MM2 = (40.0, 900.0)  # cross-section of an adult's trachea with room on both sides
+
+
+@dataclass(frozen=True)
+class MaskChecks:
+    """What a lung mask of an adult must look like to be learned from.
+
+    volume_ml: both lungs together.  largest_share: the larger lung's part of the whole.
+    height_mm: extent along z.  edge_share: how much of the largest slice area may lie on the first or last slice.
+    fill_share: how much of the box around it the mask fills.
+    """
+
+    volume_ml: tuple[float, float] = (1200.0, 9000.0)
+    largest_share: float = 0.80
+    height_mm: tuple[float, float] = (110.0, 380.0)
+    edge_share: float = 0.05
+    fill_share: tuple[float, float] = (0.15, 0.75)
+
+
+def unsupervised_mask(
+    hu: npt.NDArray[np.int16],
+    spacing_mm: tuple[float, float, float],
+    *,
+    below_hu: float = AIR_BELOW_HU,
+    airways: bool = False,
+) -> Mask:
+    """Both lungs, with the vessels in them.
+
+    hu: (Z, Y, X), z towards the head.  spacing_mm: (z, y, x).
+    airways: keep the trachea and what is connected to it, as the authors' masks do; without it the lungs
+        end where a reader would end them.
+    Returns bool (Z, Y, X), empty where nothing remains.
+    """
+    air = _without_outside(hu < below_hu)
+    if not airways:
+        air &= ~_trachea(air, spacing_mm)
+    box = ndimage.find_objects(air.astype(np.uint8))
+    lungs = np.zeros(hu.shape, bool)
+    if not box:
+        return lungs
+    inside = _largest_lungs(air[box[0]])
+    inside = _fill_slices(inside)
+    lungs[box[0]] = _largest_lungs(inside)
+    return lungs
+
+
+def failures(mask: Mask, spacing_mm: tuple[float, float, float], checks: MaskChecks | None = None) -> tuple[str, ...]:
+    """Why a mask should not be learned from: one sentence per failed check; empty for a good mask.
+
+    mask: bool (Z, Y, X).  spacing_mm: (z, y, x).
+    """
+    checks = checks or MaskChecks()
+    if not mask.any():
+        return ("The mask is empty.",)
+    found = []
+    millilitres = float(np.count_nonzero(mask)) * float(np.prod(spacing_mm)) / 1000
+    low, high = checks.volume_ml
+    if not low <= millilitres <= high:
+        found.append(f"The lungs hold {millilitres:.0f} mL; {low:.0f} to {high:.0f} are expected.")
+    areas = mask.sum(axis=(1, 2))
+    height = float(np.ptp(np.flatnonzero(areas)) + 1) * spacing_mm[0]
+    if not checks.height_mm[0] <= height <= checks.height_mm[1]:
+        found.append(f"The lungs are {height:.0f} mm high.")
+    if max(areas[0], areas[-1]) > checks.edge_share * areas.max():
+        found.append("The lungs are cut off at the first or the last slice.")
+    share = left_right_share(mask)
+    if share > checks.largest_share:
+        found.append(f"{share:.0%} of the mask lies on one side.")
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    filled = float(mask[box].mean())
+    if not checks.fill_share[0] <= filled <= checks.fill_share[1]:
+        found.append(f"The mask fills {filled:.0%} of the box around it.")
+    return tuple(found)
+
+
+def left_right_share(mask: Mask) -> float:
+    """The larger side's share of the mask, split in the middle of the image, where a scan is centred: 0.5 to 1.
+
+    The middle of the mask would not do: a single lung has two equal halves.
+    """
+    columns = mask.sum(axis=(0, 1), dtype=np.float64)
+    first = columns[: len(columns) // 2].sum() / columns.sum()
+    return float(max(first, 1 - first))
+
+
+def dice(first: Mask, second: Mask) -> float:
+    """Dice overlap of two masks of one shape; 1 where both are empty."""
+    total = float(np.count_nonzero(first)) + float(np.count_nonzero(second))
+    return 2 * float(np.count_nonzero(first & second)) / total if total else 1.0
+
+
+def label_volume(mask: Mask) -> tuple[Labels, npt.NDArray[np.int64]]:
+    """Connected components (26 neighbours), and the voxel count of each label from 0."""
+    try:
+        import cc3d
+    except ImportError:  # scipy gives the same components, more slowly
+        labels, _ = ndimage.label(mask, structure=np.ones((3, 3, 3), bool))
+    else:
+        labels = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
+    return labels, np.bincount(labels.reshape(-1))
+
+
+def _without_outside(air: Mask) -> Mask:
+    """Air that is not connected to the sides of the image."""
+    labels, counts = label_volume(air)
+    sides = (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1])
+    keep = np.ones(len(counts), bool)
+    keep[0] = False
+    for side in sides:
+        keep[np.unique(side)] = False
+    inner: Mask = keep[labels]
+    return inner
+
+
+def _largest_lungs(air: Mask) -> Mask:
+    """The largest component, and the second where it is large enough to be the other lung."""
+    labels, counts = label_volume(air)
+    if len(counts) < 2:
+        return np.zeros(air.shape, bool)
+    order = 1 + np.argsort(counts[1:])[::-1]
+    lungs: Mask = labels == order[0]
+    if len(order) > 1 and counts[order[1]] >= 0.2 * counts[order[0]]:
+        lungs |= labels == order[1]
+    return lungs
+
+
+def _fill_slices(mask: Mask) -> Mask:
+    return np.stack([ndimage.binary_fill_holes(plane) if plane.any() else plane for plane in mask])
+
+
+def _trachea(air: Mask, spacing_mm: tuple[float, float, float]) -> Mask:
+    """The windpipe and the main bronchi: followed down from the top while they stay narrow.
+
+    air: bool (Z, Y, X) inside the body.
+    """
+    found = np.zeros(air.shape, bool)
+    pixel_mm2 = spacing_mm[1] * spacing_mm[2]
+    start = _trachea_start(air, pixel_mm2)
+    if start is None:
+        return found
+    top, previous = start
+    found[top] = previous
+    for index in range(top - 1, -1, -1):
+        labels, count = ndimage.label(air[index])
+        areas = np.bincount(labels.reshape(-1), minlength=count + 1) * pixel_mm2
+        touched = np.unique(labels[previous])
+        narrow = [label for label in touched if label and areas[label] <= TRACHEA_MM2[1]]
+        if not narrow:
+            break
+        previous = np.isin(labels, narrow)
+        found[index] = previous
+    # The wall is a voxel or two of partial volume, which is no lung either.
+    return ndimage.binary_dilation(found, np.ones((1, 3, 3), bool))  # type: ignore[no-any-return]
+
+
+def _trachea_start(air: Mask, pixel_mm2: float) -> tuple[int, Mask] | None:
+    """The highest slice with a roundish hole of the right size near the middle of the lungs, and that hole."""
+    columns = np.flatnonzero(air.any(axis=(0, 1)))
+    if not len(columns):
+        return None
+    middle, reach = (columns[0] + columns[-1]) / 2, (columns[-1] - columns[0]) * 0.15
+    for index in range(len(air) - 1, len(air) // 3, -1):
+        labels, _ = ndimage.label(air[index])
+        for label, box in enumerate(ndimage.find_objects(labels), start=1):
+            hole = labels[box] == label
+            area = hole.sum() * pixel_mm2
+            centre = (box[1].start + box[1].stop) / 2
+            if TRACHEA_MM2[0] <= area <= TRACHEA_MM2[1] and hole.mean() > 0.5 and abs(centre - middle) < reach:
+                return index, labels == label
+    return None
