@@ -1,0 +1,1 @@
+"""Networking and wiring: the only package that knows DICOM associations."""

@@ -1,0 +1,6 @@
+"""`python -m dicom_node` is `dicom-node`."""
+
+from dicom_node.cli.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""From the files of one series to an outcome: the part that the worker and `dicom-node analyse` share."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from config.settings import Settings
+from inference.ct import CTVolume
+from inference.errors import CorruptInstance, ModelError, UnsuitableSeries
+from inference.finding import Finding
+from inference.pipeline import Pipeline, load_pipeline
+from inference.registry import find_model
+from inference.volume import load
+from storage.jobs import ModelRef
+
+ANALYSED = "ANALYSED"
+NOT_ANALYSED = "NOT_ANALYSED"
+CORRUPT_INSTANCE = "CORRUPT_INSTANCE"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a series was not analysed: a stable code and a sentence without patient data."""
+
+    code: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What became of a series: a finding, or the reason why there is none.
+
+    volume: None where the files gave no volume.
+    """
+
+    finding: Finding | None
+    reason: Reason | None
+    volume: CTVolume | None
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def outcome(self) -> str:
+        """ANALYSED or NOT_ANALYSED."""
+        return ANALYSED if self.finding is not None else NOT_ANALYSED
+
+
+def analyse(paths: Sequence[Path], pipeline: Pipeline, *, trace: bool = False) -> Analysis:
+    """Load one series and run the pipeline on it.
+
+    A series that cannot be analysed is an outcome, not an error: every other exception is a fault of the node.
+    """
+    started = time.perf_counter()
+    volume: CTVolume | None = None
+    try:
+        volume = load(paths)
+        loaded = time.perf_counter() - started
+        finding = pipeline.run(volume, trace=trace)
+    except UnsuitableSeries as error:
+        return _refused(error.code, error.sentence, volume, started)
+    except CorruptInstance as error:
+        return _refused(CORRUPT_INSTANCE, str(error), volume, started)
+    timings = {"load": loaded, **finding.timings_s, "total": time.perf_counter() - started}
+    return Analysis(finding, None, volume, timings)
+
+
+def _refused(code: str, sentence: str, volume: CTVolume | None, started: float) -> Analysis:
+    return Analysis(None, Reason(code, sentence), volume, {"total": time.perf_counter() - started})
+
+
+def open_pipeline(settings: Settings, device: str) -> Pipeline:
+    """The pipeline of the model that the settings name.
+
+    Raises ModelError when it is missing or altered.
+    """
+    folder = find_model(settings.models_dir, settings.model.name or None, settings.model.version or None)
+    return _load(folder, settings, device)
+
+
+def open_model(settings: Settings, model: ModelRef, device: str) -> Pipeline:
+    """The pipeline of exactly the model that a job was queued for.
+
+    Raises ModelError when it is missing, or has changed since.
+    """
+    pipeline = _load(find_model(settings.models_dir, model.name, model.version), settings, device)
+    if pipeline.identity.digest != model.digest:
+        raise ModelError(
+            f"model {model.name} {model.version} has digest {pipeline.identity.digest}, the job was queued for "
+            f"{model.digest}; import the former model again and retry the job"
+        )
+    return pipeline
+
+
+def _load(folder: Path, settings: Settings, device: str) -> Pipeline:
+    return load_pipeline(folder, device, precision=settings.worker.precision, threads=settings.worker.threads)

@@ -1,0 +1,94 @@
+"""analyse: load, analyse and print one folder, without a node and without a PACS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from dicom_node.cli.common import ConfigOption, JsonOption, err, out, print_json, settings_from
+from dicom_node.errors import NodeError
+
+# torch takes seconds to import: only this command pays for it.
+if TYPE_CHECKING:
+    from dicom_node.analysis import Analysis
+    from inference.finding import ModelIdentity
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.command()(analyse)
+
+
+def analyse(
+    path: Annotated[Path, typer.Argument(exists=True, help="A DICOM file, or a folder with one or more series.")],
+    output: Annotated[Path | None, typer.Option(help="Folder to write the DICOM objects of the result to.")] = None,
+    trace: Annotated[bool, typer.Option(help="Add intermediate values to the result.")] = False,
+    device: Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:0", ...')] = "auto",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Load, analyse and print every series below PATH. One JSON object a line with --json."""
+    settings = settings_from(config)
+    from dicom_node.analysis import analyse as analyse_series
+    from dicom_node.analysis import open_pipeline
+    from dicom_node.reporting import write_objects
+    from inference.volume import find_series
+
+    found = find_series(path)
+    if not found:
+        raise NodeError(f"no DICOM images with a SeriesInstanceUID below {path}")
+    pipeline = open_pipeline(settings, device)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        for number, (uid, paths) in enumerate(found.items(), start=1):
+            task = progress.add_task(f"series {number} of {len(found)}: {len(paths)} files", total=None)
+            analysis = analyse_series(paths, pipeline, trace=trace)
+            points = pipeline.card.operating_points
+            written = write_objects(analysis, paths, pipeline.identity, settings, output, points) if output else []
+            progress.remove_task(task)
+            record = _record(uid, analysis, pipeline.identity)
+            print_json(record | {"objects": written} if output else record) if json else _print(record, written)
+
+
+def _record(uid: str, analysis: Analysis, model: ModelIdentity) -> dict[str, object]:
+    finding, reason = analysis.finding, analysis.reason
+    record: dict[str, object] = {
+        "series_instance_uid": uid,
+        "outcome": analysis.outcome,
+        "reason": None if reason is None else {"code": reason.code, "sentence": reason.sentence},
+        "probability": None if finding is None else finding.probability,
+        "positive": None if finding is None else finding.positive,
+        "lung_volume_ml": None if finding is None else round(finding.lung_volume_ml, 1),
+        "model": f"{model.name} {model.version}",
+        "model_digest": model.digest,
+        "demonstration": model.demonstration,
+        "timings_s": {stage: round(seconds, 3) for stage, seconds in analysis.timings_s.items()},
+    }
+    if finding is not None:
+        record |= {"input_digest": finding.input_digest, "device": finding.device, "precision": finding.precision}
+        record |= {"checks": [{"code": check.code, "sentence": check.sentence} for check in finding.checks]}
+        if finding.trace:
+            record["trace"] = finding.trace
+    return record
+
+
+def _print(record: dict[str, object], written: list[str]) -> None:
+    out.print(f"series      {record['series_instance_uid']}", markup=False)
+    out.print(f"outcome     {record['outcome']}", markup=False)
+    reason = record["reason"]
+    if isinstance(reason, dict):
+        out.print(f"reason      {reason['code']}: {reason['sentence']}", markup=False)
+    else:
+        out.print(
+            f"probability {record['probability']:.6f} ({'positive' if record['positive'] else 'negative'})",
+            markup=False,
+        )
+        out.print(f"lung volume {record['lung_volume_ml']} mL", markup=False)
+    note = ", trained on synthetic phantoms only" if record["demonstration"] else ""
+    out.print(f"model       {record['model']}{note}", markup=False)
+    for file in written:
+        out.print(f"wrote       {file}", markup=False)
+    out.print("For research use; not for diagnosis.")

@@ -1,0 +1,79 @@
+"""config check and config show."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from config.load import read
+from dicom_node.cli.common import ConfigOption, JsonOption, err, out, print_json, print_rows, settings_from
+from dicom_node.errors import NodeError
+from inference.cards import read_card
+from inference.evaluation.prevalence import ppv_npv
+from inference.registry import find_model
+
+group = typer.Typer(no_args_is_help=True, help="Check and show the configuration.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.add_typer(group, name="config")
+
+
+@group.command()
+def check(
+    config: ConfigOption = None,
+    file: Annotated[Path | None, typer.Argument(help="The TOML file; the same as --config.")] = None,
+) -> None:
+    """Name every mistake in the configuration with its key and line."""
+    path = file or config
+    settings, mistakes = read(path)
+    for mistake in mistakes:
+        err.print(f"{path or 'environment'}: {mistake}", markup=False, soft_wrap=True)
+    if mistakes or settings is None:
+        raise typer.Exit(1)
+    out.print(f"{path or 'defaults and environment'}: no mistakes")
+
+
+@group.command()
+def show(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show every setting as the node would use it."""
+    values = settings_from(config).model_dump(mode="json")
+    if json:
+        print_json(values)
+        return
+    for section, content in values.items():
+        if isinstance(content, dict):
+            for key, value in content.items():
+                out.print(f"{section}.{key} = {value!r}", markup=False)
+        else:
+            out.print(f"{section} = {content!r}", markup=False)
+
+
+@group.command("predictive-values")
+def predictive_values(
+    prevalence: Annotated[float | None, typer.Option(min=0, max=1, help="Default: [report] prevalence.")] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """PPV and NPV of the model's published operating points at a site's prevalence of the disease."""
+    settings = settings_from(config)
+    share = settings.report.prevalence if prevalence is None else prevalence
+    if share is None:
+        raise NodeError("give --prevalence, or set [report] prevalence: predictive values depend on it")
+    card = read_card(find_model(settings.models_dir, settings.model.name or None, settings.model.version or None))
+    rows = []
+    for point in card.operating_points:
+        values = ppv_npv(point.sensitivity, point.specificity, share)
+        rows.append({**vars(point), "prevalence": share, "ppv": values.ppv, "npv": values.npv})
+    if json:
+        print_json(rows)
+    elif rows:
+        columns = ("name", "threshold", "sensitivity", "specificity", "prevalence", "ppv", "npv")
+        print_rows(f"{card.name} {card.version}", columns, ([_rounded(row[c]) for c in columns] for row in rows))
+    else:
+        out.print(f"the card of {card.name} {card.version} publishes no operating points")
+
+
+def _rounded(value: object) -> object:
+    return round(value, 3) if isinstance(value, float) else value

@@ -1,0 +1,80 @@
+"""models import and models list."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node.cli.common import ConfigOption, JsonOption, database_of, out, print_json, print_rows, settings_from
+
+group = typer.Typer(no_args_is_help=True, help="Import and list models.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.add_typer(group, name="models")
+
+
+@group.command("import")
+def import_(
+    unet: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="The authors' U-Net checkpoint (unet.pth).")],
+    decovnet: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="The authors' DeCoVNet checkpoint.")],
+    allow_unverified: Annotated[
+        bool,
+        typer.Option(help="Import checkpoints of the same architecture whose SHA-256 is not known; marked unverified."),
+    ] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Verify the authors' checkpoints by SHA-256, keep them as safetensors, and make them the node's model."""
+    settings = settings_from(config)
+    import time
+
+    from inference.weights import import_authors
+    from storage import audit
+
+    card = import_authors(unet, decovnet, settings.models_dir, allow_unverified=allow_unverified)
+    identity = card.identity()
+    with database_of(settings).transaction() as tx:
+        detail = {
+            "name": identity.name,
+            "version": identity.version,
+            "digest": identity.digest,
+            "verified": identity.verified,
+        }
+        audit.append(tx, time.time(), "model.imported", outcome="IMPORTED", detail=detail)
+    if json:
+        print_json(detail)
+    else:
+        state = "verified" if identity.verified else "UNVERIFIED"
+        out.print(f"imported {identity.name} {identity.version} ({state}), digest {identity.digest[:16]}", markup=False)
+
+
+@group.command("list")
+def list_(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """List the models that can be used, and which one is."""
+    settings = settings_from(config)
+    from inference.cards import read_card
+    from inference.registry import find_model, list_models
+
+    active = read_card(
+        find_model(settings.models_dir, settings.model.name or None, settings.model.version or None)
+    ).identity()
+    rows = []
+    for card in list_models(settings.models_dir):
+        identity = card.identity()
+        rows.append(
+            {
+                "name": identity.name,
+                "version": identity.version,
+                "profile": identity.profile,
+                "verified": identity.verified,
+                "demonstration": identity.demonstration,
+                "digest": identity.digest,
+                "active": identity.digest == active.digest,
+            }
+        )
+    if json:
+        print_json(rows)
+    elif rows:
+        print_rows("Models", list(rows[0]), (list(row.values()) for row in rows))

@@ -1,0 +1,67 @@
+"""echo and send: the node as an SCU, by hand."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node import push, scu
+from dicom_node.cli.common import PEER_UNREACHABLE, ConfigOption, JsonOption, err, out, print_json, settings_from
+from dicom_node.errors import NodeError
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.command()(echo)
+    app.command()(send)
+
+
+def echo(
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="Name of a configured destination.")],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Ask a destination whether it answers (C-ECHO)."""
+    settings = settings_from(config)
+    peer = settings.destination(destination)
+    if peer is None:
+        names = ", ".join(d.name for d in settings.destinations) or "none is configured"
+        raise NodeError(f"there is no destination {destination!r}; destinations: {names}")
+    answer = scu.echo(peer, settings.sender)
+    if json:
+        print_json({"destination": destination, "reachable": answer.ok, "detail": answer.detail})
+    else:
+        (out if answer.ok else err).print(f"{destination}: {answer.detail}", markup=False)
+    if not answer.ok:
+        raise typer.Exit(PEER_UNREACHABLE)
+
+
+def send(
+    path: Annotated[Path, typer.Argument(exists=True, help="A DICOM file, or a folder of them.")],
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Default: the node's own receiver.")] = None,
+    port: Annotated[int | None, typer.Option(help="Default: the node's own receiver.")] = None,
+    called_ae: Annotated[str | None, typer.Option(help="Default: the node's own AE title.")] = None,
+    calling_ae: Annotated[str, typer.Option(help="AE title that we call ourselves.")] = "SENDER",
+    json: JsonOption = False,
+) -> None:
+    """Push a folder through the node as if it came from a PACS (C-STORE)."""
+    receiver = settings_from(config).receiver
+    local = "127.0.0.1" if receiver.host in ("0.0.0.0", "::") else receiver.host
+    result = push.send(
+        path,
+        host=host or local,
+        port=port or receiver.port,
+        called_ae=called_ae or receiver.ae_title,
+        calling_ae=calling_ae,
+        console=None if json else err,
+    )
+    if json:
+        print_json({"sent": result.stored, "failed": result.failed, "detail": result.detail})
+    else:
+        out.print(
+            f"{result.stored} stored, {result.failed} failed{': ' + result.detail if result.detail else ''}",
+            markup=False,
+        )
+    if result.failed or result.stored == 0:
+        raise typer.Exit(PEER_UNREACHABLE if result.stored == 0 else 1)

@@ -1,0 +1,71 @@
+"""run, and the processes that it starts: receive, schedule, deliver, work."""
+
+from typing import Annotated
+
+import typer
+
+from dicom_node import supervisor
+from dicom_node.cli.common import ConfigOption, database_of, files_of, settings_from
+from dicom_node.supervisor import die_with_parent, stop_on_signals
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    for command in (run, work):
+        app.command()(command)
+    for command in (receive, schedule, deliver):
+        app.command(hidden=True)(command)
+
+
+def run(config: ConfigOption = None) -> None:
+    """Start the node: receiver, scheduler, sender and workers; restart what dies; drain on SIGTERM."""
+    stop = stop_on_signals()
+    settings = settings_from(config)
+    # Migrations and start-up checks run once, here, before several processes open the index.
+    from dicom_node.startup import prepare
+
+    prepare(settings)
+    supervisor.run(settings, config, stop)
+
+
+def work(
+    config: ConfigOption = None,
+    device: Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:0", ...')] = "auto",
+) -> None:
+    """Analyse queued series in this process until it is told to stop."""
+    die_with_parent()
+    stop = stop_on_signals()
+    settings = settings_from(config)
+    from dicom_node.worker import Worker
+
+    Worker(settings, database_of(settings), files_of(settings), device).run(stop)
+
+
+def receive(config: ConfigOption = None) -> None:
+    """Receive images (Storage SCP) in this process."""
+    die_with_parent()
+    stop = stop_on_signals()
+    settings = settings_from(config)
+    from dicom_node.receiver import serve
+
+    serve(settings, stop)
+
+
+def schedule(config: ConfigOption = None) -> None:
+    """Close quiet series and look after leases in this process."""
+    die_with_parent()
+    stop = stop_on_signals()
+    settings = settings_from(config)
+    from dicom_node.scheduler import run_scheduler
+
+    run_scheduler(settings, database_of(settings), files_of(settings), stop)
+
+
+def deliver(config: ConfigOption = None) -> None:
+    """Send results from the outbox in this process."""
+    die_with_parent()
+    stop = stop_on_signals()
+    settings = settings_from(config)
+    from dicom_node.sender import run as run_sender
+
+    run_sender(settings, database_of(settings), files_of(settings), stop)

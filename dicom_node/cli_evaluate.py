@@ -1,0 +1,200 @@
+"""evaluate: how good a model's predictions are, from a file of them or from scans, with the truth beside."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.progress import Progress
+
+from dicom_node.cli.common import ConfigOption, JsonOption, err, out, print_json, print_rows, settings_from
+from dicom_node.errors import NodeError
+
+# scikit-learn and matplotlib take seconds to import and are an extra, torch too: only this command pays for them.
+if TYPE_CHECKING:
+    from inference.evaluation.assessment import Assessment
+    from inference.evaluation.metrics import ThresholdRow
+    from inference.evaluation.predictions import Predictions
+    from inference.finding import ModelIdentity
+
+DEFAULT_THRESHOLD = 0.5
+SITE_ONLY = Path("stays-at-the-site") / "predictions.csv"
+
+
+Input = Annotated[
+    Path, typer.Argument(exists=True, help="CSV, the published text form, or a folder of scans (with --labels).")
+]
+Output = Annotated[Path | None, typer.Option(file_okay=False, help="Folder for page, plots and tables.")]
+LabelFile = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="CSV of case and label, if kept apart.")
+]
+Shadow = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="A second model's predictions of the same cases.")
+]
+Threshold = Annotated[
+    float | None, typer.Option(min=0, max=1, help="The one in use; default 0.5, or the model's for scans.")
+]
+Thresholds = Annotated[str, typer.Option(help="The table's, with commas between; default 0.1 to 0.9.")]
+Prevalence = Annotated[float | None, typer.Option(min=0, max=1, help="The site's, for its PPV and NPV; 0.05 is 5%.")]
+IntervalMethod = Annotated[
+    Literal["auto", "delong", "bootstrap"],
+    typer.Option(help="Of the ROC AUC; auto: DeLong's, or the bootstrap of patients where they repeat."),
+]
+Resamples = Annotated[int, typer.Option(min=100, max=100_000, help="Bootstrap resamples.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
+Subgroup = Annotated[list[str] | None, typer.Option(help="A further column to split by; may be given several times.")]
+CaseColumn = Annotated[str | None, typer.Option(help="Name of the case's column, if not found.")]
+PatientColumn = Annotated[str | None, typer.Option(help="Name of the patient's column, if not found.")]
+ProbabilityColumn = Annotated[str | None, typer.Option(help="Name of P(COVID)'s column, if not found.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Name of the label's column, if not found.")]
+SkipUnusable = Annotated[bool, typer.Option("--skip-unusable", help="Go on without unusable lines, and list them.")]
+Model = Annotated[str | None, typer.Option(help="For scans: name of the model; default the node's.")]
+ModelVersion = Annotated[str | None, typer.Option(help="For scans: its version.")]
+Device = Annotated[str, typer.Option(help='For scans: "auto", "cpu", "cuda", "cuda:0", ...')]
+
+
+def evaluate(
+    predictions: Input,
+    output: Output = None,
+    labels: LabelFile = None,
+    shadow: Shadow = None,
+    threshold: Threshold = None,
+    thresholds: Thresholds = "",
+    prevalence: Prevalence = None,
+    interval: IntervalMethod = "auto",
+    resamples: Resamples = 2000,
+    seed: Seed = 0,
+    subgroup: Subgroup = None,
+    case_column: CaseColumn = None,
+    patient_column: PatientColumn = None,
+    probability_column: ProbabilityColumn = None,
+    label_column: LabelColumn = None,
+    skip_unusable: SkipUnusable = False,
+    model: Model = None,
+    model_version: ModelVersion = None,
+    device: Device = "auto",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """ROC and PR curves, operating points, thresholds, calibration and subgroups of predictions with known labels."""
+    from inference.evaluation.assessment import Options, assess
+    from inference.evaluation.comparison import compare
+    from inference.evaluation.predictions import read_predictions
+    from inference.evaluation.tables import ColumnNames
+
+    table = _thresholds(thresholds)
+    names = ColumnNames(case_column, patient_column, probability_column, label_column)
+    identity = None
+    if predictions.is_dir():
+        cases, identity = _predict(predictions, labels, output, model, model_version, device, config)
+    else:
+        cases = read_predictions(predictions, names=names, labels=labels, skip_unusable=skip_unusable)
+    in_use = threshold if threshold is not None else identity.threshold if identity else DEFAULT_THRESHOLD
+    options = Options(threshold=in_use, prevalence=prevalence, interval=interval, resamples=resamples, seed=seed,
+                      subgroups=tuple(subgroup or ()), **table)  # fmt: skip
+    second = read_predictions(shadow, names=names, labels=labels, skip_unusable=skip_unusable) if shadow else None
+    assessment = assess(cases, options, compare(cases, second, in_use) if second else None, identity)
+    written = _written(cases, assessment, output)
+    if json:
+        print_json({**assessment.as_json(), "files": [str(path) for path in written]})
+    else:
+        _print(assessment)
+
+
+def _written(cases: Predictions, assessment: Assessment, output: Path | None) -> list[Path]:
+    if output is None:
+        return []
+    from inference.evaluation.output import PAGE, write
+
+    files = write(cases, assessment, output)
+    err.print(f"wrote {output / PAGE} and {len(files) - 1} other files", markup=False, soft_wrap=True)
+    return files
+
+
+def _predict(
+    folder: Path,
+    labels: Path | None,
+    output: Path | None,
+    model: str | None,
+    version: str | None,
+    device: str,
+    config: Path | None,
+) -> tuple[Predictions, ModelIdentity]:
+    """Run a model over a folder of scans; the predictions by case are kept in a file beside the evaluation."""
+    if labels is None or output is None:
+        raise NodeError("a folder of scans needs --labels, a CSV of case and label, and --output, a folder to write to")
+    from inference.evaluation.extra import require_all
+    from inference.evaluation.folder import as_predictions, predict_folder
+    from inference.pipeline import load_pipeline
+    from inference.registry import find_model
+
+    require_all()
+    settings = settings_from(config)
+    found = find_model(
+        settings.models_dir, model or settings.model.name or None, version or settings.model.version or None
+    )
+    pipeline = load_pipeline(found, device, precision=settings.worker.precision, threads=settings.worker.threads)
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("cases", total=None)
+        result = predict_folder(
+            folder,
+            labels,
+            lambda volume: pipeline.run(volume).probability,
+            done=lambda number, total: progress.update(task, completed=number, total=total),
+        )
+    return as_predictions(result, output / SITE_ONLY), pipeline.identity
+
+
+def _thresholds(text: str) -> dict[str, tuple[float, ...]]:
+    if not text:
+        return {}
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter("must be numbers with commas between", param_hint="--thresholds") from error
+    if not all(math.isfinite(value) and 0 <= value <= 1 for value in values):
+        raise typer.BadParameter("must be between 0 and 1", param_hint="--thresholds")
+    return {"thresholds": values}
+
+
+def _print(assessment: Assessment) -> None:
+    out.print(f"{assessment.source}: {assessment.cases} cases, {assessment.positives} positive", markup=False)
+    areas = (
+        ("ROC AUC", assessment.roc_auc, assessment.roc_auc_interval),
+        ("PR AUC", assessment.pr_auc, assessment.pr_auc_interval),
+        ("Brier score", assessment.brier, assessment.brier_interval),
+    )
+    for name, value, interval in areas:
+        span = f"  95% {interval.low:.4f} to {interval.high:.4f} ({interval.method})" if interval else ""
+        out.print(f"{name:12} {'not defined' if value is None else f'{value:.4f}'}{span}", markup=False)
+    for note in assessment.notes:
+        out.print(f"note: {note}", markup=False)
+    columns = ["", "threshold", "accuracy", "sensitivity", "specificity", "PPV", "NPV"]
+    points = [(name.replace("_", " "), row) for name, row in assessment.operating_points.items()]
+    if points:
+        print_rows("Operating points", columns, (_cells(name, row) for name, row in points))
+    print_rows("Thresholds", columns[1:], (_cells("", row)[1:] for row in assessment.thresholds))
+    for title, rows in assessment.subgroups.items():
+        cells = (
+            [row.value, row.cases, row.positives, _text(row.roc_auc), _text(row.sensitivity), _text(row.specificity)]
+            for row in rows
+        )
+        print_rows(f"By {title}", [title, "cases", "positive", "ROC AUC", "sensitivity", "specificity"], cells)
+    if assessment.comparison:
+        shown = {
+            name: _text(value) if isinstance(value, float) else value
+            for name, value in vars(assessment.comparison).items()
+            if name != "difference_interval"
+        }
+        print_rows("Second model", ["", ""], ((name.replace("_", " "), value) for name, value in shown.items()))
+
+
+def _cells(name: str, row: ThresholdRow) -> list[str]:
+    values = (row.accuracy, row.sensitivity, row.specificity, row.ppv, row.npv)
+    return [name, f"{row.threshold:.4g}", *(_text(value) for value in values)]
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,101 @@
+"""Who may associate: called and calling AE titles, and the addresses they come from.
+
+An AE title alone authenticates nobody; with TLS, a source can also be bound to its certificate.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from config.settings import Settings
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+# A-ASSOCIATE-RJ: result, source, reason; PS3.8 Table 9-21.
+CALLING_AE_UNKNOWN = (1, 1, 3)
+CALLED_AE_UNKNOWN = (1, 1, 7)
+APPLICATION_CONTEXT_UNKNOWN = (1, 1, 2)
+PROTOCOL_VERSION_UNKNOWN = (1, 2, 2)
+CONGESTION = (2, 3, 1)
+LIMIT_EXCEEDED = (2, 3, 2)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why an association is refused. code: for the A-ASSOCIATE-RJ. reason: a stable word for log and audit."""
+
+    code: tuple[int, int, int]
+    reason: str
+
+
+def parse_address(host: str) -> Address:
+    """The peer's address as the operating system gives it; an IPv4 address inside IPv6 is taken out of it."""
+    address = ip_address(host.split("%", 1)[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return mapped or address
+
+
+def address_key(address: Address) -> str:
+    """What limits count by: an IPv4 address, or an IPv6 network of /64, which one machine has to itself."""
+    if isinstance(address, IPv6Address):
+        return str(ip_network((address, 64), strict=False))
+    return str(address)
+
+
+class AccessPolicy:
+    """The rules of one configuration. With no source configured, only this machine may store."""
+
+    def __init__(
+        self,
+        called_ae: str,
+        check_called_ae: bool,
+        sources: Iterable[tuple[str, Sequence[str]]],
+        certificates: Mapping[str, Sequence[str]],
+    ) -> None:
+        self._called_ae = called_ae if check_called_ae else None
+        self._certificates = {title: frozenset(names) for title, names in certificates.items()}
+        self._sources: dict[str, list[tuple[Network, ...]]] = {}
+        for title, addresses in sources:
+            networks = tuple(ip_network(address, strict=False) for address in addresses)
+            self._sources.setdefault(title, []).append(networks)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "AccessPolicy":
+        """The rules in these settings."""
+        receiver = settings.receiver
+        sources = [(source.ae_title, source.addresses) for source in settings.sources]
+        return cls(receiver.ae_title, receiver.check_called_ae, sources, receiver.tls_peers)
+
+    def may_connect(self, address: Address) -> bool:
+        """False for an address that no association could be accepted from: its connection is not worth a thread."""
+        if not self._sources:
+            return address.is_loopback
+        return any(_within(address, networks) for all_of in self._sources.values() for networks in all_of)
+
+    def check(
+        self, called_ae: str, calling_ae: str, address: Address, certificate_names: frozenset[str] = frozenset()
+    ) -> Rejection | None:
+        """None where this caller may associate.
+
+        certificate_names: of its certificate, see certificates.names_in. An AE title that is bound to a certificate
+        may be used with that one only; not without TLS either.
+        """
+        if self._certificates and (calling_ae in self._certificates or certificate_names):
+            bound = self._certificates.get(calling_ae, frozenset())
+            if not bound & certificate_names:
+                return Rejection(CALLING_AE_UNKNOWN, "certificate-not-of-this-ae")
+        if self._called_ae is not None and called_ae != self._called_ae:
+            return Rejection(CALLED_AE_UNKNOWN, "called-ae-unknown")
+        if not self._sources:
+            return None if address.is_loopback else Rejection(CALLING_AE_UNKNOWN, "no-sources-configured")
+        known = self._sources.get(calling_ae)
+        if known is None:
+            return Rejection(CALLING_AE_UNKNOWN, "calling-ae-unknown")
+        if not any(_within(address, networks) for networks in known):
+            return Rejection(CALLING_AE_UNKNOWN, "address-not-of-this-ae")
+        return None
+
+
+def _within(address: Address, networks: tuple[Network, ...]) -> bool:
+    return not networks or any(address.version == network.version and address in network for network in networks)

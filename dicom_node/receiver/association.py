@@ -1,0 +1,265 @@
+"""One association, from the accepted connection to its end, in one thread.
+
+The protocol is PS3.8 9.2's state machine as far as an acceptor needs it:
+
+    state         PDU received        what follows
+    AWAITING      A-ASSOCIATE-RQ      accepted: ESTABLISHED; else A-ASSOCIATE-RJ, end
+    ESTABLISHED   P-DATA-TF           a command, or a piece of a data set
+    ESTABLISHED   A-RELEASE-RQ        A-RELEASE-RP, end
+    any           A-ABORT             end
+    any           anything else       A-ABORT, end
+
+pynetdicom's own association (two threads that poll, queues between them, PDUs joined in memory) is left out: the
+thread here waits in recv() and passes data on to the file.
+"""
+
+import threading
+import time
+from enum import StrEnum
+from typing import Protocol
+
+import structlog
+
+from dicom_node.receiver import access, pdu, tls
+from dicom_node.receiver.access import Rejection
+from dicom_node.receiver.connection import Connection, Incoming
+from dicom_node.receiver.errors import Closed, ProtocolError
+from dicom_node.receiver.negotiation import (
+    ACCEPTED,
+    APPLICATION_CONTEXT,
+    STORAGE_CLASSES,
+    Context,
+    Request,
+    encode_accept,
+    negotiate,
+    parse_request,
+)
+from dicom_node.receiver.store import Caller, Reception, Storage
+
+log = structlog.get_logger()
+
+
+class State(StrEnum):
+    """Where an association is."""
+
+    AWAITING = "AWAITING"
+    ESTABLISHED = "ESTABLISHED"
+    ENDED = "ENDED"
+
+
+class Gate(Protocol):
+    """What the server decides and records for all associations."""
+
+    def admit(self, association: "Association", request: Request) -> Rejection | None:
+        """None where the association may be established; it counts from then on."""
+
+    def record(self, association: "Association", event: str, outcome: str, **detail: object) -> None:
+        """Write an audit row about an association."""
+
+    def leave(self, association: "Association") -> None:
+        """The association and its connection are gone."""
+
+
+class Association(threading.Thread):
+    """One peer's association.
+
+    incoming: its connection, made ready in this thread: a TLS handshake must not hold up the others.
+    address: of the peer, for log and audit.
+    max_pdu_bytes: the longest PDU we take.
+    """
+
+    def __init__(self, incoming: Incoming, address: str, gate: Gate, storage: Storage, max_pdu_bytes: int) -> None:
+        super().__init__(name=f"association {address}", daemon=True)
+        self.address = address
+        self.state = State.AWAITING
+        self.calling_ae = ""
+        self.called_ae = ""
+        self.instances = 0
+        self.failures = 0
+        self.admitted = False
+        self.is_storing = False
+        self.active_at = time.monotonic()
+        self._incoming = incoming
+        self._gate = gate
+        self._storage = storage
+        self._max_pdu_bytes = max_pdu_bytes
+        self._peer_max_pdu_bytes = 0
+        self._contexts: dict[int, Context] = {}
+        self._command = bytearray()
+        self._command_context = 0
+        self._reception: Reception | None = None
+
+    def cut(self) -> None:
+        """End the connection from another thread."""
+        self._incoming.cut()
+
+    @property
+    def counts(self) -> bool:
+        """True while this is one of the associations that the limits count."""
+        return self.admitted and self.state is not State.ENDED
+
+    @property
+    def peer_names(self) -> frozenset[str]:
+        """Names in the peer's certificate; empty without TLS."""
+        return self._incoming.peer_names
+
+    @property
+    def over_tls(self) -> bool:
+        """True on a port with TLS."""
+        return self._incoming.over_tls
+
+    def run(self) -> None:
+        """Serve the peer until it, a deadline or an error ends the association."""
+        try:
+            connection = self._incoming.open()
+        except OSError as error:
+            self._gate.record(self, "connection.refused", "REFUSED", reason=tls.failure(error))
+            self._gate.leave(self)
+            return
+        try:
+            self._serve(connection)
+        except Closed:
+            self._on_closed()
+        except ProtocolError as error:
+            self._abort(connection, error)
+        except Exception as error:  # noqa: BLE001  whatever a peer can provoke ends its own association only
+            log.error("association failed", error=type(error).__name__, address=self.address)
+            self._abort(connection, ProtocolError("internal error"))
+        finally:
+            connection.close()
+            if self._reception is not None:
+                self._reception.discard()
+            self.state = State.ENDED
+            self._gate.leave(self)
+
+    def _serve(self, connection: Connection) -> None:
+        kind, content = connection.receive_request()
+        self._begin(connection, kind, content)
+        while self.state is State.ESTABLISHED:
+            kind, content = connection.receive()
+            if kind == pdu.P_DATA:
+                self._take_data(connection, content)
+            elif kind == pdu.RELEASE_RQ:
+                self._release(connection)
+            elif kind == pdu.ABORT:
+                raise Closed("aborted by the peer")
+            else:
+                raise ProtocolError("unexpected PDU", pdu.UNEXPECTED_PDU)
+
+    def _begin(self, connection: Connection, kind: int, content: memoryview) -> None:
+        if kind == pdu.ABORT:
+            raise Closed("aborted by the peer")
+        if kind != pdu.ASSOCIATE_RQ:
+            raise ProtocolError("unexpected PDU", pdu.UNEXPECTED_PDU)
+        request = parse_request(bytes((kind, 0)) + len(content).to_bytes(4, "big") + content)
+        self.calling_ae, self.called_ae = request.calling_ae, request.called_ae
+        rejection = _protocol_rejection(request) or self._gate.admit(self, request)
+        if rejection is not None:
+            self._gate.record(self, "association.rejected", "REJECTED", reason=rejection.reason)
+            self.state = State.ENDED
+            connection.close_after(pdu.encode_reject(*rejection.code))
+            return
+        answers = negotiate(request.proposals)
+        self._contexts = {answer.context_id: answer for answer in answers if answer.result == ACCEPTED}
+        self._peer_max_pdu_bytes = request.max_pdu_bytes
+        connection.send(encode_accept(request, answers, self._max_pdu_bytes))
+        self.state = State.ESTABLISHED
+        self._gate.record(self, "association.accepted", "ACCEPTED", contexts=len(self._contexts))
+
+    def _take_data(self, connection: Connection, content: memoryview) -> None:
+        """A P-DATA-TF PDU: presentation data values, each a piece of a command or of a data set."""
+        at = 0
+        while at < len(content):
+            if at + pdu.PDV_HEADER_BYTES > len(content):
+                raise ProtocolError("presentation data value is cut short", pdu.INVALID_PARAMETER)
+            length, context_id, control = pdu.parse_pdv_header(content, at)
+            end = at + 4 + length
+            if length < 2 or end > len(content):
+                raise ProtocolError("presentation data value is malformed", pdu.INVALID_PARAMETER)
+            fragment = content[at + pdu.PDV_HEADER_BYTES : end]
+            is_last = bool(control & pdu.IS_LAST)
+            if control & pdu.IS_COMMAND:
+                self._take_command(connection, context_id, fragment, is_last)
+            else:
+                self._take_data_set(connection, context_id, fragment, is_last)
+            at = end
+
+    def _take_command(self, connection: Connection, context_id: int, fragment: memoryview, is_last: bool) -> None:
+        if self._reception is not None or (self._command and context_id != self._command_context):
+            raise ProtocolError("a command inside another message", pdu.INVALID_PARAMETER)
+        if len(self._command) + len(fragment) > pdu.MAX_COMMAND_BYTES:
+            raise ProtocolError("command set is too long", pdu.INVALID_PARAMETER)
+        self._command += fragment
+        self._command_context = context_id
+        if not is_last:
+            return
+        command = pdu.parse_command(bytes(self._command))
+        self._command.clear()
+        context = self._contexts.get(context_id)
+        if context is None:
+            raise ProtocolError("presentation context was not accepted", pdu.INVALID_PARAMETER)
+        self._obey(connection, command, context)
+
+    def _obey(self, connection: Connection, command: pdu.Command, context: Context) -> None:
+        if command.field == pdu.C_STORE_RQ and command.has_data_set and context.abstract_syntax in STORAGE_CLASSES:
+            self.is_storing = True
+            caller = Caller(self.calling_ae, self.called_ae, self.address)
+            self._reception = Reception(command, context, caller, self._storage)
+        elif command.field == pdu.C_ECHO_RQ and not command.has_data_set:
+            self._answer(connection, command, context.context_id, 0, "")
+        elif command.field != pdu.C_CANCEL_RQ:  # nothing that we do can be cancelled
+            raise ProtocolError("command is not of an accepted service", pdu.INVALID_PARAMETER)
+
+    def _take_data_set(self, connection: Connection, context_id: int, fragment: memoryview, is_last: bool) -> None:
+        reception = self._reception
+        if reception is None or context_id != self._command_context:
+            raise ProtocolError("a data set without its command", pdu.INVALID_PARAMETER)
+        reception.write(fragment)
+        if not is_last:
+            return
+        status, comment = reception.finish()
+        self._reception = None
+        self.is_storing = False
+        self.active_at = time.monotonic()
+        self.instances += status == 0
+        self.failures += status != 0
+        self._answer(connection, reception.command, context_id, status, comment)
+
+    def _answer(self, connection: Connection, command: pdu.Command, context_id: int, status: int, comment: str) -> None:
+        response = pdu.encode_response(command, status, comment)
+        connection.send(pdu.encode_command_pdus(context_id, response, self._peer_max_pdu_bytes))
+
+    def _release(self, connection: Connection) -> None:
+        if self._reception is not None:
+            raise ProtocolError("release inside a message", pdu.UNEXPECTED_PDU)
+        self.state = State.ENDED
+        self._gate.record(self, "association.released", "RELEASED", **self._counts())
+        connection.close_after(pdu.encode_release_response())
+
+    def _on_closed(self) -> None:
+        if self.state is State.ESTABLISHED:
+            self._gate.record(self, "association.aborted", "ABORTED", reason="connection-closed", **self._counts())
+        elif self.state is State.AWAITING:
+            self._gate.record(self, "connection.closed", "CLOSED", reason="no-association-request")
+
+    def _abort(self, connection: Connection, error: ProtocolError) -> None:
+        event = "association.aborted" if self.state is State.ESTABLISHED else "connection.aborted"
+        self._gate.record(self, event, "ABORTED", reason=str(error), **self._counts())
+        self.state = State.ENDED
+        source = pdu.SERVICE_PROVIDER if error.reason else pdu.SERVICE_USER
+        connection.close_after(pdu.encode_abort(source, error.reason))
+
+    def _counts(self) -> dict[str, object]:
+        return {"instances": self.instances, "failures": self.failures}
+
+
+def _protocol_rejection(request: Request) -> Rejection | None:
+    # Bit 0 of the protocol version is version 1, the only one, PS3.8 9.3.2.
+    if not request.protocol_version & 1:
+        return Rejection(access.PROTOCOL_VERSION_UNKNOWN, "protocol-version")
+    if request.application_context != APPLICATION_CONTEXT:
+        return Rejection(access.APPLICATION_CONTEXT_UNKNOWN, "application-context")
+    # PS3.5 6.2, VR AE: printable and not empty; a backslash here is an escape of something else, or not allowed either.
+    if not request.calling_ae or "\\" in request.calling_ae:
+        return Rejection(access.CALLING_AE_UNKNOWN, "calling-ae-malformed")
+    return None

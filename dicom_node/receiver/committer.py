@@ -1,0 +1,224 @@
+"""Group commit: one transaction for what several associations received in the meantime.
+
+The fsync of the index is the dear part of keeping an instance, and it costs the same for one row or fifty. So the
+rows are handed to one thread, which commits whatever has gathered while the last commit was under way. The file's
+own fsync runs in the association's thread at the same time: a crash in between can leave a row without its file,
+which start-up reconciles, but success is answered only after both.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+import structlog
+from sqlalchemy import Connection, update
+
+from storage import audit
+from storage.database import Database
+from storage.errors import StorageError
+from storage.models import instances
+from storage.series import Arrival, Outcome, record_instances
+
+log = structlog.get_logger()
+
+MAX_BATCH = 200
+"""Rows in one transaction: bounds how long others wait for the index."""
+
+
+class Ticket:
+    """A promise about one arrival: what became of its row, and whether its file is durable."""
+
+    def __init__(self, arrival: Arrival) -> None:
+        self.arrival = arrival
+        self._row = threading.Event()
+        self._file = threading.Event()
+        self._outcome: Outcome | None = None
+        self._error: Exception | None = None
+        self._file_is_safe = False
+
+    def decide(self, outcome: Outcome | None, error: Exception | None = None) -> None:
+        """The committer's word: the row is durable with this outcome, or it is not there."""
+        self._outcome, self._error = outcome, error
+        self._row.set()
+
+    def wait(self) -> Outcome:
+        """Block until the row is durable. Raises what kept it from being so."""
+        self._row.wait()
+        if self._error is not None:
+            raise self._error
+        if self._outcome is None:
+            raise StorageError("the index gave no outcome")
+        return self._outcome
+
+    def settle_file(self, is_safe: bool) -> None:
+        """The association's word: the file is durable, or it could not be made so."""
+        self._file_is_safe = is_safe
+        self._file.set()
+
+    def file_is_safe(self) -> bool:
+        """Block until the file's fate is known."""
+        self._file.wait()
+        return self._file_is_safe
+
+
+@dataclass(frozen=True)
+class Note:
+    """One audit row that belongs to no instance."""
+
+    event: str
+    at: float
+    peer_ae: str | None = None
+    address: str | None = None
+    outcome: str | None = None
+    detail: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An instance whose row was committed and whose file then could not be made durable."""
+
+    arrival: Arrival
+
+
+Item = Ticket | Note | Lost
+
+
+class Committer:
+    """The thread that writes to the index for all associations.
+
+    quiet_s: seconds by calling AE title, see `record_instances`. clock: Unix seconds.
+    """
+
+    def __init__(
+        self, database: Database, quiet_s: Callable[[str], float], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._database = database
+        self._quiet_s = quiet_s
+        self._clock = clock
+        self._queue: SimpleQueue[Item | None] = SimpleQueue()
+        # By SOP Instance UID: arrivals whose file is not known to be durable yet.
+        self._in_flight: dict[str, Ticket] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to commit."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Commit what is queued, and end."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def submit(self, arrival: Arrival) -> Ticket:
+        """Queue an arrival whose bytes are written. The caller settles the ticket's file, whatever happens."""
+        ticket = Ticket(arrival)
+        with self._lock:
+            earlier = self._in_flight.setdefault(arrival.sop_instance_uid, ticket)
+        if earlier is not ticket:
+            # The same instance on two associations at once. A duplicate is acknowledged on the strength of the
+            # earlier one's file, so that one has to be durable, or known not to be, first.
+            earlier.file_is_safe()
+            with self._lock:
+                self._in_flight.setdefault(arrival.sop_instance_uid, ticket)
+        self._queue.put(ticket)
+        return ticket
+
+    def settle(self, ticket: Ticket, is_safe: bool) -> None:
+        """Say what became of the ticket's file. Where it is lost, so is the instance: a resend will be kept."""
+        if not is_safe:
+            self._queue.put(Lost(ticket.arrival))
+        ticket.settle_file(is_safe)
+        with self._lock:
+            if self._in_flight.get(ticket.arrival.sop_instance_uid) is ticket:
+                del self._in_flight[ticket.arrival.sop_instance_uid]
+
+    def note(self, note: Note) -> None:
+        """Queue an audit row; written with the next commit."""
+        self._queue.put(note)
+
+    def _run(self) -> None:
+        going_on = True
+        while going_on:
+            batch, going_on = self._gather()
+            self._commit(batch)
+
+    def _gather(self) -> tuple[list[Item], bool]:
+        """Everything that waits, at least one item; and False once the end was asked for."""
+        item = self._queue.get()
+        batch: list[Item] = []
+        while item is not None:
+            batch.append(item)
+            # A loss is the last of its transaction: what was submitted after it must find it done.
+            if len(batch) == MAX_BATCH or isinstance(item, Lost):
+                return batch, True
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                return batch, True
+        return batch, False
+
+    def _commit(self, batch: list[Item]) -> None:
+        tickets = [item for item in batch if isinstance(item, Ticket)]
+        try:
+            outcomes = self._write(batch, tickets)
+        except Exception as error:  # noqa: BLE001  the other half of the C-STORE handler: it must answer, and live on
+            log.warning("commit failed", error=type(error).__name__, rows=len(batch))
+            self._commit_one_by_one(batch, error)
+            return
+        for ticket, outcome in zip(tickets, outcomes, strict=True):
+            ticket.decide(outcome)
+
+    def _commit_one_by_one(self, batch: list[Item], error: Exception) -> None:
+        """One row that the index refuses must not fail the others of its batch."""
+        if len(batch) > 1:
+            for item in batch:
+                self._commit([item])
+        elif batch and isinstance(batch[0], Ticket):
+            batch[0].decide(None, error)
+
+    def _write(self, batch: list[Item], tickets: list[Ticket]) -> list[Outcome]:
+        if not batch:
+            return []
+        now = self._clock()
+        with self._database.transaction() as tx:
+            outcomes = (
+                record_instances(tx, [ticket.arrival for ticket in tickets], now, self._quiet_s) if tickets else []
+            )
+            for item in batch:
+                if isinstance(item, Note):
+                    _append(tx, item)
+                elif isinstance(item, Lost):
+                    _mark_lost(tx, item.arrival, now)
+            return outcomes
+
+
+def _append(tx: Connection, note: Note) -> None:
+    audit.append(
+        tx,
+        note.at,
+        note.event,
+        peer_ae=note.peer_ae,
+        address=note.address,
+        outcome=note.outcome,
+        detail=note.detail,
+    )
+
+
+def _mark_lost(tx: Connection, arrival: Arrival, now: float) -> None:
+    """As start-up does for a file that is missing: the next one that arrives takes its place."""
+    held = instances.c.path == arrival.file.path
+    changed = tx.execute(update(instances).where(held).values(gone_at=now, gone_reason="missing"))
+    if changed.rowcount:
+        audit.append(
+            tx,
+            now,
+            "instance.lost",
+            sop_uid=arrival.sop_instance_uid,
+            series_uid=arrival.series_instance_uid,
+            study_uid=arrival.study_instance_uid,
+            outcome="MISSING",
+            detail={"path": arrival.file.path, "sha256": arrival.file.sha256, "size": arrival.file.size},
+        )

@@ -1,0 +1,171 @@
+"""The receiver as the rest of the node sees it: start, stop, port."""
+
+import errno
+import gc
+import resource
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from config.settings import ReceiverSettings, Settings
+from dicom_node.errors import NodeError, PortTaken
+from dicom_node.receiver.access import AccessPolicy
+from dicom_node.receiver.association import Association
+from dicom_node.receiver.committer import Committer
+from dicom_node.receiver.connection import Deadlines
+from dicom_node.receiver.journal import Journal
+from dicom_node.receiver.limits import Limits
+from dicom_node.receiver.registry import Registry
+from dicom_node.receiver.resources import Resources
+from dicom_node.receiver.server import Server
+from dicom_node.receiver.store import Storage
+from dicom_node.receiver.tls import TlsAcceptor, TlsFiles
+from storage.database import Database, open_database
+from storage.files import FileStore
+
+log = structlog.get_logger()
+
+POLL_S = 0.1
+"""How often the waiting threads look whether to stop."""
+IDLE_S = 2.0
+"""An association that did nothing for this long may be cut when the node stops."""
+MIB = 1024**2
+
+
+class Receiver:
+    """A Storage and Verification SCP. The database is migrated; several receivers may share it.
+
+    clock: Unix seconds, for the rows it writes.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, files: FileStore, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._settings = settings
+        self._committer = Committer(database, settings.quiet_s, clock)
+        self._journal = Journal(self._committer.note, clock)
+        self._clock = clock
+        receiver = settings.receiver
+        resources = Resources(
+            files.free_bytes,
+            settings.storage.low_disk_mb * MIB,
+            receiver.max_instances_per_minute,
+            receiver.max_mb_per_minute * MIB,
+        )
+        self._storage = Storage(files, self._committer, resources, receiver.max_instance_bytes)
+        self._registry = Registry(AccessPolicy.of(settings), Limits.of(receiver), resources, self._journal)
+        self._servers: list[Server] = []
+
+    def start(self) -> None:
+        """Listen, and serve in threads. Raises PortTaken; NodeError where the TLS files do not fit."""
+        receiver = self._settings.receiver
+        tls = self._tls()
+        if receiver.plain:
+            self._servers.append(self._listen(receiver.port, None))
+        if tls is not None:
+            self._servers.append(self._listen(receiver.tls_port, tls))
+        self._committer.start()
+        for server in self._servers:
+            threading.Thread(target=server.serve_forever, args=(POLL_S,), name="receiver", daemon=True).start()
+            port, with_tls = server.server_address[1], server.tls is not None
+            log.info("receiver listens", ae_title=receiver.ae_title, host=receiver.host, port=port, tls=with_tls)
+
+    def _tls(self) -> TlsAcceptor | None:
+        receiver = self._settings.receiver
+        if receiver.tls_certificate is None or receiver.tls_key is None or receiver.tls_authorities is None:
+            return None
+        files = TlsFiles(receiver.tls_certificate, receiver.tls_key, receiver.tls_authorities)
+        try:
+            return TlsAcceptor(files)
+        except OSError as error:
+            raise NodeError(f"the TLS files of [receiver] cannot be used: {error.strerror or error}") from error
+
+    def _listen(self, port: int, tls: TlsAcceptor | None) -> Server:
+        receiver = self._settings.receiver
+        deadlines = Deadlines(
+            pdu_s=receiver.pdu_deadline_s,
+            idle_s=receiver.idle_timeout_s,
+            request_s=receiver.acse_timeout_s,
+            closing_s=receiver.closing_timeout_s,
+        )
+        address = (receiver.host, port)
+        try:
+            return Server(
+                address, receiver.ae_title, self._registry, self._storage, deadlines, receiver.max_pdu_bytes, tls
+            )
+        except OSError as error:
+            for server in self._servers:
+                server.server_close()
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+                raise
+            raise PortTaken(f"cannot listen on {receiver.host}:{port}: {error.strerror}") from error
+
+    @property
+    def port(self) -> int:
+        """The port without TLS. Raises RuntimeError where there is none."""
+        return self._port(with_tls=False)
+
+    @property
+    def tls_port(self) -> int:
+        """The port with TLS. Raises RuntimeError where there is none."""
+        return self._port(with_tls=True)
+
+    def _port(self, with_tls: bool) -> int:
+        for server in self._servers:
+            if (server.tls is not None) == with_tls:
+                return int(server.server_address[1])
+        raise RuntimeError("the receiver does not listen there")
+
+    def stop(self, drain_s: float | None = None) -> None:
+        """Take no new associations, let the running ones end, cut what is left after `drain_s`, commit, return."""
+        if not self._servers:
+            return
+        self._registry.drain()
+        for server in self._servers:
+            server.shutdown()
+        self._servers = []
+        deadline = time.monotonic() + (self._settings.receiver.drain_s if drain_s is None else drain_s)
+        while any(map(_is_busy, self._registry.associations())) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        left = self._registry.associations()
+        for association in left:
+            association.cut()
+        for association in left:
+            association.join(timeout=5)
+        self._journal.flush(self._clock(), window_s=0)
+        self._committer.stop()
+        log.info("receiver stopped")
+
+
+def _is_busy(association: Association) -> bool:
+    """True while a sender is in the middle of something; not for an association that is only kept open."""
+    return association.is_storing or (association.counts and time.monotonic() - association.active_at < IDLE_S)
+
+
+def serve(settings: Settings, stop: threading.Event) -> None:
+    """Run a receiver until `stop` is set, then drain it. Raises PortTaken."""
+    settings.files_dir.mkdir(parents=True, exist_ok=True)
+    _allow_descriptors(settings.receiver)
+    database = open_database(settings.database_url)
+    receiver = Receiver(settings, database, FileStore(settings.files_dir))
+    receiver.start()
+    # What is loaded by now stays: the collector need not walk through it again for every few instances.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    try:
+        stop.wait()
+    finally:
+        receiver.stop()
+        database.close()
+
+
+def _allow_descriptors(settings: ReceiverSettings) -> None:
+    """Raise this process's soft limit of open files to what its connections may need: a socket and a file each."""
+    needed = 2 * (settings.max_associations + settings.max_waiting_connections) + 100
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

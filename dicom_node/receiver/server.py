@@ -1,0 +1,98 @@
+"""The listening side: pynetdicom's association server, made so that no peer can hold up another.
+
+What is kept of `pynetdicom.transport.AssociationServer`: binding, IPv4 and IPv6, and socketserver's accept loop. What
+is replaced, because of what a default server does:
+
+- its accept loop does the TLS handshake: here the connection's own thread does, with a deadline;
+- accepted sockets have no timeout: here every PDU has a deadline (connection.py);
+- an association is two polling threads: here it is one that waits (association.py);
+- there is no limit but the number of associations: here connections without an association are limited by address
+  and evicted oldest first, so that silent ones cannot keep a sender out; associations are limited by address, by AE
+  title and altogether, and refused as transient above that (registry.py).
+
+tests/unit/test_receiver_server.py pins what is relied on.
+"""
+
+import socket
+import time
+from typing import cast
+
+import structlog
+from pynetdicom import AE
+from pynetdicom.transport import AssociationServer
+
+from dicom_node.receiver.access import parse_address
+from dicom_node.receiver.association import Association
+from dicom_node.receiver.connection import Deadlines, Incoming
+from dicom_node.receiver.registry import Registry
+from dicom_node.receiver.store import Storage
+from dicom_node.receiver.tls import TlsAcceptor
+
+log = structlog.get_logger()
+
+
+class Server(AssociationServer):
+    """Listens on one port. Raises OSError where it cannot.
+
+    tls: does the handshake on a port for TLS; None on one without.
+    """
+
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        ae_title: str,
+        registry: Registry,
+        storage: Storage,
+        deadlines: Deadlines,
+        max_pdu_bytes: int,
+        tls: TlsAcceptor | None,
+    ) -> None:
+        self._registry = registry
+        self._storage = storage
+        self._deadlines = deadlines
+        self._max_pdu_bytes = max_pdu_bytes
+        self.tls = tls
+        super().__init__(AE(ae_title=ae_title), address, ae_title, [])
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        """Accept a connection; no handshake here."""
+        listener = cast(socket.socket, self.socket)
+        try:
+            return listener.accept()
+        except OSError:
+            # Out of descriptors: the connection stays in the queue, and the loop must not spin on it.
+            time.sleep(0.1)
+            raise
+
+    def process_request(self, request: object, client_address: object) -> None:
+        """Start the thread of a connection, or close it where its address may not connect."""
+        if not isinstance(request, socket.socket) or not isinstance(client_address, tuple):
+            raise TypeError("a stream socket was expected")
+        address = parse_address(client_address[0])
+        if not self._registry.may_connect(address):
+            request.close()
+            return
+        incoming = Incoming(request, self._max_pdu_bytes, self._deadlines, self.tls)
+        association = Association(incoming, str(address), self._registry, self._storage, self._max_pdu_bytes)
+        self._registry.enter(association, address)
+        try:
+            association.start()
+        except RuntimeError:
+            # No more threads: this connection is closed, the others go on.
+            self._registry.leave(association)
+            request.close()
+
+    def service_actions(self) -> None:
+        """Nothing: the base class collects garbage here, half a minute apart, for its own associations."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log without details; the base class prints a traceback."""
+        log.error("connection could not be served")
+
+    def shutdown(self) -> None:
+        """Stop accepting."""
+        # Not AssociationServer.shutdown: that one wants to be in its AE's list of servers.
+        super(AssociationServer, self).shutdown()
+        self.server_close()

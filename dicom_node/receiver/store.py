@@ -1,0 +1,193 @@
+"""One C-STORE: from the command to the status of its response.
+
+The encoded data set goes to the file as it comes; nothing is decoded. `finish` answers success only when the file
+is durable (fsync of file and folder) and its row committed.
+"""
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from pydicom.uid import ImplicitVRLittleEndian
+
+from dicom_node.logs import short
+from dicom_node.receiver.committer import Committer, Ticket
+from dicom_node.receiver.errors import ClassMismatch, OutOfResources, ProtocolError, Refused, answer_for
+from dicom_node.receiver.headers import Header, NeedsMore, read_header
+from dicom_node.receiver.negotiation import Context
+from dicom_node.receiver.part10 import encode_file_start
+from dicom_node.receiver.pdu import Command
+from dicom_node.receiver.resources import Resources
+from dicom_node.receiver.uids import parse_uid
+from storage.errors import StorageError
+from storage.files import FileStore, NewFile
+from storage.series import Arrival, Outcome
+
+log = structlog.get_logger()
+
+SUCCESS = 0x0000
+HEAD_BYTES = 65536
+"""Of a data set, kept in memory to read its header from; only a longer header is read back from the file."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sends on an association."""
+
+    calling_ae: str
+    called_ae: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where instances go, and what limits them."""
+
+    files: FileStore
+    committer: Committer
+    resources: Resources
+    max_instance_bytes: int
+
+
+class Reception:
+    """One instance being received.
+
+    A refused one still takes its data set off the connection, so that the refusal can be answered.
+    """
+
+    def __init__(self, command: Command, context: Context, caller: Caller, storage: Storage) -> None:
+        self.command = command
+        self._context = context
+        self._caller = caller
+        self._storage = storage
+        self._head = bytearray()
+        self._size = 0
+        self._file: NewFile | None = None
+        self._refusal: Exception | None = None
+        try:
+            self._sop_class_uid = parse_uid(command.sop_class_uid, "Affected SOP Class UID")
+            self._sop_instance_uid = parse_uid(command.sop_instance_uid, "Affected SOP Instance UID")
+            self._open()
+        except (Refused, StorageError, OSError) as error:
+            self._refuse(error)
+
+    def _open(self) -> None:
+        if self._sop_class_uid != self._context.abstract_syntax:
+            raise ClassMismatch("SOP class is not that of its presentation context")
+        self._storage.resources.admit_instance(self._caller.calling_ae, self._caller.address)
+        start = encode_file_start(self._sop_class_uid, self._sop_instance_uid, self._context.transfer_syntax)
+        self._file = self._storage.files.create()
+        self._file.write(start)
+        self._start_bytes = len(start)
+
+    def write(self, fragment: memoryview) -> None:
+        """Take the next bytes of the data set. Raises ProtocolError for a data set over the limit."""
+        self._size += len(fragment)
+        if self._size > self._storage.max_instance_bytes:
+            # It may never end, so that there would be no moment to answer at.
+            raise ProtocolError("data set is larger than allowed")
+        if self._file is None:
+            return
+        if len(self._head) < HEAD_BYTES:
+            self._head += fragment[: HEAD_BYTES - len(self._head)]
+        try:
+            self._storage.resources.admit_bytes(self._caller.calling_ae, self._caller.address, len(fragment))
+            self._file.write(fragment)
+        except (Refused, StorageError, OSError) as error:
+            self._refuse(error)
+
+    def finish(self) -> tuple[int, str]:
+        """Keep the instance, or not. Returns the response's status and Error Comment."""
+        try:
+            if self._refusal is not None:
+                raise self._refusal
+            outcome = self._keep()
+        except Exception as error:  # noqa: BLE001  the C-STORE handler: one bad instance must not end the association
+            self.discard()
+            status, comment = answer_for(error)
+            log.warning(
+                "instance refused",
+                status=f"{status:04X}",
+                comment=comment,
+                error=type(error).__name__,
+                calling_ae=self._caller.calling_ae,
+                address=self._caller.address,
+                sop_instance=short(self.command.sop_instance_uid.decode("ascii", "replace")),
+            )
+            return status, comment
+        if outcome is Outcome.CONFLICT:
+            # The sender did nothing wrong that it could mend: success, and a person is told.
+            log.warning(
+                "conflicting instance set aside", calling_ae=self._caller.calling_ae, address=self._caller.address
+            )
+        return SUCCESS, ""
+
+    def discard(self) -> None:
+        """Remove what was written; harmless when repeated."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.discard()
+
+    def _refuse(self, error: Exception) -> None:
+        self._refusal = error
+        self.discard()
+
+    def _keep(self) -> Outcome:
+        file = self._file
+        if file is None:
+            raise OutOfResources("instance was not stored")
+        header = self._read_header(file.path)
+        arrival = self._arrival(header, file)
+        ticket = self._storage.committer.submit(arrival)
+        outcome = self._make_durable(file, ticket)
+        if outcome is Outcome.DUPLICATE:
+            self._storage.files.remove(arrival.file.path)
+        return outcome
+
+    def _make_durable(self, file: NewFile, ticket: Ticket) -> Outcome:
+        """The file's fsync while the committer commits the row; done when both are."""
+        is_safe = False
+        try:
+            file.commit()
+            is_safe = True
+            self._file = None
+        finally:
+            self._storage.committer.settle(ticket, is_safe)
+        try:
+            return ticket.wait()
+        except Exception:
+            self._storage.files.remove(ticket.arrival.file.path)
+            raise
+
+    def _read_header(self, path: Path) -> Header:
+        implicit = self._context.transfer_syntax == ImplicitVRLittleEndian
+        try:
+            return read_header(self._head, self._size, implicit)
+        except NeedsMore:
+            with (
+                path.open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+                memoryview(whole) as view,
+                view[self._start_bytes :] as data,
+            ):
+                return read_header(data, self._size, implicit)
+
+    def _arrival(self, header: Header, file: NewFile) -> Arrival:
+        """Raises ClassMismatch or Unreadable where the data set is not what the command says."""
+        if parse_uid(header.sop_class_uid, "SOP Class UID") != self._sop_class_uid:
+            raise ClassMismatch("SOP class of command and data set differ")
+        if parse_uid(header.sop_instance_uid, "SOP Instance UID") != self._sop_instance_uid:
+            raise Refused("SOP instance of command and data set differ")
+        return Arrival(
+            sop_instance_uid=self._sop_instance_uid,
+            sop_class_uid=self._sop_class_uid,
+            series_instance_uid=parse_uid(header.series_instance_uid, "Series Instance UID"),
+            study_instance_uid=parse_uid(header.study_instance_uid, "Study Instance UID"),
+            transfer_syntax_uid=self._context.transfer_syntax,
+            calling_ae=self._caller.calling_ae,
+            called_ae=self._caller.called_ae,
+            address=self._caller.address,
+            file=file.describe(),
+            header=header.indexed,
+        )

@@ -1,0 +1,47 @@
+"""Every code that the node writes, from DICOM (DCM), SNOMED CT (SCT), LOINC (LN) and UCUM."""
+
+from pydicom.sr.coding import Code
+
+IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
+DIAGNOSTIC_IMAGING_REPORT = Code("18748-4", "LN", "Diagnostic Imaging Report")
+CT_REPORTED = Code("25045-6", "LN", "CT unspecified body region")
+OF_INTEREST = Code("113000", "DCM", "Of Interest")
+
+# Headings and text of the report.
+FINDINGS = Code("121070", "DCM", "Findings")
+FINDING = Code("121071", "DCM", "Finding")
+CONCLUSIONS = Code("121076", "DCM", "Conclusions")
+CONCLUSION = Code("121077", "DCM", "Conclusion")
+COMMENT = Code("121106", "DCM", "Comment")
+
+# What was found, and where.
+DISEASE = Code("64572001", "SCT", "Disease")
+COVID_19 = Code("840539006", "SCT", "COVID-19")
+ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")
+ABNORMAL_STRUCTURE = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+LUNG = Code("39607008", "SCT", "Lung")
+OPACITY = Code("112001", "DCM", "Opacity")
+LEFT = Code("7771000", "SCT", "Left")
+RIGHT = Code("24028007", "SCT", "Right")
+BILATERAL = Code("51440002", "SCT", "Bilateral")
+
+# What was measured.
+CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
+VOLUME = Code("118565006", "SCT", "Volume")
+INTERPRETATION = Code("363713009", "SCT", "Has interpretation")
+POSITIVE = Code("10828004", "SCT", "Positive")
+NEGATIVE = Code("260385009", "SCT", "Negative")
+PERCENT = Code("%", "UCUM", "Percent")
+MILLILITRE = Code("mL", "UCUM", "milliliter")
+
+# How it was made.
+ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
+SEGMENTATION = Code("113076", "DCM", "Segmentation")
+SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
+SOURCE_SERIES = Code("121232", "DCM", "Source series for segmentation")
+
+# Concepts that no public scheme has; declared in Coding Scheme Identification Sequence.
+PRIVATE_SCHEME = "99DICOMNODE"
+PRIVATE_SCHEME_NAME = "DICOM AI node private codes"
+SHARE_OF_LUNG = Code("LUNG_SHARE", PRIVATE_SCHEME, "Share of lung volume")

@@ -1,0 +1,62 @@
+"""What a report needs to know besides the finding: who made it, when, and what came before."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from pydicom.dataset import Dataset
+
+from inference.cards import OperatingPoint
+
+_OFFSET = re.compile(r"([+-])(\d{2})(\d{2})")
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """Who reports, and when.
+
+    created_at: aware; an object states its times in the source's zone where the source names one.
+    manufacturer, device_name, device_serial, software_version: of the node.
+    institution: where the node stands; empty leaves it out.
+    predecessor: the earlier report that this one replaces; its four UIDs are used.
+    revision: 1 for the first report of a series, one more for each that replaces it.
+    input_digest: digest of the instances that came in, for the UIDs; empty: computed from the sources.
+    operating_points: what the model card publishes about its thresholds.
+    prevalence: share of patients with the disease at this site, 0 to 1, where it is configured.
+    """
+
+    created_at: datetime
+    manufacturer: str = "DICOM AI node"
+    device_name: str = "DICOM AI node"
+    device_serial: str = "0"
+    software_version: str = "0"
+    institution: str = ""
+    predecessor: Dataset | None = None
+    revision: int = 1
+    input_digest: str = ""
+    operating_points: tuple[OperatingPoint, ...] = ()
+    prevalence: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.created_at.tzinfo is None:
+            raise ValueError("created_at: needs a time zone")
+        if self.revision < 1:
+            raise ValueError("revision: starts at 1")
+
+    def created_in_zone_of(self, source: Dataset) -> datetime:
+        """`created_at` in the source's time zone, or as it is where the source names none."""
+        offset = timezone_of(source)
+        return self.created_at if offset is None else self.created_at.astimezone(offset)
+
+
+def timezone_of(source: Dataset) -> timezone | None:
+    """The zone in Timezone Offset From UTC, or None where it is absent or malformed."""
+    match = _OFFSET.fullmatch(str(source.get("TimezoneOffsetFromUTC") or "").strip())
+    if match is None:
+        return None
+    sign, hours, minutes = match.groups()
+    offset = timedelta(hours=int(hours), minutes=int(minutes))
+    # PS3.3 C.12.1.1.8: from -1200 to +1400.
+    if int(minutes) > 59 or offset > timedelta(hours=14):
+        return None
+    return timezone(-offset if sign == "-" else offset)

@@ -1,0 +1,70 @@
+"""Text for the summary image: Pillow's bundled font, and a system font for scripts that it lacks."""
+
+import unicodedata
+from functools import cache
+from pathlib import Path
+
+from PIL import ImageFont
+
+Font = ImageFont.FreeTypeFont
+
+_NOT_SHOWN = "(see header)"
+# Where Linux distributions put fonts with Chinese, Japanese, Korean, Greek and Cyrillic.
+_SYSTEM_FONTS = (
+    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/google-noto-cjk/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/noto-cjk/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
+    "/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc",
+    "/usr/share/fonts/truetype/arphic/uming.ttc",
+    "/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf",
+    "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+    "/usr/share/fonts/dejavu-sans-fonts/DejaVuSans.ttf",
+)
+
+
+@cache
+def bundled(size_px: int) -> Font:
+    """Pillow's own font."""
+    font = ImageFont.load_default(size_px)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise RuntimeError("Pillow was built without FreeType, which the summary image needs")
+    return font
+
+
+def font_for(text: str, size_px: int) -> Font | None:
+    """A font that has every character of the text, or None where this machine has none."""
+    if _covers(bundled(size_px), text):
+        return bundled(size_px)
+    for path in _SYSTEM_FONTS:
+        if Path(path).is_file():
+            font = ImageFont.truetype(path, size_px)
+            if _covers(font, text):
+                return font
+    return None
+
+
+def showable_name(name: str, size_px: int) -> tuple[str, Font]:
+    """A person's name as this machine can draw it, and the font.
+
+    name: PN with its component groups (alphabetic=ideographic=phonetic). The alphabetic and ideographic groups
+        are shown where there are glyphs for them, at the least without their accents; a name that cannot be drawn
+        is left to the header.
+    """
+    groups = [" ".join(group.replace("^", " ").split()) for group in name.split("=")[:2]]
+    candidates = [" ".join(filter(None, groups)), *filter(None, groups)]
+    candidates += [_without_accents(candidate) for candidate in candidates]
+    for candidate in candidates:
+        font = font_for(candidate, size_px)
+        if candidate and font is not None:
+            return candidate, font
+    return (_NOT_SHOWN if any(groups) else "no name"), bundled(size_px)
+
+
+def _without_accents(text: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
+
+
+def _covers(font: Font, text: str) -> bool:
+    missing = bytes(font.getmask("\uffff"))
+    return all(c.isspace() or (c.isprintable() and bytes(font.getmask(c)) != missing) for c in text)

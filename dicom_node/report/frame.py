@@ -1,0 +1,164 @@
+"""What every object of the node has in common around its content: identity, series, times, equipment."""
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from highdicom import UID, ContributingEquipment, SOPClass
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_node.report.context import ReportContext, timezone_of
+from dicom_node.report.equipment import contributing_equipment
+from dicom_node.report.sources import UTF_8, complete
+from dicom_node.report.uids import instances_digest, result_uid
+from dicom_node.report.wording import series_description
+from inference.ct import CTVolume
+from inference.finding import Finding, ModelIdentity
+
+IMPLEMENTATION_CLASS_UID = UID("2.25.99142642732600316620177720066347430364")
+IMPLEMENTATION_VERSION_NAME = "DICOM_NODE"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of object: its name inside UIDs, its series number, and its name in the Series Description."""
+
+    name: str
+    series_number: int
+    description: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an object is made from.
+
+    sources: completed headers, at least one.
+    left_out: SOP Instance UIDs of instances that came in but are not in the volume.
+    """
+
+    sources: Sequence[Dataset]
+    context: ReportContext
+    model: ModelIdentity | None
+    left_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources: a result needs at least one source image")
+
+    @property
+    def first(self) -> Dataset:
+        """The header that patient and study are taken from."""
+        return self.sources[0]
+
+    def uid(self, kind: str) -> str:
+        """The derived UID of one kind of result from these sources by this model."""
+        digest = self.context.input_digest or instances_digest(
+            [*(str(source.SOPInstanceUID) for source in self.sources), *self.left_out]
+        )
+        return result_uid(kind, str(self.first.SeriesInstanceUID), digest, self.model.digest if self.model else "")
+
+    def tracking_uid(self, title: str) -> str:
+        """UID of what a group of the report or a segment is about."""
+        return self.uid(f"tracking {title}")
+
+
+def origin_of(finding: Finding, volume: CTVolume, sources: Sequence[Dataset], context: ReportContext) -> Origin:
+    """The origin of the results of an analysed series."""
+    if not sources:
+        raise ValueError("sources: a result needs at least one source image")
+    # Patient and study come from the first alone; of the others only identifiers are used.
+    return Origin([complete(sources[0]), *sources[1:]], context, finding.model, (*volume.dropped, *volume.passed_over))
+
+
+def identity(kind: Kind, origin: Origin) -> dict[str, Any]:
+    """The keyword arguments that highdicom's constructors share."""
+    context = origin.context
+    created = context.created_in_zone_of(origin.first).replace(tzinfo=None)
+    return {
+        "series_instance_uid": origin.uid(f"{kind.name} series"),
+        "series_number": kind.series_number,
+        "sop_instance_uid": origin.uid(kind.name),
+        "instance_number": context.revision,
+        "manufacturer": context.manufacturer[:64],
+        "manufacturer_model_name": context.device_name[:64],
+        "software_versions": context.software_version[:64],
+        "device_serial_number": context.device_serial[:64],
+        "series_description": series_description(kind.description, origin.model),
+        "content_date": created.date(),
+        "content_time": created.time(),
+        "specific_character_set": UTF_8,
+        "contributing_equipment": contributing_equipment(origin.model, context, origin.first),
+    }
+
+
+def new_object(sop_class_uid: str, modality: str, kind: Kind, origin: Origin, **attributes: Any) -> SOPClass:
+    """An object with patient, study, series, equipment and times, and no content yet."""
+    first = origin.first
+    arguments = identity(kind, origin)
+    equipment = arguments.pop("contributing_equipment")
+    with silence():
+        created = SOPClass(
+            study_instance_uid=first.StudyInstanceUID,
+            sop_class_uid=sop_class_uid,
+            modality=modality,
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            patient_id=first.PatientID,
+            patient_name=first.PatientName,
+            patient_birth_date=first.PatientBirthDate,
+            patient_sex=first.PatientSex,
+            accession_number=first.AccessionNumber,
+            study_id=first.StudyID,
+            study_date=first.StudyDate,
+            study_time=first.StudyTime,
+            referring_physician_name=first.ReferringPhysicianName,
+            **arguments,
+            **attributes,
+        )
+        created.copy_patient_and_study_information(first)
+        created.ContributingEquipmentSequence = [*_scanner(first), *equipment]
+    finish(created, origin)
+    return created
+
+
+def _scanner(source: Dataset) -> list[ContributingEquipment]:
+    """The scanner, where the source names its manufacturer."""
+    try:
+        return [ContributingEquipment.for_image_acquisition(source)]
+    except (AttributeError, ValueError, TypeError):
+        return []
+
+
+def finish(dataset: Dataset, origin: Origin) -> None:
+    """State zone, times and institution, which highdicom leaves to the caller or takes from the clock."""
+    created = origin.context.created_in_zone_of(origin.first)
+    dataset.InstanceCreationDate = created.strftime("%Y%m%d")
+    dataset.InstanceCreationTime = created.strftime("%H%M%S.%f")
+    dataset.SeriesDate = dataset.InstanceCreationDate
+    dataset.SeriesTime = dataset.InstanceCreationTime
+    if timezone_of(origin.first) is not None:
+        dataset.TimezoneOffsetFromUTC = created.strftime("%z")
+    if origin.context.institution:
+        dataset.InstitutionName = origin.context.institution[:64]
+    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep highdicom's warnings out of the log: they quote the patient's name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def to_part10(dataset: Dataset) -> bytes:
+    """The object as the bytes of a DICOM file (PS3.10)."""
+    buffer = io.BytesIO()
+    with silence():
+        dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()

@@ -1,0 +1,193 @@
+"""Planes of a volume as a radiologist expects to see them, whatever the orientation of the source.
+
+Head up, the patient's right on the left of axial and coronal planes, the front on the left of sagittal ones.
+"""
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy.ndimage import binary_erosion
+
+from inference.ct import CTVolume
+from inference.finding import Finding
+
+WINDOW_HU = (-1350.0, 150.0)
+"""Lung window: centre -600, width 1500 HU."""
+MARGIN_MM = 15.0
+"""Shown around the lungs on each side."""
+LUNG_COLOUR = (64, 200, 255)
+REGION_COLOUR = (255, 150, 0)
+_LEAST_HEAT = 0.25
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A finding's arrays as views that ascend (towards the head, towards the back, to the patient's left).
+
+    spacing_mm: in that order. region: None where there is no localisation. heat: likewise.
+    focus: voxel that the planes go through.
+    """
+
+    hu: npt.NDArray[np.int16]
+    lungs: npt.NDArray[np.bool_]
+    region: npt.NDArray[np.bool_] | None
+    heat: npt.NDArray[np.float32] | None
+    spacing_mm: tuple[float, float, float]
+    focus: tuple[int, int, int]
+    turn: "Turn"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """From an array (Z, Y, X) to (head, back, left): which axis goes where, and which are reversed."""
+
+    axes: tuple[int, int, int]
+    reversed: tuple[bool, bool, bool]
+
+    def view(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """The array's view in the new order."""
+        return array.transpose(self.axes)[tuple(slice(None, None, -1 if r else 1) for r in self.reversed)]
+
+    def source_slice(self, plane: int, count: int) -> int:
+        """z of the source slice that axial plane `plane` of `count` shows; only where slices are axial."""
+        return count - 1 - plane if self.reversed[0] else plane
+
+
+def turn_of(affine: npt.NDArray[np.float64]) -> Turn:
+    """How to turn an array (Z, Y, X) whose voxel index (x, y, z) the affine maps to LPS millimetres."""
+    # Columns of the affine by array axis: z, y, x; rows by what we want: head, back, left.
+    directions = affine[:3, [2, 1, 0]][[2, 1, 0]]
+    directions = directions / np.linalg.norm(directions, axis=0)
+    axes = max(permutations(range(3)), key=lambda order: sum(abs(directions[i, order[i]]) for i in range(3)))
+    return Turn(
+        (axes[0], axes[1], axes[2]),
+        (bool(directions[0, axes[0]] < 0), bool(directions[1, axes[1]] < 0), bool(directions[2, axes[2]] < 0)),
+    )
+
+
+def anatomy_of(finding: Finding, volume: CTVolume) -> Anatomy:
+    """The finding's arrays turned for display, and the voxel to show."""
+    turn = turn_of(volume.affine)
+    lungs = turn.view(finding.lung_mask).astype(bool, copy=False)
+    has_region = finding.localisation is not None and bool(finding.localisation.any())
+    region = turn.view(finding.localisation).astype(bool, copy=False) if has_region else None  # type: ignore[arg-type]
+    heat = None if finding.heat is None else turn.view(finding.heat).astype(np.float32, copy=False)
+    spacing = tuple(volume.spacing_mm[axis] for axis in turn.axes)
+    return Anatomy(
+        hu=turn.view(volume.hu).astype(np.int16, copy=False),
+        lungs=lungs,
+        region=region,
+        heat=heat,
+        spacing_mm=(spacing[0], spacing[1], spacing[2]),
+        focus=_focus(lungs, region, heat),
+        turn=turn,
+    )
+
+
+def _focus(
+    lungs: npt.NDArray[np.bool_], region: npt.NDArray[np.bool_] | None, heat: npt.NDArray[np.float32] | None
+) -> tuple[int, int, int]:
+    """The hottest voxel of the region; its middle where there is no heat; the middle of the lungs without a region."""
+    if region is not None:
+        voxels = np.argwhere(region)
+        if heat is not None:
+            # Of equally hot voxels the middle one: saturated maps have many.
+            values = heat[region]
+            voxels = voxels[values >= values.max()]
+        return _middle(voxels)
+    if lungs.any():
+        return _middle(np.argwhere(lungs))
+    return lungs.shape[0] // 2, lungs.shape[1] // 2, lungs.shape[2] // 2
+
+
+def _middle(voxels: npt.NDArray[np.intp]) -> tuple[int, int, int]:
+    """The voxel that is nearest to the centre of all."""
+    nearest = voxels[np.abs(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()]
+    return int(nearest[0]), int(nearest[1]), int(nearest[2])
+
+
+def lung_box(anatomy: Anatomy) -> tuple[slice, slice, slice]:
+    """The part of the volume worth showing: the lungs and a margin, or all of it where there are none."""
+    ranges = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        found = np.flatnonzero(anatomy.lungs.any(axis=others))
+        margin = round(MARGIN_MM / anatomy.spacing_mm[axis])
+        size = anatomy.lungs.shape[axis]
+        ranges.append(
+            slice(max(found[0] - margin, 0), min(found[-1] + margin + 1, size)) if found.size else slice(size)
+        )
+    return ranges[0], ranges[1], ranges[2]
+
+
+def axial(anatomy: Anatomy, plane: int, box: tuple[slice, slice, slice], size: tuple[int, int]) -> Image.Image:
+    """One axial plane cropped to `box`, fitted into `size` (width, height)."""
+    return _render(anatomy, (plane, box[1], box[2]), (1, 2), False, size)
+
+
+def coronal(anatomy: Anatomy, plane: int, box: tuple[slice, slice, slice], size: tuple[int, int]) -> Image.Image:
+    """One coronal plane, head up."""
+    return _render(anatomy, (box[0], plane, box[2]), (0, 2), True, size)
+
+
+def sagittal(anatomy: Anatomy, plane: int, box: tuple[slice, slice, slice], size: tuple[int, int]) -> Image.Image:
+    """One sagittal plane, head up, the front on the left."""
+    return _render(anatomy, (box[0], box[1], plane), (0, 1), True, size)
+
+
+def _render(
+    anatomy: Anatomy,
+    index: tuple[int | slice, int | slice, int | slice],
+    axes: tuple[int, int],
+    head_up: bool,
+    size: tuple[int, int],
+) -> Image.Image:
+    """Grey values in the lung window, heat over them, outlines of lungs and region on top."""
+
+    def plane(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        cut = array[index]
+        return cut[::-1] if head_up else cut
+
+    hu = plane(anatomy.hu).astype(np.float32)
+    fitted = _fitted(hu.shape, (anatomy.spacing_mm[axes[0]], anatomy.spacing_mm[axes[1]]), size)
+    low, high = WINDOW_HU
+    grey = _resized(np.clip((hu - low) / (high - low), 0, 1), fitted)
+    rgb = np.repeat(255 * grey[..., None], 3, axis=2)
+    if anatomy.heat is not None:
+        _blend(rgb, _resized(plane(anatomy.heat).astype(np.float32), fitted))
+    _outline(rgb, plane(anatomy.lungs), fitted, LUNG_COLOUR)
+    if anatomy.region is not None:
+        _outline(rgb, plane(anatomy.region), fitted, REGION_COLOUR)
+    return Image.fromarray(rgb.round().astype(np.uint8))
+
+
+def _fitted(shape: tuple[int, ...], spacing_mm: tuple[float, float], size: tuple[int, int]) -> tuple[int, int]:
+    """Largest (width, height) inside `size` with the plane's proportions in millimetres."""
+    height_mm, width_mm = shape[0] * spacing_mm[0], shape[1] * spacing_mm[1]
+    scale = min(size[0] / width_mm, size[1] / height_mm)
+    return max(1, round(width_mm * scale)), max(1, round(height_mm * scale))
+
+
+def _resized(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    image = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
+
+
+def _blend(rgb: npt.NDArray[np.float32], heat: npt.NDArray[np.float32]) -> None:
+    """Lay the heat over the grey values: red where it is low, orange where it is high, nothing below the least."""
+    strength = np.clip((heat - _LEAST_HEAT) / (1 - _LEAST_HEAT), 0, 1)[..., None]
+    colour = np.concatenate([np.full_like(strength, 255), 170 * strength, np.zeros_like(strength)], axis=2)
+    alpha = np.where(strength > 0, 0.1 + 0.4 * strength, 0)
+    rgb += alpha * (colour - rgb)
+
+
+def _outline(
+    rgb: npt.NDArray[np.float32], mask: npt.NDArray[np.generic], size: tuple[int, int], colour: tuple[int, int, int]
+) -> None:
+    shown = _resized(mask.astype(np.float32), size) >= 0.5
+    rgb[shown & ~binary_erosion(shown)] = colour

@@ -1,0 +1,272 @@
+"""Lung mask and localisation -> DICOM Segmentation, registered to the source frames.
+
+Written frame by frame rather than through highdicom's constructor, which cannot refer to several multi-frame
+sources or to frames in another order, insists that every header states the orientation in the same digits, and
+takes several seconds for two segments.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.color import CIELabColor
+from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
+from highdicom.sr import CodedConcept
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage, SegmentationStorage
+from pydicom.valuerep import DSfloat
+
+from dicom_node.report import codes, wording
+from dicom_node.report.context import ReportContext
+from dicom_node.report.equipment import algorithm_version
+from dicom_node.report.frame import Kind, Origin, new_object, origin_of, silence
+from inference.ct import CTVolume, SourceSlice
+from inference.finding import Finding
+
+LUNGS = "Lungs"
+OPACITY = "Opacity"
+_LUNG_COLOUR = CIELabColor(70.0, -25.0, -25.0)
+_OPACITY_COLOUR = CIELabColor(65.0, 45.0, 60.0)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment: its title inside the node, how it is labelled, its codes, its network and its mask (Z, Y, X)."""
+
+    title: str
+    label: str
+    category: Code
+    property_type: Code
+    network: str
+    weights_sha256: str
+    colour: CIELabColor
+    mask: npt.NDArray[np.bool_]
+
+
+def segments_of(finding: Finding) -> list[Segment]:
+    """The segments that have voxels: the lungs first, then the localisation where there is one."""
+    model = finding.model
+    lungs = Segment(
+        LUNGS,
+        LUNGS,
+        codes.ANATOMICAL_STRUCTURE,
+        codes.LUNG,
+        "U-Net",
+        model.unet_sha256,
+        _LUNG_COLOUR,
+        finding.lung_mask,
+    )
+    found = [lungs]
+    if finding.localisation is not None:
+        found.append(
+            Segment(
+                OPACITY,
+                "What drove the model, no lesion boundary",
+                codes.ABNORMAL_STRUCTURE,
+                codes.OPACITY,
+                "DeCoVNet",
+                model.decovnet_sha256,
+                _OPACITY_COLOUR,
+                finding.localisation,
+            )
+        )
+    return [segment for segment in found if segment.mask.any()]
+
+
+def build_segmentation(
+    finding: Finding, volume: CTVolume, sources: Sequence[Dataset], context: ReportContext
+) -> Dataset:
+    """The finding's masks as a BINARY Segmentation with a frame per segment and slice that is not empty.
+
+    Raises ValueError when no mask has a voxel, or one is not on the grid of the volume.
+    """
+    origin = origin_of(finding, volume, sources, context)
+    segments = segments_of(finding)
+    if not segments:
+        raise ValueError("lung_mask: there is nothing to segment")
+    for segment in segments:
+        if segment.mask.shape != volume.hu.shape:
+            raise ValueError(f"{segment.title}: the mask is not on the grid of the volume")
+    planes = [np.flatnonzero(segment.mask.any(axis=(1, 2))) for segment in segments]
+    # Other segments make another instance, under a UID of its own.
+    kind = Kind(f"segmentation of {', '.join(segment.title for segment in segments)}", 9002, "segments")
+    seg = new_object(SegmentationStorage, "SEG", kind, origin, content_qualification="RESEARCH")
+    _describe(seg, segments, origin)
+    _add_frame_of_reference(seg, origin)
+    _add_pixels(seg, segments, planes)
+    _add_dimensions(seg, origin)
+    seg.SharedFunctionalGroupsSequence = [_shared_groups(volume, origin.first)]
+    seg.PerFrameFunctionalGroupsSequence = list(_frame_groups(volume, planes))
+    seg.ReferencedSeriesSequence = [_referenced_series(origin)]
+    _add_compression_history(seg, volume, origin.first)
+    return seg
+
+
+def _describe(seg: Dataset, segments: Sequence[Segment], origin: Origin) -> None:
+    overlap = len(segments) > 1 and bool((segments[0].mask & segments[1].mask).any())
+    seg.ImageType = ["DERIVED", "PRIMARY"]
+    seg.SegmentationType = "BINARY"
+    seg.SegmentsOverlap = "YES" if overlap else "NO"
+    seg.ContentLabel = "COVID19_CT_AI"
+    seg.ContentDescription = "Research only: lungs, and what drove the model"
+    seg.ContentCreatorName = ""
+    with silence():
+        seg.SegmentSequence = [_segment_item(number, segment, origin) for number, segment in enumerate(segments, 1)]
+
+
+def _segment_item(number: int, segment: Segment, origin: Origin) -> SegmentDescription:
+    model = origin.model
+    assert model is not None  # noqa: S101 - origin_of always names it
+    title = wording.titled(segment.title, model)
+    return SegmentDescription(
+        segment_number=number,
+        segment_label=segment.label,
+        segmented_property_category=segment.category,
+        segmented_property_type=segment.property_type,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name=f"{model.name} {segment.network}"[:64],
+            family=codes.ARTIFICIAL_INTELLIGENCE,
+            version=algorithm_version(model, segment.weights_sha256)[:64],
+            source=origin.context.manufacturer[:64],
+        ),
+        tracking_uid=origin.tracking_uid(segment.title),
+        tracking_id=title,
+        display_color=segment.colour,
+    )
+
+
+def _add_frame_of_reference(seg: Dataset, origin: Origin) -> None:
+    # An old source without one still has positions; the frames refer to its images all the same.
+    seg.FrameOfReferenceUID = origin.first.get("FrameOfReferenceUID") or origin.uid("frame of reference")
+    seg.PositionReferenceIndicator = origin.first.get("PositionReferenceIndicator") or ""
+
+
+def _add_pixels(seg: Dataset, segments: Sequence[Segment], planes: Sequence[npt.NDArray[np.intp]]) -> None:
+    frames = [segment.mask[z] for segment, z in zip(segments, planes, strict=True)]
+    seg.SamplesPerPixel = 1
+    seg.PhotometricInterpretation = "MONOCHROME2"
+    seg.NumberOfFrames = sum(len(z) for z in planes)
+    seg.Rows, seg.Columns = segments[0].mask.shape[1:]
+    seg.BitsAllocated = seg.BitsStored = 1
+    seg.HighBit = 0
+    seg.PixelRepresentation = 0
+    # Frames follow each other bit by bit, without padding between them (PS3.5, 8.1.1 and annex D).
+    packed = np.packbits(np.concatenate(frames), axis=None, bitorder="little").tobytes()
+    seg.PixelData = packed + b"\0" * (len(packed) % 2)
+    seg["PixelData"].VR = "OB"
+
+
+def _add_dimensions(seg: Dataset, origin: Origin) -> None:
+    uid = origin.uid("segmentation dimensions")
+    organisation = Dataset()
+    organisation.DimensionOrganizationUID = uid
+    seg.DimensionOrganizationSequence = [organisation]
+    pointers = (
+        (0x0062000B, 0x0062000A, "Segment Number"),
+        (0x00200032, 0x00209113, "Image Position Patient"),
+    )
+    seg.DimensionIndexSequence = [_dimension(uid, *pointer) for pointer in pointers]
+
+
+def _dimension(uid: str, attribute: int, group: int, label: str) -> Dataset:
+    item = Dataset()
+    item.DimensionOrganizationUID = uid
+    item.DimensionIndexPointer = attribute
+    item.FunctionalGroupPointer = group
+    item.DimensionDescriptionLabel = label
+    return item
+
+
+def _shared_groups(volume: CTVolume, first: Dataset) -> Dataset:
+    z, y, x = volume.spacing_mm
+    measures = Dataset()
+    thickness = volume.header.slice_thickness_mm or _number(first.get("SliceThickness"))
+    measures.SliceThickness = _decimal(thickness if thickness and thickness > 0 else z)
+    measures.SpacingBetweenSlices = _decimal(z)
+    measures.PixelSpacing = [_decimal(y), _decimal(x)]
+    orientation = Dataset()
+    # Columns of the affine over their lengths, free of the division's rounding.
+    cosines = np.concatenate([volume.affine[:3, 0] / x, volume.affine[:3, 1] / y])
+    orientation.ImageOrientationPatient = [_decimal(cosine) for cosine in np.round(cosines, 10) + 0.0]
+    groups = Dataset()
+    groups.PixelMeasuresSequence = [measures]
+    groups.PlaneOrientationSequence = [orientation]
+    return groups
+
+
+def _frame_groups(volume: CTVolume, planes: Sequence[npt.NDArray[np.intp]]) -> Iterator[Dataset]:
+    """Functional groups of each frame: all slices of the first segment upwards, then those of the next."""
+    places = {int(z): place for place, z in enumerate(sorted(set(np.concatenate(planes).tolist())), 1)}
+    for number, slices in enumerate(planes, 1):
+        for z in slices:
+            yield _groups_of_frame(volume.slices[int(z)], number, places[int(z)])
+
+
+def _groups_of_frame(source: SourceSlice, segment_number: int, place: int) -> Dataset:
+    content = Dataset()
+    content.DimensionIndexValues = [segment_number, place]
+    position = Dataset()
+    position.ImagePositionPatient = [_decimal(coordinate) for coordinate in source.position_mm]
+    identification = Dataset()
+    identification.ReferencedSegmentNumber = segment_number
+    groups = Dataset()
+    groups.FrameContentSequence = [content]
+    groups.PlanePositionSequence = [position]
+    groups.SegmentIdentificationSequence = [identification]
+    groups.DerivationImageSequence = [_derivation(source)]
+    return groups
+
+
+def _derivation(source: SourceSlice) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = source.sop_class_uid
+    reference.ReferencedSOPInstanceUID = source.sop_instance_uid
+    if is_multi_frame(source.sop_class_uid):
+        reference.ReferencedFrameNumber = source.frame + 1
+    reference.SpatialLocationsPreserved = "YES"
+    reference.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.SOURCE_IMAGE)]
+    derivation = Dataset()
+    derivation.DerivationCodeSequence = [CodedConcept.from_code(codes.SEGMENTATION)]
+    derivation.SourceImageSequence = [reference]
+    return derivation
+
+
+def is_multi_frame(sop_class_uid: str) -> bool:
+    """True for Enhanced CT and Legacy Converted Enhanced CT, whose references name a frame."""
+    return sop_class_uid in (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+
+
+def _referenced_series(origin: Origin) -> Dataset:
+    series = Dataset()
+    series.SeriesInstanceUID = origin.first.SeriesInstanceUID
+    series.ReferencedInstanceSequence = []
+    for source in origin.sources:
+        item = Dataset()
+        item.ReferencedSOPClassUID = source.SOPClassUID
+        item.ReferencedSOPInstanceUID = source.SOPInstanceUID
+        series.ReferencedInstanceSequence.append(item)
+    return series
+
+
+def _add_compression_history(seg: Dataset, volume: CTVolume, first: Dataset) -> None:
+    seg.LossyImageCompression = "01" if volume.header.lossy else "00"
+    if volume.header.lossy:
+        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            if first.get(keyword):
+                setattr(seg, keyword, first.get(keyword))
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(str(value))
+    except ValueError:
+        return None
+
+
+def _decimal(value: float) -> DSfloat:
+    """A number as a decimal string of at most 16 characters."""
+    return DSfloat(float(value), auto_format=True)

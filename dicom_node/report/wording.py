@@ -1,0 +1,107 @@
+"""The sentences of the report. Every word that a reader could act on stands here."""
+
+from collections.abc import Sequence
+
+from inference.cards import OperatingPoint
+from inference.evaluation.prevalence import ppv_npv
+from inference.finding import Finding, ModelIdentity, QualityCheck
+
+RESEARCH = "For research use only. Not for diagnosis, treatment or any other clinical decision."
+DEMONSTRATION = (
+    "DEMONSTRATION MODEL: it was trained on synthetic phantoms only, so its output says nothing about this patient."
+)
+UNVERIFIED = "The weights are not those that a model card pins: nothing published about the model holds for them."
+LOCALISATION = "The opacity segment is the region that drove the model's output. It is not the boundary of a lesion."
+KEY_IMAGES = "The slices with most of the region that drove the model's output; it is not the boundary of a lesion."
+_PREDICTIVE = "Predictive values depend on how common the disease is among those examined."
+
+_SERIES_DESCRIPTION = "COVID-19 CT AI {what}, RESEARCH, not for diagnosis"
+_DEMONSTRATION_DESCRIPTION = "DEMO MODEL: COVID-19 {what}, RESEARCH, not for diagnosis"
+
+
+def series_description(what: str, model: ModelIdentity | None) -> str:
+    """Series Description, at most 64 characters, of one kind of result."""
+    demonstration = model is not None and model.demonstration
+    return (_DEMONSTRATION_DESCRIPTION if demonstration else _SERIES_DESCRIPTION).format(what=what)
+
+
+def titled(title: str, model: ModelIdentity | None) -> str:
+    """A title inside the report, marked where a demonstration model made it."""
+    return f"{title} (DEMONSTRATION MODEL)" if model is not None and model.demonstration else title
+
+
+def warnings_of(model: ModelIdentity | None) -> list[str]:
+    """What must be said before anything else."""
+    sentences = [RESEARCH]
+    if model is not None and model.demonstration:
+        sentences.append(DEMONSTRATION)
+    elif model is not None and not model.verified:
+        sentences.append(UNVERIFIED)
+    return sentences
+
+
+def percent(probability: float, threshold: float) -> str:
+    """The probability in percent with as few decimals as show on which side of the threshold it lies."""
+    for decimals in range(1, 10):
+        shown = round(100 * probability, decimals)
+        if (shown >= 100 * threshold) == (probability >= threshold):
+            return f"{shown:.{decimals}f}"
+    return f"{100 * probability!r}"
+
+
+def threshold_text(threshold: float) -> str:
+    """The threshold with at least two decimals and no more than it has."""
+    return f"{threshold:.2f}" if round(threshold, 2) == threshold else repr(threshold)
+
+
+def verdict(finding: Finding) -> str:
+    """The result in one sentence, and what it is not."""
+    threshold = finding.model.threshold
+    side = "at or above the threshold" if finding.positive else "below the threshold"
+    sign = "positive" if finding.positive else "negative"
+    return (
+        f"The model's output for COVID-19 is {percent(finding.probability, threshold)} %, {side} of "
+        f"{100 * threshold:.10g} %: {sign}. This is how sure the model is about the whole scan, not the probability "
+        "that the patient has COVID-19; other lung disease can score as high."
+    )
+
+
+def operating_points(points: Sequence[OperatingPoint], threshold: float, prevalence: float | None) -> list[str]:
+    """What the card publishes about its thresholds, the one in use first, with the right names."""
+    ordered = sorted(points, key=lambda point: (point.threshold != threshold, point.threshold))
+    sentences = [_operating_point(point) for point in ordered]
+    in_use = [point for point in ordered if point.threshold == threshold]
+    if prevalence is not None and in_use:
+        sentences.append(_at_prevalence(in_use[0], prevalence))
+    if sentences:
+        sentences.append(_PREDICTIVE)
+    return sentences
+
+
+def part_analysed(part: str) -> str:
+    """Which of the series' volumes this is about; empty for a whole series."""
+    return f"Of the several volumes of the series this one was analysed: {part}." if part else ""
+
+
+def checks_passed(checks: Sequence[QualityCheck]) -> str:
+    """The quality checks that the series passed, in one text; empty where there were none."""
+    if not checks:
+        return ""
+    return "Checks passed: " + " ".join(f"{check.code}: {check.sentence}" for check in checks)
+
+
+def _operating_point(point: OperatingPoint) -> str:
+    return (
+        f'Operating point "{point.name}": at threshold {threshold_text(point.threshold)} sensitivity '
+        f"{point.sensitivity:.3f}, specificity {point.specificity:.3f} ({point.source})."
+    )
+
+
+def _at_prevalence(point: OperatingPoint, prevalence: float) -> str:
+    values = ppv_npv(point.sensitivity, point.specificity, prevalence)
+    if values.ppv is None or values.npv is None:
+        return f"Predictive values are not defined at a prevalence of {100 * prevalence:.3g} %."
+    return (
+        f"At this site's prevalence of {100 * prevalence:.3g} % that operating point would give a positive predictive "
+        f"value of {values.ppv:.3f} and a negative predictive value of {values.npv:.3f}."
+    )

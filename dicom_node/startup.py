@@ -1,0 +1,36 @@
+"""What happens once when the node starts, before any process of it opens the index."""
+
+import time
+
+import structlog
+
+from config.settings import Settings
+from dicom_node.scheduler import current_model
+from storage import audit
+from storage.database import open_database
+from storage.files import FileStore
+from storage.reconcile import reconcile
+
+log = structlog.get_logger()
+
+
+def prepare(settings: Settings) -> None:
+    """Create the data folder, migrate the index, and make files and rows agree.
+
+    Raises NodeError, StorageError or ModelError when the node cannot work with this data folder or model.
+    """
+    settings.files_dir.mkdir(parents=True, exist_ok=True)
+    model = current_model(settings)
+    database = open_database(settings.database_url)
+    found = reconcile(database, FileStore(settings.files_dir), time.time())
+    with database.transaction() as tx:
+        audit.append(
+            tx,
+            time.time(),
+            "node.started",
+            outcome="STARTED",
+            detail={"model": model.name, "version": model.version, "model_digest": model.digest, **found},
+        )
+    log.info(
+        "node started", ae_title=settings.receiver.ae_title, port=settings.receiver.port, model=model.name, **found
+    )
