@@ -1,0 +1,399 @@
+"""Each attack that a default pynetdicom server does not survive, against the receiver in a process of its own.
+
+Meanwhile a well-behaved sender stores a series, and every one of its responses comes within two seconds; afterwards
+threads, descriptors, memory and files are back where they were.
+"""
+
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from pydicom.uid import generate_uid
+from sqlalchemy import select
+
+from dicom_node.receiver.certificates import Authority
+from storage.database import Database
+from storage.files import FileStore
+from storage.models import audit, instances
+from tests.attacker import (
+    ABORT,
+    ACCEPT,
+    CONTEXT_ID,
+    DATA,
+    REJECT,
+    VERIFICATION_ID,
+    Attacker,
+    association_request,
+    attacker,
+    command_element,
+    data_set,
+    element,
+    pdu,
+    pdv,
+    store_command,
+)
+from tests.programs import free_port, listening, wait_for
+from tests.receiving import BIRTH_DATE, NAME, PATIENT_ID, Node, associate, ct_slice
+
+MIB = 1024**2
+RESPONSE_S = 2.0
+MAX_INSTANCE_BYTES = 4 * MIB
+SETTINGS = f"""
+data_dir = "{{folder}}/var"
+[receiver]
+port = {{port}}
+pdu_deadline_s = 2
+acse_timeout_s = 2
+idle_timeout_s = 6
+closing_timeout_s = 2
+max_instance_bytes = {MAX_INSTANCE_BYTES}
+[storage]
+low_disk_mb = 1
+"""
+
+
+class Victim:
+    """The receiver in a process of its own, and where it was before the attacks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        (folder / "node.toml").write_text(SETTINGS.format(folder=folder, port=self.port))
+        self.log = folder / "log"
+        with self.log.open("wb") as log:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-W", "always", "-m", "dicom_node", "receive", "--config", str(folder / "node.toml")],
+                stdout=log,
+                stderr=log,
+                env={k: v for k, v in os.environ.items() if not k.startswith("DICOM_NODE_")},
+            )
+        wait_for(lambda: listening(self.port), 30, "the receiver listens")
+        self.process = psutil.Process(self.popen.pid)
+        self.database = Database(f"sqlite:///{folder / 'var' / 'node.db'}")
+
+    def stop(self) -> None:
+        self.popen.terminate()
+        assert self.popen.wait(30) == 0
+
+    def files(self) -> set[Path]:
+        return {path for path in (self.folder / "var" / "files").rglob("*") if path.is_file()}
+
+    def outside(self) -> set[Path]:
+        """What lies anywhere below and beside the folder but in its own places."""
+        return {path for path in self.folder.parent.rglob("*") if self.folder / "var" not in path.parents}
+
+    def measures(self) -> tuple[int, int, float]:
+        """Threads, descriptors, resident MiB."""
+        return self.process.num_threads(), self.process.num_fds(), self.process.memory_info().rss / MIB
+
+    def reasons(self) -> list[str]:
+        with self.database.read() as tx:
+            return [str(detail) for detail in tx.scalars(select(audit.c.detail)) if detail]
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+    folder = tmp_path_factory.mktemp("victim") / "node"
+    folder.mkdir()
+    running = Victim(folder)
+    for _ in range(3):  # everything that is loaded once is loaded
+        with attacker(running.port) as one:
+            assert one.associate() == ACCEPT
+            uid = generate_uid().encode()
+            assert one.store(uid, data_set(uid, series=generate_uid().encode())) == 0
+    yield running
+    running.stop()
+
+
+class Sender(threading.Thread):
+    """The well-behaved one: stores slices of one series until told to stop, and at least three."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self.port = port
+        self.slowest_s = 0.0
+        self.stored = 0
+        self.problem = ""
+        self.enough = threading.Event()
+
+    def run(self) -> None:
+        series = generate_uid()
+        while not self.enough.is_set() or self.stored < 3:
+            begun = time.monotonic()
+            with associate(self) as association:  # type: ignore[arg-type]
+                if not association.is_established:
+                    self.problem = "association refused"
+                    return
+                status = association.send_c_store(ct_slice(self.stored, series_uid=series)).Status
+            if status != 0:
+                self.problem = f"status {status:04X}"
+                return
+            self.stored += 1
+            self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
+
+
+@contextmanager
+def while_a_series_is_sent(victim: Victim, also_stored: int = 0) -> Iterator[None]:
+    before, files = victim.measures(), len(victim.files())
+    sender = Sender(victim.port)
+    sender.start()
+    try:
+        yield
+    finally:
+        sender.enough.set()
+        sender.join(60)
+    assert sender.problem == ""
+    assert sender.slowest_s < RESPONSE_S
+    wait_for(lambda: len(victim.files()) == files + sender.stored + also_stored, 30, "only the series' files are left")
+    back_at(victim, before)
+
+
+def back_at(victim: Victim, before: tuple[int, int, float]) -> None:
+    threads, descriptors, resident = before
+
+    def is_back() -> bool:
+        now = victim.measures()
+        return now[0] <= threads and now[1] <= descriptors + 2 and now[2] <= resident + 20
+
+    wait_for(is_back, 60, f"back at {before}, at {victim.measures()}")
+
+
+def test_a_pdu_that_claims_four_gigabytes_is_aborted_at_once(victim: Victim) -> None:
+    with while_a_series_is_sent(victim), attacker(victim.port) as one:
+        one.send(pdu(1, b"", length=0xFFFFFFFF) + bytes(1000))
+        assert one.answer()[0] == ABORT
+
+
+def test_half_pdus_are_cut_off_and_keep_nobody_out(victim: Victim) -> None:
+    with while_a_series_is_sent(victim), ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(attacker(victim.port)).send(pdu(1, b"\0\1\0", length=200))
+        time.sleep(1)
+        last = stack.enter_context(attacker(victim.port))
+        last.send(pdu(1, b"\0\1\0", length=200))
+        begun = time.monotonic()
+        assert last.answer()[0] in (0, ABORT)
+        assert time.monotonic() - begun < 4
+
+
+def test_a_pdu_that_comes_one_byte_at_a_time_is_cut_off_at_its_deadline(victim: Victim) -> None:
+    with while_a_series_is_sent(victim), attacker(victim.port) as one:
+        assert one.associate() == ACCEPT
+        begun = time.monotonic()
+        one.socket.settimeout(0.2)
+        for byte in pdu(DATA, pdv(store_command(b"1.2.3"), 3)):
+            one.send(bytes((byte,)))
+            try:
+                assert one.socket.recv(10)[:1] in (b"", bytes((ABORT,)))
+                break
+            except TimeoutError:
+                pass
+        assert 1.5 < time.monotonic() - begun < 5
+
+
+def test_a_thousand_silent_connections_keep_nobody_out(victim: Victim) -> None:
+    with while_a_series_is_sent(victim):
+        silent = [Attacker(victim.port) for _ in range(1000)]
+        time.sleep(1)
+        for one in silent:
+            one.close()
+
+
+def test_two_hundred_idle_associations_cost_little_and_are_ended(victim: Victim) -> None:
+    with while_a_series_is_sent(victim), ExitStack() as stack:
+        idle = [stack.enter_context(attacker(victim.port, "127.0.0.2")) for _ in range(200)]
+        assert [one.associate() for one in idle] == [ACCEPT] * 200
+        assert idle[0].answer()[0] == ABORT
+
+
+def test_idle_associations_cost_under_five_percent_of_a_core(victim: Victim) -> None:
+    with ExitStack() as stack:
+        idle = [stack.enter_context(attacker(victim.port, "127.0.0.2")) for _ in range(200)]
+        assert [one.associate() for one in idle] == [ACCEPT] * 200
+        before, begun = sum(victim.process.cpu_times()[:2]), time.monotonic()
+        time.sleep(3)
+        assert (sum(victim.process.cpu_times()[:2]) - before) / (time.monotonic() - begun) < 0.05
+
+
+def test_more_associations_than_one_address_may_have_are_refused_as_transient(victim: Victim) -> None:
+    with while_a_series_is_sent(victim), ExitStack() as stack:
+        many = [stack.enter_context(attacker(victim.port, "127.0.0.2")) for _ in range(242)]
+        answers = [one.associate() for one in many]
+        assert answers.count(ACCEPT) == 240
+        assert answers.count(REJECT) == 2
+
+
+@pytest.mark.parametrize("uid", [b"../../x", b"/etc/passwd", b"1.2.3\n4", b"1." + b"2" * 70, b""])
+def test_a_uid_that_is_none_becomes_no_path(victim: Victim, uid: bytes) -> None:
+    outside = victim.outside()
+    with while_a_series_is_sent(victim), attacker(victim.port) as one:
+        assert one.associate() == ACCEPT
+        assert one.store(uid, data_set(uid)) == 0xC000
+        assert one.store(b"1.2.3.4.5", data_set(uid)) == 0xC000
+        assert one.store(b"1.2.3.4.5", data_set(b"1.2.3.4.5", series=uid)) == 0xC000
+    assert victim.outside() == outside
+
+
+def test_a_deflated_bomb_finds_no_context(victim: Victim) -> None:
+    with while_a_series_is_sent(victim), attacker(victim.port) as one:
+        one.send(association_request(syntax="1.2.840.10008.1.2.1.99"))
+        kind, answer = one.answer()
+        assert kind == ACCEPT
+        item = answer.index(b"\x21\x00")  # the first presentation context, PS3.8 Table 9-18
+        assert answer[item + 4 : item + 7] == bytes((CONTEXT_ID, 0, 4))
+        assert one.store(b"1.2.3.4.5", zlib.compress(bytes(50 * MIB))) is None
+
+
+@pytest.mark.parametrize("depth", [200, 5000, 100_000])
+def test_deeply_nested_sequences_are_refused(victim: Victim, depth: int) -> None:
+    nested = element(0x00081140, b"SQ", b"", length=0xFFFFFFFF) + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    with while_a_series_is_sent(victim), attacker(victim.port) as one:
+        assert one.associate() == ACCEPT
+        assert one.store(b"1.2.3.4.5", data_set(b"1.2.3.4.5", extra=nested * depth)) == 0xC000
+
+
+def test_a_header_of_millions_of_elements_is_refused(victim: Victim) -> None:
+    many = element(0x00091001, b"LO", b"") * 450_000
+    with while_a_series_is_sent(victim), attacker(victim.port) as one:
+        assert one.associate() == ACCEPT
+        assert one.store(b"1.2.3.4.5", data_set(b"1.2.3.4.5", extra=many)) == 0xC000
+
+
+def test_a_data_set_that_never_ends_is_cut_off_and_leaves_no_file(victim: Victim) -> None:
+    with while_a_series_is_sent(victim), attacker(victim.port) as one:
+        assert one.associate() == ACCEPT
+        one.send(pdu(DATA, pdv(store_command(b"1.2.3.4.5"), 3)))
+        for _ in range(MAX_INSTANCE_BYTES // 16000 + 2):
+            one.send(pdu(DATA, pdv(bytes(16000), 0)))
+        assert one.answer()[0] in (0, ABORT)
+    assert any("larger than allowed" in reason for reason in victim.reasons())
+
+
+def test_a_data_set_that_is_cut_short_is_not_acknowledged(victim: Victim) -> None:
+    with while_a_series_is_sent(victim), attacker(victim.port) as one:
+        assert one.associate() == ACCEPT
+        assert one.store(b"1.2.3.4.5", data_set(b"1.2.3.4.5")[:-10]) == 0xC000
+
+
+def test_twenty_aborted_transfers_leave_no_file(victim: Victim) -> None:
+    with while_a_series_is_sent(victim):
+        for _ in range(20):
+            with attacker(victim.port) as one:
+                assert one.associate() == ACCEPT
+                one.send(pdu(DATA, pdv(store_command(b"1.2.3.4.5"), 3)) + pdu(DATA, pdv(bytes(16000), 0)) * 20)
+
+
+def test_an_ae_title_cannot_forge_a_log_line(victim: Victim) -> None:
+    with while_a_series_is_sent(victim), attacker(victim.port) as one:
+        assert one.associate(calling_ae=b"A\nB\x1b[31mFORGED") == REJECT
+    assert wait_for(lambda: "FORGED" in victim.log.read_text(), 10)
+    assert not any(line.startswith("B") or "\x1b[31m" in line for line in victim.log.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="another protocol"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00", id="TLS at a plain port"),
+        pytest.param(os.urandom(5000), id="noise"),
+        pytest.param(pdu(1, bytes(68)), id="a request without items"),
+        pytest.param(pdu(1, bytes(68) + b"\x10\x00\xff\xff"), id="an item that is longer than the request"),
+        pytest.param(pdu(4, pdv(b"", 3)), id="data before the association"),
+        pytest.param(pdu(5, bytes(4)), id="release before the association"),
+        pytest.param(association_request() * 2, id="two requests"),
+        pytest.param(association_request() + pdu(4, pdv(b"x", 0)), id="a data set without a command"),
+        pytest.param(association_request() + pdu(4, pdv(store_command(b"1.2"), 3, 99)), id="a context not accepted"),
+        pytest.param(association_request() + pdu(4, b"\0\0\0\1\1"), id="a value shorter than its header"),
+        pytest.param(association_request() + pdu(4, b"\xff\xff\xff\xff\1\3"), id="a value longer than its PDU"),
+        pytest.param(association_request() + pdu(4, pdv(bytes(5000), 1)), id="a command that is too long"),
+        pytest.param(association_request() + pdu(4, pdv(b"\0\0\0\1\4\0\0\0", 3)), id="a command that is cut short"),
+        pytest.param(
+            association_request() + pdu(4, pdv(store_command(b"1.2"), 3) + pdv(store_command(b"1.2"), 3)),
+            id="a command inside a message",
+        ),
+    ],
+)
+def test_what_is_not_dicom_ends_its_own_connection_only(victim: Victim, hostile: bytes) -> None:
+    with attacker(victim.port) as one:
+        one.send(hostile)
+        kinds = []
+        while (kind := one.answer()[0]) and len(kinds) < 3:
+            kinds.append(kind)
+        assert kinds in ([], [ABORT], [ACCEPT, ABORT])
+    with attacker(victim.port) as other:
+        assert other.associate() == ACCEPT
+
+
+def test_a_peer_that_never_reads_its_answers_is_cut_off(victim: Victim) -> None:
+    echo = command_element(0x0100, b"\x30\x00") + command_element(0x0110, b"\1\0") + command_element(0x0800, b"\1\1")
+    flood = pdu(DATA, pdv(echo, 3, VERIFICATION_ID)) * 1000
+    with while_a_series_is_sent(victim), attacker(victim.port) as one:
+        assert one.associate() == ACCEPT
+        one.socket.settimeout(3)
+        try:
+            for _ in range(2000):
+                one.socket.sendall(flood)
+            pytest.fail("the receiver buffers without limit")
+        except OSError:
+            pass
+
+
+def test_nothing_of_a_patient_is_in_the_log(victim: Victim) -> None:
+    uid = generate_uid().encode()
+    bad = element(0x00200013, b"IS", PATIENT_ID.encode()) + element(0x00080020, b"DA", NAME.encode())
+    with while_a_series_is_sent(victim, also_stored=1), attacker(victim.port) as one:
+        assert one.associate() == ACCEPT
+        assert one.store(uid, data_set(uid, extra=bad, series=generate_uid().encode())) == 0
+        assert one.store(NAME.encode(), data_set(uid)) == 0xC000
+        assert one.store(uid, data_set(PATIENT_ID.encode())) == 0xC000
+    text = victim.log.read_text()
+    assert not any(planted in text for planted in (NAME, NAME.split("^")[0], PATIENT_ID, BIRTH_DATE))
+    assert PATIENT_ID not in " ".join(victim.process.cmdline())
+
+
+def test_afterwards_everything_acknowledged_can_be_read_back(victim: Victim) -> None:
+    with victim.database.read() as tx:
+        rows = tx.execute(select(instances)).all()
+    assert len(rows) >= 3
+    files = FileStore(victim.folder / "var" / "files")
+    for row in rows:
+        files.read_verified(row.path, row.sha256)
+
+
+def test_silent_connections_to_the_tls_port_hold_up_nobody(tmp_path: Path) -> None:
+    authority = Authority("CA", time.time())
+    certificate, key = authority.issue(tmp_path, "node")
+    ours = authority.issue(tmp_path, "pacs")
+    settings = {
+        "tls_port": 0,
+        "tls_certificate": certificate,
+        "tls_key": key,
+        "tls_authorities": authority.write(tmp_path / "ca.crt"),
+        "acse_timeout_s": 2,
+    }
+    (tmp_path / "node").mkdir()
+    with Node(tmp_path / "node", settings) as node, ExitStack() as stack:
+        silent = [stack.enter_context(attacker(node.receiver.tls_port)) for _ in range(20)]
+        silent[0].send(b"\x16\x03\x01\x40\x00\x01")  # the start of a greeting
+        context = ssl.create_default_context(cafile=tmp_path / "ca.crt")
+        context.load_cert_chain(*ours)
+        begun = time.monotonic()
+        with (
+            socket.create_connection(("127.0.0.1", node.receiver.tls_port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as sender,
+        ):
+            sender.sendall(association_request())
+            assert sender.recv(1)[0] == ACCEPT
+        assert time.monotonic() - begun < RESPONSE_S
+        assert silent[0].answer()[0] == 0
+        assert time.monotonic() - begun < 5

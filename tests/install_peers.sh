@@ -1,0 +1,17 @@
+#!/bin/sh
+# Install the real peers that the tests talk to, where this is Debian and we are root; else say what is missing.
+missing=
+[ -x /usr/bin/storescu ] || missing="$missing dcmtk"
+[ -x /usr/sbin/Orthanc ] || [ -x /usr/sbin/orthanc ] || [ -x /usr/bin/orthanc ] || [ -x /usr/bin/Orthanc ] || missing="$missing orthanc"
+[ -e /usr/share/java/pixelmed.jar ] || missing="$missing libpixelmed-java"
+[ -x /usr/bin/java ] || missing="$missing default-jre-headless"
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing peers:$missing"
+    # A freshly installed Orthanc must not start as a service: the tests start their own.
+    export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing >/dev/null && exit 0
+fi
+echo "peer programs not installed:$missing; their tests will be skipped by name" >&2
+exit 0

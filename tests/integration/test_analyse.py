@@ -1,0 +1,55 @@
+"""`dicom-node analyse`: no node and no PACS, with the demonstration model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+
+from dicom_node.demo import LESIONS
+from inference.phantom import make_phantom, write_series
+
+
+def analyse(data_dir: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "dicom_node", "analyse", *arguments, "--json"],
+        env={**os.environ, "DICOM_NODE_DATA_DIR": str(data_dir)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(("seed", "lesions"), [(11, "mixed"), (12, "none")])
+def test_a_phantom_is_judged_as_its_truth_says(seed: int, lesions: str, tmp_path: Path) -> None:
+    paths = write_series(
+        make_phantom(seed, slices=40, size=256, lesions=lesions, lesion_settings=LESIONS), tmp_path / "series"
+    )
+    status, records = analyse(tmp_path / "data", str(tmp_path / "series"), "--output", str(tmp_path / "out"))
+    assert status == 0 and len(records) == 1
+    record = records[0]
+    assert record["series_instance_uid"] == str(dcmread(paths[0]).SeriesInstanceUID)
+    assert (record["outcome"], record["reason"], record["demonstration"]) == ("ANALYSED", None, True)
+    assert record["positive"] is (lesions != "none")
+    assert {dcmread(path).Modality for path in (tmp_path / "out").iterdir()} == {"SR", "SEG", "OT"}
+
+
+def test_a_refusal_is_done_and_says_why(tmp_path: Path) -> None:
+    paths = write_series(make_phantom(13, slices=40, size=256), tmp_path / "series")
+    for path in paths[18:20]:
+        path.unlink()
+    status, records = analyse(tmp_path / "data", str(tmp_path / "series"))
+    assert status == 0
+    assert (records[0]["outcome"], records[0]["probability"]) == ("NOT_ANALYSED", None)
+    assert records[0]["reason"]["code"] == "MISSING_SLICES"
+
+
+def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("no image")
+    status, records = analyse(tmp_path / "data", str(tmp_path))
+    assert status == 1 and records == []

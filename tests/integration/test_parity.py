@@ -1,0 +1,40 @@
+"""The published checkpoints on real series: the numbers that the authors' preprocessing gives.
+
+One run of the fastest exact engine per series. Probabilities, crops and volumes were computed with the authors' own
+code; how far this implementation is from them is the tolerance beside each.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from inference.pipeline import load_pipeline
+from inference.registry import find_model
+from inference.volume import find_series, load
+from inference.weights import import_authors
+
+# Series: slices after resampling, raw mask in mL, crop, P(COVID-19), and its tolerance.
+EXPECTED = {
+    "lungdx_A0002_B40f_30slices": (240, 3058.3, (101, 275, 367), 0.330867, 1e-3),
+}
+
+
+@pytest.fixture(scope="module")
+def models(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    weights = shared / "weights"
+    import_authors(weights / "unet.pth", weights / "ncov-Epoch_00140-auc95p9.pth", folder)
+    return folder
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_real_series_gives_the_published_numbers(name: str, shared: Path, models: Path) -> None:
+    count, raw_ml, crop, probability, tolerance = EXPECTED[name]
+    ((files),) = find_series(shared / "data" / "dicom" / name).values()
+    finding = load_pipeline(find_model(models), "cpu").run(load(files), trace=True)
+    assert finding.trace["slices_resampled"] == count
+    assert finding.trace["raw_mask_ml"] == pytest.approx(raw_ml, rel=0.001)
+    assert finding.trace["crop"] == list(crop)
+    assert finding.probability == pytest.approx(probability, abs=tolerance)
+    assert finding.model.verified and finding.precision == "float32"

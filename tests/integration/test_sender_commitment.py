@@ -1,0 +1,209 @@
+"""Storage commitment against an SCP on loopback that answers as real PACS do, and as they should not."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+
+from dicom_node import sender
+from dicom_node.pacs import Pacs
+from tests.outbox import Node, destination, make_node
+from tests.programs import free_port, wait_for
+
+MODEL, MODEL_INSTANCE = StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+
+
+class CommittingPacs:
+    """A Storage and Storage Commitment SCP.
+
+    how: "same" association, "own" association to `report_port`, "refuse" (N-ACTION fails), "silent".
+    failing: how many requests are answered with failures first.
+    """
+
+    def __init__(self, how: str, report_port: int = 0, failing: int = 0) -> None:
+        self.how = how
+        self.report_port = report_port
+        self.failing = failing
+        self.stored: list[str] = []
+        self.requests: list[Dataset] = []
+        entity = AE(ae_title="STORESCP")
+        for context in AllStoragePresentationContexts:
+            entity.add_supported_context(str(context.abstract_syntax))
+        entity.add_supported_context(StorageCommitmentPushModel)
+        self._server = entity.start_server(
+            ("127.0.0.1", 0),
+            block=False,
+            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_N_ACTION, self._action)],
+        )
+        self.port = int(self._server.server_address[1])
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _store(self, event: evt.Event) -> int:
+        self.stored.append(str(event.request.AffectedSOPInstanceUID))
+        return 0
+
+    def _action(self, event: evt.Event) -> tuple[int, None]:
+        if self.how == "refuse":
+            return 0x0110, None
+        information = event.action_information
+        self.requests.append(information)
+        if self.how != "silent":
+            threading.Thread(target=self._answer, args=(event.assoc, information), daemon=True).start()
+        return 0, None
+
+    def _answer(self, association: Association, information: Dataset) -> None:
+        time.sleep(0.1)
+        report = Dataset()
+        report.TransactionUID = information.TransactionUID
+        references = list(information.ReferencedSOPSequence)
+        fails = len(self.requests) <= self.failing
+        if fails:
+            references[0].FailureReason = 0x0112
+            report.FailedSOPSequence = references[:1]
+            references = references[1:]
+        report.ReferencedSOPSequence = references
+        kind = 2 if fails else 1
+        if self.how == "same":
+            association.send_n_event_report(report, kind, MODEL, MODEL_INSTANCE)
+            return
+        own = AE(ae_title="STORESCP").associate(
+            "127.0.0.1", self.report_port, [build_context(StorageCommitmentPushModel)], "NODE_SC"
+        )
+        assert own.is_established
+        own.send_n_event_report(report, kind, MODEL, MODEL_INSTANCE)
+        own.release()
+
+
+@contextmanager
+def committing_node(
+    folder: Path, how: str, failing: int = 0, **options: object
+) -> Iterator[tuple[Node, CommittingPacs]]:
+    """A sender that asks such a PACS for commitment, running."""
+    port = free_port()
+    pacs = CommittingPacs(how, port, failing)
+    settings = {"commitment_wait_s": 1.0, "commitment_ae_title": "NODE_SC", "commitment_port": port, **options}
+    node = make_node(folder, destination(pacs.port, commitment="request"), sender=settings)
+    stop = threading.Event()
+    thread = threading.Thread(target=sender.run, args=(node.settings, node.database, node.files, stop))
+    thread.start()
+    try:
+        yield node, pacs
+    finally:
+        stop.set()
+        thread.join(30)
+        pacs.stop()
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("how", ["same", "own"])
+def test_an_answer_on_either_association_commits_the_delivery(tmp_path: Path, how: str) -> None:
+    with committing_node(tmp_path, how) as (node, pacs):
+        objects = node.add_result(time.time(), ["report", "segmentation"])
+        wait_for(lambda: node.states() == {"pacs": "COMMITTED"})
+    (request,) = pacs.requests
+    asked = {(i.ReferencedSOPClassUID, i.ReferencedSOPInstanceUID) for i in request.ReferencedSOPSequence}
+    assert asked == {(o.SOPClassUID, o.SOPInstanceUID) for o in objects.values()}
+    (row,) = node.audited("delivery.committed")
+    assert row["detail"]["how"] == "storage-commitment"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("how", ["same", "own"])
+def test_what_is_not_committed_is_sent_again_until_it_is(tmp_path: Path, how: str) -> None:
+    with committing_node(tmp_path, how, failing=2) as (node, pacs):
+        objects = node.add_result(time.time())
+        wait_for(lambda: node.states() == {"pacs": "COMMITTED"})
+    assert pacs.stored == [objects["report"].SOPInstanceUID] * 3
+    assert len({r.TransactionUID for r in pacs.requests}) == 3
+    reasons = [row["detail"].get("reason", "") for row in node.audited("delivery.pending")]  # type: ignore[attr-defined]
+    assert sum("0x0112" in reason for reason in reasons) == 2
+
+
+def test_an_unanswered_request_is_repeated_and_the_delivery_stays_sent(tmp_path: Path) -> None:
+    quick = {"commitment_timeout_s": 0.3, "commitment_wait_s": 0.1, "commitment_attempts": 3}
+    with committing_node(tmp_path, "silent", **quick) as (node, pacs):
+        node.add_result(time.time())
+        # This PACS answers no query either: in the end nothing says more than its success status did.
+        wait_for(lambda: node.audited("delivery.commitment-not-offered"))
+        assert node.states() == {"pacs": "SENT"}
+    assert len(pacs.requests) == 3
+    assert len(pacs.stored) == 1
+
+
+def test_a_late_answer_to_an_outdated_request_commits_nothing(tmp_path: Path) -> None:
+    quick = {"commitment_timeout_s": 0.3, "commitment_wait_s": 0.1, "commitment_attempts": 2}
+    with committing_node(tmp_path, "silent", **quick) as (node, pacs):
+        node.add_result(time.time())
+        wait_for(lambda: len(pacs.requests) == 2)
+        pacs.how = "own"
+        report = Dataset()
+        report.TransactionUID = pacs.requests[0].TransactionUID
+        report.ReferencedSOPSequence = pacs.requests[0].ReferencedSOPSequence
+        own = AE(ae_title="STORESCP").associate(
+            "127.0.0.1", pacs.report_port, [build_context(StorageCommitmentPushModel)], "NODE_SC"
+        )
+        status, _ = own.send_n_event_report(report, 1, MODEL, MODEL_INSTANCE)
+        own.release()
+        assert status.Status == 0x0110
+        assert node.states() == {"pacs": "SENT"}
+
+
+@pytest.mark.parametrize("commitment", ["request", "query"])
+def test_a_pacs_without_commitment_is_asked_by_query_and_what_it_lost_is_sent_again(
+    tmp_path: Path, commitment: str
+) -> None:
+    with Pacs(tmp_path / "pacs") as pacs:
+        node = make_node(tmp_path / "node", destination(pacs.port, commitment=commitment))
+        objects = node.add_result(time.time(), ["report", "segmentation"])
+        uid = objects["report"].SOPInstanceUID
+        lost: list[bool] = []
+        settle = sender.commitment.settle_one
+
+        def lose_once(*arguments: object) -> bool:
+            if not lost and node.states() == {"pacs": "SENT"}:
+                lost.append(True)
+                pacs.delete(uid)
+            return settle(*arguments)  # type: ignore[arg-type]
+
+        stop = threading.Event()
+        sender.commitment.settle_one = lose_once  # type: ignore[assignment]
+        try:
+            thread = threading.Thread(target=sender.run, args=(node.settings, node.database, node.files, stop))
+            thread.start()
+            wait_for(lambda: node.states() == {"pacs": "COMMITTED"})
+        finally:
+            stop.set()
+            thread.join(30)
+            sender.commitment.settle_one = settle
+    (row,) = node.audited("delivery.committed")
+    assert row["detail"]["how"] == "c-find"  # type: ignore[index]
+    assert node.deliveries()[0].attempts == 2
+
+
+def test_strangers_cannot_reach_the_commitment_port(tmp_path: Path) -> None:
+    """127.0.0.2 is this machine too, and no destination's address."""
+    with committing_node(tmp_path, "silent") as (node, pacs):
+        wait_for(lambda: _reaches(pacs.report_port, "127.0.0.1"))
+        stranger = socket.create_connection(("127.0.0.1", pacs.report_port), source_address=("127.0.0.2", 0), timeout=5)
+        assert stranger.recv(1) == b""
+        stranger.close()
+        assert node.states() == {}
+
+
+def _reaches(port: int, source: str) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), source_address=(source, 0), timeout=5).close()
+        return True
+    except OSError:
+        return False

@@ -1,0 +1,264 @@
+"""Every object, from real and synthetic sources, passes every validator, and independent readers get our values."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    ComprehensiveSRStorage,
+    EnhancedCTImageStorage,
+    EnhancedSRStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+)
+
+from dicom_node.report import (
+    KINDS,
+    ReportContext,
+    as_accepted,
+    build_all,
+    build_not_analysed,
+    build_report,
+    read_sources,
+    to_part10,
+)
+from inference.cards import OperatingPoint
+from inference.ct import CTVolume
+from inference.finding import Finding
+from inference.volume import load
+from tests.factories import Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
+from tests.programs import orthanc
+from tests.unit.test_report_sources import GB2312_NAME, TYPE_2, write_with_name
+from tests.validators import dcentvfy_errors, dciodvfy_errors, dsrdump_errors, pixelmed_errors, sr_errors
+
+pytestmark = pytest.mark.peer
+
+CONTEXT = ReportContext(
+    created_at=datetime(2026, 3, 1, 12, tzinfo=UTC),
+    manufacturer="Node makers",
+    institution="Hospital",
+    operating_points=(OperatingPoint("published", 0.5, 0.84, 0.982, "131 test cases"),),
+)
+CODES = ("126000", "840539006")
+
+
+def localised(volume: CTVolume) -> Finding:
+    """A finding with a mask of everything as thin as lung and a box in its middle as the localisation."""
+    plain = finding_on(volume)
+    region = np.zeros(volume.hu.shape, bool)
+    z, y, x = (size // 2 for size in region.shape)
+    region[z : z + 3, y - y // 4 : y, x // 2 : x] = True
+    heat = region.astype(np.float32)
+    return replace(plain, localisation=region, heat=heat)
+
+
+def written(objects: Sequence[tuple[str, Dataset]], folder: Path) -> dict[str, Path]:
+    """The objects as files, by kind."""
+    folder.mkdir(exist_ok=True)
+    paths = {kind: folder / f"{kind}.dcm" for kind, _ in objects}
+    for kind, dataset in objects:
+        paths[kind].write_bytes(to_part10(dataset))
+    return paths
+
+
+def new_errors(paths: dict[str, Path], sources: Sequence[Path]) -> list[str]:
+    """What the validators object to in our objects, and between them and the sources, beyond the sources' own."""
+    errors = sr_errors(paths["report"], "TID_1500", CODES)
+    for kind in paths.keys() - {"report"}:
+        errors += dciodvfy_errors(paths[kind])
+    return errors + sorted(set(dcentvfy_errors([*sources, *paths.values()])) - set(dcentvfy_errors(sources)))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "series", ["MD04_every2nd", "MD05_every2nd", "lungdx_A0002_B40f_30slices", "cip_ct64_79slices"]
+)
+def test_objects_of_a_real_series_pass_every_validator(shared: Path, tmp_path: Path, series: str) -> None:
+    sources = sorted((shared / "data" / "dicom" / series).iterdir())
+    volume = load(sources)
+    objects = build_all(localised(volume), volume, read_sources(volume), CONTEXT, KINDS)
+    assert new_errors(written(objects, tmp_path), sources) == []
+
+
+def test_report_without_segments_and_its_other_classes_pass_every_validator(tmp_path: Path) -> None:
+    write_series(tmp_path / "s")
+    volume = volume_of(tmp_path / "s")
+    report = build_report(finding_on(volume), volume, read_sources(volume), CONTEXT)
+    variants = [report, as_accepted(report, [ComprehensiveSRStorage]), as_accepted(report, [EnhancedSRStorage])]
+    for number, variant in enumerate(variants):
+        assert variant is not None
+        path = tmp_path / f"{number}.dcm"
+        path.write_bytes(to_part10(variant))
+        assert sr_errors(path, "TID_1500", CODES) == []
+
+
+def test_display_report_and_key_images_pass_every_validator(tmp_path: Path) -> None:
+    write_series(tmp_path / "s")
+    volume = volume_of(tmp_path / "s")
+    kinds = ["display-report", "key-images"]
+    paths = written(build_all(localised(volume), volume, read_sources(volume), CONTEXT, kinds), tmp_path / "objects")
+    assert sr_errors(paths["display-report"], "TID_1500", CODES) == []
+    assert sr_errors(paths["key-images"], "TID_2010", ["113000"]) == []
+
+
+def test_not_analysed_report_that_replaces_a_result_passes_every_validator(tmp_path: Path) -> None:
+    write_series(tmp_path / "s")
+    volume = volume_of(tmp_path / "s")
+    sources = read_sources(volume)
+    earlier = build_report(finding_on(volume), volume, sources[1:], CONTEXT)
+    report = build_not_analysed(
+        "ALTERNATING_SLICE_THICKNESS",
+        "Slices of 2 and 5 mm were seen; one thickness is needed.",
+        sources,
+        replace(CONTEXT, predecessor=earlier, revision=2),
+        model(demonstration=True),
+    )
+    path = tmp_path / "report.dcm"
+    path.write_bytes(to_part10(report))
+    assert sr_errors(path, "TID_2000", ["18748-4", "ALTERNATING_SLICE_THICKNESS"]) == []
+
+
+def test_validators_notice_what_is_wrong(tmp_path: Path) -> None:
+    write_series(tmp_path / "s")
+    volume = volume_of(tmp_path / "s")
+    objects = build_all(localised(volume), volume, read_sources(volume), CONTEXT, ["report", "segmentation"])
+    paths = written(objects, tmp_path / "objects")
+    report = pydicom.dcmread(paths["report"])
+    del report.CompletionFlag
+    report.ConceptNameCodeSequence[0].CodeValue = "126001"
+    report.PatientID = "another"
+    # Device Observer UID, mandatory in TID 1004.
+    report.ContentSequence = [i for i in report.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue != "121012"]
+    report.save_as(paths["report"])
+    assert dciodvfy_errors(paths["report"])
+    assert dsrdump_errors(paths["report"], CODES)
+    assert pixelmed_errors(paths["report"], "TID_1500")
+    assert dcentvfy_errors(list(paths.values()))
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("GB18030", "Zhang^San=张^三".encode("gb18030")),
+        (["", "ISO 2022 IR 58"], GB2312_NAME),
+        ("ISO_IR 192", "张^三".encode()),
+        ("ISO_IR 100", "Müller^Jörg".encode("latin-1")),
+    ],
+)
+def test_objects_of_sources_in_any_character_set_are_valid(
+    tmp_path: Path, character_set: str | list[str], name: bytes
+) -> None:
+    write_with_name(tmp_path / "s", character_set, name)
+    # dcentvfy compares bytes, so the sources, in their own character set, are left out.
+    assert synthetic_errors(volume_of(tmp_path / "s"), tmp_path, with_sources=False) == []
+
+
+@pytest.mark.parametrize("missing", [None, ""])
+def test_objects_of_sources_without_type_2_attributes_are_valid(tmp_path: Path, missing: str | None) -> None:
+    more = ("SliceThickness", "BodyPartExamined", "PositionReferenceIndicator", "SeriesNumber", "InstanceNumber")
+    write_series(tmp_path / "s", **dict.fromkeys([*TYPE_2, *more], missing))
+    assert synthetic_errors(volume_of(tmp_path / "s"), tmp_path) == []
+
+
+@pytest.mark.parametrize("sop_class_uid", [EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage])
+def test_objects_of_a_multi_frame_source_are_valid(tmp_path: Path, sop_class_uid: str) -> None:
+    volume = write_enhanced(tmp_path / "multi.dcm", None, [3, 1, 0, 2, 4, 7, 6, 5], sop_class_uid)
+    assert synthetic_errors(volume, tmp_path) == []
+
+
+def test_objects_of_a_revised_result_in_another_time_zone_are_valid(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", TimezoneOffsetFromUTC="+0800")
+    volume = volume_of(tmp_path / "s")
+    earlier = build_report(finding_on(volume), volume, read_sources(volume)[1:], CONTEXT)
+    (tmp_path / "earlier.dcm").write_bytes(to_part10(earlier))
+    context = replace(CONTEXT, predecessor=earlier, revision=2)
+    assert synthetic_errors(volume, tmp_path, context, [tmp_path / "earlier.dcm"]) == []
+
+
+def synthetic_errors(
+    volume: CTVolume,
+    folder: Path,
+    context: ReportContext = CONTEXT,
+    others: Sequence[Path] = (),
+    with_sources: bool = True,
+) -> list[str]:
+    """Errors that do not take a Java machine to find; the content tree is that of the real series."""
+    paths = written(build_all(localised(volume), volume, read_sources(volume), context, KINDS), folder / "objects")
+    errors = [error for path in paths.values() for error in dciodvfy_errors(path)]
+    if not with_sources:
+        found = dcentvfy_errors(list(paths.values()))
+        return errors + [error for error in found if "Missing SOPInstanceUID that was referenced" not in error]
+    sources = sorted({slice_.path for slice_ in volume.slices})
+    found = dcentvfy_errors([*sources, *others, *paths.values()])
+    return errors + sorted(set(found) - set(dcentvfy_errors(sources)))
+
+
+def dcmqi(program: str) -> str:
+    path = Path(sys.executable).parent / program
+    if not path.is_file():
+        pytest.skip(f"{program} is not installed (dcmqi from PyPI)")
+    return str(path)
+
+
+@pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0), (1, 0, 0, 0, -1, 0)])
+def test_dcmqi_gets_our_voxels(tmp_path: Path, orientation: tuple[float, ...]) -> None:
+    grid = Grid(shape=(8, 33, 41), orientation=orientation)
+    write_series(tmp_path / "s", grid, [3, 1, 0, 2, 4, 7, 6, 5])
+    volume = volume_of(tmp_path / "s")
+    finding = finding_on(volume, lung_mask=lungs(grid), localisation=lesion(grid))
+    paths = written(build_all(finding, volume, read_sources(volume), CONTEXT, ["segmentation"]), tmp_path / "o")
+    command = [dcmqi("segimage2itkimage"), "--inputDICOM", str(paths["segmentation"]), "-t", "nrrd"]
+    subprocess.run([*command, "--outputDirectory", str(tmp_path)], check=True, capture_output=True, timeout=60)
+    for number, mask in ((1, lungs(grid)), (2, lesion(grid))):
+        image = SimpleITK.ReadImage(str(tmp_path / f"{number}.nrrd"))
+        places = {
+            tuple(np.round(image.TransformIndexToPhysicalPoint([int(i) for i in index[::-1]]), 3) + 0.0)
+            for index in np.argwhere(SimpleITK.GetArrayFromImage(image))
+        }
+        ours = {tuple((grid.affine @ (x, y, z, 1))[:3].round(3) + 0.0) for z, y, x in np.argwhere(mask)}
+        assert places == ours
+
+
+def test_dcmqi_gets_our_values_and_units(tmp_path: Path) -> None:
+    grid = Grid()
+    write_series(tmp_path / "s", grid)
+    volume = volume_of(tmp_path / "s")
+    finding = finding_on(volume, lung_mask=lungs(grid), localisation=lesion(grid))
+    paths = written(build_all(finding, volume, read_sources(volume), CONTEXT), tmp_path / "o")
+    out = tmp_path / "report.json"
+    command = [dcmqi("tid1500reader"), "--inputDICOM", str(paths["report"]), "--outputMetadata", str(out)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    groups = json.loads(out.read_text())["Measurements"]
+    measured = [
+        (item["quantity"]["CodeValue"], float(item["value"]), item["units"]["CodeValue"])
+        for group in groups
+        for item in group["measurementItems"]
+    ]
+    assert measured == [
+        ("111012", 91.273, "%"),
+        ("118565006", 25.9, "mL"),
+        ("118565006", 10.9, "mL"),
+        ("118565006", 15.0, "mL"),
+        ("118565006", round(lesion(grid).sum() * 12 / 1000, 1), "mL"),
+        ("LUNG_SHARE", round(100 * (lesion(grid) & lungs(grid)).sum() / lungs(grid).sum(), 2), "%"),
+    ]
+    assert [group["ReferencedSegment"] for group in groups] == [1, 1, 2]
+    segmentation = pydicom.dcmread(paths["segmentation"])
+    assert {group["segmentationSOPInstanceUID"] for group in groups} == {segmentation.SOPInstanceUID}
+
+
+def test_objects_come_back_from_orthanc_as_they_went(tmp_path: Path) -> None:
+    write_series(tmp_path / "s")
+    volume = volume_of(tmp_path / "s")
+    paths = written(build_all(localised(volume), volume, read_sources(volume), CONTEXT), tmp_path / "objects")
+    with orthanc(tmp_path / "orthanc") as pacs:
+        for path in paths.values():
+            assert pacs.file(pacs.upload(path)) == path.read_bytes()

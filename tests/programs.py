@@ -1,0 +1,213 @@
+"""Real peers on loopback: DCMTK's storescp and dcmqrscp, Debian's Orthanc, and a proxy that cuts connections."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import require_program
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
+    """The first true value of `condition`; fails the test when none comes in time."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {timeout_s} s: {what or condition}")
+
+
+def listening(port: int) -> bool:
+    """True when a TCP connection to this loopback port is accepted."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def running(command: list[str], port: int, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server program, from when it listens until the end of the block."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("DICOM_NODE_")}
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        wait_for(lambda: process.poll() is not None or listening(port), what=f"{command[0]} listens")
+        assert process.poll() is None, f"{command[0]} ended with status {process.returncode}"
+        yield process
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+
+
+@contextmanager
+def storescp(folder: Path, *options: str, port: int | None = None) -> Iterator[int]:
+    """DCMTK's storescp writing what it receives, bit by bit, into `folder`. Yields its port."""
+    port = port or free_port()
+    folder.mkdir(exist_ok=True)
+    command = [require_program("storescp"), "+B", "-od", str(folder), "-aet", "STORESCP", *options, str(port)]
+    with running(command, port, folder):
+        yield port
+
+
+@contextmanager
+def dcmqrscp(folder: Path, callers: dict[str, int], *options: str, port: int | None = None) -> Iterator[int]:
+    """DCMTK's image archive with C-FIND, C-MOVE, C-GET and C-STORE as AE title ARCHIVE. Yields its port.
+
+    callers: port by AE title of those it moves to.
+    """
+    port = port or free_port()
+    (folder / "db").mkdir(parents=True)
+    hosts = "\n".join(f"{title.lower()} = ({title}, localhost, {number})" for title, number in callers.items())
+    (folder / "dcmqrscp.cfg").write_text(
+        f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 16\nHostTable BEGIN\n{hosts}\nHostTable END\n"
+        f"VendorTable BEGIN\nVendorTable END\n"
+        f"AETable BEGIN\nARCHIVE {folder / 'db'} RW (200, 1024mb) ANY\nAETable END\n"
+    )
+    command = [require_program("dcmqrscp"), "-c", str(folder / "dcmqrscp.cfg"), *options, str(port)]
+    with running(command, port, folder):
+        yield port
+
+
+class Orthanc:
+    """A running Orthanc: its DICOM port and what its REST interface says."""
+
+    def __init__(self, port: int, http_port: int) -> None:
+        self.port = port
+        self.http_port = http_port
+
+    def call(self, path: str, body: bytes | None = None, method: str | None = None) -> Any:
+        """One REST call; returns the parsed JSON answer, or None where there is none."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", data=body, method=method)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            content = answer.read()
+        return json.loads(content) if content else None
+
+    def upload(self, path: Path) -> str:
+        """Store a file without DICOM. Returns Orthanc's identifier of the instance."""
+        return str(self.call("/instances", path.read_bytes())["ID"])
+
+    def file(self, identifier: str) -> bytes:
+        """The Part 10 bytes that Orthanc holds."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/instances/{identifier}/file", timeout=20) as a:
+            return bytes(a.read())
+
+
+@contextmanager
+def orthanc(folder: Path, modalities: dict[str, int] | None = None, **options: object) -> Iterator[Orthanc]:
+    """Debian's Orthanc as AE title ORTHANC, with its storage in `folder`.
+
+    modalities: port on loopback by AE title. options: more of its configuration file.
+    """
+    port, http_port = free_port(), free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    configuration = {
+        "Name": "test",
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "storage"),
+        "Plugins": [],
+        "HttpPort": http_port,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomAet": "ORTHANC",
+        "DicomPort": port,
+        "DicomCheckCalledAet": False,
+        "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowEcho": True,
+        "DicomAlwaysAllowFind": True,
+        "DicomAlwaysAllowGet": True,
+        "DicomAlwaysAllowMove": True,
+        "DicomModalities": {title: [title, "127.0.0.1", number] for title, number in (modalities or {}).items()},
+        "ConcurrentJobs": 1,
+        **options,
+    }
+    (folder / "orthanc.json").write_text(json.dumps(configuration))
+    with running([require_program("Orthanc"), str(folder / "orthanc.json")], port, folder):
+        server = Orthanc(port, http_port)
+        wait_for(lambda: listening(http_port), what="Orthanc's REST interface")
+        yield server
+
+
+class CuttingProxy:
+    """A TCP proxy that swallows the server's next answers after `armed()` and cuts the connection instead.
+
+    With it a PACS has stored an instance, and the sender never hears of it.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self.target_port = target_port
+        self.cuts = 0
+        self._armed = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def arm(self, times: int = 1) -> None:
+        """Cut the next `times` C-STORE answers."""
+        self._armed = times
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self.target_port))
+            threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._answer, args=(server, client), daemon=True).start()
+
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            pass
+        _close(source, sink)
+
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        try:
+            while data := server.recv(65536):
+                # 0x04: P-DATA-TF, which from a Storage SCP is the C-STORE response.
+                if data[0] == 0x04 and self._armed:
+                    self._armed -= 1
+                    self.cuts += 1
+                    break
+                client.sendall(data)
+        except OSError:
+            pass
+        _close(server, client)
+
+
+def _close(*sockets: socket.socket) -> None:
+    for each in sockets:
+        try:
+            each.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        each.close()

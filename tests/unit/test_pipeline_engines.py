@@ -1,0 +1,55 @@
+"""U-Net engines: a mask depends on its slice alone, and the slices of the verdict are always among those run."""
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+
+from inference.cards import read_card, shipped_folder
+from inference.device import Device
+from inference.engine import BackEnd, open_unet
+from inference.errors import ModelError
+from inference.fused import fuse
+from inference.pipeline import needed_slices, number_format
+from inference.preprocess import nearest_resampled, verdict_range
+from inference.unet import UNet
+
+AUTHORS = read_card(shipped_folder() / "zheng2020-authors")
+BACK_ENDS = ["torch", pytest.param("openvino", marks=pytest.mark.skipif(not find_spec("openvino"), reason="extra"))]
+
+
+def cpu(threads: int) -> Device:
+    return Device("cpu", 0, "", threads)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_masks_do_not_depend_on_threads_or_on_the_other_slices(back_end: BackEnd) -> None:
+    torch.manual_seed(0)
+    unet = UNet("batch").eval()
+    grey = np.random.default_rng(0).integers(0, 256, (5, 64, 64), dtype=np.uint8)
+    together = [open_unet(unet, cpu(threads), "float32", back_end).masks(grey) for threads in (1, 2)]
+    alone = open_unet(unet, cpu(1), "float32", back_end)
+    one_by_one = np.concatenate([alone.masks(grey[i : i + 1]) for i in range(5)])
+    assert np.array_equal(together[0], together[1]) and np.array_equal(together[0], one_by_one)
+    with torch.inference_mode():
+        plain = fuse(unet)(torch.from_numpy(grey)[:, None])[:, 0].numpy()
+    assert np.mean(plain != together[0]) < 1e-3
+
+
+def test_a_back_end_that_cannot_drive_the_device_is_refused() -> None:
+    with pytest.raises(ModelError, match="OpenVINO"):
+        open_unet(UNet(), Device("cuda", 0, "", 1), "float32", "openvino")
+
+
+@pytest.mark.parametrize(("slices", "count"), [(67, 268), (300, 300), (480, 300)])
+def test_the_verdicts_slices_and_those_nearest_to_the_source_are_run(slices: int, count: int) -> None:
+    chosen = set(needed_slices(slices, count, AUTHORS.profile).tolist())
+    start, stop = verdict_range(count, AUTHORS.profile.slices)
+    assert chosen >= set(range(start, stop)) | set(nearest_resampled(slices, count).tolist())
+    assert min(chosen) >= 0 and max(chosen) < count
+
+
+def test_the_verdicts_slices_stay_in_float32_even_when_asked_to_be_fast() -> None:
+    assert number_format(AUTHORS.precisions, cpu(1), "fast") == "float32"
+    assert number_format(AUTHORS.reporting_precisions, cpu(1), "exact") == "float32"

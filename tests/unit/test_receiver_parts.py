@@ -1,0 +1,264 @@
+"""The receiver's parts: negotiation, access, commands, limits, group commit, journal."""
+
+import struct
+import threading
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
+from sqlalchemy import select
+
+from dicom_node.receiver import pdu
+from dicom_node.receiver.access import AccessPolicy, address_key, parse_address
+from dicom_node.receiver.committer import Committer, Note
+from dicom_node.receiver.errors import OutOfResources, ProtocolError, answer_for
+from dicom_node.receiver.negotiation import ACCEPTED, Proposal, encode_accept, negotiate, parse_request
+from dicom_node.receiver.part10 import encode_file_start
+from dicom_node.receiver.resources import Resources
+from storage.database import Database, open_database
+from storage.errors import StorageFull
+from storage.files import FileStore, StoredFile
+from storage.models import audit, instances
+from storage.series import Arrival, Outcome
+from tests.attacker import association_request, store_command
+
+LOSSY = "1.2.840.10008.1.2.4.50"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+
+
+def agreed(*transfer_syntaxes: str, abstract_syntax: str = CTImageStorage) -> str | None:
+    (answer,) = negotiate([Proposal(1, abstract_syntax, transfer_syntaxes)])
+    return answer.transfer_syntax if answer.result == ACCEPTED else None
+
+
+def test_of_what_both_know_the_senders_first_is_agreed() -> None:
+    assert agreed(JPEG2000Lossless, ExplicitVRLittleEndian) == JPEG2000Lossless
+    assert agreed(ExplicitVRLittleEndian, JPEG2000Lossless) == ExplicitVRLittleEndian
+    assert agreed(LOSSY, ExplicitVRLittleEndian, abstract_syntax=EnhancedCTImageStorage) == ExplicitVRLittleEndian
+
+
+@pytest.mark.parametrize("syntax", [LOSSY, DEFLATED, BIG_ENDIAN, "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"])
+def test_lossy_deflated_and_big_endian_are_not_agreed(syntax: str) -> None:
+    assert agreed(syntax) is None
+
+
+def test_a_class_that_is_not_ct_is_not_agreed() -> None:
+    assert agreed(ExplicitVRLittleEndian, abstract_syntax="1.2.840.10008.5.1.4.1.1.4") is None
+
+
+def test_an_accepted_request_gets_its_ae_titles_back_as_they_came() -> None:
+    pdu_bytes = association_request(calling_ae=b"  PACS", called_ae=b"DICOM_NODE")
+    request = parse_request(pdu_bytes)
+    assert (request.calling_ae, request.called_ae) == ("PACS", "DICOM_NODE")
+    assert encode_accept(request, negotiate(request.proposals), 131072)[10:42] == pdu_bytes[10:42]
+
+
+@pytest.mark.parametrize("cut", [43, 60, 80, 100, 200])
+def test_a_request_that_is_cut_short_is_malformed(cut: int) -> None:
+    with pytest.raises(ProtocolError):
+        parse_request(association_request()[:cut])
+
+
+def policy(sources: dict[str, tuple[str, ...]], certificates: dict[str, tuple[str, ...]] | None = None) -> AccessPolicy:
+    return AccessPolicy("DICOM_NODE", True, list(sources.items()), certificates or {})
+
+
+def reason(policy: AccessPolicy, ae: str, address: str, names: frozenset[str] = frozenset()) -> str | None:
+    rejection = policy.check("DICOM_NODE", ae, parse_address(address), names)
+    return rejection.reason if rejection else None
+
+
+def test_without_sources_only_this_machine_may_store() -> None:
+    alone = policy({})
+    assert reason(alone, "ANYBODY", "127.0.0.1") is None
+    assert reason(alone, "ANYBODY", "::1") is None
+    assert reason(alone, "ANYBODY", "10.0.0.1") == "no-sources-configured"
+    assert not alone.may_connect(ip_address("10.0.0.1"))
+
+
+def test_with_sources_title_and_address_must_fit_together() -> None:
+    two = policy({"PACS": ("10.1.0.0/16", "fd00::/8"), "CT": ()})
+    assert reason(two, "PACS", "10.1.2.3") is None
+    assert reason(two, "PACS", "::ffff:10.1.2.3") is None
+    assert reason(two, "PACS", "fd00::7") is None
+    assert reason(two, "PACS", "10.2.0.1") == "address-not-of-this-ae"
+    assert reason(two, "CT", "192.0.2.9") is None
+    assert reason(two, "pacs", "10.1.2.3") == "calling-ae-unknown"
+
+
+def test_a_bound_ae_title_needs_its_certificate_even_without_tls() -> None:
+    bound = policy({}, {"PACS": ("pacs.hospital", "sha256:aa")})
+    assert reason(bound, "PACS", "127.0.0.1", frozenset({"pacs.hospital"})) is None
+    assert reason(bound, "PACS", "127.0.0.1", frozenset({"sha256:aa"})) is None
+    assert reason(bound, "PACS", "127.0.0.1", frozenset({"other"})) == "certificate-not-of-this-ae"
+    assert reason(bound, "PACS", "127.0.0.1") == "certificate-not-of-this-ae"
+    assert reason(bound, "OTHER", "127.0.0.1", frozenset({"pacs.hospital"})) == "certificate-not-of-this-ae"
+    assert reason(bound, "OTHER", "127.0.0.1") is None
+
+
+def test_an_ipv6_network_counts_as_one_machine() -> None:
+    assert address_key(parse_address("fd00::1")) == address_key(parse_address("fd00::ffff"))
+    assert address_key(parse_address("10.0.0.1")) != address_key(parse_address("10.0.0.2"))
+
+
+def test_a_command_is_read_and_its_response_repeats_its_identifiers() -> None:
+    command = pdu.parse_command(store_command(b"1.2.3"))
+    assert (command.field, command.message_id, command.has_data_set) == (pdu.C_STORE_RQ, 1, True)
+    response = pdu.encode_response(command, 0xC000, "Series Instance UID is missing")
+    read = pdu.parse_command(response.replace(struct.pack("<HHI", 0, 0x0120, 2), struct.pack("<HHI", 0, 0x0110, 2)))
+    assert read.field == 0x8001
+    assert (read.sop_class_uid, read.sop_instance_uid) == (command.sop_class_uid, command.sop_instance_uid)
+    assert b"Series Instance UID is missing" in response
+
+
+@pytest.mark.parametrize("longest", [0, 64, 128, 16384])
+def test_a_response_fits_into_the_peers_pdus(longest: int) -> None:
+    response = pdu.encode_response(pdu.parse_command(store_command(b"1.2.3")), 0)
+    sent, at, joined = pdu.encode_command_pdus(5, response, longest), 0, b""
+    while at < len(sent):
+        kind, length = pdu.parse_pdu_header(bytearray(sent), at)
+        assert kind == pdu.P_DATA
+        assert not longest or length <= longest
+        inner, context_id, control = pdu.parse_pdv_header(bytearray(sent), at + 6)
+        joined += sent[at + 12 : at + 6 + length]
+        at += 6 + length
+        assert (inner, context_id) == (length - 4, 5)
+        assert control == (3 if at == len(sent) else 1)
+    assert joined == response
+
+
+def test_a_file_starts_the_same_whoever_sends_it() -> None:
+    start = encode_file_start(CTImageStorage, "1.2.3", ExplicitVRLittleEndian)
+    assert start[128:132] == b"DICM"
+    assert start == encode_file_start(CTImageStorage, "1.2.3", ExplicitVRLittleEndian)
+    assert len(start) == 144 + int.from_bytes(start[140:144], "little")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(StorageFull("x"), 0xA700), (OSError(28, "x"), 0xA700), (ValueError("Planted^Patient"), 0xC000)],
+)
+def test_an_error_is_answered_without_its_own_words(error: Exception, status: int) -> None:
+    code, comment = answer_for(error)
+    assert code == status
+    assert str(error) not in comment
+    assert len(comment) <= 64
+
+
+def test_free_space_is_looked_at_again_after_half_a_second() -> None:
+    now, free = [0.0], [100]
+    resources = Resources(lambda: free[0], 50, 10, 1000, lambda: now[0])
+    assert not resources.is_low()
+    free[0] = 10
+    assert not resources.is_low()
+    now[0] = 0.5
+    assert resources.is_low()
+    with pytest.raises(OutOfResources):
+        resources.admit_instance("PACS", "10.0.0.1")
+
+
+def test_a_sender_gets_its_share_of_a_minute_and_others_theirs() -> None:
+    now = [0.0]
+    resources = Resources(lambda: 100, 0, 2, 1000, lambda: now[0])
+    for _ in range(2):
+        resources.admit_instance("PACS", "10.0.0.1")
+    with pytest.raises(OutOfResources, match="too many instances"):
+        resources.admit_instance("PACS", "10.0.0.1")
+    resources.admit_instance("CT", "10.0.0.2")
+    with pytest.raises(OutOfResources, match="too many bytes"):
+        resources.admit_bytes("CT", "10.0.0.2", 1001)
+    now[0] = 60.0
+    resources.admit_instance("PACS", "10.0.0.1")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = open_database(f"sqlite:///{tmp_path / 'node.db'}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def committer(database: Database) -> Iterator[Committer]:
+    running = Committer(database, lambda _ae: 30.0, clock=lambda: 1000.0)
+    running.start()
+    yield running
+    running.stop()
+
+
+def arrival(uid: str, sha256: str = "a" * 64, path: str = "x.dcm") -> Arrival:
+    file = StoredFile(path, sha256, 10)
+    return Arrival(uid, CTImageStorage, "1.2.3", "1.2", ExplicitVRLittleEndian, "PACS", "NODE", "10.0.0.1", file)
+
+
+def test_a_row_is_there_when_its_ticket_says_so(database: Database, committer: Committer) -> None:
+    ticket = committer.submit(arrival("1.2.3.4"))
+    committer.settle(ticket, is_safe=True)
+    assert ticket.wait() is Outcome.NEW
+    with database.read() as tx:
+        assert tx.scalar(select(instances.c.sop_instance_uid)) == "1.2.3.4"
+
+
+def test_an_instance_whose_file_failed_is_lost_and_the_next_one_takes_its_place(
+    database: Database, committer: Committer
+) -> None:
+    failed = committer.submit(arrival("1.2.3.4", path="first.dcm"))
+    committer.settle(failed, is_safe=False)
+    again = committer.submit(arrival("1.2.3.4", path="second.dcm"))
+    committer.settle(again, is_safe=True)
+    assert again.wait() is Outcome.NEW
+    with database.read() as tx:
+        row = tx.execute(select(instances)).one()
+    assert (row.path, row.gone_reason) == ("second.dcm", None)
+
+
+def test_a_duplicate_waits_until_the_first_ones_file_is_safe(committer: Committer) -> None:
+    first = committer.submit(arrival("1.2.3.4"))
+    outcomes: list[Outcome] = []
+
+    def send_again() -> None:
+        second = committer.submit(arrival("1.2.3.4", path="second.dcm"))
+        committer.settle(second, is_safe=True)
+        outcomes.append(second.wait())
+
+    other = threading.Thread(target=send_again)
+    other.start()
+    assert first.wait() is Outcome.NEW
+    other.join(0.3)
+    assert outcomes == []
+    committer.settle(first, is_safe=True)
+    other.join(5)
+    assert outcomes == [Outcome.DUPLICATE]
+
+
+def test_a_row_that_the_index_refuses_fails_alone(database: Database) -> None:
+    late = Committer(database, lambda _ae: 30.0, clock=lambda: 1000.0)
+    # The same path twice is refused by the index; nothing that a sender can do, but a bug would.
+    tickets = [late.submit(arrival(uid, path=path)) for uid, path in (("1.1", "a"), ("1.2", "a"), ("1.3", "c"))]
+    late.note(Note("association.accepted", 1.0, peer_ae="PACS"))
+    for ticket in tickets:
+        late.settle(ticket, is_safe=True)
+    late.start()
+    assert tickets[0].wait() is Outcome.NEW
+    with pytest.raises(Exception, match="UNIQUE"):
+        tickets[1].wait()
+    assert tickets[2].wait() is Outcome.NEW
+    late.stop()
+    with database.read() as tx:
+        assert "association.accepted" in tx.scalars(select(audit.c.event)).all()
+
+
+def test_stopping_commits_what_is_queued(database: Database) -> None:
+    committer = Committer(database, lambda _ae: 30.0)
+    tickets = [committer.submit(arrival(generate_uid(), path=str(number))) for number in range(500)]
+    committer.start()
+    committer.stop()
+    assert {ticket.wait() for ticket in tickets} == {Outcome.NEW}
+
+
+def test_file_names_come_from_nobody_but_the_store(tmp_path: Path) -> None:
+    with FileStore(tmp_path).create() as file:
+        assert file.path.is_relative_to(tmp_path)

@@ -1,0 +1,224 @@
+"""A result's objects come together, and a report can be sent in a class that the destination takes."""
+
+import copy
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage, SegmentationStorage
+
+from dicom_node.report import (
+    KINDS,
+    ReportContext,
+    as_accepted,
+    build_all,
+    build_not_analysed,
+    build_report,
+    read_sources,
+    result_uid,
+    to_part10,
+)
+from dicom_node.report.text import as_text
+from dicom_node.report.wording import series_description
+from inference.ct import CTVolume
+from inference.finding import Finding
+from tests.factories import SERIES_UID, Grid, finding_on, lesion, model, volume_of, write_enhanced, write_series
+from tests.validators import evidence, rows
+
+CONTEXT = ReportContext(created_at=datetime(2026, 3, 1, 12, tzinfo=UTC))
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> CTVolume:
+    write_series(tmp_path / "series")
+    return volume_of(tmp_path / "series")
+
+
+def test_report_comes_first_and_refers_to_the_segmentation(volume: CTVolume) -> None:
+    objects = build_all(finding_on(volume), volume, read_sources(volume), CONTEXT)
+    assert [kind for kind, _ in objects] == ["report", "segmentation", "summary"]
+    by_kind = dict(objects)
+    assert evidence(by_kind["report"])[by_kind["segmentation"].SOPInstanceUID] == SegmentationStorage
+    uids = [dataset.SOPInstanceUID for _, dataset in objects] + [dataset.SeriesInstanceUID for _, dataset in objects]
+    assert len(set(uids)) == 6
+    assert {dataset.StudyInstanceUID for _, dataset in objects} == {volume.study_instance_uid}
+
+
+def test_only_the_kinds_asked_for_are_built(volume: CTVolume) -> None:
+    sources = read_sources(volume)
+    (report,) = build_all(finding_on(volume), volume, sources, CONTEXT, ["report"])
+    assert report[0] == "report" and "121191,DCM" not in [row[3] for row in rows(report[1])]
+    with pytest.raises(ValueError, match="sculpture"):
+        build_all(finding_on(volume), volume, sources, CONTEXT, ["sculpture"])
+    assert set(KINDS) == {"report", "segmentation", "summary", "display-report", "key-images"}
+
+
+def test_rebuild_gives_the_same_uids_for_every_object(volume: CTVolume) -> None:
+    sources = read_sources(volume)
+    first, again = (build_all(finding_on(volume), volume, sources, CONTEXT) for _ in range(2))
+    assert [d.SOPInstanceUID for _, d in first] == [d.SOPInstanceUID for _, d in again]
+
+
+def localised(volume: CTVolume) -> Finding:
+    return finding_on(volume, localisation=lesion(Grid()))
+
+
+def test_key_images_are_the_slices_with_most_of_the_localisation(tmp_path: Path) -> None:
+    grid = Grid(shape=(30, 16, 20), spacing_mm=(4.0, 2.0, 1.5))
+    write_series(tmp_path / "s", grid)
+    volume = volume_of(tmp_path / "s")
+    region = np.zeros(grid.shape, bool)
+    for z in range(5, 25):
+        region[z, 4:8, 2 : 3 + z // 3] = True
+    objects = dict(build_all(finding_on(volume, localisation=region), volume, read_sources(volume), CONTEXT, KINDS))
+    selection = pydicom.dcmread(DicomBytesIO(to_part10(objects["key-images"])))
+    images = [item for item in selection.ContentSequence if item.ValueType == "IMAGE"]
+    shown = [item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in images]
+    # Slices are 4 mm apart, so key images at least 10 mm apart differ by 3 or more; z 24 has most voxels.
+    assert shown == [f"{SERIES_UID}.{z + 1}" for z in (12, 15, 18, 21, 24)]
+    assert set(evidence(selection)) == set(shown)
+    assert all("ConceptNameCodeSequence" not in item for item in images)
+    assert str(selection.PatientName) == "Doe^Jane" and selection.Modality == "KO"
+
+
+def test_frames_of_a_multi_frame_source_are_key_images(tmp_path: Path) -> None:
+    volume = write_enhanced(tmp_path / "multi.dcm", order=[3, 1, 0, 2, 4, 7, 6, 5])
+    objects = dict(build_all(localised(volume), volume, read_sources(volume), CONTEXT, KINDS))
+    (image,) = [item for item in objects["key-images"].ContentSequence if item.ValueType == "IMAGE"]
+    assert image.ReferencedSOPSequence[0].ReferencedFrameNumber == 5  # z 4
+
+
+def test_no_localisation_no_key_images(volume: CTVolume) -> None:
+    objects = build_all(finding_on(volume), volume, read_sources(volume), CONTEXT, KINDS)
+    assert [kind for kind, _ in objects] == ["report", "segmentation", "summary", "display-report"]
+
+
+def test_every_group_of_the_display_report_has_a_box_on_one_slice(volume: CTVolume) -> None:
+    objects = dict(build_all(localised(volume), volume, read_sources(volume), CONTEXT, KINDS))
+    display = pydicom.dcmread(DicomBytesIO(to_part10(objects["display-report"])))
+    groups = display.ContentSequence[-1].ContentSequence
+    assert [group.ContentTemplateSequence[0].TemplateIdentifier for group in groups] == ["1410", "1410"]
+    boxes = [[item for item in group.ContentSequence if item.ValueType == "SCOORD"] for group in groups]
+    assert [len(box) for box in boxes] == [1, 1]
+    region = lesion(Grid())[4]
+    rows_, columns = np.nonzero(region)
+    data = list(boxes[0][0].GraphicData)
+    assert (min(data[::2]), max(data[::2])) == (columns.min(), columns.max() + 1)
+    assert (min(data[1::2]), max(data[1::2])) == (rows_.min(), rows_.max() + 1)
+    source = boxes[0][0].ContentSequence[0].ReferencedSOPSequence[0]
+    assert source.ReferencedSOPInstanceUID == f"{SERIES_UID}.5"
+    values = [value for _, _, kind, _, value in rows(display) if kind == "NUM"]
+    assert values[:2] == ["91.273 %,UCUM", "25.9 mL,UCUM"]
+    assert display.SeriesNumber == 9003
+    assert display.SOPInstanceUID != objects["report"].SOPInstanceUID
+
+
+@pytest.mark.parametrize(
+    ("accepted", "expected"),
+    [
+        ([Comprehensive3DSRStorage, ComprehensiveSRStorage], Comprehensive3DSRStorage),
+        ([ComprehensiveSRStorage, EnhancedSRStorage], ComprehensiveSRStorage),
+        ([EnhancedSRStorage], EnhancedSRStorage),
+        ([SegmentationStorage], None),
+    ],
+)
+def test_report_takes_the_first_class_that_is_accepted(
+    volume: CTVolume, accepted: list[str], expected: str | None
+) -> None:
+    report = build_report(finding_on(volume), volume, read_sources(volume), CONTEXT)
+    sent = as_accepted(report, accepted)
+    if expected is None:
+        assert sent is None
+        return
+    assert sent is not None
+    read = pydicom.dcmread(DicomBytesIO(to_part10(sent)))
+    assert read.SOPClassUID == read.file_meta.MediaStorageSOPClassUID == expected
+    assert read.SOPInstanceUID == read.file_meta.MediaStorageSOPInstanceUID
+    assert rows(read) == rows(report)
+    assert (read.SOPInstanceUID == report.SOPInstanceUID) == (expected == Comprehensive3DSRStorage)
+    assert report.SOPClassUID == Comprehensive3DSRStorage
+
+
+def test_report_in_another_class_has_the_same_uid_each_time_and_names_what_it_replaces(volume: CTVolume) -> None:
+    sources = read_sources(volume)
+    earlier = build_report(finding_on(volume), volume, sources[1:], CONTEXT)
+    report = build_report(finding_on(volume), volume, sources, replace(CONTEXT, predecessor=earlier, revision=2))
+    first, again = (as_accepted(copy.deepcopy(report), [ComprehensiveSRStorage]) for _ in range(2))
+    sent_earlier = as_accepted(earlier, [ComprehensiveSRStorage])
+    assert first is not None and again is not None and sent_earlier is not None
+    assert first.SOPInstanceUID == again.SOPInstanceUID
+    reference = first.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert reference.ReferencedSOPInstanceUID == sent_earlier.SOPInstanceUID
+    assert reference.ReferencedSOPClassUID == sent_earlier.SOPClassUID
+
+
+def test_not_analysed_report_says_why_and_has_no_number(volume: CTVolume) -> None:
+    sentence = "Two gaps of 8 mm were seen where slices are 4 mm apart; every slice is needed."
+    report = build_not_analysed("MISSING_SLICES", sentence, read_sources(volume), CONTEXT, model())
+    read = pydicom.dcmread(DicomBytesIO(to_part10(report)))
+    assert read.SOPClassUID == EnhancedSRStorage
+    assert rows(read)[0] == (0, "", "CONTAINER", "18748-4,LN", "")
+    assert read.ContentTemplateSequence[0].TemplateIdentifier == "2000"
+    found = [(kind, value) for _, _, kind, name, value in rows(read) if name == "121071,DCM"]
+    assert found[:2] == [("CODE", "MISSING_SLICES,99DICOMNODE"), ("TEXT", sentence)]
+    assert found[2][1].startswith("Series 2 with 8 readable instance(s)")
+    (conclusion,) = [value for _, _, _, name, value in rows(read) if name == "121077,DCM"]
+    assert "neither positive nor negative" in conclusion and "Not for diagnosis" in conclusion
+    assert "NUM" not in [row[2] for row in rows(read)]
+    assert (read.CompletionFlag, read.PreliminaryFlag) == ("COMPLETE", "PRELIMINARY")
+    assert len(evidence(read)) == 8
+
+
+def test_reason_longer_than_a_short_code_is_kept_whole(volume: CTVolume) -> None:
+    report = build_not_analysed("ALTERNATING_SLICE_THICKNESS", "x", read_sources(volume), CONTEXT, None)
+    assert ("CODE", "ALTERNATING_SLICE_THICKNESS,99DICOMNODE") in [(row[2], row[4]) for row in rows(report)]
+
+
+def test_another_reason_is_another_report(volume: CTVolume) -> None:
+    sources = read_sources(volume)
+    reports = [build_not_analysed(code, "x", sources, CONTEXT, model()) for code in ("A", "B")]
+    assert reports[0].SOPInstanceUID != reports[1].SOPInstanceUID
+
+
+@pytest.mark.parametrize("demonstration", [True, False])
+@pytest.mark.parametrize("what", ["report", "segments", "summary", "not analysed", "key images", "display"])
+def test_series_description_fits_its_64_characters(what: str, demonstration: bool) -> None:
+    description = series_description(what, model(demonstration=demonstration))
+    assert len(description) <= 64 and "RESEARCH, not for diagnosis" in description and what in description
+
+
+def test_uids_are_derived_and_legal() -> None:
+    uid = result_uid("report", "1.2", "digest", "model", "1")
+    assert uid == result_uid("report", "1.2", "digest", "model", "1")
+    assert uid.startswith("2.25.") and len(uid) <= 64 and pydicom.uid.UID(uid).is_valid
+    others = {
+        result_uid("summary", "1.2", "digest", "model", "1"),
+        result_uid("report", "1.3", "digest", "model", "1"),
+        result_uid("report", "1.2", "other", "model", "1"),
+        result_uid("report", "1.2", "digest", "other", "1"),
+        result_uid("report", "1.2", "digest", "model", "2"),
+        result_uid("report1.2", "", "digest", "model", "1"),
+    }
+    assert len(others | {uid}) == 7
+
+
+def test_report_as_text_shows_values_with_units(volume: CTVolume) -> None:
+    text = as_text(build_all(finding_on(volume), volume, read_sources(volume), CONTEXT)[0][1])
+    assert "Certainty of Finding = 91.273 %" in text
+    assert "Has interpretation = Positive" in text
+    assert "Volume = 25.9 mL" in text
+    assert "segment 1" in text
+
+
+def test_made_by_this_implementation(volume: CTVolume) -> None:
+    objects = build_all(finding_on(volume), volume, read_sources(volume), CONTEXT)
+
+    def implementation(dataset: Dataset) -> str:
+        return str(pydicom.dcmread(DicomBytesIO(to_part10(dataset))).file_meta.ImplementationVersionName)
+
+    assert {implementation(dataset) for _, dataset in objects} == {"DICOM_NODE"}

@@ -1,0 +1,232 @@
+"""Sources as scanners write them, with names in any character set and attributes missing, are reported on."""
+
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+
+from dicom_node.report import (
+    ReportContext,
+    build_not_analysed,
+    build_report,
+    read_headers,
+    read_sources,
+    to_part10,
+)
+from dicom_node.report.sources import complete
+from inference.errors import CorruptInstance
+from tests.factories import SERIES_UID, Grid, chest, finding_on, slice_dataset, volume_of, write_series
+
+CONTEXT = ReportContext(created_at=datetime(2026, 3, 1, 12, tzinfo=UTC))
+GRID = Grid(shape=(3, 8, 8))
+PLACEHOLDER = "Placeholder^For^The^Name^In^Other^Bytes"
+
+
+def reported(folder: Path) -> Dataset:
+    """The report on a folder of slices, as a reader of the file gets it."""
+    volume = volume_of(folder)
+    report = build_report(finding_on(volume), volume, read_sources(volume), CONTEXT)
+    return pydicom.dcmread(DicomBytesIO(to_part10(report)))
+
+
+def write_with_name(folder: Path, character_set: str | list[str] | None, name: bytes) -> None:
+    """A series whose Patient Name and Institution Name are these bytes under this Specific Character Set."""
+    write_series(
+        folder, GRID, SpecificCharacterSet=character_set, PatientName=PLACEHOLDER, StudyDescription=PLACEHOLDER
+    )
+    padded = name.ljust(len(PLACEHOLDER) + 1)
+    assert len(padded) == len(PLACEHOLDER) + 1
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(PLACEHOLDER.encode() + b" ", padded))
+
+
+GB2312_NAME = b"Zhang^San=\x1b$)A" + "张".encode("gb2312") + b"^\x1b$)A" + "三".encode("gb2312")
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name", "expected"),
+    [
+        ("ISO_IR 192", "Zhang^San=张^三".encode(), "Zhang^San=张^三"),
+        ("GB18030", "Zhang^San=张^三".encode("gb18030"), "Zhang^San=张^三"),
+        ("GBK", "Zhang^San=张^三".encode("gbk"), "Zhang^San=张^三"),
+        (["", "ISO 2022 IR 58"], GB2312_NAME, "Zhang^San=张^三"),
+        (["ISO 2022 IR 6", "ISO 2022 IR 58"], GB2312_NAME, "Zhang^San=张^三"),
+        (["ISO 2022 IR 100", "ISO 2022 IR 58"], GB2312_NAME, "Zhang^San=张^三"),
+        ("ISO_IR 100", "Müller^Jörg".encode("latin-1"), "Müller^Jörg"),
+        ("ISO 2022 IR 100", "Müller^Jörg".encode("latin-1"), "Müller^Jörg"),
+        (["", "ISO 2022 IR 87"], b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B", "Yamada^Tarou=山田^太郎"),
+        (["", "ISO 2022 IR 149"], b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7", "Hong^Gildong=洪^吉洞"),
+        (None, "Zhang^San=张^三".encode(), "Zhang^San=张^三"),
+        (None, "Müller^Jörg".encode("latin-1"), "Müller^Jörg"),
+        ("ISO_IR 999", b"Doe^Jane", "Doe^Jane"),
+        ("ISO_IR 100", b"Cher", "Cher"),
+        ("ISO_IR 100", b"", ""),
+    ],
+)
+def test_name_arrives_in_utf_8(
+    tmp_path: Path, character_set: str | list[str] | None, name: bytes, expected: str
+) -> None:
+    write_with_name(tmp_path / "s", character_set, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        volume_of(tmp_path / "s")
+    report = reported(tmp_path / "s")
+    assert report.SpecificCharacterSet == "ISO_IR 192"
+    assert str(report.PatientName) == expected
+    assert report.StudyDescription == expected
+    assert b"\x1b" not in to_part10(report)
+
+
+def test_character_whose_second_byte_is_a_backslash_does_not_split_the_name(tmp_path: Path) -> None:
+    name = "許^功".encode("gbk")
+    assert b"\\" in "乗".encode("gbk") + "誠".encode("gbk") + name
+    write_with_name(tmp_path / "s", "GB18030", "誠^乗".encode("gbk"))
+    report = reported(tmp_path / "s")
+    assert str(report.PatientName) == "誠^乗"
+    assert report.StudyDescription == "誠^乗"
+
+
+def test_undecodable_name_does_not_stop_the_report(tmp_path: Path) -> None:
+    write_with_name(tmp_path / "s", "ISO_IR 192", "张^三".encode("gbk"))
+    assert reported(tmp_path / "s").PatientID == "4711"
+
+
+TYPE_2 = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+)
+OTHERS = ("SpecificCharacterSet", "SliceThickness", "SeriesNumber", "Manufacturer", "FrameOfReferenceUID", "ImageType")
+
+
+@pytest.mark.parametrize("missing", [None, ""])
+def test_missing_and_empty_type_2_attributes_are_present_and_empty(tmp_path: Path, missing: str | None) -> None:
+    write_series(tmp_path / "s", GRID, **dict.fromkeys([*TYPE_2, *OTHERS], missing))
+    report = reported(tmp_path / "s")
+    for keyword in TYPE_2:
+        assert keyword in report and not report.get(keyword), keyword
+    assert report.SpecificCharacterSet == "ISO_IR 192"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "expected"),
+    [
+        ("PatientBirthDate", "00000000", ""),
+        ("PatientBirthDate", "unknown", ""),
+        ("PatientBirthDate", "19601399", ""),
+        ("StudyTime", "12:30:00", ""),
+        ("StudyTime", "235960", "235960"),
+        ("StudyDate", "2020-03-01", ""),
+        ("PatientSex", "U", ""),
+        ("PatientSex", "f", ""),
+        ("PatientSex", "O", "O"),
+    ],
+)
+def test_value_that_its_representation_forbids_is_left_empty(
+    tmp_path: Path, keyword: str, value: str, expected: str
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_series(tmp_path / "s", GRID, **{keyword: "X" * len(value) if keyword != "PatientSex" else value})
+    for path in (tmp_path / "s").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"X" * len(value), value.encode()))
+    assert str(reported(tmp_path / "s").get(keyword) or "") == expected
+
+
+def test_overlong_equipment_texts_do_not_stop_the_report(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_series(
+            tmp_path / "s",
+            GRID,
+            Manufacturer="M" * 90,
+            InstitutionName="I" * 90,
+            StationName="S" * 30,
+            DeviceSerialNumber="D" * 70,
+        )
+    acquisition = reported(tmp_path / "s").ContributingEquipmentSequence[0]
+    assert acquisition.PurposeOfReferenceCodeSequence[0].CodeValue == "109101"
+    assert acquisition.InstitutionName == "I" * 64
+
+
+def test_patient_s_name_is_in_no_warning(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", GRID, PatientName="Unmistakable", PatientBirthDate="")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        reported(tmp_path / "s")
+    assert not [w for w in caught if "Unmistakable" in str(w.message)]
+
+
+def test_completing_twice_changes_nothing() -> None:
+    source = slice_dataset(GRID, 0, chest(GRID)[0], PatientName="张^三", SpecificCharacterSet="GB18030", StudyID=None)
+    once = complete(source)
+    assert complete(once) == once
+    assert "PixelData" not in once and source.SpecificCharacterSet == "GB18030"
+
+
+def test_source_is_left_as_it_was() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source = slice_dataset(GRID, 0, chest(GRID)[0], PatientBirthDate="00000000", PatientSex="U", StudyTime="x")
+        before = source.to_json()
+        complete(source)
+        assert source.to_json() == before
+
+
+def test_text_in_nested_items_is_converted_too(tmp_path: Path) -> None:
+    reason = Dataset()
+    reason.CodeValue, reason.CodingSchemeDesignator, reason.CodeMeaning = "1", "99X", "胸部"
+    write_series(tmp_path / "s", GRID, SpecificCharacterSet="GB18030", ProcedureCodeSequence=[reason])
+    assert reported(tmp_path / "s").ProcedureCodeSequence[0].CodeMeaning == "胸部"
+
+
+def test_sources_come_in_the_order_of_the_volume(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", GRID, order=[2, 0, 1])
+    uids = [str(source.SOPInstanceUID) for source in read_sources(volume_of(tmp_path / "s"))]
+    assert uids == [f"{SERIES_UID}.{z + 1}" for z in range(3)]
+
+
+def test_headers_that_can_be_read_are_enough_to_say_why_nothing_was_analysed(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", GRID)
+    (tmp_path / "s" / "0000.dcm").write_bytes(b"no DICOM at all")
+    (tmp_path / "s" / "0001.dcm").write_bytes(b"")
+    headers = read_headers(sorted((tmp_path / "s").iterdir()))
+    assert len(headers) == 1
+    assert build_not_analysed("CORRUPT_INSTANCE", "Two files.", headers, CONTEXT, None).PatientID == "4711"
+
+
+def test_damaged_headers_are_reported_on_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", GRID, PatientAge="045Y", PatientWeight="70", InstitutionName="Hospital")
+    whole = (tmp_path / "s" / "0000.dcm").read_bytes()
+    random = Random(4711)
+    outcomes = set()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(random.choice([1, 2, 5])):
+            damaged[random.randrange(132, len(whole) - 140)] = random.randrange(256)
+        (tmp_path / "damaged").write_bytes(damaged)
+        try:
+            headers = read_headers([tmp_path / "damaged"])
+        except CorruptInstance:
+            outcomes.add("refused")
+            continue
+        to_part10(build_not_analysed("X", "y", headers, CONTEXT, None))
+        outcomes.add("reported")
+    assert outcomes == {"refused", "reported"}
+
+
+def test_no_readable_header_at_all_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 500)
+    with pytest.raises(CorruptInstance):
+        read_headers([tmp_path / "a", tmp_path / "absent"])

@@ -1,0 +1,234 @@
+"""The summary image shows the patient as a radiologist expects, with the result and where it came from."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+import pytest
+from PIL import Image, ImageDraw
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+
+from dicom_node.report import ReportContext, build_summary, page, read_sources, to_part10
+from dicom_node.report.fonts import bundled, font_for, showable_name
+from dicom_node.report.planes import LUNG_COLOUR, REGION_COLOUR, anatomy_of, axial, coronal, lung_box, sagittal
+from inference.cards import OperatingPoint
+from inference.ct import CTVolume
+from inference.finding import QualityCheck
+from tests.factories import Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
+
+CONTEXT = ReportContext(created_at=datetime(2026, 3, 1, 12, tzinfo=UTC))
+ORIENTATIONS = {
+    "usual": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+    "prone": (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0),
+    "rows reversed": (1.0, 0.0, 0.0, 0.0, -1.0, 0.0),
+    "rotated": (0.0, 1.0, 0.0, -1.0, 0.0, 0.0),
+}
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every text that is drawn from here on."""
+    texts: list[str] = []
+    original = ImageDraw.ImageDraw.text
+
+    def record(self: ImageDraw.ImageDraw, at: object, text: str, *args: object, **kwargs: object) -> None:
+        texts.append(text)
+        original(self, at, text, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
+    return texts
+
+
+def summary_of(volume: CTVolume, context: ReportContext = CONTEXT, **changes: object) -> Dataset:
+    """The Secondary Capture as a reader of the file gets it."""
+    built = build_summary(finding_on(volume, **changes), volume, read_sources(volume), context)
+    return pydicom.dcmread(DicomBytesIO(to_part10(built)))
+
+
+def corner_volume(folder: Path, orientation: tuple[float, ...]) -> tuple[CTVolume, npt.NDArray[np.bool_]]:
+    """A volume whose only dense voxels lie in the head, back, left corner, and the mask of all its voxels."""
+    grid = Grid(shape=(8, 24, 24), spacing_mm=(3.0, 2.0, 2.0), orientation=orientation)
+    write_series(folder, grid)
+    volume = volume_of(folder)
+    z, y, x = np.indices(grid.shape)
+    places = np.einsum("ij,jzyx->izyx", volume.affine, np.stack([x, y, z, np.ones_like(x)]))[:3]
+    middle = [(axis.min() + axis.max()) / 2 for axis in places]
+    corner = (places[0] > middle[0]) & (places[1] > middle[1]) & (places[2] > middle[2])
+    hu = np.where(corner, 1000, -1350).astype(np.int16)
+    return replace(volume, hu=hu), np.ones(grid.shape, bool)
+
+
+def bright_quarter(image: Image.Image) -> tuple[str, str]:
+    """Which quarter of the image is bright: ("top" or "bottom", "left" or "right")."""
+    grey = np.asarray(image.convert("L"), dtype=float)
+    height, width = (side // 2 for side in grey.shape)
+    top = grey[: height - 2].mean() > grey[height + 2 :].mean()
+    left = grey[:, : width - 2].mean() > grey[:, width + 2 :].mean()
+    return "top" if top else "bottom", "left" if left else "right"
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=ORIENTATIONS.keys())
+def test_planes_are_shown_the_same_way_whatever_the_source_s_orientation(
+    tmp_path: Path, orientation: tuple[float, ...]
+) -> None:
+    volume, mask = corner_volume(tmp_path / "s", orientation)
+    anatomy = anatomy_of(finding_on(volume, lung_mask=mask), volume)
+    box = lung_box(anatomy)
+    count, rows, columns = anatomy.hu.shape
+    size = (120, 120)
+    # The bright corner is towards the head, the back and the patient's left.
+    assert bright_quarter(axial(anatomy, count - 1, box, size)) == ("bottom", "right")
+    assert bright_quarter(coronal(anatomy, rows - 1, box, size)) == ("top", "right")
+    assert bright_quarter(sagittal(anatomy, columns - 1, box, size)) == ("top", "right")
+
+
+def test_planes_keep_the_proportions_of_the_patient(tmp_path: Path) -> None:
+    grid = Grid(shape=(10, 30, 20), spacing_mm=(6.0, 2.0, 1.0))
+    write_series(tmp_path / "s", grid)
+    volume = volume_of(tmp_path / "s")
+    anatomy = anatomy_of(finding_on(volume, lung_mask=np.ones(grid.shape, bool)), volume)
+    box = lung_box(anatomy)
+    # 60 mm high, 60 mm deep, 20 mm wide.
+    assert axial(anatomy, 5, box, (600, 120)).size == (40, 120)
+    assert coronal(anatomy, 5, box, (600, 120)).size == (40, 120)
+    assert sagittal(anatomy, 5, box, (600, 120)).size == (120, 120)
+
+
+def test_planes_go_through_the_hottest_voxel_of_the_region(tmp_path: Path) -> None:
+    grid = Grid()
+    write_series(tmp_path / "s", grid)
+    volume = volume_of(tmp_path / "s")
+    heat = np.zeros(grid.shape, np.float32)
+    heat[5, 13, 9] = 0.9
+    heat[1, 1, 1] = 1.0  # outside the region
+    finding = finding_on(volume, localisation=lesion(grid), heat=heat)
+    assert anatomy_of(finding, volume).focus == (5, 13, 9)
+
+
+def test_outlines_of_lungs_and_region_are_drawn(tmp_path: Path) -> None:
+    grid = Grid()
+    write_series(tmp_path / "s", grid)
+    volume = volume_of(tmp_path / "s")
+    pixels = summary_of(volume, lung_mask=lungs(grid), localisation=lesion(grid)).pixel_array.reshape(-1, 3)
+    colours = {tuple(int(v) for v in colour) for colour in np.unique(pixels, axis=0)}
+    assert {LUNG_COLOUR, REGION_COLOUR} <= colours
+
+
+def test_image_is_a_1024_by_768_rgb_secondary_capture(tmp_path: Path) -> None:
+    write_series(tmp_path / "s")
+    capture = summary_of(volume_of(tmp_path / "s"))
+    assert capture.SOPClassUID == pydicom.uid.SecondaryCaptureImageStorage
+    assert capture.pixel_array.shape == (768, 1024, 3)
+    assert (capture.PhotometricInterpretation, capture.BurnedInAnnotation) == ("RGB", "YES")
+    assert (capture.SeriesNumber, capture.Modality, capture.BodyPartExamined) == (9004, "OT", "CHEST")
+    assert capture.SeriesDescription == "COVID-19 CT AI summary, RESEARCH, not for diagnosis"
+
+
+def test_page_says_the_result_its_meaning_and_what_it_rests_on(tmp_path: Path, drawn: list[str]) -> None:
+    grid = Grid()
+    write_series(tmp_path / "s", grid)
+    context = replace(
+        CONTEXT,
+        operating_points=(OperatingPoint("published", 0.5, 0.84, 0.982, "131 test cases"),),
+        software_version="0.1.0",
+        revision=2,
+    )
+    checks = (QualityCheck("SLICE_SPACING", "Even."), QualityCheck("LUNG_VOLUME", "Plausible."))
+    summary_of(volume_of(tmp_path / "s"), context, localisation=lesion(grid), checks=checks)
+    text = " ".join(drawn)
+    for words in (
+        "Doe Jane",
+        "ID 4711",
+        "born 1960-02-29",
+        "Study 2020-03-01",
+        "RESEARCH USE ONLY  -  NOT FOR DIAGNOSIS",
+        "91.3 %",
+        "POSITIVE: at or above threshold 50 %",
+        "sensitivity 0.840, specificity 0.982",
+        "Lungs 26 mL (right 15, left 11)",
+        "Not a lesion boundary",
+        "8 slices, 32 mm, spacing 4 mm",
+        "slice spacing, lung volume",
+        "covid-ct 1.0",
+        "a1a1a1a1 / b2b2b2b2",
+        "revision 2",
+        "image 5",
+    ):
+        assert words in text, words
+    assert "DEMONSTRATION" not in text
+
+
+def test_negative_and_demonstration_are_said_on_the_page(tmp_path: Path, drawn: list[str]) -> None:
+    write_series(tmp_path / "s")
+    volume = volume_of(tmp_path / "s")
+    summary_of(volume, probability=0.4999, model=model(demonstration=True, verified=False))
+    text = " ".join(drawn)
+    assert "49.99 %" in text and "NEGATIVE: below threshold 50 %" in text
+    assert "DEMONSTRATION MODEL, TRAINED ON PHANTOMS  -  RESEARCH USE ONLY" in text
+    assert "(not verified)" in text and "no localisation" in text
+
+
+def test_a_crowded_page_is_set_smaller_and_keeps_every_word(tmp_path: Path, drawn: list[str]) -> None:
+    grid = Grid()
+    write_series(tmp_path / "s", grid)
+    checks = tuple(QualityCheck(f"CHECK_NUMBER_{n}_OF_MANY", "") for n in range(20))
+    point = OperatingPoint("published", 0.5, 0.84, 0.982, "one hundred and thirty-one published test cases " * 2)
+    context = replace(CONTEXT, operating_points=(point,), prevalence=0.1)
+    summary_of(volume_of(tmp_path / "s"), context, localisation=lesion(grid), checks=checks)
+    text = " ".join(drawn)
+    assert "check number 19 of many" in text and "revision 1" in text and "negative predictive" in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Zhang^San=张^三", "张^三", "=张^三", "Müller^Jörg", "", "A" * 300, "Ψευδός^Όνομα", "عمر^x", "\U0001f600^x"],
+)
+def test_no_name_breaks_the_page(tmp_path: Path, name: str) -> None:
+    write_series(tmp_path / "s", SpecificCharacterSet="ISO_IR 192", PatientName=name[:64])
+    assert summary_of(volume_of(tmp_path / "s")).pixel_array.any()
+
+
+def test_name_without_glyphs_is_shown_in_latin_letters_or_left_to_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicom_node.report.fonts._SYSTEM_FONTS", ())
+    assert showable_name("Zhang^San=张^三", 20)[0] == "Zhang San"
+    assert showable_name("张^三", 20)[0] == "(see header)"
+    assert showable_name("Müller^Jörg", 20)[0] == "Muller Jorg"
+    assert showable_name("", 20)[0] == "no name"
+    assert font_for("张", 20) is None
+
+
+def test_no_text_leaves_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path / "s", PatientName="M" * 60, PatientID="W" * 64)
+    outside: list[str] = []
+    original = ImageDraw.ImageDraw.text
+
+    def check(self: ImageDraw.ImageDraw, at: tuple[int, int], text: str, **kwargs: object) -> None:
+        box = self.textbbox(at, text, font=kwargs["font"], anchor=kwargs.get("anchor"))  # type: ignore[arg-type]
+        if min(box[:2]) < 0 or box[2] > page.SIZE_PX[0] or box[3] > page.SIZE_PX[1]:
+            outside.append(text)
+        original(self, at, text, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", check)
+    summary_of(volume_of(tmp_path / "s"))
+    assert outside == []
+
+
+def test_frames_of_a_multi_frame_source_are_named(tmp_path: Path, drawn: list[str]) -> None:
+    volume = write_enhanced(tmp_path / "multi.dcm", order=[3, 1, 0, 2, 4, 7, 6, 5])
+    summary_of(volume)
+    # The middle slice, z 4, is the fifth frame.
+    assert "frame 5" in drawn
+
+
+def test_lungs_that_were_not_found_do_not_break_the_page(tmp_path: Path) -> None:
+    write_series(tmp_path / "s")
+    volume = volume_of(tmp_path / "s")
+    assert summary_of(volume, lung_mask=np.zeros(volume.hu.shape, bool)).pixel_array.any()
+
+
+def test_bundled_font_can_be_scaled() -> None:
+    assert bundled(40).getlength("x") > bundled(20).getlength("x")
