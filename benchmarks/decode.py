@@ -1,0 +1,96 @@
+"""How fast a compressed series becomes Hounsfield units, against pydicom in a loop.
+
+Both sides read the same files from the page cache, round by round in turn, so that a busy machine slows both; the
+figure is the median of the rounds' ratios. Each round's volumes must be equal.
+
+    python benchmarks/decode.py SERIES_FOLDER [--slices 300] [--rounds 5] [--syntax 1.2.840.10008.1.2.4.70]
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pydicom
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, generate_uid
+
+from inference.volume import find_series, load
+
+ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
+    "1.2.840.10008.1.2.4.57": lambda a: imagecodecs.ljpeg_encode(a, bitspersample=16),
+    "1.2.840.10008.1.2.4.70": lambda a: imagecodecs.ljpeg_encode(a, bitspersample=16),
+    "1.2.840.10008.1.2.4.80": imagecodecs.jpegls_encode,
+    "1.2.840.10008.1.2.4.90": lambda a: imagecodecs.jpeg2k_encode(a, codecformat="j2k", reversible=True, level=0),
+    "1.2.840.10008.1.2.4.201": lambda a: imagecodecs.htj2k_encode(a, reversible=True),
+}
+
+
+def long_series(source: list[Path], folder: Path, slices: int, syntax: str) -> list[Path]:
+    """A series of `slices` files made of the source's images over and over, 1 mm apart."""
+    datasets = [pydicom.dcmread(path) for path in source]
+    encoded = [encapsulate([ENCODERS[syntax](dataset.pixel_array.view(np.uint16))]) for dataset in datasets]
+    series_uid, paths = generate_uid(), []
+    for index in range(slices):
+        dataset = datasets[index % len(datasets)]
+        dataset.SeriesInstanceUID, dataset.SOPInstanceUID = series_uid, generate_uid()
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.file_meta.TransferSyntaxUID = UID(syntax)
+        dataset.ImagePositionPatient = [*dataset.ImagePositionPatient[:2], float(index)]
+        dataset.PixelData = encoded[index % len(datasets)]
+        dataset["PixelData"].VR = "OB"
+        paths.append(folder / f"{index:04d}.dcm")
+        dataset.save_as(paths[-1], enforce_file_format=True)
+    return paths
+
+
+def pydicom_loop(paths: list[Path]) -> np.ndarray:
+    """What one writes first: read, decode, rescale, sort, stack."""
+    slices = []
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        hu = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+        slices.append((float(dataset.ImagePositionPatient[2]), np.rint(hu).astype(np.int16)))
+    return np.stack([hu for _, hu in sorted(slices, key=lambda item: item[0])])
+
+
+def timed(call: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("series", type=Path)
+    parser.add_argument("--slices", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--syntax", choices=sorted(ENCODERS), default="1.2.840.10008.1.2.4.70")
+    arguments = parser.parse_args()
+    source = next(iter(find_series(arguments.series).values()))
+    ratios, ours_s, theirs_s = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = long_series(source, Path(folder), arguments.slices, arguments.syntax)
+        for _ in range(arguments.rounds):
+            ours, volume = timed(lambda: load(paths, workers=arguments.workers).hu)
+            theirs, expected = timed(lambda: pydicom_loop(paths))
+            assert np.array_equal(volume, expected)
+            ratios.append(theirs / ours)
+            ours_s.append(ours)
+            theirs_s.append(theirs)
+    sys.stdout.write(
+        f"{UID(arguments.syntax).name}, {arguments.slices} slices, {arguments.workers} threads\n"
+        f"this node {np.median(ours_s):.2f} s, pydicom in a loop {np.median(theirs_s):.2f} s, "
+        f"ratio {np.median(ratios):.2f} (of {arguments.rounds} rounds: {min(ratios):.2f} to {max(ratios):.2f})\n"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,230 @@
+"""Slices received per second: this receiver beside Orthanc, DCMTK's storescp and pynetdicom's storescp and qrscp.
+
+    python benchmarks/receive.py [--rounds 5] [--slices 300] [--associations 1 2 4] [--json FILE] [--only NAME ...]
+
+Every round starts every receiver afresh on empty folders, one after the other in turning order, and has DCMTK's
+storescu send the same series (512 x 512, explicit VR little endian) to it. Nagle's algorithm is off on both sides. The
+rate is slices by wall time from the start of the senders to the end of the last one; CPU is that of the receiver
+with its children. Only this receiver and Orthanc promise to hold what they acknowledge.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.programs import free_port, listening, require_program, wait_for  # noqa: E402
+
+AE_TITLE = "DICOM_NODE"
+SIZE = 512
+
+
+@dataclass(frozen=True)
+class Run:
+    """One round of one receiver. rate: slices per second. cpu_ms: of the receiver, per slice."""
+
+    rate: float
+    cpu_ms: float
+
+
+def write_series(folder: Path, slices: int) -> None:
+    """A CT series with noise as scanners have it, one file a slice."""
+    folder.mkdir(parents=True)
+    series, study = generate_uid(), generate_uid()
+    noise = np.random.default_rng(0).normal(-700, 100, (SIZE, SIZE)).astype(np.int16)
+    for number in range(slices):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        one = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        one.SOPClassUID, one.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        one.SeriesInstanceUID, one.StudyInstanceUID = series, study
+        one.PatientName, one.PatientID, one.Modality = "Bench^Mark", "BENCH", "CT"
+        one.InstanceNumber, one.StudyDate, one.StudyTime = number + 1, "20200101", "120000"
+        one.AccessionNumber, one.PatientBirthDate, one.PatientSex = "1", "19500101", "O"
+        one.ImagePositionPatient, one.PixelSpacing = [0, 0, number], [0.7, 0.7]
+        one.ImageOrientationPatient, one.SliceThickness = [1, 0, 0, 0, 1, 0], 1
+        one.Rows = one.Columns = SIZE
+        one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 16, 15, 1
+        one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+        one.RescaleSlope, one.RescaleIntercept = 1, 0
+        one.PixelData = np.roll(noise, number).tobytes()
+        one.save_as(folder / f"{number:05d}.dcm", enforce_file_format=True)
+
+
+def node(folder: Path, port: int) -> list[str]:
+    """This project's receiver."""
+    (folder / "node.toml").write_text(
+        f'data_dir = "{folder / "var"}"\n[receiver]\nport = {port}\nae_title = "{AE_TITLE}"\n'
+        '[logging]\nlevel = "warning"\n'
+    )
+    return [sys.executable, "-m", "dicom_node", "receive", "--config", str(folder / "node.toml")]
+
+
+def orthanc(folder: Path, port: int) -> list[str]:
+    """Debian's Orthanc with its SQLite index."""
+    configuration = {
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "storage"),
+        "Plugins": [],
+        "HttpServerEnabled": False,
+        "DicomAet": AE_TITLE,
+        "DicomPort": port,
+        "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowEcho": True,
+        "SyncStorageArea": True,
+        "StorageCompression": False,
+        "OverwriteInstances": True,
+    }
+    (folder / "orthanc.json").write_text(json.dumps(configuration))
+    return [require_program("Orthanc"), str(folder / "orthanc.json")]
+
+
+def storescp(folder: Path, port: int) -> list[str]:
+    """DCMTK's storescp, one process an association, bit by bit to files."""
+    (folder / "out").mkdir()
+    return [require_program("storescp"), "--fork", "+B", "-od", str(folder / "out"), "-aet", AE_TITLE, str(port)]
+
+
+def pynetdicom_storescp(folder: Path, port: int) -> list[str]:
+    """pynetdicom's storescp application."""
+    return [sys.executable, "-m", "pynetdicom", "storescp", str(port), "-od", str(folder), "-aet", AE_TITLE, "-q"]
+
+
+def pynetdicom_qrscp(folder: Path, port: int) -> list[str]:
+    """pynetdicom's qrscp application, which has an index."""
+    (folder / "out").mkdir()
+    return [
+        *(sys.executable, "-m", "pynetdicom", "qrscp", "--port", str(port), "-aet", AE_TITLE, "-q"),
+        *("--database-location", str(folder / "index.sqlite"), "--instance-location", str(folder / "out")),
+    ]
+
+
+RECEIVERS: dict[str, Callable[[Path, int], list[str]]] = {
+    "node": node,
+    "orthanc": orthanc,
+    "dcmtk-storescp": storescp,
+    "pynetdicom-storescp": pynetdicom_storescp,
+    "pynetdicom-qrscp": pynetdicom_qrscp,
+}
+
+
+def measure(name: str, parts: list[Path], slices: int, work: Path) -> Run:
+    """Start a receiver, send every part on an association of its own at the same time, stop it."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=work))
+    port = free_port()
+    environment = {**os.environ, "TCP_NODELAY": "1", "TCP_BUFFER_LENGTH": "", "PYTHONPATH": str(ROOT)}
+    del environment["TCP_BUFFER_LENGTH"]
+    command = RECEIVERS[name](folder, port)
+    server = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(lambda: server.poll() is not None or listening(port), 60, f"{name} listens")
+        time.sleep(0.3)
+        before, begun = _cpu_s(server.pid), time.perf_counter()
+        senders = [
+            subprocess.Popen(
+                [require_program("storescu"), "-xe", "-aec", AE_TITLE, "+sd", "127.0.0.1", str(port), str(part)],
+                env=environment,
+                stderr=subprocess.DEVNULL,
+            )
+            for part in parts
+        ]
+        failed = [sender.wait(300) for sender in senders]
+        elapsed = time.perf_counter() - begun
+        cpu = _cpu_s(server.pid) - before
+        assert not any(failed), f"{name}: storescu ended with {failed}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+        shutil.rmtree(folder)
+    return Run(slices / elapsed, cpu / slices * 1000)
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of a process, its living children and those it waited for."""
+    process = psutil.Process(pid)
+    used = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return sum(t.user + t.system + t.children_user + t.children_system for t in used)
+
+
+def compare(
+    names: list[str], counts: list[int], rounds: int, slices: int, work: Path
+) -> dict[str, dict[int, list[Run]]]:
+    """All receivers in each round, beginning with another one each time."""
+    write_series(work / "series", slices)
+    files = sorted((work / "series").iterdir())
+    found: dict[str, dict[int, list[Run]]] = {name: {count: [] for count in counts} for name in names}
+    for count in counts:
+        parts = []
+        for part in range(count):
+            parts.append(work / f"part-{count}-{part}")
+            parts[-1].mkdir()
+            for file in files[part::count]:
+                os.link(file, parts[-1] / file.name)
+        for number in range(rounds):
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                found[name][count].append(measure(name, parts, slices, work))
+                print(f"round {number + 1}, {count} associations, {name}: {found[name][count][-1]}", file=sys.stderr)
+    return found
+
+
+def report(found: dict[str, dict[int, list[Run]]]) -> None:
+    """Medians, and medians of the ratios within each round."""
+    for name, by_count in found.items():
+        for count, runs in by_count.items():
+            rate = statistics.median(run.rate for run in runs)
+            cpu = statistics.median(run.cpu_ms for run in runs)
+            ratio = ""
+            if "node" in found and name != "node":
+                pairs = zip(found["node"][count], runs, strict=True)
+                ratio = f"  node is {statistics.median(ours.rate / run.rate for ours, run in pairs):5.2f} times that"
+            print(f"{name:20} {count} associations {rate:7.0f} slices/s {cpu:6.2f} ms CPU a slice{ratio}")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--slices", type=int, default=300)
+    parser.add_argument("--associations", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--only", nargs="+", choices=RECEIVERS, default=list(RECEIVERS))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="receive-") as work:
+        found = compare(options.only, options.associations, options.rounds, options.slices, Path(work))
+    report(found)
+    if options.json:
+        plain = {name: {c: [vars(run) for run in runs] for c, runs in by.items()} for name, by in found.items()}
+        options.json.write_text(json.dumps(plain, indent=1))
+
+
+if __name__ == "__main__":
+    main()

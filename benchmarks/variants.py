@@ -1,0 +1,179 @@
+"""The degradations that must be refused, each with its right reasons, and the harmless changes that must not be."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+
+from benchmarks import degradations as d
+from benchmarks.bodies import abdomen_hu, lung_bases_hu
+from benchmarks.degradations import Change, Images, Variant
+
+_CORONAL, _SAGITTAL = [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1]
+_GAP = ("MISSING_SLICES", "IRREGULAR_SPACING")
+_CUT = ("LUNG_CUT_OFF", "EXTENT", "NOT_CHEST", "TOO_FEW_SLICES")
+
+
+def refused(name: str, change: Change, *codes: str) -> Variant:
+    return Variant(name, change, frozenset(codes))
+
+
+def harmless(name: str, change: Change, *, same: bool = True) -> Variant:
+    return Variant(name, change, same=same)
+
+
+def all_variants(others: Sequence[Images]) -> list[Variant]:
+    """Every variant; `others` are other series to mix in."""
+    return [*_harmless(), *_lost(), *_moved(), *_mixed(others), *_headers(), *_pixels()]
+
+
+def _harmless() -> list[Variant]:
+    philips = ["DERIVED", "PRIMARY", "AXIAL", "HELIX", "ELECTRON", "UNSPECIFIED"]
+    return [
+        harmless("as it is", lambda images: images),
+        harmless("shuffled and renamed", d.shuffled),
+        harmless("numbered backwards", d.numbered_backwards),
+        harmless("1 exact duplicate", d.duplicated(1)),
+        harmless("5 exact duplicates", d.duplicated(5)),
+        *(harmless(f"recompressed {syntax}", d.in_syntax(syntax)) for syntax in d.ENCODERS),
+        harmless("recompressed RLE", d.in_syntax(RLELossless)),
+        harmless("implicit VR", d.in_syntax(ImplicitVRLittleEndian)),
+        harmless("as one multi-frame instance", d.enhanced),
+        harmless("positions rounded", d.jittered, same=False),
+        harmless("no image type", d.each(ImageType=None)),
+        harmless("image type of some Philips scanners", d.each(ImageType=["ORIGINAL", *philips[1:]])),
+        harmless("derived primary axial", d.each(ImageType=philips[:3])),
+        harmless("no body part, no descriptions", d.each(BodyPartExamined=None, SeriesDescription=None)),
+        harmless("no instance numbers", d.each(InstanceNumber=None)),
+        harmless("spacing stated", lambda images: d.each(SpacingBetweenSlices=round(d.spacing_mm(images), 3))(images)),
+        harmless("no thickness", d.each(SliceThickness=None)),
+    ]
+
+
+def _lost() -> list[Variant]:
+    variants = [
+        refused(f"{count} interior lost, draw {seed}", d.drop(count, seed), *_GAP, "TOO_FEW_SLICES")
+        for count in (1, 2, 5)
+        for seed in range(3)
+    ]
+    variants += [
+        refused(f"{count} neighbours lost at {at:.0%}", d.drop_run(count, at), *_GAP)
+        for count in (1, 2, 5)
+        for at in (0.0, 0.5, 0.99)
+    ]
+    return [
+        *variants,
+        refused("random half lost", d.drop_half, *_GAP, "TOO_FEW_SLICES"),
+        refused("half lost in one run", lambda images: d.drop_run(len(images) // 2, 0.25)(images), *_GAP),
+        refused(
+            "every second lost",
+            lambda images: images[::2],
+            "MISSING_SLICES",
+            "GAPS_BETWEEN_SLICES",
+            "SLICE_SPACING",
+            "TOO_FEW_SLICES",
+        ),
+        refused(
+            "every second lost, count stated",
+            _every_second_of_a_count,
+            "MISSING_SLICES",
+            "TOO_FEW_SLICES",
+            "SLICE_SPACING",
+        ),
+        refused("top third lost", lambda images: images[: -(len(images) // 3)], *_CUT),
+        refused("bottom third lost", lambda images: images[len(images) // 3 :], *_CUT),
+        refused("top fifth lost", lambda images: images[: -(len(images) // 5)], *_CUT),
+        refused("bottom quarter lost", lambda images: images[len(images) // 4 :], *_CUT),
+        refused("middle third only", lambda images: images[len(images) // 3 : -(len(images) // 3)], *_CUT),
+        refused("one image", d.one_image, "SINGLE_SLICE"),
+        refused("three images", lambda images: images[:3], "TOO_FEW_SLICES"),
+    ]
+
+
+def _moved() -> list[Variant]:
+    return [
+        refused("spacing changes midway", d.spread_apart, "IRREGULAR_SPACING"),
+        refused("other pixels at one place", d.doubled_with_other_pixels, "CONFLICTING_SLICES"),
+        refused("a slice repeated elsewhere", d.repeated_elsewhere, "REPEATED_SLICES"),
+        refused("positions upside down", d.upside_down, "UPSIDE_DOWN"),
+        refused("orientation mirrored", d.each(ImageOrientationPatient=[-1, 0, 0, 0, 1, 0]), "ORIENTATION"),
+        refused("orientation front to back", d.each(ImageOrientationPatient=[1, 0, 0, 0, -1, 0]), "ORIENTATION"),
+        refused("orientation turned", d.each(ImageOrientationPatient=[0, 1, 0, -1, 0, 0]), "ORIENTATION"),
+        refused("orientation coronal", d.each(ImageOrientationPatient=_CORONAL), "NOT_AXIAL", "SINGLE_SLICE"),
+        refused("orientation sagittal", d.each(ImageOrientationPatient=_SAGITTAL), "NOT_AXIAL", "SINGLE_SLICE"),
+        refused("one image sagittal", d.one(ImageOrientationPatient=_SAGITTAL), "MIXED_ORIENTATIONS"),
+        refused("one image of other pixel spacing", d.one(PixelSpacing=[0.9, 0.9]), "MIXED_PIXEL_SPACING"),
+        refused("gantry tilt in the geometry", d.sheared, "GANTRY_TILT"),
+        refused("gantry tilt in the header", d.each(GantryDetectorTilt=12), "GANTRY_TILT"),
+        refused("no positions", d.each(ImagePositionPatient=None), "NO_POSITION"),
+        refused("coronal reformat", d.coronal, "NOT_AXIAL"),
+        refused("thick slices", d.thick(12.0), "SLICE_SPACING", "TOO_FEW_SLICES"),
+        refused("pixels front to back", d.pixels(lambda a: a[::-1]), "TURNED_OVER"),
+        refused("pixels turned by 90 degrees", d.pixels(lambda a: a.T), "TURNED_OVER", "UPSIDE_DOWN"),
+    ]
+
+
+def _mixed(others: Sequence[Images]) -> list[Variant]:
+    subject = ("MIXED_PATIENTS", "MIXED_FRAMES_OF_REFERENCE", "MIXED_SCANNERS")
+    geometry = ("MIXED_MATRIX", "MIXED_PIXEL_SPACING", "MISSING_SLICES", "IRREGULAR_SPACING", "CONFLICTING_SLICES")
+    variants = []
+    for number, other in enumerate(others):
+        variants.append(refused(f"mixed with series {number}", d.mixed_with(other), *subject, *geometry))
+        variants.append(
+            refused(f"series {number} added under its UIDs", d.added_to(other), *geometry, "SIDEWAYS_SHIFT")
+        )
+    return variants
+
+
+def _headers() -> list[Variant]:
+    return [
+        refused("modality MR", d.each(Modality="MR"), "MODALITY"),
+        refused("class MR", d.each(SOPClassUID=d.MR_IMAGE), "NOT_CT"),
+        refused("class secondary capture", d.each(SOPClassUID=d.SECONDARY_CAPTURE), "SECONDARY_CAPTURE"),
+        refused("derived secondary", d.each(ImageType=["DERIVED", "SECONDARY", "AXIAL"]), "DERIVED"),
+        refused("reformat by image type", d.each(ImageType=["DERIVED", "SECONDARY", "REFORMATTED"]), "DERIVED"),
+        refused("projection by description", d.each(SeriesDescription="Thorax MIP 10x3"), "DERIVED"),
+        refused("localizer by image type", d.each(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "LOCALIZER"),
+        refused("one localizer among slices", d.one(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "LOCALIZER"),
+        refused("burned-in text", d.each(BurnedInAnnotation="YES"), "BURNED_IN"),
+        refused("quality control image", d.each(QualityControlImage="YES"), "QUALITY_CONTROL"),
+        refused("phantom by description", d.each(SeriesDescription="Lung phantom 2.0"), "PHANTOM_OR_QA"),
+        refused("daily quality assurance", d.each(StudyDescription="DAILY QA"), "PHANTOM_OR_QA"),
+        refused("lossy before", d.each(LossyImageCompression="01"), "LOSSY_COMPRESSED"),
+        refused("body part head", d.each(BodyPartExamined="HEAD"), "BODY_PART"),
+        refused("body part abdomen", d.each(BodyPartExamined="ABDOMEN"), "BODY_PART"),
+        refused("spectral map", d.each(SeriesDescription="Iodine map"), "SPECTRAL_MAP"),
+        refused("no rescale", d.each(RescaleSlope=None, RescaleIntercept=None), "NO_RESCALE"),
+        refused("another rescale type", d.each(RescaleType="MGML"), "RESCALE_TYPE"),
+        refused("negative slope", d.rescaled(-1, 0), "BAD_RESCALE"),
+        refused("inverted grey", d.each(PhotometricInterpretation="MONOCHROME1"), "MONOCHROME1"),
+        refused("made at half the spacing", _stated_half, "MISSING_SLICES"),
+        refused("a file cut off", d.truncated, "CORRUPT"),
+    ]
+
+
+def _every_second_of_a_count(images: Images) -> Images:
+    return d.each(ImagesInAcquisition=len(images), SpacingBetweenSlices=None)(d.numbered_backwards(images))[::2]
+
+
+def _stated_half(images: Images) -> Images:
+    return d.each(SpacingBetweenSlices=round(d.spacing_mm(images) / 2, 4))(images)
+
+
+def _pixels() -> list[Variant]:
+    wrong = "HU_IMPLAUSIBLE"
+    return [
+        *(refused(f"intercept off by {shift}", d.rescaled(1, shift), wrong) for shift in (1024, 500, -300, 150)),
+        *(refused(f"slope times {slope}", d.rescaled(slope, 0), wrong) for slope in (0.5, 2.0)),
+        refused("head, labelled chest", d.head, "NOT_CHEST"),
+        refused("abdomen, labelled chest", d.body(abdomen_hu), "NOT_CHEST"),
+        refused("abdomen with lung bases", d.body(lung_bases_hu), "LUNG_CUT_OFF", "NOT_CHEST"),
+        refused("whole trunk", d.trunk, "EXTENT"),
+        refused("field of 200 mm", d.cropped, "MATRIX", "FIELD_OF_VIEW"),
+        refused("localizer", d.localizer, "LOCALIZER"),
+        refused("8-bit screenshots", d.screenshots, "EIGHT_BIT"),
+        refused("8 bits in 16", d.eight_bits_in_sixteen, "QUANTISED"),
+        refused("constant", d.pixels(lambda a: np.full_like(a, 1024)), "CONSTANT"),
+        refused("one empty slice", d.blank_one, "BLANK_SLICES"),
+        refused("small matrix", d.pixels(lambda a: a[::8, ::8]), "MATRIX"),
+    ]
