@@ -138,6 +138,10 @@ class ModelSettings(Section):
     name: str = ""
     """Name of an imported model; empty: the one imported last, else the demonstration model."""
     version: str = ""
+    shadow: str = ""
+    """Name of a second model that analyses every series too: computed and audited, never sent. Empty: none."""
+    shadow_version: str = ""
+    """Its version, where several models have that name."""
     allow_demonstration_model: bool = False
     """Allow results of the demonstration model to leave for destinations other than loopback."""
 

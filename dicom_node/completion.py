@@ -104,17 +104,19 @@ class Completion:
         self._lock = threading.Lock()
         self._silent_until = 0.0
         self._silence = ""
+        self._shadow: ModelRef | None = None
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="completion")
 
     def stop(self) -> None:
         """Finish what is being asked about, and ask no more."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def close_due_series(self, model: ModelRef, now: float) -> None:
+    def close_due_series(self, model: ModelRef, now: float, shadow: ModelRef | None = None) -> None:
         """Look at every series that may be complete; those about which no PACS is asked are closed on return.
 
-        model: what they are queued for. now: Unix seconds.
+        model: what they are queued for. now: Unix seconds. shadow: what analyses them too, without being reported.
         """
+        self._shadow = shadow
         with self._database.transaction() as tx:
             due = series.due_series(tx, now)
         if self._pacs is None:
@@ -254,7 +256,15 @@ class Completion:
                 if silence:
                     _note_silence(tx, one, now, silence)
                 series.close_series(
-                    tx, one.series_pk, now, model, decision.completeness, there, refuse, if_count=one.instance_count
+                    tx,
+                    one.series_pk,
+                    now,
+                    model,
+                    decision.completeness,
+                    there,
+                    refuse,
+                    if_count=one.instance_count,
+                    shadow=self._shadow,
                 )
         except NotDueYet:
             return  # an instance came while we asked: the series is looked at again

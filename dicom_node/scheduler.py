@@ -15,6 +15,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from config.settings import Settings
 from dicom_node.completion import Completion
 from inference.cards import read_card
+from inference.errors import ModelError
 from inference.registry import find_model
 from storage import jobs, retention
 from storage.database import Database
@@ -48,7 +49,7 @@ def _jobs(
     """Name, interval in seconds and action of each job."""
 
     def close_series() -> None:
-        completion.close_due_series(current_model(settings), time.time())
+        completion.close_due_series(current_model(settings), time.time(), _shadow_if_there(settings))
 
     def release_leases() -> None:
         with database.transaction() as tx:
@@ -68,9 +69,33 @@ def _jobs(
 
 def current_model(settings: Settings) -> ModelRef:
     """The model that newly completed series are queued for."""
-    identity = read_card(
-        find_model(settings.models_dir, settings.model.name or None, settings.model.version or None)
-    ).identity()
+    return _reference(settings, settings.model.name, settings.model.version)
+
+
+def shadow_model(settings: Settings) -> ModelRef | None:
+    """The model that analyses them beside it, without being reported; None where none is configured.
+
+    Raises ModelError where it is not there, or is the reporting model itself.
+    """
+    if not settings.model.shadow:
+        return None
+    shadow = _reference(settings, settings.model.shadow, settings.model.shadow_version)
+    if shadow.digest == current_model(settings).digest:
+        raise ModelError(f"[model] shadow: {shadow.name} {shadow.version} is the model that reports; name another one")
+    return shadow
+
+
+def _shadow_if_there(settings: Settings) -> ModelRef | None:
+    """The shadow model; series are closed without one where it is missing or has become the reporting model."""
+    try:
+        return shadow_model(settings)
+    except ModelError as error:
+        log.warning("no shadow model", reason=str(error))
+        return None
+
+
+def _reference(settings: Settings, name: str, version: str) -> ModelRef:
+    identity = read_card(find_model(settings.models_dir, name or None, version or None)).identity()
     return ModelRef(identity.name, identity.version, identity.digest)
 
 

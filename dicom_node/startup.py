@@ -5,7 +5,7 @@ import time
 import structlog
 
 from config.settings import Settings
-from dicom_node.scheduler import current_model
+from dicom_node.scheduler import current_model, shadow_model
 from storage import audit
 from storage.database import open_database
 from storage.files import FileStore
@@ -20,7 +20,7 @@ def prepare(settings: Settings) -> None:
     Raises NodeError, StorageError or ModelError when the node cannot work with this data folder or model.
     """
     settings.files_dir.mkdir(parents=True, exist_ok=True)
-    model = current_model(settings)
+    model, shadow = current_model(settings), shadow_model(settings)
     database = open_database(settings.database_url)
     found = reconcile(database, FileStore(settings.files_dir), time.time())
     with database.transaction() as tx:
@@ -29,7 +29,13 @@ def prepare(settings: Settings) -> None:
             time.time(),
             "node.started",
             outcome="STARTED",
-            detail={"model": model.name, "version": model.version, "model_digest": model.digest, **found},
+            detail={
+                "model": model.name,
+                "version": model.version,
+                "model_digest": model.digest,
+                "shadow_digest": shadow.digest if shadow else None,
+                **found,
+            },
         )
     log.info(
         "node started", ae_title=settings.receiver.ae_title, port=settings.receiver.port, model=model.name, **found

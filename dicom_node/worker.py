@@ -81,6 +81,9 @@ class Worker:
         pipeline = self._pipeline(job)
         refusal = Reason(*job.refusal) if job.refusal else None
         analysis = Analysis(None, refusal, None) if refusal else analyse(paths, pipeline)
+        if job.shadow:
+            self._commit(job, analysis, pipeline.identity, ())
+            return
         predecessor = self.files.read_verified(previous.report.path, previous.report.sha256) if previous else None
         objects = report_objects(
             analysis,
@@ -124,6 +127,7 @@ class Worker:
             "job done",
             job=job.job_id,
             outcome=analysis.outcome,
+            shadow=job.shadow,
             reason=analysis.reason.code if analysis.reason else None,
         )
 
@@ -140,8 +144,9 @@ class Worker:
 
     def _pipeline(self, job: ClaimedJob) -> Pipeline:
         if job.model.digest not in self._pipelines:
-            # One pipeline at a time: another model's weights do not stay in memory.
-            self._pipelines = {job.model.digest: open_model(self.settings, job.model, self.device)}
+            # The reporting and the shadow model at most: former ones' weights do not stay in memory.
+            kept = list(self._pipelines.items())[-1:] if self.settings.model.shadow else []
+            self._pipelines = dict([*kept, (job.model.digest, open_model(self.settings, job.model, self.device))])
         return self._pipelines[job.model.digest]
 
     def _failed(self, job: ClaimedJob, error: Exception) -> None:

@@ -89,6 +89,7 @@ class ClaimedJob:
 
     attempt: this one's number, from 1. input_digest: SHA-256 over the series' instances when it closed.
     refusal: (code, sentence) where the job is to be reported as not analysed without analysing.
+    shadow: the result is kept beside the one that is reported, and never sent.
     """
 
     job_id: int
@@ -103,6 +104,7 @@ class ClaimedJob:
     model: ModelRef
     refusal: tuple[str, str] | None
     lease_until: float
+    shadow: bool = False
 
 
 def enqueue(
@@ -112,12 +114,18 @@ def enqueue(
     input_digest: str,
     model: ModelRef,
     refusal: tuple[str, str] | None = None,
+    *,
+    shadow: bool = False,
 ) -> int:
-    """Queue the analysis of a closed series, unless this input has a job for this model already. Returns its id."""
+    """Queue the analysis of a closed series, unless this input has a job for this model already. Returns its id.
+
+    shadow: the model runs beside the one that reports. A shadow job and a reporting one do not stand for each other.
+    """
     same = select(jobs.c.id).where(
         jobs.c.series_pk == series_pk,
         jobs.c.input_digest == input_digest,
         jobs.c.model_digest == model.digest,
+        jobs.c.shadow.is_(shadow),
     )
     held = tx.scalar(same)
     if held is not None:
@@ -132,6 +140,7 @@ def enqueue(
         "model_name": model.name,
         "model_version": model.version,
         "model_digest": model.digest,
+        "shadow": shadow,
         "state": State.QUEUED.value,
         "attempts": 0,
         "interruptions": 0,
@@ -155,7 +164,12 @@ def enqueue(
         patient_id=row["patient_id"],
         job_id=job_id,
         outcome=State.QUEUED,
-        detail={"input_digest": input_digest, "model": f"{model.name} {model.version}", "model_digest": model.digest},
+        detail={
+            "input_digest": input_digest,
+            "model": f"{model.name} {model.version}",
+            "model_digest": model.digest,
+            "shadow": shadow,
+        },
     )
     return job_id
 
@@ -163,6 +177,7 @@ def enqueue(
 def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts: int) -> ClaimedJob | None:
     """Take the job that has waited longest: QUEUED to RUNNING, the attempt counted now, a new fencing number.
 
+    Shadow jobs come after all others: nobody waits for them.
     Jobs whose worker is gone (lease over) are queued again first. A job out of attempts ends FAILED and stops
     nothing else. Returns None where nothing waits.
     """
@@ -170,7 +185,7 @@ def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts:
     waiting = (
         select(jobs.c.id, jobs.c.fence, jobs.c.attempts)
         .where(jobs.c.state == State.QUEUED.value, jobs.c.due_at <= now)
-        .order_by(jobs.c.due_at, jobs.c.id)
+        .order_by(jobs.c.shadow, jobs.c.due_at, jobs.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
@@ -211,6 +226,7 @@ def _claimed(tx: Connection, job_id: int) -> ClaimedJob:
         model=ModelRef(row.model_name, row.model_version, row.model_digest),
         refusal=(row.refusal_code, row.refusal_text or "") if row.refusal_code else None,
         lease_until=row.due_at,
+        shadow=row.shadow,
     )
 
 
@@ -299,6 +315,7 @@ def finish(
 
     The objects' files are durable before this. A job that was superseded while it ran keeps its result for the
     audit, gets no deliveries and stays SUPERSEDED. Results of the series' earlier revisions are superseded.
+    A shadow job has a result alone: whatever it is handed, it makes no delivery and leaves the others' as they are.
     Raises StaleLease: the fence is not current or the job was finished already; nothing was written.
     """
     job = JOB.row(tx, job_id)
@@ -320,8 +337,10 @@ def finish(
         values=values,
         detail={"outcome": str(result.outcome)},
     )
-    series_pk = tx.scalar(select(jobs.c.series_pk).where(jobs.c.id == job_id))
-    deliveries.supersede_unsent(tx, int(series_pk or 0), now, "a later report of the series replaces it")
+    ended = tx.execute(select(jobs.c.series_pk, jobs.c.shadow).where(jobs.c.id == job_id)).one()
+    if ended.shadow:
+        return results.record(tx, job_id, now, result, (), stale=False)
+    deliveries.supersede_unsent(tx, ended.series_pk, now, "a later report of the series replaces it")
     result_id = results.record(tx, job_id, now, result, objects, stale=False)
     deliveries.create(tx, result_id, destinations, now)
     return result_id

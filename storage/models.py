@@ -161,6 +161,7 @@ class Conflict(Base):
 class Job(Base):
     """One analysis of one input by one model: never queued twice.
 
+    shadow: the model runs beside the one that reports; its result is kept and never sent.
     due_at: while QUEUED, not claimed before; while RUNNING, the end of the lease.
     interruptions: how often the whole node stopped while it ran; those attempts are not counted.
     fence: grows with each claim; only its current holder may move the job.
@@ -169,10 +170,10 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        UniqueConstraint("series_pk", "input_digest", "model_digest"),
+        UniqueConstraint("series_pk", "input_digest", "model_digest", "shadow"),
         CheckConstraint("state IN ('QUEUED', 'RUNNING', 'REPORTED', 'FAILED', 'SUPERSEDED')", name="state"),
         CheckConstraint("attempts >= 0", name="attempts"),
-        Index("ix_jobs_state_due_at", "state", "due_at"),
+        Index("ix_jobs_state_shadow_due_at", "state", "shadow", "due_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -182,6 +183,7 @@ class Job(Base):
     model_name: Mapped[str]
     model_version: Mapped[str]
     model_digest: Mapped[str]
+    shadow: Mapped[bool]
     state: Mapped[str]
     attempts: Mapped[int]
     interruptions: Mapped[int]
@@ -200,7 +202,10 @@ class Job(Base):
 
 
 class Result(Base):
-    """What one job found, and everything needed to say years later why it found that."""
+    """What one job found, and everything needed to say years later why it found that.
+
+    shadow: of a model that runs beside the one that reports; it has no objects and no deliveries.
+    """
 
     __tablename__ = "results"
     __table_args__ = (
@@ -216,6 +221,7 @@ class Result(Base):
     revision: Mapped[int]
     created_at: Mapped[float]
     superseded_at: Mapped[float | None]
+    shadow: Mapped[bool]
     outcome: Mapped[str]
     reason_code: Mapped[str | None]
     reason_text: Mapped[str | None]

@@ -92,19 +92,20 @@ class PreviousResult:
 def record(
     tx: Connection, job_id: int, now: float, result: NewResult, objects: Sequence[NewObject], *, stale: bool
 ) -> int:
-    """Write a result and its objects, superseding the series' earlier results. Returns its id.
+    """Write a result and its objects, superseding the series' earlier results of its kind. Returns its id.
 
     stale: the series was reopened while the job ran; the result is kept for the audit and superseded at birth.
     """
-    job = tx.execute(select(jobs.c.series_pk, jobs.c.revision).where(jobs.c.id == job_id)).one()
+    job = tx.execute(select(jobs.c.series_pk, jobs.c.revision, jobs.c.shadow).where(jobs.c.id == job_id)).one()
     if not stale:
-        supersede(tx, job.series_pk, now)
+        supersede(tx, job.series_pk, now, shadow=job.shadow)
     values = {
         "job_id": job_id,
         "series_pk": job.series_pk,
         "revision": job.revision,
         "created_at": now,
         "superseded_at": now if stale else None,
+        "shadow": job.shadow,
         **_columns(result),
     }
     result_id = insert_row(tx, results, values)
@@ -123,7 +124,7 @@ def record(
     ]
     if rows:
         tx.execute(insert(result_objects), rows)
-    _audit(tx, result_id, job_id, now, result, objects, stale=stale)
+    _audit(tx, result_id, job_id, now, result, objects, stale=stale, shadow=job.shadow)
     return result_id
 
 
@@ -159,6 +160,7 @@ def _audit(
     objects: Sequence[NewObject],
     *,
     stale: bool,
+    shadow: bool,
 ) -> None:
     """The inference itself as a row: what it saw, with what, on what, how long."""
     named = tx.execute(
@@ -182,6 +184,7 @@ def _audit(
         detail={
             **{name: value for name, value in columns.items() if value is not None},
             "superseded": stale,
+            "shadow": shadow,
             "objects": [
                 {"kind": item.kind, "uid": item.sop_instance_uid, "sha256": item.file.sha256} for item in objects
             ],
@@ -189,13 +192,12 @@ def _audit(
     )
 
 
-def supersede(tx: Connection, series_pk: int, now: float) -> None:
-    """Mark the results of a series as no longer current."""
-    tx.execute(
-        update(results)
-        .where(results.c.series_pk == series_pk, results.c.superseded_at.is_(None))
-        .values(superseded_at=now)
-    )
+def supersede(tx: Connection, series_pk: int, now: float, *, shadow: bool | None = None) -> None:
+    """Mark the results of a series as no longer current; only reported or only shadow ones where `shadow` says so."""
+    current = update(results).where(results.c.series_pk == series_pk, results.c.superseded_at.is_(None))
+    if shadow is not None:
+        current = current.where(results.c.shadow.is_(shadow))
+    tx.execute(current.values(superseded_at=now))
 
 
 def objects_of(tx: Connection, result_id: int) -> tuple[StoredObject, ...]:
@@ -218,7 +220,7 @@ def previous_result(tx: Connection, series_pk: int) -> PreviousResult | None:
     found = tx.execute(
         select(results.c.id, results.c.revision, results.c.outcome, results.c.created_at, studies.c.study_instance_uid)
         .select_from(results.join(series).join(studies))
-        .where(results.c.series_pk == series_pk, left_the_node)
+        .where(results.c.series_pk == series_pk, results.c.shadow.is_(False), left_the_node)
         .where(exists().where(result_objects.c.result_id == results.c.id, result_objects.c.kind == REPORT_KIND))
         .order_by(results.c.id.desc())
         .limit(1)

@@ -53,7 +53,10 @@ def finished_series(tx: Connection, before: float, series_pk: int | None = None)
 
 def _reported() -> ColumnElement[bool]:
     return exists().where(
-        jobs.c.series_pk == series.c.id, jobs.c.revision == series.c.revision, jobs.c.state == "REPORTED"
+        jobs.c.series_pk == series.c.id,
+        jobs.c.revision == series.c.revision,
+        jobs.c.state == "REPORTED",
+        jobs.c.shadow.is_(False),
     )
 
 

@@ -189,6 +189,7 @@ def close_series(
     expected: int | None = None,
     refuse: tuple[str, str] | None = None,
     if_count: int | None = None,
+    shadow: ModelRef | None = None,
 ) -> int | None:
     """Close a series and queue its job in the same transaction. Returns the job's id, None without a model.
 
@@ -197,6 +198,7 @@ def close_series(
     refuse: (code, sentence) why it is not to be analysed; with a model, the worker reports just that.
     if_count: the number of instances that the decision was about; where it took long (a query to a PACS), another
         may have come since.
+    shadow: a second model that analyses it too, without being reported.
     A closed series may be closed again for another model; an input that has a job for the model gets no other.
     Raises NotDueYet: an instance came since the decision; NotFound.
     """
@@ -217,7 +219,10 @@ def close_series(
     if model is None:
         return None
     digest = tx.scalar(select(series.c.input_digest).where(series.c.id == series_pk))
-    return jobs.enqueue(tx, series_pk, now, str(digest), model, refuse)
+    job_id = jobs.enqueue(tx, series_pk, now, str(digest), model, refuse)
+    if shadow is not None and refuse is None:
+        jobs.enqueue(tx, series_pk, now, str(digest), shadow, shadow=True)
+    return job_id
 
 
 def _refuse_early_close(tx: Connection, series_pk: int, now: float, completeness: str, if_count: int | None) -> None:
@@ -248,11 +253,14 @@ def series_instances(tx: Connection, series_pk: int) -> list[StoredInstance]:
 
 def _records() -> Select[tuple[object, ...]]:
     latest_job = (
-        select(func.max(job_table.c.id)).where(job_table.c.series_pk == series.c.id).correlate(series).scalar_subquery()
+        select(func.max(job_table.c.id))
+        .where(job_table.c.series_pk == series.c.id, job_table.c.shadow.is_(False))
+        .correlate(series)
+        .scalar_subquery()
     )
     current = (
         select(func.max(results.c.id))
-        .where(results.c.series_pk == series.c.id, results.c.superseded_at.is_(None))
+        .where(results.c.series_pk == series.c.id, results.c.superseded_at.is_(None), results.c.shadow.is_(False))
         .correlate(series)
         .scalar_subquery()
     )

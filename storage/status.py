@@ -25,8 +25,9 @@ def status(tx: Connection, now: float) -> dict[str, Any]:
         ),
         "conflicts": _count(tx, conflicts),
         "results": {
-            "ANALYSED": _count(tx, results, results.c.outcome == "ANALYSED"),
-            "NOT_ANALYSED": _count(tx, results, results.c.outcome == "NOT_ANALYSED"),
+            "ANALYSED": _count(tx, results, (results.c.outcome == "ANALYSED") & results.c.shadow.is_(False)),
+            "NOT_ANALYSED": _count(tx, results, (results.c.outcome == "NOT_ANALYSED") & results.c.shadow.is_(False)),
+            "SHADOW": _count(tx, results, results.c.shadow.is_(True)),
         },
         "oldest_queued_s": _age(now, tx.scalar(_oldest(jobs, jobs.c.queued_at, queue.State.QUEUED))),
         "oldest_pending_s": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.created_at, outbox.State.PENDING))),
@@ -79,7 +80,13 @@ def _destinations(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
 
 def _failed_jobs(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
     rows = tx.execute(
-        select(jobs.c.id.label("job_id"), series.c.series_instance_uid, jobs.c.failure_reason, jobs.c.finished_at)
+        select(
+            jobs.c.id.label("job_id"),
+            series.c.series_instance_uid,
+            jobs.c.shadow,
+            jobs.c.failure_reason,
+            jobs.c.finished_at,
+        )
         .select_from(jobs.join(series))
         .where(jobs.c.state == "FAILED")
         .order_by(jobs.c.finished_at.desc())

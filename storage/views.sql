@@ -30,8 +30,10 @@ FROM series
 JOIN studies ON studies.id = series.study_pk
 JOIN patients ON patients.id = studies.patient_pk
 LEFT JOIN jobs ON jobs.id = (SELECT MAX(latest.id) FROM jobs AS latest
-                             WHERE latest.series_pk = series.id AND latest.revision = series.revision)
-WHERE NOT EXISTS (SELECT 1 FROM results WHERE results.series_pk = series.id AND results.superseded_at IS NULL);
+                             WHERE latest.series_pk = series.id AND latest.revision = series.revision
+                                   AND NOT latest.shadow)
+WHERE NOT EXISTS (SELECT 1 FROM results
+                  WHERE results.series_pk = series.id AND results.superseded_at IS NULL AND NOT results.shadow);
 
 -- Which weights made this result, on what input, with what, on which device?
 CREATE VIEW result_weights AS
@@ -39,20 +41,23 @@ SELECT results.id AS result_id, studies.study_instance_uid, series.series_instan
        strftime('%Y-%m-%d %H:%M:%f', results.created_at, 'unixepoch') AS created_utc,
        results.outcome, results.probability, results.threshold,
        results.model_name, results.model_version, results.model_digest, results.unet_sha256, results.decovnet_sha256,
-       jobs.input_digest, results.pixel_digest, results.device, results.precision, results.versions
+       jobs.input_digest, results.pixel_digest, results.device, results.precision, results.versions, results.shadow
 FROM results
 JOIN jobs ON jobs.id = results.job_id
 JOIN series ON series.id = results.series_pk
 JOIN studies ON studies.id = series.study_pk;
 
--- All results of a model, and whether each is still the current one of its series.
+-- All results of a model, and whether each is still the current one of its series. A shadow result is of a model that
+-- runs beside the one that reports; it was sent nowhere.
 CREATE VIEW model_results AS
 SELECT results.model_name, results.model_version, results.model_digest,
        results.id AS result_id, patients.patient_id, studies.study_instance_uid, series.series_instance_uid,
        results.revision, strftime('%Y-%m-%d %H:%M:%f', results.created_at, 'unixepoch') AS created_utc,
        results.outcome, results.reason_code, results.reason_text, results.probability, results.positive,
        results.lung_volume_ml,
-       CASE WHEN results.superseded_at IS NULL THEN 'current' ELSE 'superseded' END AS standing
+       CASE WHEN results.superseded_at IS NOT NULL THEN 'superseded'
+            WHEN results.shadow THEN 'shadow' ELSE 'current' END AS standing,
+       results.shadow
 FROM results
 JOIN series ON series.id = results.series_pk
 JOIN studies ON studies.id = series.study_pk
@@ -68,7 +73,7 @@ WITH spans AS (
                - jobs.last_instance_at AS to_delivery_s
     FROM results
     JOIN jobs ON jobs.id = results.job_id
-    WHERE jobs.state = 'REPORTED'
+    WHERE jobs.state = 'REPORTED' AND NOT jobs.shadow
 ),
 ranked AS (
     SELECT day_utc, to_result_s, to_delivery_s,
@@ -99,10 +104,11 @@ ORDER BY audit.id;
 CREATE VIEW failures_by_cause AS
 SELECT what, cause, COUNT(*) AS times, strftime('%Y-%m-%d %H:%M:%f', MAX(at), 'unixepoch') AS last_utc
 FROM (
-    SELECT 'job failed' AS what, COALESCE(failure_reason, 'unknown') AS cause, set_at AS at
+    SELECT CASE WHEN shadow THEN 'shadow job failed' ELSE 'job failed' END AS what, COALESCE(failure_reason, 'unknown') AS cause, set_at AS at
     FROM jobs WHERE state = 'FAILED'
     UNION ALL
-    SELECT 'series not analysed', reason_code, created_at FROM results WHERE outcome = 'NOT_ANALYSED'
+    SELECT 'series not analysed', reason_code, created_at FROM results
+    WHERE outcome = 'NOT_ANALYSED' AND NOT shadow
     UNION ALL
     SELECT 'delivery failed to ' || destination, COALESCE(error, 'unknown'), set_at
     FROM deliveries WHERE state = 'FAILED'

@@ -110,20 +110,21 @@ def show(
 def retry(
     series: Annotated[str | None, typer.Option(help="Series Instance UID whose failed job is queued again.")] = None,
     delivery: Annotated[int | None, typer.Option(help="Number of a failed delivery that is sent again.")] = None,
+    job: Annotated[int | None, typer.Option(help="Number of a failed job, such as a shadow model's.")] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Bring a failed job, or a failed delivery, back with all its attempts."""
-    if (series is None) == (delivery is None):
+    if sum(given is not None for given in (series, delivery, job)) != 1:
         raise NodeError(
-            "give either --series UID or --delivery NUMBER; `status` and `series list` show what has failed"
+            "give one of --series UID, --job NUMBER, --delivery NUMBER; `status` and `series list` show what has failed"
         )
     with database_of(settings_from(config)).transaction() as tx:
         if delivery is not None:
             deliveries.retry(tx, time.time(), delivery)
             done = {"delivery": delivery}
         else:
-            job_id = store.get_series(tx, str(series)).job_id
+            job_id = job if job is not None else store.get_series(tx, str(series)).job_id
             if job_id is None:
                 raise NodeError("this series has no job yet")
             jobs.retry(tx, time.time(), job_id)

@@ -224,6 +224,7 @@ def _create_jobs() -> None:
         sa.Column("model_name", sa.String(), nullable=False),
         sa.Column("model_version", sa.String(), nullable=False),
         sa.Column("model_digest", sa.String(), nullable=False),
+        sa.Column("shadow", sa.Boolean(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("interruptions", sa.Integer(), nullable=False),
@@ -244,10 +245,14 @@ def _create_jobs() -> None:
         sa.ForeignKeyConstraint(["series_pk"], ["series.id"], name="fk_jobs_series_pk"),
         sa.PrimaryKeyConstraint("id", name="pk_jobs"),
         sa.UniqueConstraint(
-            "series_pk", "input_digest", "model_digest", name="uq_jobs_series_pk_input_digest_model_digest"
+            "series_pk",
+            "input_digest",
+            "model_digest",
+            "shadow",
+            name="uq_jobs_series_pk_input_digest_model_digest_shadow",
         ),
     )
-    op.create_index("ix_jobs_state_due_at", "jobs", ["state", "due_at"], unique=False)
+    op.create_index("ix_jobs_state_shadow_due_at", "jobs", ["state", "shadow", "due_at"], unique=False)
 
 
 def _create_results() -> None:
@@ -259,6 +264,7 @@ def _create_results() -> None:
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("superseded_at", sa.Double(), nullable=True),
+        sa.Column("shadow", sa.Boolean(), nullable=False),
         sa.Column("outcome", sa.String(), nullable=False),
         sa.Column("reason_code", sa.String(), nullable=True),
         sa.Column("reason_text", sa.String(), nullable=True),
