@@ -130,6 +130,9 @@ class WorkerSettings(Section):
     """Wait before a job that failed is tried again."""
     poll_s: float = Field(default=0.5, gt=0)
     """How often an idle worker looks for a job."""
+    drain_s: float = Field(default=45.0, ge=0)
+    """When the node stops, a running analysis has this long to end; then its job is handed back. Less than the
+    supervisor's patience."""
 
 
 class ModelSettings(Section):

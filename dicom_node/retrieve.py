@@ -27,7 +27,7 @@ from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.uids import parse_uid
 from storage import series
 from storage.database import Database
-from storage.errors import StorageError
+from storage.errors import DatabaseUnavailable, StorageError
 from storage.files import FileStore
 from storage.series import Arrival, Outcome
 
@@ -166,9 +166,13 @@ class Keeper:
                 # It may have been sent to us meanwhile, perhaps in another transfer syntax: that is no conflict.
                 if arrival.sop_instance_uid not in held_instances(tx, self._wanted.series_pk):
                     outcome = series.record_instance(tx, arrival, self._clock(), self._wanted.quiet_s)
-        finally:
-            if outcome == Outcome.DUPLICATE:
-                self._files.remove(arrival.file.path)
+        except DatabaseUnavailable:
+            raise  # the row may be there: a file that none names is swept
+        except Exception:
+            self._files.remove(arrival.file.path)
+            raise
+        if outcome == Outcome.DUPLICATE:
+            self._files.remove(arrival.file.path)
 
     def count_here(self) -> int:
         """How many of the wanted instances the node holds by now, however they came."""

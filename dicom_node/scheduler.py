@@ -17,7 +17,7 @@ from dicom_node.completion import Completion
 from inference.cards import read_card
 from inference.errors import ModelError
 from inference.registry import find_model
-from storage import jobs, retention
+from storage import jobs, reconcile, retention
 from storage.database import Database
 from storage.files import FileStore
 from storage.jobs import ModelRef
@@ -27,6 +27,9 @@ log = structlog.get_logger()
 CLOSE_EVERY_S = 0.5
 LEASES_EVERY_S = 5.0
 RETENTION_EVERY_S = 3600.0
+SWEEP_EVERY_S = 6 * 3600.0
+ORPHAN_AGE_S = 24 * 3600.0
+"""While the node runs, a file without a row may belong to an instance that is still being received."""
 
 
 def run_scheduler(settings: Settings, database: Database, files: FileStore, stop: threading.Event) -> None:
@@ -60,10 +63,14 @@ def _jobs(
         if days is not None:
             retention.delete_old_images(database, files, time.time(), days)
 
+    def sweep_orphans() -> None:
+        reconcile.sweep(database, files, time.time(), ORPHAN_AGE_S)
+
     return [
         ("close series", CLOSE_EVERY_S, close_series),
         ("release leases", LEASES_EVERY_S, release_leases),
         ("retention", RETENTION_EVERY_S, delete_old_images),
+        ("sweep", SWEEP_EVERY_S, sweep_orphans),
     ]
 
 

@@ -5,11 +5,11 @@ import time
 import structlog
 
 from config.settings import Settings
-from dicom_node.scheduler import current_model, shadow_model
+from dicom_node import scheduler
 from storage import audit
 from storage.database import open_database
 from storage.files import FileStore
-from storage.reconcile import reconcile
+from storage.reconcile import ORPHAN_AGE_S, reconcile
 
 log = structlog.get_logger()
 
@@ -20,9 +20,12 @@ def prepare(settings: Settings) -> None:
     Raises NodeError, StorageError or ModelError when the node cannot work with this data folder or model.
     """
     settings.files_dir.mkdir(parents=True, exist_ok=True)
-    model, shadow = current_model(settings), shadow_model(settings)
+    model, shadow = scheduler.current_model(settings), scheduler.shadow_model(settings)
     database = open_database(settings.database_url)
-    found = reconcile(database, FileStore(settings.files_dir), time.time())
+    # Other machines that share the index hold leases of their own, and receive files that have no row yet.
+    alone = settings.database_url.startswith("sqlite")
+    age_s = ORPHAN_AGE_S if alone else scheduler.ORPHAN_AGE_S
+    found = reconcile(database, FileStore(settings.files_dir), time.time(), release=alone, orphan_age_s=age_s)
     with database.transaction() as tx:
         audit.append(
             tx,

@@ -32,10 +32,15 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass
 class Child:
-    """One supervised process. pause_s: wait before the next restart; doubles while it keeps dying at once."""
+    """One supervised process.
+
+    lock: descriptor of the node's lock, which the process keeps open as long as it lives.
+    pause_s: wait before the next restart; doubles while it keeps dying at once.
+    """
 
     name: str
     arguments: list[str]
+    lock: int
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     restart_at: float = 0.0
@@ -44,26 +49,28 @@ class Child:
     def start(self) -> None:
         """Start the process."""
         environment = {**os.environ, PARENT_VARIABLE: str(os.getpid()), KEY_VARIABLE: log_key()}
-        self.process = subprocess.Popen([sys.executable, "-m", "dicom_node", *self.arguments], env=environment)
+        command = [sys.executable, "-m", "dicom_node", *self.arguments]
+        self.process = subprocess.Popen(command, env=environment, pass_fds=(self.lock,))
         self.started = time.monotonic()
         log.info("child started", child=self.name, pid=self.process.pid)
 
 
-def children_of(settings: Settings, config_file: Path | None) -> list[Child]:
+def children_of(settings: Settings, config_file: Path | None, lock: int) -> list[Child]:
     """The processes of one node."""
     config = ["--config", str(config_file)] if config_file else []
-    children = [Child(name, [name, *config]) for name in ("receive", "schedule", "deliver")]
+    children = [Child(name, [name, *config], lock) for name in ("receive", "schedule", "deliver")]
     for number, device in enumerate(settings.worker.devices):
-        children.append(Child(f"work-{number}", ["work", "--device", device, *config]))
+        children.append(Child(f"work-{number}", ["work", "--device", device, *config], lock))
     return children
 
 
-def run(settings: Settings, config_file: Path | None, stop: threading.Event) -> None:
+def run(settings: Settings, config_file: Path | None, stop: threading.Event, lock: int) -> None:
     """Keep all children running until `stop` is set, then drain them.
 
+    lock: see node_lock.only_node.
     Raises NodeError when a child says that its configuration cannot work.
     """
-    children = children_of(settings, config_file)
+    children = children_of(settings, config_file, lock)
     for child in children:
         child.start()
     try:

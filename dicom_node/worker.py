@@ -37,9 +37,36 @@ class Worker:
         self.device = device
         self.name = f"{device}:{threading.get_native_id()}"
         self._pipelines: dict[str, Pipeline] = {}
+        self._in_hand: ClaimedJob | None = None
 
-    def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; the job in hand is finished first."""
+    def run(self, stop: threading.Event) -> bool:
+        """Work until `stop` is set and for `worker.drain_s` more; hand back what is not done by then.
+
+        Returns False where a thread is still busy with what was handed back: it ends with the process.
+        """
+        thread = threading.Thread(target=self._work, args=(stop,), name="work", daemon=True)
+        thread.start()
+        # In short waits: a signal's handler runs between them, whatever the other thread computes.
+        while thread.is_alive() and not stop.wait(1.0):
+            pass
+        thread.join(self.settings.worker.drain_s)
+        if thread.is_alive():
+            self._hand_back()
+        return not thread.is_alive()
+
+    def _hand_back(self) -> None:
+        """Another worker starts the job from its beginning, and the attempt is not counted."""
+        job = self._in_hand
+        if job is None:
+            return
+        try:
+            with self.database.transaction() as tx:
+                jobs.hand_back(tx, job.job_id, job.fence, time.time())
+        except StaleLease:
+            return  # finished at the last moment, or lost already
+        log.info("job handed back", job=job.job_id, series=short(job.series_instance_uid))
+
+    def _work(self, stop: threading.Event) -> None:
         log.info("worker started", worker=self.name)
         while not stop.is_set():
             try:
@@ -55,6 +82,7 @@ class Worker:
         worker = self.settings.worker
         with self.database.transaction() as tx:
             job = jobs.claim(tx, self.name, now, worker.lease_s, worker.max_attempts)
+        self._in_hand = job
         if job is None:
             return False
         log.info("job claimed", job=job.job_id, series=short(job.series_instance_uid), attempt=job.attempt)

@@ -71,8 +71,8 @@ class Arrival:
 class Outcome(StrEnum):
     """What became of an arrival.
 
-    NEW: its file is now the instance's; keep it. DUPLICATE: the index holds the same bytes; the caller removes
-    the new file once the transaction is committed. CONFLICT: set aside; keep the file.
+    NEW: its file is now the instance's; keep it. DUPLICATE: the index holds the same bytes already. CONFLICT: set
+    aside, the first time with this file. After both of these, `held_file` says which file the index names.
     """
 
     NEW = "NEW"

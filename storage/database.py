@@ -18,7 +18,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, event, insert, select, text, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DatabaseError, InterfaceError
+from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
 
 from storage import audit
 from storage.errors import (
@@ -26,6 +26,7 @@ from storage.errors import (
     DatabaseCorrupt,
     DatabaseReadOnly,
     DatabaseTooNew,
+    DatabaseUnavailable,
     StorageError,
     StorageFull,
 )
@@ -37,10 +38,12 @@ MIGRATION_LOCK = 0x6D696772  # "migr": the key of PostgreSQL's advisory lock whi
 BUSY_TIMEOUT_S = 30.0
 # The first that matches names the error; SQLite's names from sqlite3.h, PostgreSQL's SQLSTATE classes.
 TRANSLATION: tuple[tuple[str, type[StorageError]], ...] = (
-    (r"SQLITE_FULL|SQLITE_IOERR_WRITE|53100", StorageFull),
+    (r"SQLITE_FULL|SQLITE_IOERR_WRITE|SQLITE_IOERR_SHMSIZE|53100", StorageFull),
     (r"SQLITE_BUSY|SQLITE_LOCKED|40001|40P01|55P03", DatabaseBusy),
     (r"SQLITE_READONLY|SQLITE_CANTOPEN|25006", DatabaseReadOnly),
     (r"SQLITE_CORRUPT|SQLITE_NOTADB|XX001|XX002", DatabaseCorrupt),
+    # The disk below the index, and PostgreSQL's connection exceptions, operator interventions and system errors.
+    (r"SQLITE_IOERR|SQLITE_PROTOCOL|SQLITE_NOMEM|08|57P|58|53", DatabaseUnavailable),
 )
 
 
@@ -84,7 +87,8 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """A write transaction: committed and durable when the block ends, rolled back when it raises.
 
-        Raises StorageFull, DatabaseBusy, DatabaseReadOnly or DatabaseCorrupt; nothing was written then.
+        Raises StorageFull, DatabaseBusy, DatabaseReadOnly or DatabaseCorrupt; nothing was written then. Or
+        DatabaseUnavailable, after which that is not known.
         """
         with _named_errors(), self._writer, self.engine.connect() as tx:
             try:
@@ -180,4 +184,6 @@ def _named_errors() -> Iterator[None]:
         for pattern, kind in TRANSLATION:
             if re.match(pattern, code):
                 raise kind(f"index: {code}") from cause
+        if not code and isinstance(error, OperationalError | InterfaceError):
+            raise DatabaseUnavailable("index: no connection") from cause  # a driver gives a lost one no code
         raise

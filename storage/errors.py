@@ -5,6 +5,7 @@ StorageError
 ├── DatabaseBusy       another process held the index for too long; try again
 ├── DatabaseReadOnly   the index cannot be written
 ├── DatabaseCorrupt    the index file is damaged
+├── DatabaseUnavailable  the index could not be reached, or its disk failed
 ├── DatabaseTooNew     the index was made by a later version of this program
 ├── CorruptFile        a stored file is missing or is not what was stored
 ├── NotFound           no such row
@@ -32,6 +33,10 @@ class DatabaseReadOnly(StorageError):
 
 class DatabaseCorrupt(StorageError):
     """The index file is damaged or is not a database."""
+
+
+class DatabaseUnavailable(StorageError):
+    """The index could not be reached, or its disk failed. Whether the transaction happened is not known."""
 
 
 class DatabaseTooNew(StorageError):

@@ -189,6 +189,23 @@ class FileStore:
             raise CorruptFile(f"stored file {path} is not what was stored: its SHA-256 differs")
         return data
 
+    def make_durable(self, path: str, sha256: str) -> None:
+        """Make sure that a stored file outlives a power failure, whoever wrote it.
+
+        Raises CorruptFile where it is missing or its SHA-256 differs.
+        """
+        self.read_verified(path, sha256)
+        file = self.absolute(path)
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        for folder in file.parents:
+            fsync_folder(folder)
+            if folder == self.root:
+                break
+
     def remove(self, path: str) -> bool:
         """Delete a stored file. Returns False where it was gone already."""
         try:

@@ -16,7 +16,9 @@ VERIFY_LAST_S = 600.0  # the last arrivals before a stop may be torn: their dige
 AT_ONCE = 1000
 
 
-def reconcile(database: Database, files: FileStore, now: float, *, release: bool = True) -> dict[str, int]:
+def reconcile(
+    database: Database, files: FileStore, now: float, *, release: bool = True, orphan_age_s: float = ORPHAN_AGE_S
+) -> dict[str, int]:
     """Bring index and file store together after a stop of any kind. Run it while no other process of the node runs.
 
     Open series wait their full quiet time again. An instance whose file is missing or torn is marked and audited;
@@ -38,7 +40,7 @@ def reconcile(database: Database, files: FileStore, now: float, *, release: bool
         "files_missing": missing,
         "files_corrupt": corrupt,
         "reports_lost": _check_reports(database, files, now),
-        "orphans_swept": len(sweep(database, files, now)),
+        "orphans_swept": len(sweep(database, files, now, orphan_age_s)),
     }
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, insert, select, text, update
 
 from storage import audit, clock, deliveries, jobs, results
 from storage.arrival import Arrival, Outcome
+from storage.errors import StaleLease
 from storage.models import conflicts, instances, patients, series, studies
 from storage.models import jobs as job_table
 from storage.moves import insert_row, move
@@ -110,6 +111,36 @@ def record_instances(tx: Connection, arrivals: Sequence[Arrival], now: float, qu
     for group in batch.groups.values():
         _extend(tx, group, now, quiet_s)
     return outcomes
+
+
+def held_file(tx: Connection, arrival: Arrival) -> str | None:
+    """The path of the file that the index names for these very bytes, as an instance or set aside; None for none."""
+    for table in (instances, conflicts):
+        found: str | None = tx.scalar(select(table.c.path).where(*_same_bytes(table, arrival)))
+        if found is not None:
+            return found
+    return None
+
+
+def replace_file(tx: Connection, arrival: Arrival, held: str, now: float) -> None:
+    """Let the arrival's file take the place of one with the same bytes that is no longer good.
+
+    Raises StaleLease where the index names another file by now.
+    """
+    changed = 0
+    for table in (instances, conflicts):
+        same = [*_same_bytes(table, arrival), table.c.path == held]
+        changed += tx.execute(update(table).where(*same).values(path=arrival.file.path)).rowcount
+    if changed != 1:
+        raise StaleLease("the instance's file was replaced meanwhile")
+    _note(tx, arrival, now, "instance.restored", Outcome.NEW, {"was": "missing"})
+
+
+def _same_bytes(table: Table, arrival: Arrival) -> list[ColumnElement[bool]]:
+    same = [table.c.sop_instance_uid == arrival.sop_instance_uid, table.c.sha256 == arrival.file.sha256]
+    if table is instances:
+        return [*same, instances.c.gone_at.is_(None)]
+    return [*same, conflicts.c.series_instance_uid == arrival.series_instance_uid]
 
 
 def _held(tx: Connection, arrivals: Sequence[Arrival]) -> dict[str, _Held]:

@@ -214,7 +214,8 @@ def previous_result(tx: Connection, series_pk: int) -> PreviousResult | None:
     point at nothing, and leave the report before it standing.
     """
     left_the_node = or_(
-        exists().where(deliveries.c.result_id == results.c.id, deliveries.c.attempts > 0),
+        # The fence and not the attempts: an operator's retry counts those from 0 again.
+        exists().where(deliveries.c.result_id == results.c.id, deliveries.c.fence > 0),
         ~exists().where(deliveries.c.result_id == results.c.id) & results.c.id.in_(_finished_results(series_pk)),
     )
     found = tx.execute(

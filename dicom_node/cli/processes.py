@@ -1,11 +1,13 @@
 """run, and the processes that it starts: receive, schedule, deliver, work."""
 
+import os
 from typing import Annotated
 
 import typer
 
 from dicom_node import supervisor
 from dicom_node.cli.common import ConfigOption, database_of, files_of, settings_from
+from dicom_node.node_lock import only_node
 from dicom_node.supervisor import die_with_parent, stop_on_signals
 
 
@@ -24,8 +26,9 @@ def run(config: ConfigOption = None) -> None:
     # Migrations and start-up checks run once, here, before several processes open the index.
     from dicom_node.startup import prepare
 
-    prepare(settings)
-    supervisor.run(settings, config, stop)
+    with only_node(settings.data_dir, stop) as lock:
+        prepare(settings)
+        supervisor.run(settings, config, stop, lock)
 
 
 def work(
@@ -38,7 +41,9 @@ def work(
     settings = settings_from(config)
     from dicom_node.worker import Worker
 
-    Worker(settings, database_of(settings), files_of(settings), device).run(stop)
+    if not Worker(settings, database_of(settings), files_of(settings), device).run(stop):
+        # The interpreter would wait for the analysis, or tear the libraries down under it.
+        os._exit(0)
 
 
 def receive(config: ConfigOption = None) -> None:

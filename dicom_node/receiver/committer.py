@@ -17,8 +17,10 @@ from sqlalchemy import Connection, update
 
 from storage import audit
 from storage.database import Database
-from storage.errors import StorageError
+from storage.errors import CorruptFile, StorageError
+from storage.files import FileStore
 from storage.models import instances
+from storage.recording import held_file, replace_file
 from storage.series import Arrival, Outcome, record_instances
 
 log = structlog.get_logger()
@@ -115,25 +117,44 @@ class Committer:
     def submit(self, arrival: Arrival) -> Ticket:
         """Queue an arrival whose bytes are written. The caller settles the ticket's file, whatever happens."""
         ticket = Ticket(arrival)
-        with self._lock:
-            earlier = self._in_flight.setdefault(arrival.sop_instance_uid, ticket)
-        if earlier is not ticket:
-            # The same instance on two associations at once. A duplicate is acknowledged on the strength of the
-            # earlier one's file, so that one has to be durable, or known not to be, first.
+        # The same instance on several associations at once: a duplicate is acknowledged on the strength of the
+        # earlier one's file, so that one has to be durable, or known not to be, first.
+        while (earlier := self._first_in_flight(ticket)) is not ticket:
             earlier.file_is_safe()
-            with self._lock:
-                self._in_flight.setdefault(arrival.sop_instance_uid, ticket)
         self._queue.put(ticket)
         return ticket
+
+    def _first_in_flight(self, ticket: Ticket) -> Ticket:
+        with self._lock:
+            return self._in_flight.setdefault(ticket.arrival.sop_instance_uid, ticket)
 
     def settle(self, ticket: Ticket, is_safe: bool) -> None:
         """Say what became of the ticket's file. Where it is lost, so is the instance: a resend will be kept."""
         if not is_safe:
             self._queue.put(Lost(ticket.arrival))
-        ticket.settle_file(is_safe)
         with self._lock:
-            if self._in_flight.get(ticket.arrival.sop_instance_uid) is ticket:
-                del self._in_flight[ticket.arrival.sop_instance_uid]
+            del self._in_flight[ticket.arrival.sop_instance_uid]
+        ticket.settle_file(is_safe)
+
+    def rely_on_held(self, arrival: Arrival, files: FileStore) -> None:
+        """Before an instance that the index holds already is acknowledged: make sure of the file that it names.
+
+        That file may never have been made durable (a receiver that died between the row and the fsync), or be gone.
+        The arrival's own file, which is durable, takes its place then; else it is removed. Raises StorageError.
+        """
+        with self._database.read() as tx:
+            held = held_file(tx, arrival)
+        if held is None:
+            raise StorageError("the index does not hold this instance")
+        if held == arrival.file.path:
+            return
+        try:
+            files.make_durable(held, arrival.file.sha256)
+        except CorruptFile:
+            with self._database.transaction() as tx:
+                replace_file(tx, arrival, held, self._clock())
+            return
+        files.remove(arrival.file.path)
 
     def note(self, note: Note) -> None:
         """Queue an audit row; written with the next commit."""
@@ -164,6 +185,12 @@ class Committer:
         tickets = [item for item in batch if isinstance(item, Ticket)]
         try:
             outcomes = self._write(batch, tickets)
+        except StorageError as error:
+            # The index itself: each row alone would fare no better, and wait as long.
+            log.warning("commit failed", error=type(error).__name__, rows=len(batch))
+            for ticket in tickets:
+                ticket.decide(None, error)
+            return
         except Exception as error:  # noqa: BLE001  the other half of the C-STORE handler: it must answer, and live on
             log.warning("commit failed", error=type(error).__name__, rows=len(batch))
             self._commit_one_by_one(batch, error)
@@ -209,7 +236,7 @@ def _append(tx: Connection, note: Note) -> None:
 
 def _mark_lost(tx: Connection, arrival: Arrival, now: float) -> None:
     """As start-up does for a file that is missing: the next one that arrives takes its place."""
-    held = instances.c.path == arrival.file.path
+    held = (instances.c.path == arrival.file.path) & instances.c.gone_at.is_(None)
     changed = tx.execute(update(instances).where(held).values(gone_at=now, gone_reason="missing"))
     if changed.rowcount:
         audit.append(

@@ -20,7 +20,7 @@ from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.pdu import Command
 from dicom_node.receiver.resources import Resources
 from dicom_node.receiver.uids import parse_uid
-from storage.errors import StorageError
+from storage.errors import DatabaseUnavailable, StorageError
 from storage.files import FileStore, NewFile
 from storage.series import Arrival, Outcome
 
@@ -141,8 +141,8 @@ class Reception:
         arrival = self._arrival(header, file)
         ticket = self._storage.committer.submit(arrival)
         outcome = self._make_durable(file, ticket)
-        if outcome is Outcome.DUPLICATE:
-            self._storage.files.remove(arrival.file.path)
+        if outcome is not Outcome.NEW:
+            self._storage.committer.rely_on_held(arrival, self._storage.files)
         return outcome
 
     def _make_durable(self, file: NewFile, ticket: Ticket) -> Outcome:
@@ -156,6 +156,8 @@ class Reception:
             self._storage.committer.settle(ticket, is_safe)
         try:
             return ticket.wait()
+        except DatabaseUnavailable:
+            raise  # the row may be there: a file that none names is swept
         except Exception:
             self._storage.files.remove(ticket.arrival.file.path)
             raise

@@ -1,5 +1,6 @@
 """The receiver over real sockets: pynetdicom as sender, real SQLite, real files."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from sqlalchemy import select
 
-from storage.models import audit, instances
+from storage.models import audit, conflicts, instances
 from tests.attacker import ACCEPT, REJECT, association_request, attacker
 from tests.receiving import Node, associate, ct_slice, store
 
@@ -50,6 +51,49 @@ def test_the_same_bytes_again_are_acknowledged_and_kept_once(node: Node) -> None
     sent = ct_slice()
     assert store(node, sent, sent) == [(0x0000, ""), (0x0000, "")]
     assert len(stored(node)) == 1
+
+
+@pytest.mark.parametrize("damage", ["gone", "torn"])
+def test_a_resend_is_kept_where_the_file_of_the_first_was_lost(node: Node, damage: str) -> None:
+    """A receiver that died between row and fsync, or a disk that lost the file: the row alone acknowledges nothing."""
+    sent = ct_slice()
+    store(node, sent)
+    (first,) = stored(node)
+    first.unlink() if damage == "gone" else first.write_bytes(first.read_bytes()[:-1])
+    assert store(node, sent) == [(0x0000, "")]
+    with node.database.read() as tx:
+        row = tx.execute(select(instances)).one()
+    assert node.files.absolute(row.path) != first
+    node.files.read_verified(row.path, row.sha256)
+    assert dcmread(node.files.absolute(row.path)) == sent
+    assert events(node).count("instance.restored") == 1
+
+
+def test_a_resend_is_acknowledged_once_the_first_ones_file_is_durable(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = ct_slice()
+    store(node, sent)
+    (first,) = stored(node)
+    synced: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1])
+    assert store(node, sent) == [(0x0000, "")]
+    assert str(first) in synced
+    assert synced.index(str(first)) < len(synced) - 1 - synced[::-1].index(str(first.parent))
+    assert stored(node) == [first]
+
+
+def test_the_same_conflict_again_is_kept_once(node: Node) -> None:
+    first, other = ct_slice(), ct_slice()
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID
+    other.SeriesInstanceUID, other.StudyInstanceUID = first.SeriesInstanceUID, first.StudyInstanceUID
+    assert store(node, first, other, other) == [(0x0000, "")] * 3
+    assert len(stored(node)) == 2
+    with node.database.read() as tx:
+        kept = tx.execute(select(conflicts)).one()
+    assert kept.times_seen == 2
+    node.files.read_verified(kept.path, kept.sha256)
 
 
 def test_other_bytes_under_the_same_uid_are_acknowledged_and_kept_aside(node: Node) -> None:

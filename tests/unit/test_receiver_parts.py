@@ -2,6 +2,7 @@
 
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,7 +19,7 @@ from dicom_node.receiver.negotiation import ACCEPTED, Proposal, encode_accept, n
 from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.resources import Resources
 from storage.database import Database, open_database
-from storage.errors import StorageFull
+from storage.errors import DatabaseBusy, StorageFull
 from storage.files import FileStore, StoredFile
 from storage.models import audit, instances
 from storage.series import Arrival, Outcome
@@ -232,6 +233,49 @@ def test_a_duplicate_waits_until_the_first_ones_file_is_safe(committer: Committe
     committer.settle(first, is_safe=True)
     other.join(5)
     assert outcomes == [Outcome.DUPLICATE]
+
+
+def test_of_three_at_once_the_third_waits_for_the_second_where_the_first_is_lost(committer: Committer) -> None:
+    first = committer.submit(arrival("1.2.3.4"))
+    second_in, settle_second = threading.Event(), threading.Event()
+    outcomes: dict[str, Outcome] = {}
+
+    def send(path: str, inside: threading.Event, go_on: threading.Event) -> None:
+        ticket = committer.submit(arrival("1.2.3.4", path=path))
+        inside.set()
+        go_on.wait(5)
+        committer.settle(ticket, is_safe=True)
+        outcomes[path] = ticket.wait()
+
+    threads = [
+        threading.Thread(target=send, args=(path, second_in, settle_second)) for path in ("second.dcm", "third.dcm")
+    ]
+    for thread in threads:
+        thread.start()
+    committer.settle(first, is_safe=False)
+    assert second_in.wait(5)
+    threads[0].join(0.3)
+    assert outcomes == {}, "neither is acknowledged before the file of one of them is durable"
+    settle_second.set()
+    for thread in threads:
+        thread.join(5)
+    assert sorted(outcomes.values()) == [Outcome.DUPLICATE, Outcome.NEW]
+
+
+def test_an_index_that_fails_as_a_whole_fails_the_batch_at_once(database: Database) -> None:
+    busy = Committer(Database(str(database.url), busy_timeout_s=0.2), lambda _ae: 30.0)
+    tickets = [busy.submit(arrival(f"1.{number}", path=str(number))) for number in range(100)]
+    with database.transaction():
+        began = time.monotonic()
+        busy.start()
+        for ticket in tickets:
+            with pytest.raises(DatabaseBusy):
+                ticket.wait()
+        assert time.monotonic() - began < 10, "not one after the other"
+    again = busy.submit(arrival("2.1", path="again"))
+    busy.settle(again, is_safe=True)
+    assert again.wait() is Outcome.NEW
+    busy.stop()
 
 
 def test_a_row_that_the_index_refuses_fails_alone(database: Database) -> None:

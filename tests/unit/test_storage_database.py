@@ -17,7 +17,15 @@ from sqlalchemy.exc import IntegrityError
 from storage import database as module
 from storage import deliveries, jobs, series_state
 from storage.database import Database, open_database
-from storage.errors import DatabaseBusy, DatabaseCorrupt, DatabaseReadOnly, DatabaseTooNew, StorageError, StorageFull
+from storage.errors import (
+    DatabaseBusy,
+    DatabaseCorrupt,
+    DatabaseReadOnly,
+    DatabaseTooNew,
+    DatabaseUnavailable,
+    StorageError,
+    StorageFull,
+)
 from storage.models import Base, properties
 
 pytestmark = pytest.mark.usefixtures("sqlite_only")
@@ -141,6 +149,18 @@ def test_a_file_that_is_no_database_is_named(tmp_path, url):
     (tmp_path / "index.sqlite").write_bytes(b"not a database, " * 500)
     with pytest.raises(DatabaseCorrupt):
         open_database(url)
+
+
+def test_a_disk_that_fails_below_the_index_is_a_fault_that_may_pass(database, monkeypatch):
+    failure = sqlite3.OperationalError("disk I/O error")
+    failure.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+    with pytest.raises(DatabaseUnavailable), database.transaction():
+        raise failure
+
+
+def test_a_server_that_is_gone_is_a_fault_that_may_pass():
+    with pytest.raises(DatabaseUnavailable), Database("postgresql+psycopg://node@127.0.0.1:1/none").read():
+        pass
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not Path("/usr/bin/setpriv").exists(), reason="needs root and setpriv")

@@ -233,6 +233,20 @@ def test_a_report_that_may_be_at_a_destination_is_the_predecessor(store):
     assert previous.report == sending.objects[0]
 
 
+def test_a_report_whose_delivery_was_retried_may_be_at_the_destination_all_the_same(store):
+    """An operator's retry counts the attempts from 0 again; that does not unsend what an earlier one sent."""
+    from storage import deliveries
+
+    first = store.reported("PACS")
+    [sending] = move(store, deliveries.due, "PACS", 40, LEASE_S)
+    move(store, deliveries.fail, sending.delivery_id, sending.fence, 41, "segmentation: status 0xA900")
+    with store.database.transaction() as tx:
+        deliveries.retry(tx, 42, sending.delivery_id)
+    store.receive(3, now=50)
+    assert store.states("deliveries") == ["SUPERSEDED"]
+    assert move(store, jobs.previous_result, 1).result_id == first
+
+
 def test_a_new_report_supersedes_the_one_before_it(store):
     first = store.reported("PACS")
     store.receive(3, now=50)

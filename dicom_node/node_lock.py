@@ -1,0 +1,58 @@
+"""One node at a time on a data folder: a lock that its processes share and that ends with the last of them.
+
+A node whose supervisor was killed leaves children that drain for a while, with the port and with work in hand. One
+that is started in that time waits for them: to reconcile beside them would take back what they hold.
+"""
+
+import fcntl
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+from dicom_node.errors import NodeError
+
+log = structlog.get_logger()
+
+PATIENCE_S = 90.0
+"""Longer than a drain takes."""
+POLL_S = 0.2
+
+
+@contextmanager
+def only_node(data_dir: Path, stop: threading.Event, patience_s: float = PATIENCE_S) -> Iterator[int]:
+    """Hold this machine's lock on the data folder. Yields its descriptor, for the children to inherit.
+
+    Raises NodeError where another node keeps running there, or when `stop` is set meanwhile.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    # By machine: several may share the files, with an index in PostgreSQL.
+    path = data_dir / f"node-{socket.gethostname()}.lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        _lock(fd, stop, patience_s)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int, stop: threading.Event, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    told = False
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not told:
+                log.warning("another node runs on this data folder, waiting for it to end")
+                told = True
+        if time.monotonic() >= deadline:
+            raise NodeError("another node runs on this data folder; stop it first")
+        if stop.wait(POLL_S):
+            raise NodeError("stopped while another node ran on this data folder")

@@ -1,0 +1,97 @@
+"""A node that stops hands back what it cannot finish, and one that starts waits for what is left of the last."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from config.settings import Settings, WorkerSettings
+from dicom_node.errors import NodeError
+from dicom_node.node_lock import only_node
+from dicom_node.worker import Worker
+from storage.jobs import ClaimedJob
+from tests.programs import wait_for
+from tests.storage_factory import QUIET_S, Store
+
+
+class Slow(Worker):
+    """A worker whose analysis takes as long as the test wants."""
+
+    def __init__(self, store: Store, drain_s: float) -> None:
+        settings = Settings(data_dir=store.folder, worker=WorkerSettings(drain_s=drain_s, poll_s=0.02, lease_s=1.01))
+        super().__init__(settings, store.database, store.files, "cpu")
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.lost: list[bool] = []
+
+    def handle(self, job: ClaimedJob) -> None:
+        self.begun.set()
+        self.go_on.wait(30)
+        self._commit(job, *self.found())
+
+    def found(self) -> tuple[object, ...]:
+        from dicom_node.analysis import Analysis, Reason
+        from tests.factories import model
+
+        return Analysis(None, Reason("MISSING_SLICES", "Slices are missing."), None), model(), []
+
+
+@pytest.fixture
+def store(tmp_path: Path):  # type: ignore[no-untyped-def]
+    with Store(tmp_path) as opened:
+        opened.receive(1, now=time.time() - 2 * QUIET_S)
+        opened.close_due(time.time())
+        yield opened
+
+
+def stopped(worker: Worker, store: Store) -> bool:
+    stop, ended = threading.Event(), []
+    thread = threading.Thread(target=lambda: ended.append(worker.run(stop)))
+    thread.start()
+    assert worker.begun.wait(10)  # type: ignore[attr-defined]
+    stop.set()
+    if worker.settings.worker.drain_s > 1:
+        worker.go_on.set()  # type: ignore[attr-defined]
+    thread.join(20)
+    return bool(ended[0])
+
+
+def test_a_stopped_worker_finishes_what_it_can(store: Store) -> None:
+    assert stopped(Slow(store, drain_s=20), store)
+    assert store.states("jobs") == ["REPORTED"]
+
+
+def test_a_stopped_worker_hands_back_what_it_cannot_finish_and_it_costs_no_attempt(store: Store) -> None:
+    worker = Slow(store, drain_s=0.1)
+    assert not stopped(worker, store)
+    assert store.rows("SELECT state, attempts, worker FROM jobs") == [
+        {"state": "QUEUED", "attempts": 0, "worker": None}
+    ]
+    assert "handed back" in str(store.rows("SELECT detail FROM audit WHERE event = 'job.queued' ORDER BY id DESC"))
+    next_one = store.claim(time.time())
+    assert next_one is not None
+    worker.go_on.set()  # the analysis that was given up ends after all: its result is nobody's
+    time.sleep(0.3)
+    assert store.rows("SELECT * FROM results") == []
+    store.finish(next_one, time.time())
+    assert store.states("jobs") == ["REPORTED"]
+
+
+def test_a_second_node_waits_for_the_first_and_its_children_and_then_says_why_not(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with only_node(tmp_path, stop), pytest.raises(NodeError, match="another node"), only_node(tmp_path, stop, 0.3):
+        pass
+    begun, ended = time.monotonic(), threading.Event()
+
+    def first() -> None:
+        with only_node(tmp_path, stop):
+            ended.wait(10)
+
+    holder = threading.Thread(target=first)
+    holder.start()
+    wait_for(lambda: any(tmp_path.glob("node-*.lock")))
+    time.sleep(0.2)
+    threading.Timer(0.5, ended.set).start()
+    with only_node(tmp_path, stop, 10):
+        assert time.monotonic() - begun >= 0.5
+    holder.join()
