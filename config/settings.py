@@ -4,11 +4,12 @@ An environment variable wins over the file: `DICOM_NODE_RECEIVER__PORT=11112` se
 Each part of the program is handed its own section; no other module reads configuration.
 """
 
+from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 
@@ -61,10 +62,20 @@ class ReceiverSettings(Section):
     """Connections without an association; beyond that the oldest of the address with most of them is cut."""
     max_waiting_connections_per_address: int = Field(default=256, ge=1)
     """Beyond that the address's oldest is cut, so that silent connections cannot keep a sender out."""
+    max_associations_per_minute: int = Field(default=12_000, ge=1)
+    """Of one AE title, and of one address; some senders open one for every instance. More are refused as transient."""
     max_instances_per_minute: int = Field(default=60_000, ge=1)
-    """Of one sender; twice what a fast one reaches. A runaway sender gets A700 before the disk is full."""
+    """As above; twice what a fast one reaches. A runaway sender gets A700 before the disk is full."""
     max_mb_per_minute: int = Field(default=61_440, ge=1)
-    """Of one sender, as above: 1 GiB a second."""
+    """As above: 1 GiB a second."""
+    min_kib_per_s: float = Field(default=4.0, ge=0)
+    """A data set that comes slower is cut off after `slow_patience_s`: who drips holds an association for ever."""
+    slow_patience_s: float = Field(default=60.0, gt=0)
+    max_queued_series: int = Field(default=1000, ge=1)
+    """While more than this wait to be analysed, associations are refused as transient: the sender's own queue keeps
+    what the node would not get to for hours."""
+    processes: int = Field(default=1, ge=1, le=16)
+    """Receiver processes on the port; for machines with cores to spare. Every limit here is that of one process."""
     plain: bool = True
     """Listen on `port` without TLS. False once every sender uses TLS."""
     tls_port: Port = 2762
@@ -77,10 +88,49 @@ class ReceiverSettings(Section):
     tls_peers: dict[str, tuple[str, ...]] = {}
     """By AE title: the certificates it may show, each by common name, DNS name or "sha256:" and its hex digest. An
     AE title alone authenticates nobody. Empty: any certificate of the authorities may use any AE title."""
+    users: dict[str, SecretStr] = {}
+    """Passcode by user name. With any, an association must bring one of them by user identity negotiation, over TLS.
+    Empty: an identity that a sender brings is ignored."""
     closing_timeout_s: float = Field(default=5.0, gt=0)
     """A peer has this long to close the connection after our last word."""
     drain_s: float = Field(default=45.0, ge=0)
     """When the node stops, running associations have this long to end; less than the supervisor's patience."""
+
+    @model_validator(mode="after")
+    def _passcodes_are_encrypted(self) -> Self:
+        if self.users and (self.plain or self.tls_certificate is None):
+            raise ValueError("users need TLS and plain = false: a passcode on a line without TLS is everybody's")
+        return self
+
+
+ImageClass = Literal["ct", "enhanced-ct", "legacy-enhanced-ct"]
+
+
+class SeriesFilter(Section):
+    """[sources.series]: which series of a source are analysed, by what their first instance says of them.
+
+    The others are kept, with the reason in the audit trail, and make no report. In a pattern, * stands for any
+    characters and ? for one; case does not matter. Empty: every series.
+    """
+
+    descriptions: tuple[str, ...] = ()
+    """Patterns, one of which Series Description matches."""
+    not_descriptions: tuple[str, ...] = ()
+    """Patterns that Series Description matches none of."""
+    body_parts: tuple[str, ...] = ()
+    """Body Part Examined is one of these, or is empty: many scanners leave it out."""
+
+    def wants(self, description: str, body_part: str) -> bool:
+        """True where a series with this Series Description and Body Part Examined is to be analysed."""
+
+        def matches(text: str, patterns: tuple[str, ...]) -> bool:
+            return any(fnmatchcase(text.casefold(), pattern.casefold()) for pattern in patterns)
+
+        if self.descriptions and not matches(description, self.descriptions):
+            return False
+        if matches(description, self.not_descriptions):
+            return False
+        return not self.body_parts or not body_part or matches(body_part, self.body_parts)
 
 
 class Source(Section):
@@ -91,6 +141,13 @@ class Source(Section):
     """IP addresses or networks (CIDR) that this AE title may come from; empty means any."""
     quiet_s: float | None = Field(default=None, gt=0)
     """Quiet time of series from this source, instead of the one in [completion]."""
+    classes: tuple[ImageClass, ...] = ("ct", "enhanced-ct", "legacy-enhanced-ct")
+    """SOP classes that it may store; presentation contexts of the others are refused."""
+    series: SeriesFilter = SeriesFilter()
+    priority: int = Field(default=0, ge=-100, le=100)
+    """Its series are analysed before those of a lower priority, which wait as long as there are any."""
+    destinations: tuple[str, ...] = ()
+    """Names of the destinations that its results go to; empty: all that take results."""
 
 
 class CompletionSettings(Section):
@@ -281,6 +338,13 @@ class Settings(BaseSettings):
         names = [destination.name for destination in self.destinations]
         if len(set(names)) != len(names):
             raise ValueError("two destinations have the same name")
+        senders = [source.ae_title for source in self.sources]
+        if len(set(senders)) != len(senders):
+            raise ValueError("two sources have the same AE title; one source names all its addresses")
+        for source in self.sources:
+            for name in source.destinations:
+                if name not in names:
+                    raise ValueError(f"source {source.ae_title!r}: {name!r} is not the name of a destination")
         query = self.completion.query_destination
         if query and query not in names:
             raise ValueError(f"completion.query_destination {query!r} is not the name of a destination")
@@ -303,10 +367,18 @@ class Settings(BaseSettings):
 
     def quiet_s(self, calling_ae: str) -> float:
         """Quiet time in seconds of series sent by this AE title."""
-        for source in self.sources:
-            if source.ae_title == calling_ae and source.quiet_s is not None:
-                return source.quiet_s
-        return self.completion.quiet_s
+        source = self.source(calling_ae)
+        return self.completion.quiet_s if source is None or source.quiet_s is None else source.quiet_s
+
+    def source(self, calling_ae: str) -> Source | None:
+        """The source of this AE title, or None."""
+        return next((source for source in self.sources if source.ae_title == calling_ae), None)
+
+    def destinations_of(self, calling_ae: str) -> tuple[Destination, ...]:
+        """Where results of series that this AE title sent go."""
+        source = self.source(calling_ae)
+        wanted = source.destinations if source else ()
+        return tuple(d for d in self.destinations if d.send_results and (not wanted or d.name in wanted))
 
     def destination(self, name: str) -> Destination | None:
         """The destination of this name, or None."""

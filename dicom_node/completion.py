@@ -31,6 +31,7 @@ PACS_COUNT = "pacs-count"
 PACS_SILENT = "quiet-time-pacs-silent"
 PACS_HAS_FEWER = "quiet-time-pacs-has-fewer"
 MISSING_SLICES = "MISSING_SLICES"
+NOT_WANTED = ("NOT_WANTED", "The filter of its source leaves this series out.")
 WORKERS = 4
 """Series that are asked about at the same time: a slow PACS must not hold up the others for long."""
 AFTER_ERROR_S = 5.0
@@ -91,6 +92,7 @@ class Completion:
 
     def __init__(self, settings: Settings, database: Database, files: FileStore) -> None:
         self._settings = settings.completion
+        self._source = settings.source
         self._pacs = settings.destination(settings.completion.query_destination)
         self._node_ae = settings.receiver.ae_title
         # A query that may take as long as a transfer would hold up the series' neighbours.
@@ -119,18 +121,24 @@ class Completion:
         self._shadow = shadow
         with self._database.transaction() as tx:
             due = series.due_series(tx, now)
-        if self._pacs is None:
-            for one in due:
+        for one in due:
+            if self._pacs is None or not self._is_wanted(one):
                 decision = decide(one.instance_count, None, asked=False, quiet=True, may_fetch=False)
                 self._close(one, model, now, decision)
+        if self._pacs is None:
             return
         with self._database.read() as tx:
             quiet = series.quiet_series(tx, now, self._settings.settle_s)
-        candidates = {one.series_pk: one for one in (*quiet, *due)}
+        candidates = {one.series_pk: one for one in (*quiet, *due) if self._is_wanted(one)}
         self._forget_all_but(set(candidates))
         for one in candidates.values():
             if self._effort(one).next_at <= now:
                 self._submit(one, model, now, self._pacs)
+
+    def _is_wanted(self, one: DueSeries) -> bool:
+        """False for a series that the filter of its source leaves out: kept, but no PACS is asked about it."""
+        source = self._source(one.calling_ae)
+        return source is None or source.series.wants(one.description, one.body_part)
 
     def _effort(self, one: DueSeries) -> Effort:
         """What was tried for the series as it is now; another instance makes a new start."""
@@ -250,7 +258,10 @@ class Completion:
         here: int = 0,
         silence: str = "",
     ) -> None:
+        is_wanted, source = self._is_wanted(one), self._source(one.calling_ae)
         refuse = (MISSING_SLICES, missing_sentence(here, there)) if decision.action == Action.REFUSE else None
+        if not is_wanted:
+            refuse = NOT_WANTED
         try:
             with self._database.transaction() as tx:
                 if silence:
@@ -259,12 +270,13 @@ class Completion:
                     tx,
                     one.series_pk,
                     now,
-                    model,
+                    model if is_wanted else None,
                     decision.completeness,
                     there,
                     refuse,
                     if_count=one.instance_count,
                     shadow=self._shadow,
+                    priority=source.priority if source else 0,
                 )
         except NotDueYet:
             return  # an instance came while we asked: the series is looked at again

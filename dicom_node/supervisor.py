@@ -58,7 +58,12 @@ class Child:
 def children_of(settings: Settings, config_file: Path | None, lock: int) -> list[Child]:
     """The processes of one node."""
     config = ["--config", str(config_file)] if config_file else []
-    children = [Child(name, [name, *config], lock) for name in ("receive", "schedule", "deliver")]
+    receivers = settings.receiver.processes
+    children = [
+        Child("receive" if receivers == 1 else f"receive-{number}", ["receive", *config], lock)
+        for number in range(receivers)
+    ]
+    children += [Child(name, [name, *config], lock) for name in ("schedule", "deliver")]
     for number, device in enumerate(settings.worker.devices):
         children.append(Child(f"work-{number}", ["work", "--device", device, *config], lock))
     return children

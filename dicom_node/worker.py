@@ -134,7 +134,7 @@ class Worker:
             )
             for o in objects
         ]
-        destinations, withheld = self._destinations(model)
+        destinations, withheld = self._destinations(model, job.calling_ae)
         with self.database.transaction() as tx:
             now = time.time()
             jobs.finish(
@@ -159,13 +159,11 @@ class Worker:
             reason=analysis.reason.code if analysis.reason else None,
         )
 
-    def _destinations(self, model: ModelIdentity) -> tuple[list[str], list[str]]:
-        """Names of the destinations that get this model's results, and of those that must not."""
+    def _destinations(self, model: ModelIdentity, calling_ae: str) -> tuple[list[str], list[str]]:
+        """Names of the destinations that get this model's results of a source's series, and of those that must not."""
         allowed: list[str] = []
         withheld: list[str] = []
-        for destination in self.settings.destinations:
-            if not destination.send_results:
-                continue
+        for destination in self.settings.destinations_of(calling_ae):
             may = not model.demonstration or destination.is_loopback or self.settings.model.allow_demonstration_model
             (allowed if may else withheld).append(destination.name)
         return allowed, withheld

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from storage import audit, clock, deliveries, results
 from storage.errors import StaleLease
@@ -23,6 +23,7 @@ __all__ = [
     "ResultOutcome",
     "State",
     "claim",
+    "count_queued",
     "fail",
     "finish",
     "hand_back",
@@ -90,6 +91,7 @@ class ClaimedJob:
     attempt: this one's number, from 1. input_digest: SHA-256 over the series' instances when it closed.
     refusal: (code, sentence) where the job is to be reported as not analysed without analysing.
     shadow: the result is kept beside the one that is reported, and never sent.
+    calling_ae: which source the series came from.
     """
 
     job_id: int
@@ -98,6 +100,7 @@ class ClaimedJob:
     series_pk: int
     series_instance_uid: str
     study_instance_uid: str
+    calling_ae: str
     revision: int
     input_digest: str
     instance_count: int
@@ -114,11 +117,13 @@ def enqueue(
     input_digest: str,
     model: ModelRef,
     refusal: tuple[str, str] | None = None,
+    priority: int = 0,
     *,
     shadow: bool = False,
 ) -> int:
     """Queue the analysis of a closed series, unless this input has a job for this model already. Returns its id.
 
+    priority: of the jobs that wait, those with the highest are claimed first.
     shadow: the model runs beside the one that reports. A shadow job and a reporting one do not stand for each other.
     """
     same = select(jobs.c.id).where(
@@ -142,6 +147,7 @@ def enqueue(
         "model_digest": model.digest,
         "shadow": shadow,
         "state": State.QUEUED.value,
+        "priority": priority,
         "attempts": 0,
         "interruptions": 0,
         "fence": 0,
@@ -169,13 +175,21 @@ def enqueue(
             "model": f"{model.name} {model.version}",
             "model_digest": model.digest,
             "shadow": shadow,
+            "priority": priority,
         },
     )
     return job_id
 
 
+def count_queued(tx: Connection) -> int:
+    """How many analyses that are to be reported wait for a worker."""
+    waiting = (jobs.c.state == State.QUEUED.value) & ~jobs.c.shadow
+    return int(tx.scalar(select(func.count()).select_from(jobs).where(waiting)) or 0)
+
+
 def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts: int) -> ClaimedJob | None:
-    """Take the job that has waited longest: QUEUED to RUNNING, the attempt counted now, a new fencing number.
+    """Take the job of the highest priority that has waited longest: QUEUED to RUNNING, the attempt counted now, a new
+    fencing number.
 
     Shadow jobs come after all others: nobody waits for them.
     Jobs whose worker is gone (lease over) are queued again first. A job out of attempts ends FAILED and stops
@@ -185,7 +199,7 @@ def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts:
     waiting = (
         select(jobs.c.id, jobs.c.fence, jobs.c.attempts)
         .where(jobs.c.state == State.QUEUED.value, jobs.c.due_at <= now)
-        .order_by(jobs.c.shadow, jobs.c.due_at, jobs.c.id)
+        .order_by(jobs.c.shadow, jobs.c.priority.desc(), jobs.c.due_at, jobs.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
@@ -209,7 +223,7 @@ def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts:
 
 def _claimed(tx: Connection, job_id: int) -> ClaimedJob:
     row = tx.execute(
-        select(jobs, series.c.series_instance_uid, studies.c.study_instance_uid)
+        select(jobs, series.c.series_instance_uid, series.c.calling_ae, studies.c.study_instance_uid)
         .select_from(jobs.join(series).join(studies))
         .where(jobs.c.id == job_id)
     ).one()
@@ -220,6 +234,7 @@ def _claimed(tx: Connection, job_id: int) -> ClaimedJob:
         series_pk=row.series_pk,
         series_instance_uid=row.series_instance_uid,
         study_instance_uid=row.study_instance_uid,
+        calling_ae=row.calling_ae,
         revision=row.revision,
         input_digest=row.input_digest,
         instance_count=row.instance_count,

@@ -69,6 +69,7 @@ class Series(Base):
     """A series, when it closes, and how that was decided.
 
     patient_key: `patients.key` of its first instance; an instance of another patient is set aside.
+    calling_ae, called_ae: of its first instance; the rules of that source hold for the series.
     revision: 1 at first, one more each time a late instance reopens it.
     input_digest: SHA-256 over the sorted "SOP Instance UID, file SHA-256" lines at its last close.
     completeness, expected_count: how it was found complete and the count asked for, at its last close.
@@ -165,6 +166,7 @@ class Job(Base):
     due_at: while QUEUED, not claimed before; while RUNNING, the end of the lease.
     interruptions: how often the whole node stopped while it ran; those attempts are not counted.
     fence: grows with each claim; only its current holder may move the job.
+    priority: of those that wait, the highest is claimed first.
     refusal_code, refusal_text: the decision not to analyse, made before the worker; it only reports it.
     """
 
@@ -185,6 +187,7 @@ class Job(Base):
     model_digest: Mapped[str]
     shadow: Mapped[bool]
     state: Mapped[str]
+    priority: Mapped[int]
     attempts: Mapped[int]
     interruptions: Mapped[int]
     fence: Mapped[int]

@@ -45,8 +45,6 @@ EXTEND_SERIES = (
         instance_count=series.c.instance_count + bindparam("added"),
         last_instance_at=bindparam("since"),
         set_at=bindparam("since"),
-        calling_ae=bindparam("calling_ae"),
-        called_ae=bindparam("called_ae"),
         quiet_s=bindparam("quiet_s"),
         due_at=bindparam("due_at"),
     )
@@ -351,8 +349,6 @@ def _extend(tx: Connection, group: _Group, now: float, quiet_s: QuietTime) -> No
     values = {
         "pk": group.pk,
         "added": group.added,
-        "calling_ae": group.latest.calling_ae,
-        "called_ae": group.latest.called_ae,
         "since": since,
         "quiet_s": wait_s,
         "due_at": since + wait_s,

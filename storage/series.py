@@ -56,6 +56,8 @@ class DueSeries:
     study_instance_uid: str
     patient_id: str
     modality: str
+    description: str
+    body_part: str
     calling_ae: str
     revision: int
     instance_count: int
@@ -125,6 +127,8 @@ def _waiting() -> Select[tuple[object, ...]]:
             studies.c.study_instance_uid,
             patients.c.patient_id,
             series.c.modality,
+            series.c.description,
+            series.c.body_part,
             series.c.calling_ae,
             series.c.revision,
             series.c.instance_count,
@@ -190,6 +194,7 @@ def close_series(
     refuse: tuple[str, str] | None = None,
     if_count: int | None = None,
     shadow: ModelRef | None = None,
+    priority: int = 0,
 ) -> int | None:
     """Close a series and queue its job in the same transaction. Returns the job's id, None without a model.
 
@@ -199,6 +204,7 @@ def close_series(
     if_count: the number of instances that the decision was about; where it took long (a query to a PACS), another
         may have come since.
     shadow: a second model that analyses it too, without being reported.
+    priority: of its job.
     A closed series may be closed again for another model; an input that has a job for the model gets no other.
     Raises NotDueYet: an instance came since the decision; NotFound.
     """
@@ -219,9 +225,9 @@ def close_series(
     if model is None:
         return None
     digest = tx.scalar(select(series.c.input_digest).where(series.c.id == series_pk))
-    job_id = jobs.enqueue(tx, series_pk, now, str(digest), model, refuse)
+    job_id = jobs.enqueue(tx, series_pk, now, str(digest), model, refuse, priority)
     if shadow is not None and refuse is None:
-        jobs.enqueue(tx, series_pk, now, str(digest), shadow, shadow=True)
+        jobs.enqueue(tx, series_pk, now, str(digest), shadow, priority=priority, shadow=True)
     return job_id
 
 

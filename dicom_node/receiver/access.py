@@ -3,11 +3,17 @@
 An AE title alone authenticates nobody; with TLS, a source can also be bound to its certificate.
 """
 
+import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from config.settings import Settings
+from pydantic import SecretStr
+
+from config.settings import ImageClass, Settings
+from dicom_node.logs import short
+from dicom_node.receiver.acse import USERNAME_AND_PASSCODE, UserIdentity
+from dicom_node.receiver.negotiation import OFFERED, Offer, offer
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -17,6 +23,7 @@ CALLING_AE_UNKNOWN = (1, 1, 3)
 CALLED_AE_UNKNOWN = (1, 1, 7)
 APPLICATION_CONTEXT_UNKNOWN = (1, 1, 2)
 PROTOCOL_VERSION_UNKNOWN = (1, 2, 2)
+USER_UNKNOWN = (1, 1, 1)
 CONGESTION = (2, 3, 1)
 LIMIT_EXCEEDED = (2, 3, 2)
 
@@ -52,6 +59,8 @@ class AccessPolicy:
         check_called_ae: bool,
         sources: Iterable[tuple[str, Sequence[str]]],
         certificates: Mapping[str, Sequence[str]],
+        classes: Mapping[str, Iterable[ImageClass]] | None = None,
+        users: Mapping[str, SecretStr] | None = None,
     ) -> None:
         self._called_ae = called_ae if check_called_ae else None
         self._certificates = {title: frozenset(names) for title, names in certificates.items()}
@@ -59,13 +68,16 @@ class AccessPolicy:
         for title, addresses in sources:
             networks = tuple(ip_network(address, strict=False) for address in addresses)
             self._sources.setdefault(title, []).append(networks)
+        self._offers = {title: offer(names) for title, names in (classes or {}).items()}
+        self._users = {name.encode(): secret.get_secret_value().encode() for name, secret in (users or {}).items()}
 
     @classmethod
     def of(cls, settings: Settings) -> "AccessPolicy":
         """The rules in these settings."""
         receiver = settings.receiver
         sources = [(source.ae_title, source.addresses) for source in settings.sources]
-        return cls(receiver.ae_title, receiver.check_called_ae, sources, receiver.tls_peers)
+        classes = {source.ae_title: source.classes for source in settings.sources}
+        return cls(receiver.ae_title, receiver.check_called_ae, sources, receiver.tls_peers, classes, receiver.users)
 
     def may_connect(self, address: Address) -> bool:
         """False for an address that no association could be accepted from: its connection is not worth a thread."""
@@ -95,6 +107,35 @@ class AccessPolicy:
         if not any(_within(address, networks) for networks in known):
             return Rejection(CALLING_AE_UNKNOWN, "address-not-of-this-ae")
         return None
+
+    def offer(self, calling_ae: str) -> Offer:
+        """What this sender may propose."""
+        return self._offers.get(calling_ae, OFFERED)
+
+    def check_user(self, user: UserIdentity | None, over_tls: bool) -> Rejection | None:
+        """None where no users are configured, or this is one of them with its passcode.
+
+        Without users configured an identity is ignored, as PS3.7 D.3.3.7 allows. A passcode counts over TLS only.
+        """
+        if not self._users:
+            return None
+        if not over_tls:
+            return Rejection(USER_UNKNOWN, "user-identity-without-tls")
+        if user is None or user.kind != USERNAME_AND_PASSCODE:
+            return Rejection(USER_UNKNOWN, "no-user-identity")
+        expected = self._users.get(user.primary)
+        # Compared for an unknown name too, and in constant time: the answer's delay must tell nothing.
+        if not hmac.compare_digest(user.secondary, expected or b"") or not expected:
+            return Rejection(USER_UNKNOWN, "user-or-passcode-wrong")
+        return None
+
+    def asks_for_users(self) -> bool:
+        """True where only known users may associate."""
+        return bool(self._users)
+
+    def label(self, calling_ae: str) -> str:
+        """What logs call a sender: a configured AE title as it is; any other is anybody's text and becomes a hash."""
+        return calling_ae if calling_ae in self._sources else f"~{short(calling_ae)}" if calling_ae else ""
 
 
 def _within(address: Address, networks: tuple[Network, ...]) -> bool:

@@ -15,28 +15,24 @@ thread here waits in recv() and passes data on to the file.
 
 import threading
 import time
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 import structlog
 
 from dicom_node.receiver import access, pdu, tls
-from dicom_node.receiver.access import Rejection
+from dicom_node.receiver.access import Address, Rejection, address_key
+from dicom_node.receiver.acse import ACCEPTED, APPLICATION_CONTEXT, Context, Request, encode_accept, parse_request
 from dicom_node.receiver.connection import Connection, Incoming
-from dicom_node.receiver.errors import Closed, ProtocolError
-from dicom_node.receiver.negotiation import (
-    ACCEPTED,
-    APPLICATION_CONTEXT,
-    STORAGE_CLASSES,
-    Context,
-    Request,
-    encode_accept,
-    negotiate,
-    parse_request,
-)
+from dicom_node.receiver.errors import Closed, OutOfResources, ProtocolError
+from dicom_node.receiver.negotiation import STORAGE_CLASSES, Offer, negotiate
 from dicom_node.receiver.store import Caller, Reception, Storage
 
 log = structlog.get_logger()
+
+MAX_EMPTY = 64
+"""Empty fragments in a row. One may end a message; more than a few are a peer that wants to stay without sending."""
 
 
 class State(StrEnum):
@@ -47,11 +43,20 @@ class State(StrEnum):
     ENDED = "ENDED"
 
 
+@dataclass(frozen=True)
+class Admission:
+    """What an admitted sender may do. label: what logs call it. user_is_verified: it named a user that we know."""
+
+    offer: Offer
+    label: str
+    user_is_verified: bool = False
+
+
 class Gate(Protocol):
     """What the server decides and records for all associations."""
 
-    def admit(self, association: "Association", request: Request) -> Rejection | None:
-        """None where the association may be established; it counts from then on."""
+    def admit(self, association: "Association", request: Request) -> Admission | Rejection:
+        """Whether the association may be established; if so, it counts from then on."""
 
     def record(self, association: "Association", event: str, outcome: str, **detail: object) -> None:
         """Write an audit row about an association."""
@@ -64,13 +69,13 @@ class Association(threading.Thread):
     """One peer's association.
 
     incoming: its connection, made ready in this thread: a TLS handshake must not hold up the others.
-    address: of the peer, for log and audit.
-    max_pdu_bytes: the longest PDU we take.
+    address: of the peer.
     """
 
-    def __init__(self, incoming: Incoming, address: str, gate: Gate, storage: Storage, max_pdu_bytes: int) -> None:
-        super().__init__(name=f"association {address}", daemon=True)
-        self.address = address
+    def __init__(self, incoming: Incoming, address: Address, gate: Gate, storage: Storage) -> None:
+        super().__init__(name="association", daemon=True)
+        self.address = str(address)
+        self.network = address_key(address)
         self.state = State.AWAITING
         self.calling_ae = ""
         self.called_ae = ""
@@ -82,11 +87,13 @@ class Association(threading.Thread):
         self._incoming = incoming
         self._gate = gate
         self._storage = storage
-        self._max_pdu_bytes = max_pdu_bytes
         self._peer_max_pdu_bytes = 0
         self._contexts: dict[int, Context] = {}
+        self._caller = Caller("", "", "", "", "")
         self._command = bytearray()
         self._command_context = 0
+        self._command_began = 0.0
+        self._empty = 0
         self._reception: Reception | None = None
 
     def cut(self) -> None:
@@ -151,24 +158,29 @@ class Association(threading.Thread):
             raise Closed("aborted by the peer")
         if kind != pdu.ASSOCIATE_RQ:
             raise ProtocolError("unexpected PDU", pdu.UNEXPECTED_PDU)
-        request = parse_request(bytes((kind, 0)) + len(content).to_bytes(4, "big") + content)
+        request = parse_request(content)
         self.calling_ae, self.called_ae = request.calling_ae, request.called_ae
-        rejection = _protocol_rejection(request) or self._gate.admit(self, request)
-        if rejection is not None:
-            self._gate.record(self, "association.rejected", "REJECTED", reason=rejection.reason)
+        admission = _protocol_rejection(request) or self._gate.admit(self, request)
+        if isinstance(admission, Rejection):
+            self._gate.record(self, "association.rejected", "REJECTED", reason=admission.reason)
             self.state = State.ENDED
-            connection.close_after(pdu.encode_reject(*rejection.code))
+            connection.close_after(pdu.encode_reject(*admission.code))
             return
-        answers = negotiate(request.proposals)
+        answers = negotiate(request.proposals, admission.offer)
         self._contexts = {answer.context_id: answer for answer in answers if answer.result == ACCEPTED}
+        self._caller = Caller(self.calling_ae, self.called_ae, self.address, self.network, admission.label)
         self._peer_max_pdu_bytes = request.max_pdu_bytes
-        connection.send(encode_accept(request, answers, self._max_pdu_bytes))
+        connection.send(
+            encode_accept(request, answers, connection.max_pdu_bytes, user_is_verified=admission.user_is_verified)
+        )
         self.state = State.ESTABLISHED
         self._gate.record(self, "association.accepted", "ACCEPTED", contexts=len(self._contexts))
 
     def _take_data(self, connection: Connection, content: memoryview) -> None:
         """A P-DATA-TF PDU: presentation data values, each a piece of a command or of a data set."""
         at = 0
+        if not content:
+            self._take_empty()
         while at < len(content):
             if at + pdu.PDV_HEADER_BYTES > len(content):
                 raise ProtocolError("presentation data value is cut short", pdu.INVALID_PARAMETER)
@@ -178,17 +190,30 @@ class Association(threading.Thread):
                 raise ProtocolError("presentation data value is malformed", pdu.INVALID_PARAMETER)
             fragment = content[at + pdu.PDV_HEADER_BYTES : end]
             is_last = bool(control & pdu.IS_LAST)
+            if fragment:
+                self._empty = 0
+            else:
+                self._take_empty()
             if control & pdu.IS_COMMAND:
                 self._take_command(connection, context_id, fragment, is_last)
             else:
                 self._take_data_set(connection, context_id, fragment, is_last)
             at = end
 
+    def _take_empty(self) -> None:
+        self._empty += 1
+        if self._empty > MAX_EMPTY:
+            raise ProtocolError("presentation data without data", pdu.INVALID_PARAMETER)
+
     def _take_command(self, connection: Connection, context_id: int, fragment: memoryview, is_last: bool) -> None:
         if self._reception is not None or (self._command and context_id != self._command_context):
             raise ProtocolError("a command inside another message", pdu.INVALID_PARAMETER)
         if len(self._command) + len(fragment) > pdu.MAX_COMMAND_BYTES:
             raise ProtocolError("command set is too long", pdu.INVALID_PARAMETER)
+        if not self._command:
+            self._command_began = time.monotonic()
+        elif time.monotonic() - self._command_began > connection.deadlines.pdu_s:
+            raise ProtocolError("command set comes too slowly")
         self._command += fragment
         self._command_context = context_id
         if not is_last:
@@ -203,12 +228,20 @@ class Association(threading.Thread):
     def _obey(self, connection: Connection, command: pdu.Command, context: Context) -> None:
         if command.field == pdu.C_STORE_RQ and command.has_data_set and context.abstract_syntax in STORAGE_CLASSES:
             self.is_storing = True
-            caller = Caller(self.calling_ae, self.called_ae, self.address)
-            self._reception = Reception(command, context, caller, self._storage)
+            self._reception = Reception(command, context, self._caller, self._storage)
         elif command.field == pdu.C_ECHO_RQ and not command.has_data_set:
+            self._count_command()
             self._answer(connection, command, context.context_id, 0, "")
-        elif command.field != pdu.C_CANCEL_RQ:  # nothing that we do can be cancelled
+        elif command.field == pdu.C_CANCEL_RQ:  # nothing that we do can be cancelled
+            self._count_command()
+        else:
             raise ProtocolError("command is not of an accepted service", pdu.INVALID_PARAMETER)
+
+    def _count_command(self) -> None:
+        try:
+            self._storage.resources.admit_command(self._caller.calling_ae, self._caller.network)
+        except OutOfResources as error:
+            raise ProtocolError(str(error)) from None
 
     def _take_data_set(self, connection: Connection, context_id: int, fragment: memoryview, is_last: bool) -> None:
         reception = self._reception
@@ -230,7 +263,7 @@ class Association(threading.Thread):
         connection.send(pdu.encode_command_pdus(context_id, response, self._peer_max_pdu_bytes))
 
     def _release(self, connection: Connection) -> None:
-        if self._reception is not None:
+        if self._reception is not None or self._command:
             raise ProtocolError("release inside a message", pdu.UNEXPECTED_PDU)
         self.state = State.ENDED
         self._gate.record(self, "association.released", "RELEASED", **self._counts())

@@ -103,6 +103,7 @@ class Committer:
         # By SOP Instance UID: arrivals whose file is not known to be durable yet.
         self._in_flight: dict[str, Ticket] = {}
         self._lock = threading.Lock()
+        self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
@@ -156,6 +157,11 @@ class Committer:
             return
         files.remove(arrival.file.path)
 
+    def busy_s(self) -> float:
+        """For how long the commit under way has been so, seconds."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def note(self, note: Note) -> None:
         """Queue an audit row; written with the next commit."""
         self._queue.put(note)
@@ -164,7 +170,9 @@ class Committer:
         going_on = True
         while going_on:
             batch, going_on = self._gather()
+            self._busy_since = time.monotonic()
             self._commit(batch)
+            self._busy_since = None
 
     def _gather(self) -> tuple[list[Item], bool]:
         """Everything that waits, at least one item; and False once the end was asked for."""

@@ -39,17 +39,23 @@ class Journal:
         event: str,
         *,
         peer_ae: str | None = None,
+        called_ae: str | None = None,
+        label: str | None = None,
         address: str | None = None,
         outcome: str,
         **detail: object,
     ) -> None:
-        """One event. detail: JSON types, nothing from a data set."""
+        """One event.
+
+        peer_ae, called_ae: as the peer named them, for the audit trail only. label: what the log calls the peer.
+        detail: JSON types, nothing that the peer chose.
+        """
         now = self._clock()
         self.flush(now)
         if outcome in COALESCED and self._hold(event, peer_ae, address, outcome, str(detail.get("reason", "")), now):
             return
-        log.info(event, peer_ae=peer_ae, address=address, outcome=outcome, **detail)
-        self._write(Note(event, now, peer_ae, address, outcome, detail))
+        log.info(event, peer=label, address=address, outcome=outcome, **detail)
+        self._write(Note(event, now, peer_ae, address, outcome, {"called_ae": called_ae, **detail}))
 
     def _hold(
         self, event: str, peer_ae: str | None, address: str | None, outcome: str, reason: str, now: float
@@ -72,5 +78,5 @@ class Journal:
         for (event, peer_ae, address, outcome, reason), (since, times) in over.items():
             if times:
                 detail = {"reason": reason, "times": times, "since": since}
-                log.info(event, peer_ae=peer_ae, address=address, outcome=outcome, **detail)
+                log.info(event, address=address, outcome=outcome, **detail)
                 self._write(Note(event, now, peer_ae, address, outcome, detail))

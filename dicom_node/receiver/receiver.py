@@ -17,11 +17,13 @@ from dicom_node.receiver.committer import Committer
 from dicom_node.receiver.connection import Deadlines
 from dicom_node.receiver.journal import Journal
 from dicom_node.receiver.limits import Limits
+from dicom_node.receiver.pressure import Pressure
 from dicom_node.receiver.registry import Registry
 from dicom_node.receiver.resources import Resources
 from dicom_node.receiver.server import Server
 from dicom_node.receiver.store import Storage
 from dicom_node.receiver.tls import TlsAcceptor, TlsFiles
+from storage import jobs
 from storage.database import Database, open_database
 from storage.files import FileStore
 
@@ -51,11 +53,29 @@ class Receiver:
         resources = Resources(
             files.free_bytes,
             settings.storage.low_disk_mb * MIB,
+            receiver.max_associations_per_minute,
             receiver.max_instances_per_minute,
             receiver.max_mb_per_minute * MIB,
         )
-        self._storage = Storage(files, self._committer, resources, receiver.max_instance_bytes)
-        self._registry = Registry(AccessPolicy.of(settings), Limits.of(receiver), resources, self._journal)
+        self._shared_port = receiver.processes > 1
+        self._storage = Storage(
+            files,
+            self._committer,
+            resources,
+            receiver.max_instance_bytes,
+            receiver.min_kib_per_s * 1024,
+            receiver.slow_patience_s,
+            self._shared_port,
+        )
+
+        def queued() -> int:
+            with database.read() as tx:
+                return jobs.count_queued(tx)
+
+        self._pressure = Pressure(resources, self._committer, queued, receiver.max_queued_series)
+        self._registry = Registry(
+            AccessPolicy.of(settings), Limits.of(receiver), resources, self._journal, self._pressure.reason
+        )
         self._servers: list[Server] = []
 
     def start(self) -> None:
@@ -67,6 +87,7 @@ class Receiver:
         if tls is not None:
             self._servers.append(self._listen(receiver.tls_port, tls))
         self._committer.start()
+        self._pressure.start()
         for server in self._servers:
             threading.Thread(target=server.serve_forever, args=(POLL_S,), name="receiver", daemon=True).start()
             port, with_tls = server.server_address[1], server.tls is not None
@@ -93,7 +114,14 @@ class Receiver:
         address = (receiver.host, port)
         try:
             return Server(
-                address, receiver.ae_title, self._registry, self._storage, deadlines, receiver.max_pdu_bytes, tls
+                address,
+                receiver.ae_title,
+                self._registry,
+                self._storage,
+                deadlines,
+                receiver.max_pdu_bytes,
+                tls,
+                shared_port=self._shared_port,
             )
         except OSError as error:
             for server in self._servers:
@@ -134,6 +162,7 @@ class Receiver:
             association.cut()
         for association in left:
             association.join(timeout=5)
+        self._pressure.stop()
         self._journal.flush(self._clock(), window_s=0)
         self._committer.stop()
         log.info("receiver stopped")

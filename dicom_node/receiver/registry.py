@@ -5,21 +5,33 @@ One registry serves every port, so that the limits hold for all of them together
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 
 from dicom_node.receiver import access
-from dicom_node.receiver.access import AccessPolicy, Address, Rejection, address_key, parse_address
-from dicom_node.receiver.association import Association
+from dicom_node.receiver.access import AccessPolicy, Address, Rejection, parse_address
+from dicom_node.receiver.acse import Request
+from dicom_node.receiver.association import Admission, Association
 from dicom_node.receiver.journal import Journal
 from dicom_node.receiver.limits import Limits
-from dicom_node.receiver.negotiation import Request
 from dicom_node.receiver.resources import Resources
 
 
 class Registry:
-    """The connections that are open; see association.Gate for what associations ask of it."""
+    """The connections that are open; see association.Gate for what associations ask of it.
 
-    def __init__(self, policy: AccessPolicy, limits: Limits, resources: Resources, journal: Journal) -> None:
+    pressure: why no more should be taken in just now, as a stable word; None where nothing speaks against it.
+    """
+
+    def __init__(
+        self,
+        policy: AccessPolicy,
+        limits: Limits,
+        resources: Resources,
+        journal: Journal,
+        pressure: Callable[[], str | None],
+    ) -> None:
         self._policy = policy
+        self._pressure = pressure
         self._limits = limits
         self._resources = resources
         self._journal = journal
@@ -35,9 +47,9 @@ class Registry:
         self._journal.record("connection.refused", address=str(address), outcome="REFUSED", reason="address-unknown")
         return False
 
-    def enter(self, association: Association, address: Address) -> None:
+    def enter(self, association: Association) -> None:
         """Count a new connection, and cut the oldest that waits where there are too many without an association."""
-        key = address_key(address)
+        key = association.network
         with self._lock:
             waiting = [(other, of) for other, of in self._open.items() if not other.counts]
             self._open[association] = key
@@ -53,20 +65,27 @@ class Registry:
         association.cut()
         self.leave(association)
 
-    def admit(self, association: Association, request: Request) -> Rejection | None:
+    def admit(self, association: Association, request: Request) -> Admission | Rejection:
         """See association.Gate."""
+        calling_ae = request.calling_ae
         address = parse_address(association.address)
-        refused = self._policy.check(request.called_ae, request.calling_ae, address, association.peer_names)
+        refused = self._policy.check(request.called_ae, calling_ae, address, association.peer_names)
+        refused = refused or self._policy.check_user(request.user, association.over_tls)
         if refused is not None:
             return refused
         if self._draining:
             return Rejection(access.CONGESTION, "shutting-down")
-        if self._resources.is_low():
-            return Rejection(access.CONGESTION, "low-disk")
+        pressure = self._pressure()
+        if pressure is not None:
+            return Rejection(access.CONGESTION, pressure)
+        if not self._resources.admit_association(calling_ae, association.network):
+            return Rejection(access.LIMIT_EXCEEDED, "too-many-associations-in-a-minute")
         with self._lock:
-            refused = self._over_limit(address_key(address), request.calling_ae)
+            refused = self._over_limit(association.network, calling_ae)
             association.admitted = refused is None
-        return refused
+        if refused is not None:
+            return refused
+        return Admission(self._policy.offer(calling_ae), self._policy.label(calling_ae), self._policy.asks_for_users())
 
     def _over_limit(self, key: str, calling_ae: str) -> Rejection | None:
         counted = [(other, of) for other, of in self._open.items() if other.counts]
@@ -83,9 +102,10 @@ class Registry:
         self._journal.record(
             event,
             peer_ae=association.calling_ae or None,
+            called_ae=association.called_ae or None,
+            label=self._policy.label(association.calling_ae) or None,
             address=association.address,
             outcome=outcome,
-            called_ae=association.called_ae,
             tls=association.over_tls,
             **detail,
         )

@@ -35,6 +35,7 @@ class Server(AssociationServer):
     """Listens on one port. Raises OSError where it cannot.
 
     tls: does the handshake on a port for TLS; None on one without.
+    shared_port: other processes of this node listen on it too, and the system deals connections out to them.
     """
 
     request_queue_size = 128
@@ -48,13 +49,22 @@ class Server(AssociationServer):
         deadlines: Deadlines,
         max_pdu_bytes: int,
         tls: TlsAcceptor | None,
+        *,
+        shared_port: bool = False,
     ) -> None:
         self._registry = registry
         self._storage = storage
         self._deadlines = deadlines
         self._max_pdu_bytes = max_pdu_bytes
         self.tls = tls
+        self._shared_port = shared_port
         super().__init__(AE(ae_title=ae_title), address, ae_title, [])
+
+    def server_bind(self) -> None:
+        """Bind the socket; see AssociationServer."""
+        if self._shared_port:
+            cast(socket.socket, self.socket).setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         """Accept a connection; no handshake here."""
@@ -75,8 +85,8 @@ class Server(AssociationServer):
             request.close()
             return
         incoming = Incoming(request, self._max_pdu_bytes, self._deadlines, self.tls)
-        association = Association(incoming, str(address), self._registry, self._storage, self._max_pdu_bytes)
-        self._registry.enter(association, address)
+        association = Association(incoming, address, self._registry, self._storage)
+        self._registry.enter(association)
         try:
             association.start()
         except RuntimeError:

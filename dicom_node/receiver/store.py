@@ -5,6 +5,8 @@ is durable (fsync of file and folder) and its row committed.
 """
 
 import mmap
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +14,10 @@ import structlog
 from pydicom.uid import ImplicitVRLittleEndian
 
 from dicom_node.logs import short
+from dicom_node.receiver.acse import Context
 from dicom_node.receiver.committer import Committer, Ticket
 from dicom_node.receiver.errors import ClassMismatch, OutOfResources, ProtocolError, Refused, answer_for
 from dicom_node.receiver.headers import Header, NeedsMore, read_header
-from dicom_node.receiver.negotiation import Context
 from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.pdu import Command
 from dicom_node.receiver.resources import Resources
@@ -27,27 +29,38 @@ from storage.series import Arrival, Outcome
 log = structlog.get_logger()
 
 SUCCESS = 0x0000
+# A long header takes a second of Python's only running thread: a hundred at once would keep all others waiting.
+LONG_HEADERS = threading.Lock()
 HEAD_BYTES = 65536
 """Of a data set, kept in memory to read its header from; only a longer header is read back from the file."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sends on an association."""
+    """Who sends on an association. network: what limits count its address by. label: what logs call it."""
 
     calling_ae: str
     called_ae: str
     address: str
+    network: str
+    label: str
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Where instances go, and what limits them."""
+    """Where instances go, and what limits them.
+
+    min_bytes_per_s, patience_s: after so many seconds, a data set that comes slower than this is cut off.
+    shared_port: other processes receive as well; see `Reception._commit_first`.
+    """
 
     files: FileStore
     committer: Committer
     resources: Resources
     max_instance_bytes: int
+    min_bytes_per_s: float
+    patience_s: float
+    shared_port: bool = False
 
 
 class Reception:
@@ -63,6 +76,7 @@ class Reception:
         self._storage = storage
         self._head = bytearray()
         self._size = 0
+        self._began = time.monotonic()
         self._file: NewFile | None = None
         self._refusal: Exception | None = None
         try:
@@ -75,7 +89,7 @@ class Reception:
     def _open(self) -> None:
         if self._sop_class_uid != self._context.abstract_syntax:
             raise ClassMismatch("SOP class is not that of its presentation context")
-        self._storage.resources.admit_instance(self._caller.calling_ae, self._caller.address)
+        self._storage.resources.admit_instance(self._caller.calling_ae, self._caller.network)
         start = encode_file_start(self._sop_class_uid, self._sop_instance_uid, self._context.transfer_syntax)
         self._file = self._storage.files.create()
         self._file.write(start)
@@ -87,12 +101,15 @@ class Reception:
         if self._size > self._storage.max_instance_bytes:
             # It may never end, so that there would be no moment to answer at.
             raise ProtocolError("data set is larger than allowed")
+        elapsed = time.monotonic() - self._began
+        if elapsed > self._storage.patience_s and self._size < elapsed * self._storage.min_bytes_per_s:
+            raise ProtocolError("data set comes too slowly")
         if self._file is None:
             return
         if len(self._head) < HEAD_BYTES:
             self._head += fragment[: HEAD_BYTES - len(self._head)]
         try:
-            self._storage.resources.admit_bytes(self._caller.calling_ae, self._caller.address, len(fragment))
+            self._storage.resources.admit_bytes(self._caller.calling_ae, self._caller.network, len(fragment))
             self._file.write(fragment)
         except (Refused, StorageError, OSError) as error:
             self._refuse(error)
@@ -111,16 +128,14 @@ class Reception:
                 status=f"{status:04X}",
                 comment=comment,
                 error=type(error).__name__,
-                calling_ae=self._caller.calling_ae,
+                peer=self._caller.label,
                 address=self._caller.address,
                 sop_instance=short(self.command.sop_instance_uid.decode("ascii", "replace")),
             )
             return status, comment
         if outcome is Outcome.CONFLICT:
             # The sender did nothing wrong that it could mend: success, and a person is told.
-            log.warning(
-                "conflicting instance set aside", calling_ae=self._caller.calling_ae, address=self._caller.address
-            )
+            log.warning("conflicting instance set aside", peer=self._caller.label, address=self._caller.address)
         return SUCCESS, ""
 
     def discard(self) -> None:
@@ -139,14 +154,27 @@ class Reception:
             raise OutOfResources("instance was not stored")
         header = self._read_header(file.path)
         arrival = self._arrival(header, file)
-        ticket = self._storage.committer.submit(arrival)
-        outcome = self._make_durable(file, ticket)
+        commit = self._commit_first if self._storage.shared_port else self._commit_together
+        outcome = commit(file, arrival)
         if outcome is not Outcome.NEW:
             self._storage.committer.rely_on_held(arrival, self._storage.files)
         return outcome
 
-    def _make_durable(self, file: NewFile, ticket: Ticket) -> Outcome:
+    def _commit_first(self, file: NewFile, arrival: Arrival) -> Outcome:
+        """The file's fsync before its row is written.
+
+        With several processes on the port the same instance may arrive at another one, which acknowledges a duplicate
+        on the strength of our row: by then our file must be safe.
+        """
+        file.commit()
+        self._file = None
+        ticket = self._storage.committer.submit(arrival)
+        self._storage.committer.settle(ticket, is_safe=True)
+        return self._outcome(ticket)
+
+    def _commit_together(self, file: NewFile, arrival: Arrival) -> Outcome:
         """The file's fsync while the committer commits the row; done when both are."""
+        ticket = self._storage.committer.submit(arrival)
         is_safe = False
         try:
             file.commit()
@@ -154,6 +182,9 @@ class Reception:
             self._file = None
         finally:
             self._storage.committer.settle(ticket, is_safe)
+        return self._outcome(ticket)
+
+    def _outcome(self, ticket: Ticket) -> Outcome:
         try:
             return ticket.wait()
         except DatabaseUnavailable:
@@ -168,6 +199,7 @@ class Reception:
             return read_header(self._head, self._size, implicit)
         except NeedsMore:
             with (
+                LONG_HEADERS,
                 path.open("rb") as file,
                 mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
                 memoryview(whole) as view,

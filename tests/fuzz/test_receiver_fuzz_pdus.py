@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ import structlog
 from pydicom.uid import generate_uid
 from sqlalchemy import select
 
-from dicom_node.receiver.association import Association
+from dicom_node.receiver.acse import Request
+from dicom_node.receiver.association import Admission, Association
 from dicom_node.receiver.connection import Deadlines, Incoming
 from dicom_node.receiver.journal import Journal
-from dicom_node.receiver.negotiation import Request
+from dicom_node.receiver.negotiation import OFFERED
 from storage.models import instances
 from tests.attacker import (
     VERIFICATION_ID,
@@ -46,8 +48,9 @@ class OpenGate:
     def __init__(self) -> None:
         self.internal_errors = 0
 
-    def admit(self, association: Association, request: Request) -> None:
+    def admit(self, association: Association, request: Request) -> Admission:
         association.admitted = True
+        return Admission(OFFERED, "fuzz")
 
     def record(self, association: Association, event: str, outcome: str, **detail: object) -> None:
         self.internal_errors += detail.get("reason") == "internal error"
@@ -86,7 +89,7 @@ def test_no_broken_pdu_gets_past_the_protocol(node: Node) -> None:
     for _ in range(ROUNDS):
         seeds = conversations(dice)
         ours, theirs = socket.socketpair()
-        association = Association(Incoming(_Tcp(ours), 131072, deadlines), "127.0.0.1", gate, node.storage, 131072)
+        association = Association(Incoming(_Tcp(ours), 131072, deadlines), ip_address("127.0.0.1"), gate, node.storage)
         with theirs:
             theirs.sendall(mutate(dice.choice(seeds), dice, seeds))
             theirs.shutdown(socket.SHUT_WR)

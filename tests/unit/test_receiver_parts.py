@@ -13,9 +13,10 @@ from sqlalchemy import select
 
 from dicom_node.receiver import pdu
 from dicom_node.receiver.access import AccessPolicy, address_key, parse_address
+from dicom_node.receiver.acse import ACCEPTED, Proposal, encode_accept, parse_request
 from dicom_node.receiver.committer import Committer, Note
 from dicom_node.receiver.errors import OutOfResources, ProtocolError, answer_for
-from dicom_node.receiver.negotiation import ACCEPTED, Proposal, encode_accept, negotiate, parse_request
+from dicom_node.receiver.negotiation import negotiate
 from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.resources import Resources
 from storage.database import Database, open_database
@@ -52,7 +53,7 @@ def test_a_class_that_is_not_ct_is_not_agreed() -> None:
 
 def test_an_accepted_request_gets_its_ae_titles_back_as_they_came() -> None:
     pdu_bytes = association_request(calling_ae=b"  PACS", called_ae=b"DICOM_NODE")
-    request = parse_request(pdu_bytes)
+    request = parse_request(pdu_bytes[6:])
     assert (request.calling_ae, request.called_ae) == ("PACS", "DICOM_NODE")
     assert encode_accept(request, negotiate(request.proposals), 131072)[10:42] == pdu_bytes[10:42]
 
@@ -60,7 +61,7 @@ def test_an_accepted_request_gets_its_ae_titles_back_as_they_came() -> None:
 @pytest.mark.parametrize("cut", [43, 60, 80, 100, 200])
 def test_a_request_that_is_cut_short_is_malformed(cut: int) -> None:
     with pytest.raises(ProtocolError):
-        parse_request(association_request()[:cut])
+        parse_request(association_request()[6:cut])
 
 
 def policy(sources: dict[str, tuple[str, ...]], certificates: dict[str, tuple[str, ...]] | None = None) -> AccessPolicy:
@@ -151,7 +152,7 @@ def test_an_error_is_answered_without_its_own_words(error: Exception, status: in
 
 def test_free_space_is_looked_at_again_after_half_a_second() -> None:
     now, free = [0.0], [100]
-    resources = Resources(lambda: free[0], 50, 10, 1000, lambda: now[0])
+    resources = Resources(lambda: free[0], 50, 10, 10, 1000, lambda: now[0])
     assert not resources.is_low()
     free[0] = 10
     assert not resources.is_low()
@@ -163,7 +164,7 @@ def test_free_space_is_looked_at_again_after_half_a_second() -> None:
 
 def test_a_sender_gets_its_share_of_a_minute_and_others_theirs() -> None:
     now = [0.0]
-    resources = Resources(lambda: 100, 0, 2, 1000, lambda: now[0])
+    resources = Resources(lambda: 100, 0, 2, 2, 1000, lambda: now[0])
     for _ in range(2):
         resources.admit_instance("PACS", "10.0.0.1")
     with pytest.raises(OutOfResources, match="too many instances"):

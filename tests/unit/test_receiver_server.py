@@ -4,12 +4,9 @@ import inspect
 import socketserver
 
 import pynetdicom
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.transport import AssociationServer
 
-from dicom_node.receiver.negotiation import AE_TITLES
 from dicom_node.receiver.server import Server
-from tests.attacker import association_request
 
 
 def test_this_is_the_version_that_was_read() -> None:
@@ -22,7 +19,7 @@ def test_the_server_is_socketservers_and_binds_when_made() -> None:
 
 
 def test_our_hooks_replace_the_servers_own() -> None:
-    for name in ("get_request", "process_request", "service_actions", "shutdown"):
+    for name in ("get_request", "process_request", "server_bind", "service_actions", "shutdown"):
         assert name in vars(AssociationServer)
         assert name in vars(Server)
     assert "handle_error" in vars(socketserver.BaseServer)
@@ -37,12 +34,3 @@ def test_the_accept_loop_calls_get_request_then_verify_then_process() -> None:
 
 def test_pynetdicoms_own_get_request_still_shakes_hands_in_the_accept_loop() -> None:
     assert "wrap_socket" in inspect.getsource(AssociationServer.get_request)
-
-
-def test_the_ae_titles_are_where_we_read_and_write_them() -> None:
-    request = A_ASSOCIATE_RQ()
-    request.decode(association_request(calling_ae=b"CALLING", called_ae=b"CALLED"))
-    raw = association_request(calling_ae=b"CALLING", called_ae=b"CALLED")[AE_TITLES]
-    assert raw == b"CALLED".ljust(16) + b"CALLING".ljust(16)
-    assert request.called_ae_title.strip() == "CALLED"
-    assert "reserved_aet" in inspect.getsource(A_ASSOCIATE_AC.from_primitive)

@@ -226,6 +226,7 @@ def _create_jobs() -> None:
         sa.Column("model_digest", sa.String(), nullable=False),
         sa.Column("shadow", sa.Boolean(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("interruptions", sa.Integer(), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),

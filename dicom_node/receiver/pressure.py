@@ -1,0 +1,73 @@
+"""When is it better to take nothing more: the disk, the index or the queue of analyses is over its mark.
+
+A sender whose association is refused as transient keeps its images and comes back; many take a failure status within
+one for final. So the node refuses early.
+"""
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from dicom_node.receiver.committer import Committer
+from dicom_node.receiver.resources import Resources
+from storage.errors import StorageError
+
+log = structlog.get_logger()
+
+LOOK_EVERY_S = 2.0
+SLOW_INDEX_S = 10.0
+"""A commit that takes this long holds up every sender; more of them would only time out."""
+
+
+class Pressure:
+    """Looks at the queue every two seconds in a thread of its own, so that no association waits for that.
+
+    queued: how many series wait to be analysed.
+    """
+
+    def __init__(
+        self, resources: Resources, committer: Committer, queued: Callable[[], int], max_queued_series: int
+    ) -> None:
+        self._resources = resources
+        self._committer = committer
+        self._queued = queued
+        self._max_queued_series = max_queued_series
+        self._queue_is_over = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="pressure", daemon=True)
+
+    def start(self) -> None:
+        """Look once, and go on looking."""
+        self._look()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        self._thread.join()
+
+    def reason(self) -> str | None:
+        """Why no association should be accepted just now; None where nothing speaks against it."""
+        if self._resources.is_low():
+            return "low-disk"
+        if self._committer.busy_s() > SLOW_INDEX_S:
+            return "slow-index"
+        return "queue-full" if self._queue_is_over else None
+
+    def _watch(self) -> None:
+        while not self._stop.wait(LOOK_EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            is_over = self._queued() > self._max_queued_series
+        except StorageError as error:
+            # The committer meets the same trouble, and answers for it.
+            log.warning("queue could not be looked at", error=type(error).__name__)
+            return
+        if is_over != self._queue_is_over:
+            log.warning(
+                "queue of analyses is over its mark" if is_over else "queue of analyses is below its mark again"
+            )
+        self._queue_is_over = is_over
