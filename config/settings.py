@@ -302,6 +302,15 @@ class StorageSettings(Section):
     """Images may go this long after their results were delivered; empty: never."""
 
 
+class MetricsSettings(Section):
+    """[metrics]: Prometheus metrics and a health check over HTTP, without patient data."""
+
+    host: str = "127.0.0.1"
+    """Whoever can connect here can read them."""
+    port: Port = 0
+    """0: none."""
+
+
 class LoggingSettings(Section):
     """[logging]: one line an event, without patient identifiers."""
 
@@ -331,6 +340,7 @@ class Settings(BaseSettings):
     destinations: tuple[Destination, ...] = ()
     sender: SenderSettings = SenderSettings()
     storage: StorageSettings = StorageSettings()
+    metrics: MetricsSettings = MetricsSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")
@@ -359,6 +369,11 @@ class Settings(BaseSettings):
     def files_dir(self) -> Path:
         """Root of the stored DICOM files."""
         return self.data_dir / "files"
+
+    @property
+    def metrics_dir(self) -> Path:
+        """Folder in which the running processes count for [metrics]."""
+        return self.data_dir / "metrics"
 
     @property
     def models_dir(self) -> Path:

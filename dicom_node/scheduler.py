@@ -13,6 +13,7 @@ from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from config.settings import Settings
+from dicom_node import expiry
 from dicom_node.completion import Completion
 from inference.cards import read_card
 from inference.errors import ModelError
@@ -28,6 +29,7 @@ CLOSE_EVERY_S = 0.5
 LEASES_EVERY_S = 5.0
 RETENTION_EVERY_S = 3600.0
 SWEEP_EVERY_S = 6 * 3600.0
+CERTIFICATES_EVERY_S = 24 * 3600.0
 ORPHAN_AGE_S = 24 * 3600.0
 """While the node runs, a file without a row may belong to an instance that is still being received."""
 
@@ -40,6 +42,7 @@ def run_scheduler(settings: Settings, database: Database, files: FileStore, stop
     for name, every_s, action in _jobs(settings, database, files, completion):
         scheduler.add_job(action, "interval", seconds=every_s, id=name)
     scheduler.start()
+    expiry.warn(settings)
     log.info("scheduler started", jobs=[job.id for job in scheduler.get_jobs()])
     stop.wait()
     scheduler.shutdown(wait=True)
@@ -71,6 +74,7 @@ def _jobs(
         ("release leases", LEASES_EVERY_S, release_leases),
         ("retention", RETENTION_EVERY_S, delete_old_images),
         ("sweep", SWEEP_EVERY_S, sweep_orphans),
+        ("certificates", CERTIFICATES_EVERY_S, lambda: expiry.warn(settings)),
     ]
 
 

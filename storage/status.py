@@ -36,6 +36,30 @@ def status(tx: Connection, now: float) -> dict[str, Any]:
     }
 
 
+def queues(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
+    """What a monitor asks for often: counts by state, and how long the first of each queue has waited (seconds)."""
+    return {
+        "states": {
+            "series": _by_state(tx, series, series_state.State),
+            "jobs": _by_state(tx, jobs, queue.State),
+            "deliveries": _by_state(tx, deliveries, outbox.State),
+        },
+        "oldest_s": {
+            "jobs": _age(now, tx.scalar(_oldest(jobs, jobs.c.queued_at, queue.State.QUEUED))),
+            "deliveries": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.created_at, outbox.State.PENDING))),
+        },
+    }
+
+
+def lateness(tx: Connection, now: float) -> dict[str, float | None]:
+    """For how long what is due has not been done, seconds: closing series, taking leases back, sending results."""
+    return {
+        "closing": _age(now, tx.scalar(_oldest(series, series.c.due_at, series_state.State.OPEN))),
+        "leases": _age(now, tx.scalar(_oldest(jobs, jobs.c.due_at, queue.State.RUNNING))),
+        "sending": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.due_at, outbox.State.PENDING))),
+    }
+
+
 def _by_state(tx: Connection, table: Table, states: Any) -> dict[str, int]:
     rows = tx.execute(select(table.c.state, func.count()).group_by(table.c.state))
     counted = {row[0]: row[1] for row in rows}

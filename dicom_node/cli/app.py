@@ -9,7 +9,7 @@ import sys
 import typer
 
 from config.errors import ConfigError
-from dicom_node.cli import analyse, audit, configure, demo, models, network, processes, series
+from dicom_node.cli import analyse, audit, configure, demo, models, network, processes, series, tls
 from dicom_node.cli_evaluate import evaluate
 from dicom_node.errors import NodeError, PortTaken
 from dicom_node.supervisor import DO_NOT_RESTART
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for module in (processes, series, audit, models, network, analyse, configure, demo):
+for module in (processes, series, audit, models, network, analyse, configure, demo, tls):
     module.register(app)
 app.command()(evaluate)
 

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     """Add this group's commands."""
     for command in (run, work):
         app.command()(command)
-    for command in (receive, schedule, deliver):
+    for command in (receive, schedule, deliver, metrics):
         app.command(hidden=True)(command)
 
 
@@ -64,6 +64,16 @@ def schedule(config: ConfigOption = None) -> None:
     from dicom_node.scheduler import run_scheduler
 
     run_scheduler(settings, database_of(settings), files_of(settings), stop)
+
+
+def metrics(config: ConfigOption = None) -> None:
+    """Serve metrics and the health check in this process."""
+    die_with_parent()
+    stop = stop_on_signals()
+    settings = settings_from(config)
+    from dicom_node.metrics import serve
+
+    serve(settings, database_of(settings), files_of(settings), stop)
 
 
 def deliver(config: ConfigOption = None) -> None:

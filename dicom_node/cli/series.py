@@ -17,6 +17,7 @@ from dicom_node.cli.common import (
     settings_from,
 )
 from dicom_node.errors import NodeError
+from dicom_node.expiry import expiries
 from storage import deliveries, jobs, results
 from storage import series as store
 from storage.status import status as read_status
@@ -36,6 +37,7 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     settings = settings_from(config)
     with database_of(settings).read() as tx:
         counts = read_status(tx, time.time())
+    counts["certificates"] = [vars(found) for found in expiries(settings, time.time())]
     if json:
         print_json(counts)
         return
@@ -48,8 +50,15 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     for title in ("failed_jobs", "failed_deliveries"):
         if counts[title]:
             print_rows(title, list(counts[title][0]), (list(row.values()) for row in counts[title]))
+    for found in counts["certificates"]:
+        out.print(_expiry(found), markup=False, soft_wrap=True)
     for name, found in counts["destinations"].items():
         out.print(f"destination {name}: {found}", markup=False, soft_wrap=True)
+
+
+def _expiry(found: dict[str, object]) -> str:
+    left = found["days_left"]
+    return f"certificate {found['use']}: {'cannot be read' if left is None else f'{left} days left'} ({found['file']})"
 
 
 LIST_COLUMNS = {

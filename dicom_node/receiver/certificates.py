@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import os
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
 def expires_at(certificate: Path) -> float:
-    """When the first certificate of a PEM file expires, Unix seconds. Raises OSError; ValueError for no certificate."""
-    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.timestamp()
+    """When the first of a PEM file's certificates to expire does, Unix seconds. Raises OSError; ValueError for none."""
+    found = x509.load_pem_x509_certificates(certificate.read_bytes())
+    return min(each.not_valid_after_utc for each in found).timestamp()
 
 
 def names_in(der: bytes) -> frozenset[str]:
@@ -55,14 +57,19 @@ class Authority:
         path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
         return path
 
-    def issue(self, folder: Path, name: str, days: int = 365, host: str = "127.0.0.1") -> tuple[Path, Path]:
-        """Write a certificate and its key for `name` into a folder; negative days: expired. Returns their paths."""
+    def issue(
+        self, folder: Path, name: str, days: int = 365, hosts: Sequence[str] = ("127.0.0.1",)
+    ) -> tuple[Path, Path]:
+        """Write a certificate and its key for `name` into a folder. Returns their paths.
+
+        days: negative for an expired one. hosts: addresses and DNS names that it is for.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         certificate = (
             self._builder(_name(name), key.public_key(), days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -87,6 +94,13 @@ class Authority:
             .not_valid_before(self._now - day * (1 if days > 0 else 2 - days))
             .not_valid_after(self._now + day * days)
         )
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _name(common_name: str) -> x509.Name:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
+from dicom_node.receiver import meters
 from dicom_node.receiver.committer import Note
 
 log = structlog.get_logger()
@@ -51,6 +52,7 @@ class Journal:
         detail: JSON types, nothing that the peer chose.
         """
         now = self._clock()
+        meters.EVENTS.labels(event, str(detail.get("reason", ""))).inc()
         self.flush(now)
         if outcome in COALESCED and self._hold(event, peer_ae, address, outcome, str(detail.get("reason", "")), now):
             return

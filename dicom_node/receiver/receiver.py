@@ -11,6 +11,7 @@ import structlog
 
 from config.settings import ReceiverSettings, Settings
 from dicom_node.errors import NodeError, PortTaken
+from dicom_node.receiver import meters
 from dicom_node.receiver.access import AccessPolicy
 from dicom_node.receiver.association import Association
 from dicom_node.receiver.committer import Committer
@@ -180,6 +181,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
     database = open_database(settings.database_url)
     receiver = Receiver(settings, database, FileStore(settings.files_dir))
     receiver.start()
+    meters.RECEIVERS.set(1)
     # What is loaded by now stays: the collector need not walk through it again for every few instances.
     gc.collect()
     gc.freeze()

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from dicom_node.receiver import access
+from dicom_node.receiver import access, meters
 from dicom_node.receiver.access import AccessPolicy, Address, Rejection, parse_address
 from dicom_node.receiver.acse import Request
 from dicom_node.receiver.association import Admission, Association
@@ -53,6 +53,7 @@ class Registry:
         with self._lock:
             waiting = [(other, of) for other, of in self._open.items() if not other.counts]
             self._open[association] = key
+        meters.CONNECTIONS.inc()
         same = [other for other, of in waiting if of == key]
         if len(same) >= self._limits.max_waiting_per_address:
             self._evict(same[0])
@@ -85,6 +86,7 @@ class Registry:
             association.admitted = refused is None
         if refused is not None:
             return refused
+        meters.ASSOCIATIONS.inc()
         return Admission(self._policy.offer(calling_ae), self._policy.label(calling_ae), self._policy.asks_for_users())
 
     def _over_limit(self, key: str, calling_ae: str) -> Rejection | None:
@@ -113,7 +115,11 @@ class Registry:
     def leave(self, association: Association) -> None:
         """See association.Gate."""
         with self._lock:
-            self._open.pop(association, None)
+            if self._open.pop(association, None) is None:
+                return
+        meters.CONNECTIONS.dec()
+        if association.admitted:
+            meters.ASSOCIATIONS.dec()
 
     def drain(self) -> None:
         """Admit no more."""

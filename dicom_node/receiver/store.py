@@ -14,6 +14,7 @@ import structlog
 from pydicom.uid import ImplicitVRLittleEndian
 
 from dicom_node.logs import short
+from dicom_node.receiver import meters
 from dicom_node.receiver.acse import Context
 from dicom_node.receiver.committer import Committer, Ticket
 from dicom_node.receiver.errors import ClassMismatch, OutOfResources, ProtocolError, Refused, answer_for
@@ -123,6 +124,7 @@ class Reception:
         except Exception as error:  # noqa: BLE001  the C-STORE handler: one bad instance must not end the association
             self.discard()
             status, comment = answer_for(error)
+            meters.INSTANCES.labels(f"{status:04X}").inc()
             log.warning(
                 "instance refused",
                 status=f"{status:04X}",
@@ -133,6 +135,8 @@ class Reception:
                 sop_instance=short(self.command.sop_instance_uid.decode("ascii", "replace")),
             )
             return status, comment
+        meters.INSTANCES.labels(str(outcome)).inc()
+        meters.BYTES.inc(self._size)
         if outcome is Outcome.CONFLICT:
             # The sender did nothing wrong that it could mend: success, and a person is told.
             log.warning("conflicting instance set aside", peer=self._caller.label, address=self._caller.address)

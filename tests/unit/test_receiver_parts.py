@@ -8,7 +8,15 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
+from pydantic import SecretStr
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    generate_uid,
+)
 from sqlalchemy import select
 
 from dicom_node.receiver import pdu
@@ -307,3 +315,109 @@ def test_stopping_commits_what_is_queued(database: Database) -> None:
 def test_file_names_come_from_nobody_but_the_store(tmp_path: Path) -> None:
     with FileStore(tmp_path).create() as file:
         assert file.path.is_relative_to(tmp_path)
+
+
+# --- association requests ---
+
+
+def item(kind: int, value: bytes, length: int | None = None) -> bytes:
+    return struct.pack(">BxH", kind, len(value) if length is None else length) + value
+
+
+def request_with(user_items: bytes = b"", contexts: bytes = b"") -> bytes:
+    context = item(0x20, b"\1\0\0\0" + item(0x30, CTImageStorage.encode()) + item(0x40, b"1.2.840.10008.1.2.1"))
+    fixed = struct.pack(">H2x16s16s32x", 1, b"DICOM_NODE", b"PACS")
+    return fixed + item(0x10, b"1.2.840.10008.3.1.1.1") + (contexts or context) + item(0x50, user_items)
+
+
+def identity(kind: int, name: bytes, passcode: bytes, wants_answer: int = 1) -> bytes:
+    lengths = struct.pack(">H", len(name)) + name + struct.pack(">H", len(passcode)) + passcode
+    return item(0x58, bytes((kind, wants_answer)) + lengths)
+
+
+def test_items_that_the_node_does_not_know_are_ignored() -> None:
+    asynchronous = item(0x53, struct.pack(">HH", 5, 5))
+    role = item(0x54, struct.pack(">H", 25) + CTImageStorage.encode() + b"\1\1")
+    unknown = item(0x7A, b"vendor") + item(0x51, struct.pack(">I", 16384))
+    request = parse_request(request_with(asynchronous + role + unknown))
+    assert request.max_pdu_bytes == 16384
+    answer = encode_accept(request, negotiate(request.proposals), 131072)
+    assert b"\x53\x00\x00\x04" not in answer
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(request_with(item(0x51, b"\0\0\1\0", length=60000)), id="an item longer than what holds it"),
+        pytest.param(request_with(item(0x51, b"\0\1")), id="a number of two bytes"),
+        pytest.param(request_with(item(0x58, b"\2\0\xff\xffpacs")), id="a user name longer than its item"),
+        pytest.param(request_with(item(0x58, b"\2")), id="an identity without its fields"),
+        pytest.param(request_with(contexts=item(0x20, b"\2\0\0\0")), id="an even context ID"),
+        pytest.param(request_with(contexts=item(0x20, b"\1\0\0\0") * 2), id="the same context twice"),
+        pytest.param(request_with(contexts=item(0x20, b"\1\0")), id="a context without its fields"),
+        pytest.param(request_with(contexts=item(0x20, b"\1\0\0\0" + item(0x40, b"1") * 11_000)), id="too many items"),
+    ],
+)
+def test_requests_that_lie_are_malformed(content: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        parse_request(content)
+
+
+def test_128_contexts_of_40_syntaxes_are_answered() -> None:
+    syntaxes = b"".join(item(0x40, f"1.2.840.10008.1.2.4.{number}".encode()) for number in range(40))
+    contexts = b"".join(
+        item(0x20, bytes((number, 0, 0, 0)) + item(0x30, CTImageStorage.encode()) + syntaxes)
+        for number in range(1, 256, 2)
+    )
+    request = parse_request(request_with(contexts=contexts))
+    answers = negotiate(request.proposals)
+    assert len(answers) == 128
+    assert encode_accept(request, answers, 131072).count(b"\x21\x00") >= 128
+
+
+def test_explicit_vr_is_preferred_to_implicit_in_one_context() -> None:
+    assert agreed(ImplicitVRLittleEndian, ExplicitVRLittleEndian) == ExplicitVRLittleEndian
+    assert agreed(ImplicitVRLittleEndian, JPEG2000Lossless) == ImplicitVRLittleEndian
+    assert agreed(ImplicitVRLittleEndian) == ImplicitVRLittleEndian
+
+
+def test_a_known_user_needs_its_passcode_over_tls() -> None:
+    users = AccessPolicy("DICOM_NODE", True, [], {}, users={"pacs": SecretStr("right")})
+
+    def why(user: bytes, over_tls: bool = True) -> str | None:
+        refused = users.check_user(parse_request(request_with(user)).user, over_tls)
+        return refused.reason if refused else None
+
+    assert why(identity(2, b"pacs", b"right")) is None
+    assert why(identity(2, b"pacs", b"right"), over_tls=False) == "user-identity-without-tls"
+    assert why(identity(2, b"pacs", b"wrong")) == "user-or-passcode-wrong"
+    assert why(identity(2, b"nobody", b"")) == "user-or-passcode-wrong"
+    assert why(identity(1, b"pacs", b"")) == "no-user-identity"
+    assert why(b"") == "no-user-identity"
+    request = parse_request(request_with(identity(2, b"pacs", b"right")))
+    assert b"\x59\x00\x00\x02\x00\x00" in encode_accept(request, (), 131072, user_is_verified=True)
+    assert "right" not in repr(request)
+
+
+def test_without_users_an_identity_is_ignored_and_not_confirmed() -> None:
+    request = parse_request(request_with(identity(2, b"pacs", b"right")))
+    assert policy({}).check_user(request.user, over_tls=False) is None
+    assert b"\x59\x00" not in encode_accept(request, (), 131072)[74:]
+
+
+def test_logs_call_only_configured_senders_by_their_name() -> None:
+    two = policy({"PACS": ()})
+    assert two.label("PACS") == "PACS"
+    assert "Planted" not in two.label("Planted^Patient")
+    assert two.label("Planted^Patient") == two.label("Planted^Patient")
+
+
+def test_an_address_has_its_share_whatever_it_calls_itself() -> None:
+    resources = Resources(lambda: 100, 0, 3, 3, 1000, lambda: 0.0)
+    for number in range(3):
+        assert resources.admit_association(f"AE{number}", "10.0.0.1")
+        resources.admit_instance(f"AE{number}", "10.0.0.1")
+    assert not resources.admit_association("AE9", "10.0.0.1")
+    with pytest.raises(OutOfResources):
+        resources.admit_instance("AE9", "10.0.0.1")
+    assert resources.admit_association("AE9", "10.0.0.2")
