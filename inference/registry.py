@@ -26,7 +26,10 @@ def find_model(models_dir: Path, name: str | None = None, version: str | None = 
         return active if active in found and active is not None else found[0]
     wanted = name if version is None else f"{name} {version}"
     if not found:
-        raise ModelError(f"no model {wanted}; there are: {', '.join(_names(models_dir)) or 'none'}")
+        raise ModelError(
+            f"no model {wanted}; there are: {', '.join(_names(models_dir)) or 'none'}. "
+            "`dicom-node models import` brings the authors' networks in"
+        )
     raise ModelError(f"{len(found)} models are called {wanted}; import the wanted one again to make it active")
 
 
@@ -42,7 +45,7 @@ def model_folders(models_dir: Path) -> list[Path]:
     """Folders of all models that have weights, imported ones first, each group in order of its names."""
     imported = [path.parent for path in sorted(models_dir.glob(f"*/{CARD_FILE}")) if path.parent.name[0] != "."]
     shipped = [path.parent for path in sorted(shipped_folder().glob(f"*/{CARD_FILE}"))]
-    return imported + [folder for folder in shipped if read_card(folder).unet.sha256]
+    return imported + [folder for folder in shipped if _has_weights(folder)]
 
 
 def active_model(models_dir: Path) -> Path | None:
@@ -77,6 +80,12 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _has_weights(folder: Path) -> bool:
+    """True where the weights lie beside a shipped card: that of the authors' networks comes without them."""
+    card = read_card(folder)
+    return all((folder / weights.file).is_file() for weights in (card.unet, card.decovnet))
 
 
 def _matches(card: Card, name: str, version: str | None) -> bool:

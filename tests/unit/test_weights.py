@@ -29,6 +29,12 @@ def test_without_an_import_the_demonstration_model_is_used(tmp_path: Path) -> No
     assert find_model(tmp_path / "models").name == "demonstration"
 
 
+def test_the_authors_card_is_no_model_until_their_weights_are_imported(tmp_path: Path) -> None:
+    assert [card.name for card in list_models(tmp_path)] == ["demonstration"]
+    with pytest.raises(ModelError, match=r"no model zheng2020-authors.*models import"):
+        find_model(tmp_path, "zheng2020-authors")
+
+
 def test_another_file_than_the_published_one_is_refused(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="altered or another one"):
         import_authors(*checkpoints, tmp_path / "models")
