@@ -63,3 +63,30 @@ def lung_bases_hu(shape: Shape, spacing: Spacing) -> np.ndarray:
         base = _ellipsoid(grid, (-20, 15, side * 75), (85, 65, 50))
         hu[base] = np.random.default_rng(8).normal(-850, 40, int(base.sum()))
     return hu
+
+
+def legs_hu(shape: Shape, spacing: Spacing) -> np.ndarray:
+    """Two thighs: skin, fat, muscle and bone."""
+    _, y, x = _grid(shape, spacing)
+    hu = np.full(shape, -1000, np.float32)
+    for centre in (-85, 85):
+        radius = np.broadcast_to(np.hypot(y, x - centre), shape)
+        for within, value in ((75, -100), (62, 50), (15, 900), (8, 150)):
+            hu[radius < within] = value
+    return _scanned(hu, spacing)
+
+
+def neck_hu(shape: Shape, spacing: Spacing) -> np.ndarray:
+    """A neck over shoulders whose lowest 45 mm show the tips of the lungs."""
+    grid = _grid(shape, spacing)
+    z, y, x = grid
+    height = float(z.max())
+    width = np.where(z > height - 90, 170.0, 62.0)
+    hu = np.full(shape, -1000, np.float32)
+    hu[(x / width) ** 2 + (y / (0.55 * width + 30)) ** 2 < 1] = 45
+    hu[np.broadcast_to(x**2 + (y - 30) ** 2 < 15**2, shape)] = 300
+    hu[np.broadcast_to(x**2 + (y + 15) ** 2 < 9**2, shape)] = -990
+    for side in (-1, 1):
+        tip = _ellipsoid(grid, (height + 10, 5, side * 60), (55, 40, 38))
+        hu[tip] = np.random.default_rng(8).normal(-850, 40, int(tip.sum()))
+    return _scanned(hu, spacing)

@@ -151,7 +151,7 @@ def _to_stored(image: Image, hu: np.ndarray) -> np.ndarray:
     return np.clip(stored, 0, 4095) if not image.header.PixelRepresentation else np.clip(stored, -32768, 32767)
 
 
-def _to_hu(image: Image) -> np.ndarray:
+def to_hu(image: Image) -> np.ndarray:
     return image.stored * float(image.header.RescaleSlope) + float(image.header.RescaleIntercept)
 
 
@@ -197,7 +197,7 @@ def thick(thickness_mm: float) -> Change:
         for first in range(0, len(images) - factor + 1, factor):
             group = images[first : first + factor]
             z = float(np.mean([image.position[2] for image in group]))
-            hu = np.mean([_to_hu(image) for image in group], axis=0)
+            hu = np.mean([to_hu(image) for image in group], axis=0)
             header = (
                 group[0]
                 .at(z)
@@ -323,7 +323,7 @@ def one_image(images: Images) -> Images:
 
 def localizer(images: Images) -> Images:
     """A coronal projection, as a topogram is."""
-    depth = np.stack([_to_hu(image).mean(axis=0) for image in reversed(images)])
+    depth = np.stack([to_hu(image).mean(axis=0) for image in reversed(images)])
     shown = images[0].with_values(
         ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], ImageOrientationPatient=[1, 0, 0, 0, 0, -1]
     )
@@ -332,7 +332,7 @@ def localizer(images: Images) -> Images:
 
 def coronal(images: Images) -> Images:
     """A reformat with true geometry."""
-    hu = np.stack([_to_hu(image) for image in reversed(images)])
+    hu = np.stack([to_hu(image) for image in reversed(images)])
     pixel = [float(value) for value in images[0].header.PixelSpacing]
     x, y, _ = images[0].position
     made = []
@@ -347,11 +347,65 @@ def coronal(images: Images) -> Images:
     return made
 
 
+def foreign(other: Images, where: Callable[[int, int], bool]) -> Change:
+    """Pixels of another series, cut or edged with air to this one's matrix, under this one's headers.
+
+    where: of an image's index and their number, whether it is one of them.
+    """
+
+    def change(images: Images) -> Images:
+        made = []
+        for index, image in enumerate(images):
+            if not where(index, len(images)):
+                made.append(image)
+                continue
+            hu = np.full(image.stored.shape, -1000.0)
+            donor = to_hu(other[index * len(other) // len(images)])
+            rows, columns = (min(a, b) for a, b in zip(hu.shape, donor.shape, strict=True))
+            hu[:rows, :columns] = donor[:rows, :columns]
+            made.append(replace(image, stored=_to_stored(image, hu)))
+        return made
+
+    return change
+
+
+def positions_shuffled(images: Images) -> Images:
+    order = np.random.default_rng(6).permutation(len(images))
+    return [image.at(images[index].position[2]) for image, index in zip(images, order, strict=True)]
+
+
+def second_scan(images: Images) -> Images:
+    """Each position scanned again, as acquisition 2: other noise, and nothing else."""
+    first = [image.with_values(AcquisitionNumber=1) for image in images]
+    return first + _scanned_again(images, 0.0)
+
+
+def second_scan_between(images: Images) -> Images:
+    """A second acquisition whose slices lie between those of the first, in the same series."""
+    first = [image.with_values(AcquisitionNumber=1) for image in images]
+    return first + _scanned_again(images, spacing_mm(images) / 2)
+
+
+def _scanned_again(images: Images, up_mm: float) -> Images:
+    noise = np.random.default_rng(9)
+    again = []
+    for index, image in enumerate(images):
+        copied = image.copied(f"again{index:04d}.dcm").at(image.position[2] + up_mm).with_values(AcquisitionNumber=2)
+        stored = _to_stored(image, to_hu(image) + noise.integers(-15, 16, image.stored.shape))
+        again.append(replace(copied, stored=stored))
+    return again
+
+
+def one_side(images: Images) -> Images:
+    """Three fifths of the columns: one lung, and a little of the other, in a field that is not square."""
+    return [replace(image, stored=image.stored[:, : image.stored.shape[1] * 3 // 5]) for image in images]
+
+
 def screenshots(images: Images) -> Images:
     """8-bit captures of a lung window."""
     values = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0}
     return [
-        replace(image.with_values(**values), stored=np.clip((_to_hu(image) + 1350) / 1500 * 255, 0, 255))
+        replace(image.with_values(**values), stored=np.clip((to_hu(image) + 1350) / 1500 * 255, 0, 255))
         for image in images
     ]
 
@@ -359,7 +413,7 @@ def screenshots(images: Images) -> Images:
 def eight_bits_in_sixteen(images: Images) -> Images:
     """256 grey levels that look like Hounsfield units."""
     return [
-        replace(image, stored=_to_stored(image, np.rint(np.clip(_to_hu(image), -1024, 1024) / 8) * 8))
+        replace(image, stored=_to_stored(image, np.rint(np.clip(to_hu(image), -1024, 1024) / 8) * 8))
         for image in images
     ]
 

@@ -1,44 +1,91 @@
 """Is any series analysed that must not be, or refused that must not be? Over some hundred variants of each series.
 
-    python -m benchmarks.degrade [SERIES_FOLDER ...] [--phantoms 3] [--verbose]
+    python -m benchmarks.degrade [SERIES_FOLDER ...] [--phantoms 3] [--model NAME ...] [--models-dir DIR] [--verbose]
 
-Each variant is written to files, loaded and checked. A variant that must be refused counts only when the reason is
-right. A harmless one must give the very voxels and geometry of the undegraded series, so that any model, given the
-same input, gives the same probability; no model needs to run.
+Each variant is written to files, loaded and checked, and what passes goes through every model named, mask gate
+included. A variant that must be refused counts only when the reason is right and no model gave a probability. A
+harmless one must be analysed, and the probability of one that changes no voxel must not move by more than 1e-6. A
+model's output is a function of its input, so each distinct input goes through a model once.
 """
 
 import argparse
+import hashlib
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.degradations import Images, Variant, read_images, write_images
 from benchmarks.variants import all_variants
-from inference.ct import CTVolume
+from inference.ct import CTVolume, upright
 from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.phantom import Scanner, make_phantom, write_series
+from inference.pipeline import Pipeline, load_pipeline
+from inference.preprocess import clamped
+from inference.registry import find_model
 from inference.suitability import Policy, check
 from inference.volume import find_series, load
+
+MOST_MOVED = 1e-6
+
+
+class Models:
+    """Models that give probabilities, remembering each input that they saw."""
+
+    def __init__(self, pipelines: Sequence[Pipeline] = ()) -> None:
+        self.pipelines = tuple(pipelines)
+        self._seen: dict[tuple[int, str], float | str] = {}
+
+    def probabilities(self, volume: CTVolume) -> tuple[float, ...]:
+        """Of each model. Raises UnsuitableSeries where any refuses."""
+        return tuple(self._probability(number, volume) for number in range(len(self.pipelines)))
+
+    def _probability(self, number: int, volume: CTVolume) -> float:
+        pipeline = self.pipelines[number]
+        sha = hashlib.sha256(repr(np.round(volume.spacing_mm, 6)).encode())
+        sha.update(np.ascontiguousarray(clamped(upright(volume), pipeline.card.profile.intensity)).data)
+        key = (number, sha.hexdigest())
+        if key not in self._seen:
+            try:
+                self._seen[key] = pipeline.run(volume).probability
+            except UnsuitableSeries as refusal:
+                self._seen[key] = refusal.code
+        found = self._seen[key]
+        if isinstance(found, str):
+            raise UnsuitableSeries(found, "Refused by the model's own gate.")
+        return found
+
+
+@dataclass(frozen=True)
+class Base:
+    """The undegraded series. digest: of its voxels and geometry. probabilities: of each model."""
+
+    digest: str
+    probabilities: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened to one variant. seen: the code, or ANALYSED."""
+    """What happened to one variant. seen: the code, or ANALYSED. moved: the most that a probability moved."""
 
     series: str
     variant: Variant
     seen: str
     same: bool = True
+    moved: float = 0.0
+    probabilities: tuple[float, ...] = field(default_factory=tuple)
 
     @property
     def verdict(self) -> str:
         if not self.variant.codes:
             if self.seen != "ANALYSED":
                 return "wrongly refused"
-            return "analysed" if self.same or not self.variant.same else "analysed, but changed"
+            unchanged = self.same and self.moved <= MOST_MOVED
+            return "analysed" if unchanged or not self.variant.same else "analysed, but changed"
         if self.seen == "ANALYSED":
             return "wrongly analysed"
         return "refused rightly" if self.seen in self.variant.codes else "refused for a wrong reason"
@@ -47,24 +94,30 @@ class Outcome:
 RIGHT = ("analysed", "refused rightly")
 
 
-def try_variant(name: str, images: Images, variant: Variant, digest: str, policy: Policy) -> Outcome:
-    """Write, load and check one variant."""
+def base_of(volume: CTVolume, models: Models) -> Base:
+    return Base(upright(volume).digest(), models.probabilities(volume))
+
+
+def try_variant(name: str, images: Images, variant: Variant, base: Base, policy: Policy, models: Models) -> Outcome:
+    """Write, load, check and analyse one variant."""
     with tempfile.TemporaryDirectory() as folder:
         paths = write_images(variant.change(images), Path(folder))
         try:
             volume = load(sorted(paths))
             check(volume, policy)
+            found = models.probabilities(volume)
         except UnsuitableSeries as refusal:
             return Outcome(name, variant, refusal.code)
         except CorruptInstance:
             return Outcome(name, variant, "CORRUPT")
-        return Outcome(name, variant, "ANALYSED", volume.digest() == digest)
+    moved = max((abs(a - b) for a, b in zip(found, base.probabilities, strict=True)), default=0.0)
+    return Outcome(name, variant, "ANALYSED", upright(volume).digest() == base.digest, moved, found)
 
 
-def try_all(name: str, volume: CTVolume, others: Sequence[Images], policy: Policy) -> list[Outcome]:
+def try_all(name: str, volume: CTVolume, others: Sequence[Images], policy: Policy, models: Models) -> list[Outcome]:
     """Every variant of one series."""
-    images, digest = read_images(volume), volume.digest()
-    return [try_variant(name, images, variant, digest, policy) for variant in all_variants(others)]
+    images, base = read_images(volume), base_of(volume, models)
+    return [try_variant(name, images, variant, base, policy, models) for variant in all_variants(others)]
 
 
 def phantom_volume(seed: int, folder: Path, *, size: int = 512, slices: int = 110) -> CTVolume:
@@ -76,35 +129,51 @@ def phantom_volume(seed: int, folder: Path, *, size: int = 512, slices: int = 11
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Counts by series and verdict."""
+    """Counts by series and verdict, and how far the probability of the unchanged variants moved."""
     verdicts = sorted({outcome.verdict for outcome in outcomes} | {*RIGHT, "wrongly analysed", "wrongly refused"})
-    rows = ["| series | variants | " + " | ".join(verdicts) + " |", "|---" * (len(verdicts) + 2) + "|"]
+    head = ["series", "variants", *verdicts, "most moved"]
+    rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for series in [*dict.fromkeys(outcome.series for outcome in outcomes), "all"]:
-        counted = Counter(outcome.verdict for outcome in outcomes if series in (outcome.series, "all"))
-        rows.append(f"| {series} | {counted.total()} | " + " | ".join(str(counted[name]) for name in verdicts) + " |")
+        chosen = [outcome for outcome in outcomes if series in (outcome.series, "all")]
+        counted = Counter(outcome.verdict for outcome in chosen)
+        moved = max((o.moved for o in chosen if not o.variant.codes and o.variant.same and o.probabilities), default=0)
+        cells = [series, str(counted.total()), *(str(counted[name]) for name in verdicts), f"{moved:.0e}"]
+        rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
-def main() -> int:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="*", help="folders of series that are fit to be analysed")
     parser.add_argument("--phantoms", type=int, default=3, help="how many phantoms besides")
+    parser.add_argument("--first-phantom", type=int, default=0, help="seed of the first")
+    parser.add_argument("--model", action="append", default=[], help="a model that analyses what passes; repeatable")
+    parser.add_argument("--models-dir", type=Path, default=Path("var/models"), help="folder of imported models")
     parser.add_argument("--verbose", action="store_true", help="a line for every variant")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = _arguments()
+    models = Models([load_pipeline(find_model(arguments.models_dir, name), "cpu") for name in arguments.model])
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as scratch:
         volumes = {
             f"{folder.name}": load(paths) for folder in arguments.folders for paths in find_series(folder).values()
         }
-        volumes |= {f"phantom {seed}": phantom_volume(seed, Path(scratch)) for seed in range(arguments.phantoms)}
+        seeds = range(arguments.first_phantom, arguments.first_phantom + arguments.phantoms)
+        volumes |= {f"phantom {seed}": phantom_volume(seed, Path(scratch)) for seed in seeds}
         names = list(volumes)
         for index, name in enumerate(names):
             other = read_images(volumes[names[(index + 1) % len(names)]])
-            found = try_all(name, volumes[name], [other], Policy())
+            found = try_all(name, volumes[name], [other], Policy(), models)
             outcomes += found
             for outcome in found:
                 if arguments.verbose or outcome.verdict not in RIGHT:
-                    sys.stdout.write(f"{name}: {outcome.variant.name}: {outcome.seen}: {outcome.verdict}\n")
+                    sys.stdout.write(
+                        f"{name}: {outcome.variant.name}: {outcome.seen} {outcome.probabilities or ''}: "
+                        f"{outcome.verdict}\n"
+                    )
     sys.stdout.write(table(outcomes) + "\n")
     return 0 if all(outcome.verdict in RIGHT for outcome in outcomes) else 1
 

@@ -1,17 +1,28 @@
 """The degradations that must be refused, each with its right reasons, and the harmless changes that must not be."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
 from benchmarks import degradations as d
-from benchmarks.bodies import abdomen_hu, lung_bases_hu
+from benchmarks import vendors as v
+from benchmarks.bodies import abdomen_hu, legs_hu, lung_bases_hu, neck_hu
 from benchmarks.degradations import Change, Images, Variant
 
 _CORONAL, _SAGITTAL = [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1]
 _GAP = ("MISSING_SLICES", "IRREGULAR_SPACING")
+_GAP_OR_FEW = ("MISSING_SLICES", "TOO_FEW_SLICES", "SLICE_SPACING")
 _CUT = ("LUNG_CUT_OFF", "EXTENT", "NOT_CHEST", "TOO_FEW_SLICES")
+
+
+_STRANGERS = ("SLICES_DO_NOT_MATCH", "REPEATED_SLICES", "NOT_CHEST", "LUNG_BALANCE", "LUNG_CUT_OFF", "UPSIDE_DOWN")
+_PLACES: dict[str, Callable[[int, int], bool]] = {
+    "one slice": lambda index, count: index == count // 2,
+    "every third slice": lambda index, count: index % 3 == 1,
+    "five slices": lambda index, count: 0 <= index - count // 2 < 5,
+    "the upper half": lambda index, count: index >= count // 2,
+}
 
 
 def refused(name: str, change: Change, *codes: str) -> Variant:
@@ -24,7 +35,7 @@ def harmless(name: str, change: Change, *, same: bool = True) -> Variant:
 
 def all_variants(others: Sequence[Images]) -> list[Variant]:
     """Every variant; `others` are other series to mix in."""
-    return [*_harmless(), *_lost(), *_moved(), *_mixed(others), *_headers(), *_pixels()]
+    return [*_harmless(), *_vendors(), *_lost(), *_moved(), *_mixed(others), *_headers(), *_pixels()]
 
 
 def _harmless() -> list[Variant]:
@@ -47,6 +58,24 @@ def _harmless() -> list[Variant]:
         harmless("no instance numbers", d.each(InstanceNumber=None)),
         harmless("spacing stated", lambda images: d.each(SpacingBetweenSlices=round(d.spacing_mm(images), 3))(images)),
         harmless("no thickness", d.each(SliceThickness=None)),
+    ]
+
+
+def _vendors() -> list[Variant]:
+    return [
+        harmless("as GE stores it", v.GE, same=False),
+        harmless("as Philips stores it", v.PHILIPS, same=False),
+        harmless("as Canon stores it", v.CANON, same=False),
+        harmless("as United Imaging stores it", v.UNITED_IMAGING),
+        harmless("as Hitachi stores it", v.HITACHI, same=False),
+        harmless("as an archive without names stores it", v.ARCHIVE),
+        harmless("intercept 0, signed", v.stored_as(0, signed=True)),
+        harmless("prone, turned by 180 degrees", v.prone),
+        harmless("feet first, standard orientation", v.with_header(PatientPosition="FFS")),
+        harmless("matrix of 1024", v.fine_matrix, same=False),
+        harmless("spacing stated otherwise", v.stated_otherwise),
+        harmless("scanned twice", d.second_scan, same=False),
+        harmless("scanned twice, slices in turn", d.second_scan_between, same=False),
     ]
 
 
@@ -96,6 +125,8 @@ def _moved() -> list[Variant]:
         refused("other pixels at one place", d.doubled_with_other_pixels, "CONFLICTING_SLICES"),
         refused("a slice repeated elsewhere", d.repeated_elsewhere, "REPEATED_SLICES"),
         refused("positions upside down", d.upside_down, "UPSIDE_DOWN"),
+        refused("positions shuffled", d.positions_shuffled, "SLICES_DO_NOT_MATCH", "NOT_CHEST", "LUNG_CUT_OFF"),
+        refused("orientation of a prone patient", d.each(ImageOrientationPatient=v.PRONE), "ORIENTATION"),
         refused("orientation mirrored", d.each(ImageOrientationPatient=[-1, 0, 0, 0, 1, 0]), "ORIENTATION"),
         refused("orientation front to back", d.each(ImageOrientationPatient=[1, 0, 0, 0, -1, 0]), "ORIENTATION"),
         refused("orientation turned", d.each(ImageOrientationPatient=[0, 1, 0, -1, 0, 0]), "ORIENTATION"),
@@ -115,10 +146,20 @@ def _moved() -> list[Variant]:
 
 def _mixed(others: Sequence[Images]) -> list[Variant]:
     subject = ("MIXED_PATIENTS", "MIXED_FRAMES_OF_REFERENCE", "MIXED_SCANNERS")
-    geometry = ("MIXED_MATRIX", "MIXED_PIXEL_SPACING", "MISSING_SLICES", "IRREGULAR_SPACING", "CONFLICTING_SLICES")
+    geometry = (
+        "MIXED_RECONSTRUCTIONS",
+        "MIXED_ACQUISITIONS",
+        "MIXED_MATRIX",
+        "MIXED_PIXEL_SPACING",
+        "MISSING_SLICES",
+        "IRREGULAR_SPACING",
+        "CONFLICTING_SLICES",
+    )
     variants = []
     for number, other in enumerate(others):
         variants.append(refused(f"mixed with series {number}", d.mixed_with(other), *subject, *geometry))
+        for name, where in _PLACES.items():
+            variants.append(refused(f"{name} of series {number}", d.foreign(other, where), *_STRANGERS))
         variants.append(
             refused(f"series {number} added under its UIDs", d.added_to(other), *geometry, "SIDEWAYS_SHIFT")
         )
@@ -144,20 +185,27 @@ def _headers() -> list[Variant]:
         refused("body part abdomen", d.each(BodyPartExamined="ABDOMEN"), "BODY_PART"),
         refused("spectral map", d.each(SeriesDescription="Iodine map"), "SPECTRAL_MAP"),
         refused("no rescale", d.each(RescaleSlope=None, RescaleIntercept=None), "NO_RESCALE"),
+        refused("two kernels in turn", _two_kernels, "MIXED_RECONSTRUCTIONS"),
+        refused("one slice of another thickness", d.one(SliceThickness=0.4), "MIXED_RECONSTRUCTIONS"),
         refused("another rescale type", d.each(RescaleType="MGML"), "RESCALE_TYPE"),
         refused("negative slope", d.rescaled(-1, 0), "BAD_RESCALE"),
         refused("inverted grey", d.each(PhotometricInterpretation="MONOCHROME1"), "MONOCHROME1"),
-        refused("made at half the spacing", _stated_half, "MISSING_SLICES"),
+        refused("every second lost, spacing stated", _every_second_of_a_spacing, *_GAP_OR_FEW),
         refused("a file cut off", d.truncated, "CORRUPT"),
     ]
+
+
+def _two_kernels(images: Images) -> Images:
+    return [image.with_values(ConvolutionKernel="B70f" if n % 2 else "B30f") for n, image in enumerate(images)]
 
 
 def _every_second_of_a_count(images: Images) -> Images:
     return d.each(ImagesInAcquisition=len(images), SpacingBetweenSlices=None)(d.numbered_backwards(images))[::2]
 
 
-def _stated_half(images: Images) -> Images:
-    return d.each(SpacingBetweenSlices=round(d.spacing_mm(images) / 2, 4))(images)
+def _every_second_of_a_spacing(images: Images) -> Images:
+    stated = d.each(SpacingBetweenSlices=round(d.spacing_mm(images), 4))
+    return stated(d.numbered_backwards(images))[::2]
 
 
 def _pixels() -> list[Variant]:
@@ -168,6 +216,9 @@ def _pixels() -> list[Variant]:
         refused("head, labelled chest", d.head, "NOT_CHEST"),
         refused("abdomen, labelled chest", d.body(abdomen_hu), "NOT_CHEST"),
         refused("abdomen with lung bases", d.body(lung_bases_hu), "LUNG_CUT_OFF", "NOT_CHEST"),
+        refused("thighs, labelled chest", d.body(legs_hu), "NOT_CHEST"),
+        refused("neck with the tips of the lungs", d.body(neck_hu), "LUNG_CUT_OFF", "NOT_CHEST"),
+        refused("one side only", d.one_side, "MATRIX", "FIELD_OF_VIEW", "NOT_CHEST", "LUNG_BALANCE"),
         refused("whole trunk", d.trunk, "EXTENT"),
         refused("field of 200 mm", d.cropped, "MATRIX", "FIELD_OF_VIEW"),
         refused("localizer", d.localizer, "LOCALIZER"),

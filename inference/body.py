@@ -4,7 +4,6 @@ Everything is measured on a coarse copy of the volume (cells of about 4 mm, nois
 a second and without a network, so that a series can be refused before any model sees it.
 """
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,12 +33,17 @@ _END_SHARE = 0.125
 
 @dataclass(frozen=True)
 class Coarse:
-    """A coarse copy of a volume. hu: float32 (z, y, x), cell means. spacing_mm: of the cells. levels: z taken."""
+    """A coarse copy of a volume.
+
+    hu: float32 (z, y, x), cell means.  spacing_mm: of the cells.  levels: z taken.  factors: rows, columns to a cell.
+    every: float32 (Z, cells), all slices of the volume as vectors of mean 0 and length 1.
+    """
 
     hu: Floats
     spacing_mm: tuple[float, float, float]
     levels: tuple[int, ...]
     factors: tuple[int, int]
+    every: Floats
 
     @property
     def cell_ml(self) -> float:
@@ -88,9 +92,10 @@ def shrink(volume: CTVolume) -> Coarse:
     count = max(2, min(depth, 1 + round((depth - 1) * spacing_z / max(_SLICE_MM, spacing_z))))
     levels = tuple(int(level) for level in np.unique(np.rint(np.linspace(0, depth - 1, count)).astype(int)))
     kept_rows, kept_columns = rows // factors[0], columns // factors[1]
-    planes = [_cells(np.clip(volume.hu[z], -1024, 1500), factors, kept_rows, kept_columns) for z in levels]
+    planes = np.stack([_cells(np.clip(hu, -1024, 1500), factors, kept_rows, kept_columns) for hu in volume.hu])
     step = (levels[-1] - levels[0]) / max(1, len(levels) - 1) * spacing_z
-    return Coarse(np.stack(planes), (step, spacing_y * factors[0], spacing_x * factors[1]), levels, factors)
+    spacing = (step, spacing_y * factors[0], spacing_x * factors[1])
+    return Coarse(planes[list(levels)], spacing, levels, factors, _normalised(planes))
 
 
 def _cells(plane: npt.NDArray[np.generic], factors: tuple[int, int], rows: int, columns: int) -> Floats:
@@ -178,12 +183,34 @@ def _side_labels(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     return np.unique(np.concatenate([face.ravel() for face in faces]))
 
 
-def weakest_match(coarse: Coarse) -> float:
-    """Smallest correlation of a slice with the next, over the body: 0.9 and above in any whole scan."""
-    clipped = np.clip(coarse.hu, -1000, 200).reshape(coarse.hu.shape[0], -1)
-    centred = clipped - clipped.mean(axis=1, keepdims=True)
-    norms = np.maximum(np.linalg.norm(centred, axis=1), 1e-6)
-    matches = [
-        float(centred[a] @ centred[b] / (norms[a] * norms[b])) for a, b in itertools.pairwise(range(len(centred)))
-    ]
-    return min(matches, default=1.0)
+def neighbour_matches(coarse: Coarse) -> npt.NDArray[np.float64]:
+    """Correlation of each slice with the next, over the body: 0.9 and above in any whole scan."""
+    return _matches(coarse.every, 1)
+
+
+def worst_stranger(coarse: Coarse) -> float:
+    """How much better two slices match over others between them than some neighbours on the way do, at most.
+
+    The nearer two slices of one body are, the better they match, breathing or not: this stays below 0. One or a few
+    slices of another body or scan in between match neither side.
+    """
+    beside = _matches(coarse.every, 1)
+    worst = -1.0
+    for lag in range(2, min(5, len(coarse.every))):
+        way = np.lib.stride_tricks.sliding_window_view(beside, lag).min(axis=1)
+        worst = max(worst, float((_matches(coarse.every, lag) - way).max()))
+    return worst
+
+
+def _matches(planes: Floats, lag: int) -> npt.NDArray[np.float64]:
+    """Correlation of each slice with the one `lag` slices above it. planes: normalised, (slices, cells)."""
+    matches: npt.NDArray[np.float64] = (planes[:-lag] * planes[lag:]).sum(axis=1, dtype=np.float64)
+    return matches
+
+
+def _normalised(planes: Floats) -> Floats:
+    """Each slice as a vector of mean 0 and length 1: float32 (slices, cells)."""
+    flat = np.clip(planes, -1000, 200).reshape(len(planes), -1)
+    flat -= flat.mean(axis=1, keepdims=True)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    return flat

@@ -1,8 +1,9 @@
 """A CT series as a volume: plain data without torch, so that any process may import it."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ class SeriesHeader:
     quality_control: Quality Control Image is YES.
     derivation: Derivation Description.
     images_in_acquisition: how many images the scanner says it made, 0 where it does not.
-    number_step: 2 or more where every step of the instance numbers, slice to slice, is that wide.
+    number_step: the step of the instance numbers where it is the same from each slice to the next; 0 where not.
     """
 
     modality: str = ""
@@ -66,7 +67,7 @@ class SeriesHeader:
     image_comments: str = ""
     acquisition_number: str = ""
     images_in_acquisition: int = 0
-    number_step: int = 1
+    number_step: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class CTVolume:
     rescale: (slope, intercept) per z as stored; empty means (1, 0) for all.
     part: which part of a series of several volumes this is, in words; empty for the usual whole series.
     passed_over: SOP Instance UIDs of the series' other volumes, when `part` is set.
+    flipped: whether rows and columns (down, across) were reversed against what is stored, by `upright`.
     """
 
     hu: npt.NDArray[np.int16]
@@ -98,6 +100,7 @@ class CTVolume:
     rescale: tuple[tuple[float, float], ...] = ()
     part: str = ""
     passed_over: tuple[str, ...] = ()
+    flipped: tuple[bool, bool] = (False, False)
 
     @property
     def voxel_ml(self) -> float:
@@ -147,3 +150,26 @@ class CTVolume:
         if not all(0 <= index < size for index, size in zip((z, row, column), self.hu.shape, strict=True)):
             raise ValueError("the point lies outside the volume")
         return self.slices[z], int(row), int(column)
+
+
+def upright(volume: CTVolume) -> CTVolume:
+    """The volume with rows running to the patient's left and columns to the back, as its own geometry says.
+
+    Scanners store prone and feet-first patients either so, or turned or mirrored with an orientation that says so.
+    Returns the volume itself where nothing is to be reversed, or where rows run from front to back.
+    """
+    across, down = (float(volume.affine[axis, axis]) / volume.spacing_mm[2 - axis] for axis in (0, 1))
+    if min(abs(across), abs(down)) < 0.99 or (across > 0 and down > 0):
+        return volume
+    steps = (1, -1 if down < 0 else 1, -1 if across < 0 else 1)
+    _, rows, columns = volume.hu.shape
+    turn = np.diag([float(steps[2]), float(steps[1]), 1.0, 1.0])
+    turn[:2, 3] = [columns - 1 if across < 0 else 0, rows - 1 if down < 0 else 0]
+    hu = np.ascontiguousarray(volume.hu[:, :: steps[1], :: steps[2]])
+    return replace(volume, hu=hu, affine=volume.affine @ turn, flipped=(down < 0, across < 0))
+
+
+def as_stored(array: npt.NDArray[Any], upright_volume: CTVolume) -> npt.NDArray[Any]:
+    """An array (Z, Y, X) on the grid of `upright`'s result, brought back to the grid of the stored images."""
+    down, across = upright_volume.flipped
+    return np.ascontiguousarray(array[:, :: -1 if down else 1, :: -1 if across else 1])

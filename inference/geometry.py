@@ -37,6 +37,9 @@ SHEAR_TOLERANCE_DEG = 0.5
 # pixel of a 500 mm, 512 pixel image is the most that goes unseen.
 SIDEWAYS_TOLERANCE_MM = 0.5
 
+# Slice thickness within one reconstruction, as a share: scanners write 0.6 and 0.625 for the same.
+THICKNESS_TOLERANCE = 0.1
+
 _LOCALIZER = "LOCALIZER"
 
 
@@ -148,7 +151,8 @@ def stack_of(frames: Sequence[Frame], part: str = "") -> Stack:
     """Sort frames along their common normal into one regular stack.
 
     Raises UnsuitableSeries: NO_POSITION, LOCALIZER, MIXED_ORIENTATIONS, MIXED_MATRIX, MIXED_PIXEL_SPACING,
-    SINGLE_SLICE, NOT_AXIAL, GANTRY_TILT, SIDEWAYS_SHIFT, MISSING_SLICES or IRREGULAR_SPACING.
+    SINGLE_SLICE, MIXED_RECONSTRUCTIONS, MIXED_ACQUISITIONS, NOT_AXIAL, GANTRY_TILT, SIDEWAYS_SHIFT, MISSING_SLICES or
+    IRREGULAR_SPACING.
     """
     _every_frame_has_geometry(frames)
     _no_localizers(frames)
@@ -159,6 +163,8 @@ def stack_of(frames: Sequence[Frame], part: str = "") -> Stack:
     candidates = tuple(tuple(frames[index] for index in order[group]) for group in groups)
     if len(candidates) < 2:
         raise UnsuitableSeries("SINGLE_SLICE", "The series holds images at one position only, which is no volume.")
+    _one_reconstruction(frames)
+    _one_scan_after_the_other(candidates)
     places = np.array([positions[order[group]].mean(axis=0) for group in groups])
     _is_axial(normal)
     _is_straight(places, normal)
@@ -239,6 +245,26 @@ def _by_height(heights: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.intp], 
     order = np.argsort(heights, kind="stable")
     starts = [0, *(np.flatnonzero(np.diff(heights[order]) > SAME_POSITION_MM) + 1).tolist(), len(order)]
     return order, [slice(first, last) for first, last in pairwise(starts)]
+
+
+def _one_reconstruction(frames: Sequence[Frame]) -> None:
+    """One kernel and one thickness; slices that name none are held against nobody."""
+    kernels = {frame.header.kernel for frame in frames} - {""}
+    thicknesses = [mm for frame in frames if (mm := frame.header.slice_thickness_mm)]
+    if len(kernels) > 1 or (thicknesses and max(thicknesses) > (1 + THICKNESS_TOLERANCE) * min(thicknesses)):
+        raise UnsuitableSeries(
+            "MIXED_RECONSTRUCTIONS", "The slices were reconstructed with different kernels or thicknesses."
+        )
+
+
+def _one_scan_after_the_other(candidates: Sequence[Sequence[Frame]]) -> None:
+    """Acquisitions may follow one another along the patient; interleaved, they are several scans of one region."""
+    numbers = [frames[0].header.acquisition_number for frames in candidates if len(frames) == 1]
+    changes = sum(a != b for a, b in pairwise(numbers))
+    if changes > 2 * max(0, len(set(numbers)) - 1):
+        raise UnsuitableSeries(
+            "MIXED_ACQUISITIONS", "Slices of several acquisitions lie between one another, so this is not one volume."
+        )
 
 
 def _is_axial(normal: npt.NDArray[np.float64]) -> None:

@@ -25,14 +25,18 @@ _MAP_VALUES = frozenset(
     }
 )  # fmt: skip
 _DERIVED_TEXT = re.compile(r"\b(MIPS?|MINIPS?|VRT|(MAX|MIN)(IMUM)? ?(IP|INTENSITY)|SUBTRACTION)\b")
-_MAP_TEXT = re.compile(r"\b(IODINE|VNC|VIRTUAL NON|MONOE\w*|Z ?EFF\w*|ELECTRON DENSITY|PBV|PERFUSION)\b")
+_MAP_TEXT = re.compile(
+    r"\b(IODINE|VNC|VIRTUAL NON|MONOE\w*|\d+ ?KEV|KEV ?\d+|Z ?EFF\w*|ELECTRON DENSITY|PBV|PERFUSION)\b"
+)
+# A derivation that changes no voxel: how the files were packed or stripped of names.
+_HARMLESS_DERIVATION = re.compile(r"\bLOSSLESS|\bDE ?IDENTIF|\bANONYM|\bPSEUDONYM|\bDECOMPRESS|\bUNCOMPRESS")
 _QA_TEXT = re.compile(
     r"\b(PHANTOM|CATPHAN|QA|QC|Q\.A\.|QUALITY (ASSURANCE|CONTROL)|CALIBRATION|CALIB|AIR ?CAL|WATER ?CAL|"
     r"CONSTANCY|DAILY (CHECK|QA|QC))\b"
 )
 _LOCALIZER_TEXT = re.compile(r"\b(SCOUT|TOPOGRAMM?|SCANOGRAM|SURVIEW|LOCALI[SZ]ER)\b")
 _DOSE_TEXT = re.compile(
-    r"\b(DOSE REPORT|DOSE INFO\w*|PATIENT PROTOCOL|SCREEN SAVE|SMARTPREP|BOLUS TRACK\w*|MONITORING)\b"
+    r"\b(DOSE REPORT|DOSE INFO\w*|PATIENT PROTOCOL|SCREEN SAVE|SMARTPREP|BOLUS TRACK\w*)\b|^ *(PRE ?)?MONITORING\b"
 )
 
 # Whole-body and trunk parts are left to the extent and the pixels.
@@ -81,7 +85,8 @@ def _check_image_type(header: SeriesHeader, derived_primary: bool) -> QualityChe
     if _MAP_VALUES & (set(values) | words):
         raise UnsuitableSeries("SPECTRAL_MAP", "The images are a spectral or functional map, not plain CT.")
     derived = values[0] != "ORIGINAL"
-    plain = derived_primary and values[:2] == ("DERIVED", "PRIMARY") and not header.derivation
+    described = header.derivation and not _HARMLESS_DERIVATION.search(_words(header.derivation))
+    plain = derived_primary and values[:2] == ("DERIVED", "PRIMARY") and not described
     if _DERIVED_VALUES & set(values) or (derived and not plain):
         raise UnsuitableSeries("DERIVED", "The images are derived from others, not original and primary.")
     return QualityCheck("IMAGE_TYPE", "Primary images." if derived else "Original primary images.")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inference.cards import Card, Precision, Profile, read_card
-from inference.ct import CTVolume
+from inference.ct import CTVolume, as_stored, upright
 from inference.device import Device, choose_device, one_thread
 from inference.engine import BackEnd, UnetEngine, cpu_runs, open_unet
 from inference.errors import UnsuitableSeries
@@ -79,6 +80,9 @@ class Pipeline:
             `slices_resampled`, `raw_mask_ml`, `crop` and the stages' seconds. The result is the same.
         Raises UnsuitableSeries when a rule of the card's [suitability] table or the mask gate refuses it.
         """
+        turned = upright(volume)
+        if turned is not volume:
+            return _as_stored(self.run(turned, trace=trace), turned, volume.digest())
         timings, profile = Timings(), self.card.profile
         with timings.stage("suitability"):
             checks = check(volume, self._policy)
@@ -176,6 +180,17 @@ def number_format(allowed: tuple[Precision, ...], device: Device, precision: Spe
             if candidate != "float32" and (device.kind == "cuda" or cpu_runs(candidate)):
                 return candidate
     return "float32"
+
+
+def _as_stored(finding: Finding, turned: CTVolume, input_digest: str) -> Finding:
+    """The finding of an upright copy, its maps on the grid of the stored images."""
+    return replace(
+        finding,
+        input_digest=input_digest,
+        lung_mask=as_stored(finding.lung_mask, turned),
+        localisation=None if finding.localisation is None else as_stored(finding.localisation, turned),
+        heat=None if finding.heat is None else as_stored(finding.heat, turned),
+    )
 
 
 def needed_slices(slices: int, count: int, profile: Profile) -> npt.NDArray[np.intp]:

@@ -27,7 +27,7 @@ def greys(volume: CTVolume, profile: Profile) -> Grey:
     Returns uint8 (T, Y, X): clamp, circle, resampling along z, then the window.
     Source: Zheng et al. 2020, "Preprocessing of 2D UNet", and the published checkpoints' preprocessing.
     """
-    hu = _clamped(volume, profile.intensity)
+    hu = clamped(volume, profile.intensity)
     if profile.slices.order == "descending":
         hu = hu[::-1]
     outside = outside_circle(hu.shape[1], hu.shape[2], profile.intensity.circle)
@@ -144,11 +144,21 @@ def nearest_pixels(mask: Grey, size: tuple[int, int]) -> Grey:
     return mask[:, rows[:, None], columns]
 
 
-def _clamped(volume: CTVolume, intensity: Intensity) -> npt.NDArray[np.int16]:
+def clamped(volume: CTVolume, intensity: Intensity) -> npt.NDArray[np.int16]:
+    """HU after the profile's limits on stored values: (Z, Y, X) int16, the volume's own array where it has none."""
     clamp = intensity.raw_clamp
-    if clamp is None:
+    if clamp is None or _cuts_window(clamp.high, intensity.window_hu[1], volume):
         return volume.hu
     return volume.clamp_stored(clamp.low, clamp.low_becomes, clamp.high, clamp.high)
+
+
+def _cuts_window(high: float, window_high: float, volume: CTVolume) -> bool:
+    """True where an upper limit on stored values lies below the window's upper edge in some slice.
+
+    The limits are made for stored values near HU + 1024. Scanners that store HU + 8192 (United Imaging, photon
+    counting) would have all tissue cut away; nothing in the window needs the limits, so they are left out.
+    """
+    return any(slope * high + intercept < window_high for slope, intercept in volume.rescale)
 
 
 def _resampled(hu: npt.NDArray[np.int16], count: int, order: int) -> Iterator[tuple[int, npt.NDArray[np.int16]]]:

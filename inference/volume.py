@@ -260,7 +260,7 @@ def _merged_header(frames: Sequence[Frame]) -> SeriesHeader:
 
 
 def _number_step(frames: Sequence[Frame]) -> int:
-    """The one step from slice to slice of the instance numbers, up or down; 1 where they have none."""
+    """The one step from slice to slice of the instance numbers, up or down; 0 where there is no such step."""
     numbers = [frame.instance.number for frame in frames]
-    steps = {abs(b - a) if a is not None and b is not None else 1 for a, b in pairwise(numbers)}
-    return steps.pop() if len(steps) == 1 else 1
+    steps = {abs(b - a) if a is not None and b is not None else 0 for a, b in pairwise(numbers)}
+    return steps.pop() if len(steps) == 1 else 0

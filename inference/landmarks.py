@@ -1,0 +1,105 @@
+"""Landmarks that tell how a chest lies: the body's middle, the heart's side, the windpipe above the lungs.
+
+All are measured on the coarse copy of a volume (see body.py), whose rows run to the patient's left and columns to the
+back, lowest slice first.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from inference.body import Coarse, Mask
+
+# A piece of air in one slice that may be the windpipe: adults' have 1.5 to 4 cm2, less at the vocal cords.
+_WINDPIPE_CM2 = (0.5, 8.0)
+_WINDPIPE_ABOVE_HU, _WINDPIPE_FROM_MIDDLE_MM = -500.0, 35.0
+# Slices with less air than this in the lungs' mask lie beyond the lungs: windpipe, or the tips of the recesses.
+_BEYOND_CM2 = 10.0
+_TISSUE_ABOVE_HU = -300.0
+# Where the heart lies, as shares of the lungs' height from below.
+_HEART_LEVELS = (0.25, 0.6)
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """What was measured.
+
+    smaller_side_share: of the air-filled lung, the part on the side of the body that has less; 0.5 at most.
+    heart_left_mm: how far the middle between the lungs lies to the patient's left of the body's middle at the
+        height of the heart: 2 to 11 in the scans at hand; 0 where nowhere both lungs are seen.
+    windpipe_above, windpipe_below: share of the slices beyond the lungs that show air in the middle, as the neck does.
+    windpipe_beside: the same for the highest third of the lungs.
+    """
+
+    smaller_side_share: float
+    heart_left_mm: float
+    windpipe_above: float
+    windpipe_below: float
+    windpipe_beside: float
+
+
+def find_landmarks(coarse: Coarse, lungs: Mask) -> Landmarks:
+    """The landmarks of a chest. lungs: bool on the coarse grid, see `body.find_lungs`; not empty."""
+    middle = body_middle(coarse, lungs)
+    windpipe = _windpipe(coarse, middle)
+    areas = coarse.areas_cm2(lungs)
+    inside = np.flatnonzero(areas >= min(_BEYOND_CM2, float(areas.max())))
+    first, last = int(inside[0]), int(inside[-1])
+    return Landmarks(
+        smaller_side_share=smaller_side(lungs, middle),
+        heart_left_mm=_heart_offset(lungs, middle, first, last) * coarse.spacing_mm[2],
+        windpipe_above=_share(windpipe[last + 1 :]),
+        windpipe_below=_share(windpipe[:first]),
+        windpipe_beside=_share(windpipe[last - (last - first) // 3 : last + 1]),
+    )
+
+
+def body_middle(coarse: Coarse, lungs: Mask) -> float:
+    """Column of the body's middle at the lungs' height, as a fraction of cells."""
+    tissue = coarse.hu[lungs.any(axis=(1, 2))] > _TISSUE_ABOVE_HU
+    return float(np.nonzero(tissue)[2].mean()) if tissue.any() else (coarse.hu.shape[2] - 1) / 2
+
+
+def smaller_side(mask: Mask, middle: float) -> float:
+    """Share of a mask's voxels on the side of `middle` (a column) that has fewer; 0 for an empty mask."""
+    columns = mask.sum(axis=(0, 1)).astype(np.float64)
+    total = float(columns.sum())
+    if not total:
+        return 0.0
+    whole = int(np.clip(np.floor(middle + 0.5), 0, len(columns) - 1))
+    low = float(columns[:whole].sum() + columns[whole] * (middle + 0.5 - whole))
+    return min(low, total - low) / total
+
+
+def _share(found: npt.NDArray[np.bool_]) -> float:
+    return float(found.mean()) if found.size else 0.0
+
+
+def _windpipe(coarse: Coarse, middle: float) -> npt.NDArray[np.bool_]:
+    """For each slice whether a piece of air of a windpipe's size lies near the middle, apart from other air."""
+    cell_cm2 = coarse.spacing_mm[1] * coarse.spacing_mm[2] / 100.0
+    reach = _WINDPIPE_FROM_MIDDLE_MM / coarse.spacing_mm[2]
+    found = np.zeros(len(coarse.hu), bool)
+    for z, plane in enumerate(coarse.hu):
+        labels, count = ndimage.label(plane < _WINDPIPE_ABOVE_HU)
+        sizes = np.bincount(labels.ravel(), minlength=count + 1) * cell_cm2
+        for label in np.flatnonzero((sizes >= _WINDPIPE_CM2[0]) & (sizes <= _WINDPIPE_CM2[1])):
+            if label and abs(float(np.nonzero(labels == label)[1].mean()) - middle) < reach:
+                found[z] = True
+                break
+    return found
+
+
+def _heart_offset(lungs: Mask, middle: float, first: int, last: int) -> float:
+    """Cells from the body's middle to the middle between the lungs, over all rows that cross both."""
+    whole, height = round(middle), last - first + 1
+    low, high = (first + int(share * height) for share in _HEART_LEVELS)
+    offsets = []
+    for plane in lungs[low : high + 1]:
+        for row in plane[plane[:, :whole].any(axis=1) & plane[:, whole:].any(axis=1)]:
+            columns = np.flatnonzero(row)
+            between = (columns[columns < whole].max() + columns[columns >= whole].min()) / 2
+            offsets.append(between - middle)
+    return float(np.mean(offsets)) if offsets else 0.0
