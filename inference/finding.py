@@ -41,8 +41,10 @@ class Finding:
     probability: P(COVID-19) as the model gives it, 0 to 1.
     lung_mask: bool (Z, Y, X) on the grid of the source volume; cleaned (connected components).
     lung_volume_ml, left_lung_ml, right_lung_ml: millilitres of the cleaned mask.
-    localisation: bool (Z, Y, X), the region that drove the model, or None where it was not asked for.
-    heat: float32 (Z, Y, X) 0 to 1, the map that `localisation` is cut from, or None.
+    localisation: bool (Z, Y, X), the part of the lungs that drove a positive result: empty for a negative one, and
+        where the model rested on nothing that stands out in the lungs; None where it was not asked for.
+    heat: uint8 (Z, Y, X), the map that `localisation` is cut from, 255 where it is strongest; all 0 for a negative
+        result, None where it was not asked for.
     input_digest: SHA-256 hex of the HU volume and its geometry as the pipeline saw them.
     timings_s: seconds by stage.
     trace: intermediate values by name (JSON types only); empty unless asked for.
@@ -54,7 +56,7 @@ class Finding:
     left_lung_ml: float
     right_lung_ml: float
     localisation: npt.NDArray[np.bool_] | None
-    heat: npt.NDArray[np.float32] | None
+    heat: npt.NDArray[np.uint8] | None
     input_digest: str
     model: ModelIdentity
     device: str

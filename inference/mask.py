@@ -20,10 +20,10 @@ def clean(raw: Grey) -> Mask:
     Returns bool (Z, Y, X). Parts touch by faces. The second largest part stays if it may be a lung.
     """
     result = np.zeros(raw.shape, bool)
-    box = _box(raw)
+    box = bounding_box(raw)
     if box is None:
         return result
-    labels, count = _label(raw[box])
+    labels, count = label(raw[box])
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
     largest = np.argsort(sizes, kind="stable")[::-1][:2]
@@ -40,7 +40,7 @@ def sides(mask: Mask, x_to_left: bool) -> tuple[int, int]:
     Two parts that lie side by side are the lungs; one joined part is split at its thinnest sagittal plane.
     """
     per_column = mask.sum(axis=(0, 1), dtype=np.int64)
-    box = _box(mask)
+    box = bounding_box(mask)
     if box is None:
         return 0, 0
     low, high = _parted(mask[box]) or _split(per_column)
@@ -49,7 +49,7 @@ def sides(mask: Mask, x_to_left: bool) -> tuple[int, int]:
 
 def _parted(mask: Mask) -> tuple[int, int] | None:
     """Voxels of the part with the lower and of the part with the higher columns, if they are apart."""
-    labels, count = _label(mask.view(np.uint8))
+    labels, count = label(mask.view(np.uint8))
     if count != 2:
         return None
     columns = np.arange(mask.shape[2])
@@ -72,7 +72,8 @@ def _split(per_column: npt.NDArray[np.int64]) -> tuple[int, int]:
     return int(per_column[:plane].sum()), int(per_column[plane:].sum())
 
 
-def _box(mask: npt.NDArray[np.generic]) -> tuple[slice, slice, slice] | None:
+def bounding_box(mask: npt.NDArray[np.generic]) -> tuple[slice, slice, slice] | None:
+    """The smallest box (z, y, x) around what is not 0; None where everything is."""
     found = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     if not len(found[0]):
         return None
@@ -80,7 +81,7 @@ def _box(mask: npt.NDArray[np.generic]) -> tuple[slice, slice, slice] | None:
     return z, y, x
 
 
-def _label(mask: Grey) -> tuple[npt.NDArray[np.integer], int]:
+def label(mask: Grey) -> tuple[npt.NDArray[np.integer], int]:
     """Numbers of the parts that touch by faces, from 1 on, and how many there are."""
     try:
         import cc3d

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from inference.cards import Card, Precision, Profile, read_card
 from inference.ct import CTVolume, as_stored, upright
@@ -17,8 +18,10 @@ from inference.device import Device, choose_device, one_thread
 from inference.engine import BackEnd, UnetEngine, cpu_runs, open_unet
 from inference.errors import UnsuitableSeries
 from inference.finding import Finding
+from inference.localisation import Localisation, Localiser, Placement
 from inference.mask import Mask, clean, sides
 from inference.preprocess import (
+    Box,
     Grey,
     greys,
     mask_box,
@@ -62,7 +65,13 @@ class Pipeline:
     """
 
     def __init__(
-        self, card: Card, unet: UnetEngine, reporting: UnetEngine, decovnet: StreamedDecovnet, device: Device
+        self,
+        card: Card,
+        unet: UnetEngine,
+        reporting: UnetEngine,
+        decovnet: StreamedDecovnet,
+        localiser: Localiser,
+        device: Device,
     ) -> None:
         """unet: for the verdict's slices.  reporting: for those that only the reported mask needs; may be the same."""
         self.card = card
@@ -70,12 +79,14 @@ class Pipeline:
         self._unet = unet
         self._reporting = reporting
         self._decovnet = decovnet
+        self._localiser = localiser
         self._device = device
         self._policy = Policy.from_table(card.suitability)
 
-    def run(self, volume: CTVolume, *, trace: bool = False) -> Finding:
+    def run(self, volume: CTVolume, *, localise: bool = True, trace: bool = False) -> Finding:
         """Analyse a volume.
 
+        localise: also find what drove a positive result, once the probability is there; it does not change.
         trace: also run the U-Net on slices that neither the verdict nor the reported mask needs, and keep
             `slices_resampled`, `raw_mask_ml`, `crop` and the stages' seconds. The result is the same.
         Raises UnsuitableSeries when a rule of the card's [suitability] table or the mask gate refuses it.
@@ -98,7 +109,11 @@ class Pipeline:
             image, mask = decovnet_input(grey, raw, profile)
             crop, image, mask = image.shape, *resized(image, mask, profile)
         with timings.stage("decovnet"):
-            probability = self._decovnet.probability(image, mask)
+            probability, features = self._decovnet.verdict(image, mask)
+        localised = None
+        if localise:
+            with timings.stage("localisation"), one_thread():
+                localised = self._localised(probability, features, volume, raw, lungs)
         spacing_z = volume.spacing_mm[0] * len(volume.hu) / len(grey)
         resampled_ml = spacing_z * volume.spacing_mm[1] * volume.spacing_mm[2] / 1000.0
         return Finding(
@@ -107,8 +122,8 @@ class Pipeline:
             lung_volume_ml=(left + right) * volume.voxel_ml,
             left_lung_ml=left * volume.voxel_ml,
             right_lung_ml=right * volume.voxel_ml,
-            localisation=None,
-            heat=None,
+            localisation=localised.region if localised else None,
+            heat=localised.heat if localised else None,
             input_digest=volume.digest(),
             model=self.identity,
             device=f"{self._device.kind}: {self._device.name}",
@@ -118,6 +133,22 @@ class Pipeline:
             checks=checks,
             trace=_trace(raw, crop, resampled_ml, timings.seconds) if trace else {},
         )
+
+    def _localised(
+        self, probability: float, features: Tensor, volume: CTVolume, raw: Grey, lungs: Mask
+    ) -> Localisation:
+        """What drove a positive result; nothing where the result is negative."""
+        if probability < self.card.threshold:
+            return Localisation.nothing(volume.hu.shape)
+        profile = self.card.profile
+        placement = Placement(
+            shape=volume.hu.shape,
+            resampled=len(raw),
+            descending=profile.slices.order == "descending",
+            box=verdict_box(raw, profile),
+            size=profile.decovnet.size,
+        )
+        return self._localiser.localise(features, placement, volume.hu, lungs, volume.spacing_mm)
 
     def _precision(self) -> str:
         verdict, reporting = self._unet.precision, self._reporting.precision
@@ -170,7 +201,8 @@ def load_pipeline(
     engine = open_unet(unet, chosen, verdict_format, back_end)
     same = reporting_format in ("float32", verdict_format)
     reporting = engine if same else open_unet(unet, chosen, reporting_format, back_end)
-    return Pipeline(card, engine, reporting, StreamedDecovnet(decovnet, chosen), chosen)
+    localiser = Localiser(decovnet)
+    return Pipeline(card, engine, reporting, StreamedDecovnet(decovnet, chosen), localiser, chosen)
 
 
 def number_format(allowed: tuple[Precision, ...], device: Device, precision: Speed) -> Precision:
@@ -211,15 +243,29 @@ def decovnet_input(grey: Grey, raw: Grey, profile: Profile) -> tuple[Grey, Grey]
     Raises UnsuitableSeries where there are too few slices, or no lung in them.
     """
     start, stop = verdict_range(len(grey), profile.slices)
-    image, mask = grey[start:stop], raw[start:stop]
-    if profile.decovnet.mask == "cleaned":
-        mask = clean(mask).view(np.uint8)
-    if profile.decovnet.crop == "mask-box" and len(mask):
-        box = mask_box(mask)
-        image, mask = image[box], mask[box]
+    mask = _verdict_mask(raw[start:stop], profile)
+    box = _crop(mask, profile)
+    image, mask = grey[start:stop][box], mask[box]
     if len(image) < 2:
         raise UnsuitableSeries("TOO_FEW_SLICES", "Fewer than 2 slices are left for the verdict.")
     return image, mask
+
+
+def verdict_box(raw: Grey, profile: Profile) -> Box:
+    """Where `decovnet_input` lies among the resampled slices."""
+    start, stop = verdict_range(len(raw), profile.slices)
+    z, y, x = _crop(_verdict_mask(raw[start:stop], profile), profile)
+    return slice(start + z.start, start + z.stop), y, x
+
+
+def _verdict_mask(raw: Grey, profile: Profile) -> Grey:
+    return clean(raw).view(np.uint8) if profile.decovnet.mask == "cleaned" else raw
+
+
+def _crop(mask: Grey, profile: Profile) -> Box:
+    if profile.decovnet.crop == "mask-box" and len(mask):
+        return mask_box(mask)
+    return slice(0, mask.shape[0]), slice(0, mask.shape[1]), slice(0, mask.shape[2])
 
 
 def resized(image: Grey, mask: Grey, profile: Profile) -> tuple[Grey, Grey]:

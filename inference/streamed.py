@@ -65,10 +65,11 @@ class StreamedDecovnet:
         self._network = network.to(device.torch_device)
         self._device = device
 
-    def probability(self, image: Grey, mask: Grey) -> float:
-        """P(COVID-19) of a volume.
+    def verdict(self, image: Grey, mask: Grey) -> tuple[float, Tensor]:
+        """P(COVID-19) of a volume, and the last feature volume that it was read from.
 
         image: uint8 (T, H, W), grey values; mask: uint8 (T, H, W), 0 or 1; T at least 2.
+        The features are float32 (T // 2, 128, H / 8, W / 8), on the device.
         """
         threads = 1 if self._device.kind == "cuda" else self._device.threads
         with torch.inference_mode(), one_thread(), workers(threads) as pool:
@@ -78,7 +79,11 @@ class StreamedDecovnet:
             x = _block(network.s2["pathway0_res0"], x, parts, pairs=True)  # type: ignore[arg-type]
             x = _block(network.s3["pathway0_res0"], x, parts, pairs=False)  # type: ignore[arg-type]
             logits = network.classify(x.transpose(0, 1)[None].contiguous())  # channels-last pools are slow
-            return float(torch.softmax(logits, 1)[0, COVID])
+            return float(torch.softmax(logits, 1)[0, COVID]), x
+
+    def probability(self, image: Grey, mask: Grey) -> float:
+        """P(COVID-19) of a volume, see `verdict`."""
+        return self.verdict(image, mask)[0]
 
 
 class _Parts:

@@ -173,8 +173,10 @@ def _paragraphs(finding: Finding, volume: CTVolume, origin: Origin) -> list[Para
 
 
 def _region_paragraph(finding: Finding, volume: CTVolume) -> list[Paragraph]:
-    if finding.localisation is None or not finding.localisation.any():
+    if finding.localisation is None:
         return []
+    if not finding.localisation.any():
+        return [(wording.nothing_localised(finding), 14, _AMBER)]
     region = np.count_nonzero(finding.localisation)
     words = f"Region that drove the model {region * volume.voxel_ml:.0f} mL"
     inside, lungs = np.count_nonzero(finding.localisation & finding.lung_mask), np.count_nonzero(finding.lung_mask)
@@ -233,8 +235,10 @@ def _legend(draw: ImageDraw.ImageDraw, x: int, y: int, anatomy: Anatomy) -> None
     entries = [(LUNG_COLOUR, "lungs as found by the U-Net")]
     if anatomy.region is not None:
         entries.append((REGION_COLOUR, "what drove the model, not a lesion boundary"))
+    elif anatomy.heat is not None:
+        entries.append((REGION_COLOUR, "no region: planes through the hottest point"))
     else:
-        entries.append((_FAINT, "no localisation: planes through the middle of the lungs"))
+        entries.append((_FAINT, "no region: planes through the middle of the lungs"))
     for colour, words in entries:
         draw.rectangle((x, y + 3, x + 14, y + 15), outline=colour, width=2)
         draw.text((x + 20, y), words, font=bundled(15), fill=_GREY)

@@ -20,7 +20,8 @@ MARGIN_MM = 15.0
 """Shown around the lungs on each side."""
 LUNG_COLOUR = (64, 200, 255)
 REGION_COLOUR = (255, 150, 0)
-_LEAST_HEAT = 0.25
+_LEAST_HEAT = 0.15
+"""Share of the heat's maximum that is shown: what the localisation is cut at (`inference.localisation.HOT`)."""
 
 Array = npt.NDArray[np.generic]
 
@@ -29,14 +30,14 @@ Array = npt.NDArray[np.generic]
 class Anatomy:
     """A finding's arrays as views that ascend (towards the head, towards the back, to the patient's left).
 
-    spacing_mm: in that order. region: None where there is no localisation. heat: likewise.
+    spacing_mm: in that order. region, heat (0 to 255): None where nothing is localised.
     focus: voxel that the planes go through.
     """
 
     hu: npt.NDArray[np.int16]
     lungs: npt.NDArray[np.bool_]
     region: npt.NDArray[np.bool_] | None
-    heat: npt.NDArray[np.float32] | None
+    heat: npt.NDArray[np.uint8] | None
     spacing_mm: tuple[float, float, float]
     focus: tuple[int, int, int]
     turn: "Turn"
@@ -76,7 +77,8 @@ def anatomy_of(finding: Finding, volume: CTVolume) -> Anatomy:
     lungs = turn.view(finding.lung_mask).astype(bool, copy=False)
     has_region = finding.localisation is not None and bool(finding.localisation.any())
     region = turn.view(finding.localisation).astype(bool, copy=False) if has_region else None  # type: ignore[arg-type]
-    heat = None if finding.heat is None else turn.view(finding.heat).astype(np.float32, copy=False)
+    has_heat = finding.heat is not None and bool(finding.heat.any())
+    heat = turn.view(finding.heat).astype(np.uint8, copy=False) if has_heat else None  # type: ignore[arg-type]
     spacing = tuple(volume.spacing_mm[axis] for axis in turn.axes)
     return Anatomy(
         hu=turn.view(volume.hu).astype(np.int16, copy=False),
@@ -90,16 +92,16 @@ def anatomy_of(finding: Finding, volume: CTVolume) -> Anatomy:
 
 
 def _focus(
-    lungs: npt.NDArray[np.bool_], region: npt.NDArray[np.bool_] | None, heat: npt.NDArray[np.float32] | None
+    lungs: npt.NDArray[np.bool_], region: npt.NDArray[np.bool_] | None, heat: npt.NDArray[np.uint8] | None
 ) -> tuple[int, int, int]:
-    """The hottest voxel of the region; its middle where there is no heat; the middle of the lungs without a region."""
+    """The hottest voxel of the region, or of all where there is no region; else the middle of region or lungs."""
+    if heat is not None:
+        hottest = heat.max() if region is None else heat[region].max()
+        # Of equally hot voxels the middle one: saturated maps have many.
+        found = heat == hottest
+        return _middle(np.argwhere(found if region is None else found & region))
     if region is not None:
-        voxels = np.argwhere(region)
-        if heat is not None:
-            # Of equally hot voxels the middle one: saturated maps have many.
-            values = heat[region]
-            voxels = voxels[values >= values.max()]
-        return _middle(voxels)
+        return _middle(np.argwhere(region))
     if lungs.any():
         return _middle(np.argwhere(lungs))
     return lungs.shape[0] // 2, lungs.shape[1] // 2, lungs.shape[2] // 2
@@ -159,7 +161,7 @@ def _render(
     grey = _resized(np.clip((hu - low) / (high - low), 0, 1), fitted)
     rgb = np.repeat(255 * grey[..., None], 3, axis=2)
     if anatomy.heat is not None:
-        _blend(rgb, _resized(plane(anatomy.heat).astype(np.float32), fitted))
+        _blend(rgb, _resized(plane(anatomy.heat).astype(np.float32) * np.float32(1 / 255), fitted))
     _outline(rgb, plane(anatomy.lungs), fitted, LUNG_COLOUR)
     if anatomy.region is not None:
         _outline(rgb, plane(anatomy.region), fitted, REGION_COLOUR)

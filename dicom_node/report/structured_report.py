@@ -199,5 +199,12 @@ def sentences_of(finding: Finding, volume: CTVolume, origin: Origin) -> list[str
         *wording.warnings_of(model),
         wording.verdict(finding),
         *wording.operating_points(context.operating_points, model.threshold, context.prevalence),
-        *filter(None, [wording.part_analysed(volume.part), wording.checks_passed(finding.checks)]),
+        *filter(
+            None,
+            [
+                wording.nothing_localised(finding),
+                wording.part_analysed(volume.part),
+                wording.checks_passed(finding.checks),
+            ],
+        ),
     ]

@@ -11,7 +11,10 @@ DEMONSTRATION = (
     "DEMONSTRATION MODEL: it was trained on synthetic phantoms only, so its output says nothing about this patient."
 )
 UNVERIFIED = "The weights are not those that a model card pins: nothing published about the model holds for them."
-LOCALISATION = "The opacity segment is the region that drove the model's output. It is not the boundary of a lesion."
+LOCALISATION = (
+    "The opacity segment is the dense part of the lungs that drove the model's output, from its class activation map. "
+    "It is not the boundary of a lesion, and its volume is not that of one."
+)
 KEY_IMAGES = "The slices with most of the region that drove the model's output; it is not the boundary of a lesion."
 _PREDICTIVE = "Predictive values depend on how common the disease is among those examined."
 
@@ -76,6 +79,18 @@ def operating_points(points: Sequence[OperatingPoint], threshold: float, prevale
     if sentences:
         sentences.append(_PREDICTIVE)
     return sentences
+
+
+def nothing_localised(finding: Finding) -> str:
+    """Why no region is marked; empty where one is, or none was asked for."""
+    if finding.localisation is None or finding.localisation.any():
+        return ""
+    if finding.positive:
+        return (
+            "No dense part of the lungs stands out as what drove the model's output: look at the whole scan, and doubt "
+            "the result."
+        )
+    return "No region is marked where the result is negative. That does not mean that the lungs are free of lesions."
 
 
 def part_analysed(part: str) -> str:

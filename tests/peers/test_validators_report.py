@@ -56,7 +56,7 @@ def localised(volume: CTVolume) -> Finding:
     region = np.zeros(volume.hu.shape, bool)
     z, y, x = (size // 2 for size in region.shape)
     region[z : z + 3, y - y // 4 : y, x // 2 : x] = True
-    heat = region.astype(np.float32)
+    heat = 255 * region.astype(np.uint8)
     return replace(plain, localisation=region, heat=heat)
 
 

@@ -261,7 +261,8 @@ def expected_rows(report: Dataset, seg: Dataset) -> list[Row]:
             contains,
             "TEXT",
             "121106,DCM",
-            "The opacity segment is the region that drove the model's output. It is not the boundary of a lesion.",
+            "The opacity segment is the dense part of the lungs that drove the model's output, from its class "
+            "activation map. It is not the boundary of a lesion, and its volume is not that of one.",
         ),
     ]
 

@@ -12,13 +12,14 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
-from dicom_node.report import ReportContext, build_summary, page, read_sources, to_part10
+from dicom_node.report import ReportContext, build_all, build_summary, page, read_sources, to_part10
 from dicom_node.report.fonts import bundled, font_for, showable_name
 from dicom_node.report.planes import LUNG_COLOUR, REGION_COLOUR, anatomy_of, axial, coronal, lung_box, sagittal
 from inference.cards import OperatingPoint
 from inference.ct import CTVolume
 from inference.finding import QualityCheck
 from tests.factories import Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
+from tests.validators import rows
 
 CONTEXT = ReportContext(created_at=datetime(2026, 3, 1, 12, tzinfo=UTC))
 ORIENTATIONS = {
@@ -102,9 +103,9 @@ def test_planes_go_through_the_hottest_voxel_of_the_region(tmp_path: Path) -> No
     grid = Grid()
     write_series(tmp_path / "s", grid)
     volume = volume_of(tmp_path / "s")
-    heat = np.zeros(grid.shape, np.float32)
-    heat[5, 13, 9] = 0.9
-    heat[1, 1, 1] = 1.0  # outside the region
+    heat = np.zeros(grid.shape, np.uint8)
+    heat[5, 13, 9] = 230
+    heat[1, 1, 1] = 255  # outside the region
     finding = finding_on(volume, localisation=lesion(grid), heat=heat)
     assert anatomy_of(finding, volume).focus == (5, 13, 9)
 
@@ -169,7 +170,40 @@ def test_negative_and_demonstration_are_said_on_the_page(tmp_path: Path, drawn: 
     text = " ".join(drawn)
     assert "49.99 %" in text and "NEGATIVE: below threshold 50 %" in text
     assert "DEMONSTRATION MODEL, TRAINED ON PHANTOMS  -  RESEARCH USE ONLY" in text
-    assert "(not verified)" in text and "no localisation" in text
+    assert "(not verified)" in text and "no region: planes through the middle of the lungs" in text
+
+
+def test_why_nothing_is_localised_is_said_in_report_and_on_the_page(tmp_path: Path, drawn: list[str]) -> None:
+    write_series(tmp_path / "s")
+    volume = volume_of(tmp_path / "s")
+    nothing = np.zeros(volume.hu.shape, bool)
+    cold, elsewhere = np.zeros(volume.hu.shape, np.uint8), np.zeros(volume.hu.shape, np.uint8)
+    elsewhere[2, 1, 1] = 255
+    for probability, heat, said, legend in (
+        (0.2, cold, "No region is marked where the result is negative.", "planes through the middle of the lungs"),
+        (0.9, elsewhere, "doubt the result", "planes through the hottest point"),
+    ):
+        drawn.clear()
+        finding = finding_on(volume, probability, localisation=nothing, heat=heat)
+        objects = dict(build_all(finding, volume, read_sources(volume), CONTEXT))
+        assert said in " ".join(value for _, _, kind, _, value in rows(objects["report"]) if kind == "TEXT")
+        assert said in " ".join(drawn) and legend in " ".join(drawn)
+        assert len(objects["segmentation"].SegmentSequence) == 1
+
+
+def test_heat_is_drawn_where_it_is(tmp_path: Path) -> None:
+    grid = Grid()
+    write_series(tmp_path / "s", grid)
+    volume = volume_of(tmp_path / "s")
+    heat = np.zeros(grid.shape, np.uint8)
+    heat[4:6, 10:16, 6:14] = 255
+    hot, plain = (anatomy_of(finding_on(volume, heat=h), volume) for h in (heat, None))
+    whole = tuple(slice(size) for size in hot.hu.shape)
+    before, after = (np.asarray(axial(a, 4, whole, (60, 64)), int) for a in (plain, hot))  # type: ignore[arg-type]
+    warmer = (after - before)[..., 0] > 60
+    rows_, columns = np.nonzero(warmer)
+    # Pixels are 1.5 mm of the image's 1 mm across and 2 mm down.
+    assert (rows_.min() // 2, rows_.max() // 2) == (10, 15) and (columns.min() // 1.5, columns.max() // 1.5) == (6, 13)
 
 
 def test_a_crowded_page_is_set_smaller_and_keeps_every_word(tmp_path: Path, drawn: list[str]) -> None:

@@ -1,0 +1,190 @@
+"""Does the localised region overlap the lesions, and does it follow them? Over phantoms, whose lesions are known.
+
+    python -m benchmarks.localisation --count 160                  # demonstration model
+    python -m benchmarks.localisation --model DIR --size 512 --slices 60 --count 20
+    python -m benchmarks.localisation --count 20 --unet            # lungs from the U-Net as in the node: slower
+
+Every phantom goes through the whole pipeline. Without --unet its true lung mask stands in for the U-Net's, which
+takes nine tenths of the time and finds nothing that is localised. As in the node, only positive results are localised.
+Beside each region stand two that no network made: a ball of the same volume at a random place of the lungs, and both
+lungs. A hit: the hottest voxel of the region, where the summary image goes through, lies in a lesion; for the
+baselines, that a random voxel of theirs does.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from inference.cards import read_card, shipped_folder
+from inference.ct import CTVolume
+from inference.device import choose_device
+from inference.engine import open_unet
+from inference.finding import Finding
+from inference.localisation import Localiser
+from inference.phantom import Phantom, make_phantom
+from inference.pipeline import Pipeline
+from inference.preprocess import Grey
+from inference.streamed import StreamedDecovnet
+from inference.training.cohort import TEST_SEEDS_FROM, Shapes, draw_test_phantom
+from inference.weights import load_networks
+
+Mask = npt.NDArray[np.bool_]
+ALWAYS = 1e-9  # a threshold that every result reaches
+MOVED_RADIUS_MM, MOVED_HU = 30.0, -150
+
+
+class KnownLungs(Pipeline):
+    """The pipeline with the lungs of one phantom in place of the U-Net's mask, or with its own for None."""
+
+    lungs: Mask | None = None
+
+    def raw_masks(self, grey: Grey, chosen: npt.NDArray[np.intp] | None = None) -> Grey:
+        if self.lungs is None:
+            return super().raw_masks(grey, chosen)
+        nearest = np.rint(np.linspace(0, len(self.lungs) - 1, len(grey))).astype(int)
+        mask: Grey = self.lungs[nearest].view(np.uint8)
+        return mask[::-1] if self.card.profile.slices.order == "descending" else mask
+
+
+def open_pipeline(folder: Path, threshold: float | None = None) -> KnownLungs:
+    """A model on the CPU. threshold: in place of the card's."""
+    card, device = read_card(folder), choose_device("cpu", 1)
+    unet, decovnet = load_networks(folder, card)
+    engine = open_unet(unet, device, "float32")
+    localiser = Localiser(decovnet)
+    card = card if threshold is None else replace(card, threshold=threshold)
+    return KnownLungs(card, engine, engine, StreamedDecovnet(decovnet, device), localiser, device)
+
+
+def analysed(pipeline: KnownLungs, phantom: Phantom, hu: npt.NDArray[np.int16], unet: bool = False) -> Finding:
+    """The finding on a phantom with `hu` as its voxels."""
+    pipeline.lungs = None if unet else phantom.lung_mask
+    affine = np.diag([*phantom.spacing_mm[::-1], 1.0])
+    return pipeline.run(CTVolume(hu, phantom.spacing_mm, affine, (), "1.2.3", "1.2.4"))
+
+
+def iou(one: Mask, other: Mask) -> float:
+    """Intersection over union, 0 for two empty masks."""
+    return float(np.count_nonzero(one & other)) / max(1, np.count_nonzero(one | other))
+
+
+def random_ball(lungs: Mask, voxels: int, spacing_mm: tuple[float, float, float], rng: np.random.Generator) -> Mask:
+    """The `voxels` voxels of the lungs that are nearest to a random one."""
+    places = np.argwhere(lungs)
+    distance = (((places - places[rng.integers(len(places))]) * np.array(spacing_mm)) ** 2).sum(axis=1)
+    chosen = places[np.argsort(distance, kind="stable")[:voxels]]
+    ball = np.zeros(lungs.shape, bool)
+    ball[tuple(chosen.T)] = True
+    return ball
+
+
+def hottest(finding: Finding) -> tuple[int, ...]:
+    """The hottest voxel of the region, or of all of the heat where there is no region."""
+    assert finding.heat is not None and finding.localisation is not None
+    shown = np.where(finding.localisation, finding.heat, 0) if finding.localisation.any() else finding.heat
+    return tuple(int(i) for i in np.unravel_index(shown.argmax(), shown.shape))
+
+
+def with_lesion(phantom: Phantom, centre: npt.NDArray[np.float64]) -> npt.NDArray[np.int16]:
+    """The phantom's voxels with a ball of dense lung around `centre` (z, y, x voxels)."""
+    z, y, x = np.ogrid[tuple(slice(0, size) for size in phantom.hu.shape)]
+    steps = ((index - at) * mm for index, at, mm in zip((z, y, x), centre, phantom.spacing_mm, strict=True))
+    inside = sum(step**2 for step in steps) < MOVED_RADIUS_MM**2
+    return np.where(inside & phantom.lung_mask, np.maximum(phantom.hu, np.int16(MOVED_HU)), phantom.hu)
+
+
+def two_places(phantom: Phantom) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The middle of the lower half of one lung and of the upper half of the other: (z, y, x) voxels."""
+    places, middle = np.argwhere(phantom.lung_mask), phantom.hu.shape[2] / 2
+    low = places[:, 0] < np.median(places[:, 0])
+    left = places[:, 2] > middle
+    return places[low & left].mean(axis=0), places[~low & ~left].mean(axis=0)
+
+
+def follows(pipeline: KnownLungs, phantom: Phantom) -> bool:
+    """True when the hottest voxel of each of two lesions lies nearer to that lesion than to the other's place."""
+    places = two_places(phantom)
+    found = []
+    for own, other in (places, places[::-1]):
+        at = np.array(hottest(analysed(pipeline, phantom, with_lesion(phantom, own))))
+        own_mm, other_mm = (np.linalg.norm((at - place) * phantom.spacing_mm) for place in (own, other))
+        found.append(own_mm < other_mm)
+    return all(found)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Overlap with the lesions and hit, of the region and of both baselines."""
+
+    region: tuple[float, float]
+    random: tuple[float, float]
+    lungs: tuple[float, float]
+    share: float
+    true_share: float
+    seconds: float
+
+
+def row_of(finding: Finding, phantom: Phantom, rng: np.random.Generator) -> Row:
+    """One localised phantom beside its baselines."""
+    region, lungs, lesions = finding.localisation, finding.lung_mask, phantom.lesion_mask
+    assert region is not None
+    ball = random_ball(lungs, np.count_nonzero(region), phantom.spacing_mm, rng)
+    in_ball = np.count_nonzero(ball & lesions) / max(1, np.count_nonzero(ball))
+    in_lungs = np.count_nonzero(lungs & lesions) / np.count_nonzero(lungs)
+    return Row(
+        region=(iou(region, lesions), float(region.any() and lesions[hottest(finding)])),
+        random=(iou(ball, lesions), in_ball),
+        lungs=(iou(lungs, lesions), in_lungs),
+        share=np.count_nonzero(region) / np.count_nonzero(lungs),
+        true_share=in_lungs,
+        seconds=finding.timings_s["localisation"],
+    )
+
+
+def table(rows: list[Row]) -> str:
+    """IoU and hit rate of the region and of the baselines."""
+    lines = ["| region | IoU mean | IoU median | IoU 5th to 95th percentile | hit rate |", "|---|---|---|---|---|"]
+    for name, title in (("region", "localised"), ("random", "random ball, same volume"), ("lungs", "both lungs")):
+        values = np.array([getattr(row, name) for row in rows])
+        low, middle, high = np.percentile(values[:, 0], (5, 50, 95))
+        mean, hit = values.mean(axis=0)
+        lines.append(f"| {title} | {mean:.3f} | {middle:.3f} | {low:.3f} to {high:.3f} | {hit:.3f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=shipped_folder() / "demonstration")
+    parser.add_argument("--count", type=int, default=160, help="phantoms with lesions")
+    parser.add_argument("--moved", type=int, default=20, help="phantoms in which a lesion is moved")
+    parser.add_argument("--size", type=int, default=256, help="rows and columns")
+    parser.add_argument("--slices", type=int, default=36)
+    parser.add_argument("--unet", action="store_true", help="lungs as the U-Net finds them")
+    arguments = parser.parse_args()
+    shapes = Shapes((arguments.size,), (arguments.slices, arguments.slices + 8))
+    pipeline, always = open_pipeline(arguments.model), open_pipeline(arguments.model, ALWAYS)
+    rng, rows, started = np.random.default_rng(0), [], time.process_time()
+    for number in range(arguments.count):
+        phantom = draw_test_phantom(TEST_SEEDS_FROM + 1 + 2 * number, shapes)  # odd seeds have lesions
+        finding = analysed(pipeline, phantom, phantom.hu, arguments.unet)
+        if finding.positive:
+            rows.append(row_of(finding, phantom, rng))
+    healthy = (make_phantom(number, slices=arguments.slices, size=arguments.size) for number in range(arguments.moved))
+    followed = sum(follows(always, phantom) for phantom in healthy)
+    out = sys.stdout.write
+    out(f"model {pipeline.identity.name} {pipeline.identity.version}, digest {pipeline.identity.digest[:12]}\n")
+    out(f"{len(rows)} of {arguments.count} phantoms with lesions are positive, and localised:\n{table(rows)}\n")
+    shares = [100 * np.mean([getattr(row, name) for row in rows]) for name in ("share", "true_share")]
+    out(f"localised {shares[0]:.1f} % of the lungs on average, lesions are {shares[1]:.1f} %\n")
+    out(f"one lesion in two places: the hottest voxel follows in {followed} of {arguments.moved} phantoms\n")
+    out(f"localisation: {1000 * np.median([row.seconds for row in rows]):.0f} ms at the median\n")
+    out(f"all of it: {time.process_time() - started:.0f} s of CPU\n")
+
+
+if __name__ == "__main__":
+    main()

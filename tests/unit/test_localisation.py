@@ -1,0 +1,169 @@
+"""Localisation: the map lies where the network looked, follows the lesion, and leaves the verdict alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy.ndimage import center_of_mass
+
+from benchmarks.localisation import (
+    ALWAYS,
+    KnownLungs,
+    analysed,
+    follows,
+    iou,
+    open_pipeline,
+    two_places,
+    with_lesion,
+)
+from inference.cards import Profile, read_card, shipped_folder
+from inference.ct import CTVolume
+from inference.decovnet import DeCoVNet
+from inference.localisation import (
+    FIRST,
+    STRIDE,
+    Localiser,
+    Placement,
+    activation_map,
+    on_source_grid,
+    region_of,
+)
+from inference.phantom import make_phantom
+from inference.pipeline import decovnet_input, resized, verdict_box
+from inference.preprocess import greys
+
+AUTHORS = read_card(shipped_folder() / "zheng2020-authors").profile
+
+
+def volume_of(hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float, float]) -> CTVolume:
+    return CTVolume(hu, spacing_mm, np.diag([*spacing_mm[::-1], 1.0]), (), "1.2.3", "1.2.4")
+
+
+def seen(volume: CTVolume, lungs: npt.NDArray[np.bool_], profile: Profile) -> tuple[np.ndarray, np.ndarray, Placement]:
+    """What DeCoVNet gets of a volume whose lungs are known, and where that lies."""
+    grey = greys(volume, profile)
+    descending = profile.slices.order == "descending"
+    on_grid = lungs[::-1] if descending else lungs
+    nearest = np.rint(np.linspace(0, len(lungs) - 1, len(grey))).astype(int)
+    raw = on_grid[nearest].astype(np.uint8)
+    image, mask = resized(*decovnet_input(grey, raw, profile), profile)
+    place = Placement(volume.hu.shape, len(grey), descending, verdict_box(raw, profile), profile.decovnet.size)
+    return image, mask, place
+
+
+def test_a_place_of_the_feature_volume_looks_at_the_input_around_where_the_map_puts_it() -> None:
+    torch.manual_seed(0)
+    network = DeCoVNet("running").eval()
+    x = torch.rand(1, 2, 16, 64, 96, requires_grad=True)
+    place = (4, 3, 7)
+    network.features(x)[0, :, *place].sum().backward()
+    assert x.grad is not None
+    middle = center_of_mass(x.grad[0].abs().sum(0).numpy())
+    assert middle == pytest.approx(
+        [first + step * at for first, step, at in zip(FIRST, STRIDE, place, strict=True)], abs=1
+    )
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+@pytest.mark.parametrize("crop", ["mask-box", "none"])
+def test_heat_comes_back_to_where_it_was_seen(order: str, crop: str) -> None:
+    """A bright ball goes the way of every volume into the network; its place there must lead back to it."""
+    profile = replace(
+        AUTHORS,
+        slices=replace(AUTHORS.slices, order=order, lung_range=(0.1, 1.0)),  # type: ignore[arg-type]
+        decovnet=replace(AUTHORS.decovnet, crop=crop),  # type: ignore[arg-type]
+    )
+    shape, spacing, ball = (30, 64, 80), (2.0, 4.0, 4.0), np.array([16, 28, 52])
+    z, y, x = np.indices(shape)
+    lungs = (np.abs(z - 16) < 11) & (np.abs(y - 30) < 20) & (np.abs(x - 42) < 30)
+    distance = np.sqrt(((np.stack([z, y, x], -1) - ball) * spacing) ** 2 @ np.ones(3))
+    hu = np.where(distance < 12, 600, -1200).astype(np.int16)
+    image, _, place = seen(volume_of(hu, spacing), lungs, profile)
+    in_input = center_of_mass(image.astype(float))
+    activation = np.zeros((len(image) // 2, *(size // 8 for size in profile.decovnet.size)), np.float32)
+    at = [(where - first) / step for where, first, step in zip(in_input, FIRST, STRIDE, strict=True)]
+    # The share of every place that is next to the ball's, so that interpolation leads back to it exactly.
+    for index in np.ndindex(2, 2, 2):
+        near = np.floor(at).astype(int) + index
+        activation[tuple(near)] = np.prod(1 - np.abs(near - at))
+    assert np.array(center_of_mass(on_source_grid(activation, place).astype(float))) == pytest.approx(ball, abs=0.5)
+
+
+def test_the_map_is_the_gradients_share_and_needs_no_other_computing() -> None:
+    """For one linear classifier the map can be written down: weight of the channel times its activation."""
+
+    class Linear(DeCoVNet):
+        def classify(self, features: torch.Tensor) -> torch.Tensor:
+            return torch.stack([features[:, 1].sum((1, 2, 3)), features[:, 0].sum((1, 2, 3)) * 3], dim=1)
+
+    features = torch.rand(4, 128, 3, 5)
+    wanted = (3 * features[:, 0] - features[:, 1]).clamp_min(0)
+    found = activation_map(Linear(), features)
+    assert np.allclose(found, (wanted / wanted.max()).numpy(), atol=1e-5)
+    assert not activation_map(Linear(), torch.zeros(4, 128, 3, 5)).any()
+
+
+def test_the_same_verdict_gives_the_same_map_whatever_the_threads() -> None:
+    torch.manual_seed(1)
+    network, features = DeCoVNet("batch").eval(), torch.rand(20, 128, 14, 21)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        localiser = Localiser(network)
+        hu = np.full((20, 112, 168), -900, np.int16)
+        place = Placement(hu.shape, 40, False, (slice(0, 40), slice(0, 112), slice(0, 168)), (112, 168))
+        found.append(localiser.localise(features, place, hu, hu < 0, (2.0, 2.0, 2.0)).heat)
+    torch.set_num_threads(1)
+    assert found[0].any() and np.array_equal(found[0], found[1])
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_region_is_hot_dense_lung_in_parts_that_are_not_specks() -> None:
+    hu = np.full((10, 40, 40), -850, np.int16)
+    lungs = np.zeros(hu.shape, bool)
+    lungs[:, 5:35, 5:35] = True
+    heat = np.zeros(hu.shape, np.uint8)
+    heat[2:8, :20] = 200
+    for corner in ((2, 8, 8), (2, 8, 30), (2, 28, 8)):  # hot; hot, partly outside the lungs; cold
+        z, y, x = corner
+        hu[z : z + 6, y : y + 8, x : x + 8] = -500
+    hu[4, 16, 20] = -500  # a speck
+    found = region_of(heat, hu, lungs, (2.0, 2.0, 2.0))
+    assert found[4, 11, 11] and found[4, 11, 33] and not found[4, 31, 11] and not found[4, 16, 20]
+    assert not found[:, :, 35:].any() and not (found & ~lungs).any()
+    assert not region_of(np.zeros_like(heat), hu, lungs, (2.0, 2.0, 2.0)).any()
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> KnownLungs:
+    return open_pipeline(shipped_folder() / "demonstration", ALWAYS)
+
+
+def test_what_is_localised_moves_with_the_lesion_and_overlaps_it(pipeline: KnownLungs) -> None:
+    phantom = make_phantom(4, slices=36, size=256)
+    assert follows(pipeline, phantom)
+    place, _ = two_places(phantom)
+    hu = with_lesion(phantom, place)
+    lesion = hu != phantom.hu
+    found = analysed(pipeline, phantom, hu).localisation
+    assert found is not None
+    assert iou(found, lesion) > 3 * iou(phantom.lung_mask, lesion)
+
+
+def test_localising_does_not_change_the_result_and_a_negative_one_marks_nothing(pipeline: KnownLungs) -> None:
+    phantom = make_phantom(5, slices=36, size=256, lesions="consolidation")
+    pipeline.lungs = phantom.lung_mask
+    volume = volume_of(phantom.hu, phantom.spacing_mm)
+    with_map, without, again = pipeline.run(volume), pipeline.run(volume, localise=False), pipeline.run(volume)
+    assert with_map.probability == without.probability
+    assert without.localisation is None and without.heat is None
+    assert np.array_equal(with_map.heat, again.heat) and np.array_equal(with_map.localisation, again.localisation)
+    assert with_map.localisation.any() and not (with_map.localisation & ~with_map.lung_mask).any()
+    pipeline.card = replace(pipeline.card, threshold=1 - 1e-9)
+    negative = pipeline.run(volume)
+    pipeline.card = replace(pipeline.card, threshold=ALWAYS)
+    assert negative.probability == with_map.probability
+    assert not negative.localisation.any() and not negative.heat.any()
