@@ -1,13 +1,15 @@
-"""Fail points in a real node, put there from outside: the product's code has none.
+"""Fail points and seeded bugs in a real node, put there from outside: the product's code has none.
 
 NODE_FAULTS names a folder; `install` wraps the durable steps of each process of the node that is started with it.
     kill    the one point at which to die, "process:step:moment" (absent: nowhere)
     scope   "tree": all processes of the node die at once; "process": only the one that reached the point
+    slow    seconds that the stand-in for the networks takes
+    bug     the seeded bug that this node has (bugs.py)
     done    written by whoever dies, so that it happens once
     points  every point that was reached, one a line
 
-A point is named by the process, the durable step and the moment, such as "work:result.recorded:before": the worker,
-just before the commit of the transaction that records a result.
+A point is named by the process, the durable step and the moment: "work:dicom_node.worker.Worker._commit:before" is
+the worker, just before the commit of the transaction in that function. points.py lists the steps from the code.
 
 The networks are replaced by a stand-in that finds the same in every volume: nothing here is about what they find,
 and their start would be most of the time. Everything else is the node as it is.
@@ -17,107 +19,121 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 FOLDER = "NODE_FAULTS"
-# Of the events in a transaction, the first of these names it.
-STEPS = (
-    "result.recorded",
-    "job.running",
-    "series.closed",
-    "delivery.sending",
-    "delivery.sent",
-    "delivery.committed",
-    "delivery.commitment-requested",
-    "instance.received",
-    "node.started",
-)
+PROCESSES = ("run", "receive", "schedule", "deliver", "work")
 
 
 def install() -> None:
-    """Wrap the durable steps of this process."""
-    if FOLDER not in os.environ:
-        return
+    """Wrap the durable steps of this process, and give it its bug."""
     sys.modules["inference.pipeline"] = _stand_in()
     _wrap_registry()
     _wrap_files()
     _wrap_transactions()
-    _wrap_answers()
+    _wrap_network()
+    _hurry()
+
+
+def configured(name: str) -> str:
+    """One of the files in the folder, or nothing."""
+    folder = os.environ.get(FOLDER)
+    path = Path(folder) / name if folder else None
+    return path.read_text() if path is not None and path.exists() else ""
 
 
 def reached(step: str, moment: str) -> None:
     """Note the point, and die where it is the one asked for."""
-    folder = Path(os.environ[FOLDER])
-    point = f"{_process()}:{step}:{moment}"
+    folder = Path(os.environ.get(FOLDER, "/nowhere"))
+    if not folder.exists():
+        return
+    point = f"{process()}:{step}:{moment}"
     with (folder / "points").open("a") as points:
         points.write(f"{point}\n")
-    kill = folder / "kill"
-    if not kill.exists() or kill.read_text() != point:
+    if configured("kill") != point:
         return
     try:
         os.close(os.open(folder / "done", os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
-    if (folder / "scope").read_text() == "tree":
+    if configured("scope") == "tree":
         os.killpg(os.getpgid(0), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _process() -> str:
+def process() -> str:
     """The part of the node that this process is: run, receive, schedule, deliver or work."""
-    return next((word for word in sys.argv[1:] if not word.startswith("-")), "none")
+    return next((word for word in sys.argv[1:] if word in PROCESSES), "none")
+
+
+def wrap(owner: Any, name: str, step: str) -> None:
+    """Make a function a durable step: a point before it and one after it."""
+    function = getattr(owner, name)
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        reached(step, "before")
+        result = function(*arguments, **named)
+        reached(step, "after")
+        return result
+
+    setattr(owner, name, wrapped)
 
 
 def _wrap_files() -> None:
     from storage import files
 
-    commit = files.NewFile.commit
-
-    def committed(self: files.NewFile) -> files.StoredFile:
-        reached("file", "before")
-        stored = commit(self)
-        reached("file", "after")
-        return stored
-
-    files.NewFile.commit = committed  # type: ignore[method-assign]
+    wrap(files.NewFile, "__init__", "storage.files.NewFile.__init__")
+    wrap(files.NewFile, "commit", "storage.files.NewFile.commit")
+    wrap(files.NewFile, "discard", "storage.files.NewFile.discard")
+    wrap(files, "fsync_folder", "storage.files.fsync_folder")
+    wrap(files.FileStore, "_make_durably", "storage.files.FileStore._make_durably")
+    wrap(files.FileStore, "make_durable", "storage.files.FileStore.make_durable")
+    wrap(files.FileStore, "remove", "storage.files.FileStore.remove")
 
 
 def _wrap_transactions() -> None:
-    from storage import audit, database
+    """Every transaction is a step, named by the function that began it."""
+    from storage import database
 
     transaction = database.Database.transaction
 
     @contextlib.contextmanager
-    def transacted(self: database.Database) -> Iterator[Any]:
+    def transacted(self: database.Database, step: str) -> Iterator[Any]:
         with transaction(self) as tx:
             yield tx
-            events = {row["event"] for row in tx.info.get(audit.PENDING, ())}
-            step = next((name for name in STEPS if name in events), None)
-            if step:
-                reached(step, "before")
-        if step:
-            reached(step, "after")
+            reached(step, "before")
+        reached(step, "after")
 
-    database.Database.transaction = transacted  # type: ignore[method-assign]
+    def begun(self: database.Database) -> Any:
+        frame = sys._getframe(1)
+        return transacted(self, f"{frame.f_globals['__name__']}.{frame.f_code.co_qualname}")
+
+    database.Database.transaction = begun  # type: ignore[method-assign, assignment]
 
 
-def _wrap_answers() -> None:
-    """The receiver has done everything for an instance and has not answered yet."""
-    if _process() != "receive":
-        return
-    from dicom_node.receiver import store
+def _wrap_network() -> None:
+    """What is promised to a peer, and what a peer promises: each before it is said, and just after."""
+    from pynetdicom.association import Association as Requestor
 
-    finish = store.Reception.finish
+    from dicom_node import commitment, commitment_listener, scu
+    from dicom_node.receiver.association import Association
 
-    def finished(self: store.Reception) -> tuple[int, str]:
-        answer = finish(self)
-        reached("answer", "before")
-        return answer
+    wrap(Association, "_answer", "c-store-response")
+    wrap(scu, "_store_one", "c-store")
+    wrap(Requestor, "send_n_action", "n-action")
+    wrap(commitment, "answer_report", "n-event-report")
+    commitment_listener.answer_report = commitment.answer_report
 
-    store.Reception.finish = finished  # type: ignore[method-assign]
+
+def _hurry() -> None:
+    """What a node does every few seconds or hours happens at once here."""
+    from dicom_node import scheduler
+
+    scheduler.LEASES_EVERY_S = scheduler.RETENTION_EVERY_S = 0.5
 
 
 def _wrap_registry() -> None:
@@ -148,6 +164,7 @@ def _stand_in() -> types.ModuleType:
         def run(self, volume: Any, *, trace: bool = False) -> Any:
             from tests.factories import finding_on
 
+            time.sleep(float(configured("slow") or 0))
             return finding_on(volume, model=self.identity)
 
     def load_pipeline(folder: Path, device: str = "auto", **_: object) -> Pipeline:

@@ -1,0 +1,5 @@
+"""Seeded bugs."""
+
+
+def apply(name: str) -> None:
+    """Give this process a bug."""

@@ -1,0 +1,463 @@
+"""A node that is killed and started again, those who send to it and receive from it, and what must hold in the end."""
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.filereader import read_dataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, evt
+from pynetdicom.dsutils import encode, split_dataset
+from sqlalchemy import select
+from sqlalchemy.exc import DatabaseError
+
+from dicom_node import pacs
+from storage import audit, deliveries, jobs, series, series_state
+from storage.database import Database
+from storage.errors import StorageError
+from storage.files import FileStore
+from storage.models import audit as audit_rows
+from tests.attacker import ACCEPT, Attacker, pdu
+from tests.factories import Grid, chest, slice_dataset
+from tests.programs import free_port, listening, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+GRID = Grid((6, 16, 20))
+MACHINES = {"job": jobs.TRANSITIONS, "delivery": deliveries.TRANSITIONS, "series": series_state.TRANSITIONS}
+BORN = {"job": "QUEUED", "delivery": "PENDING", "series": "OPEN"}
+REPORT, LOWER_REPORT = "1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.88.33"
+COMMITMENT = "1.2.840.10008.1.20.1"
+COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
+
+
+class Zygote:
+    """The process that nodes are forked from."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.zygote"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._lock = threading.Lock()
+        assert self._process.stdout is not None and self._process.stdout.readline() == "ready\n"
+
+    def _ask(self, request: dict[str, Any]) -> Any:
+        with self._lock:
+            assert self._process.stdin is not None and self._process.stdout is not None
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
+
+    def start(self, variables: Mapping[str, str], log: Path) -> int:
+        """`dicom-node run` with these environment variables. Returns its pid."""
+        return int(self._ask({"start": dict(variables), "arguments": ["run"], "log": str(log)}))
+
+    def status(self, pid: int) -> int | None:
+        """Exit status of a node, None while it runs."""
+        status: int | None = self._ask({"poll": pid})
+        return status
+
+    def stop(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+class Pacs:
+    """A Storage and Storage Commitment SCP that keeps every object that it gets, each time that it gets it.
+
+    slow_s: how long it takes to store. answer: the status of a C-STORE by its number from 0.
+    """
+
+    def __init__(self, port: int = 0, slow_s: float = 0.0, answer: Callable[[int], int] = lambda _: 0) -> None:
+        self.received: list[tuple[str, bytes]] = []
+        self._slow_s = slow_s
+        self._answer = answer
+        self._count = itertools.count()
+        self._reports: dict[str, Dataset] = {}
+        entity = AE(ae_title="PACS")
+        entity.maximum_associations = 20
+        for sop_class in (REPORT, LOWER_REPORT, COMMITMENT):
+            entity.add_supported_context(sop_class, ExplicitVRLittleEndian)
+        handlers: list[evt.EventHandlerType] = [(evt.EVT_C_STORE, self._store), (evt.EVT_N_ACTION, self._action)]
+        self._server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        self.port = int(self._server.server_address[1])
+
+    def _store(self, event: evt.Event) -> int:
+        status = self._answer(next(self._count))
+        if status in (0, 0xB000):
+            self.received.append((str(event.request.AffectedSOPInstanceUID), event.encoded_dataset(False)))
+        time.sleep(self._slow_s)
+        return status
+
+    def _action(self, event: evt.Event) -> tuple[int, None]:
+        information = event.action_information
+        threading.Thread(target=self._commit, args=(event.assoc, information), daemon=True).start()
+        return 0, None
+
+    def _commit(self, association: Any, information: Dataset) -> None:
+        time.sleep(0.05)
+        try:
+            association.send_n_event_report(information, 1, COMMITMENT, COMMITMENT_INSTANCE)
+        except (RuntimeError, ValueError):
+            pass  # the node died
+
+    def reports(self) -> dict[str, Dataset]:
+        """What was received, by SOP Instance UID."""
+        for uid, data in list(self.received):
+            if uid not in self._reports:
+                self._reports[uid] = read_dataset(io.BytesIO(data), is_implicit_VR=False, is_little_endian=True)
+        return dict(self._reports)
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def ct_series(slices: int = GRID.shape[0], series_uid: str | None = None) -> dict[str, bytes]:
+    """Encoded data sets of one new series by SOP Instance UID, explicit VR little endian."""
+    study, uid = generate_uid(), series_uid or generate_uid()
+    grid = Grid((slices, *GRID.shape[1:]))
+    noise = np.random.default_rng().integers(0, 5, grid.shape, dtype=np.int16)
+    hu = chest(grid) + noise
+    made = {}
+    for z in range(slices):
+        sop = generate_uid()
+        dataset = slice_dataset(
+            grid, z, hu[z], SOPInstanceUID=sop, StudyInstanceUID=study, SeriesInstanceUID=uid, PatientID=study[-12:]
+        )
+        del dataset.file_meta
+        made[str(sop)] = encode(dataset, False, True) or b""
+    return made
+
+
+def send(port: int, instances: Mapping[str, bytes], acknowledged: dict[str, str]) -> bool:
+    """One association with the instances that are not acknowledged yet. False where it ended early.
+
+    acknowledged: gets the SHA-256 of each data set that was answered with success, when it was.
+    """
+    try:
+        sender = Attacker(port)
+        sender.socket.settimeout(20)
+    except OSError:
+        return False
+    try:
+        if sender.associate() != ACCEPT:
+            return False
+        for uid, data in instances.items():
+            if uid not in acknowledged:
+                if sender.store(uid.encode(), data) != 0:
+                    return False
+                acknowledged[uid] = hashlib.sha256(data).hexdigest()
+        sender.send(pdu(5, bytes(4)))
+        sender.answer()
+        return True
+    except (OSError, ValueError):
+        return False
+    finally:
+        sender.close()
+
+
+class Archive:
+    """The demonstration's PACS, which can be asked and gives back what it holds; with what `check` wants to know."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = pacs.Pacs(folder, ae_title="PACS")
+        self.server.start()
+        self.port = self.server.port
+
+    @property
+    def received(self) -> list[tuple[str, bytes]]:
+        """Every object, each time that it came."""
+        paths = self.server.received()
+        return [(str(dcmread(p).SOPInstanceUID), p.read_bytes()[split_dataset(p)[1] :]) for p in paths]
+
+    def reports(self) -> dict[str, Dataset]:
+        """What was received, by SOP Instance UID."""
+        return {str(report.SOPInstanceUID): report for report in map(dcmread, self.server.received())}
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self.server.stop()
+
+
+class Node:
+    """A node in a folder, which may die at any moment, and whoever starts it again."""
+
+    def __init__(
+        self, zygote: Zygote, folder: Path, pacs_port: int, commitment: str = "request", **variables: str
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._zygote = zygote
+        self._pid = 0
+        self.port = free_port()
+        self.data = folder / "node"
+        self.faults = folder / "faults"
+        self.faults.mkdir(exist_ok=True)
+        self.log = folder / "log"
+        self.starts = 0
+        destination = {
+            "name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs_port, "commitment": commitment
+        }  # fmt: skip
+        self.variables = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("DICOM_NODE_", "NODE_"))},
+            "NODE_FAULTS": str(self.faults),
+            "DICOM_NODE_DATA_DIR": str(self.data),
+            "DICOM_NODE_RECEIVER__PORT": str(self.port),
+            "DICOM_NODE_COMPLETION__QUIET_S": "0.6",
+            "DICOM_NODE_DESTINATIONS": json.dumps([destination]),
+            "DICOM_NODE_SENDER__FIRST_RETRY_S": "0.2",
+            "DICOM_NODE_SENDER__LONGEST_RETRY_S": "1",
+            "DICOM_NODE_SENDER__LEASE_S": "2",
+            "DICOM_NODE_SENDER__POLL_S": "0.05",
+            "DICOM_NODE_SENDER__COMMITMENT_TIMEOUT_S": "1.5",
+            "DICOM_NODE_SENDER__COMMITMENT_ATTEMPTS": "1000",
+            "DICOM_NODE_SENDER__RESPONSE_TIMEOUT_S": "15",
+            "DICOM_NODE_WORKER__LEASE_S": "2",
+            "DICOM_NODE_WORKER__MAX_ATTEMPTS": "50",
+            "DICOM_NODE_WORKER__RETRY_DELAY_S": "0.2",
+            "DICOM_NODE_WORKER__POLL_S": "0.05",
+            "DICOM_NODE_REPORT__SEGMENTATION": "false",
+            "DICOM_NODE_REPORT__SUMMARY": "false",
+            "DICOM_NODE_STORAGE__LOW_DISK_MB": "1",
+            "DICOM_NODE_LOGGING__LEVEL": "warning",
+            **variables,
+        }
+
+    def configure(self, **files: str) -> None:
+        """Set what injection.py reads."""
+        for name, value in files.items():
+            (self.faults / name).write_text(value)
+
+    @property
+    def died(self) -> bool:
+        """The fail point was reached."""
+        return (self.faults / "done").exists()
+
+    def points(self) -> set[str]:
+        """The fail points reached so far."""
+        path = self.faults / "points"
+        return set(path.read_text().split()) if path.exists() else set()
+
+    def start(self) -> None:
+        """Start it; it listens a moment later."""
+        self._pid = self._zygote.start(self.variables, self.log)
+        self.starts += 1
+
+    def tend(self) -> None:
+        """Start it where it is not running, as the service manager does: once the whole group is gone."""
+        if self._pid and self._zygote.status(self._pid) is None:
+            return
+        self.kill()
+        self.start()
+
+    def kill(self) -> None:
+        """SIGKILL to every process of the node at once."""
+        if self._pid:
+            try:
+                os.killpg(self._pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def stop(self, timeout_s: float = 70) -> int | None:
+        """SIGTERM; wait. Returns the exit status."""
+        if self._pid and self._zygote.status(self._pid) is None:
+            os.kill(self._pid, signal.SIGTERM)
+            try:
+                wait_for(lambda: self._zygote.status(self._pid) is not None, timeout_s, "the node drains")
+            except AssertionError:
+                self.kill()
+                raise
+        status = self._zygote.status(self._pid) if self._pid else None
+        self.kill()
+        self._pid = 0
+        return status
+
+    def processes(self) -> list[int]:
+        """The pids of the supervisor and its children."""
+        children = Path(f"/proc/{self._pid}/task/{self._pid}/children")
+        try:
+            return [self._pid, *map(int, children.read_text().split())]
+        except OSError:
+            return [self._pid]
+
+    @property
+    def listens(self) -> bool:
+        """The receiver takes connections."""
+        return listening(self.port)
+
+    def database(self) -> Database:
+        """Its index."""
+        return Database(f"sqlite:///{self.data}/node.db")
+
+    def rows(self, statement: str) -> list[dict[str, Any]]:
+        """Any query on its index; nothing where there is none yet."""
+        if not (self.data / "node.db").exists():
+            return []
+        database = self.database()
+        try:
+            with database.read() as tx:
+                return [dict(row) for row in tx.exec_driver_sql(statement).mappings()]
+        except (DatabaseError, StorageError):
+            return []  # the schema is not there yet
+        finally:
+            database.close()
+
+    def send(self, instances: Mapping[str, bytes], acknowledged: dict[str, str], timeout_s: float = 90) -> None:
+        """As a PACS does: again and again, until each instance was answered with success."""
+
+        def sent() -> bool:
+            self.tend()
+            return send(self.port, instances, acknowledged) or bool(time.sleep(0.1))
+
+        wait_for(sent, timeout_s, "the node takes the whole series")
+
+    def is_settled(self) -> bool:
+        """Nothing is left to do: every series closed, every job and delivery at its end."""
+        self.tend()
+        states = self.rows(
+            "SELECT DISTINCT 'series ' || state AS state FROM series UNION SELECT 'job ' || state FROM jobs "
+            "UNION SELECT 'delivery ' || state FROM deliveries"
+        )
+        ends = {"series CLOSED", "job REPORTED", "job SUPERSEDED", "delivery COMMITTED", "delivery SUPERSEDED"}
+        return {"series CLOSED", "job REPORTED"} <= {row["state"] for row in states} <= ends
+
+    def settle(self, timeout_s: float = 90) -> None:
+        """Wait until nothing is left to do."""
+        try:
+            wait_for(self.is_settled, timeout_s, "nothing is stuck")
+        except AssertionError as error:
+            counts = self.rows("SELECT 'job' AS what, state, count(*) AS n FROM jobs GROUP BY state")
+            raise AssertionError(f"{error}: {counts}, {self.log.read_text()[-2000:]}") from None
+
+
+def check(
+    node: Node, pacs: Pacs | Archive, acknowledged: Mapping[str, str], *, deleted: bool = False
+) -> dict[str, int]:
+    """Nothing lost, nothing twice, everything audited. Returns counts.
+
+    deleted: retention has removed the images, as it may once their reports are delivered.
+    """
+    database, files = node.database(), FileStore(node.data / "files")
+    try:
+        with database.read() as tx:
+            assert audit.verify(tx) is None, "the audit trail is whole"
+            replay(tx)
+            held = {
+                item.sop_instance_uid: item
+                for record in series.list_series(tx)
+                for item in series.series_instances(tx, record.series_pk)
+            }
+            current = _current_reports(tx)
+    finally:
+        database.close()
+    assert acknowledged.keys() <= held.keys(), "an acknowledged instance has no row"
+    for uid, sha256 in acknowledged.items():
+        item = held[uid]
+        if deleted:
+            assert item.gone == "retention"
+            continue
+        assert item.gone is None, f"an acknowledged instance is {item.gone}"
+        data = files.read_verified(item.path, item.sha256)
+        _, offset = split_dataset(files.absolute(item.path))
+        assert hashlib.sha256(data[offset:]).hexdigest() == sha256, "an acknowledged instance has other bytes"
+    _check_pacs(pacs, current)
+    return {"acknowledged": len(acknowledged), "series": len(current), "objects sent": len(pacs.received)}
+
+
+def _current_reports(tx: Any) -> dict[str, set[str]]:
+    """By series: the UIDs of its current result's report, in whichever class it may have been sent."""
+    rows = tx.exec_driver_sql(
+        "SELECT series.series_instance_uid AS series, state, results.id AS result, sop_instance_uid AS uid "
+        "FROM series LEFT JOIN results ON results.series_pk = series.id AND superseded_at IS NULL AND NOT shadow "
+        "LEFT JOIN result_objects ON result_id = results.id"
+    ).mappings()
+    found: dict[str, set[str]] = defaultdict(set)
+    seen: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        assert row["state"] == "CLOSED" and row["result"] is not None, "a series without an outcome"
+        found[row["series"]].add(row["uid"])
+        seen[row["series"]].add(row["result"])
+    series_rows = tx.exec_driver_sql("SELECT series_instance_uid FROM series").scalars().all()
+    assert all(len(results) == 1 for results in seen.values()), "two current results"
+    assert set(found) <= set(series_rows)
+    return found
+
+
+def _check_pacs(pacs: Pacs | Archive, current: Mapping[str, set[str]]) -> None:
+    """Exactly one report of each series that no other replaces, and one content for each UID."""
+    contents: dict[str, set[bytes]] = defaultdict(set)
+    for uid, data in pacs.received:
+        contents[uid].add(hashlib.sha256(data).digest())
+    assert all(len(bytes_) == 1 for bytes_ in contents.values()), "one UID, two contents"
+    standing: dict[str, set[str]] = defaultdict(set)
+    replaced = set()
+    for uid, report in pacs.reports().items():
+        for study in report.get("PredecessorDocumentsSequence") or []:
+            for group in study.ReferencedSeriesSequence:
+                replaced |= {str(item.ReferencedSOPInstanceUID) for item in group.ReferencedSOPSequence}
+        for source in _sources(report):
+            standing[source].add(uid)
+    for source, uids in current.items():
+        left = standing[source] - replaced
+        assert len(left) == 1, f"{len(left)} standing reports of one series at the PACS"
+        assert left <= uids, "the report at the PACS is not the current one"
+
+
+def _sources(report: Dataset) -> set[str]:
+    return {
+        str(group.SeriesInstanceUID)
+        for study in report.CurrentRequestedProcedureEvidenceSequence
+        for group in study.ReferencedSeriesSequence
+    }
+
+
+def replay(tx: Any) -> None:
+    """Every change of state has its audit row: replayed, the trail ends in the states that the index holds."""
+    states: dict[tuple[str, Any], str] = {}
+    for row in tx.execute(select(audit_rows).order_by(audit_rows.c.id)).mappings():
+        entity = row["event"].partition(".")[0]
+        if entity not in MACHINES or row["outcome"] not in MACHINES[entity]:
+            continue
+        detail = json.loads(row["detail"] or "{}")
+        thing = {
+            "job": row["job_id"],
+            "series": row["series_uid"],
+            "delivery": (row["result_id"], detail.get("destination")),
+        }[entity]
+        before = states.get((entity, thing))
+        assert detail.get("from") == before, f"{entity}: a move from {before} is missing in the audit trail"
+        allowed = before in MACHINES[entity][row["outcome"]] if before else row["outcome"] == BORN[entity]
+        assert allowed, f"{entity}: {before} to {row['outcome']} is no arrow"
+        states[entity, thing] = row["outcome"]
+    held = {
+        **{("job", r.id): r.state for r in tx.exec_driver_sql("SELECT id, state FROM jobs")},
+        **{
+            ("series", r.series_instance_uid): r.state
+            for r in tx.exec_driver_sql("SELECT series_instance_uid, state FROM series")
+        },
+        **{
+            ("delivery", (r.result_id, r.destination)): r.state
+            for r in tx.exec_driver_sql("SELECT result_id, destination, state FROM deliveries")
+        },
+    }
+    assert held == states, "a state that no audit row tells of"

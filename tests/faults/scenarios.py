@@ -1,0 +1,268 @@
+"""Short lives of a node that together reach every durable step of every process; each may be killed at one of them."""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.files import FileStore
+from tests.faults.campaign import Archive, Node, Pacs, Zygote, check, ct_series
+from tests.programs import wait_for
+
+MIGRATE, ROOT_FOLDER = "storage.database.Database.migrate", "storage.files.fsync_folder"
+AT_START = [MIGRATE, ROOT_FOLDER]
+NEW_FILE = [
+    "storage.files.NewFile.__init__",
+    "storage.files.NewFile.commit",
+    "storage.files.FileStore._make_durably",
+]
+PREPARE = [*AT_START, "storage.reconcile.reconcile", "dicom_node.startup.prepare"]
+WRITE_ROWS = "dicom_node.receiver.committer.Committer._write"
+
+
+@dataclass(frozen=True)
+class Life:
+    """What a scenario gets. point: where to die, or nothing; scope: see injection.py."""
+
+    zygote: Zygote
+    folder: Path
+    point: str = ""
+    scope: str = "tree"
+
+    def node(self, pacs_port: int, commitment: str = "request", slow: str = "0", **variables: str) -> Node:
+        """A node that is to die there."""
+        node = Node(self.zygote, self.folder, pacs_port, commitment, **variables)
+        node.configure(kill=self.point, scope=self.scope, slow=slow)
+        return node
+
+
+Scenario = Callable[[Life], Node]
+
+
+def report(life: Life) -> Node:
+    """A series comes in, its report goes out and is committed to."""
+    slow = "1.2" if "_heartbeat" in life.point else "0"
+    with ExitStack() as stack:
+        pacs = Pacs(slow_s=float(slow))
+        stack.callback(pacs.stop)
+        node = life.node(pacs.port, slow=slow)
+        stack.callback(node.kill)
+        node.start()
+        acknowledged: dict[str, str] = {}
+        node.send(ct_series(), acknowledged)
+        node.settle()
+        check(node, pacs, acknowledged)
+        assert node.stop() == 0
+    return node
+
+
+def fetch(life: Life) -> Node:
+    """Two slices never come; the PACS that is asked has them. It holds the report, says its C-FIND."""
+    everything = ct_series()
+    with ExitStack() as stack:
+        (life.folder / "sent").mkdir(parents=True)
+        for uid, data in everything.items():
+            (life.folder / "sent" / uid).write_bytes(_part10(uid, data))
+        pacs = Archive(life.folder / "pacs")
+        stack.callback(pacs.stop)
+        pacs.server.load(life.folder / "sent")
+        node = life.node(
+            pacs.port, "query",
+            DICOM_NODE_COMPLETION__QUERY_DESTINATION="pacs", DICOM_NODE_COMPLETION__SETTLE_S="0.2",
+            DICOM_NODE_COMPLETION__QUIET_S="20", DICOM_NODE_COMPLETION__SILENCE_S="0",
+        )  # fmt: skip
+        stack.callback(node.kill)
+        node.start()
+        acknowledged: dict[str, str] = {}
+        node.send(dict(list(everything.items())[:-2]), acknowledged)
+        node.settle()
+        check(node, pacs, acknowledged)
+        held = node.rows("SELECT sop_instance_uid AS uid FROM instances WHERE gone_at IS NULL")
+        assert {row["uid"] for row in held} == everything.keys()
+        assert node.rows("SELECT count(*) AS n FROM results") == [{"n": 1}]
+        assert node.stop() == 0
+    return node
+
+
+def damage(life: Life) -> Node:
+    """Between two lives the disk loses a slice and a delivered report, and keeps a file that belongs to nothing."""
+    with ExitStack() as stack:
+        pacs = Pacs()
+        stack.callback(pacs.stop)
+        node = life.node(pacs.port, DICOM_NODE_WORKER__MAX_ATTEMPTS="2", DICOM_NODE_COMPLETION__QUIET_S="1.5")
+        node.configure(kill="")
+        stack.callback(node.kill)
+        node.start()
+        acknowledged: dict[str, str] = {}
+        node.send(ct_series(), acknowledged)
+        node.settle()
+        second = ct_series()
+        node.send(second, acknowledged)
+        node.kill()
+        lost = next(iter(second))
+        _damage(node, lost)
+        node.configure(kill=life.point)
+        # The job fails for want of the slice; it goes on when the slice comes again.
+        wait_for(lambda: (node.tend(), node.rows("SELECT * FROM jobs WHERE state = 'FAILED'"))[1], 60, "it fails")
+        del acknowledged[lost]
+        node.send(second, acknowledged)
+        node.settle()
+        check(node, pacs, acknowledged)
+        events = {row["event"] for row in node.rows("SELECT event FROM audit")}
+        assert {"instance.lost", "instance.restored", "result.lost", "files.swept"} <= events
+        assert node.stop() == 0
+    return node
+
+
+def resend(life: Life) -> Node:
+    """A slice is sent again after its file was lost, while the node runs."""
+    with ExitStack() as stack:
+        pacs = Pacs()
+        stack.callback(pacs.stop)
+        node = life.node(pacs.port, DICOM_NODE_COMPLETION__QUIET_S="3")
+        stack.callback(node.kill)
+        node.start()
+        acknowledged: dict[str, str] = {}
+        everything = ct_series()
+        node.send(everything, acknowledged)
+        for path in _files(node, list(everything)[:1]):
+            path.unlink()
+        acknowledged.clear()
+        node.send(everything, acknowledged)
+        node.settle()
+        check(node, pacs, acknowledged)
+        named = node.rows("SELECT path FROM instances UNION SELECT path FROM result_objects")
+        assert len(named) <= sum(1 for _ in (node.data / "files").rglob("*.dcm")), "a row without its file"
+        assert node.stop() == 0
+    return node
+
+
+def retention(life: Life) -> Node:
+    """The images of a delivered series go, and nothing else."""
+    with ExitStack() as stack:
+        pacs = Pacs()
+        stack.callback(pacs.stop)
+        node = life.node(pacs.port, DICOM_NODE_STORAGE__RETENTION_DAYS="0.00001")
+        stack.callback(node.kill)
+        node.start()
+        acknowledged: dict[str, str] = {}
+        node.send(ct_series(), acknowledged)
+        node.settle()
+        wait_for(lambda: (node.tend(), node.rows("SELECT * FROM audit WHERE event = 'series.images-deleted'"))[1], 60)
+        if life.point:
+            wait_for(lambda: (node.tend(), node.died)[1], 30, "the point is reached")
+        node.settle()
+        assert node.stop() == 0
+        check(node, pacs, acknowledged, deleted=True)
+        FileStore(node.data / "files").sweep_orphans(_kept(node), time.time() + 10)
+        assert len(list((node.data / "files").rglob("*.dcm"))) == len(_kept(node)), "what is left is named by rows"
+    return node
+
+
+def drain(life: Life) -> Node:
+    """A node is stopped in the middle of an analysis that takes too long, and started again."""
+    with ExitStack() as stack:
+        pacs = Pacs()
+        stack.callback(pacs.stop)
+        node = life.node(pacs.port, slow="30", DICOM_NODE_WORKER__DRAIN_S="0.1")
+        stack.callback(node.kill)
+        node.start()
+        acknowledged: dict[str, str] = {}
+        node.send(ct_series(), acknowledged)
+        wait_for(lambda: node.rows("SELECT * FROM jobs WHERE state = 'RUNNING'"), 60, "the job runs")
+        status = node.stop()
+        if not life.point:
+            assert status == 0
+            assert node.rows("SELECT state, attempts FROM jobs") == [{"state": "QUEUED", "attempts": 0}]
+        node.configure(slow="0")
+        node.settle()
+        check(node, pacs, acknowledged)
+        assert node.stop() == 0
+    return node
+
+
+# By scenario: the durable steps of each process that it is killed at. Together they are all there are.
+STEPS: dict[Scenario, dict[str, list[str]]] = {
+    report: {
+        "run": PREPARE,
+        "receive": [*AT_START, *NEW_FILE, WRITE_ROWS, "c-store-response"],
+        "schedule": [
+            *AT_START,
+            "dicom_node.completion.Completion.close_due_series",
+            "dicom_node.completion.Completion._close",
+            "dicom_node.scheduler._jobs.<locals>.release_leases",
+        ],
+        "work": [
+            *AT_START,
+            *NEW_FILE,
+            "dicom_node.worker.Worker.work_once",
+            "dicom_node.worker.Worker._heartbeat.<locals>.beat",
+            "dicom_node.worker.Worker._commit",
+        ],
+        "deliver": [
+            *AT_START,
+            "dicom_node.sender.DestinationSender.work_once",
+            "dicom_node.sender.DestinationSender._heartbeat.<locals>.beat",
+            "dicom_node.sender.DestinationSender._record",
+            "c-store",
+            "dicom_node.commitment.settle_one",
+            "dicom_node.commitment.request_commitment",
+            "n-action",
+            "n-event-report",
+            "dicom_node.commitment.record_answer",
+        ],
+    },
+    fetch: {
+        "schedule": ["dicom_node.completion.Completion._fetch", "dicom_node.retrieve.Keeper._record", *NEW_FILE],
+        "deliver": ["dicom_node.commitment.verify_by_query"],
+    },
+    damage: {
+        "run": [
+            "storage.reconcile._check_instances",
+            "storage.reconcile._check_reports",
+            "storage.reconcile.sweep",
+            "storage.files.FileStore.remove",
+        ],
+        "work": ["dicom_node.worker.Worker._failed"],
+    },
+    resend: {
+        "receive": [
+            "dicom_node.receiver.committer.Committer.rely_on_held",
+            "storage.files.FileStore.make_durable",
+            "storage.files.FileStore.remove",
+        ]
+    },
+    retention: {"schedule": ["storage.retention.delete_old_images", "storage.files.FileStore.remove"]},
+    drain: {"work": ["dicom_node.worker.Worker._hand_back"]},
+}
+# Ends with an exception there, as the file that it is asked for is not there: there is no moment after it.
+NO_AFTER = {"resend receive storage.files.FileStore.make_durable"}
+
+
+def _part10(uid: str, data: bytes) -> bytes:
+    from dicom_node.receiver.part10 import encode_file_start
+    from tests.attacker import CTImageStorage, ExplicitVRLittleEndian
+
+    return encode_file_start(str(CTImageStorage), uid, str(ExplicitVRLittleEndian)) + data
+
+
+def _files(node: Node, uids: list[str]) -> list[Path]:
+    rows = {r["sop_instance_uid"]: r["path"] for r in node.rows("SELECT sop_instance_uid, path FROM instances")}
+    return [node.data / "files" / rows[uid] for uid in uids]
+
+
+def _kept(node: Node) -> set[str]:
+    rows = node.rows("SELECT path FROM result_objects UNION SELECT path FROM instances WHERE gone_at IS NULL")
+    return {row["path"] for row in rows}
+
+
+def _damage(node: Node, lost: str) -> None:
+    for path in _files(node, [lost]):
+        path.unlink()
+    (report_path,) = [node.data / "files" / row["path"] for row in node.rows("SELECT path FROM result_objects LIMIT 1")]
+    report_path.unlink()
+    orphan = report_path.with_name("0" * 32 + ".dcm")
+    orphan.write_bytes(b"nobody's")
+    os.utime(orphan, (1, 1))
