@@ -1,12 +1,13 @@
 """Fail points and seeded bugs in a real node, put there from outside: the product's code has none.
 
-NODE_FAULTS names a folder; `install` wraps the durable steps of each process of the node that is started with it.
+NODE_FAULTS names a folder; `install` wraps the durable steps of each process of a node that zygote.py starts with it.
     kill    the one point at which to die, "process:step:moment" (absent: nowhere)
-    scope   "tree": all processes of the node die at once; "process": only the one that reached the point
+    scope   "tree": all processes of the node die at once; "power": they do, and the disk loses every file that was
+            not synced; "process": only the one that reached the point
     slow    seconds that the stand-in for the networks takes
-    bug     the seeded bug that this node has (bugs.py)
     done    written by whoever dies, so that it happens once
     points  every point that was reached, one a line
+    synced  every file whose bytes were synced, and every name that was in a folder when that was
 
 A point is named by the process, the durable step and the moment: "work:dicom_node.worker.Worker._commit:before" is
 the worker, just before the commit of the transaction in that function. points.py lists the steps from the code.
@@ -30,12 +31,13 @@ PROCESSES = ("run", "receive", "schedule", "deliver", "work")
 
 
 def install() -> None:
-    """Wrap the durable steps of this process, and give it its bug."""
+    """Wrap the durable steps of this process."""
     sys.modules["inference.pipeline"] = _stand_in()
     _wrap_registry()
     _wrap_files()
     _wrap_transactions()
     _wrap_network()
+    _note_syncs()
     _hurry()
 
 
@@ -60,7 +62,7 @@ def reached(step: str, moment: str) -> None:
         os.close(os.open(folder / "done", os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
-    if configured("scope") == "tree":
+    if configured("scope") != "process":
         os.killpg(os.getpgid(0), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -93,6 +95,23 @@ def _wrap_files() -> None:
     wrap(files.FileStore, "_make_durably", "storage.files.FileStore._make_durably")
     wrap(files.FileStore, "make_durable", "storage.files.FileStore.make_durable")
     wrap(files.FileStore, "remove", "storage.files.FileStore.remove")
+
+
+def _note_syncs() -> None:
+    """Keep a list of what the disk would still have after a power failure."""
+    fsync = os.fsync
+
+    def noted(fd: int) -> None:
+        fsync(fd)
+        folder = Path(os.environ.get(FOLDER, "/nowhere"))
+        if not folder.exists():
+            return
+        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        lines = [f"name {child}" for child in path.iterdir()] if path.is_dir() else [f"bytes {path}"]
+        with (folder / "synced").open("a") as synced:
+            synced.write("".join(f"{line}\n" for line in lines))
+
+    os.fsync = noted
 
 
 def _wrap_transactions() -> None:

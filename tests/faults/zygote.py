@@ -64,7 +64,6 @@ def fork(arguments: list[str], env: dict[str, str], log: str = "") -> int:
 def _live(arguments: list[str], env: dict[str, str], log: str) -> int:
     """The life of a forked process, from its command line to its exit status."""
     from dicom_node.cli.app import main
-    from tests.faults import bugs, injection
 
     os.environ.clear()
     os.environ.update(env)
@@ -75,7 +74,6 @@ def _live(arguments: list[str], env: dict[str, str], log: str) -> int:
         os.dup2(nothing, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        bugs.apply(injection.configured("bug"))
     try:
         main()
     except SystemExit as ended:
@@ -111,6 +109,9 @@ def _prepare_in_a_child() -> None:
 
 
 def _preload() -> None:
+    from tests.faults import bugs
+
+    bugs.apply()
     from tests.faults import injection
 
     injection.install()

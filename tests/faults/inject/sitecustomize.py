@@ -6,8 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.faults import bugs, injection
+from tests.faults import injection
 
 if injection.FOLDER in os.environ:
     injection.install()
-    bugs.apply(injection.configured("bug"))
