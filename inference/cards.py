@@ -153,6 +153,7 @@ class Card:
         other than float32 only where a measured difference allows them.
     reporting_precisions: the same for slices that only the reported mask needs, which cannot move the verdict.
     suitability: the rules that a series must pass, read by `inference.suitability`.
+    training, evaluation: what it was trained on and how, and what it reached; figures without patient data.
     """
 
     name: str
@@ -170,6 +171,8 @@ class Card:
     demonstration: bool = False
     suitability: Mapping[str, object] = field(default_factory=dict)
     operating_points: tuple[OperatingPoint, ...] = ()
+    training: Mapping[str, object] = field(default_factory=dict)
+    evaluation: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from inference.cards import Card, Precision, Profile, read_card
 from inference.ct import CTVolume, as_stored, upright
+from inference.decovnet import DeCoVNet
 from inference.device import Device, choose_device, one_thread
 from inference.engine import BackEnd, UnetEngine, cpu_runs, open_unet
 from inference.errors import UnsuitableSeries
@@ -32,6 +33,7 @@ from inference.preprocess import (
 )
 from inference.streamed import StreamedDecovnet
 from inference.suitability import Policy, check, check_mask
+from inference.unet import UNet
 from inference.weights import load_networks
 
 Speed = Literal["exact", "fast"]
@@ -93,7 +95,7 @@ class Pipeline:
         """
         turned = upright(volume)
         if turned is not volume:
-            return _as_stored(self.run(turned, trace=trace), turned, volume.digest())
+            return _as_stored(self.run(turned, localise=localise, trace=trace), turned, volume.digest())
         timings, profile = Timings(), self.card.profile
         with timings.stage("suitability"):
             checks = check(volume, self._policy)
@@ -150,6 +152,17 @@ class Pipeline:
         )
         return self._localiser.localise(features, placement, volume.hu, lungs, volume.spacing_mm)
 
+    def probability(self, grey: Grey) -> float:
+        """P(COVID-19) of grey slices that went through this model's profile, without the checks of a volume.
+
+        grey: uint8 (T, Y, X), as `preprocess.greys` gives them.
+        Raises UnsuitableSeries where no lung is found.
+        """
+        profile = self.card.profile
+        start, stop = verdict_range(len(grey), profile.slices)
+        raw = self.raw_masks(grey, np.arange(start, stop, dtype=np.intp))
+        return self._decovnet.probability(*resized(*decovnet_input(grey, raw, profile), profile))
+
     def _precision(self) -> str:
         verdict, reporting = self._unet.precision, self._reporting.precision
         return verdict if verdict == reporting else f"{verdict}, {reporting} outside the verdict's slices"
@@ -196,13 +209,24 @@ def load_pipeline(
     card = read_card(model_folder)
     chosen = choose_device(device, threads)
     unet, decovnet = load_networks(model_folder, card)
-    verdict_format = number_format(card.precisions, chosen, precision)
-    reporting_format = number_format(card.reporting_precisions, chosen, precision)
-    engine = open_unet(unet, chosen, verdict_format, back_end)
+    return pipeline_of(card, unet, decovnet, chosen, precision, back_end)
+
+
+def pipeline_of(
+    card: Card,
+    unet: UNet,
+    decovnet: DeCoVNet,
+    device: Device,
+    precision: Speed = "exact",
+    back_end: BackEnd = "auto",
+) -> Pipeline:
+    """The pipeline of two networks, in evaluation mode on the CPU, and the card that describes them."""
+    verdict_format = number_format(card.precisions, device, precision)
+    reporting_format = number_format(card.reporting_precisions, device, precision)
+    engine = open_unet(unet, device, verdict_format, back_end)
     same = reporting_format in ("float32", verdict_format)
-    reporting = engine if same else open_unet(unet, chosen, reporting_format, back_end)
-    localiser = Localiser(decovnet)
-    return Pipeline(card, engine, reporting, StreamedDecovnet(decovnet, chosen), localiser, chosen)
+    reporting = engine if same else open_unet(unet, device, reporting_format, back_end)
+    return Pipeline(card, engine, reporting, StreamedDecovnet(decovnet, device), Localiser(decovnet), device)
 
 
 def number_format(allowed: tuple[Precision, ...], device: Device, precision: Speed) -> Precision:

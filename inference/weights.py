@@ -20,7 +20,7 @@ from inference.cards import Card, Weights, read_card, require_weights, shipped_f
 from inference.decovnet import DeCoVNet
 from inference.errors import ModelError
 from inference.registry import make_active, sync_folder
-from inference.unet import UNet
+from inference.unet import Statistics, UNet
 
 AUTHORS = "zheng2020-authors"
 WRAPPER = "module."  # torch.nn.DataParallel's prefix
@@ -51,10 +51,11 @@ def import_authors(unet_file: Path, decovnet_file: Path, models_dir: Path, *, al
     return card
 
 
-def install(card: Card, unet: bytes, decovnet: bytes, models_dir: Path) -> Path:
+def install(card: Card, unet: bytes, decovnet: bytes, models_dir: Path, *, activate: bool = True) -> Path:
     """Write a model's folder durably, all of it or nothing, and make it the active model.
 
     unet, decovnet: the safetensors files' bytes. Returns the folder.
+    activate: False leaves the active model as it is; the settings then name the new one.
     """
     models_dir.mkdir(parents=True, exist_ok=True)
     folder = models_dir / f"{card.name}-{card.digest()[:16]}"
@@ -71,7 +72,8 @@ def install(card: Card, unet: bytes, decovnet: bytes, models_dir: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_folder(models_dir)
-    make_active(models_dir, folder.name)
+    if activate:
+        make_active(models_dir, folder.name)
     return folder
 
 
@@ -84,6 +86,11 @@ def load_networks(folder: Path, card: Card) -> tuple[UNet, DeCoVNet]:
     unet = UNet(card.profile.unet.statistics)
     decovnet = DeCoVNet(card.profile.decovnet.statistics)
     return _loaded(unet, folder, card.unet), _loaded(decovnet, folder, card.decovnet)
+
+
+def load_unet(path: Path, digest: str, statistics: Statistics) -> UNet:
+    """A U-Net alone, in evaluation mode on the CPU. Raises ModelError as `load_networks` does."""
+    return _loaded(UNet(statistics), path.parent, Weights(path.name, digest))
 
 
 def save_network(network: nn.Module, path: Path) -> str:

@@ -9,8 +9,20 @@ import sys
 import typer
 
 from config.errors import ConfigError
-from dicom_node.cli import analyse, audit, configure, demo, models, network, processes, series, tls
-from dicom_node.cli_evaluate import evaluate
+from dicom_node.cli import (
+    analyse,
+    audit,
+    configure,
+    dataset,
+    demo,
+    evaluate,
+    models,
+    network,
+    processes,
+    series,
+    tls,
+    train,
+)
 from dicom_node.errors import NodeError, PortTaken
 from dicom_node.supervisor import DO_NOT_RESTART
 from inference.errors import InferenceError
@@ -23,9 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for module in (processes, series, audit, models, network, analyse, configure, demo, tls):
+for module in (processes, series, audit, models, network, analyse, dataset, train, evaluate, configure, demo, tls):
     module.register(app)
-app.command()(evaluate)
 
 
 def main() -> None:

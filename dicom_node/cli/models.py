@@ -1,4 +1,4 @@
-"""models import and models list."""
+"""models import, models publish and models list."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from dicom_node.cli.common import ConfigOption, JsonOption, database_of, out, print_json, print_rows, settings_from
 
-group = typer.Typer(no_args_is_help=True, help="Import and list models.")
+group = typer.Typer(no_args_is_help=True, help="Import, publish and list models.")
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +48,49 @@ def import_(
     else:
         state = "verified" if identity.verified else "UNVERIFIED"
         out.print(f"imported {identity.name} {identity.version} ({state}), digest {identity.digest[:16]}", markup=False)
+
+
+@group.command()
+def publish(
+    run: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of train decovnet.")],
+    name: Annotated[str, typer.Option(help="Name of the model, as [model] name will give it.")],
+    version: Annotated[str, typer.Option(help="Its version; a name and version stand for one model for ever.")],
+    evaluation: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="evaluation.json of evaluate --model-folder RUN.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(min=0.001, max=0.999, help="At or above which it is positive.")] = 0.5,
+    title: Annotated[str, typer.Option(help="Default: made of name and version.")] = "",
+    source: Annotated[str | None, typer.Option(help="Where it comes from.")] = None,
+    licence: Annotated[str, typer.Option(help="Of the weights.")] = "not stated",
+    intended_use: Annotated[str | None, typer.Option(help="What it is for, and what it is not for.")] = None,
+    activate: Annotated[
+        bool, typer.Option("--activate", help="Also use it where the settings name no model. Reports change at once.")
+    ] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Give a trained model its card, with data, figures and digests, and put it where the node finds it."""
+    settings = settings_from(config)
+    import time
+
+    from inference.training.publish import Publication
+    from inference.training.publish import publish as install
+    from storage import audit
+
+    said = {"source": source, "intended_use": intended_use}
+    publication = Publication(
+        name, version, threshold, title, licence=licence, **{key: text for key, text in said.items() if text}
+    )
+    card = install(run, settings.models_dir, publication, evaluation=evaluation, activate=activate)
+    detail = {"name": name, "version": version, "digest": card.digest(), "activated": activate}
+    with database_of(settings).transaction() as tx:
+        audit.append(tx, time.time(), "model.published", outcome="PUBLISHED", detail=detail)
+    if json:
+        print_json({**detail, "unet_sha256": card.unet.sha256, "decovnet_sha256": card.decovnet.sha256})
+        return
+    out.print(f"published {name} {version}, digest {card.digest()[:16]}", markup=False)
+    if not activate:
+        out.print(f'use it with [model] name = "{name}", version = "{version}"; or shadow = "{name}"', markup=False)
 
 
 @group.command("list")

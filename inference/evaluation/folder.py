@@ -7,31 +7,16 @@ import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
-
-import pydicom
 
 from inference.ct import CTVolume
 from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.evaluation.errors import EvaluationError, Problem, UnusablePredictions
 from inference.evaluation.predictions import Labels, Predictions, read_labels, read_predictions
-from inference.volume import find_series, load
+from inference.scans import AmbiguousLabel, Scan, header_columns, scans_by_case, scans_in
+from inference.volume import load
 
 CORRUPT = "CORRUPT_INSTANCE"
-DAYS_PER_YEAR = 365.25
-TAGS = ("PatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate", "StudyInstanceUID", "AccessionNumber")
-
-
-@dataclass(frozen=True)
-class Scan:
-    """One series of the folder. names: everything that a label may call it by. patient: its PatientID."""
-
-    paths: tuple[Path, ...]
-    names: frozenset[str]
-    patient: str
-    sex: str
-    age: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +47,7 @@ def predict_folder(
     Raises UnusablePredictions for labels that cannot be used, EvaluationError where no case could be analysed.
     """
     truth = read_labels(labels)
-    scans, unlabelled = _by_case([_scan(folder, uid, paths) for uid, paths in find_series(folder).items()], truth)
+    scans, unlabelled = _by_case(scans_in(folder), truth)
     rows: list[Mapping[str, str]] = []
     refused = []
     patients: dict[str, str] = {}
@@ -76,7 +61,9 @@ def predict_folder(
             patient = patients.setdefault(scan.patient or f"case {case}", str(len(patients) + 1))
             given = {name: value for name, value in row.others.items() if value}
             figures = {"case": case, "probability": repr(probability), "label": row.roles["label"]}
-            rows.append({**_headers(scan, volume), **given, "patient": row.roles.get("patient", patient), **figures})
+            rows.append(
+                {**header_columns(scan, volume), **given, "patient": row.roles.get("patient", patient), **figures}
+            )
         done(number, len(truth.rows))
     if not rows:
         raise EvaluationError(f"no case of {truth.file} could be analysed: {_counted(refused)}")
@@ -94,7 +81,7 @@ def as_predictions(result: FolderPredictions, path: Path) -> Predictions:
             writer.writerows(result.rows)
     except OSError as error:
         raise EvaluationError(f"cannot write {path}: {error.strerror}") from error
-    notes = [f"{result.unlabelled} series have no label and were not analysed"] if result.unlabelled else []
+    notes = [f"{result.unlabelled} series have no label and are in no figure"] if result.unlabelled else []
     predictions = read_predictions(path)
     return replace(predictions, left_out=result.refused, notes=(*predictions.notes, *notes))
 
@@ -118,51 +105,11 @@ def _first_analysed(scans: Sequence[Scan], probability_of: Callable[[CTVolume], 
 
 
 def _by_case(scans: Sequence[Scan], truth: Labels) -> tuple[dict[str, list[Scan]], int]:
-    """The scans of each case, those with the most files first, and the number of scans that no label names."""
-    found: dict[str, list[Scan]] = {}
-    unlabelled = 0
-    for scan in sorted(scans, key=lambda scan: -len(scan.paths)):
-        cases = sorted(scan.names & truth.rows.keys(), key=lambda case: truth.rows[case].line)
-        if len(cases) > 1:
-            first, second = (truth.rows[case].line for case in cases[:2])
-            raise UnusablePredictions(
-                [Problem(truth.file, second, truth.column, f"names a series of line {first} too")]
-            )
-        unlabelled += not cases
-        for case in cases:
-            found.setdefault(case, []).append(scan)
-    return found, unlabelled
-
-
-def _scan(folder: Path, uid: str, paths: Sequence[Path]) -> Scan:
-    header = pydicom.dcmread(paths[0], stop_before_pixels=True, specific_tags=list(TAGS))
-    values = {name: str(header.get(name) or "").strip() for name in TAGS}
-    folders = {part for path in paths for part in path.relative_to(folder).parts[:-1]}
-    names = {uid, values["StudyInstanceUID"], values["AccessionNumber"], values["PatientID"], *folders} - {""}
-    age = values["PatientAge"] or _age(values["PatientBirthDate"], values["StudyDate"])
-    return Scan(tuple(paths), frozenset(names), values["PatientID"], values["PatientSex"], age)
-
-
-def _age(born: str, scanned: str) -> str:
-    """Years between two DICOM dates, or nothing where either is none."""
     try:
-        days = (date.fromisoformat(scanned) - date.fromisoformat(born)).days
-    except ValueError:
-        return ""
-    return str(int(days / DAYS_PER_YEAR)) if days >= 0 else ""
-
-
-def _headers(scan: Scan, volume: CTVolume) -> dict[str, str]:
-    header = volume.header
-    thickness = header.slice_thickness_mm
-    return {
-        "scanner": header.manufacturer_model,
-        "manufacturer": header.manufacturer,
-        "kernel": header.kernel,
-        "slice_thickness_mm": "" if thickness is None else f"{thickness:g}",
-        "sex": scan.sex,
-        "age": scan.age,
-    }
+        return scans_by_case(scans, {case: row.line for case, row in truth.rows.items()})
+    except AmbiguousLabel as error:
+        said = f"names a series of line {error.first} too"
+        raise UnusablePredictions([Problem(truth.file, error.second, truth.column, said)]) from None
 
 
 def _counted(refused: Sequence[Problem]) -> str:

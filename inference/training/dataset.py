@@ -1,6 +1,5 @@
 """Who is in which part of the data: labels, and splits by patient."""
 
-import csv
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +7,9 @@ from datetime import date
 from pathlib import Path
 
 from inference.errors import InferenceError
+from inference.evaluation.errors import EvaluationError
+from inference.evaluation.predictions import NEGATIVE_WORDS, POSITIVE_WORDS
+from inference.evaluation.tables import ColumnNames, Row, read_table
 
 
 class UnusableLabels(InferenceError):
@@ -18,13 +20,16 @@ class UnusableLabels(InferenceError):
 class LabelledCase:
     """One line of labels.csv.
 
-    case: name of a folder of DICOM files, or a Series Instance UID.  patient: whoever shares it goes to one part.
+    case: SeriesInstanceUID, StudyInstanceUID, AccessionNumber, PatientID, or the name of a folder of the case's files.
+    patient: whoever shares it goes to one part; the case itself where the file names none.
+    line: in the file, from 1; 0 where there is none.
     """
 
     case: str
     patient: str
     covid: bool
     date: date
+    line: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,35 +47,41 @@ class Split:
 
 
 def read_labels(path: Path) -> list[LabelledCase]:
-    """Read `case,label,date` and, optionally, `patient`; label is 0 or 1, date YYYY-MM-DD.
+    """Read `case,label,date` and, optionally, `patient`; label is 0 or 1 (or a word for it), date YYYY-MM-DD.
 
     Without a patient column every case is its own patient.
-    Raises UnusableLabels for a missing column, another label, a wrong date or a case named twice.
+    Raises UnusableLabels for a missing column, another label, a wrong date, a case named twice or no case at all.
     """
     cases: dict[str, LabelledCase] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"case", "label", "date"} - set(reader.fieldnames or ())
-        if missing:
-            raise UnusableLabels(f"labels lack the column {', '.join(sorted(missing))}")
-        for row in reader:
-            case = _parse(row, reader.line_num)
-            if case.case in cases:
-                raise UnusableLabels(f"line {reader.line_num}: a case is named twice")
-            cases[case.case] = case
+    try:
+        table = read_table(path, ColumnNames(), required=("case", "label"))
+    except EvaluationError as error:
+        raise UnusableLabels(str(error)) from error
+    if table.rows and "date" not in table.rows[0].others:
+        raise UnusableLabels("labels lack the column date")
+    for row in table.rows:
+        if row.problem is not None:
+            raise UnusableLabels(f"line {row.line}, column {row.problem[0]}: {row.problem[1]}")
+        case = _parse(row)
+        if case.case in cases:
+            raise UnusableLabels(f"line {row.line}: the case of line {cases[case.case].line} is named again")
+        cases[case.case] = case
+    if not cases:
+        raise UnusableLabels(f"{path.name} names no case")
     return list(cases.values())
 
 
-def _parse(row: dict[str, str], line: int) -> LabelledCase:
-    label = (row["label"] or "").strip()
-    if label not in ("0", "1"):
-        raise UnusableLabels(f"line {line}: label is 0 or 1")
+def _parse(row: Row) -> LabelledCase:
+    label, case = row.roles["label"].lower(), row.roles["case"]
+    if label not in POSITIVE_WORDS | NEGATIVE_WORDS:
+        raise UnusableLabels(f"line {row.line}: label is 0 or 1")
+    if not case:
+        raise UnusableLabels(f"line {row.line}: the case is empty")
     try:
-        day = date.fromisoformat((row["date"] or "").strip())
+        day = date.fromisoformat(row.others["date"])
     except ValueError as error:
-        raise UnusableLabels(f"line {line}: date is YYYY-MM-DD") from error
-    case = row["case"].strip()
-    return LabelledCase(case, (row.get("patient") or case).strip(), label == "1", day)
+        raise UnusableLabels(f"line {row.line}: date is YYYY-MM-DD") from error
+    return LabelledCase(case, row.roles.get("patient") or case, label in POSITIVE_WORDS, day, row.line)
 
 
 def split_by_date(
@@ -84,7 +95,12 @@ def split_by_date(
     after = [case for case in cases if case.date >= first_test_date]
     both = {case.patient for case in before} & {case.patient for case in after}
     if both:
-        raise UnusableLabels(f"{len(both)} patients have cases before and after {first_test_date}: leave one side out")
+        lines = [", ".join(str(case.line) for case in cases if case.patient == patient) for patient in sorted(both)]
+        shown = "; ".join(sorted(lines)[:10])
+        raise UnusableLabels(
+            f"{len(both)} patients have cases before and after {first_test_date} (lines {shown} of the labels): leave "
+            "one side out"
+        )
     training, validation = _hold_out(before, validation_share, seed)
     return Split(tuple(training), tuple(validation), tuple(after))
 
@@ -99,12 +115,13 @@ def split_by_seed(
 
 
 def _hold_out(cases: Sequence[LabelledCase], share: float, seed: int) -> tuple[list[LabelledCase], list[LabelledCase]]:
-    """Draw patients of each class, so that both parts hold both."""
+    """Draw patients of each class, at least one where there are two, so that both parts hold both classes."""
     held: set[str] = set()
     sick = {case.patient for case in cases if case.covid}
     well = {case.patient for case in cases} - sick
     for patients in (sick, well):
         ordered = sorted(patients)
         random.Random(seed).shuffle(ordered)
-        held.update(ordered[: round(share * len(ordered))])
+        fewest = 1 if share > 0 and len(ordered) > 1 else 0
+        held.update(ordered[: max(fewest, round(share * len(ordered)))])
     return [c for c in cases if c.patient not in held], [c for c in cases if c.patient in held]

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inference.decovnet import COVID, DeCoVNet
+from inference.training.ahead import Ahead
 from inference.training.augmentation import draw, jitter, warp
 from inference.training.loop import Score, TrainingSettings
+from inference.training.parallel import Team
+from inference.training.unet_training import ready_for
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,14 @@ class VolumeTask:
         training: Sequence[VolumeCase],
         validation: Sequence[VolumeCase],
         settings: TrainingSettings,
+        *,
+        team: Team | None = None,
     ) -> None:
         self.network = network
         self._training, self._validation, self._settings = training, validation, settings
         self._device = next(network.parameters()).device
+        self._team = team or Team()
+        self._ahead = Ahead(self._parts)
 
     def order(self, generator: torch.Generator) -> list[int]:
         """Every volume; where settings ask for balance, the smaller class repeated until classes are equal."""
@@ -54,29 +61,47 @@ class VolumeTask:
             chosen += [shuffled[i % len(shuffled)] for i in range(missing)]
         return [chosen[i] for i in torch.randperm(len(chosen), generator=generator).tolist()]
 
+    def expect(self, samples: Sequence[int]) -> None:
+        """Load these samples ahead."""
+        self._ahead.expect(samples)
+
+    def waited_s(self) -> float:
+        """Seconds spent waiting for data."""
+        return self._ahead.waited_s
+
     def loss(self, sample: int, generator: torch.Generator) -> Tensor:
         """Cross-entropy over normal and COVID-19."""
-        case = self._training[sample]
         change = draw(self._settings.augmentation, generator)
-        grey, lungs = self._inputs(case)
+        grey, lungs = self._inputs(self._ahead.take(sample))
         volume = torch.cat([warp(jitter(grey, change), change), warp(lungs, change, "nearest")])
-        target = torch.tensor([int(case.covid)], device=self._device)
+        target = torch.tensor([int(self._training[sample].covid)], device=self._device)
         return functional.cross_entropy(self.network(volume[None]).float(), target)
 
     def validate(self) -> Score:
         """ROC AUC over the validation volumes, and the mean cross-entropy."""
-        probabilities = [self._probability(case) for case in self._validation]
+        own = [self._probability(case) for case in self._team.share(self._validation)]
+        probabilities = self._team.collect(own, len(self._validation))
         labels = [case.covid for case in self._validation]
         truth = torch.tensor([float(label) for label in labels])
         loss = functional.binary_cross_entropy(torch.tensor(probabilities), truth) if labels else torch.tensor(0.0)
         return Score(roc_auc(labels, probabilities), float(loss))
 
-    def _inputs(self, case: VolumeCase) -> tuple[Tensor, Tensor]:
-        grey = case.grey.to(self._device)[None].float() / 255
-        return grey, case.lungs.to(self._device)[None].float()
+    def _parts(self, sample: int) -> tuple[Tensor, Tensor]:
+        """Grey values and lungs of one volume in memory: uint8 (T, H, W) both."""
+        case = self._training[sample]
+        return _copied(case.grey, self._device), _copied(case.lungs, self._device)
+
+    def _inputs(self, parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        grey, lungs = (part.to(self._device, non_blocking=True)[None].float() for part in parts)
+        return grey / 255, lungs
 
     def _probability(self, case: VolumeCase) -> float:
-        return probability(self.network, torch.cat(self._inputs(case)))
+        return probability(self.network, torch.cat(self._inputs((case.grey, case.lungs))))
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """A volume read from its file into memory where it is mapped, ready for a GPU."""
+    return ready_for(tensor if tensor.device.type != "cpu" else tensor.clone(), device)
 
 
 def probability(network: DeCoVNet, volume: Tensor) -> float:

@@ -5,8 +5,10 @@ from its last checkpoint to the same weights as one that was not.
 """
 
 import hashlib
+import math
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from inference.errors import ModelError
 from inference.training.augmentation import AugmentationSettings
+from inference.training.parallel import Team, statistics
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -30,7 +33,7 @@ class TrainingSettings:
     warm_statistics_share: share of the epochs after which batch normalisation stops following single samples
         and trains with its running statistics, which are those that the node uses; 1 never does.
     statistics_momentum: weight of the newest sample in the running statistics.
-    samples_per_step: samples whose gradients are averaged in one step of the optimizer.
+    samples_per_step: samples whose gradients are averaged in one step of the optimizer, in each process.
     rise_samples: the learning rate rises from zero over the first samples; the paper's is constant.
     decay_share: share of the epochs, at the end, in which the learning rate falls to zero.
     checkpoint_steps: steps between checkpoints within an epoch; None writes one at each epoch's end.
@@ -70,12 +73,17 @@ class Score:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One finished epoch. epoch: from 0."""
+    """One finished epoch. epoch: from 0.
+
+    seconds: wall time of its training.  waiting_share: part of that in which the network waited for data.
+    """
 
     epoch: int
     training_loss: float
     validation: Score
     best: bool
+    seconds: float = 0.0
+    waiting_share: float = 0.0
 
 
 class Task(Protocol):
@@ -87,6 +95,12 @@ class Task(Protocol):
 
     def order(self, generator: torch.Generator) -> list[int]:
         """The samples of one epoch, in the order in which they are learned from."""
+
+    def expect(self, samples: Sequence[int]) -> None:
+        """Told which samples `loss` will be asked for, in this order: time to load them ahead. Empty: no more."""
+
+    def waited_s(self) -> float:
+        """Seconds that `loss` has waited for data until now."""
 
     def loss(self, sample: int, generator: torch.Generator) -> Tensor:
         """Loss of one sample, augmented with chance from `generator`."""
@@ -103,34 +117,34 @@ def train(
     report: Callable[[EpochReport], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    resumed: Callable[[Sequence[EpochReport]], None] | None = None,
+    data: str = "",
+    team: Team | None = None,
 ) -> Score:
     """Train until `settings.epochs` are done, from the checkpoint in `folder` where there is one.
 
     The network holds the weights of the best epoch afterwards.
     report: called after each epoch.  progress: called with (samples done, samples of the epoch) after each step.
     stop: asked after each step; True ends the run early, with a checkpoint, as a kill would end it without.
+    resumed: called with the epochs that a checkpoint has done already.
+    data: what is learned from, by any digest; a checkpoint of other data is refused as one of other settings is.
+    team: the processes that train together; every one of them calls this.
     Returns the score of the best epoch.
-    Raises ModelError where the checkpoint is of other settings.
+    Raises ModelError where the checkpoint is of other settings or data, or the loss is no number any more.
     """
+    team = team or Team()
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.Adam(task.network.parameters(), lr=settings.learning_rate)
-    for layer in _normalisations(task.network):
-        layer.momentum = settings.statistics_momentum
-    state = _State()
-    if (folder / CHECKPOINT).exists():
-        state = _load(folder / CHECKPOINT, task.network, optimizer, settings)
+    run = _Run(task, settings, folder / CHECKPOINT, _identity(settings, data, team), team, progress, stop)
+    if resumed and run.state.history:
+        resumed(run.state.history)
+    state = run.state
     while state.epoch < settings.epochs:
-        if not _run_epoch(task, optimizer, settings, state, folder, progress, stop):
+        if not run.epoch():
             break
-        score = _validate(task)
-        best = state.best is None or score.rank > state.best.rank
-        if best:
-            state.best, state.best_weights = score, _copied(task.network)
-        mean = state.loss_sum / max(state.step, 1)
-        finished, state.epoch, state.step, state.loss_sum = state.epoch, state.epoch + 1, 0, 0.0
-        _save(folder / CHECKPOINT, task.network, optimizer, settings, state)
+        finished = run.judge()
         if report:
-            report(EpochReport(finished, mean, score, best))
+            report(finished)
+    task.expect(())
     if state.best is None:
         return Score(float("nan"), float("nan"))
     task.network.load_state_dict(state.best_weights)
@@ -146,58 +160,120 @@ class _State:
     loss_sum: float = 0.0
     best: Score | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    history: list[EpochReport] = field(default_factory=list)
 
 
-def _run_epoch(
-    task: Task,
-    optimizer: torch.optim.Optimizer,
-    settings: TrainingSettings,
-    state: _State,
-    folder: Path,
-    progress: Callable[[int, int], None] | None,
-    stop: Callable[[], bool] | None,
-) -> bool:
-    """The rest of an epoch; False where `stop` ended it."""
-    order = task.order(_generator(settings.seed, state.epoch, -1))
-    task.network.train()
-    if state.epoch >= settings.warm_statistics_share * settings.epochs:
-        freeze_statistics(task.network)
-    pending: list[Tensor] = []
-    while state.step < len(order):
-        samples = range(state.step, min(state.step + settings.samples_per_step, len(order)))
-        _set_learning_rate(optimizer, settings, state.epoch, state.step, len(order))
-        optimizer.zero_grad(set_to_none=True)
-        for sample in samples:
-            pending.append(_learn(task, settings, state.epoch, sample, order[sample]))
-        optimizer.step()
-        state.step = samples.stop
-        state.steps += 1
-        if progress:
-            progress(state.step, len(order))
-        stopping = stop is not None and stop()
-        if stopping or (settings.checkpoint_steps and state.steps % settings.checkpoint_steps == 0):
-            state.loss_sum = _added(state.loss_sum, pending)
-            _save(folder / CHECKPOINT, task.network, optimizer, settings, state)
-        if stopping:
-            return False
-    state.loss_sum = _added(state.loss_sum, pending)
-    return True
+class _Run:
+    """One call of `train`: what it goes on from, and the epochs."""
 
+    def __init__(
+        self,
+        task: Task,
+        settings: TrainingSettings,
+        checkpoint: Path,
+        identity: str,
+        team: Team,
+        progress: Callable[[int, int], None] | None,
+        stop: Callable[[], bool] | None,
+    ) -> None:
+        self.task, self.settings, self.team = task, settings, team
+        self.checkpoint, self.identity = checkpoint, identity
+        self.progress, self.stop = progress, stop
+        self.optimizer = torch.optim.Adam(task.network.parameters(), lr=settings.learning_rate)
+        for layer in _normalisations(task.network):
+            layer.momentum = settings.statistics_momentum
+        self.state = _State()
+        if checkpoint.exists():
+            self.state = _load(checkpoint, task.network, self.optimizer, identity)
+        self._seconds, self._waited = 0.0, 0.0
 
-def _learn(task: Task, settings: TrainingSettings, epoch: int, place: int, sample: int) -> Tensor:
-    """Add the gradient of one sample, the `place`-th of its epoch; returns its loss, still on the device."""
-    device = next(task.network.parameters()).device
-    with _chance(settings.seed, epoch, place, device) as generator, _precision(settings, device):
-        loss = task.loss(sample, generator)
-    (loss / settings.samples_per_step).backward()  # type: ignore[no-untyped-call]
-    return loss.detach()
+    def epoch(self) -> bool:
+        """The rest of an epoch; False where `stop` ended it."""
+        settings, state, network = self.settings, self.state, self.task.network
+        order = self.task.order(_generator(settings.seed, state.epoch, -1))
+        network.train()
+        if state.epoch >= settings.warm_statistics_share * settings.epochs:
+            freeze_statistics(network)
+        self.task.expect([order[place] for step in self._steps(len(order)) for place in self._own(step)])
+        started, waited = time.perf_counter(), self.task.waited_s()
+        pending: list[Tensor] = []
+        for step in self._steps(len(order)):
+            _set_learning_rate(self.optimizer, settings, state.epoch, state.step, len(order))
+            pending += self._learn(step, order)
+            state.step, state.steps = step.stop, state.steps + 1
+            if self.progress:
+                self.progress(state.step, len(order))
+            stopping = self.team.any(self.stop is not None and self.stop())
+            if stopping or (settings.checkpoint_steps and state.steps % settings.checkpoint_steps == 0):
+                self._add(pending)
+                self._save()
+            if stopping:
+                self.task.expect(())
+                return False
+        self._add(pending)
+        self._seconds, self._waited = time.perf_counter() - started, self.task.waited_s() - waited
+        return True
 
+    def judge(self) -> EpochReport:
+        """Score the epoch that has just ended, keep it where it is the best, and write a checkpoint."""
+        state = self.state
+        mean = state.loss_sum / max(state.step, 1)
+        if not math.isfinite(mean):
+            raise ModelError(
+                f"the loss of epoch {state.epoch + 1} is no number any more: try a lower training.learning_rate"
+            )
+        score = _validate(self.task)
+        best = state.best is None or score.rank > state.best.rank
+        if best:
+            state.best, state.best_weights = score, _copied(self.task.network)
+        share = self._waited / self._seconds if self._seconds else 0.0
+        report = EpochReport(state.epoch, mean, score, best, self._seconds, share)
+        state.history.append(report)
+        state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
+        self._save()
+        return report
 
-def _added(total: float, pending: list[Tensor]) -> float:
-    """Sum losses kept on the device until now, so that no step waits for its number."""
-    total += sum(float(loss) for loss in pending)
-    pending.clear()
-    return total
+    def _steps(self, samples: int) -> list[range]:
+        """The places in the order that each step of the rest of the epoch learns from, over all processes."""
+        size = self.settings.samples_per_step * self.team.size
+        return [range(start, min(start + size, samples)) for start in range(self.state.step, samples, size)]
+
+    def _own(self, step: range, rank: int | None = None) -> range:
+        """The part of a step that a process learns from; this one's where no rank is given."""
+        start = (self.team.rank if rank is None else rank) * self.settings.samples_per_step
+        return step[start : start + self.settings.samples_per_step]
+
+    def _learn(self, step: range, order: Sequence[int]) -> list[Tensor]:
+        """One step of the optimizer; returns the losses of this process's samples, still on the device."""
+        network = self.task.network
+        layers = [layer for layer in _normalisations(network) if layer.training] if self.team.size > 1 else []
+        before = statistics(layers)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = [self._learn_one(place, order[place]) for place in self._own(step)]
+        self.team.add_gradients(network)
+        self.team.join_statistics(layers, before, [len(self._own(step, rank)) for rank in range(self.team.size)])
+        self.optimizer.step()
+        return losses
+
+    def _learn_one(self, place: int, sample: int) -> Tensor:
+        """Add the gradient of one sample, the `place`-th of its epoch; returns its loss."""
+        device = next(self.task.network.parameters()).device
+        seed, epoch = self.settings.seed, self.state.epoch
+        with _chance(seed, epoch, place, device) as generator, _precision(self.settings, device):
+            loss = self.task.loss(sample, generator)
+        (loss / (self.settings.samples_per_step * self.team.size)).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _add(self, pending: list[Tensor]) -> None:
+        """Sum losses kept on the device until now, so that no step waits for its number."""
+        own = sum(float(loss) for loss in pending)
+        pending.clear()
+        self.state.loss_sum += sum(self.team.collect([own], self.team.size))
+
+    def _save(self) -> None:
+        if self.team.leads:
+            _save(self.checkpoint, self.task.network, self.optimizer, self.identity, self.state)
+        self.team.wait()
 
 
 def freeze_statistics(network: nn.Module) -> None:
@@ -255,12 +331,10 @@ def _copied(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
 
-def _save(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, settings: TrainingSettings, state: _State
-) -> None:
+def _save(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, identity: str, state: _State) -> None:
     """Replace the checkpoint in one step: a kill leaves the old one or the new one, whole."""
     content = {
-        "settings": settings.digest(),
+        "identity": identity,
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "epoch": state.epoch,
@@ -269,6 +343,7 @@ def _save(
         "loss_sum": state.loss_sum,
         "best": None if state.best is None else [state.best.metric, state.best.loss],
         "best_weights": state.best_weights,
+        "history": [_plain(report) for report in state.history],
     }
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
@@ -278,13 +353,27 @@ def _save(
     partial.replace(path)
 
 
-def _load(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, settings: TrainingSettings) -> _State:
+def _load(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> _State:
     device = next(network.parameters()).device
     content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    if content["settings"] != settings.digest():
-        raise ModelError(f"the checkpoint {path.name} was made with other settings; choose another folder")
+    if content["identity"] != identity:
+        raise ModelError(f"{path}: made with other settings, data or numbers of processes; choose another folder")
     network.load_state_dict(content["network"])
     optimizer.load_state_dict(content["optimizer"])
     best = None if content["best"] is None else Score(*content["best"])
     weights = {name: tensor.cpu() for name, tensor in content["best_weights"].items()}
-    return _State(content["epoch"], content["step"], content["steps"], content["loss_sum"], best, weights)
+    history = [
+        EpochReport(epoch, loss, Score(metric, validation_loss), was_best, seconds, share)
+        for epoch, loss, metric, validation_loss, was_best, seconds, share in content["history"]
+    ]
+    return _State(content["epoch"], content["step"], content["steps"], content["loss_sum"], best, weights, history)
+
+
+def _plain(report: EpochReport) -> list[float]:
+    score = report.validation
+    return [report.epoch, report.training_loss, score.metric, score.loss, report.best, report.seconds,
+            report.waiting_share]  # fmt: skip
+
+
+def _identity(settings: TrainingSettings, data: str, team: Team) -> str:
+    return f"{settings.digest()} {data} {settings.samples_per_step * team.size}"

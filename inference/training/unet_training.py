@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from inference.training.ahead import Ahead
 from inference.training.augmentation import draw, jitter, warp
 from inference.training.loop import Score, TrainingSettings
+from inference.training.parallel import Team
 from inference.unet import UNet
 
 SLICES_AT_ONCE = 32  # in validation
@@ -32,6 +34,7 @@ class LungTask:
 
     slices_per_step: slices of one volume in one step; 1 in the paper.
     slices_per_volume: drawn anew in each epoch; None takes all of them.
+    team: the processes that validate together.
     """
 
     def __init__(
@@ -43,12 +46,15 @@ class LungTask:
         *,
         slices_per_step: int = 1,
         slices_per_volume: int | None = None,
+        team: Team | None = None,
     ) -> None:
         self.network = network
         self._training, self._validation, self._settings = training, validation, settings
         self._per_step, self._per_volume = slices_per_step, slices_per_volume
         self._device = next(network.parameters()).device
         self._pieces: list[tuple[int, Tensor]] = []
+        self._team = team or Team()
+        self._ahead = Ahead(self._piece)
 
     def order(self, generator: torch.Generator) -> list[int]:
         """All pieces of all volumes, shuffled."""
@@ -58,25 +64,35 @@ class LungTask:
             self._pieces += [(number, piece) for piece in torch.split(chosen, self._per_step)]
         return torch.randperm(len(self._pieces), generator=generator).tolist()
 
+    def expect(self, samples: Sequence[int]) -> None:
+        """Load these samples ahead."""
+        self._ahead.expect(samples)
+
+    def waited_s(self) -> float:
+        """Seconds spent waiting for data."""
+        return self._ahead.waited_s
+
     def loss(self, sample: int, generator: torch.Generator) -> Tensor:
         """Cross-entropy over background and lung."""
+        parts = self._ahead.take(sample)
+        grey, lungs = (part.to(self._device, non_blocking=True)[:, None].float() for part in parts)
+        change = draw(self._settings.augmentation, generator)
+        grey, lungs = warp(jitter(grey / 255, change), change), warp(lungs, change, "nearest")
+        return functional.cross_entropy(self.network(grey).float(), lungs[:, 0].long())
+
+    def _piece(self, sample: int) -> tuple[Tensor, Tensor]:
+        """Grey values and lungs of one piece of a volume: uint8 (N, H, W) both."""
         number, chosen = self._pieces[sample]
         case = self._training[number]
-        grey = case.grey[chosen.to(case.grey.device)].to(self._device)[:, None].float() / 255
-        lungs = case.lungs[chosen.to(case.lungs.device)].to(self._device)[:, None].float()
-        change = draw(self._settings.augmentation, generator)
-        grey, lungs = warp(jitter(grey, change), change), warp(lungs, change, "nearest")
-        return functional.cross_entropy(self.network(grey).float(), lungs[:, 0].long())
+        grey, lungs = (part[chosen.to(part.device)] for part in (case.grey, case.lungs))
+        return ready_for(grey, self._device), ready_for(lungs, self._device)
 
     def validate(self) -> Score:
         """Mean Dice over the validation volumes, and the mean cross-entropy."""
-        overlaps, losses = [], []
-        for case in self._validation:
-            overlap, loss = self._compare(case)
-            overlaps.append(overlap)
-            losses.append(loss)
-        count = max(len(overlaps), 1)
-        return Score(sum(overlaps) / count, sum(losses) / count)
+        own = [self._compare(case) for case in self._team.share(self._validation)]
+        compared = self._team.collect(own, len(self._validation))
+        count = max(len(compared), 1)
+        return Score(sum(overlap for overlap, _ in compared) / count, sum(loss for _, loss in compared) / count)
 
     def _compare(self, case: LungCase) -> tuple[float, float]:
         both = total = 0
@@ -89,6 +105,11 @@ class LungTask:
             total += int(found.sum() + truth.sum())
             loss += float(functional.cross_entropy(logits, truth)) * len(grey)
         return (2 * both / total if total else 1.0), loss / len(case.grey)
+
+
+def ready_for(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy from which a GPU can fetch while it computes; the tensor itself for other devices."""
+    return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
 
 
 def segment(network: UNet, grey: Tensor, slices_at_once: int = SLICES_AT_ONCE) -> Tensor:

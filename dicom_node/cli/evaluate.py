@@ -1,37 +1,60 @@
-"""evaluate: how good a model's predictions are, from a file of them or from scans, with the truth beside."""
+"""evaluate: how good a model's predictions are, from a file of them, from scans or from the node, with the truth."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.progress import Progress
 
-from dicom_node.cli.common import ConfigOption, JsonOption, err, out, print_json, print_rows, settings_from
+from dicom_node.cli.common import (
+    ConfigOption,
+    JsonOption,
+    database_of,
+    err,
+    out,
+    print_json,
+    print_rows,
+    settings_from,
+)
 from dicom_node.errors import NodeError
 
 # scikit-learn and matplotlib take seconds to import and are an extra, torch too: only this command pays for them.
 if TYPE_CHECKING:
     from inference.evaluation.assessment import Assessment
+    from inference.evaluation.folder import FolderPredictions
     from inference.evaluation.metrics import ThresholdRow
     from inference.evaluation.predictions import Predictions
-    from inference.finding import ModelIdentity
+    from inference.evaluation.tables import ColumnNames
+    from inference.pipeline import Pipeline
 
 DEFAULT_THRESHOLD = 0.5
 SITE_ONLY = Path("stays-at-the-site") / "predictions.csv"
+SITE_ONLY_SHADOW = SITE_ONLY.with_name("shadow.csv")
+NODE = Path("node")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.command()(evaluate)
 
 
 Input = Annotated[
-    Path, typer.Argument(exists=True, help="CSV, the published text form, or a folder of scans (with --labels).")
+    Path,
+    typer.Argument(
+        help='CSV, the published text form, a data set, a folder of scans (with --labels), or "node": its results.'
+    ),
 ]
 Output = Annotated[Path | None, typer.Option(file_okay=False, help="Folder for page, plots and tables.")]
 LabelFile = Annotated[
     Path | None, typer.Option(exists=True, dir_okay=False, help="CSV of case and label, if kept apart.")
 ]
 Shadow = Annotated[
-    Path | None, typer.Option(exists=True, dir_okay=False, help="A second model's predictions of the same cases.")
+    Path | None,
+    typer.Option(help="A second model's predictions of the same cases; or \"node\": its shadow model's results."),
 ]
 Threshold = Annotated[
     float | None, typer.Option(min=0, max=1, help="The one in use; default 0.5, or the model's for scans.")
@@ -51,6 +74,12 @@ ProbabilityColumn = Annotated[str | None, typer.Option(help="Name of P(COVID)'s 
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label's column, if not found.")]
 SkipUnusable = Annotated[bool, typer.Option("--skip-unusable", help="Go on without unusable lines, and list them.")]
 Model = Annotated[str | None, typer.Option(help="For scans: name of the model; default the node's.")]
+ModelFolder = Annotated[
+    Path | None, typer.Option(exists=True, file_okay=False, help="For scans: a run of train decovnet, unpublished.")
+]
+PartOption = Annotated[
+    Literal["training", "validation", "test"], typer.Option(help="For a data set: the part to evaluate on.")
+]
 ModelVersion = Annotated[str | None, typer.Option(help="For scans: its version.")]
 Device = Annotated[str, typer.Option(help='For scans: "auto", "cpu", "cuda", "cuda:0", ...')]
 
@@ -74,6 +103,8 @@ def evaluate(
     skip_unusable: SkipUnusable = False,
     model: Model = None,
     model_version: ModelVersion = None,
+    model_folder: ModelFolder = None,
+    part: PartOption = "test",
     device: Device = "auto",
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -81,20 +112,23 @@ def evaluate(
     """ROC and PR curves, operating points, thresholds, calibration and subgroups of predictions with known labels."""
     from inference.evaluation.assessment import Options, assess
     from inference.evaluation.comparison import compare
-    from inference.evaluation.predictions import read_predictions
+    from inference.evaluation.extra import require_all
     from inference.evaluation.tables import ColumnNames
 
     table = _thresholds(thresholds)
     names = ColumnNames(case_column, patient_column, probability_column, label_column)
+    reader = _Reader(labels, output, names, skip_unusable, config)
     identity = None
     if predictions.is_dir():
-        cases, identity = _predict(predictions, labels, output, model, model_version, device, config)
+        require_all()
+        pipeline = reader.pipeline(model, model_version, model_folder, device)
+        cases, identity = reader.predict(predictions, part, pipeline), pipeline.identity
     else:
-        cases = read_predictions(predictions, names=names, labels=labels, skip_unusable=skip_unusable)
+        cases = reader.read(predictions, SITE_ONLY, shadow=False)
     in_use = threshold if threshold is not None else identity.threshold if identity else DEFAULT_THRESHOLD
     options = Options(threshold=in_use, prevalence=prevalence, interval=interval, resamples=resamples, seed=seed,
                       subgroups=tuple(subgroup or ()), **table)  # fmt: skip
-    second = read_predictions(shadow, names=names, labels=labels, skip_unusable=skip_unusable) if shadow else None
+    second = reader.read(shadow, SITE_ONLY_SHADOW, shadow=True) if shadow else None
     assessment = assess(cases, options, compare(cases, second, in_use) if second else None, identity)
     written = _written(cases, assessment, output)
     if json:
@@ -113,38 +147,80 @@ def _written(cases: Predictions, assessment: Assessment, output: Path | None) ->
     return files
 
 
-def _predict(
-    folder: Path,
-    labels: Path | None,
-    output: Path | None,
-    model: str | None,
-    version: str | None,
-    device: str,
-    config: Path | None,
-) -> tuple[Predictions, ModelIdentity]:
-    """Run a model over a folder of scans; the predictions by case are kept in a file beside the evaluation."""
-    if labels is None or output is None:
-        raise NodeError("a folder of scans needs --labels, a CSV of case and label, and --output, a folder to write to")
-    from inference.evaluation.extra import require_all
-    from inference.evaluation.folder import as_predictions, predict_folder
-    from inference.pipeline import load_pipeline
-    from inference.registry import find_model
+class _Reader:
+    """Where predictions come from, and what all of these ways need."""
 
-    require_all()
-    settings = settings_from(config)
-    found = find_model(
-        settings.models_dir, model or settings.model.name or None, version or settings.model.version or None
-    )
-    pipeline = load_pipeline(found, device, precision=settings.worker.precision, threads=settings.worker.threads)
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("cases", total=None)
-        result = predict_folder(
-            folder,
-            labels,
-            lambda volume: pipeline.run(volume).probability,
-            done=lambda number, total: progress.update(task, completed=number, total=total),
+    def __init__(
+        self, labels: Path | None, output: Path | None, names: ColumnNames, skip_unusable: bool, config: Path | None
+    ) -> None:
+        self._labels, self._output, self._names = labels, output, names
+        self._skip_unusable, self._config = skip_unusable, config
+
+    def read(self, path: Path, site_only: Path, *, shadow: bool) -> Predictions:
+        """The predictions of a file, or the node's own."""
+        from inference.evaluation.predictions import read_predictions
+
+        if path == NODE and not path.exists():
+            return self._of_node(site_only, shadow=shadow)
+        if not path.is_file():
+            raise NodeError(f"{path}: there is no such file")
+        return read_predictions(path, names=self._names, labels=self._labels, skip_unusable=self._skip_unusable)
+
+    def pipeline(self, model: str | None, version: str | None, folder: Path | None, device: str) -> Pipeline:
+        """The model to run: of a folder, of a name, or the node's."""
+        from inference.pipeline import load_pipeline
+        from inference.registry import find_model
+
+        settings = settings_from(self._config)
+        found = folder or find_model(
+            settings.models_dir, model or settings.model.name or None, version or settings.model.version or None
         )
-    return as_predictions(result, output / SITE_ONLY), pipeline.identity
+        return load_pipeline(found, device, precision=settings.worker.precision, threads=settings.worker.threads)
+
+    def predict(self, folder: Path, part: str, pipeline: Pipeline) -> Predictions:
+        """Run a model over a data set or a folder of scans; its predictions by case are kept beside the evaluation."""
+        from inference.evaluation.folder import predict_folder
+        from inference.training.cached import is_dataset, open_dataset
+        from inference.training.predicting import predict_dataset
+
+        of_dataset = is_dataset(folder)
+        if self._output is None or (self._labels is None and not of_dataset):
+            raise NodeError(
+                "a folder of scans needs --labels, a CSV of case and label, and --output, a folder to write to; a data "
+                "set needs --output"
+            )
+        with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+            task = progress.add_task("cases", total=None)
+
+            def done(number: int, total: int) -> None:
+                progress.update(task, completed=number, total=total)
+
+            if of_dataset or self._labels is None:
+                result = predict_dataset(open_dataset(folder), pipeline, part, done=done)
+            else:
+                result = predict_folder(
+                    folder, self._labels, lambda volume: pipeline.run(volume, localise=False).probability, done=done
+                )
+        return self._kept(result, SITE_ONLY)
+
+    def _of_node(self, site_only: Path, *, shadow: bool) -> Predictions:
+        """The current results of the reporting or of the shadow model, for the cases that have a label."""
+        from dicom_node.stored import node_predictions
+
+        if self._labels is None:
+            raise NodeError("the node's results need --labels, a CSV of case and label")
+        settings = settings_from(self._config)
+        with database_of(settings).read() as tx:
+            result = node_predictions(tx, settings, self._labels, shadow=shadow)
+        return self._kept(result, site_only)
+
+    def _kept(self, result: FolderPredictions, site_only: Path) -> Predictions:
+        from inference.evaluation.folder import as_predictions
+
+        if self._output is not None:
+            return as_predictions(result, self._output / site_only)
+        with TemporaryDirectory(prefix="dicom-node-") as folder:
+            return as_predictions(result, Path(folder) / site_only.name)
 
 
 def _thresholds(text: str) -> dict[str, tuple[float, ...]]:

@@ -1,0 +1,141 @@
+"""The inputs of both networks, made once by the node's own functions and then read from disk as they are needed.
+
+Arrays lie as .npy files, so that a slice is read without its volume and the system's cache does the rest.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.cards import Card
+from inference.decovnet import DeCoVNet
+from inference.device import Device
+from inference.errors import UnsuitableSeries
+from inference.pipeline import decovnet_input, pipeline_of, resized
+from inference.preprocess import Grey, resize_slices, verdict_range
+from inference.toml_fields import plain
+from inference.training.cached import CachedCase, Dataset
+from inference.training.decovnet_training import VolumeCase
+from inference.training.parallel import Team
+from inference.training.unet_training import LungCase
+from inference.unet import UNet
+
+PREPARED = "prepared"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A case that DeCoVNet cannot learn from, and why."""
+
+    case: str
+    sentence: str
+
+
+def lung_cases(
+    dataset: Dataset, cases: Sequence[CachedCase], team: Team, done: Callable[[int, int], None]
+) -> list[LungCase]:
+    """What the U-Net learns from: grey values and unsupervised masks at its size."""
+    unet = dataset.profile.unet
+    folder = _folder(dataset, "unet", [list(unet.size), unet.interpolation_order])
+
+    def make(case: CachedCase) -> tuple[Grey, Grey]:
+        grey, lungs = dataset.volume(case)
+        size, order = unet.size, unet.interpolation_order
+        shares = resize_slices(lungs.view(np.uint8) * np.uint8(255), size, order)
+        return resize_slices(grey, size, order), (shares > 127).view(np.uint8)
+
+    _make_all(folder, cases, make, team, done)
+    return [LungCase(case.case, *_pair(folder, case)) for case in cases]
+
+
+def volume_cases(
+    dataset: Dataset,
+    cases: Sequence[CachedCase],
+    card: Card,
+    unet: UNet,
+    device: Device,
+    team: Team,
+    done: Callable[[int, int], None],
+) -> tuple[list[VolumeCase], list[Refused]]:
+    """What DeCoVNet learns from: image and the U-Net's mask, exactly as the node hands them to it.
+
+    card: its profile; unet: trained, in evaluation mode, on the CPU, with the digest that the card has.
+    """
+    folder = _folder(dataset, "decovnet", [plain(card.profile), card.unet.sha256])
+    # The node's own way from grey values to masks; its DeCoVNet is not asked.
+    pipeline = pipeline_of(card, unet, DeCoVNet().eval(), device)
+
+    def make(case: CachedCase) -> tuple[Grey, Grey]:
+        grey, _ = dataset.volume(case)
+        start, stop = verdict_range(len(grey), card.profile.slices)
+        raw = pipeline.raw_masks(grey, np.arange(start, stop, dtype=np.intp))
+        return resized(*decovnet_input(grey, raw, card.profile), card.profile)
+
+    _make_all(folder, cases, make, team, done)
+    refused = [
+        Refused(case.case, _refusal(folder, case).read_text()) for case in cases if _refusal(folder, case).exists()
+    ]
+    names = {entry.case for entry in refused}
+    kept = [case for case in cases if case.case not in names]
+    return [VolumeCase(case.case, *_pair(folder, case), case.covid) for case in kept], refused
+
+
+def _folder(dataset: Dataset, network: str, of: object) -> Path:
+    """One folder for each way of preparing, so that runs share what they have in common."""
+    key = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:12]
+    folder = dataset.folder / PREPARED / f"{network}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _make_all(
+    folder: Path,
+    cases: Sequence[CachedCase],
+    make: Callable[[CachedCase], tuple[Grey, Grey]],
+    team: Team,
+    done: Callable[[int, int], None],
+) -> None:
+    own = team.share(cases)
+    for number, case in enumerate(own, 1):
+        paths = [_path(folder, case, part) for part in ("grey", "lungs")]
+        if not all(path.exists() for path in paths) and not _refusal(folder, case).exists():
+            try:
+                for path, array in zip(paths, make(case), strict=True):
+                    _save(path, array)
+            except UnsuitableSeries as error:
+                _refusal(folder, case).write_text(str(error))
+        done(number, len(own))
+    team.wait()
+
+
+def _path(folder: Path, case: CachedCase, part: str) -> Path:
+    return folder / f"{Path(case.file).stem}-{case.sha256[:12]}-{part}.npy"
+
+
+def _refusal(folder: Path, case: CachedCase) -> Path:
+    return folder / f"{Path(case.file).stem}-{case.sha256[:12]}.refused"
+
+
+def _save(path: Path, array: Grey) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+    partial.replace(path)
+
+
+def _pair(folder: Path, case: CachedCase) -> tuple[Tensor, Tensor]:
+    return _mapped(_path(folder, case, "grey")), _mapped(_path(folder, case, "lungs"))
+
+
+def _mapped(path: Path) -> Tensor:
+    with warnings.catch_warnings():
+        # The file is mapped read-only, and nothing writes to the tensor.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(np.load(path, mmap_mode="r", allow_pickle=False))
