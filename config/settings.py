@@ -168,6 +168,9 @@ class CompletionSettings(Section):
     (which the PACS must know), or not at all."""
     fetch_attempts: int = Field(default=3, ge=1)
     """Fetches without gain until the series is given up as incomplete."""
+    select: Literal["all", "best"] = "all"
+    """"all": every series is analysed. "best": one of each study, chosen once no instance of the study came for the
+    quiet time of each of its series."""
 
 
 class WorkerSettings(Section):

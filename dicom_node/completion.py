@@ -277,6 +277,7 @@ class Completion:
                     if_count=one.instance_count,
                     shadow=self._shadow,
                     priority=source.priority if source else 0,
+                    to_choose=self._settings.select == "best",
                 )
         except NotDueYet:
             return  # an instance came while we asked: the series is looked at again

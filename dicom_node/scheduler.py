@@ -15,6 +15,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from config.settings import Settings
 from dicom_node import expiry
 from dicom_node.completion import Completion
+from dicom_node.selection import BestSeries
 from inference.cards import read_card
 from inference.errors import ModelError
 from inference.registry import find_model
@@ -26,6 +27,7 @@ from storage.jobs import ModelRef
 log = structlog.get_logger()
 
 CLOSE_EVERY_S = 0.5
+CHOOSE_EVERY_S = 1.0
 LEASES_EVERY_S = 5.0
 RETENTION_EVERY_S = 3600.0
 SWEEP_EVERY_S = 6 * 3600.0
@@ -57,6 +59,11 @@ def _jobs(
     def close_series() -> None:
         completion.close_due_series(current_model(settings), time.time(), _shadow_if_there(settings))
 
+    best = BestSeries(settings, database, files)
+
+    def choose_series() -> None:
+        best.choose(current_model(settings), time.time(), _shadow_if_there(settings))
+
     def release_leases() -> None:
         with database.transaction() as tx:
             jobs.release_expired(tx, time.time(), settings.worker.max_attempts)
@@ -71,6 +78,7 @@ def _jobs(
 
     return [
         ("close series", CLOSE_EVERY_S, close_series),
+        ("choose series", CHOOSE_EVERY_S, choose_series),
         ("release leases", LEASES_EVERY_S, release_leases),
         ("retention", RETENTION_EVERY_S, delete_old_images),
         ("sweep", SWEEP_EVERY_S, sweep_orphans),

@@ -19,7 +19,7 @@ from inference.header_rules import check_header
 from inference.landmarks import body_middle, smaller_side
 from inference.policy import Policy, require
 
-__all__ = ["Policy", "check", "check_mask"]
+__all__ = ["Policy", "check", "check_mask", "check_outline"]
 
 _AIR_HU = (-1050.0, -940.0)
 _TISSUE_HU = (-140.0, 100.0)
@@ -36,7 +36,12 @@ def check(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ...]:
     return tuple(_checks(upright(volume), policy))
 
 
-def _checks(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
+def check_outline(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ...]:
+    """The rules of `check` that need no pixels: headers, sampling and orientation. Raises UnsuitableSeries."""
+    return tuple(_outline_checks(upright(volume), policy))
+
+
+def _outline_checks(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
     yield from check_header(volume.header, policy.derived_primary)
     if volume.part:
         yield QualityCheck("SERIES_SPLIT", f"The series holds several volumes; this is {volume.part}.")
@@ -44,6 +49,10 @@ def _checks(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
         yield QualityCheck("DUPLICATES_DROPPED", f"{len(volume.dropped)} exact duplicates were left out.")
     yield from _check_sampling(volume, policy)
     yield _check_orientation(volume)
+
+
+def _checks(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
+    yield from _outline_checks(volume, policy)
     _check_slices_differ(volume)
     coarse = shrink(volume)
     chest = measure_chest(coarse)

@@ -90,6 +90,18 @@ def load_all(
         return [_settled(stack, stacks, workers, max_bytes) for stack in stacks]
 
 
+def outline(paths: Sequence[Path]) -> CTVolume:
+    """The volume that `load` would give, from headers alone: its voxels are all 0 and take no memory.
+
+    Doubled positions are taken for duplicates: only pixels tell. Errors as for `load`.
+    """
+    _, stacks = _plan(paths)
+    stack = max(stacks, key=lambda one: round(_extent_mm(one)))
+    kept = [_preferred(frames) for frames in stack.candidates]
+    pixels = kept[0].instance.pixels
+    return _volume(stack, stacks, kept, np.broadcast_to(np.int16(0), (len(kept), pixels.rows, pixels.columns)), ())
+
+
 class _Conflict(Exception):
     """Frames at one position differ in their pixels."""
 
@@ -179,6 +191,12 @@ def _assemble(stack: Stack, stacks: Sequence[Stack], workers: int, max_bytes: in
         for _ in pool.map(_decode_into, kept, hu):
             pass
     dropped = _drop_duplicates(stack, kept, hu) if shows_conflict(stack) else ()
+    return _volume(stack, stacks, kept, hu, dropped)
+
+
+def _volume(
+    stack: Stack, stacks: Sequence[Stack], kept: Sequence[Frame], hu: npt.NDArray[np.int16], dropped: tuple[str, ...]
+) -> CTVolume:
     others = {frame.instance.sop_instance_uid for one in stacks if one is not stack for frame in _frames_of(one)}
     return CTVolume(
         hu=hu,

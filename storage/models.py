@@ -74,13 +74,18 @@ class Series(Base):
     input_digest: SHA-256 over the sorted "SOP Instance UID, file SHA-256" lines at its last close.
     completeness, expected_count: how it was found complete and the count asked for, at its last close.
     refusal_code, refusal_text: why it was closed without being analysed, if it was.
+    selection: its part in the choice of the study's best series (see selection.py); null where every one is analysed.
     """
 
     __tablename__ = "series"
     __table_args__ = (
         CheckConstraint("state IN ('OPEN', 'CLOSED')", name="state"),
         CheckConstraint("revision >= 1", name="revision"),
+        CheckConstraint(
+            "selection IN ('WAITING', 'CHOSEN', 'ANALYSED', 'PASSED_OVER', 'UNSUITABLE')", name="selection"
+        ),
         Index("ix_series_state_due_at", "state", "due_at"),
+        Index("ix_series_selection", "selection"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -109,6 +114,7 @@ class Series(Base):
     expected_count: Mapped[int | None]
     refusal_code: Mapped[str | None]
     refusal_text: Mapped[str | None]
+    selection: Mapped[str | None]
 
 
 class Instance(Base):

@@ -359,7 +359,7 @@ def _extend(tx: Connection, group: _Group, now: float, quiet_s: QuietTime) -> No
 def _reopen(tx: Connection, group: _Group, now: float) -> None:
     """A new revision of a closed series; what was made of the old one and is nowhere yet is superseded."""
     revision = group.revision + 1
-    values = {"revision": revision, "closed_at": None, "refusal_code": None, "refusal_text": None}
+    values = {"revision": revision, "closed_at": None, "refusal_code": None, "refusal_text": None, "selection": None}
     detail = {"reason": "a late instance", "revision": revision}
     move(tx, SERIES, group.pk, State.CLOSED, State.OPEN, now, values=values, detail=detail)
     reason = "a late instance opened the series again"

@@ -107,6 +107,7 @@ class SeriesRecord:
     expected_count: int | None
     refusal_code: str | None
     refusal_text: str | None
+    selection: str | None
     job_id: int | None
     job_state: str | None
     failure_reason: str | None
@@ -160,13 +161,13 @@ def quiet_series(tx: Connection, now: float, idle_s: float) -> list[DueSeries]:
 
 
 def restart_quiet_times(tx: Connection, now: float) -> int:
-    """At start, or after a clock was set: every open series waits its full quiet time again. Returns how many.
+    """At start, or after a clock was set: every open series waits its full quiet time again, and so does every study
+    whose best series is not chosen yet. Returns how many series wait.
 
     While the node was away its senders could not send, so that time was not quiet.
     """
-    changed = tx.execute(
-        update(series).where(series.c.state == State.OPEN.value).values(set_at=now, due_at=now + series.c.quiet_s)
-    )
+    waits = (series.c.state == State.OPEN.value) | (series.c.selection == "WAITING")
+    changed = tx.execute(update(series).where(waits).values(set_at=now, due_at=now + series.c.quiet_s))
     if changed.rowcount:
         audit.append(tx, now, "series.quiet-times-restarted", detail={"series": changed.rowcount})
     return changed.rowcount
@@ -195,8 +196,9 @@ def close_series(
     if_count: int | None = None,
     shadow: ModelRef | None = None,
     priority: int = 0,
+    to_choose: bool = False,
 ) -> int | None:
-    """Close a series and queue its job in the same transaction. Returns the job's id, None without a model.
+    """Close a series and queue its job in the same transaction. Returns the job's id, None where there is none yet.
 
     model: None for a series that is kept and not analysed; say why in `refuse`.
     completeness: how it was found complete: "quiet-time", "pacs-count", ... expected: the count asked for.
@@ -205,6 +207,7 @@ def close_series(
         may have come since.
     shadow: a second model that analyses it too, without being reported.
     priority: of its job.
+    to_choose: queue nothing yet: the study's best series is chosen later (see selection.py).
     A closed series may be closed again for another model; an input that has a job for the model gets no other.
     Raises NotDueYet: an instance came since the decision; NotFound.
     """
@@ -219,10 +222,11 @@ def close_series(
             "expected_count": expected,
             "refusal_code": refuse[0] if refuse else None,
             "refusal_text": refuse[1] if refuse else None,
+            "selection": "WAITING" if to_choose and model else None,
         }
         detail = {"completeness": completeness, "expected": expected, "refusal": refuse[0] if refuse else None}
         move(tx, SERIES, series_pk, State.OPEN, State.CLOSED, now, values=values, detail=detail)
-    if model is None:
+    if model is None or to_choose:
         return None
     digest = tx.scalar(select(series.c.input_digest).where(series.c.id == series_pk))
     job_id = jobs.enqueue(tx, series_pk, now, str(digest), model, refuse, priority)

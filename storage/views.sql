@@ -18,6 +18,7 @@ SELECT patients.patient_id, studies.study_instance_uid, series.series_instance_u
        strftime('%Y-%m-%d %H:%M:%f', series.last_instance_at, 'unixepoch') AS last_instance_utc,
        CASE
            WHEN series.state = 'OPEN' THEN 'its quiet time is not over'
+           WHEN series.selection = 'WAITING' THEN 'the best series of its study is not chosen yet'
            WHEN jobs.id IS NULL AND series.refusal_code IS NOT NULL THEN 'kept, not analysed: ' || series.refusal_code
            WHEN jobs.id IS NULL THEN 'kept, no model is to analyse it'
            WHEN jobs.state = 'QUEUED' THEN 'queued'

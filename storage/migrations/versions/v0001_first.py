@@ -175,11 +175,16 @@ def _create_series() -> None:
         sa.Column("refusal_code", sa.String(), nullable=True),
         sa.Column("refusal_text", sa.String(), nullable=True),
         sa.CheckConstraint("state IN ('OPEN', 'CLOSED')", name="ck_series_state"),
+        sa.Column("selection", sa.String(), nullable=True),
         sa.CheckConstraint("revision >= 1", name="ck_series_revision"),
+        sa.CheckConstraint(
+            "selection IN ('WAITING', 'CHOSEN', 'ANALYSED', 'PASSED_OVER', 'UNSUITABLE')", name="ck_series_selection"
+        ),
         sa.ForeignKeyConstraint(["study_pk"], ["studies.id"], name="fk_series_study_pk"),
         sa.PrimaryKeyConstraint("id", name="pk_series"),
         sa.UniqueConstraint("series_instance_uid", name="uq_series_series_instance_uid"),
     )
+    op.create_index("ix_series_selection", "series", ["selection"], unique=False)
     op.create_index("ix_series_state_due_at", "series", ["state", "due_at"], unique=False)
     op.create_index("ix_series_study_pk", "series", ["study_pk"], unique=False)
 

@@ -1,0 +1,165 @@
+"""Which series of a study is analysed, where a site wants the best one only: what is known, and recording the choice.
+
+A series closes WAITING. Once its study is quiet one series becomes CHOSEN and gets a job, the others are PASSED_OVER
+or UNSUITABLE. When its job is done it becomes ANALYSED, which ends the matter until a late instance opens it again,
+or UNSUITABLE, and the next one is chosen. Opening a series again takes it out, as its instances are not all here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Connection, exists, func, select, update
+
+from storage import audit, jobs
+from storage.errors import NotDueYet
+from storage.jobs import ModelRef
+from storage.models import jobs as job_table
+from storage.models import patients, results, series, studies
+from storage.results import previous_result
+from storage.series_state import State
+
+
+class Selection(StrEnum):
+    """What was decided about a series."""
+
+    WAITING = "WAITING"
+    CHOSEN = "CHOSEN"
+    ANALYSED = "ANALYSED"
+    PASSED_OVER = "PASSED_OVER"
+    UNSUITABLE = "UNSUITABLE"
+
+
+UNDECIDED = (Selection.WAITING.value, Selection.CHOSEN.value)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A closed series of a study that takes part.
+
+    refusal: (code, sentence) decided when it closed, such as slices that the PACS could not give.
+    outcome: of its current result, or None.  reason: (code, sentence) of a result NOT_ANALYSED.
+    reported: a report on it may be at a destination already.
+    """
+
+    series_pk: int
+    series_instance_uid: str
+    study_instance_uid: str
+    patient_id: str
+    calling_ae: str
+    selection: Selection
+    input_digest: str
+    instance_count: int
+    refusal: tuple[str, str] | None
+    outcome: str | None
+    reason: tuple[str, str] | None
+    reported: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to record about a study.
+
+    members: as they were when this was decided.  chosen: the series to queue, or None where none is to be analysed.
+    refusal: (code, sentence) where the chosen one is only to be reported as not analysed.
+    others: what the other series become, each with (code, sentence) why; those left out stay as they are.
+    detail: for the audit row; JSON types only.
+    """
+
+    members: Sequence[Member]
+    chosen: int | None
+    refusal: tuple[str, str] | None
+    others: Mapping[int, tuple[Selection, tuple[str, str] | None]]
+    detail: Mapping[str, object]
+
+
+def undecided_studies(tx: Connection, now: float) -> list[int]:
+    """Studies that are quiet, whose series are all closed, and which wait for a choice or for its outcome."""
+    waiting = select(series.c.study_pk).where(series.c.selection.in_(UNDECIDED)).distinct()
+    unfinished = ["QUEUED", "RUNNING", "FAILED"]
+    busy = exists().where(
+        job_table.c.series_pk == series.c.id, job_table.c.shadow.is_(False), job_table.c.state.in_(unfinished)
+    )
+    unready = (series.c.state == State.OPEN.value) | (series.c.due_at > now) | busy
+    blocked = select(series.c.study_pk).where(series.c.study_pk.in_(waiting), unready)
+    return list(tx.scalars(waiting.where(series.c.study_pk.not_in(blocked)).order_by(series.c.study_pk)))
+
+
+def members(tx: Connection, study_pk: int) -> list[Member]:
+    """The series of a study that take part in the choice, by Series Instance UID."""
+    latest = (
+        select(func.max(results.c.id))
+        .where(results.c.series_pk == series.c.id, results.c.superseded_at.is_(None), results.c.shadow.is_(False))
+        .correlate(series)
+        .scalar_subquery()
+    )
+    rows = tx.execute(
+        select(
+            series,
+            studies.c.study_instance_uid,
+            patients.c.patient_id,
+            results.c.outcome,
+            results.c.reason_code,
+            results.c.reason_text,
+        )
+        .select_from(series.join(studies).join(patients).outerjoin(results, results.c.id == latest))
+        .where(series.c.study_pk == study_pk, series.c.selection.is_not(None))
+        .order_by(series.c.series_instance_uid)
+    ).all()
+    return [
+        Member(
+            row.id,
+            row.series_instance_uid,
+            row.study_instance_uid,
+            row.patient_id,
+            row.calling_ae,
+            Selection(row.selection),
+            row.input_digest,
+            row.instance_count,
+            (row.refusal_code, row.refusal_text or "") if row.refusal_code else None,
+            row.outcome,
+            (row.reason_code, row.reason_text or "") if row.reason_code else None,
+            previous_result(tx, row.id) is not None,
+        )
+        for row in rows
+    ]
+
+
+def record_choice(
+    tx: Connection, choice: Choice, now: float, model: ModelRef, shadow: ModelRef | None = None, priority: int = 0
+) -> int | None:
+    """Queue the chosen series and say so of the others, with one audit row. Returns the job's id, None without one.
+
+    Raises NotDueYet where a series of the study changed since the choice was made.
+    """
+    first = choice.members[0]
+    study_pk = tx.scalar(select(series.c.study_pk).where(series.c.id == first.series_pk))
+    is_open = exists().where(series.c.study_pk == study_pk, series.c.state == State.OPEN.value)
+    if tx.scalar(select(is_open)) or members(tx, int(study_pk or 0)) != list(choice.members):
+        raise NotDueYet("the study changed while its best series was chosen")
+    for pk, (selection, refusal) in choice.others.items():
+        _set(tx, pk, selection, refusal)
+    audit.append(
+        tx,
+        now,
+        "study.series-chosen",
+        series_uid=next((m.series_instance_uid for m in choice.members if m.series_pk == choice.chosen), None),
+        study_uid=first.study_instance_uid,
+        patient_id=first.patient_id,
+        outcome="NONE" if choice.chosen is None else str(Selection.CHOSEN),
+        detail=dict(choice.detail),
+    )
+    if choice.chosen is None:
+        return None
+    _set(tx, choice.chosen, Selection.CHOSEN, choice.refusal)
+    digest = next(m.input_digest for m in choice.members if m.series_pk == choice.chosen)
+    job_id = jobs.enqueue(tx, choice.chosen, now, digest, model, choice.refusal, priority)
+    if shadow is not None and choice.refusal is None:
+        jobs.enqueue(tx, choice.chosen, now, digest, shadow, priority=priority, shadow=True)
+    return job_id
+
+
+def _set(tx: Connection, series_pk: int, selection: Selection, refusal: tuple[str, str] | None) -> None:
+    code, sentence = refusal or (None, None)
+    values = {"selection": selection.value, "refusal_code": code, "refusal_text": sentence}
+    tx.execute(update(series).where(series.c.id == series_pk).values(**values))
