@@ -39,7 +39,8 @@ GRID = Grid((6, 16, 20))
 PATIENCE_S = float(os.environ.get("NODE_FAULT_PATIENCE_S", "120"))
 MACHINES = {"job": jobs.TRANSITIONS, "delivery": deliveries.TRANSITIONS, "series": series_state.TRANSITIONS}
 BORN = {"job": "QUEUED", "delivery": "PENDING", "series": "OPEN"}
-REPORT, LOWER_REPORT = "1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.88.33"
+# Comprehensive 3D SR, Comprehensive SR, and Enhanced SR for "not analysed".
+REPORTS = [f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (34, 33, 22)]
 COMMITMENT = "1.2.840.10008.1.20.1"
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 
@@ -96,7 +97,7 @@ class Pacs:
         self._reports: dict[str, Dataset] = {}
         entity = AE(ae_title="PACS")
         entity.maximum_associations = 20
-        for sop_class in (REPORT, LOWER_REPORT, COMMITMENT):
+        for sop_class in (*REPORTS, COMMITMENT):
             entity.add_supported_context(sop_class, ExplicitVRLittleEndian)
         handlers: list[evt.EventHandlerType] = [(evt.EVT_C_STORE, self._store), (evt.EVT_N_ACTION, self._action)]
         self._server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
@@ -272,10 +273,10 @@ class Node:
         self.kill()
         if self.died and not self._power_is_back and (self.faults / "scope").read_text() == "power":
             self._power_is_back = True
-            self._lose_what_was_not_synced()
+            self.lose_what_was_not_synced()
         self.start()
 
-    def _lose_what_was_not_synced(self) -> None:
+    def lose_what_was_not_synced(self) -> None:
         """What a disk may do in a power failure, at its worst; SQLite's own files are left as they are."""
         path = self.faults / "synced"
         synced = set(path.read_text().splitlines()) if path.exists() else set()

@@ -100,16 +100,19 @@ def _wrap_files() -> None:
 def _note_syncs() -> None:
     """Keep a list of what the disk would still have after a power failure."""
     fsync = os.fsync
+    known: set[str] = set()
 
     def noted(fd: int) -> None:
         fsync(fd)
         folder = Path(os.environ.get(FOLDER, "/nowhere"))
         if not folder.exists():
             return
-        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
-        lines = [f"name {child}" for child in path.iterdir()] if path.is_dir() else [f"bytes {path}"]
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        lines = {f"name {path}/{name}\n" for name in os.listdir(path)} if os.path.isdir(path) else {f"bytes {path}\n"}
+        new = lines - known
+        known.update(new)
         with (folder / "synced").open("a") as synced:
-            synced.write("".join(f"{line}\n" for line in lines))
+            synced.write("".join(new))
 
     os.fsync = noted
 
