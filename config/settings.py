@@ -215,9 +215,13 @@ class ReportSettings(Section):
     report_not_analysed: bool = False
     """Also send a report that says why a series was not analysed."""
     segmentation: bool = True
-    """Also send the lung segmentation (SEG)."""
+    """Also send the segmentation (SEG) of the lungs and, where the result is positive, of what drove the model."""
     summary: bool = True
     """Also send the summary image (Secondary Capture)."""
+    display: bool = False
+    """Also send the display report, for viewers that show a report's values only beside a region, such as OHIF."""
+    key_objects: bool = False
+    """Also send the slices with most of what drove the model as key objects (KO), where the result is positive."""
     manufacturer: str = "DICOM AI node"
     device_name: str = "DICOM AI node"
     device_serial: str = "0"

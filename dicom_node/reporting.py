@@ -21,7 +21,7 @@ from dicom_node.report import (
     read_sources,
     to_part10,
 )
-from dicom_node.report.objects import KINDS, REPORT, SEGMENTATION, SUMMARY
+from dicom_node.report.objects import DISPLAY_REPORT, KEY_IMAGES, KINDS, REPORT, SEGMENTATION, SUMMARY
 from inference.cards import OperatingPoint
 from inference.errors import CorruptInstance
 from inference.finding import ModelIdentity
@@ -29,7 +29,7 @@ from inference.finding import ModelIdentity
 
 @dataclass(frozen=True)
 class ReportObject:
-    """One encoded object of a result. kind: "report", "segmentation", "summary". part10: the file's bytes."""
+    """One encoded object of a result. kind: "report", "segmentation", "summary", ... part10: the file's bytes."""
 
     kind: str
     sop_instance_uid: str
@@ -93,7 +93,13 @@ def write_objects(
 
 
 def _kinds(report: ReportSettings) -> list[str]:
-    wanted = {REPORT: True, SEGMENTATION: report.segmentation, SUMMARY: report.summary}
+    wanted = {
+        REPORT: True,
+        SEGMENTATION: report.segmentation,
+        SUMMARY: report.summary,
+        DISPLAY_REPORT: report.display,
+        KEY_IMAGES: report.key_objects,
+    }
     return [kind for kind, asked_for in wanted.items() if asked_for]
 
 

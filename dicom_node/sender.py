@@ -249,7 +249,19 @@ def judge(objects: Sequence[StoredObject], results: dict[str, StoreResult]) -> V
     if final or not told:
         return Verdict(Outcome.PERMANENT, _sentence(final or refused))
     remarks = refused + [(o, r) for o, r in answered if r.outcome == Outcome.WARNING]
-    return Verdict(Outcome.WARNING, _sentence(remarks)) if remarks else Verdict(Outcome.STORED, "")
+    if not remarks:
+        return Verdict(Outcome.STORED, "")
+    return Verdict(Outcome.WARNING, "; ".join(filter(None, [_sentence(remarks), _instead(answered)])))
+
+
+def _instead(answered: Sequence[tuple[StoredObject, StoreResult]]) -> str:
+    """What tells the result where the destination does not take the report in its own class; empty where it does."""
+    delivered = {o.kind for o, r in answered if r.outcome in DELIVERED}
+    refused = {o.kind for o, r in answered if class_refused(r)}
+    if REPORT_KINDS[0] not in refused:
+        return ""
+    told_by = next((kind for kind in (*REPORT_KINDS, SUMMARY_KIND) if kind in delivered), "")
+    return f"the result is told by: {told_by}" if told_by else ""
 
 
 def _sentence(pairs: Sequence[tuple[StoredObject, StoreResult]]) -> str:

@@ -25,6 +25,8 @@ def register(app: typer.Typer) -> None:
 def analyse(
     path: Annotated[Path, typer.Argument(exists=True, help="A DICOM file, or a folder with one or more series.")],
     output: Annotated[Path | None, typer.Option(help="Folder to write the DICOM objects of the result to.")] = None,
+    display: Annotated[bool, typer.Option("--display", help="Also write the display report, for OHIF.")] = False,
+    key_objects: Annotated[bool, typer.Option("--key-objects", help="Also write the key objects.")] = False,
     trace: Annotated[bool, typer.Option(help="Add intermediate values to the result.")] = False,
     device: Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:0", ...')] = "auto",
     config: ConfigOption = None,
@@ -32,6 +34,8 @@ def analyse(
 ) -> None:
     """Load, analyse and print every series below PATH. One JSON object a line with --json."""
     settings = settings_from(config)
+    wanted = {"display": display or settings.report.display, "key_objects": key_objects or settings.report.key_objects}
+    settings = settings.model_copy(update={"report": settings.report.model_copy(update=wanted)})
     from dicom_node.analysis import analyse as analyse_series
     from dicom_node.analysis import open_pipeline
     from dicom_node.reporting import write_objects
@@ -69,6 +73,10 @@ def _record(uid: str, analysis: Analysis, model: ModelIdentity) -> dict[str, obj
     }
     if finding is not None:
         record |= {"input_digest": finding.input_digest, "device": finding.device, "precision": finding.precision}
+        if finding.localisation is not None and analysis.volume is not None:
+            voxels = int(finding.localisation.sum())
+            record["localised_ml"] = round(voxels * analysis.volume.voxel_ml, 1)
+            record["localised_percent_of_lungs"] = round(100 * voxels / max(1, int(finding.lung_mask.sum())), 2)
         record |= {"checks": [{"code": check.code, "sentence": check.sentence} for check in finding.checks]}
         if finding.trace:
             record["trace"] = finding.trace
@@ -87,6 +95,9 @@ def _print(record: dict[str, object], written: list[str]) -> None:
             markup=False,
         )
         out.print(f"lung volume {record['lung_volume_ml']} mL", markup=False)
+        if record["positive"]:
+            share = f"{record['localised_percent_of_lungs']} % of the lungs; no lesion boundary"
+            out.print(f"driven by   {record['localised_ml']} mL, {share}", markup=False)
     note = ", trained on synthetic phantoms only" if record["demonstration"] else ""
     out.print(f"model       {record['model']}{note}", markup=False)
     for file in written:

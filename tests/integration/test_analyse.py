@@ -30,13 +30,28 @@ def test_a_phantom_is_judged_as_its_truth_says(seed: int, lesions: str, tmp_path
     paths = write_series(
         make_phantom(seed, slices=40, size=256, lesions=lesions, lesion_settings=LESIONS), tmp_path / "series"
     )
-    status, records = analyse(tmp_path / "data", str(tmp_path / "series"), "--output", str(tmp_path / "out"))
+    status, records = analyse(
+        tmp_path / "data", str(tmp_path / "series"), "--output", str(tmp_path / "out"), "--display", "--key-objects"
+    )
     assert status == 0 and len(records) == 1
     record = records[0]
     assert record["series_instance_uid"] == str(dcmread(paths[0]).SeriesInstanceUID)
     assert (record["outcome"], record["reason"], record["demonstration"]) == ("ANALYSED", None, True)
     assert record["positive"] is (lesions != "none")
-    assert {dcmread(path).Modality for path in (tmp_path / "out").iterdir()} == {"SR", "SEG", "OT"}
+    written = {path.name.rsplit("-", 1)[0]: dcmread(path) for path in (tmp_path / "out").iterdir()}
+    # Only a positive result has something that drove it: a second segment, and slices that matter most.
+    positive_only = {"key-images"} if record["positive"] else set()
+    assert set(written) == {"report", "segmentation", "summary", "display-report"} | positive_only
+    assert len(written["segmentation"].SegmentSequence) == (2 if record["positive"] else 1)
+    assert (record["localised_ml"] > 0) is record["positive"]
+
+
+def test_optional_objects_are_written_where_the_site_asks_for_them(tmp_path: Path) -> None:
+    write_series(make_phantom(12, slices=40, size=256), tmp_path / "series")
+    (tmp_path / "node.toml").write_text("[report]\ndisplay = true\nsummary = false\nsegmentation = false\n")
+    config = ["--config", str(tmp_path / "node.toml"), "--output", str(tmp_path / "out")]
+    analyse(tmp_path / "data", str(tmp_path / "series"), *config)
+    assert {path.name.rsplit("-", 1)[0] for path in (tmp_path / "out").iterdir()} == {"report", "display-report"}
 
 
 def test_a_refusal_is_done_and_says_why(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pynetdicom import AE, evt
 
 from config.settings import Destination, ModelSettings
 from dicom_node import sender
+from storage import audit
 from storage.jobs import ModelRef
 from tests.outbox import (
     COMPREHENSIVE_3D_SR,
@@ -91,6 +92,10 @@ def test_a_destination_gets_the_first_report_that_it_accepts(
     row = node.deliveries()[0]
     if SEGMENTATION not in accepted and state == "SENT":
         assert "segmentation" in row.warning
+    if COMPREHENSIVE_3D_SR not in accepted and state == "SENT":
+        with node.database.read() as tx:
+            (entry,) = audit.search(tx, event="delivery.sent")
+        assert f"the result is told by: {arrives[0]}" in entry["detail"]["warning"]["text"]
 
 
 def test_a_demonstration_result_does_not_leave_this_machine(tmp_path: Path) -> None:
