@@ -39,7 +39,7 @@ _STRIP_IMAGES = 10
 _STRIP_ROWS = 2
 _EDGE_PX = 12
 _GAP_PX = 7
-_MOST_SMALLER_PX = 3
+_MOST_LARGER_PX, _MOST_SMALLER_PX = 3, 3
 
 Paragraph = tuple[str, int, tuple[int, int, int]]
 """Text, size in pixels and colour."""
@@ -108,9 +108,9 @@ def _column(draw: ImageDraw.ImageDraw, box: Box, finding: Finding, volume: CTVol
 
 
 def _paragraphs_in(draw: ImageDraw.ImageDraw, box: Box, paragraphs: Sequence[Paragraph]) -> None:
-    """Draw the paragraphs, all in smaller type where they would not fit, down to what can still be read."""
-    for smaller in range(_MOST_SMALLER_PX + 1):
-        laid_out = [(_lines(draw, words, size - smaller, box.width), size - smaller) for words, size, _ in paragraphs]
+    """Draw the paragraphs in the largest type that all of them fit in, down to what can still be read."""
+    for larger in range(_MOST_LARGER_PX, -_MOST_SMALLER_PX - 1, -1):
+        laid_out = [(_lines(draw, words, size + larger, box.width), size + larger) for words, size, _ in paragraphs]
         if sum(len(lines) * _step(size) + _GAP_PX for lines, size in laid_out) <= box.height:
             break
     y = box.y
@@ -144,7 +144,7 @@ def _paragraphs(finding: Finding, volume: CTVolume, origin: Origin) -> list[Para
     lungs = f"Lungs {finding.lung_volume_ml:.0f} mL"
     if finding.left_lung_ml > 0 or finding.right_lung_ml > 0:
         lungs += f" (right {finding.right_lung_ml:.0f}, left {finding.left_lung_ml:.0f})"
-    checks = ", ".join(check.code.lower().replace("_", " ") for check in finding.checks) or "none recorded"
+    checks = ", ".join(wording.check_name(check.code) for check in finding.checks) or "none recorded"
     digests = f"weights {model.unet_sha256[:8]} / {model.decovnet_sha256[:8]}"
     verified = "" if model.verified else " (not verified)"
     return [

@@ -94,7 +94,7 @@ def anatomy_of(finding: Finding, volume: CTVolume) -> Anatomy:
 def _focus(
     lungs: npt.NDArray[np.bool_], region: npt.NDArray[np.bool_] | None, heat: npt.NDArray[np.uint8] | None
 ) -> tuple[int, int, int]:
-    """The hottest voxel of the region, or of all where there is no region; else the middle of region or lungs."""
+    """The hottest voxel of the region, or of all where there is none; else the middle of the region or of a lung."""
     if heat is not None:
         hottest = heat.max() if region is None else heat[region].max()
         # Of equally hot voxels the middle one: saturated maps have many.
@@ -103,7 +103,10 @@ def _focus(
     if region is not None:
         return _middle(np.argwhere(region))
     if lungs.any():
-        return _middle(np.argwhere(lungs))
+        voxels = np.argwhere(lungs)
+        # Of the side with more lung: halfway between both there is little lung to see.
+        on_right = voxels[:, 2] <= voxels[:, 2].mean()
+        return _middle(voxels[on_right if on_right.mean() >= 0.5 else ~on_right])
     return lungs.shape[0] // 2, lungs.shape[1] // 2, lungs.shape[2] // 2
 
 

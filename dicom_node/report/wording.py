@@ -16,6 +16,7 @@ LOCALISATION = (
     "It is not the boundary of a lesion, and its volume is not that of one."
 )
 KEY_IMAGES = "The slices with most of the region that drove the model's output; it is not the boundary of a lesion."
+_ABBREVIATIONS = frozenset({"HU"})
 _PREDICTIVE = "Predictive values depend on how common the disease is among those examined."
 
 _SERIES_DESCRIPTION = "COVID-19 CT AI {what}, RESEARCH, not for diagnosis"
@@ -96,6 +97,11 @@ def nothing_localised(finding: Finding) -> str:
 def part_analysed(part: str) -> str:
     """Which of the series' volumes this is about; empty for a whole series."""
     return f"Of the several volumes of the series this one was analysed: {part}." if part else ""
+
+
+def check_name(code: str) -> str:
+    """A check's code as words."""
+    return code if code in _ABBREVIATIONS else code.replace("_", " ").lower()
 
 
 def checks_passed(checks: Sequence[QualityCheck]) -> str:
