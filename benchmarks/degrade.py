@@ -114,10 +114,18 @@ def try_variant(name: str, images: Images, variant: Variant, base: Base, policy:
     return Outcome(name, variant, "ANALYSED", upright(volume).digest() == base.digest, moved, found)
 
 
-def try_all(name: str, volume: CTVolume, others: Sequence[Images], policy: Policy, models: Models) -> list[Outcome]:
-    """Every variant of one series."""
+def try_all(
+    name: str,
+    volume: CTVolume,
+    others: Sequence[Images],
+    policy: Policy,
+    models: Models,
+    share: tuple[int, int] = (1, 1),
+) -> list[Outcome]:
+    """Every variant of one series, or one of `share[1]` equal shares of them."""
     images, base = read_images(volume), base_of(volume, models)
-    return [try_variant(name, images, variant, base, policy, models) for variant in all_variants(others)]
+    chosen = all_variants(others)[share[0] - 1 :: share[1]]
+    return [try_variant(name, images, variant, base, policy, models) for variant in chosen]
 
 
 def phantom_volume(seed: int, folder: Path, *, size: int = 512, slices: int = 110) -> CTVolume:
@@ -149,6 +157,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first-phantom", type=int, default=0, help="seed of the first")
     parser.add_argument("--model", action="append", default=[], help="a model that analyses what passes; repeatable")
     parser.add_argument("--models-dir", type=Path, default=Path("var/models"), help="folder of imported models")
+    parser.add_argument("--only", help="try this series; the others are there to be mixed in")
+    parser.add_argument("--share", default="1/1", help="K/N: the K-th of N equal shares of the variants")
     parser.add_argument("--verbose", action="store_true", help="a line for every variant")
     return parser.parse_args()
 
@@ -166,7 +176,10 @@ def main() -> int:
         names = list(volumes)
         for index, name in enumerate(names):
             other = read_images(volumes[names[(index + 1) % len(names)]])
-            found = try_all(name, volumes[name], [other], Policy(), models)
+            if arguments.only not in (None, name):
+                continue
+            share = tuple(int(part) for part in arguments.share.split("/"))
+            found = try_all(name, volumes[name], [other], Policy(), models, (share[0], share[1]))
             outcomes += found
             for outcome in found:
                 if arguments.verbose or outcome.verdict not in RIGHT:

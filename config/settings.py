@@ -103,7 +103,9 @@ class ReceiverSettings(Section):
         return self
 
 
-ImageClass = Literal["ct", "enhanced-ct", "legacy-enhanced-ct"]
+ImageClass = Literal["ct", "enhanced-ct", "legacy-enhanced-ct", "results"]
+"""What a source may store. "results": SR, SEG, secondary captures and key objects, for a PACS that routes the node's
+own results back and fails where they are refused: they are kept, and never analysed."""
 
 
 class SeriesFilter(Section):
@@ -144,6 +146,8 @@ class Source(Section):
     classes: tuple[ImageClass, ...] = ("ct", "enhanced-ct", "legacy-enhanced-ct")
     """SOP classes that it may store; presentation contexts of the others are refused."""
     series: SeriesFilter = SeriesFilter()
+    own_images: Literal["store", "refuse"] = "store"
+    """CT images that this node had a part in: kept without being analysed, or refused with a status."""
     priority: int = Field(default=0, ge=-100, le=100)
     """Its series are analysed before those of a lower priority, which wait as long as there are any."""
     destinations: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config.settings import Settings
+from config.settings import ReportSettings, Settings
 from inference.ct import CTVolume
 from inference.errors import CorruptInstance, ModelError, UnsuitableSeries
 from inference.finding import Finding
@@ -17,6 +17,7 @@ from storage.jobs import ModelRef
 ANALYSED = "ANALYSED"
 NOT_ANALYSED = "NOT_ANALYSED"
 CORRUPT_INSTANCE = "CORRUPT_INSTANCE"
+OWN_OBJECT = "OWN_OBJECT"
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,12 @@ class Analysis:
         return ANALYSED if self.finding is not None else NOT_ANALYSED
 
 
-def analyse(paths: Sequence[Path], pipeline: Pipeline, *, trace: bool = False) -> Analysis:
+def analyse(
+    paths: Sequence[Path], pipeline: Pipeline, *, trace: bool = False, own: ReportSettings | None = None
+) -> Analysis:
     """Load one series and run the pipeline on it.
 
+    own: names the node by its manufacturer and device name; what it made or had a part in is refused.
     A series that cannot be analysed is an outcome, not an error: every other exception is a fault of the node.
     """
     started = time.perf_counter()
@@ -55,6 +59,8 @@ def analyse(paths: Sequence[Path], pipeline: Pipeline, *, trace: bool = False) -
     try:
         volume = load(paths)
         loaded = time.perf_counter() - started
+        if own is not None:
+            _refuse_own_objects(volume, own)
         finding = pipeline.run(volume, trace=trace)
     except UnsuitableSeries as error:
         return _refused(error.code, error.sentence, volume, started)
@@ -62,6 +68,16 @@ def analyse(paths: Sequence[Path], pipeline: Pipeline, *, trace: bool = False) -
         return _refused(CORRUPT_INSTANCE, str(error), volume, started)
     timings = {"load": loaded, **finding.timings_s, "total": time.perf_counter() - started}
     return Analysis(finding, None, volume, timings)
+
+
+def _refuse_own_objects(volume: CTVolume, own: ReportSettings) -> None:
+    """The loop guard, for images that the node contributed to: a PACS may route them back."""
+    for manufacturer, model in volume.header.equipment:
+        # A contribution names the algorithm as its model, so the manufacturer alone tells there.
+        scanner = (volume.header.manufacturer, volume.header.manufacturer_model)
+        is_device = (manufacturer, model) == scanner
+        if manufacturer == own.manufacturer and (model == own.device_name or not is_device):
+            raise UnsuitableSeries(OWN_OBJECT, "This node had a part in these images; it does not analyse them again.")
 
 
 def _refused(code: str, sentence: str, volume: CTVolume | None, started: float) -> Analysis:

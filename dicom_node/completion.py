@@ -18,6 +18,7 @@ from config.settings import Destination, SenderSettings, Settings
 from dicom_node.link import NoContext, PeerUnavailable
 from dicom_node.logs import short
 from dicom_node.query import QueryFailed, SeriesKey, querying
+from dicom_node.receiver.negotiation import IMAGE_CLASSES
 from dicom_node.retrieve import Retrieval, fetch, held_instances
 from storage import audit, series
 from storage.database import Database
@@ -31,6 +32,7 @@ PACS_COUNT = "pacs-count"
 PACS_SILENT = "quiet-time-pacs-silent"
 PACS_HAS_FEWER = "quiet-time-pacs-has-fewer"
 MISSING_SLICES = "MISSING_SLICES"
+NOT_IMAGES = ("NOT_IMAGES", "The series holds results, not CT images; it is kept and not analysed.")
 NOT_WANTED = ("NOT_WANTED", "The filter of its source leaves this series out.")
 WORKERS = 4
 """Series that are asked about at the same time: a slow PACS must not hold up the others for long."""
@@ -122,23 +124,29 @@ class Completion:
         with self._database.transaction() as tx:
             due = series.due_series(tx, now)
         for one in due:
-            if self._pacs is None or not self._is_wanted(one):
+            if self._pacs is None or self._unwanted(one):
                 decision = decide(one.instance_count, None, asked=False, quiet=True, may_fetch=False)
                 self._close(one, model, now, decision)
         if self._pacs is None:
             return
         with self._database.read() as tx:
             quiet = series.quiet_series(tx, now, self._settings.settle_s)
-        candidates = {one.series_pk: one for one in (*quiet, *due) if self._is_wanted(one)}
+        candidates = {one.series_pk: one for one in (*quiet, *due) if not self._unwanted(one)}
         self._forget_all_but(set(candidates))
         for one in candidates.values():
             if self._effort(one).next_at <= now:
                 self._submit(one, model, now, self._pacs)
 
-    def _is_wanted(self, one: DueSeries) -> bool:
-        """False for a series that the filter of its source leaves out: kept, but no PACS is asked about it."""
+    def _unwanted(self, one: DueSeries) -> tuple[str, str] | None:
+        """Why a series is kept without being analysed, and no PACS is asked about it; None for the others."""
         source = self._source(one.calling_ae)
-        return source is None or source.series.wants(one.description, one.body_part)
+        if source is None:
+            return None
+        if "results" in source.classes:
+            with self._database.read() as tx:
+                if not series.sop_classes(tx, one.series_pk) & IMAGE_CLASSES:
+                    return NOT_IMAGES
+        return None if source.series.wants(one.description, one.body_part) else NOT_WANTED
 
     def _effort(self, one: DueSeries) -> Effort:
         """What was tried for the series as it is now; another instance makes a new start."""
@@ -258,10 +266,9 @@ class Completion:
         here: int = 0,
         silence: str = "",
     ) -> None:
-        is_wanted, source = self._is_wanted(one), self._source(one.calling_ae)
+        unwanted, source = self._unwanted(one), self._source(one.calling_ae)
         refuse = (MISSING_SLICES, missing_sentence(here, there)) if decision.action == Action.REFUSE else None
-        if not is_wanted:
-            refuse = NOT_WANTED
+        refuse = unwanted or refuse
         try:
             with self._database.transaction() as tx:
                 if silence:
@@ -270,7 +277,7 @@ class Completion:
                     tx,
                     one.series_pk,
                     now,
-                    model if is_wanted else None,
+                    None if unwanted else model,
                     decision.completeness,
                     there,
                     refuse,

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 
 from config.settings import ReportSettings, Settings
-from dicom_node.analysis import Analysis, Reason
+from dicom_node.analysis import OWN_OBJECT, Analysis, Reason
 from dicom_node.fallbacks import fallback_reports
 from dicom_node.report import (
     ReportContext,
@@ -62,7 +62,8 @@ def report_objects(
         return _with_fallbacks([_encode(kind, dataset) for kind, dataset in built])
     if analysis.reason is None:
         raise ValueError("an analysis has a finding or a reason")
-    if not settings.report.report_not_analysed and predecessor is None:
+    own_object = analysis.reason.code == OWN_OBJECT
+    if predecessor is None and (own_object or not settings.report.report_not_analysed):
         return []
     return _not_analysed(analysis.reason, paths, model, context)
 

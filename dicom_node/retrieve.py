@@ -22,7 +22,7 @@ from dicom_node.link import Link, Peer, PeerUnavailable, associate
 from dicom_node.query import SeriesKey
 from dicom_node.receiver.errors import Refused, Unreadable
 from dicom_node.receiver.headers import read_header
-from dicom_node.receiver.negotiation import STORAGE_CLASSES, TRANSFER_SYNTAXES
+from dicom_node.receiver.negotiation import IMAGE_CLASSES, TRANSFER_SYNTAXES
 from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.uids import parse_uid
 from storage import series
@@ -82,7 +82,7 @@ def fetch(
     contexts = [build_context(model) for model in models]
     if not move:
         contexts += _storage_contexts(wanted.syntaxes)
-    roles = [] if move else [build_role(uid, scp_role=True) for uid in sorted(STORAGE_CLASSES)]
+    roles = [] if move else [build_role(uid, scp_role=True) for uid in sorted(IMAGE_CLASSES)]
     handlers: list[evt.EventHandlerType] = [(evt.EVT_C_STORE, keeper.on_store)]
     with associate(peer, caller, contexts, roles=roles, handlers=handlers) as link:
         for model in (m for m in models if link.accepted(m)):
@@ -191,7 +191,7 @@ def _storage_contexts(likely: frozenset[str]) -> list[PresentationContext]:
     def rank(syntax: str) -> tuple[bool, bool, str]:
         return syntax not in likely, syntax != EXPLICIT_VR, syntax
 
-    return [build_context(uid, s) for uid in sorted(STORAGE_CLASSES) for s in sorted(TRANSFER_SYNTAXES, key=rank)]
+    return [build_context(uid, s) for uid in sorted(IMAGE_CLASSES) for s in sorted(TRANSFER_SYNTAXES, key=rank)]
 
 
 def _batches(uids: Sequence[str]) -> Iterator[Sequence[str]]:

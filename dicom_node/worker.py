@@ -108,7 +108,7 @@ class Worker:
         paths = [self.files.absolute(instance.path) for instance in instances]
         pipeline = self._pipeline(job)
         refusal = Reason(*job.refusal) if job.refusal else None
-        analysis = Analysis(None, refusal, None) if refusal else analyse(paths, pipeline)
+        analysis = Analysis(None, refusal, None) if refusal else analyse(paths, pipeline, own=self.settings.report)
         if job.shadow:
             self._commit(job, analysis, pipeline.identity, ())
             return

@@ -38,6 +38,7 @@ class SeriesHeader:
     quality_control: Quality Control Image is YES.
     derivation: Derivation Description.
     images_in_acquisition: how many images the scanner says it made, 0 where it does not.
+    equipment: (manufacturer, model) of the device that made the images and of all that contributed to any of them.
     number_step: the step of the instance numbers where it is the same from each slice to the next; 0 where not.
     """
 
@@ -67,6 +68,7 @@ class SeriesHeader:
     image_comments: str = ""
     acquisition_number: str = ""
     images_in_acquisition: int = 0
+    equipment: frozenset[tuple[str, str]] = frozenset()
     number_step: int = 0
 
 

@@ -18,6 +18,7 @@ _NUMBERS = {
     "StudyDescription": 0x00081030,
     "SeriesDescription": 0x0008103E,
     "ManufacturerModelName": 0x00081090,
+    "ContributingEquipmentSequence": 0x0018A001,
     "DerivationDescription": 0x00082111,
     "PatientName": 0x00100010,
     "PatientID": 0x00100020,

@@ -3,6 +3,7 @@
 Nothing is allocated by what a header claims, and no error text carries an element's value but UIDs.
 """
 
+import dataclasses
 import hashlib
 import struct
 from collections.abc import Iterator
@@ -177,9 +178,14 @@ def _instance(path: Path, dataset: Dataset, elements: Elements) -> Instance:
         frame_of_reference_uid=elements.text("FrameOfReferenceUID"),
         patient=hashlib.sha256(repr([value.strip(b" \0^") for value in identity]).encode()).hexdigest(),
         pixels=_pixel_format(elements, syntax),
-        header=_header(elements, syntax),
+        header=dataclasses.replace(_header(elements, syntax), equipment=_equipment(dataset, elements)),
         number=None if (number := elements.number("InstanceNumber")) is None else int(number),
     )
+
+
+def _equipment(dataset: Dataset, elements: Elements) -> frozenset[tuple[str, str]]:
+    contributors = map(Elements, items(dataset, "ContributingEquipmentSequence"))
+    return frozenset((one.text("Manufacturer"), one.text("ManufacturerModelName")) for one in (elements, *contributors))
 
 
 def _pixel_format(elements: Elements, syntax: str) -> PixelFormat:
@@ -250,7 +256,10 @@ def _frame(elements: Elements, instance: Instance, index: int, spans: Spans) -> 
     spacing = elements.numbers("PixelSpacing")
     slope, intercept = elements.number("RescaleSlope"), elements.number("RescaleIntercept")
     enhanced = instance.sop_class_uid in (ENHANCED_CT, LEGACY_ENHANCED_CT)
-    header = _header(elements, instance.pixels.transfer_syntax_uid) if enhanced else instance.header
+    header = instance.header
+    if enhanced:
+        own = _header(elements, instance.pixels.transfer_syntax_uid)
+        header = dataclasses.replace(own, equipment=instance.header.equipment)
     names = ("TemporalPositionIdentifier", "TemporalPositionIndex", "NominalPercentageOfCardiacPhase")
     return Frame(
         instance=instance,

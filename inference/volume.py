@@ -274,6 +274,7 @@ def _merged_header(frames: Sequence[Frame]) -> SeriesHeader:
         has_rescale=all(header.has_rescale for header in headers),
         bits_stored=min(header.bits_stored for header in headers),
         number_step=_number_step(frames),
+        equipment=frozenset().union(*(header.equipment for header in headers)),
     )
 
 

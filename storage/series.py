@@ -42,6 +42,7 @@ __all__ = [
     "record_instances",
     "restart_quiet_times",
     "series_instances",
+    "sop_classes",
 ]
 
 QUIET_TIME = "quiet-time"
@@ -259,6 +260,11 @@ def series_instances(tx: Connection, series_pk: int) -> list[StoredInstance]:
         .order_by(instances.c.sop_instance_uid)
     ).mappings()
     return [StoredInstance(**row) for row in rows]
+
+
+def sop_classes(tx: Connection, series_pk: int) -> set[str]:
+    """The SOP Class UIDs of a series' instances."""
+    return set(tx.scalars(select(instances.c.sop_class_uid).where(instances.c.series_pk == series_pk).distinct()))
 
 
 def _records() -> Select[tuple[object, ...]]:

@@ -14,21 +14,42 @@ from pydicom.uid import (
     RLELossless,
 )
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
     CTImageStorage,
     EnhancedCTImageStorage,
+    EnhancedSRStorage,
+    KeyObjectSelectionDocumentStorage,
     LegacyConvertedEnhancedCTImageStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
     Verification,
 )
 
 from config.settings import ImageClass
 from dicom_node.receiver.acse import ABSTRACT_SYNTAX_UNKNOWN, ACCEPTED, TRANSFER_SYNTAXES_UNKNOWN, Context, Proposal
 
-CLASSES: Mapping[ImageClass, str] = {
+IMAGES: Mapping[ImageClass, str] = {
     "ct": str(CTImageStorage),
     "enhanced-ct": str(EnhancedCTImageStorage),
     "legacy-enhanced-ct": str(LegacyConvertedEnhancedCTImageStorage),
 }
-STORAGE_CLASSES = frozenset(CLASSES.values())
+IMAGE_CLASSES = frozenset(IMAGES.values())
+# What the node itself makes, for a PACS that routes everything back.
+RESULT_CLASSES = frozenset(
+    map(
+        str,
+        (
+            Comprehensive3DSRStorage,
+            ComprehensiveSRStorage,
+            EnhancedSRStorage,
+            KeyObjectSelectionDocumentStorage,
+            SecondaryCaptureImageStorage,
+            SegmentationStorage,
+        ),
+    )
+)
+STORAGE_CLASSES = IMAGE_CLASSES | RESULT_CLASSES
 VERIFICATION = str(Verification)
 EXPLICIT_VR, IMPLICIT_VR = str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)
 # Lossless only, because the analysis measures HU. Deflated is left out: a megabyte of it can be gigabytes.
@@ -49,11 +70,14 @@ Offer = Mapping[str, frozenset[str]]
 
 def offer(classes: Iterable[ImageClass]) -> Offer:
     """What a sender may propose that may store these classes."""
-    stored = {CLASSES[name]: TRANSFER_SYNTAXES for name in classes}
+    wanted = frozenset(classes)
+    stored = {uid: TRANSFER_SYNTAXES for name, uid in IMAGES.items() if name in wanted}
+    if "results" in wanted:
+        stored |= dict.fromkeys(RESULT_CLASSES, TRANSFER_SYNTAXES)
     return {**stored, VERIFICATION: frozenset((EXPLICIT_VR, IMPLICIT_VR))}
 
 
-OFFERED = offer(CLASSES)
+OFFERED = offer(IMAGES)
 
 
 def negotiate(proposals: Iterable[Proposal], offered: Offer = OFFERED) -> tuple[Context, ...]:

@@ -18,6 +18,7 @@ from dicom_node.receiver.committer import Committer
 from dicom_node.receiver.connection import Deadlines
 from dicom_node.receiver.journal import Journal
 from dicom_node.receiver.limits import Limits
+from dicom_node.receiver.own_images import OwnImages
 from dicom_node.receiver.pressure import Pressure
 from dicom_node.receiver.registry import Registry
 from dicom_node.receiver.resources import Resources
@@ -67,6 +68,7 @@ class Receiver:
             receiver.min_kib_per_s * 1024,
             receiver.slow_patience_s,
             self._shared_port,
+            _own_images(settings),
         )
 
         def queued() -> int:
@@ -200,3 +202,10 @@ def _allow_descriptors(settings: ReceiverSettings) -> None:
     if soft != resource.RLIM_INFINITY and soft < needed:
         wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _own_images(settings: Settings) -> OwnImages | None:
+    refused_from = frozenset(source.ae_title for source in settings.sources if source.own_images == "refuse")
+    if not refused_from:
+        return None
+    return OwnImages(settings.report.manufacturer, settings.report.device_name, refused_from)

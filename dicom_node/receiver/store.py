@@ -19,6 +19,7 @@ from dicom_node.receiver.acse import Context
 from dicom_node.receiver.committer import Committer, Ticket
 from dicom_node.receiver.errors import ClassMismatch, OutOfResources, ProtocolError, Refused, answer_for
 from dicom_node.receiver.headers import Header, NeedsMore, read_header
+from dicom_node.receiver.own_images import OwnImages
 from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.pdu import Command
 from dicom_node.receiver.resources import Resources
@@ -62,6 +63,7 @@ class Storage:
     min_bytes_per_s: float
     patience_s: float
     shared_port: bool = False
+    own: OwnImages | None = None
 
 
 class Reception:
@@ -158,6 +160,8 @@ class Reception:
             raise OutOfResources("instance was not stored")
         header = self._read_header(file.path)
         arrival = self._arrival(header, file)
+        if self._storage.own is not None and self._storage.own.refuses(self._caller.calling_ae, file.path):
+            raise Refused("image was made by this node")
         commit = self._commit_first if self._storage.shared_port else self._commit_together
         outcome = commit(file, arrival)
         if outcome is not Outcome.NEW:
