@@ -24,8 +24,10 @@ from inference.cards import read_card, shipped_folder
 from inference.ct import CTVolume
 from inference.device import choose_device
 from inference.engine import open_unet
+from inference.errors import UnsuitableSeries
 from inference.finding import Finding
 from inference.localisation import Localiser
+from inference.occlusion import explain
 from inference.phantom import Phantom, make_phantom
 from inference.pipeline import Pipeline
 from inference.preprocess import Grey
@@ -64,8 +66,13 @@ def open_pipeline(folder: Path, threshold: float | None = None) -> KnownLungs:
 def analysed(pipeline: KnownLungs, phantom: Phantom, hu: npt.NDArray[np.int16], unet: bool = False) -> Finding:
     """The finding on a phantom with `hu` as its voxels."""
     pipeline.lungs = None if unet else phantom.lung_mask
+    return pipeline.run(volume_of(phantom, hu))
+
+
+def volume_of(phantom: Phantom, hu: npt.NDArray[np.int16]) -> CTVolume:
+    """`hu` on the phantom's grid as a volume without files."""
     affine = np.diag([*phantom.spacing_mm[::-1], 1.0])
-    return pipeline.run(CTVolume(hu, phantom.spacing_mm, affine, (), "1.2.3", "1.2.4"))
+    return CTVolume(hu, phantom.spacing_mm, affine, (), "1.2.3", "1.2.4")
 
 
 def iou(one: Mask, other: Mask) -> float:
@@ -117,6 +124,14 @@ def follows(pipeline: KnownLungs, phantom: Phantom) -> bool:
     return all(found)
 
 
+def fall(pipeline: KnownLungs, phantom: Phantom) -> tuple[float, float]:
+    """How far a positive output falls without the region, and without as much lung elsewhere (mean)."""
+    pipeline.lungs = phantom.lung_mask
+    found = explain(pipeline, volume_of(phantom, phantom.hu), zones=False)
+    before, (region, *elsewhere) = found.finding.probability, found.occlusions
+    return before - region.probability, before - float(np.mean([part.probability for part in elsewhere]))
+
+
 @dataclass(frozen=True)
 class Row:
     """Overlap with the lesions and hit, of the region and of both baselines."""
@@ -162,26 +177,40 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=shipped_folder() / "demonstration")
     parser.add_argument("--count", type=int, default=160, help="phantoms with lesions")
     parser.add_argument("--moved", type=int, default=20, help="phantoms in which a lesion is moved")
+    parser.add_argument("--occluded", type=int, default=20, help="positive phantoms that the region is taken from")
     parser.add_argument("--size", type=int, default=256, help="rows and columns")
-    parser.add_argument("--slices", type=int, default=36)
+    parser.add_argument("--slices", type=int, default=44)
     parser.add_argument("--unet", action="store_true", help="lungs as the U-Net finds them")
     arguments = parser.parse_args()
     shapes = Shapes((arguments.size,), (arguments.slices, arguments.slices + 8))
     pipeline, always = open_pipeline(arguments.model), open_pipeline(arguments.model, ALWAYS)
-    rng, rows, started = np.random.default_rng(0), [], time.process_time()
+    rng, started = np.random.default_rng(0), time.process_time()
+    rows: list[Row] = []
+    positive: list[int] = []
+    refused = 0
     for number in range(arguments.count):
         phantom = draw_test_phantom(TEST_SEEDS_FROM + 1 + 2 * number, shapes)  # odd seeds have lesions
-        finding = analysed(pipeline, phantom, phantom.hu, arguments.unet)
+        try:
+            finding = analysed(pipeline, phantom, phantom.hu, arguments.unet)
+        except UnsuitableSeries:
+            refused += 1
+            continue
         if finding.positive:
             rows.append(row_of(finding, phantom, rng))
+            positive.append(phantom.seed)
     healthy = (make_phantom(number, slices=arguments.slices, size=arguments.size) for number in range(arguments.moved))
+    falls = [fall(pipeline, draw_test_phantom(seed, shapes)) for seed in positive[: arguments.occluded]]
     followed = sum(follows(always, phantom) for phantom in healthy)
     out = sys.stdout.write
     out(f"model {pipeline.identity.name} {pipeline.identity.version}, digest {pipeline.identity.digest[:12]}\n")
-    out(f"{len(rows)} of {arguments.count} phantoms with lesions are positive, and localised:\n{table(rows)}\n")
+    out(f"{len(rows)} of {arguments.count} phantoms with lesions are positive and localised, {refused} refused:\n")
+    out(table(rows) + "\n")
     shares = [100 * np.mean([getattr(row, name) for row in rows]) for name in ("share", "true_share")]
     out(f"localised {shares[0]:.1f} % of the lungs on average, lesions are {shares[1]:.1f} %\n")
     out(f"one lesion in two places: the hottest voxel follows in {followed} of {arguments.moved} phantoms\n")
+    without, elsewhere = np.median(falls, axis=0)
+    out(f"taken away, the output falls by {without:.3f} (median of {len(falls)} phantoms); ")
+    out(f"as much lung elsewhere: by {elsewhere:.3f}\n")
     out(f"localisation: {1000 * np.median([row.seconds for row in rows]):.0f} ms at the median\n")
     out(f"all of it: {time.process_time() - started:.0f} s of CPU\n")
 

@@ -45,6 +45,8 @@ class Finding:
         where the model rested on nothing that stands out in the lungs; None where it was not asked for.
     heat: uint8 (Z, Y, X), the map that `localisation` is cut from, 255 where it is strongest; all 0 for a negative
         result, None where it was not asked for.
+    verdict_slices: lowest and highest z of the source slices that the probability was computed from, all of them
+        where None.
     input_digest: SHA-256 hex of the HU volume and its geometry as the pipeline saw them.
     timings_s: seconds by stage.
     trace: intermediate values by name (JSON types only); empty unless asked for.
@@ -65,6 +67,7 @@ class Finding:
     timings_s: dict[str, float]
     checks: tuple[QualityCheck, ...] = ()
     trace: dict[str, object] = field(default_factory=dict)
+    verdict_slices: tuple[int, int] | None = None
 
     @property
     def positive(self) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inference.decovnet import COVID, NORMAL, DeCoVNet
 from inference.mask import Mask, bounding_box, label
-from inference.preprocess import Box
+from inference.preprocess import Box, Grey
 
 Heat = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -47,6 +47,23 @@ class Placement:
     descending: bool
     box: Box
     size: tuple[int, int]
+
+    @property
+    def source_slices(self) -> tuple[int, int]:
+        """Lowest and highest source slice z that the crop holds."""
+        count = self.shape[0]
+        ends = [round(z / _scale(self.resampled, count)) for z in (self.box[0].start, self.box[0].stop - 1)]
+        low, high = (count - 1 - z for z in ends[::-1]) if self.descending else ends
+        return low, high
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """What DeCoVNet got of a volume: uint8 (T, rows, columns), grey values, and mask 0 or 1; and where it lies."""
+
+    image: Grey
+    mask: Grey
+    placement: Placement
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from inference.device import Device, choose_device, one_thread
 from inference.engine import BackEnd, UnetEngine, cpu_runs, open_unet
 from inference.errors import UnsuitableSeries
 from inference.finding import Finding
-from inference.localisation import Localisation, Localiser, Placement
+from inference.localisation import Localisation, Localiser, NetworkInput, Placement
 from inference.mask import Mask, clean, sides
 from inference.preprocess import (
     Box,
@@ -85,17 +85,20 @@ class Pipeline:
         self._device = device
         self._policy = Policy.from_table(card.suitability)
 
-    def run(self, volume: CTVolume, *, localise: bool = True, trace: bool = False) -> Finding:
+    def run(
+        self, volume: CTVolume, *, localise: bool = True, trace: bool = False, seen: list[NetworkInput] | None = None
+    ) -> Finding:
         """Analyse a volume.
 
         localise: also find what drove a positive result, once the probability is there; it does not change.
         trace: also run the U-Net on slices that neither the verdict nor the reported mask needs, and keep
             `slices_resampled`, `raw_mask_ml`, `crop` and the stages' seconds. The result is the same.
+        seen: what DeCoVNet gets is appended to it.
         Raises UnsuitableSeries when a rule of the card's [suitability] table or the mask gate refuses it.
         """
         turned = upright(volume)
         if turned is not volume:
-            return _as_stored(self.run(turned, localise=localise, trace=trace), turned, volume.digest())
+            return _as_stored(self.run(turned, localise=localise, trace=trace, seen=seen), turned, volume.digest())
         timings, profile = Timings(), self.card.profile
         with timings.stage("suitability"):
             checks = check(volume, self._policy)
@@ -112,10 +115,13 @@ class Pipeline:
             crop, image, mask = image.shape, *resized(image, mask, profile)
         with timings.stage("decovnet"):
             probability, features = self._decovnet.verdict(image, mask)
+        placement = self._placement(volume, raw)
+        if seen is not None:
+            seen.append(NetworkInput(image, mask, placement))
         localised = None
         if localise:
             with timings.stage("localisation"), one_thread():
-                localised = self._localised(probability, features, volume, raw, lungs)
+                localised = self._localised(probability, features, placement, volume, lungs)
         spacing_z = volume.spacing_mm[0] * len(volume.hu) / len(grey)
         resampled_ml = spacing_z * volume.spacing_mm[1] * volume.spacing_mm[2] / 1000.0
         return Finding(
@@ -134,22 +140,25 @@ class Pipeline:
             timings_s=timings.seconds,
             checks=checks,
             trace=_trace(raw, crop, resampled_ml, timings.seconds) if trace else {},
+            verdict_slices=placement.source_slices,
         )
 
-    def _localised(
-        self, probability: float, features: Tensor, volume: CTVolume, raw: Grey, lungs: Mask
-    ) -> Localisation:
-        """What drove a positive result; nothing where the result is negative."""
-        if probability < self.card.threshold:
-            return Localisation.nothing(volume.hu.shape)
+    def _placement(self, volume: CTVolume, raw: Grey) -> Placement:
         profile = self.card.profile
-        placement = Placement(
+        return Placement(
             shape=volume.hu.shape,
             resampled=len(raw),
             descending=profile.slices.order == "descending",
             box=verdict_box(raw, profile),
             size=profile.decovnet.size,
         )
+
+    def _localised(
+        self, probability: float, features: Tensor, placement: Placement, volume: CTVolume, lungs: Mask
+    ) -> Localisation:
+        """What drove a positive result; nothing where the result is negative."""
+        if probability < self.card.threshold:
+            return Localisation.nothing(volume.hu.shape)
         return self._localiser.localise(features, placement, volume.hu, lungs, volume.spacing_mm)
 
     def probability(self, grey: Grey) -> float:
@@ -162,6 +171,10 @@ class Pipeline:
         start, stop = verdict_range(len(grey), profile.slices)
         raw = self.raw_masks(grey, np.arange(start, stop, dtype=np.intp))
         return self._decovnet.probability(*resized(*decovnet_input(grey, raw, profile), profile))
+
+    def verdict_on(self, image: Grey, mask: Grey) -> float:
+        """P(COVID-19) of what DeCoVNet is given: uint8 (T, rows, columns) both, see `NetworkInput`."""
+        return self._decovnet.probability(image, mask)
 
     def _precision(self) -> str:
         verdict, reporting = self._unet.precision, self._reporting.precision

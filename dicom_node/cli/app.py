@@ -16,6 +16,7 @@ from dicom_node.cli import (
     dataset,
     demo,
     evaluate,
+    explain,
     models,
     network,
     processes,
@@ -35,7 +36,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for module in (processes, series, audit, models, network, analyse, dataset, train, evaluate, configure, demo, tls):
+for module in (
+    processes,
+    series,
+    audit,
+    models,
+    network,
+    analyse,
+    explain,
+    dataset,
+    train,
+    evaluate,
+    configure,
+    demo,
+    tls,
+):
     module.register(app)
 
 

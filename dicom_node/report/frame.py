@@ -12,6 +12,7 @@ from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from dicom_node.report import wording
 from dicom_node.report.context import ReportContext, timezone_of
 from dicom_node.report.equipment import contributing_equipment
 from dicom_node.report.sources import UTF_8, complete
@@ -162,3 +163,24 @@ def to_part10(dataset: Dataset) -> bytes:
     with silence():
         dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def slice_name(volume: CTVolume, origin: Origin, z: int) -> str:
+    """How the source calls a slice: by its Instance Number, or by its frame."""
+    source = volume.slices[z]
+    if len(origin.sources) < len(volume.slices):
+        return f"frame {source.frame + 1}"
+    for header in origin.sources:
+        if header.SOPInstanceUID == source.sop_instance_uid and header.get("InstanceNumber") is not None:
+            return f"image {header.InstanceNumber}"
+    return f"slice {z + 1} from below"
+
+
+def verdict_slices(finding: Finding, volume: CTVolume, origin: Origin) -> str:
+    """Which of the slices the output was computed from, in a sentence; empty where it was from all."""
+    count = len(volume.slices)
+    if finding.verdict_slices is None or finding.verdict_slices == (0, count - 1):
+        return ""
+    low, high = finding.verdict_slices
+    names = slice_name(volume, origin, low), slice_name(volume, origin, high)
+    return wording.verdict_slices(high - low + 1, count, *names)

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from dicom_node.report import wording
 from dicom_node.report.fonts import bundled, font_for, showable_name
-from dicom_node.report.frame import Origin
+from dicom_node.report.frame import Origin, slice_name, verdict_slices
 from dicom_node.report.planes import (
     LUNG_COLOUR,
     REGION_COLOUR,
@@ -161,6 +161,7 @@ def _paragraphs(finding: Finding, volume: CTVolume, origin: Origin) -> list[Para
             14,
             _GREY,
         ),
+        *([(verdict, 14, _WHITE)] if (verdict := verdict_slices(finding, volume, origin)) else []),
         *([(wording.part_analysed(volume.part), 14, _AMBER)] if volume.part else []),
         (f"Checks passed: {checks}", 14, _GREY),
         (f"Model {model.name} {model.version}, profile {model.profile}, {digests}{verified}", 13, _GREY),
@@ -266,17 +267,6 @@ def _evenly(anatomy: Anatomy) -> list[int]:
     low, high = (int(found[0]), int(found[-1])) if found.size else (0, anatomy.lungs.shape[0] - 1)
     parts = (np.arange(_STRIP_IMAGES) + 0.5) / _STRIP_IMAGES
     return [round(high - part * (high - low)) for part in parts]
-
-
-def slice_name(volume: CTVolume, origin: Origin, z: int) -> str:
-    """How the source calls a slice: by its Instance Number, or by its frame."""
-    source = volume.slices[z]
-    if len(origin.sources) < len(volume.slices):
-        return f"frame {source.frame + 1}"
-    for header in origin.sources:
-        if header.SOPInstanceUID == source.sop_instance_uid and header.get("InstanceNumber") is not None:
-            return f"image {header.InstanceNumber}"
-    return f"slice {z + 1} from below"
 
 
 def _lines(draw: ImageDraw.ImageDraw, words: str, size: int, width: int) -> Sequence[str]:

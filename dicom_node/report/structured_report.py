@@ -31,7 +31,7 @@ from pydicom.sr.coding import Code
 from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext
 from dicom_node.report.equipment import classifier, lung_segmenter, observer
-from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of, silence
+from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of, silence, verdict_slices
 from dicom_node.report.segmentation import LUNGS, OPACITY, segments_of
 from inference.ct import CTVolume
 from inference.finding import Finding
@@ -203,6 +203,7 @@ def sentences_of(finding: Finding, volume: CTVolume, origin: Origin) -> list[str
             None,
             [
                 wording.nothing_localised(finding),
+                verdict_slices(finding, volume, origin),
                 wording.part_analysed(volume.part),
                 wording.checks_passed(finding.checks),
             ],

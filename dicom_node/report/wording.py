@@ -94,6 +94,11 @@ def nothing_localised(finding: Finding) -> str:
     return "No region is marked where the result is negative. That does not mean that the lungs are free of lesions."
 
 
+def verdict_slices(used: int, count: int, lowest: str, highest: str) -> str:
+    """Which slices the output was computed from.  lowest, highest: how the source calls the outermost two."""
+    return f"The output rests on {used} of {count} slices, from {lowest} up to {highest}; the others did not count."
+
+
 def part_analysed(part: str) -> str:
     """Which of the series' volumes this is about; empty for a whole series."""
     return f"Of the several volumes of the series this one was analysed: {part}." if part else ""

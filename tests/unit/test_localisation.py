@@ -25,11 +25,13 @@ from inference.localisation import (
     FIRST,
     STRIDE,
     Localiser,
+    NetworkInput,
     Placement,
     activation_map,
     on_source_grid,
     region_of,
 )
+from inference.occlusion import explain, on_input_grid
 from inference.phantom import make_phantom
 from inference.pipeline import decovnet_input, resized, verdict_box
 from inference.preprocess import greys
@@ -167,3 +169,32 @@ def test_localising_does_not_change_the_result_and_a_negative_one_marks_nothing(
     pipeline.card = replace(pipeline.card, threshold=ALWAYS)
     assert negative.probability == with_map.probability
     assert not negative.localisation.any() and not negative.heat.any()
+
+
+def test_output_falls_without_the_lesion_and_only_in_its_zone(pipeline: KnownLungs) -> None:
+    phantom = make_phantom(4, slices=36, size=256)
+    place, _ = two_places(phantom)  # the lower half of the left lung
+    pipeline.lungs = phantom.lung_mask
+    hu = with_lesion(phantom, place)
+    found = explain(pipeline, volume_of(hu, phantom.spacing_mm))
+    without = {part.what: part.probability for part in found.occlusions}
+    region = without.pop("the region that drove the model")
+    before = found.finding.probability
+    assert before - region > 0.5 * (before - min(without.values())) > 0
+    zones = {what: probability for what, probability in without.items() if "third" in what}
+    assert len(zones) == 12
+    lowest = min(zones, key=lambda what: zones[what])
+    assert lowest.startswith("left lung") and "upper" not in lowest
+    assert before - without["as much lung elsewhere, 1 of 3"] < 0.5 * (before - region)
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_region_is_taken_away_where_it_is(order: str) -> None:
+    profile = replace(AUTHORS, slices=replace(AUTHORS.slices, order=order))  # type: ignore[arg-type]
+    z, y, x = np.indices((30, 64, 80))
+    lungs = (np.abs(z - 16) < 11) & (np.abs(y - 30) < 20) & (np.abs(x - 42) < 30)
+    lesion = (np.abs(z - 16) < 3) & (np.abs(y - 25) < 8) & (np.abs(x - 50) < 6)
+    image, mask, place = seen(volume_of(np.where(lesion, 600, -1200).astype(np.int16), (2.0, 4.0, 4.0)), lungs, profile)
+    found = on_input_grid(lesion, NetworkInput(image, mask, place))
+    bright = image > 127
+    assert np.count_nonzero(found & bright) / np.count_nonzero(found | bright) > 0.9

@@ -191,6 +191,16 @@ def test_why_nothing_is_localised_is_said_in_report_and_on_the_page(tmp_path: Pa
         assert len(objects["segmentation"].SegmentSequence) == 1
 
 
+def test_slices_that_the_output_rests_on_are_named_where_they_are_not_all(tmp_path: Path, drawn: list[str]) -> None:
+    write_series(tmp_path / "s", order=[7, 6, 5, 4, 3, 2, 1, 0])
+    volume = volume_of(tmp_path / "s")
+    for chosen, said in (((2, 5), "rests on 4 of 8 slices, from image 6 up to image 3"), ((0, 7), ""), (None, "")):
+        drawn.clear()
+        objects = dict(build_all(finding_on(volume, verdict_slices=chosen), volume, read_sources(volume), CONTEXT))
+        for text in (" ".join(drawn), " ".join(row[4] for row in rows(objects["report"]))):
+            assert (said in text) if said else ("rests on" not in text)
+
+
 def test_heat_is_drawn_where_it_is(tmp_path: Path) -> None:
     grid = Grid()
     write_series(tmp_path / "s", grid)

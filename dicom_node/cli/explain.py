@@ -1,0 +1,100 @@
+"""explain: what becomes of a model's output when parts of the lungs are taken away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from config.settings import Settings
+from dicom_node.cli.common import (
+    ConfigOption,
+    JsonOption,
+    database_of,
+    err,
+    files_of,
+    out,
+    print_json,
+    print_rows,
+    settings_from,
+)
+from dicom_node.errors import NodeError
+from storage import series as store
+
+# torch takes seconds to import: only this command pays for it.
+if TYPE_CHECKING:
+    from inference.occlusion import Explanation
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.command()(explain)
+
+
+def explain(
+    series: Annotated[str, typer.Argument(help="Series Instance UID that the node holds, or a folder or file.")],
+    device: Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:0", ...')] = "auto",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Analyse one series again without each part of its lungs: does the output rest on what is marked?"""
+    settings = settings_from(config)
+    from dicom_node.analysis import open_pipeline
+    from inference.occlusion import explain as explain_volume
+    from inference.volume import load
+
+    paths = _paths_of(series, settings)
+    pipeline = open_pipeline(settings, device)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("whole", total=None)
+        found = explain_volume(pipeline, load(paths), lambda what: progress.update(task, description=f"without {what}"))
+    print_json(_record(found)) if json else _print(found)
+
+
+def _paths_of(series: str, settings: Settings) -> list[Path]:
+    """The files of a series. Raises NodeError where there is none, or more than one; NotFound for an unknown UID."""
+    if not Path(series).exists():
+        files = files_of(settings)
+        with database_of(settings).read() as tx:
+            held = store.series_instances(tx, store.get_series(tx, series).series_pk)
+        return [files.absolute(instance.path) for instance in held]
+    from inference.volume import find_series
+
+    found = list(find_series(Path(series)).values())
+    if len(found) != 1:
+        raise NodeError(f"{series} holds {len(found)} series; give a folder with one")
+    return found[0]
+
+
+def _record(found: Explanation) -> dict[str, object]:
+    finding = found.finding
+    return {
+        "probability": finding.probability,
+        "threshold": finding.model.threshold,
+        "positive": finding.positive,
+        "model": f"{finding.model.name} {finding.model.version}",
+        "without": [vars(occlusion) for occlusion in found.occlusions],
+    }
+
+
+def _print(found: Explanation) -> None:
+    finding = found.finding
+    threshold = finding.model.threshold
+    rows = [("nothing", "", f"{finding.probability:.4f}", "", _side(finding.probability, threshold))]
+    for part in found.occlusions:
+        change = part.probability - finding.probability
+        share = f"{part.percent_of_lungs:.1f}"
+        rows.append((part.what, share, f"{part.probability:.4f}", f"{change:+.4f}", _side(part.probability, threshold)))
+    print_rows("Output without parts of the lungs", ("taken away", "% of lungs", "output", "change", "result"), rows)
+    for sentence in (
+        "A part is taken away by giving it the grey of normal lung. The output should fall without the region that",
+        "drove the model, and hardly move without as much lung elsewhere. For research use; not for diagnosis.",
+    ):
+        out.print(sentence, markup=False, soft_wrap=True)
+
+
+def _side(probability: float, threshold: float) -> str:
+    return "positive" if probability >= threshold else "negative"
