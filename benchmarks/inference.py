@@ -102,7 +102,7 @@ def reference(hu: np.ndarray, folder: Path, threads: int) -> tuple[float, np.nda
     def prepare() -> np.ndarray:
         y, x = np.ogrid[:512, :512]
         lowered = hu.copy()
-        lowered[:, (y - 255) ** 2 + (x - 255) ** 2 > 253**2] -= 2000
+        lowered[:, (y - 255) ** 2 + (x - 255) ** 2 >= 253**2] -= 2000
         return np.floor(255 * np.clip((lowered + 1200.0) / 1800.0, 0, 1)).astype(np.uint8)
 
     def segment() -> np.ndarray:

@@ -34,7 +34,7 @@ class RawClamp:
 class Circle:
     """A reconstruction circle, given for a matrix of `matrix` pixels and scaled to others.
 
-    Pixels farther than `radius_px` from `centre_px` (row, column) are lowered by `lower_by_hu`.
+    Pixels `radius_px` or farther from `centre_px` (row, column) are lowered by `lower_by_hu`.
     """
 
     centre_px: tuple[float, float]

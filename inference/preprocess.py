@@ -61,13 +61,13 @@ def grey_table(window_hu: tuple[float, float]) -> Grey:
 
 
 def outside_circle(rows: int, columns: int, circle: Circle | None) -> npt.NDArray[np.bool_]:
-    """Pixels outside the reconstruction circle, scaled from the matrix that it is given for: bool (Y, X)."""
+    """Pixels on or outside the reconstruction circle, scaled from the matrix that it is given for: bool (Y, X)."""
     if circle is None:
         return np.zeros((rows, columns), bool)
     y, x = np.ogrid[:rows, :columns]
     down, across = rows / circle.matrix, columns / circle.matrix
     distance = (y / down - circle.centre_px[0]) ** 2 + (x / across - circle.centre_px[1]) ** 2
-    return np.asarray(distance > circle.radius_px**2)
+    return np.asarray(distance >= circle.radius_px**2)
 
 
 def resampled_count(slices: int, spacing_mm: float, profile: Slices) -> int:

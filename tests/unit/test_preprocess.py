@@ -15,6 +15,7 @@ from inference.preprocess import (
     greys,
     mask_box,
     nearest_resampled,
+    outside_circle,
     resampled_count,
     resize_slices,
     verdict_range,
@@ -43,13 +44,20 @@ def test_grey_volume_equals_scipys_zoom_then_the_window() -> None:
     hu = blobs((9, 512, 512))
     lowered = hu.copy()
     y, x = np.ogrid[:512, :512]
-    lowered[:, (y - 255) ** 2 + (x - 255) ** 2 > 253**2] -= 2000
+    lowered[:, (y - 255) ** 2 + (x - 255) ** 2 >= 253**2] -= 2000
     zoomed = ndimage.zoom(lowered, (27 / 9, 1, 1), order=3, mode="nearest")
     expected = np.floor(255 * np.clip((zoomed + 1200.0) / 1800.0, 0, 1)).astype(np.uint8)
     found = greys(volume_of(hu, 3.0), AUTHORS)
     assert found.shape == expected.shape
     # Outside the circle the two differ by a rounding at most; inside not at all.
     assert np.count_nonzero(found != expected) == 0
+
+
+def test_pixels_on_the_circle_lie_outside_of_it() -> None:
+    """A few pixels a slice, and they decide: with them inside, a probability of the published checks moves by 0.002."""
+    outside = outside_circle(512, 512, AUTHORS.intensity.circle)
+    assert outside[255, 2] and outside[508, 255]
+    assert not outside[255, 3] and not outside[507, 255]
 
 
 def test_a_volume_without_resampling_keeps_its_slices() -> None:
