@@ -15,14 +15,14 @@ _STEP_MATCH, _STEP_TIMES = 0.85, 8.0
 # In whole scans slices match their neighbours best, so this is never above 0; a slice of another series gives 0.05
 # and more.
 _STRANGER = 0.02
-_WIDTH_UPSIDE_DOWN = 0.9
+_WIDTH_UPSIDE_DOWN, _WIDTH_UPRIGHT = 0.9, 1.1
 _BACK_OFFSET_MM = 5.0
 _WIDTH_TO_DEPTH = 0.85
 # The neck shows the windpipe in nearly every slice; below the lungs gas in the bowel may lie in the middle too.
 _WINDPIPE = 0.5
-# A windpipe is seen beside the upper lungs in 0.8 to 1.0 of the slices; gas in the bowel alone has none.
-_WINDPIPE_BESIDE = 0.25
-_HEART_RIGHT_MM = -5.0
+# A windpipe is seen beside the upper lungs in 0.7 to 1.0 of the slices, beside their bases in 0.05 to 0.5.
+_WINDPIPE_BESIDE, _NO_WINDPIPE_BESIDE = 0.65, 0.25
+_HEART_RIGHT_MM, _HEART_RIGHT_OF_CAGE_MM = -5.0, -2.0
 # What images that were stored turned or mirrored must show besides: their header says so, and the anatomy agrees.
 _TURNED_BONE_MM, _MIRRORED_HEART_MM = 20.0, 2.5
 _DISAGREES = "The header says that the images are stored turned or mirrored, and the anatomy does not agree."
@@ -50,7 +50,7 @@ def check_chest(coarse: Coarse, chest: Chest | None, flipped: tuple[bool, bool],
         )
     _check_way_up(chest, landmarks, flipped)
     _check_sides(landmarks, flipped)
-    if landmarks.windpipe_beside < _WINDPIPE_BESIDE and landmarks.windpipe_above < _WINDPIPE:
+    if landmarks.windpipe_beside < _NO_WINDPIPE_BESIDE and landmarks.windpipe_above < _WINDPIPE:
         raise UnsuitableSeries("NOT_CHEST", "There is air, but no windpipe beside or above it, so it is no lung.")
     _check_matches(coarse)
     return QualityCheck("CHEST", f"{chest.volume_ml:.0f} mL of air-filled lung over {chest.height_mm:.0f} mm, whole.")
@@ -59,14 +59,17 @@ def check_chest(coarse: Coarse, chest: Chest | None, flipped: tuple[bool, bool],
 def _check_way_up(chest: Chest, landmarks: Landmarks, flipped: tuple[bool, bool]) -> None:
     """The head's end against the positions, and the back against the orientation.
 
-    The windpipe leads out of the lungs at their apex. Where neither end shows it, or both do, their widths decide: the
-    lungs are wider at the base than at the apex, 1.3 to 1.45 times in the scans at hand, so 0.7 to 0.76 upside down.
+    The lungs are wider at the base than at the apex, 1.3 to 1.45 times in the scans at hand, so 0.7 to 0.76 upside
+    down; less where one lung has lost its base. So the windpipe, which leads out of the lungs at their apex, must not
+    speak against it.
     Their lowest part lies towards the back, as does the spine: both must speak for it to call an image turned over, as
     effusions move the one and contrast in the heart the other.
     """
     above, below = landmarks.windpipe_above >= _WINDPIPE, landmarks.windpipe_below >= _WINDPIPE
-    upside_down = chest.base_to_apex_width < _WIDTH_UPSIDE_DOWN if above == below else below
-    if upside_down:
+    beside, width = landmarks.windpipe_beside >= _WINDPIPE_BESIDE, chest.base_to_apex_width
+    by_width = width < _WIDTH_UPSIDE_DOWN and not beside and not (above and not below)
+    by_windpipe = below and not above and not beside and width < _WIDTH_UPRIGHT
+    if by_width or by_windpipe:
         raise UnsuitableSeries("UPSIDE_DOWN", "The lungs lie with their apex down: slice positions run the wrong way.")
     base, bone = chest.base_offset_mm, chest.bone_offset_mm
     front = (base < -_BACK_OFFSET_MM and bone < 0) or (base < _BACK_OFFSET_MM and bone < -_TURNED_BONE_MM)
@@ -80,9 +83,10 @@ def _check_way_up(chest: Chest, landmarks: Landmarks, flipped: tuple[bool, bool]
 
 def _check_sides(landmarks: Landmarks, flipped: tuple[bool, bool]) -> None:
     """The heart lies to the left. Where it lies near the middle a mirror image cannot be told."""
-    if flipped[0] != flipped[1] and landmarks.heart_left_mm < _MIRRORED_HEART_MM:
+    of_body, of_cage = landmarks.heart_left_mm, landmarks.heart_left_of_cage_mm
+    if flipped[0] != flipped[1] and (of_body < _MIRRORED_HEART_MM or of_cage < 0):
         raise UnsuitableSeries("ORIENTATION", f"{_DISAGREES} The heart does not lie on the patient's left.")
-    if landmarks.heart_left_mm < _HEART_RIGHT_MM:
+    if of_body < _HEART_RIGHT_MM and of_cage < _HEART_RIGHT_OF_CAGE_MM:
         raise UnsuitableSeries(
             "MIRRORED", "The heart lies on the patient's right: the images are mirrored, or the patient's organs are."
         )

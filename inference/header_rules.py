@@ -12,6 +12,7 @@ from inference.finding import QualityCheck
 _DERIVED_VALUES = frozenset(
     {
         "SECONDARY", "MPR", "CSA MPR", "REFORMATTED", "PROJECTION IMAGE", "CSAPARALLEL", "MIP", "MINIP", "MIN IP",
+        "MAX_IP", "MIN_IP", "MEAN_IP", "VOLUME_RENDER", "SURFACE_RENDER", "CURVED_MPR",
         "MAX IP", "AVERAGE", "AVERAGE IP", "CORONAL", "SAGITTAL", "SCREEN SAVE", "SCREENSAVE", "VRT", "VOLREN", "SSD",
         "SUBTRACTION", "RESAMPLED", "MIXED", "FUSED", "OVERLAY", "RGB", "SC", "DOSE", "DOSE_INFO", "RESULT",
     }
@@ -24,6 +25,8 @@ _MAP_VALUES = frozenset(
         "VALUE_MAP", "PERFUSION", "ENERGY_PROP_WT",
     }
 )  # fmt: skip
+# Rescale Type: HU, or unspecified as the standard and older scanners write it.
+_HOUNSFIELD_TYPES = frozenset({"", "HU", "H.U.", "US", "UNSPECIFIED", "HOUNSFIELD", "HOUNSFIELD UNITS"})
 _DERIVED_TEXT = re.compile(r"\b(MIPS?|MINIPS?|VRT|(MAX|MIN)(IMUM)? ?(IP|INTENSITY)|SUBTRACTION)\b")
 _MAP_TEXT = re.compile(
     r"\b(IODINE|VNC|VIRTUAL NON|MONOE\w*|\d+ ?KEV|KEV ?\d+|Z ?EFF\w*|ELECTRON DENSITY|PBV|PERFUSION)\b"
@@ -61,7 +64,7 @@ def check_header(header: SeriesHeader, derived_primary: bool) -> Iterator[Qualit
         raise UnsuitableSeries("LOSSY_COMPRESSED", "The images went through lossy compression.")
     if not header.has_rescale:
         raise UnsuitableSeries("NO_RESCALE", "Rescale slope or intercept is missing, so there are no Hounsfield units.")
-    if header.rescale_type.upper() not in ("", "HU", "US"):
+    if header.rescale_type.upper() not in _HOUNSFIELD_TYPES:
         raise UnsuitableSeries("RESCALE_TYPE", "The rescaled values are not Hounsfield units.")
     yield _check_image_type(header, derived_primary)
     _check_texts(header)

@@ -29,12 +29,15 @@ class Landmarks:
     smaller_side_share: of the air-filled lung, the part on the side of the body that has less; 0.5 at most.
     heart_left_mm: how far the middle between the lungs lies to the patient's left of the body's middle at the
         height of the heart: 2 to 11 in the scans at hand; 0 where nowhere both lungs are seen.
+    heart_left_of_cage_mm: the same against the middle of the lungs' outer edges, which an arm beside the trunk does
+        not move, but a lost part of a lung does: -7 (a mass) to 9.
     windpipe_above, windpipe_below: share of the slices beyond the lungs that show air in the middle, as the neck does.
     windpipe_beside: the same for the highest third of the lungs.
     """
 
     smaller_side_share: float
     heart_left_mm: float
+    heart_left_of_cage_mm: float
     windpipe_above: float
     windpipe_below: float
     windpipe_beside: float
@@ -47,9 +50,11 @@ def find_landmarks(coarse: Coarse, lungs: Mask) -> Landmarks:
     areas = coarse.areas_cm2(lungs)
     inside = np.flatnonzero(areas >= min(_BEYOND_CM2, float(areas.max())))
     first, last = int(inside[0]), int(inside[-1])
+    of_body, of_cage = _heart_offsets(lungs, middle, first, last)
     return Landmarks(
         smaller_side_share=smaller_side(lungs, middle),
-        heart_left_mm=_heart_offset(lungs, middle, first, last) * coarse.spacing_mm[2],
+        heart_left_mm=of_body * coarse.spacing_mm[2],
+        heart_left_of_cage_mm=of_cage * coarse.spacing_mm[2],
         windpipe_above=_share(windpipe[last + 1 :]),
         windpipe_below=_share(windpipe[:first]),
         windpipe_beside=_share(windpipe[last - (last - first) // 3 : last + 1]),
@@ -57,9 +62,10 @@ def find_landmarks(coarse: Coarse, lungs: Mask) -> Landmarks:
 
 
 def body_middle(coarse: Coarse, lungs: Mask) -> float:
-    """Column of the body's middle at the lungs' height, as a fraction of cells."""
-    tissue = coarse.hu[lungs.any(axis=(1, 2))] > _TISSUE_ABOVE_HU
-    return float(np.nonzero(tissue)[2].mean()) if tissue.any() else (coarse.hu.shape[2] - 1) / 2
+    """Column of the trunk's middle at the lungs' height, as a fraction of cells; arms apart from it do not count."""
+    pieces = _pieces(coarse.hu[lungs.any(axis=(1, 2))] > _TISSUE_ABOVE_HU)
+    trunks = [max((size, column) for size, column in at_one_height) for at_one_height in pieces if at_one_height]
+    return float(np.median([column for _, column in trunks])) if trunks else (coarse.hu.shape[2] - 1) / 2
 
 
 def smaller_side(mask: Mask, middle: float) -> float:
@@ -79,27 +85,44 @@ def _share(found: npt.NDArray[np.bool_]) -> float:
 
 def _windpipe(coarse: Coarse, middle: float) -> npt.NDArray[np.bool_]:
     """For each slice whether a piece of air of a windpipe's size lies near the middle, apart from other air."""
-    cell_cm2 = coarse.spacing_mm[1] * coarse.spacing_mm[2] / 100.0
+    smallest, largest = (cm2 * 100.0 / (coarse.spacing_mm[1] * coarse.spacing_mm[2]) for cm2 in _WINDPIPE_CM2)
     reach = _WINDPIPE_FROM_MIDDLE_MM / coarse.spacing_mm[2]
-    found = np.zeros(len(coarse.hu), bool)
-    for z, plane in enumerate(coarse.hu):
-        labels, count = ndimage.label(plane < _WINDPIPE_ABOVE_HU)
-        sizes = np.bincount(labels.ravel(), minlength=count + 1) * cell_cm2
-        for label in np.flatnonzero((sizes >= _WINDPIPE_CM2[0]) & (sizes <= _WINDPIPE_CM2[1])):
-            if label and abs(float(np.nonzero(labels == label)[1].mean()) - middle) < reach:
-                found[z] = True
-                break
+    return np.array(
+        [
+            any(smallest <= size <= largest and abs(column - middle) < reach for size, column in pieces)
+            for pieces in _pieces(coarse.hu < _WINDPIPE_ABOVE_HU)
+        ],
+        bool,
+    )
+
+
+def _pieces(mask: Mask) -> list[list[tuple[int, float]]]:
+    """For each slice of a mask its connected pieces, as (cells, mean column)."""
+    in_plane = np.zeros((3, 3, 3), bool)
+    in_plane[1] = ndimage.generate_binary_structure(2, 1)
+    labels, count = ndimage.label(mask, in_plane)
+    heights, _, columns = np.nonzero(labels)
+    piece = labels[labels > 0]
+    sizes = np.bincount(piece, minlength=count + 1)
+    sums = np.bincount(piece, columns, minlength=count + 1)
+    height = np.zeros(count + 1, np.intp)
+    height[piece] = heights
+    found: list[list[tuple[int, float]]] = [[] for _ in mask]
+    for label in range(1, count + 1):
+        found[height[label]].append((int(sizes[label]), float(sums[label] / sizes[label])))
     return found
 
 
-def _heart_offset(lungs: Mask, middle: float, first: int, last: int) -> float:
-    """Cells from the body's middle to the middle between the lungs, over all rows that cross both."""
+def _heart_offsets(lungs: Mask, middle: float, first: int, last: int) -> tuple[float, float]:
+    """Cells from the body's and from the cage's middle to that between the lungs, over all rows that cross both."""
     whole, height = round(middle), last - first + 1
     low, high = (first + int(share * height) for share in _HEART_LEVELS)
-    offsets = []
+    between, cage = [], []
     for plane in lungs[low : high + 1]:
         for row in plane[plane[:, :whole].any(axis=1) & plane[:, whole:].any(axis=1)]:
             columns = np.flatnonzero(row)
-            between = (columns[columns < whole].max() + columns[columns >= whole].min()) / 2
-            offsets.append(between - middle)
-    return float(np.mean(offsets)) if offsets else 0.0
+            between.append((columns[columns < whole].max() + columns[columns >= whole].min()) / 2)
+            cage.append((columns[0] + columns[-1]) / 2)
+    if not between:
+        return 0.0, 0.0
+    return float(np.mean(between)) - middle, float(np.mean(between) - np.mean(cage))

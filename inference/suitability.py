@@ -52,7 +52,13 @@ def _outline_checks(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
 
 
 def _checks(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
-    yield from _outline_checks(volume, policy)
+    try:
+        yield from _outline_checks(volume, policy)
+    except UnsuitableSeries as refusal:
+        if refusal.code == "EXTENT" and measure_chest(shrink(volume)) is None:
+            # A head or a pelvis is shorter or longer than a chest, but that is not what is wrong with it.
+            raise UnsuitableSeries("NOT_CHEST", "No air-filled lungs are found in the images.") from None
+        raise
     _check_slices_differ(volume)
     coarse = shrink(volume)
     chest = measure_chest(coarse)
