@@ -1,15 +1,17 @@
 """The chest CT pipeline: a volume in, a finding out, or a named reason why not."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from inference.cards import Card, Precision, Profile, read_card
@@ -74,8 +76,12 @@ class Pipeline:
         decovnet: StreamedDecovnet,
         localiser: Localiser,
         device: Device,
+        spare: Callable[[], "Pipeline"] | None = None,
     ) -> None:
-        """unet: for the verdict's slices.  reporting: for those that only the reported mask needs; may be the same."""
+        """unet: for the verdict's slices.  reporting: for those that only the reported mask needs; may be the same.
+
+        spare: makes the pipeline that takes over a volume for which the device has not the memory.
+        """
         self.card = card
         self.identity = card.identity()
         self._unet = unet
@@ -83,6 +89,7 @@ class Pipeline:
         self._decovnet = decovnet
         self._localiser = localiser
         self._device = device
+        self._spare = spare
         self._policy = Policy.from_table(card.suitability)
 
     def run(
@@ -94,11 +101,25 @@ class Pipeline:
         trace: also run the U-Net on slices that neither the verdict nor the reported mask needs, and keep
             `slices_resampled`, `raw_mask_ml`, `crop` and the stages' seconds. The result is the same.
         seen: what DeCoVNet gets is appended to it.
+        On a GPU without the memory for it, the CPU takes the volume over; the finding says so.
         Raises UnsuitableSeries when a rule of the card's [suitability] table or the mask gate refuses it.
         """
+        inputs: list[NetworkInput] = []
+        try:
+            finding = self._run(volume, localise, trace, inputs)
+        except torch.cuda.OutOfMemoryError:
+            if self._spare is None:
+                raise
+            torch.cuda.empty_cache()
+            return self._spare().run(volume, localise=localise, trace=trace, seen=seen)
+        if seen is not None:
+            seen += inputs
+        return finding
+
+    def _run(self, volume: CTVolume, localise: bool, trace: bool, seen: list[NetworkInput]) -> Finding:
         turned = upright(volume)
         if turned is not volume:
-            return _as_stored(self.run(turned, localise=localise, trace=trace, seen=seen), turned, volume.digest())
+            return _as_stored(self._run(turned, localise, trace, seen), turned, volume.digest())
         timings, profile = Timings(), self.card.profile
         with timings.stage("suitability"):
             checks = check(volume, self._policy)
@@ -116,8 +137,7 @@ class Pipeline:
         with timings.stage("decovnet"):
             probability, features = self._decovnet.verdict(image, mask)
         placement = self._placement(volume, raw)
-        if seen is not None:
-            seen.append(NetworkInput(image, mask, placement))
+        seen.append(NetworkInput(image, mask, placement))
         localised = None
         if localise:
             with timings.stage("localisation"), one_thread():
@@ -222,7 +242,8 @@ def load_pipeline(
     card = read_card(model_folder)
     chosen = choose_device(device, threads)
     unet, decovnet = load_networks(model_folder, card)
-    return pipeline_of(card, unet, decovnet, chosen, precision, back_end)
+    spare = None if chosen.kind == "cpu" else partial(load_pipeline, model_folder, "cpu", precision, threads)
+    return pipeline_of(card, unet, decovnet, chosen, precision, back_end, spare)
 
 
 def pipeline_of(
@@ -232,6 +253,7 @@ def pipeline_of(
     device: Device,
     precision: Speed = "exact",
     back_end: BackEnd = "auto",
+    spare: Callable[[], Pipeline] | None = None,
 ) -> Pipeline:
     """The pipeline of two networks, in evaluation mode on the CPU, and the card that describes them."""
     verdict_format = number_format(card.precisions, device, precision)
@@ -239,7 +261,7 @@ def pipeline_of(
     engine = open_unet(unet, device, verdict_format, back_end)
     same = reporting_format in ("float32", verdict_format)
     reporting = engine if same else open_unet(unet, device, reporting_format, back_end)
-    return Pipeline(card, engine, reporting, StreamedDecovnet(decovnet, device), Localiser(decovnet), device)
+    return Pipeline(card, engine, reporting, StreamedDecovnet(decovnet, device), Localiser(decovnet), device, spare)
 
 
 def number_format(allowed: tuple[Precision, ...], device: Device, precision: Speed) -> Precision:

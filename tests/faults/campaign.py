@@ -308,6 +308,11 @@ class Node:
         self._pid = 0
         return status
 
+    def end(self) -> None:
+        """Stop it in good order; where it died a moment ago, after it was started again."""
+        wait_for(lambda: (self.tend(), self.listens)[1], 60, "the node listens")
+        assert self.stop() == 0, self.log.read_text()[-2000:]
+
     def processes(self) -> list[int]:
         """The pids of the supervisor and its children."""
         children = Path(f"/proc/{self._pid}/task/{self._pid}/children")

@@ -54,7 +54,7 @@ def report(life: Life) -> Node:
         node.send(ct_series(), acknowledged)
         node.settle()
         check(node, pacs, acknowledged)
-        assert node.stop() == 0
+        node.end()
     return node
 
 
@@ -82,7 +82,7 @@ def fetch(life: Life) -> Node:
         held = node.rows("SELECT sop_instance_uid AS uid FROM instances WHERE gone_at IS NULL")
         assert {row["uid"] for row in held} == everything.keys()
         assert node.rows("SELECT count(*) AS n FROM results") == [{"n": 1}]
-        assert node.stop() == 0
+        node.end()
     return node
 
 
@@ -112,7 +112,7 @@ def damage(life: Life) -> Node:
         check(node, pacs, acknowledged)
         events = {row["event"] for row in node.rows("SELECT event FROM audit")}
         assert {"instance.lost", "instance.restored", "result.lost", "files.swept"} <= events
-        assert node.stop() == 0
+        node.end()
     return node
 
 
@@ -135,7 +135,7 @@ def resend(life: Life) -> Node:
         check(node, pacs, acknowledged)
         named = node.rows("SELECT path FROM instances UNION SELECT path FROM result_objects")
         assert len(named) <= sum(1 for _ in (node.data / "files").rglob("*.dcm")), "a row without its file"
-        assert node.stop() == 0
+        node.end()
     return node
 
 
@@ -154,7 +154,7 @@ def retention(life: Life) -> Node:
         if life.point:
             wait_for(lambda: (node.tend(), node.died)[1], 30, "the point is reached")
         node.settle()
-        assert node.stop() == 0
+        node.end()
         check(node, pacs, acknowledged, deleted=True)
         FileStore(node.data / "files").sweep_orphans(_kept(node), time.time() + 10)
         assert len(list((node.data / "files").rglob("*.dcm"))) == len(_kept(node)), "what is left is named by rows"
@@ -179,7 +179,7 @@ def drain(life: Life) -> Node:
         node.configure(slow="0")
         node.settle()
         check(node, pacs, acknowledged)
-        assert node.stop() == 0
+        node.end()
     return node
 
 

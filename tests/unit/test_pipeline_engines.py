@@ -1,6 +1,7 @@
 """U-Net engines: a mask depends on its slice alone, and the slices of the verdict are always among those run."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from inference.device import Device
 from inference.engine import BackEnd, open_unet
 from inference.errors import ModelError
 from inference.fused import fuse
-from inference.pipeline import needed_slices, number_format
+from inference.phantom import make_phantom, write_series
+from inference.pipeline import load_pipeline, needed_slices, number_format
 from inference.preprocess import nearest_resampled, verdict_range
 from inference.unet import UNet
+from inference.volume import load
 
 AUTHORS = read_card(shipped_folder() / "zheng2020-authors")
 BACK_ENDS = ["torch", pytest.param("openvino", marks=pytest.mark.skipif(not find_spec("openvino"), reason="extra"))]
@@ -53,3 +56,23 @@ def test_the_verdicts_slices_and_those_nearest_to_the_source_are_run(slices: int
 def test_the_verdicts_slices_stay_in_float32_even_when_asked_to_be_fast() -> None:
     assert number_format(AUTHORS.precisions, cpu(1), "fast") == "float32"
     assert number_format(AUTHORS.reporting_precisions, cpu(1), "exact") == "float32"
+
+
+class _Full:
+    """A network on a GPU that has no memory left."""
+
+    def masks(self, _: object) -> object:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_volume_too_large_for_the_gpu_is_taken_over_by_the_cpu(tmp_path: Path) -> None:
+    folder = shipped_folder() / "demonstration"
+    write_series(make_phantom(3, slices=40, size=256, lesions="none"), tmp_path)
+    volume = load(sorted(tmp_path.iterdir()))
+    short = load_pipeline(folder, "cpu", threads=1)
+    short._unet = short._reporting = _Full()  # type: ignore[assignment]
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        short.run(volume)
+    short._spare = lambda: load_pipeline(folder, "cpu", threads=1)
+    finding = short.run(volume)
+    assert finding.device.startswith("cpu") and not finding.positive
