@@ -9,9 +9,11 @@ import errno
 import hashlib
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,8 +49,9 @@ class NewFile:
     """A file being written. Ends with `commit` or `discard`; used as a context manager, it discards
     itself unless it was committed."""
 
-    def __init__(self, root: Path, relative: str) -> None:
+    def __init__(self, root: Path, relative: str, folders: "FolderSync") -> None:
         self._root = root
+        self._folders = folders
         self._relative = relative
         self._sha = hashlib.sha256()
         self._size = 0
@@ -91,9 +94,10 @@ class NewFile:
         """Make the bytes and the name durable. Raises StorageFull, with the file removed."""
         try:
             with _full_is_named():
+                name = self._folders.request(self.path.parent)
                 os.fsync(self._fd)
                 self._close()
-                fsync_folder(self.path.parent)
+                name.result()
         except (OSError, StorageFull):
             self.discard()
             raise
@@ -129,6 +133,30 @@ def fsync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+class FolderSync:
+    """Makes names in folders durable, beside the fsync of the files themselves: each of the two takes milliseconds.
+
+    Requests for a folder that come while its fsync is under way share the next one.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="folder-sync")
+        self._lock = threading.Lock()
+        self._waiting: dict[Path, Future[None]] = {}
+
+    def request(self, folder: Path) -> "Future[None]":
+        """Done when every name that the folder has now is durable; raises OSError where that failed."""
+        with self._lock:
+            if folder not in self._waiting:
+                self._waiting[folder] = self._thread.submit(self._sync, folder)
+            return self._waiting[folder]
+
+    def _sync(self, folder: Path) -> None:
+        with self._lock:
+            del self._waiting[folder]
+        fsync_folder(folder)
+
+
 class FileStore:
     """A folder of files named root/year/month/day/<random>.dcm (UTC).
 
@@ -139,6 +167,7 @@ class FileStore:
         self.root = Path(root).resolve()
         self._clock = clock
         self._durable_folder: Path | None = None
+        self._folders = FolderSync()
         self.root.mkdir(parents=True, exist_ok=True)
         fsync_folder(self.root.parent)
 
@@ -148,7 +177,7 @@ class FileStore:
         relative = (folder / f"{uuid.uuid4().hex}{SUFFIX}").relative_to(self.root).as_posix()
         with _full_is_named():
             self._make_durably(folder)
-        return NewFile(self.root, relative)
+        return NewFile(self.root, relative, self._folders)
 
     def _make_durably(self, folder: Path) -> None:
         """Create a folder below the root, its name and those of its parents on disk.

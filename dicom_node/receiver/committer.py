@@ -18,7 +18,7 @@ from sqlalchemy import Connection, update
 from storage import audit
 from storage.database import Database
 from storage.errors import CorruptFile, StorageError
-from storage.files import FileStore
+from storage.files import FileStore, StoredFile
 from storage.models import instances
 from storage.recording import held_file, replace_file
 from storage.series import Arrival, Outcome, record_instances
@@ -84,6 +84,10 @@ class Lost:
     arrival: Arrival
 
 
+class _RolledBack(Exception):
+    """Ends a transaction without effect."""
+
+
 Item = Ticket | Note | Lost
 
 
@@ -108,7 +112,20 @@ class Committer:
 
     def start(self) -> None:
         """Begin to commit."""
+        self._warm_up()
         self._thread.start()
+
+    def _warm_up(self) -> None:
+        """Have the statements compiled, in a transaction that is rolled back: the first slice must not wait for it."""
+        file = StoredFile("warm-up", "", 0)
+        arrival = Arrival("0", "", "0", "0", "", "", "", "", file)
+        try:
+            with self._database.transaction() as tx:
+                record_instances(tx, [arrival], 0.0, 0.0)
+                audit.flush(tx)
+                raise _RolledBack
+        except (_RolledBack, StorageError):
+            pass
 
     def stop(self) -> None:
         """Commit what is queued, and end."""

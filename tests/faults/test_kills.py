@@ -46,6 +46,10 @@ FEW = [
 ELSEWHERE = {
     "dicom_node.cli.models.import_",
     "dicom_node.cli.series.retry",
+    "dicom_node.cli.tls.self_signed",
+    "dicom_node.supervisor.run",
+    # Rolled back, always.
+    "dicom_node.receiver.committer.Committer._warm_up",
     "dicom_node.cli.common.database_of",
     "dicom_node.cli.common.files_of",
     "dicom_node.pacs.Pacs.__init__",

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,10 +100,46 @@ def test_commit_syncs_the_file_then_every_folder_that_got_a_name(files, monkeypa
     stored = files.write_durably([b"x"])
     root = files.root
     assert synced[:3] == [root / "2026/11", root / "2026", root]
-    assert synced[3:] == [root / stored.path, root / "2026/11/23"]
+    assert set(synced[3:]) == {root / stored.path, root / "2026/11/23"}
     synced.clear()
     again = files.write_durably([b"y"])
-    assert synced == [root / again.path, root / "2026/11/23"]
+    assert set(synced) == {root / again.path, root / "2026/11/23"}
+
+
+def test_a_name_that_cannot_be_made_durable_leaves_nothing(files, monkeypatch):
+    files.write_durably([b"makes the folder"])
+    before = everything(files)
+    real = os.fsync
+
+    def fsync(fd):
+        if Path(os.readlink(f"/proc/self/fd/{fd}")).is_dir():
+            raise OSError(errno.EIO, "the disk is broken")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="broken"):
+        files.write_durably([b"x"])
+    assert everything(files) == before
+
+
+def test_every_file_has_a_sync_of_its_folder_that_began_after_it_was_made(files, monkeypatch):
+    """Many at once may share one, but none may rely on one that was under way already."""
+    files.write_durably([b"makes the folder"])
+    folder, real, listed = files.root / "2026/11/23", os.fsync, []
+
+    def fsync(fd):
+        if Path(os.readlink(f"/proc/self/fd/{fd}")) == folder:
+            listed.append(set(os.listdir(folder)))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with ThreadPoolExecutor(8) as threads:
+
+        def write(number):
+            name = Path(files.write_durably([str(number).encode()]).path).name
+            return any(name in names for names in list(listed))
+
+        assert all(threads.map(write, range(200)))
 
 
 def test_a_second_store_makes_sure_of_the_folders_itself(files, monkeypatch):
