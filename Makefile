@@ -6,7 +6,7 @@ PACKAGES := dicom_node inference storage config
 # The test and demonstration processes share the cores; torch is told its threads where it matters.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test check peers attack faults install clean
+.PHONY: demo test check peers attack fuzz faults install clean
 
 demo: $(VENV)/.demo
 	$(BIN)/dicom-node demo
@@ -29,6 +29,10 @@ install: $(VENV)/.demo
 # Every attack on the receiver while a series is sent.
 attack: $(VENV)/.test peers
 	$(BIN)/python -m pytest tests/faults/test_attacks.py
+
+# Broken PDUs in process and over the socket, and broken data sets, by the hundred thousand; takes about an hour.
+fuzz: $(VENV)/.test
+	FUZZ=100000 $(BIN)/python -m pytest --timeout=0 tests/fuzz
 
 # Everything that may go wrong: every fail point of every process twenty times and more, 500 kills at random, seeded
 # bugs, full disks, the soak, 10,000 steps of anything in any order. Hours; `make test` runs a short cut of each.

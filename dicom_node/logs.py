@@ -8,7 +8,12 @@ import hashlib
 import logging
 import os
 import sys
+import threading
+import traceback
 import warnings
+from collections.abc import MutableMapping
+from types import TracebackType
+from typing import Any
 
 import structlog
 
@@ -40,12 +45,14 @@ def configure(settings: LoggingSettings) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks if settings.json_lines else structlog.processors.format_exc_info,
+            _without_words,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda raised: _log_uncaught(raised.exc_type, raised.exc_value, raised.exc_traceback)
     # The libraries' own messages and warnings quote values of data sets: patient data. Keep them out.
     for name in ("pynetdicom", "pydicom", "highdicom", "apscheduler", "alembic"):
         library = logging.getLogger(name)
@@ -53,3 +60,29 @@ def configure(settings: LoggingSettings) -> None:
         library.addHandler(logging.NullHandler())
         library.propagate = False
     warnings.filterwarnings("ignore", module=r"(pydicom|pynetdicom|highdicom)(\..*)?")
+
+
+def _where(raised: BaseException) -> str:
+    """Type and place of an exception, and not its words: they may quote a data set."""
+    frames = traceback.extract_tb(raised.__traceback__)[-6:]
+    places = " < ".join(f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in reversed(frames))
+    return f"{type(raised).__name__} at {places}" if places else type(raised).__name__
+
+
+def _without_words(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: what was logged with `exc_info` becomes its type and place."""
+    raised = event.pop("exc_info", None)
+    if raised is True:
+        raised = sys.exc_info()[1]
+    elif isinstance(raised, tuple):
+        raised = raised[1]
+    if isinstance(raised, BaseException):
+        event["exception"] = _where(raised)
+    return event
+
+
+def _log_uncaught(kind: type[BaseException], value: BaseException | None, at: TracebackType | None) -> None:
+    """Instead of a traceback with the exception's words."""
+    if kind is KeyboardInterrupt or kind is SystemExit:
+        return
+    structlog.get_logger().error("uncaught exception", exception=_where(value) if value else kind.__name__)

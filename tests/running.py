@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,19 @@ class Node:
             **variables,
         }
         self.process: subprocess.Popen[bytes] | None = None
+        self.log: Path | None = None
+        """Where what its processes print goes, instead of to the test's own output."""
 
     def start(self) -> None:
         """Start it in a process group of its own, and wait until it listens."""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "dicom_node", "run"], env=self.environment, start_new_session=True
-        )
+        with self.log.open("ab") if self.log else nullcontext() as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dicom_node", "run"],
+                env=self.environment,
+                start_new_session=True,
+                stdout=log,
+                stderr=log,
+            )
         wait_for(self._listens, 60, "the receiver listens")
 
     def _listens(self) -> bool:

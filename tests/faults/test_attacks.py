@@ -13,15 +13,17 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
-from pydicom.uid import generate_uid
+from pydicom.uid import CTImageStorage, generate_uid
 from sqlalchemy import select
 
 from dicom_node.receiver.certificates import Authority
+from dicom_node.receiver.pdu import NO_DATA_SET
 from storage.database import Database
 from storage.files import FileStore
 from storage.models import audit, instances
@@ -42,6 +44,7 @@ from tests.attacker import (
     pdv,
     store_command,
 )
+from tests.conftest import require_program
 from tests.programs import free_port, listening, wait_for
 from tests.receiving import BIRTH_DATE, NAME, PATIENT_ID, Node, associate, ct_slice
 
@@ -54,9 +57,11 @@ data_dir = "{{folder}}/var"
 port = {{port}}
 pdu_deadline_s = 2
 acse_timeout_s = 2
-idle_timeout_s = 6
+idle_timeout_s = 10
 closing_timeout_s = 2
 max_instance_bytes = {MAX_INSTANCE_BYTES}
+min_kib_per_s = 64
+slow_patience_s = 2
 [storage]
 low_disk_mb = 1
 """
@@ -285,6 +290,50 @@ def test_a_data_set_that_is_cut_short_is_not_acknowledged(victim: Victim) -> Non
         assert one.store(b"1.2.3.4.5", data_set(b"1.2.3.4.5")[:-10]) == 0xC000
 
 
+def test_a_data_set_that_comes_too_slowly_is_cut_off_and_leaves_no_file(victim: Victim) -> None:
+    with while_a_series_is_sent(victim), attacker(victim.port) as one:
+        assert one.associate() == ACCEPT
+        one.send(pdu(DATA, pdv(store_command(b"1.2.3.4.5"), 3)))
+        begun = time.monotonic()
+        one.socket.settimeout(0.2)
+        while time.monotonic() - begun < 10:
+            one.send(pdu(DATA, pdv(bytes(100), 0)))
+            try:
+                assert one.socket.recv(10)[:1] in (b"", bytes((ABORT,)))
+                break
+            except TimeoutError:
+                pass
+        assert time.monotonic() - begun < 8
+    assert any("too slowly" in reason for reason in victim.reasons())
+
+
+def test_long_headers_from_many_associations_keep_nobody_waiting(victim: Victim) -> None:
+    uid = b"1.2.3.4.5"
+    long = data_set(uid, extra=element(0x00091001, b"LO", b"") * 250_000)[:-10]
+
+    def send() -> None:
+        with attacker(victim.port, "127.0.0.2") as one:
+            assert one.associate() == ACCEPT
+            assert one.store(uid, long) == 0xC000
+
+    with while_a_series_is_sent(victim), ThreadPoolExecutor(8) as many:
+        list(many.map(lambda _: send(), range(8)))
+
+
+def test_requests_made_to_be_slow_keep_nobody_waiting(victim: Victim) -> None:
+    transfers = b"\x40\0\0\1x" * 200
+    contexts = b"".join(
+        b"\x20\0" + (4 + len(transfers)).to_bytes(2, "big") + bytes((number, 0, 0, 0)) + transfers
+        for number in range(1, 255, 2)
+    )
+    slow = association_request()[6:74] + contexts[:130_000]
+    with while_a_series_is_sent(victim):
+        for _ in range(100):
+            with attacker(victim.port, "127.0.0.2") as one:
+                one.send(pdu(1, slow))
+                assert one.answer()[0] in (0, ABORT)
+
+
 def test_twenty_aborted_transfers_leave_no_file(victim: Victim) -> None:
     with while_a_series_is_sent(victim):
         for _ in range(20):
@@ -298,6 +347,12 @@ def test_an_ae_title_cannot_forge_a_log_line(victim: Victim) -> None:
         assert one.associate(calling_ae=b"A\nB\x1b[31mFORGED") == REJECT
     assert any("calling-ae-malformed" in reason for reason in victim.reasons())
     assert not any(planted in victim.log.read_text() for planted in ("FORGED", "\x1b"))
+
+
+def message(field: int, data_set: int = NO_DATA_SET) -> bytes:
+    """A command set of some service."""
+    parts = ((0x0002, CTImageStorage.encode()), (0x0100, field.to_bytes(2, "little")), (0x0110, b"\1\0"))
+    return b"".join(command_element(*part) for part in (*parts, (0x0800, data_set.to_bytes(2, "little"))))
 
 
 @pytest.mark.parametrize(
@@ -321,6 +376,30 @@ def test_an_ae_title_cannot_forge_a_log_line(victim: Victim) -> None:
             association_request() + pdu(4, pdv(store_command(b"1.2"), 3) + pdv(store_command(b"1.2"), 3)),
             id="a command inside a message",
         ),
+        pytest.param(association_request() + pdu(4, pdv(b"", 1)) * 100, id="empty pieces of a command without end"),
+        pytest.param(
+            association_request() + pdu(4, pdv(store_command(b"1.2"), 3)) + pdu(4, pdv(b"", 0)) * 100,
+            id="empty pieces of a data set without end",
+        ),
+        pytest.param(association_request() + pdu(4, b"") * 100, id="empty PDUs without end"),
+        pytest.param(association_request() + pdu(4, pdv(message(0x0001), 3)), id="C-STORE without a data set"),
+        pytest.param(association_request() + pdu(4, pdv(message(0x0020, 1), 3)), id="C-FIND"),
+        pytest.param(association_request() + pdu(4, pdv(message(0x0021, 1), 3)), id="C-MOVE"),
+        pytest.param(association_request() + pdu(4, pdv(message(0x0130, 1), 3)), id="N-ACTION"),
+        pytest.param(association_request() + pdu(4, pdv(message(0x8001), 3)), id="a response to no request"),
+        pytest.param(association_request() + pdu(4, pdv(message(0xFFFF), 3)), id="a command of no service"),
+        pytest.param(
+            association_request() + pdu(4, pdv(store_command(b"1.2"), 3, VERIFICATION_ID)),
+            id="C-STORE where only C-ECHO was agreed",
+        ),
+        pytest.param(
+            association_request() + pdu(4, pdv(store_command(b"1.2"), 3)) + pdu(5, bytes(4)),
+            id="release inside a message",
+        ),
+        pytest.param(association_request() + pdu(4, pdv(b"\0\0", 1)) + pdu(5, bytes(4)), id="release inside a command"),
+        pytest.param(association_request() + pdu(6, bytes(4)), id="a release response to no request"),
+        pytest.param(association_request() + pdu(2, bytes(100)), id="an acceptance to no request"),
+        pytest.param(pdu(1, bytes(68) + b"\x40\0\0\0" * 16_000), id="a request of very many items"),
     ],
 )
 def test_what_is_not_dicom_ends_its_own_connection_only(victim: Victim, hostile: bytes) -> None:
@@ -370,7 +449,7 @@ def test_afterwards_everything_acknowledged_can_be_read_back(victim: Victim) -> 
         files.read_verified(row.path, row.sha256)
 
 
-def test_silent_connections_to_the_tls_port_hold_up_nobody(tmp_path: Path) -> None:
+def test_silent_and_slow_connections_to_the_tls_port_hold_up_nobody(tmp_path: Path) -> None:
     authority = Authority("CA", time.time())
     certificate, key = authority.issue(tmp_path, "node")
     ours = authority.issue(tmp_path, "pacs")
@@ -380,20 +459,63 @@ def test_silent_connections_to_the_tls_port_hold_up_nobody(tmp_path: Path) -> No
         "tls_key": key,
         "tls_authorities": authority.write(tmp_path / "ca.crt"),
         "acse_timeout_s": 2,
+        "pdu_deadline_s": 2,
     }
     (tmp_path / "node").mkdir()
-    with Node(tmp_path / "node", settings) as node, ExitStack() as stack:
-        silent = [stack.enter_context(attacker(node.receiver.tls_port)) for _ in range(20)]
-        silent[0].send(b"\x16\x03\x01\x40\x00\x01")  # the start of a greeting
-        context = ssl.create_default_context(cafile=tmp_path / "ca.crt")
-        context.load_cert_chain(*ours)
-        begun = time.monotonic()
-        with (
-            socket.create_connection(("127.0.0.1", node.receiver.tls_port), timeout=10) as plain,
-            context.wrap_socket(plain, server_hostname="127.0.0.1") as sender,
-        ):
+    context = ssl.create_default_context(cafile=tmp_path / "ca.crt")
+    context.load_cert_chain(*ours)
+
+    def encrypted(stack: ExitStack, port: int) -> ssl.SSLSocket:
+        plain = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        return stack.enter_context(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+
+    with Node(tmp_path / "node", settings) as node:
+        port, threads = node.receiver.tls_port, threading.active_count()
+        with ExitStack() as stack:
+            silent = [stack.enter_context(attacker(port)) for _ in range(20)]
+            silent[0].send(b"\x16\x03\x01\x40\x00\x01")  # the start of a greeting
+            slow = [encrypted(stack, port) for _ in range(10)]
+            for each in slow:  # a request that drips, and one that never comes
+                each.sendall(association_request()[:20])
+            begun = time.monotonic()
+            sender = encrypted(stack, port)
             sender.sendall(association_request())
-            assert sender.recv(1)[0] == ACCEPT
-        assert time.monotonic() - begun < RESPONSE_S
-        assert silent[0].answer()[0] == 0
-        assert time.monotonic() - begun < 5
+            assert sender.recv(10_000)[0] == ACCEPT
+            assert time.monotonic() - begun < RESPONSE_S
+            assert silent[0].answer()[0] == 0
+            assert slow[0].recv(1) in (b"", bytes((ABORT,)))
+            assert time.monotonic() - begun < 8
+            with suppress(OSError):
+                sender.unwrap().close()  # ends TLS and not the association
+        wait_for(lambda: threading.active_count() <= threads, 60, "every connection's thread has ended")
+        node.stop()
+        with node.database.read() as tx:
+            reasons = " ".join(detail or "" for detail in tx.scalars(select(audit.c.detail)))
+    assert "tls-timeout" in reasons
+    assert "deadline passed" in reasons
+
+
+def test_tls_renegotiation_is_refused(tmp_path: Path) -> None:
+    authority = Authority("CA", time.time())
+    certificate, key = authority.issue(tmp_path, "node")
+    peer = authority.issue(tmp_path, "pacs")
+    settings = {
+        "tls_port": 0,
+        "tls_certificate": certificate,
+        "tls_key": key,
+        "tls_authorities": authority.write(tmp_path / "ca.crt"),
+    }
+    (tmp_path / "node").mkdir()
+    with Node(tmp_path / "node", settings) as node:
+        command = [require_program("openssl"), "s_client", "-tls1_2", "-connect", f"127.0.0.1:{node.receiver.tls_port}"]
+        identity = ["-cert", str(peer[0]), "-key", str(peer[1]), "-CAfile", str(tmp_path / "ca.crt")]
+        client = subprocess.Popen(
+            [*command, *identity], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert client.stdin is not None
+        time.sleep(1)
+        client.stdin.write(b"R\n")  # "renegotiate"
+        client.stdin.flush()
+        out, _ = client.communicate(timeout=30)
+    assert b"Verify return code: 0" in out
+    assert b"no renegotiation" in out or (b"RENEGOTIATING" in out and client.returncode != 0)
