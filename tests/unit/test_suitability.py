@@ -48,8 +48,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Variant]:
 def test_each_degradation_is_refused_for_its_reason_and_no_harmless_change_is(
     chest: CTVolume, images: Images, variants: dict[str, Variant], name: str
 ) -> None:
-    models = Models()
-    outcome = try_variant("phantom", images, variants[name], base_of(chest, models), Policy(), models)
+    outcome = try_variant("phantom", images, variants[name], base_of(chest), Policy(), Models())
     assert outcome.verdict in RIGHT, outcome.seen
 
 
