@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sqlalchemy import Connection, Select, exists, insert, or_, select, update
+from sqlalchemy import Connection, Select, exists, func, insert, or_, select, update
 
 from storage import audit
 from storage.errors import NotFound
@@ -87,6 +87,24 @@ class PreviousResult:
     created_at: float
     report: StoredObject
     study_instance_uid: str
+
+
+@dataclass(frozen=True)
+class ResultInput:
+    """What a result was made from, for its replay.
+
+    input_digest: as in `series.input_digest`.  last_instance_at: Unix seconds; what came later was not seen.
+    refusal_code: set where the job was to be refused without any analysis.
+    """
+
+    job_id: int
+    series_pk: int
+    series_instance_uid: str
+    study_instance_uid: str
+    patient_id: str
+    input_digest: str
+    last_instance_at: float
+    refusal_code: str | None
 
 
 def record(
@@ -253,3 +271,38 @@ def get_result(tx: Connection, result_id: int) -> dict[str, object]:
     if row is None:
         raise NotFound(f"no result {result_id}")
     return {**row, **{name: json.loads(row[name]) for name in ("versions", "timings", "checks")}}
+
+
+def latest_of_series(tx: Connection, series_uid: str) -> int:
+    """The id of a series' latest reported result, current or not. Raises NotFound."""
+    found: int | None = tx.scalar(
+        select(func.max(results.c.id))
+        .select_from(results.join(series))
+        .where(series.c.series_instance_uid == series_uid, results.c.shadow.is_(False))
+    )
+    if found is None:
+        raise NotFound("no such series, or it has no result yet")
+    return found
+
+
+def input_of(tx: Connection, result_id: int) -> ResultInput:
+    """What a result was made from. Raises NotFound."""
+    row = tx.execute(
+        select(
+            results.c.job_id,
+            results.c.series_pk,
+            series.c.series_instance_uid,
+            studies.c.study_instance_uid,
+            patients.c.patient_id,
+            jobs.c.input_digest,
+            jobs.c.last_instance_at,
+            jobs.c.refusal_code,
+        )
+        .select_from(results.join(jobs, jobs.c.id == results.c.job_id).join(series, series.c.id == results.c.series_pk))
+        .join(studies, studies.c.id == series.c.study_pk)
+        .join(patients, patients.c.id == studies.c.patient_pk)
+        .where(results.c.id == result_id)
+    ).first()
+    if row is None:
+        raise NotFound(f"no result {result_id}")
+    return ResultInput(**row._mapping)

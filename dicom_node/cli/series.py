@@ -70,6 +70,7 @@ LIST_COLUMNS = {
     "images": "instance_count",
     "complete by": "completeness",
     "job": "job_state",
+    "result": "result_id",
     "outcome": "outcome",
     "reason": "reason_code",
     "probability": "probability",
