@@ -74,14 +74,15 @@ def replay(settings: Settings, database: Database, files: FileStore, wanted: str
     try:
         analysis, model = _recomputed(settings, files, row, source, held, device)
     except Exception as error:
-        _audit(database, result_id, source, "FAILED", {"error": type(error).__name__})
+        _audit(database, result_id, source, "FAILED", error=type(error).__name__)
         raise
     recorded = {name: row[name] for name in COMPARED}
     new = new_result(analysis, model)
     found = {name: new.input_digest if name == "pixel_digest" else getattr(new, name) for name in COMPARED}
     done = Replay(result_id, source.series_instance_uid, recorded, {**found, "versions": dict(new.versions)})
-    detail = {"differences": list(done.differences), "probability": new.probability, "reason_code": new.reason_code}
-    _audit(database, result_id, source, "AGREES" if done.agrees else "DIFFERS", detail)
+    outcome = "AGREES" if done.agrees else "DIFFERS"
+    said = {"probability": new.probability, "reason_code": new.reason_code}
+    _audit(database, result_id, source, outcome, differences=list(done.differences), **said)
     return done
 
 
@@ -122,7 +123,7 @@ def _verified(
     return [files.absolute(instance.path) for instance in then]
 
 
-def _audit(database: Database, result_id: int, source: ResultInput, outcome: str, detail: dict[str, object]) -> None:
+def _audit(database: Database, result_id: int, source: ResultInput, outcome: str, **detail: object) -> None:
     with database.transaction() as tx:
         audit.append(
             tx,
