@@ -6,13 +6,17 @@ Every round starts every receiver afresh on empty folders, one after the other i
 storescu send the same series (512 x 512, explicit VR little endian) to it. Nagle's algorithm is off on both sides. The
 rate is slices by wall time from the start of the senders to the end of the last one; CPU is that of the receiver
 with its children. Only this receiver and Orthanc promise to hold what they acknowledge.
+
+`node-analysing` is a whole node whose worker analyses another series meanwhile; its CPU time is the receiver's alone.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -78,6 +82,30 @@ def node(folder: Path, port: int) -> list[str]:
     return [sys.executable, "-m", "dicom_node", "receive", "--config", str(folder / "node.toml")]
 
 
+def node_analysing(folder: Path, port: int) -> list[str]:
+    """A whole node, with series of its own to analyse."""
+    (folder / "node.toml").write_text(
+        f'data_dir = "{folder / "var"}"\n[receiver]\nport = {port}\nae_title = "{AE_TITLE}"\n'
+        '[completion]\nquiet_s = 3600\n[[sources]]\nae_title = "BUSY"\nquiet_s = 0.1\n'
+        '[[sources]]\nae_title = "STORESCU"\n[logging]\nlevel = "warning"\n'
+    )
+    return [sys.executable, "-m", "dicom_node", "run", "--config", str(folder / "node.toml")]
+
+
+def keep_busy(folder: Path, port: int) -> None:
+    """Give the node's worker phantoms to analyse, and wait until it does."""
+    from inference.phantom import make_phantom, write_series
+
+    for seed in range(4):
+        write_series(make_phantom(seed), folder / f"phantom-{seed}")
+        sent = ["-xe", "-aet", "BUSY", "-aec", AE_TITLE, "+sd", "127.0.0.1", str(port), str(folder / f"phantom-{seed}")]
+        subprocess.run([require_program("storescu"), *sent], check=True, stderr=subprocess.DEVNULL)
+    index = sqlite3.connect(f"file:{folder / 'var' / 'node.db'}?mode=ro", uri=True)
+    wait_for(lambda: index.execute("SELECT 1 FROM jobs WHERE state = 'RUNNING'").fetchone(), 60, "the worker works")
+    index.close()
+    time.sleep(5)  # the model is loaded by then
+
+
 def orthanc(folder: Path, port: int) -> list[str]:
     """Debian's Orthanc with its SQLite index."""
     configuration = {
@@ -119,6 +147,7 @@ def pynetdicom_qrscp(folder: Path, port: int) -> list[str]:
 
 RECEIVERS: dict[str, Callable[[Path, int], list[str]]] = {
     "node": node,
+    "node-analysing": node_analysing,
     "orthanc": orthanc,
     "dcmtk-storescp": storescp,
     "pynetdicom-storescp": pynetdicom_storescp,
@@ -144,7 +173,12 @@ def measure(name: str, parts: list[Path], slices: int, work: Path) -> Run:
     try:
         wait_for(lambda: server.poll() is not None or listening(port), 60, f"{name} listens")
         time.sleep(0.3)
-        before, begun = _cpu_s(server.pid), time.perf_counter()
+        measured = server.pid
+        if name == "node-analysing":
+            keep_busy(folder, port)
+            children = psutil.Process(server.pid).children()
+            measured = next(child.pid for child in children if "receive" in child.cmdline())
+        before, begun = _cpu_s(measured), time.perf_counter()
         senders = [
             subprocess.Popen(
                 [require_program("storescu"), "-xe", "-aec", AE_TITLE, "+sd", "127.0.0.1", str(port), str(part)],
@@ -155,10 +189,11 @@ def measure(name: str, parts: list[Path], slices: int, work: Path) -> Run:
         ]
         failed = [sender.wait(300) for sender in senders]
         elapsed = time.perf_counter() - begun
-        cpu = _cpu_s(server.pid) - before
+        cpu = _cpu_s(measured) - before
         assert not any(failed), f"{name}: storescu ended with {failed}"
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         try:
             server.wait(20)
         except subprocess.TimeoutExpired:
@@ -171,7 +206,10 @@ def measure(name: str, parts: list[Path], slices: int, work: Path) -> Run:
 def _cpu_s(pid: int) -> float:
     """CPU seconds of a process, its living children and those it waited for."""
     process = psutil.Process(pid)
-    used = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    used = []
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile: its parent has its time
+            used.append(each.cpu_times())
     return sum(t.user + t.system + t.children_user + t.children_system for t in used)
 
 
@@ -215,7 +253,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slices", type=int, default=300)
     parser.add_argument("--associations", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--only", nargs="+", choices=RECEIVERS, default=list(RECEIVERS))
+    parser.add_argument(
+        "--only", nargs="+", choices=RECEIVERS, default=[name for name in RECEIVERS if name != "node-analysing"]
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="receive-") as work:

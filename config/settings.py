@@ -194,6 +194,8 @@ class WorkerSettings(Section):
     """Wait before a job that failed is tried again."""
     poll_s: float = Field(default=0.5, gt=0)
     """How often an idle worker looks for a job."""
+    nice: int = Field(default=10, ge=0, le=19)
+    """How much a worker gives way to the other processes: images must be taken as fast while one is analysed."""
     drain_s: float = Field(default=45.0, ge=0)
     """When the node stops, a running analysis has this long to end; then its job is handed back. Less than the
     supervisor's patience."""

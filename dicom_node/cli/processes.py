@@ -39,6 +39,7 @@ def work(
     die_with_parent()
     stop = stop_on_signals()
     settings = settings_from(config)
+    os.nice(settings.worker.nice)
     from dicom_node.worker import Worker
 
     if not Worker(settings, database_of(settings), files_of(settings), device).run(stop):
