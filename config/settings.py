@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 
@@ -309,10 +309,20 @@ class StorageSettings(Section):
 
     database_url: str = ""
     """SQLAlchemy URL; empty: SQLite in the data folder."""
+    pseudonym_key: SecretStr = SecretStr("")
+    """With a key (16 characters or more), index and audit trail hold keyed hashes of Patient ID and Accession Number,
+    and no names and birth dates. Who loses it can ask about no patient any more; a new one begins new patients."""
     low_disk_mb: int = Field(default=1024, ge=0)
     """Below this much free space new associations are refused as transient."""
     retention_days: float | None = Field(default=None, gt=0)
     """Images may go this long after their results were delivered; empty: never."""
+
+    @field_validator("pseudonym_key")
+    @classmethod
+    def _is_long(cls, key: SecretStr) -> SecretStr:
+        if 0 < len(key.get_secret_value()) < 16:
+            raise ValueError("a pseudonym key has 16 characters or more")
+        return key
 
 
 class MetricsSettings(Section):

@@ -21,6 +21,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from config.settings import Destination, SenderSettings, Settings
 from dicom_node.backoff import backoff_s
 from dicom_node.link import NoContext, Peer, PeerUnavailable, associate
+from dicom_node.patients import patient_id_for_pacs
 from dicom_node.query import QueryFailed, SeriesKey, querying
 from storage import deliveries
 from storage.database import Database
@@ -115,7 +116,7 @@ def verify_by_query(
     """Decide by C-FIND whether the PACS holds what it took; what it does not hold is sent again."""
     wanted = {item.sop_instance_uid for item in waiting.objects}
     try:
-        held = _held(settings.sender, destination, waiting)
+        held = _held(settings, destination, waiting)
     except PeerUnavailable as error:
         with database.transaction() as tx:
             deliveries.ask_again(tx, waiting.delivery_id, now, now + settings.sender.commitment_timeout_s, str(error))
@@ -133,11 +134,13 @@ def verify_by_query(
             deliveries.commitment_failed(tx, waiting.delivery_id, now, retry_at, error_text)
 
 
-def _held(sender: SenderSettings, peer: Peer, waiting: Commitment) -> set[str]:
+def _held(settings: Settings, peer: Peer, waiting: Commitment) -> set[str]:
     held: set[str] = set()
-    with querying(peer, sender) as query:
+    path = next((item.path for item in waiting.objects), "")
+    patient_id = patient_id_for_pacs(settings, waiting.patient_id, path)
+    with querying(peer, settings.sender) as query:
         for series_uid in sorted({item.series_instance_uid for item in waiting.objects}):
-            held |= query.instances(SeriesKey(waiting.patient_id, waiting.study_instance_uid, series_uid))
+            held |= query.instances(SeriesKey(patient_id, waiting.study_instance_uid, series_uid))
     return held
 
 

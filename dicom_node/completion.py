@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from config.settings import Destination, SenderSettings, Settings
 from dicom_node.link import NoContext, PeerUnavailable
 from dicom_node.logs import short
+from dicom_node.patients import patient_id_for_pacs
 from dicom_node.query import QueryFailed, SeriesKey, querying
 from dicom_node.receiver.negotiation import IMAGE_CLASSES
 from dicom_node.retrieve import Retrieval, fetch, held_instances
@@ -24,6 +25,7 @@ from storage import audit, series
 from storage.database import Database
 from storage.errors import NotDueYet
 from storage.files import FileStore
+from storage.pseudonyms import Pseudonyms
 from storage.series import QUIET_TIME, DueSeries, ModelRef
 
 log = structlog.get_logger()
@@ -94,6 +96,7 @@ class Completion:
 
     def __init__(self, settings: Settings, database: Database, files: FileStore) -> None:
         self._settings = settings.completion
+        self._node_settings = settings
         self._source = settings.source
         self._pacs = settings.destination(settings.completion.query_destination)
         self._node_ae = settings.receiver.ae_title
@@ -185,7 +188,7 @@ class Completion:
 
     def _look(self, one: DueSeries, model: ModelRef, pacs: Destination, clock: Callable[[], float]) -> None:
         """Ask; fetch what is missing and ask again, as long as that brings more; then decide."""
-        key = SeriesKey(one.patient_id, one.study_instance_uid, one.series_instance_uid)
+        key = SeriesKey(self._patient_id(one), one.study_instance_uid, one.series_instance_uid)
         current: DueSeries | None = one
         while current is not None:
             effort = self._effort(current)
@@ -203,6 +206,12 @@ class Completion:
             effort.next_at = _next_look(current, effort, clock(), self._settings.settle_s)
             latest = self._open(current.series_pk, clock())
             current = latest if latest and latest.instance_count > current.instance_count else None
+
+    def _patient_id(self, one: DueSeries) -> str:
+        """As the PACS knows the patient."""
+        with self._database.read() as tx:
+            held = [item.path for item in series.series_instances(tx, one.series_pk) if item.gone is None]
+        return patient_id_for_pacs(self._node_settings, one.patient_id, held[0]) if held else one.patient_id
 
     def _open(self, series_pk: int, now: float) -> DueSeries | None:
         with self._database.read() as tx:
@@ -233,7 +242,15 @@ class Completion:
             with querying(pacs, self._caller) as query:
                 missing = query.instances(key) - held.keys()
             how = self._settings.retrieve
-            retrieve = Retrieval(one.series_pk, key, missing, frozenset(held.values()), one.quiet_s, self._node_ae)
+            retrieve = Retrieval(
+                one.series_pk,
+                key,
+                missing,
+                frozenset(held.values()),
+                one.quiet_s,
+                self._node_ae,
+                Pseudonyms(self._node_settings.storage.pseudonym_key.get_secret_value()),
+            )
             got = fetch(pacs, self._caller, retrieve, self._database, self._files, clock, move=how == "move")
             outcome = "OK" if got == len(missing) else "PARTLY"
             detail: dict[str, object] = {"how": f"c-{how}", "missing": len(missing), "fetched": got}
@@ -249,7 +266,7 @@ class Completion:
                 "series.fetch",
                 series_uid=key.series_instance_uid,
                 study_uid=key.study_instance_uid,
-                patient_id=key.patient_id,
+                patient_id=one.patient_id,
                 peer_ae=pacs.ae_title,
                 address=pacs.host,
                 outcome=outcome,

@@ -29,6 +29,7 @@ from storage import series
 from storage.database import Database
 from storage.errors import DatabaseUnavailable, StorageError
 from storage.files import FileStore
+from storage.pseudonyms import Pseudonyms
 from storage.series import Arrival, Outcome
 
 log = structlog.get_logger()
@@ -51,6 +52,7 @@ class Retrieval:
     missing: SOP Instance UIDs. syntaxes: transfer syntaxes of the series' instances that are here already.
     quiet_s: of the series, so that a fetched instance waits as long as a sent one.
     node_ae: our own AE title, as which C-MOVE names us.
+    pseudonyms: what the index calls patients.
     """
 
     series_pk: int
@@ -59,6 +61,7 @@ class Retrieval:
     syntaxes: frozenset[str]
     quiet_s: float
     node_ae: str
+    pseudonyms: Pseudonyms
 
 
 def fetch(
@@ -154,7 +157,8 @@ class Keeper:
         file = self._files.write_durably([encode_file_start(sop_class, uid, syntax), data])
         arrival = Arrival(
             uid, sop_class, series_uid, study_uid, syntax,
-            self._peer.ae_title, self._caller.calling_ae_title, self._peer.host, file, header.indexed,
+            self._peer.ae_title, self._caller.calling_ae_title, self._peer.host, file,
+            self._wanted.pseudonyms.header(header.indexed),
         )  # fmt: skip
         self._record(arrival)
         return 0x0000

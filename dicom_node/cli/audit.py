@@ -19,6 +19,7 @@ from dicom_node.cli.common import (
     settings_from,
 )
 from storage import audit as trail
+from storage.pseudonyms import Pseudonyms
 
 COLUMNS = ("at", "event", "outcome", "peer_ae", "address", "patient_id", "series_uid", "detail")
 
@@ -46,14 +47,15 @@ def audit(
     json: JsonOption = False,
 ) -> None:
     """Filter and print the audit trail, oldest first."""
-    database = database_of(settings_from(config))
+    settings = settings_from(config)
+    database = database_of(settings)
     if verify:
         _verify(database.read)
         return
     with database.read() as tx:
         rows = trail.search(
             tx,
-            patient=patient,
+            patient=Pseudonyms(settings.storage.pseudonym_key.get_secret_value()).of(patient) if patient else None,
             study=study,
             series=series,
             since=seconds_of(since),

@@ -28,6 +28,7 @@ from dicom_node.receiver.tls import TlsAcceptor, TlsFiles
 from storage import jobs
 from storage.database import Database, open_database
 from storage.files import FileStore
+from storage.pseudonyms import Pseudonyms
 
 log = structlog.get_logger()
 
@@ -67,6 +68,7 @@ class Receiver:
             receiver.max_instance_bytes,
             receiver.min_kib_per_s * 1024,
             receiver.slow_patience_s,
+            Pseudonyms(settings.storage.pseudonym_key.get_secret_value()),
             self._shared_port,
             _own_images(settings),
         )

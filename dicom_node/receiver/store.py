@@ -26,6 +26,7 @@ from dicom_node.receiver.resources import Resources
 from dicom_node.receiver.uids import parse_uid
 from storage.errors import DatabaseUnavailable, StorageError
 from storage.files import FileStore, NewFile
+from storage.pseudonyms import Pseudonyms
 from storage.series import Arrival, Outcome
 
 log = structlog.get_logger()
@@ -62,6 +63,7 @@ class Storage:
     max_instance_bytes: int
     min_bytes_per_s: float
     patience_s: float
+    pseudonyms: Pseudonyms
     shared_port: bool = False
     own: OwnImages | None = None
 
@@ -231,5 +233,5 @@ class Reception:
             called_ae=self._caller.called_ae,
             address=self._caller.address,
             file=file.describe(),
-            header=header.indexed,
+            header=self._storage.pseudonyms.header(header.indexed),
         )
