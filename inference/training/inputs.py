@@ -131,10 +131,11 @@ def _save(path: Path, array: Grey) -> None:
 
 
 def _pair(folder: Path, case: CachedCase) -> tuple[Tensor, Tensor]:
-    return _mapped(_path(folder, case, "grey")), _mapped(_path(folder, case, "lungs"))
+    return mapped(_path(folder, case, "grey")), mapped(_path(folder, case, "lungs"))
 
 
-def _mapped(path: Path) -> Tensor:
+def mapped(path: Path) -> Tensor:
+    """A .npy file as a tensor whose parts are read when they are used; not to be written to."""
     with warnings.catch_warnings():
         # The file is mapped read-only, and nothing writes to the tensor.
         warnings.simplefilter("ignore", UserWarning)

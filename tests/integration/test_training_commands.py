@@ -88,8 +88,8 @@ def built(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 def trained(built: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Both runs' folders, an evaluation's, and a data folder in which the model is published as ours 1."""
     root, data = tmp_path_factory.mktemp("trained"), built[0]
-    fast = ["--epochs", "2", "--learning-rate", "1e-2"]
-    run("train", "unet", data, "--output", root / "unet", *fast, "--set", "slices_per_step=20")
+    small = ["--set", "slices_per_step=4", "--set", "statistics=batch"]
+    run("train", "unet", data, "--output", root / "unet", "--epochs", "2", "--learning-rate", "3e-3", *small)
     run("train", "decovnet", data, "--unet", root / "unet", "--output", root / "decovnet", "--epochs", "1")
     run("evaluate", data, "--model-folder", root / "decovnet", "--output", root / "evaluation")
     return {name: root / name for name in ("unet", "decovnet", "evaluation", "node")} | {"data": data}
@@ -164,11 +164,12 @@ def test_a_run_leaves_its_settings_curves_and_history(trained: dict[str, Path]) 
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(trained: dict[str, Path], tmp_path: Path) -> None:
-    settings = unet_settings({"training": {"epochs": 2, "learning_rate": 1e-2}, "slices_per_step": 20})
-    asked = iter(range(100))
+    training = {"epochs": 2, "learning_rate": 3e-3}
+    settings = unet_settings({"training": training, "slices_per_step": 4, "statistics": "batch"})
+    asked = iter(range(1000))
     with pytest.raises(Stopped, match="epoch 2 of 2"):
         dataset = open_dataset(trained["data"])
-        steps = 2 * len([case for case in dataset.part("training") if case.case not in dataset.removed()])
+        steps = SLICES // 4 * len([case for case in dataset.part("training") if case.case not in dataset.removed()])
         train_unet(dataset, tmp_path, settings, listener=Listener(stop=lambda: next(asked) >= steps))
     train_unet(dataset, tmp_path, settings)
     resumed, whole = load_file(tmp_path / "unet.safetensors"), load_file(trained["unet"] / "unet.safetensors")
