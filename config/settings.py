@@ -196,6 +196,9 @@ class WorkerSettings(Section):
     """How often an idle worker looks for a job."""
     nice: int = Field(default=10, ge=0, le=19)
     """How much a worker gives way to the other processes: images must be taken as fast while one is analysed."""
+    read_ahead_mb: int = Field(default=512, ge=0)
+    """Memory for slices of the next series, read and decoded while this one is computed or slices still arrive; 0:
+    none are."""
     drain_s: float = Field(default=45.0, ge=0)
     """When the node stops, a running analysis has this long to end; then its job is handed back. Less than the
     supervisor's patience."""

@@ -11,7 +11,7 @@ from inference.errors import CorruptInstance, ModelError, UnsuitableSeries
 from inference.finding import Finding
 from inference.pipeline import Pipeline, load_pipeline
 from inference.registry import find_model
-from inference.volume import load
+from inference.volume import Planes, load
 from storage.jobs import ModelRef
 
 ANALYSED = "ANALYSED"
@@ -47,17 +47,25 @@ class Analysis:
 
 
 def analyse(
-    paths: Sequence[Path], pipeline: Pipeline, *, trace: bool = False, own: ReportSettings | None = None
+    paths: Sequence[Path],
+    pipeline: Pipeline,
+    *,
+    trace: bool = False,
+    own: ReportSettings | None = None,
+    decoded: dict[Path, Planes] | None = None,
 ) -> Analysis:
     """Load one series and run the pipeline on it.
 
     own: names the node by its manufacturer and device name; what it made or had a part in is refused.
+    decoded: slices that were decoded before, see `volume.load`; emptied, as the volume holds them then.
     A series that cannot be analysed is an outcome, not an error: every other exception is a fault of the node.
     """
     started = time.perf_counter()
     volume: CTVolume | None = None
     try:
-        volume = load(paths)
+        decoded = {} if decoded is None else decoded
+        volume = load(paths, decoded=decoded)
+        decoded.clear()
         loaded = time.perf_counter() - started
         if own is not None:
             _refuse_own_objects(volume, own)

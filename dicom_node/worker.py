@@ -14,6 +14,7 @@ import structlog
 from config.settings import Settings
 from dicom_node.analysis import Analysis, Reason, analyse, open_model
 from dicom_node.logs import short
+from dicom_node.read_ahead import ReadAhead
 from dicom_node.reporting import ReportObject, report_objects
 from inference.finding import ModelIdentity
 from inference.pipeline import Pipeline
@@ -38,6 +39,7 @@ class Worker:
         self.name = f"{device}:{threading.get_native_id()}"
         self._pipelines: dict[str, Pipeline] = {}
         self._in_hand: ClaimedJob | None = None
+        self._read_ahead = ReadAhead(database, files, settings.worker.read_ahead_mb << 20)
 
     def run(self, stop: threading.Event) -> bool:
         """Work until `stop` is set and for `worker.drain_s` more; hand back what is not done by then.
@@ -46,6 +48,11 @@ class Worker:
         """
         thread = threading.Thread(target=self._work, args=(stop,), name="work", daemon=True)
         thread.start()
+        worker = self.settings.worker
+        # With a single attempt, a series that kills the process would take the job in hand with it.
+        if worker.read_ahead_mb and worker.max_attempts > 1:
+            arguments = (stop, worker.poll_s)
+            threading.Thread(target=self._read_ahead.run, args=arguments, name="read-ahead", daemon=True).start()
         # In short waits: a signal's handler runs between them, whatever the other thread computes.
         while thread.is_alive() and not stop.wait(1.0):
             pass
@@ -93,6 +100,8 @@ class Worker:
             log.warning("job lost to another worker", job=job.job_id)
         except Exception as error:  # noqa: BLE001 - recorded with the job, and tried again
             self._failed(job, error)
+        finally:
+            self._read_ahead.done()
         return True
 
     def handle(self, job: ClaimedJob) -> None:
@@ -102,13 +111,16 @@ class Worker:
             previous = results.previous_result(tx, job.series_pk)
         if series.input_digest(instances) != job.input_digest:
             raise StaleLease(f"job {job.job_id}: the series has changed since it was queued")
+        decoded = self._read_ahead.take(job.series_pk, job.attempt)
         # The digest is checked when a file is read: a disk that lies must not become a finding.
         for instance in instances:
-            self.files.read_verified(instance.path, instance.sha256)
+            if self.files.absolute(instance.path) not in decoded:
+                self.files.read_verified(instance.path, instance.sha256)
         paths = [self.files.absolute(instance.path) for instance in instances]
         pipeline = self._pipeline(job)
         refusal = Reason(*job.refusal) if job.refusal else None
-        analysis = Analysis(None, refusal, None) if refusal else analyse(paths, pipeline, own=self.settings.report)
+        own = self.settings.report
+        analysis = Analysis(None, refusal, None) if refusal else analyse(paths, pipeline, own=own, decoded=decoded)
         if job.shadow:
             self._commit(job, analysis, pipeline.identity, ())
             return

@@ -9,7 +9,7 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
@@ -38,6 +38,11 @@ DEFAULT_WORKERS = min(8, os.cpu_count() or 1)
 # Voxels of one series in memory: 4,000 slices of 512 x 512. The longest clinical chest series has about 1,500.
 DEFAULT_MAX_BYTES = 2 << 30
 
+# The HU of each frame of one file, (Y, X) int16; and those of several files that were decoded before.
+Planes = list[npt.NDArray[np.int16]]
+Decoded = Mapping[Path, Planes]
+_NOTHING: Decoded = {}
+
 _CT_CLASSES = frozenset({CT_IMAGE, ENHANCED_CT, LEGACY_ENHANCED_CT})
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _SERIES_INSTANCE_UID = 0x0020000E
@@ -59,11 +64,18 @@ def find_series(path: Path) -> dict[str, list[Path]]:
     return series
 
 
-def load(paths: Sequence[Path], *, workers: int = DEFAULT_WORKERS, max_bytes: int = DEFAULT_MAX_BYTES) -> CTVolume:
+def load(
+    paths: Sequence[Path],
+    *,
+    workers: int = DEFAULT_WORKERS,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    decoded: Decoded = _NOTHING,
+) -> CTVolume:
     """The volume of one series.
 
     paths: every stored instance of the series, in any order and under any names.
     workers: decoding threads.  max_bytes: most memory the voxels may take.
+    decoded: what `decode` gave for some of the files; the volume is the same with and without.
     Of a series that splits into several clean volumes, the one with the largest extent along z is loaded (the
     first acquisition of equals); `part` says which, and `passed_over` holds the others' instances.
     Raises UnsuitableSeries with a stable code, or CorruptInstance naming the SOP Instance UID.
@@ -71,11 +83,11 @@ def load(paths: Sequence[Path], *, workers: int = DEFAULT_WORKERS, max_bytes: in
     frames, stacks = _plan(paths)
     stack = max(stacks, key=lambda one: round(_extent_mm(one)))
     try:
-        return _assemble(stack, stacks, workers, max_bytes)
+        return _assemble(stack, stacks, workers, max_bytes, decoded)
     except _Conflict:
         stacks = split_conflicting(frames)
         stack = max(stacks, key=lambda one: round(_extent_mm(one)))
-        return _settled(stack, stacks, workers, max_bytes)
+        return _settled(stack, stacks, workers, max_bytes, decoded)
 
 
 def load_all(
@@ -84,10 +96,27 @@ def load_all(
     """Every volume of one series: a list of one but for a series that splits. Errors as for `load`."""
     frames, stacks = _plan(paths)
     try:
-        return [_assemble(stack, stacks, workers, max_bytes) for stack in stacks]
+        return [_assemble(stack, stacks, workers, max_bytes, _NOTHING) for stack in stacks]
     except _Conflict:
         stacks = split_conflicting(frames)
-        return [_settled(stack, stacks, workers, max_bytes) for stack in stacks]
+        return [_settled(stack, stacks, workers, max_bytes, _NOTHING) for stack in stacks]
+
+
+def decode(path: Path, max_bytes: int) -> Planes:
+    """The HU of each frame of one file, for `load`. Raises UnsuitableSeries or CorruptInstance where it has none.
+
+    max_bytes: most memory that the slices may take.
+    """
+    with _quiet():
+        frames = read_frames(path)
+    _usable(frames)
+    if sum(frame.instance.pixels.rows * frame.instance.pixels.columns * 2 for frame in frames) > max_bytes:
+        raise UnsuitableSeries("TOO_LARGE", f"The instance needs more than {max_bytes >> 20} MiB of memory.")
+    planes = []
+    for frame in frames:
+        planes.append(np.empty((frame.instance.pixels.rows, frame.instance.pixels.columns), np.int16))
+        _decode_into(frame, planes[-1])
+    return planes
 
 
 def outline(paths: Sequence[Path]) -> CTVolume:
@@ -131,6 +160,13 @@ def _plan(paths: Sequence[Path]) -> tuple[list[Frame], list[Stack]]:
         frames = [frame for path in paths for frame in read_frames(path)]
     if not frames:
         raise UnsuitableSeries("NO_IMAGES", "The series holds no images.")
+    _usable(frames)
+    _one_place_per_uid(frames)
+    return frames, find_stacks(frames)
+
+
+def _usable(frames: Sequence[Frame]) -> None:
+    """Every frame is a CT image in an encoding that can be decoded, and can be rescaled to HU."""
     _only_ct(frames)
     for frame in frames:
         check_format(frame.instance.pixels)
@@ -138,8 +174,6 @@ def _plan(paths: Sequence[Path]) -> tuple[list[Frame], list[Stack]]:
             raise CorruptInstance(f"instance {frame.instance.sop_instance_uid}: it has no pixel data")
         if not (math.isfinite(frame.slope) and frame.slope > 0 and abs(frame.intercept) < 1 << 20):
             raise UnsuitableSeries("BAD_RESCALE", "The rescale slope is zero or negative, or the intercept absurd.")
-    _one_place_per_uid(frames)
-    return frames, find_stacks(frames)
 
 
 def _only_ct(frames: Sequence[Frame]) -> None:
@@ -169,16 +203,16 @@ def _extent_mm(stack: Stack) -> float:
     return stack.spacing_mm[0] * len(stack.candidates)
 
 
-def _settled(stack: Stack, stacks: Sequence[Stack], workers: int, max_bytes: int) -> CTVolume:
+def _settled(stack: Stack, stacks: Sequence[Stack], workers: int, max_bytes: int, decoded: Decoded) -> CTVolume:
     try:
-        return _assemble(stack, stacks, workers, max_bytes)
+        return _assemble(stack, stacks, workers, max_bytes, decoded)
     except _Conflict:
         raise UnsuitableSeries(
             "CONFLICTING_SLICES", "Several images lie at one position but differ, and nothing tells them apart."
         ) from None
 
 
-def _assemble(stack: Stack, stacks: Sequence[Stack], workers: int, max_bytes: int) -> CTVolume:
+def _assemble(stack: Stack, stacks: Sequence[Stack], workers: int, max_bytes: int, decoded: Decoded) -> CTVolume:
     kept = [_preferred(frames) for frames in stack.candidates]
     pixels = kept[0].instance.pixels
     needed = len(kept) * pixels.rows * pixels.columns * 2
@@ -188,7 +222,7 @@ def _assemble(stack: Stack, stacks: Sequence[Stack], workers: int, max_bytes: in
         )
     hu = np.empty((len(kept), pixels.rows, pixels.columns), dtype=np.int16)
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for _ in pool.map(_decode_into, kept, hu):
+        for _ in pool.map(lambda frame, out: _decode_into(frame, out, decoded), kept, hu):
             pass
     dropped = _drop_duplicates(stack, kept, hu) if shows_conflict(stack) else ()
     return _volume(stack, stacks, kept, hu, dropped)
@@ -222,7 +256,11 @@ def _preferred(frames: Sequence[Frame]) -> Frame:
     return min(frames, key=lambda frame: (frame.instance.sop_instance_uid, frame.index, str(frame.instance.path)))
 
 
-def _decode_into(frame: Frame, out: npt.NDArray[np.int16]) -> None:
+def _decode_into(frame: Frame, out: npt.NDArray[np.int16], decoded: Decoded = _NOTHING) -> None:
+    before = decoded.get(frame.instance.path)
+    if before is not None:
+        out[:] = before[frame.index]
+        return
     write_hu(decode_frame(frame, _read_spans(frame)), frame, out)
 
 

@@ -161,6 +161,31 @@ def quiet_series(tx: Connection, now: float, idle_s: float) -> list[DueSeries]:
     return [DueSeries(**row) for row in tx.execute(_waiting().where(idle)).mappings()]
 
 
+def next_series(tx: Connection, but: int | None) -> int | None:
+    """The series that will be analysed next: of the job that was not tried yet and waits longest, or else the open
+    one that is due first. None where there is none.
+
+    but: a series that is in hand already.
+    """
+    queued = (
+        select(job_table.c.series_pk)
+        .where(job_table.c.state == "QUEUED", job_table.c.attempts == 0, job_table.c.refusal_code.is_(None))
+        .where(job_table.c.series_pk != (but or 0))
+        .order_by(job_table.c.shadow, job_table.c.priority.desc(), job_table.c.due_at, job_table.c.id)
+        .limit(1)
+    )
+    waiting = (
+        select(series.c.id)
+        .where(series.c.state == State.OPEN.value, series.c.id != (but or 0), series.c.modality == "CT")
+        .order_by(series.c.due_at, series.c.id)
+        .limit(1)
+    )
+    found: int | None = tx.scalar(queued)
+    if found is None:
+        found = tx.scalar(waiting)
+    return found
+
+
 def restart_quiet_times(tx: Connection, now: float) -> int:
     """At start, or after a clock was set: every open series waits its full quiet time again, and so does every study
     whose best series is not chosen yet. Returns how many series wait.

@@ -1,0 +1,131 @@
+"""Reading ahead: what is decoded early is what would be decoded late, in bounded memory, and no job pays for it."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dicom_node.read_ahead import ReadAhead
+from inference.volume import decode, load
+from storage import series
+from storage.series import Arrival, IndexedHeader
+from tests.programs import wait_for
+from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, QUIET_S, Store
+from tests.unit.ct_series import enhanced_dataset, noise, save, write_series
+
+SLICE_BYTES = 32 * 40 * 2
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path) as opened:
+        yield opened
+
+
+def receive(store: Store, series_uid: str, slices: int = 4, now: float = 0.0) -> list[Path]:
+    """A series of real slices arrives. Returns its stored files."""
+    arrivals = []
+    for number, path in enumerate(write_series(store.folder / series_uid, noise(slices), SeriesInstanceUID=series_uid)):
+        file = store.files.write_durably([path.read_bytes()])
+        header = IndexedHeader(patient_id="P1", modality="CT", instance_number=str(number))
+        uid = f"{series_uid}.{number}"
+        arrivals.append(Arrival(uid, CT_IMAGE, series_uid, "1.2", EXPLICIT_LE, "CT", "NODE", "", file, header))
+    with store.database.transaction() as tx:
+        series.record_instances(tx, arrivals, now, QUIET_S)
+    return [store.files.absolute(arrival.file.path) for arrival in arrivals]
+
+
+def reader(store: Store, slices: int = 100) -> ReadAhead:
+    return ReadAhead(store.database, store.files, slices * SLICE_BYTES)
+
+
+def read_all(ahead: ReadAhead) -> None:
+    while ahead.step():
+        pass
+
+
+def test_slices_of_an_open_series_are_decoded_as_they_arrive_and_give_the_same_volume(store: Store) -> None:
+    paths, ahead = receive(store, "1.5"), reader(store)
+    read_all(ahead)
+    found = ahead.take(1, attempt=1)
+    assert set(found) == set(paths)
+    digest = load(paths).digest()
+    for path in paths:  # the pixels are not read again: with other ones in the files the volume is the same
+        path.write_bytes(path.read_bytes()[:-SLICE_BYTES] + bytes(SLICE_BYTES))
+    assert load(paths, decoded=found).digest() == digest != load(paths).digest()
+
+
+def test_frames_of_a_multiframe_file_are_decoded_once_for_all(tmp_path: Path) -> None:
+    path = save(enhanced_dataset(noise(5), [8.0, 2.0, 0.0, 4.0, 6.0]), tmp_path / "x.dcm")
+    planes = decode(path, 5 * SLICE_BYTES)
+    assert load([path], decoded={path: planes}).digest() == load([path]).digest()
+
+
+def test_a_queued_series_goes_before_one_that_still_arrives_and_one_in_hand_is_not_read(store: Store) -> None:
+    receive(store, "1.5")
+    store.close_due(QUIET_S)
+    receive(store, "1.6", now=QUIET_S)
+    ahead = reader(store)
+    read_all(ahead)
+    assert store.claim(QUIET_S + 1) is not None
+    assert len(ahead.take(1, attempt=1)) == 4
+    read_all(ahead)
+    assert ahead.take(1, attempt=1) == {} and ahead.take(2, attempt=1) == {}
+    read_all(ahead)
+    assert not ahead.step()
+
+
+def test_a_job_that_was_tried_before_is_computed_alone(store: Store) -> None:
+    receive(store, "1.5")
+    store.close_due(QUIET_S)
+    receive(store, "1.6", now=QUIET_S)
+    ahead = reader(store)
+    assert store.claim(QUIET_S + 1) is not None
+    ahead.take(1, attempt=2)
+    assert not ahead.step()
+    ahead.done()
+    read_all(ahead)
+    assert len(ahead.take(2, attempt=1)) == 4
+
+
+def test_a_series_that_was_tried_before_is_left_to_its_own_job(store: Store) -> None:
+    receive(store, "1.5")
+    store.close_due(QUIET_S)
+    assert store.claim(QUIET_S + 1, worker="dead") is not None
+    with store.database.transaction() as tx:
+        from storage import jobs
+
+        jobs.release_worker(tx, QUIET_S + 2, 3, "dead")
+    assert store.states("jobs") == ["QUEUED"] and not reader(store).step()
+
+
+def test_memory_stays_within_its_bound(store: Store) -> None:
+    receive(store, "1.5", slices=6)
+    ahead = reader(store, slices=3)
+    read_all(ahead)
+    assert len(ahead.take(1, attempt=1)) <= 3
+
+
+def test_an_altered_file_is_not_kept(store: Store) -> None:
+    paths = receive(store, "1.5")
+    paths[1].write_bytes(paths[1].read_bytes()[:-1] + b"!")
+    ahead = reader(store)
+    read_all(ahead)
+    assert set(ahead.take(1, attempt=1)) == {paths[0], paths[2], paths[3]}
+
+
+def test_slices_that_come_while_it_runs_are_decoded(store: Store) -> None:
+    ahead, stop = reader(store), threading.Event()
+    thread = threading.Thread(target=ahead.run, args=(stop, 0.01))
+    thread.start()
+    try:
+        paths = receive(store, "1.5", now=time.time())
+        wait_for(lambda: len(ahead._planes) == len(paths), 10, "decoded slices")
+    finally:
+        stop.set()
+        thread.join()
+    (planes,) = [ahead.take(1, attempt=1)[path] for path in paths[:1]]
+    assert np.array_equal(planes[0], load(paths).hu[0])
