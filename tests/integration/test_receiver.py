@@ -1,7 +1,10 @@
 """The receiver over real sockets: pynetdicom as sender, real SQLite, real files."""
 
 import os
+import sqlite3
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,8 +12,26 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from sqlalchemy import select
 
+from dicom_node.receiver import pressure
+from dicom_node.receiver.committer import Committer, Ticket
+from storage import jobs, series
+from storage.arrival import Arrival
 from storage.models import audit, conflicts, instances
-from tests.attacker import ACCEPT, REJECT, association_request, attacker
+from tests.attacker import (
+    ACCEPT,
+    DATA,
+    REJECT,
+    VERIFICATION_ID,
+    association_request,
+    attacker,
+    command_element,
+    data_set,
+    pdu,
+    pdv,
+    store_command,
+)
+from tests.outbox import MODEL
+from tests.programs import wait_for
 from tests.receiving import Node, associate, ct_slice, store
 
 
@@ -23,6 +44,11 @@ def node(tmp_path: Path) -> Iterator[Node]:
 def events(node: Node) -> list[str]:
     with node.database.read() as tx:
         return list(tx.scalars(select(audit.c.event).order_by(audit.c.id)))
+
+
+def reasons(node: Node) -> str:
+    with node.database.read() as tx:
+        return " ".join(detail or "" for detail in tx.scalars(select(audit.c.detail)))
 
 
 def stored(node: Node) -> list[Path]:
@@ -199,3 +225,91 @@ def test_stopping_lets_a_running_instance_end(node: Node) -> None:
         assert [association.send_c_store(each).Status for each in sent[1:]] == [0, 0, 0, 0]
     node.stop()
     assert len(stored(node)) == 5
+
+
+def test_a_queue_of_analyses_over_its_mark_refuses_associations_as_transient(tmp_path: Path) -> None:
+    with Node(tmp_path, {"max_queued_series": 1}) as node:
+        assert [status for status, _ in store(node, ct_slice(), ct_slice())] == [0, 0]
+        for pk in (1, 2):
+            with node.database.transaction() as tx:
+                series.close_series(tx, pk, time.time(), MODEL, "command")
+        wait_for(lambda: answer(node) == (REJECT, TRANSIENT), 10, "associations are refused")
+        with node.database.transaction() as tx:
+            jobs.claim(tx, "worker", time.time(), 60, 3)
+        wait_for(lambda: answer(node)[0] == ACCEPT, 10, "associations are accepted again")
+        node.stop()
+        assert "queue-full" in reasons(node)
+
+
+def test_an_index_that_hangs_refuses_associations_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pressure, "SLOW_INDEX_S", 0.3)
+    with Node(tmp_path) as node:
+        other = sqlite3.connect(tmp_path / "node.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(1) as one:
+            waiting = one.submit(store, node, ct_slice())
+            wait_for(lambda: answer(node) == (REJECT, TRANSIENT), 10, "associations are refused")
+            other.execute("ROLLBACK")
+            assert waiting.result(30) == [(0x0000, "")]
+        other.close()
+        wait_for(lambda: answer(node)[0] == ACCEPT, 10, "associations are accepted again")
+        node.stop()
+        assert "slow-index" in reasons(node)
+
+
+def test_of_several_processes_on_the_port_each_makes_its_file_safe_before_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    fsync, submit = os.fsync, Committer.submit
+
+    def synced(fd: int) -> None:
+        fsync(fd)
+        order.append(Path(os.readlink(f"/proc/self/fd/{fd}")).suffix or "folder")
+
+    def submitted(self: Committer, arrival: Arrival) -> Ticket:
+        order.append("row")
+        return submit(self, arrival)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Committer, "submit", submitted)
+    with Node(tmp_path, {"processes": 2}) as node:
+        assert store(node, ct_slice()) == [(0x0000, "")]
+    assert order.index(".dcm") < order.index("row")
+    assert "folder" in order[order.index(".dcm") - 1 : order.index("row")]
+
+
+@pytest.mark.parametrize("longest", [None, 0, 7, 128, 16384, 0xFFFFFFFF])
+def test_a_peer_gets_its_answers_in_pdus_of_the_length_that_it_takes(node: Node, longest: int | None) -> None:
+    request = bytearray(association_request())
+    at = request.index(b"\x51\x00\x00\x04")
+    if longest is None:
+        request[at] = 0x7F  # an item that nobody knows: no length is named
+    else:
+        request[at + 4 : at + 8] = longest.to_bytes(4, "big")
+    echo = command_element(0x0100, b"\x30\x00") + command_element(0x0110, b"\1\0") + command_element(0x0800, b"\1\1")
+    with attacker(node.port) as one:
+        one.send(bytes(request))
+        assert one.answer()[0] == ACCEPT
+        one.send(pdu(DATA, pdv(echo, 3, VERIFICATION_ID)))
+        joined, is_last = b"", False
+        while not is_last:
+            kind, content = one.answer()
+            assert kind == DATA
+            assert not longest or len(content) <= longest
+            joined, is_last = joined + content[6:], bool(content[5] & 2)
+    assert joined.endswith(command_element(0x0900, b"\0\0"))
+
+
+def test_a_message_may_come_in_pieces_of_any_size(node: Node) -> None:
+    uid = generate_uid().encode()
+    content = data_set(uid, series=generate_uid().encode())
+    command = store_command(uid)
+    pieces = [pdu(DATA, pdv(command[n : n + 7], 3 if n + 7 >= len(command) else 1)) for n in range(0, len(command), 7)]
+    pieces += [pdu(DATA, pdv(content[n : n + 3], 0)) for n in range(0, len(content), 3)]
+    with attacker(node.port) as one:
+        assert one.associate() == ACCEPT
+        one.send(b"".join(pieces) + pdu(DATA, pdv(b"", 2)))  # some peers end with an empty piece
+        kind, response = one.answer()
+    assert kind == DATA
+    assert command_element(0x0900, b"\0\0") in response
