@@ -30,7 +30,7 @@ install: $(VENV)/.demo
 attack: $(VENV)/.test peers
 	$(BIN)/python -m pytest tests/faults/test_attacks.py
 
-# Broken PDUs in process and over the socket, and broken data sets, by the hundred thousand; takes about an hour.
+# Broken PDUs in process and over the socket, and broken data sets, by the hundred thousand; takes a quarter of an hour.
 fuzz: $(VENV)/.test
 	FUZZ=100000 $(BIN)/python -m pytest --timeout=0 tests/fuzz
 

@@ -112,6 +112,11 @@ class _Tcp(socket.socket):
 
 def test_broken_pdus_over_the_socket_end_their_own_connection_only(node: Node) -> None:
     dice = random.Random(4)
+    warm_up = Attacker(node.port)
+    warm_up.send(conversations(dice)[0])
+    while warm_up.answer()[0]:
+        pass
+    warm_up.close()
     threads = threading.active_count()
     for number in range(ROUNDS // 10):
         seeds = conversations(dice)
