@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
 from torch import Tensor
 
 from inference.decovnet import COVID, NORMAL, DeCoVNet
@@ -30,6 +30,8 @@ HOT = 0.15
 DENSER_BY_HU = 100
 """Above the median of the lungs: density that normal lung around it does not have."""
 SMOOTHED_OVER_MM = 3.0
+THINNEST_MM = 4.5
+"""Parts narrower than this in plane are left out: vessels, and the rim where voxels are half chest wall."""
 LEAST_ML = 0.5
 """Smaller connected parts of the region are left out."""
 
@@ -171,7 +173,7 @@ def region_of(heat: Heat, hu: npt.NDArray[np.int16], lungs: Mask, spacing_mm: tu
     if box is None:
         return region
     denser = _smoothed(hu[box], spacing_mm) > np.median(hu[lungs]) + DENSER_BY_HU
-    labels, count = label((hot[box] & denser).view(np.uint8))
+    labels, count = label(_opened(hot[box] & denser, spacing_mm))
     sizes = np.bincount(labels.ravel(), minlength=count + 1) * (np.prod(spacing_mm) / 1000)
     keep = sizes >= LEAST_ML
     keep[0] = False
@@ -184,3 +186,11 @@ def _smoothed(hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float, float])
     size = [1, *(max(1, round(SMOOTHED_OVER_MM / mm)) for mm in spacing_mm[1:])]
     smoothed: Floats = uniform_filter(hu.astype(np.float32), size)
     return smoothed
+
+
+def _opened(mask: Mask, spacing_mm: tuple[float, float, float]) -> Grey:
+    """The mask without what is narrower than `THINNEST_MM` in plane (a morphological opening): uint8."""
+    size = [1, *(2 * round((THINNEST_MM / mm - 1) / 2) + 1 for mm in spacing_mm[1:])]
+    size = [max(1, pixels) for pixels in size]
+    opened: Grey = maximum_filter(minimum_filter(mask.view(np.uint8), size, mode="constant"), size, mode="constant")
+    return opened

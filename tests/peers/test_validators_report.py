@@ -85,7 +85,11 @@ def test_objects_of_a_real_series_pass_every_validator(shared: Path, tmp_path: P
     sources = sorted((shared / "data" / "dicom" / series).iterdir())
     volume = load(sources)
     objects = build_all(localised(volume), volume, read_sources(volume), CONTEXT, KINDS)
-    assert new_errors(written(objects, tmp_path), sources) == []
+    paths = written(objects, tmp_path / "objects")
+    with orthanc(tmp_path / "orthanc") as pacs:
+        for path in paths.values():
+            path.write_bytes(pacs.file(pacs.upload(path)))
+    assert new_errors(paths, sources) == []
 
 
 def test_report_without_segments_and_its_other_classes_pass_every_validator(tmp_path: Path) -> None:

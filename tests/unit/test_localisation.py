@@ -133,8 +133,10 @@ def test_region_is_hot_dense_lung_in_parts_that_are_not_specks() -> None:
         z, y, x = corner
         hu[z : z + 6, y : y + 8, x : x + 8] = -500
     hu[4, 16, 20] = -500  # a speck
+    hu[2:8, 18, 6:34] = -500  # a vessel, 2 mm wide
     found = region_of(heat, hu, lungs, (2.0, 2.0, 2.0))
     assert found[4, 11, 11] and found[4, 11, 33] and not found[4, 31, 11] and not found[4, 16, 20]
+    assert not found[:, 18:].any()
     assert not found[:, :, 35:].any() and not (found & ~lungs).any()
     assert not region_of(np.zeros_like(heat), hu, lungs, (2.0, 2.0, 2.0)).any()
 
@@ -153,6 +155,18 @@ def test_what_is_localised_moves_with_the_lesion_and_overlaps_it(pipeline: Known
     found = analysed(pipeline, phantom, hu).localisation
     assert found is not None
     assert iou(found, lesion) > 3 * iou(phantom.lung_mask, lesion)
+
+
+def test_a_volume_that_is_stored_turned_has_its_region_turned_too(pipeline: KnownLungs) -> None:
+    phantom = make_phantom(4, slices=36, size=256)
+    volume = volume_of(with_lesion(phantom, two_places(phantom)[0]), phantom.spacing_mm)
+    turn = np.diag([-1.0, -1.0, 1.0, 1.0])
+    turn[:2, 3] = np.array(volume.hu.shape)[[2, 1]] - 1
+    prone = replace(volume, hu=np.ascontiguousarray(volume.hu[:, ::-1, ::-1]), affine=volume.affine @ turn)
+    pipeline.lungs = phantom.lung_mask
+    usual, turned = pipeline.run(volume).localisation, pipeline.run(prone).localisation
+    assert usual is not None and turned is not None and usual.any()
+    assert np.array_equal(turned, usual[:, ::-1, ::-1])
 
 
 def test_localising_does_not_change_the_result_and_a_negative_one_marks_nothing(pipeline: KnownLungs) -> None:
