@@ -124,10 +124,14 @@ def try_all(
     policy: Policy,
     models: Models,
     share: tuple[int, int] = (1, 1),
+    *,
+    harmless_only: bool = False,
 ) -> Iterator[Outcome]:
-    """Every variant of one series, or one of `share[1]` equal shares of them."""
+    """Every variant of one series, or one of `share[1]` equal shares of them; only the harmless ones where asked."""
     images, base = read_images(volume), base_of(volume)
     for variant in all_variants(others)[share[0] - 1 :: share[1]]:
+        if variant.codes and harmless_only:
+            continue
         yield try_variant(name, images, variant, base, policy, models)
 
 
@@ -137,6 +141,11 @@ def phantom_volume(seed: int, folder: Path, *, size: int = 512, slices: int = 11
     scanner = Scanner(padding_hu=-3024) if seed % 3 == 2 else Scanner()
     phantom = make_phantom(seed, size=size, slices=slices, lesions=lesions, scanner=scanner)
     return load(write_series(phantom, folder / f"phantom{seed}"))
+
+
+def _sized_phantom(seed: int, folder: Path) -> CTVolume:
+    size, slices = ((512, 60), (256, 120), (256, 40), (384, 80))[seed % 4]
+    return phantom_volume(seed, folder, size=size, slices=slices)
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -162,6 +171,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models-dir", type=Path, default=Path("var/models"), help="folder of imported models")
     parser.add_argument("--only", help="try this series; the others are there to be mixed in")
     parser.add_argument("--share", default="1/1", help="K/N: the K-th of N equal shares of the variants")
+    parser.add_argument("--harmless", action="store_true", help="only the variants that must be analysed")
     parser.add_argument("--thorough", action="store_true", help="models also see harmless variants with other voxels")
     parser.add_argument("--verbose", action="store_true", help="a line for every variant")
     return parser.parse_args()
@@ -177,14 +187,23 @@ def main() -> int:
             f"{folder.name}": load(paths) for folder in arguments.folders for paths in find_series(folder).values()
         }
         seeds = range(arguments.first_phantom, arguments.first_phantom + arguments.phantoms)
-        volumes |= {f"phantom {seed}": phantom_volume(seed, Path(scratch)) for seed in seeds}
+        volumes |= {f"phantom {seed}": _sized_phantom(seed, Path(scratch)) for seed in seeds}
         names = list(volumes)
         for index, name in enumerate(names):
             other = read_images(volumes[names[(index + 1) % len(names)]])
             if arguments.only not in (None, name):
                 continue
             share = tuple(int(part) for part in arguments.share.split("/"))
-            for outcome in try_all(name, volumes[name], [other], Policy(), models, (share[0], share[1])):
+            tried = try_all(
+                name,
+                volumes[name],
+                [other],
+                Policy(),
+                models,
+                (share[0], share[1]),
+                harmless_only=arguments.harmless,
+            )
+            for outcome in tried:
                 outcomes.append(outcome)
                 if arguments.verbose or outcome.verdict not in RIGHT:
                     sys.stdout.write(

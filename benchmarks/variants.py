@@ -68,6 +68,7 @@ def _vendors() -> list[Variant]:
         harmless("as Canon stores it", v.CANON, same=False),
         harmless("as United Imaging stores it", v.UNITED_IMAGING),
         harmless("as Hitachi stores it", v.HITACHI, same=False),
+        harmless("corners of 0 HU, undeclared", v.UNDECLARED_CORNERS, same=False),
         harmless("as an archive without names stores it", v.ARCHIVE),
         harmless("intercept 0, signed", v.stored_as(0, signed=True)),
         harmless("prone, turned by 180 degrees", v.prone),

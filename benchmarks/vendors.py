@@ -133,6 +133,8 @@ HITACHI = both(
         ImageType=["ORIGINAL", "PRIMARY", "AXIAL", "HELICAL_CT"], BodyPartExamined="", SeriesDescription=None,
     ),
 )  # fmt: skip
+# Corners of 0 HU that no element declares, as in files that were rewritten.
+UNDECLARED_CORNERS = both(stored_as(0, signed=True, padding=0), with_header(PixelPaddingValue=None))
 ARCHIVE = with_header(
     Manufacturer=None, ManufacturerModelName=None, PatientName="", PatientBirthDate="", StudyDescription=None,
     ImageType=["DERIVED", "PRIMARY", "AXIAL"], DerivationDescription="De-identified; lossless compression",

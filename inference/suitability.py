@@ -21,7 +21,9 @@ from inference.policy import Policy, require
 
 __all__ = ["Policy", "check", "check_mask", "check_outline"]
 
-_AIR_HU = (-1050.0, -940.0)
+# Air around the patient; in the windpipe scatter and its walls raise it to between -1000 and -940.
+_AIR_HU, _AIRWAY_HU = (-1050.0, -940.0), (-1050.0, -900.0)
+_LUNG_OVER_AIR_HU = 30.0
 _TISSUE_HU = (-140.0, 100.0)
 _TISSUE_SHARE = 0.05
 _FEWEST_VALUES = 300
@@ -153,12 +155,14 @@ def _check_hu(volume: CTVolume, coarse: Coarse, chest: Chest | None) -> QualityC
     counts = np.bincount(np.clip(values, -1150, 3000).astype(np.int32) + 1150)
     if int((counts[1:] > 0).sum()) < _FEWEST_VALUES:
         raise UnsuitableSeries("QUANTISED", "The images have too few grey levels for CT, as screenshots do.")
-    air = _mode(counts, -1149, -700)
+    air, allowed = _mode(counts, -1149, -700), _AIR_HU
     if air > _AIR_HU[1] and chest is not None:
-        air = float(np.percentile(coarse.hu[chest.lungs], 0.1))
+        purest = float(np.percentile(coarse.hu[chest.lungs], 0.1))
+        if purest < air - _LUNG_OVER_AIR_HU:  # the most common value is the lung's: the image shows no background
+            air, allowed = purest, _AIRWAY_HU
     tissue = _mode(counts, -300, 300)
     share = float(counts[1150 - 200 : 1150 + 200].sum()) / max(1.0, float(counts[1:].sum()))
-    if not (_AIR_HU[0] <= air <= _AIR_HU[1] and _TISSUE_HU[0] <= tissue <= _TISSUE_HU[1] and share >= _TISSUE_SHARE):
+    if not (allowed[0] <= air <= allowed[1] and _TISSUE_HU[0] <= tissue <= _TISSUE_HU[1] and share >= _TISSUE_SHARE):
         raise UnsuitableSeries(
             "HU_IMPLAUSIBLE",
             f"The values are no Hounsfield units: air is at {air:.0f} (must be near -1000), tissue at {tissue:.0f} "

@@ -117,3 +117,13 @@ def test_joined_lungs_are_parted_where_they_are_thinnest() -> None:
     mask[4, 20, 25:35] = True
     left, right = sides(mask, x_to_left=True)
     assert left + right == mask.sum() and abs(left - 1800) <= 10
+
+
+def test_limits_on_stored_values_are_left_out_where_a_scanner_stores_tissue_above_them() -> None:
+    """HU + 8192, as United Imaging stores it: limits made for HU + 1024 would leave nothing of the patient."""
+    volume = volume_of(blobs((4, 16, 16)).clip(-1000, 1500), 1.0)
+    usual, other = (
+        dataclasses.replace(volume, rescale=((1.0, intercept),) * len(volume.hu)) for intercept in (-1024.0, -8192.0)
+    )
+    np.testing.assert_array_equal(greys(other, AUTHORS), greys(usual, AUTHORS))
+    assert greys(other, AUTHORS).max() == 255
