@@ -24,6 +24,8 @@ class Policy:
         unseen. That is the most accepted: lesions of COVID-19 span several slices even then. A series of
         touching slices with every second one lost sits at 2 and cannot be told from one that was made so; one
         already at 2 that loses half of its slices is refused.
+    thinned_mm: where all instance numbers skip alike, images are missing. From this spacing on that is accepted: public
+        archives thin 2 mm series out to 4 mm on purpose. Thin slices are not thinned out but lost.
     matrix: rows and columns. Scanners reconstruct chests at 512 and more, some at 256; a smaller matrix was
         resampled after the scan.
     pixel_mm: pixel spacing; 500 mm at 256 pixels is 1.95.
@@ -45,6 +47,7 @@ class Policy:
     spacing_mm: Range = (0.25, 8.5)
     thickness_mm: Range = (0.25, 10.0)
     gap_ratio: float = 2.1
+    thinned_mm: float = 3.5
     matrix: Range = (256, 2048)
     pixel_mm: Range = (0.2, 2.0)
     field_mm: Range = (240, 800)

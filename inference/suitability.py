@@ -93,10 +93,10 @@ def _check_gaps(volume: CTVolume, policy: Policy) -> None:
             f"The slices lie {spacing:g} mm apart, and were made {header.spacing_between_slices_mm:g} mm apart: some "
             "are missing.",
         )
-    if header.number_step > 1 and header.images_in_acquisition > 1.5 * len(volume.slices):
+    counted = header.images_in_acquisition > 1.5 * len(volume.slices)
+    if header.number_step > 1 and (counted or spacing < policy.thinned_mm):
         raise UnsuitableSeries(
-            "MISSING_SLICES",
-            f"{header.images_in_acquisition} images were made, and only every {header.number_step}th is here.",
+            "MISSING_SLICES", f"Only one of every {header.number_step} images is here, by their instance numbers."
         )
     thickness = header.slice_thickness_mm
     if thickness:

@@ -145,6 +145,21 @@ def test_telling_descriptions_are_refused(chest: CTVolume, text: str, code: str)
     assert code_of(with_header(chest, series_description=text)) == code
 
 
+@pytest.mark.parametrize(
+    ("step", "spacing", "code"), [(2, 2.5, "MISSING_SLICES"), (1, 2.5, None), (0, 2.5, None), (2, 4.0, None)]
+)
+def test_thin_slices_whose_numbers_all_skip_are_not_all_there(
+    chest: CTVolume, step: int, spacing: float, code: str | None
+) -> None:
+    stated = with_header(chest, number_step=step, spacing_between_slices_mm=None, slice_thickness_mm=spacing)
+    volume = dataclasses.replace(stated, spacing_mm=(spacing, *chest.spacing_mm[1:]))
+    policy = Policy(lung_height_mm=(60, 420), extent_mm=(60, 450), aerated_ml=(300, 12000))
+    if code is None:
+        check(volume, policy)
+    else:
+        assert code_of(volume, policy) == code
+
+
 def test_padding_around_a_round_field_of_view_is_no_air_and_no_tissue(chest: CTVolume) -> None:
     rows, columns = np.indices(chest.hu.shape[1:])
     outside = np.hypot(rows - 127.5, columns - 127.5) > 127
