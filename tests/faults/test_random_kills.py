@@ -21,7 +21,9 @@ ROUNDS = int(os.environ.get("NODE_FAULT_ROUNDS", "0"))
 KILLS = int(os.environ.get("NODE_RANDOM_KILLS", "500" if ROUNDS else "15"))
 SEED = int(os.environ.get("NODE_RANDOM_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 SENDERS = 4
-MOST_WAITING = 10
+MEAN_PAUSE_S = 2.5
+"""Between kills: most come while much is under way, and in between some series go the whole way."""
+MOST_WAITING = 16
 """Series that may wait for their report before a sender begins another: there is load, and an end to it."""
 
 
@@ -98,7 +100,7 @@ def test_kills_at_random_moments_lose_nothing_and_report_nothing_twice(
             for _ in range(KILLS):
                 if choose.random() < 0.8:  # else at its start, perhaps before it listens
                     wait_for(lambda: (node.tend(), node.listens)[1], 60, "the node listens")
-                time.sleep(choose.uniform(0.05, 2.5))
+                time.sleep(min(0.05 + choose.expovariate(1 / MEAN_PAUSE_S), 10))
                 ways.append(kill_one_way_or_another(node, choose))
         node.settle(300)
         acknowledged = {uid: sha256 for sender in senders for uid, sha256 in sender.acknowledged.items()}
