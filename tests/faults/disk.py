@@ -32,6 +32,10 @@ class Disk:
                     if error.errno != errno.ENOSPC:
                         raise
 
+    def protect(self, *, on: bool) -> None:
+        """Make it read-only, as Linux does with a file system that has failed; or writable again."""
+        subprocess.run(["mount", "-o", "remount,ro" if on else "remount,rw", str(self.folder)], check=True)
+
     def free(self) -> None:
         """Give everything back."""
         self._ballast.write_bytes(b"")

@@ -117,6 +117,19 @@ def test_a_disk_that_fills_in_the_middle_of_an_instance_answers_and_goes_on(disk
         assert sender.store(uid.encode(), content) == 0
 
 
+def test_a_disk_that_turns_read_only_is_answered_as_transient_and_forgiven(disk: Disk) -> None:
+    with Receiver(disk.folder / "node", storage={"low_disk_mb": 0}) as node:
+        uid, series = generate_uid(), generate_uid()
+        content = slice_of(uid, series, 1)
+        # The log of an index that is open can be written as long as it is: no remount while a file is.
+        node.database.close()
+        disk.protect(on=True)
+        assert _store(node.port, uid, content) == 0xA700
+        disk.protect(on=False)
+        assert _store(node.port, uid, content) == 0
+        assert len(list(node.files.root.rglob("*.dcm"))) == 1
+
+
 @pytest.mark.timeout(900)
 def test_a_node_whose_disk_is_full_again_and_again_loses_nothing_and_ends_its_work(
     zygote: Zygote, tmp_path: Path, figures: list[str]
