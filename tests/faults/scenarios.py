@@ -58,6 +58,22 @@ def report(life: Life) -> Node:
     return node
 
 
+def best(life: Life) -> Node:
+    """Of a study one series is chosen; too small for the model, it is reported as not analysed."""
+    with ExitStack() as stack:
+        pacs = Pacs()
+        stack.callback(pacs.stop)
+        node = life.node(pacs.port, DICOM_NODE_COMPLETION__SELECT="best", DICOM_NODE_REPORT__REPORT_NOT_ANALYSED="true")
+        stack.callback(node.kill)
+        node.start()
+        acknowledged: dict[str, str] = {}
+        node.send(ct_series(), acknowledged)
+        node.settle()
+        check(node, pacs, acknowledged)
+        node.end()
+    return node
+
+
 def fetch(life: Life) -> Node:
     """Two slices never come; the PACS that is asked has them. It holds the report, says its C-FIND."""
     everything = ct_series()
@@ -214,6 +230,7 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
             "dicom_node.commitment.record_answer",
         ],
     },
+    best: {"schedule": ["dicom_node.selection.BestSeries._record"]},
     fetch: {
         "schedule": ["dicom_node.completion.Completion._fetch", "dicom_node.retrieve.Keeper._record", *NEW_FILE],
         "deliver": ["dicom_node.commitment.verify_by_query"],
