@@ -14,18 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, func, insert, select, text
 
 from storage.models import audit
+from storage.prepared import Prepared
 
 PENDING = "audit_rows"
-SELECT_LAST = select(audit.c.hash).order_by(audit.c.id.desc()).limit(1)
-INSERT_ROWS = insert(audit)
+SELECT_LAST = Prepared(select(audit.c.hash).where(audit.c.id == select(func.max(audit.c.id)).scalar_subquery()))
 FIRST = "0" * 64
 CHAIN_LOCK = 0x6175646974  # "audit": the key of PostgreSQL's advisory lock on the end of the chain
 CONTENT = (
     "at event patient_id study_uid series_uid sop_uid job_id result_id peer_ae address outcome detail".split()  # noqa: SIM905
 )
+INSERT_ROWS = Prepared(insert(audit), [*CONTENT, "previous", "hash"])
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,12 @@ def flush(tx: Connection) -> None:
         return
     if tx.dialect.name == "postgresql":
         tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CHAIN_LOCK})
-    previous = tx.scalar(SELECT_LAST) or FIRST
+    last = SELECT_LAST.execute(tx, {})
+    previous = last[0][0] if last else FIRST
     for row in rows:
         row["previous"] = previous
         row["hash"] = previous = _digest(previous, row)
-    tx.execute(INSERT_ROWS, rows)
+    INSERT_ROWS.execute(tx, *rows)
 
 
 def forget(tx: Connection) -> None:

@@ -15,16 +15,17 @@ from storage.errors import StaleLease
 from storage.models import conflicts, instances, patients, series, studies
 from storage.models import jobs as job_table
 from storage.moves import insert_row, move
+from storage.prepared import Prepared
 from storage.series_state import SERIES, State
 
 RECORDING_LOCK = 0x7265636F7264  # "record": the key of PostgreSQL's advisory lock on this module
-# Built once: for one instance, building the statements costs more than running them.
-SELECT_HELD = (
+# For one instance, building the statements costs more than running them.
+SELECT_HELD = Prepared(
     select(instances.c.sop_instance_uid, series.c.series_instance_uid, instances.c.sha256, instances.c.gone_reason)
     .select_from(instances.join(series))
-    .where(instances.c.sop_instance_uid.in_(bindparam("uids", expanding=True)))
+    .where(instances.c.sop_instance_uid == bindparam("uid"))
 )
-SELECT_GROUPS = (
+SELECT_GROUP = Prepared(
     select(
         series.c.series_instance_uid,
         series.c.id,
@@ -35,10 +36,12 @@ SELECT_GROUPS = (
         series.c.set_at,
     )
     .select_from(series.join(studies))
-    .where(series.c.series_instance_uid.in_(bindparam("uids", expanding=True)))
+    .where(series.c.series_instance_uid == bindparam("uid"))
 )
-INSERT_INSTANCES = insert(instances)
-EXTEND_SERIES = (
+INSERT_INSTANCES = Prepared(
+    insert(instances), [c.name for c in instances.c if c.name not in ("id", "gone_at", "gone_reason")]
+)
+EXTEND_SERIES = Prepared(
     update(series)
     .where(series.c.id == bindparam("pk"))
     .values(
@@ -105,7 +108,7 @@ def record_instances(tx: Connection, arrivals: Sequence[Arrival], now: float, qu
     batch = _Batch(now, _held(tx, arrivals), _groups(tx, arrivals))
     outcomes = [_record(tx, batch, arrival) for arrival in arrivals]
     if batch.new:
-        tx.execute(INSERT_INSTANCES, batch.new)
+        INSERT_INSTANCES.execute(tx, *batch.new)
     for group in batch.groups.values():
         _extend(tx, group, now, quiet_s)
     return outcomes
@@ -142,12 +145,14 @@ def _same_bytes(table: Table, arrival: Arrival) -> list[ColumnElement[bool]]:
 
 
 def _held(tx: Connection, arrivals: Sequence[Arrival]) -> dict[str, _Held]:
-    rows = tx.execute(SELECT_HELD, {"uids": [arrival.sop_instance_uid for arrival in arrivals]})
+    uids = {arrival.sop_instance_uid for arrival in arrivals}
+    rows = [row for uid in uids for row in SELECT_HELD.execute(tx, {"uid": uid})]
     return {row[0]: _Held(row[1], row[2], row[3]) for row in rows}
 
 
 def _groups(tx: Connection, arrivals: Sequence[Arrival]) -> dict[str, _Group]:
-    rows = tx.execute(SELECT_GROUPS, {"uids": list({arrival.series_instance_uid for arrival in arrivals})})
+    uids = {arrival.series_instance_uid for arrival in arrivals}
+    rows = [row for uid in uids for row in SELECT_GROUP.execute(tx, {"uid": uid})]
     return {row[0]: _Group(*row[1:]) for row in rows}
 
 
@@ -353,7 +358,7 @@ def _extend(tx: Connection, group: _Group, now: float, quiet_s: QuietTime) -> No
         "quiet_s": wait_s,
         "due_at": since + wait_s,
     }
-    tx.execute(EXTEND_SERIES, values)
+    EXTEND_SERIES.execute(tx, values)
 
 
 def _reopen(tx: Connection, group: _Group, now: float) -> None:
