@@ -50,7 +50,8 @@ class NewFile:
     itself unless it was committed."""
 
     def __init__(self, root: Path, relative: str, folders: "FolderSync") -> None:
-        self._root = root
+        self.path = root / relative
+        """Where the bytes lie."""
         self._folders = folders
         self._relative = relative
         self._sha = hashlib.sha256()
@@ -59,11 +60,6 @@ class NewFile:
         with _full_is_named():
             # O_EXCL: a name that exists already is a broken generator, never something to overwrite.
             self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-
-    @property
-    def path(self) -> Path:
-        """Where the bytes lie."""
-        return self._root / self._relative
 
     @property
     def size(self) -> int:
@@ -173,11 +169,10 @@ class FileStore:
 
     def create(self) -> NewFile:
         """Open a new, empty file under a generated name. Raises StorageFull."""
-        folder = self.root / datetime.fromtimestamp(self._clock(), UTC).strftime("%Y/%m/%d")
-        relative = (folder / f"{uuid.uuid4().hex}{SUFFIX}").relative_to(self.root).as_posix()
+        day = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y/%m/%d")
         with _full_is_named():
-            self._make_durably(folder)
-        return NewFile(self.root, relative, self._folders)
+            self._make_durably(self.root / day)
+        return NewFile(self.root, f"{day}/{uuid.uuid4().hex}{SUFFIX}", self._folders)
 
     def _make_durably(self, folder: Path) -> None:
         """Create a folder below the root, its name and those of its parents on disk.

@@ -38,6 +38,10 @@ HEAD_BYTES = 65536
 """Of a data set, kept in memory to read its header from; only a longer header is read back from the file."""
 
 
+COUNT_BYTES = 1024**2
+"""A sender's bytes are counted in pieces of this size."""
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who sends on an association. network: what limits count its address by. label: what logs call it."""
@@ -81,6 +85,7 @@ class Reception:
         self._storage = storage
         self._head = bytearray()
         self._size = 0
+        self._uncounted = 0
         self._began = time.monotonic()
         self._file: NewFile | None = None
         self._refusal: Exception | None = None
@@ -114,16 +119,23 @@ class Reception:
         if len(self._head) < HEAD_BYTES:
             self._head += fragment[: HEAD_BYTES - len(self._head)]
         try:
-            self._storage.resources.admit_bytes(self._caller.calling_ae, self._caller.network, len(fragment))
+            self._uncounted += len(fragment)
+            if self._uncounted >= COUNT_BYTES:
+                self._count_bytes()
             self._file.write(fragment)
         except (Refused, StorageError, OSError) as error:
             self._refuse(error)
+
+    def _count_bytes(self) -> None:
+        count, self._uncounted = self._uncounted, 0
+        self._storage.resources.admit_bytes(self._caller.calling_ae, self._caller.network, count)
 
     def finish(self) -> tuple[int, str]:
         """Keep the instance, or not. Returns the response's status and Error Comment."""
         try:
             if self._refusal is not None:
                 raise self._refusal
+            self._count_bytes()
             outcome = self._keep()
         except Exception as error:  # noqa: BLE001  the C-STORE handler: one bad instance must not end the association
             self.discard()
