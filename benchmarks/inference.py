@@ -1,11 +1,13 @@
 """The model path against a plain PyTorch reference, stage by stage, on one volume and the same weights.
 
     python -m benchmarks.inference --models DIR                      # CPU: reference, exact and fast, interleaved
-    python -m benchmarks.inference --models DIR --threads 2 --slices 40
-    python -m benchmarks.inference --synthetic --device cuda         # a GPU machine: no DICOM files, random weights
+    python -m benchmarks.inference --models DIR --threads 2 --slices 40 --spacing 4
+    python -m benchmarks.inference --device cuda                     # a GPU machine: no DICOM files, random weights
 
-The reference is written straight from the description of the preprocessing: float64 spline zooms by scipy, batch 1,
-slice by slice. CPU seconds are of the whole process; on a GPU, wall milliseconds are printed instead.
+The reference is written straight from the description of the preprocessing: spline zooms by scipy, batch 1, slice by
+slice, the U-Net on every slice. CPU seconds are of the whole process; on a GPU, milliseconds of the wall are printed
+instead. A stage's floor is what its operations need at the machine's measured rates (matrix product, memory copy),
+whichever of the two takes longer; its share is floor over time.
 """
 
 import argparse
@@ -15,12 +17,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy import ndimage
+from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -29,13 +33,12 @@ if str(ROOT) not in sys.path:
 from inference.cards import read_card, shipped_folder, write_card  # noqa: E402
 from inference.decovnet import DeCoVNet  # noqa: E402
 from inference.mask import dice  # noqa: E402
-from inference.pipeline import Pipeline, decovnet_input, load_pipeline, resized  # noqa: E402
-from inference.preprocess import greys, verdict_range  # noqa: E402
+from inference.pipeline import Pipeline, decovnet_input, load_pipeline, needed_slices, resized  # noqa: E402
+from inference.preprocess import greys, resampled_count, verdict_range  # noqa: E402
 from inference.registry import find_model  # noqa: E402
 from inference.unet import UNet  # noqa: E402
 from inference.weights import load_networks, save_network  # noqa: E402
 
-UNET_GFLOP = 15.49  # one slice of 512 x 512, multiplications and additions of its convolutions
 Stages = dict[str, float]
 
 
@@ -91,19 +94,21 @@ class Clock:
         return result
 
 
-def reference(hu: np.ndarray, folder: Path, threads: int) -> tuple[float, np.ndarray, Stages]:
+def reference(hu: np.ndarray, spacing: float, folder: Path, threads: int) -> tuple[float, np.ndarray, Stages]:
     """The published steps, written plainly: P(COVID-19), raw mask, seconds by stage."""
     torch.set_num_threads(threads)
     card = read_card(folder)
     unet, decovnet = load_networks(folder, card)
-    start, stop = verdict_range(len(hu), card.profile.slices)
+    count = round(len(hu) * spacing)
+    start, stop = verdict_range(count, card.profile.slices)
     clock = Clock(wall=False)
 
     def prepare() -> np.ndarray:
         y, x = np.ogrid[:512, :512]
         lowered = hu.copy()
         lowered[:, (y - 255) ** 2 + (x - 255) ** 2 >= 253**2] -= 2000
-        return np.floor(255 * np.clip((lowered + 1200.0) / 1800.0, 0, 1)).astype(np.uint8)
+        zoomed = ndimage.zoom(lowered, (count / len(hu), 1, 1), order=3, mode="nearest")
+        return np.floor(255 * np.clip((zoomed + 1200.0) / 1800.0, 0, 1)).astype(np.uint8)
 
     def segment() -> np.ndarray:
         with torch.inference_mode():
@@ -128,42 +133,89 @@ def reference(hu: np.ndarray, folder: Path, threads: int) -> tuple[float, np.nda
     return probability, mask, clock.stages  # type: ignore[return-value]
 
 
-def ours(hu: np.ndarray, pipeline: Pipeline, wall: bool) -> tuple[float, np.ndarray, Stages]:
-    """The same result from the product's own steps."""
+def ours(hu: np.ndarray, spacing: float, pipeline: Pipeline, wall: bool) -> tuple[float, np.ndarray, Stages]:
+    """The same result from the product's own steps; as in the node, the U-Net leaves out slices that nothing needs."""
     from inference.ct import CTVolume
 
-    volume = CTVolume(hu, (1.0, 0.7, 0.7), np.eye(4), (), "", "")
+    volume = CTVolume(hu, (spacing, 0.7, 0.7), np.eye(4), (), "", "")
     clock, profile = Clock(wall), pipeline.card.profile
     grey = clock.time("preprocess", lambda: greys(volume, profile))
-    mask = clock.time("unet", lambda: pipeline.raw_masks(grey))  # type: ignore[arg-type]
+    needed = needed_slices(len(hu), len(grey), profile)  # type: ignore[arg-type]
+    mask = clock.time("unet", lambda: pipeline.raw_masks(grey, needed))  # type: ignore[arg-type]
     pair = clock.time("crop", lambda: resized(*decovnet_input(grey, mask, profile), profile))  # type: ignore[arg-type]
     probability = clock.time("decovnet", lambda: pipeline._decovnet.probability(*pair))  # type: ignore[misc]
     return probability, mask, clock.stages  # type: ignore[return-value]
 
 
-def peak_gflops(device: str, dtype: torch.dtype = torch.float32) -> float:
-    """The best of five large matrix products on one thread, GFLOP/s."""
-    size = 8192 if device == "cuda" else 1536
+@dataclass(frozen=True)
+class Machine:
+    """Measured rates of the device. gflops: by number format.  gbytes: read and written per second by a copy."""
+
+    gflops: dict[torch.dtype, float]
+    gbytes: float
+
+
+def measured(device: str) -> Machine:
+    """The best of five large matrix products in each number format, and of five copies; one thread on the CPU."""
     torch.set_num_threads(1)
-    one = torch.randn(size, size, dtype=dtype, device=device)
+    size = 8192 if device == "cuda" else 1536
+    gflops = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        one = torch.randn(size, size, dtype=dtype, device=device)
+        gflops[dtype] = 2 * size**3 / _best(partial(torch.mm, one, one), device) / 1e9
+    large = torch.zeros((1 << 31 if device == "cuda" else 1 << 27) // 4, device=device)
+    return Machine(gflops, 2 * 4 * large.numel() / _best(large.clone, device) / 1e9)
+
+
+def _best(run: Callable[[], object], device: str) -> float:
     now = time.perf_counter if device == "cuda" else time.process_time
     best = float("inf")
     for _ in range(5):
         started = now()
-        torch.mm(one, one)
+        run()
         if device == "cuda":
             torch.cuda.synchronize()
         best = min(best, now() - started)
-    return 2 * size**3 / best / 1e9
+    return best
 
 
-def report(name: str, stages: Stages, base: Stages | None, slices: int, peak: float) -> None:
-    """One line per path: seconds by stage, ratio to the reference, share of the measured peak."""
+def floors(slices: dict[torch.dtype, int], shown: int, crop: tuple[int, int], machine: Machine) -> Stages:
+    """Seconds that the operations of each stage need at the machine's rates.
+
+    slices: that the U-Net sees, by number format.  shown: slices that DeCoVNet sees.  crop: their rows and columns.
+    """
+    gflop, values = work(UNet(), (1, 1, 512, 512))
+    unet = 0.0
+    for dtype, count in slices.items():
+        unet += count * max(gflop / machine.gflops[dtype], values * dtype.itemsize / machine.gbytes)
+    gflop, values = work(DeCoVNet(), (1, 2, max(2, shown), 224, 336))
+    decovnet = max(gflop / machine.gflops[torch.float32], 4 * values / machine.gbytes)
+    # Image and mask, two products each, in double precision: half of float32's rate.
+    resize = 2 * shown * 2 * (224 * crop[0] * crop[1] + 224 * crop[1] * 336) / 1e9
+    return {"unet": unet, "decovnet": decovnet, "crop": 2 * resize / machine.gflops[torch.float32]}
+
+
+def work(network: torch.nn.Module, shape: tuple[int, ...]) -> tuple[float, float]:
+    """GFLOP of one pass, and how many 10^9 values its convolutions read and write, each once."""
+    moved: list[int] = []
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Conv3d):
+            layer.register_forward_hook(lambda _, given, made: moved.append(given[0].numel() + made.numel()))
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network.to("meta").eval()(torch.zeros(shape, device="meta"))
+    return counter.get_total_flops() / 1e9, sum(moved) / 1e9
+
+
+def report(name: str, stages: Stages, base: Stages | None, floor: Stages, wall: bool) -> None:
+    """One line per path: time by stage with the share of its floor, and the ratio to the reference."""
     total = sum(stages.values())
-    each = "  ".join(f"{stage} {seconds:7.2f}" for stage, seconds in stages.items())
+    scale, unit = (1000.0, "ms") if wall else (1.0, "s")
+    each = "  ".join(
+        f"{stage} {scale * seconds:.2f}" + (f" ({floor[stage] / seconds:.0%})" if stage in floor else "")
+        for stage, seconds in stages.items()
+    )
     ratio = f"  {sum(base.values()) / total:5.2f} times the reference" if base else ""
-    share = UNET_GFLOP * slices / stages["unet"] / peak
-    print(f"{name:22} total {total:7.2f} s  {each}{ratio}  U-Net at {share:.0%} of {peak:.0f} GFLOP/s", flush=True)
+    print(f"{name:10} total {scale * total:.2f} {unit}  {each}{ratio}", flush=True)
 
 
 def median(runs: list[Stages]) -> Stages:
@@ -171,7 +223,7 @@ def median(runs: list[Stages]) -> Stages:
     return {stage: float(np.median([run[stage] for run in runs])) for stage in runs[0]}
 
 
-def compare(arguments: argparse.Namespace, folder: Path, hu: np.ndarray) -> None:
+def compare(arguments: argparse.Namespace, folder: Path, hu: np.ndarray, spacing: float) -> None:
     """Interleave the paths on one volume and print them beside each other."""
     wall = arguments.device == "cuda"
     pipelines = {
@@ -180,30 +232,44 @@ def compare(arguments: argparse.Namespace, folder: Path, hu: np.ndarray) -> None
         if speed != "reference"
     }
     for pipeline in pipelines.values():
-        ours(hu[:24], pipeline, wall)  # compile outside of the timing; the node does so once per process
+        ours(hu[:24], 1.0, pipeline, wall)  # compile outside of the timing; the node does so once per process
     runs: dict[str, list[Stages]] = {path: [] for path in arguments.paths}
     results: dict[str, tuple[float, np.ndarray]] = {}
     for _ in range(arguments.rounds):
         for path in arguments.paths:
-            run = reference(hu, folder, arguments.threads) if path == "reference" else ours(hu, pipelines[path], wall)
+            if path == "reference":
+                run = reference(hu, spacing, folder, arguments.threads)
+            else:
+                run = ours(hu, spacing, pipelines[path], wall)
             results[path] = run[0], run[1]
             runs[path].append(run[2])
     base = median(runs["reference"]) if "reference" in runs else None
+    machine = measured(arguments.device)
+    rates = ", ".join(f"{rate:.0f} GFLOP/s {str(dtype)[6:]}" for dtype, rate in machine.gflops.items())
+    print(
+        f"measured: {rates}, {machine.gbytes:.1f} GB/s; in brackets: share of what the operations need at these rates"
+    )
+    profile = read_card(folder).profile
+    count = resampled_count(len(hu), spacing, profile.slices)
+    start, stop = verdict_range(count, profile.slices)
+    needed = needed_slices(len(hu), count, profile)
+    inside = int(((needed >= start) & (needed < stop)).sum())
     for path in arguments.paths:
-        dtype = torch.float32 if path in ("reference", "exact") else torch.bfloat16
-        report(
-            path,
-            median(runs[path]),
-            base if path != "reference" else None,
-            len(hu),
-            peak_gflops(arguments.device, dtype),
-        )
+        seen = {torch.float32: count if path == "reference" else len(needed)}
+        if path == "fast" and "bfloat16" in pipelines[path]._precision():
+            seen = {torch.float32: inside, torch.bfloat16: len(needed) - inside}
+        mask = results[path][1][start:stop]
+        crop = (int(np.ptp(np.flatnonzero(mask.any((0, 2))))), int(np.ptp(np.flatnonzero(mask.any((0, 1))))))
+        before = base if path != "reference" else None
+        report(path, median(runs[path]), before, floors(seen, stop - start, crop, machine), wall)
+    print(f"slices: {len(hu)} given, {count} resampled, {len(needed)} needed, {inside} of them for the verdict")
     first = results[arguments.paths[0]]
     for path in arguments.paths[1:]:
-        moved, overlap = abs(results[path][0] - first[0]), dice(results[path][1] > 0, first[1] > 0)
+        moved = abs(results[path][0] - first[0])
+        overlap = dice(results[path][1][needed] > 0, first[1][needed] > 0)
         print(f"{path} against {arguments.paths[0]}: |dp| {moved:.6f}, Dice {overlap:.7f}")
     for path in arguments.paths:
-        print(json.dumps({"path": path, "slices": len(hu), "threads": arguments.threads, **median(runs[path])}))
+        print(json.dumps({"path": path, "slices": len(hu), "spacing_mm": spacing, **median(runs[path])}))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory of this process {peak_mb:.0f} MiB (all paths that ran in it; --paths exact for one alone)")
 
@@ -212,8 +278,8 @@ def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, help="folder of imported models; without it random weights are used")
-    parser.add_argument("--synthetic", action="store_true", help="a generated volume, not a series of --series")
-    parser.add_argument("--series", type=Path, help="folder of a DICOM series; its slices are used as they are")
+    parser.add_argument("--series", type=Path, help="folder of a DICOM series; without it a volume is generated")
+    parser.add_argument("--spacing", type=float, default=1.0, help="mm from slice to slice of the generated volume")
     parser.add_argument("--all-slices", action="store_true", help="both networks see every slice, not the card's range")
     parser.add_argument("--slices", type=int, default=141)
     parser.add_argument("--threads", type=int, default=1)
@@ -226,17 +292,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         source = find_model(arguments.models) if arguments.models else random_model(Path(first))
         model = whole_slices(source, Path(second)) if arguments.all_slices else source
-        compare(arguments, model, _volume(arguments))
+        compare(arguments, model, *_volume(arguments))
 
 
-def _volume(arguments: argparse.Namespace) -> np.ndarray:
-    if arguments.synthetic or not arguments.series:
-        return synthetic_volume(arguments.slices)
+def _volume(arguments: argparse.Namespace) -> tuple[np.ndarray, float]:
+    if not arguments.series:
+        return synthetic_volume(arguments.slices), arguments.spacing
     from inference.volume import find_series, load
 
-    ((files),) = find_series(arguments.series).values()
-    hu = load(files).hu
-    return hu[np.linspace(0, len(hu) - 1, arguments.slices).round().astype(int)]
+    volume = load(next(iter(find_series(arguments.series).values())))
+    return volume.hu, volume.spacing_mm[0]
 
 
 if __name__ == "__main__":
