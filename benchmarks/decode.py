@@ -20,6 +20,9 @@ import pydicom
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, generate_uid
 
+# Before this folder, whose `inference.py` is not the package.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from inference.volume import find_series, load
 
 ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {

@@ -26,18 +26,17 @@ import torch
 from scipy import ndimage
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+# Before this folder, whose `inference.py` is not the package.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from inference.cards import read_card, shipped_folder, write_card  # noqa: E402
-from inference.decovnet import DeCoVNet  # noqa: E402
-from inference.mask import dice  # noqa: E402
-from inference.pipeline import Pipeline, decovnet_input, load_pipeline, needed_slices, resized  # noqa: E402
-from inference.preprocess import greys, resampled_count, verdict_range  # noqa: E402
-from inference.registry import find_model  # noqa: E402
-from inference.unet import UNet  # noqa: E402
-from inference.weights import load_networks, save_network  # noqa: E402
+from inference.cards import read_card, shipped_folder, write_card
+from inference.decovnet import DeCoVNet
+from inference.mask import dice
+from inference.pipeline import Pipeline, decovnet_input, load_pipeline, needed_slices, resized
+from inference.preprocess import greys, resampled_count, verdict_range
+from inference.registry import find_model
+from inference.unet import UNet
+from inference.weights import load_networks, save_network
 
 Stages = dict[str, float]
 
