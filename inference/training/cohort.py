@@ -1,8 +1,9 @@
-"""Phantoms to train on and to test with: two populations that differ in scanner and disease."""
+"""Phantoms to train on and to test with: two populations from other scanners."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,143 +13,181 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from inference.phantom import LesionSettings, Phantom, Scanner, make_phantom
-from inference.training.decovnet_training import VolumeCase
-from inference.training.lung_masks import dice, failures, unsupervised_mask
-from inference.training.preparation import DECOVNET_SIZE, UNET_SIZE, grey_values, resize
-from inference.training.unet_training import LungCase
+from inference.ct import CTVolume
+from inference.phantom import CONFOUNDERS, LesionSettings, Phantom, Scanner, make_phantom
+from inference.preprocess import Grey, greys
+from inference.training.demonstration_card import PROFILE
+from inference.training.lung_masks import failures, unsupervised_mask
 
-TEST_SEEDS_FROM = 1_000_000
+Range = tuple[float, float]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """sizes: rows and columns that phantoms are drawn with.  slices: range of their number."""
+class Kernel:
+    """A reconstruction: the ranges of its blur (sigma, mm) and of the noise after it (HU)."""
 
-    sizes: tuple[int, ...]
+    blur_mm: Range
+    noise_hu: Range
+
+
+@dataclass(frozen=True)
+class Population:
+    """What the phantoms of one site are drawn from.
+
+    field_mm: width of the field of view; None fits it to each body.  padding_hu: outside the circle, see `Scanner`.
+    slices: range of their number over the whole chest.  sizes: rows and columns.
+    peripheral: range of the share of foci at the pleura.
+    confounder_share: how often each of CONFOUNDERS is there, in both classes alike.
+    """
+
+    key: int
+    kernels: tuple[Kernel, ...]
+    padding_hu: tuple[int | None, ...]
+    field_mm: Range | None
+    below_mm: Range
+    above_mm: Range
     slices: tuple[int, int]
+    sizes: tuple[int, ...]
+    lesions: LesionSettings
+    peripheral: Range
+    confounder_share: float = 0.3
+
+
+TRAINING = Population(
+    key=1,
+    kernels=(Kernel((0.5, 1.1), (6, 30)),),
+    padding_hu=(None, -1024, -3024),
+    field_mm=None,
+    below_mm=(10, 60),
+    above_mm=(10, 40),
+    slices=(32, 64),
+    sizes=(192,),
+    lesions=LesionSettings(count=(3, 10), radius_mm=(10, 30), ground_glass_hu=(150, 450), consolidation_hu=(550, 900)),
+    peripheral=(0.6, 1.0),
+)
+# Sharp and soft kernels, noise, fields of view, matrices and slices that the training population does not have.
+TEST = Population(
+    key=2,
+    kernels=(Kernel((0.3, 0.45), (20, 50)), Kernel((1.3, 1.8), (5, 20))),
+    padding_hu=(None, -2000),
+    field_mm=(340, 430),
+    below_mm=(20, 80),
+    above_mm=(15, 55),
+    slices=(28, 96),
+    sizes=(256, 320),
+    lesions=LesionSettings(),
+    peripheral=(0.85, 0.85),
+)
+
+
+def draw_phantom(population: Population, seed: int) -> Phantom:
+    """A phantom of a population: every second one has COVID-19, from faint ground glass to consolidation."""
+    rng = np.random.default_rng((seed, population.key))
+    covid = seed % 2 == 1
+    kernel = population.kernels[int(rng.integers(len(population.kernels)))]
+    lesions = str(rng.choice(["ground-glass", "ground-glass", "mixed", "consolidation"])) if covid else "none"
+    settings = vars(population.lesions) | {"peripheral": float(rng.uniform(*population.peripheral))}
+    return make_phantom(
+        seed * 2 + population.key % 2,
+        slices=int(rng.integers(population.slices[0], population.slices[1] + 1)),
+        size=int(rng.choice(population.sizes)),
+        lesions=lesions,
+        lesion_settings=LesionSettings(**settings),
+        confounders=[name for name in CONFOUNDERS if rng.random() < population.confounder_share],
+        scanner=Scanner(
+            noise_hu=float(rng.uniform(*kernel.noise_hu)),
+            blur_mm=float(rng.uniform(*kernel.blur_mm)),
+            padding_hu=population.padding_hu[int(rng.integers(len(population.padding_hu)))],
+            field_mm=float(rng.uniform(*population.field_mm)) if population.field_mm else None,
+            below_mm=float(rng.uniform(*population.below_mm)),
+            above_mm=float(rng.uniform(*population.above_mm)),
+            table=bool(rng.random() < 0.9),
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A phantom in 8-bit grey values, with its masks.
+    """A phantom in 8-bit grey values, as the node makes them.
 
-    grey: uint8 (Z, Y, X).  lungs: the unsupervised mask, truth: the true one, both as packed bits of that shape.
-    learnable: the unsupervised mask passed its checks.  mask_dice: its overlap with the truth.
+    grey: uint8 (T, Y, X).  unsupervised, truth: lung masks on that grid, as packed bits.
+    learnable: the unsupervised mask passed its checks.
     """
 
     seed: int
     covid: bool
     lesions: str
+    confounders: tuple[str, ...]
+    spacing_mm: tuple[float, float, float]
     grey: Tensor
-    lungs: Tensor
+    unsupervised: Tensor
     truth: Tensor
     learnable: bool
-    mask_dice: float
 
-    def lung_case(self, device: torch.device) -> LungCase:
-        """What the U-Net learns from."""
-        lungs = torch.from_numpy(self.unpacked(self.lungs).view(np.uint8) * np.uint8(255)).to(device)
-        grey = resize(self.grey.to(device), UNET_SIZE)
-        return LungCase(str(self.seed), grey, (resize(lungs, UNET_SIZE) > 127).to(torch.uint8))
-
-    def volume_case(self, lungs: Tensor) -> VolumeCase:
-        """What DeCoVNet learns from, as the node makes it from the U-Net's mask on the phantom's own grid."""
-        grey = resize(self.grey.to(lungs.device), DECOVNET_SIZE)
-        return VolumeCase(str(self.seed), grey, resize(lungs, DECOVNET_SIZE), self.covid)
-
-    def unpacked(self, bits: Tensor) -> npt.NDArray[np.bool_]:
-        """A mask from its packed bits: (Z, Y, X)."""
+    def unpacked(self, bits: Tensor) -> Mask:
+        """A mask from its packed bits: bool (T, Y, X)."""
         return np.unpackbits(bits.numpy())[: self.grey.numel()].reshape(self.grey.shape).astype(bool)
 
 
-def draw_training_phantom(seed: int, shapes: Shapes) -> Phantom:
-    """A phantom of the training population: every second one has COVID-19."""
-    rng = np.random.default_rng((seed, 1))
-    covid = seed % 2 == 1
-    settings = LesionSettings(
-        count=(4, 10), radius_mm=(12, 32), ground_glass_hu=(220, 450), peripheral=float(rng.uniform(0.6, 1))
-    )
-    scanner = Scanner(
-        noise_hu=float(rng.uniform(6, 40)),
-        blur_mm=float(rng.uniform(0.4, 1.3)),
-        padding_hu=[None, -1024, -3024][int(rng.integers(3))],
-        table=bool(rng.random() < 0.9),
-        below_mm=float(rng.uniform(10, 60)),
-        above_mm=float(rng.uniform(10, 40)),
-    )
-    return _draw(rng, seed, shapes, covid, settings, scanner)
+def volume_of(phantom: Phantom) -> CTVolume:
+    """The phantom as the node's preprocessing takes it."""
+    return CTVolume(phantom.hu, phantom.spacing_mm, np.eye(4), (), "", "")
 
 
-def draw_test_phantom(seed: int, shapes: Shapes) -> Phantom:
-    """A phantom of another population: other kernels, noise, fields of view and lesions than in training."""
-    rng = np.random.default_rng((seed, 2))
-    covid = seed % 2 == 1
-    settings = LesionSettings(
-        count=(4, 8), radius_mm=(14, 36), ground_glass_hu=(240, 400), consolidation_hu=(600, 780), peripheral=0.95
-    )
-    scanner = Scanner(
-        noise_hu=float(rng.uniform(12, 55)),
-        blur_mm=float(rng.uniform(0.3, 1.8)),
-        padding_hu=[None, -2000][int(rng.integers(2))],
-        field_mm=float(rng.uniform(330, 430)),
-        below_mm=float(rng.uniform(20, 80)),
-        above_mm=float(rng.uniform(15, 55)),
-    )
-    return _draw(rng, seed, shapes, covid, settings, scanner)
-
-
-def _draw(
-    rng: np.random.Generator, seed: int, shapes: Shapes, covid: bool, settings: LesionSettings, scanner: Scanner
-) -> Phantom:
-    lesions = str(rng.choice(["ground-glass", "ground-glass", "mixed", "consolidation"])) if covid else "none"
-    # No confounders: a network that has minutes to learn is to show lesions or none, and claims no more.
-    return make_phantom(
-        seed,
-        slices=int(rng.integers(shapes.slices[0], shapes.slices[1] + 1)),
-        size=int(rng.choice(shapes.sizes)),
-        lesions=lesions,
-        lesion_settings=settings,
-        scanner=scanner,
-    )
-
-
-def prepare(seed: int, shapes: Shapes) -> Prepared:
-    """Make one phantom and its unsupervised mask."""
-    draw = draw_test_phantom if seed >= TEST_SEEDS_FROM else draw_training_phantom
-    phantom = draw(seed, shapes)
-    mask = unsupervised_mask(phantom.hu, phantom.spacing_mm)
+def prepare(population: Population, seed: int) -> Prepared:
+    """Make one phantom, its grey values as the node makes them, and its unsupervised lung mask."""
+    phantom = draw_phantom(population, seed)
+    grey = greys(volume_of(phantom), PROFILE)
+    mask = unsupervised_mask(hu_of(grey), phantom.spacing_mm)
     return Prepared(
         seed=seed,
         covid=phantom.covid,
         lesions=phantom.lesions,
-        grey=grey_values(phantom.hu),
-        lungs=torch.from_numpy(np.packbits(mask)),
+        confounders=phantom.confounders,
+        spacing_mm=phantom.spacing_mm,
+        grey=torch.from_numpy(grey),
+        unsupervised=torch.from_numpy(np.packbits(mask)),
         truth=torch.from_numpy(np.packbits(phantom.lung_mask)),
         learnable=not failures(mask, phantom.spacing_mm),
-        mask_dice=dice(mask, phantom.lung_mask),
     )
 
 
-def _prepare_to_file(arguments: tuple[int, Shapes, Path]) -> Path:
-    seed, shapes, folder = arguments
-    path = folder / f"{seed}.pt"
+def hu_of(grey: Grey) -> npt.NDArray[np.int16]:
+    """The middle of the HU values that each grey value stands for: int16, the shape of `grey`."""
+    low, high = PROFILE.intensity.window_hu
+    return (low + (grey.astype(np.float32) + 0.5) * (high - low) / 255).astype(np.int16)
+
+
+def _prepare_to_file(arguments: tuple[Population, int, Path]) -> Path:
+    population, seed, folder = arguments
+    path = folder / f"{population.key}-{seed}.pt"
     if not path.exists():
         partial = path.with_suffix(".partial")
-        torch.save(vars(prepare(seed, shapes)), partial)
+        torch.save(vars(prepare(population, seed)), partial)
         partial.replace(path)
     return path
 
 
+def load_prepared(path: Path) -> Prepared:
+    """Read one phantom that `prepare_all` kept."""
+    return Prepared(**torch.load(path, weights_only=True))
+
+
 def prepare_all(
-    seeds: list[int], shapes: Shapes, folder: Path, workers: int, say: Callable[[str], None]
-) -> list[Prepared]:
-    """Prepared phantoms in the order of `seeds`; kept in `folder`, so that a second run finds them there."""
+    population: Population, count: int, folder: Path, workers: int, say: Callable[[str], None]
+) -> list[Path]:
+    """Files of the population's first `count` phantoms, made where `folder` does not hold them yet."""
     folder.mkdir(parents=True, exist_ok=True)
     started, done = time.monotonic(), []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for path in pool.map(_prepare_to_file, [(seed, shapes, folder) for seed in seeds]):
-            done.append(Prepared(**torch.load(path, weights_only=True)))
-            if len(done) % 50 == 0 or len(done) == len(seeds):
-                say(f"phantoms {len(done)}/{len(seeds)}  {time.monotonic() - started:.0f} s")
+    wanted = [(population, seed, folder) for seed in range(count)]
+    with ExitStack() as stack:
+        prepared: Iterable[Path] = map(_prepare_to_file, wanted)
+        if workers > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
+            prepared = pool.map(_prepare_to_file, wanted)
+        for path in prepared:
+            done.append(path)
+            if len(done) % 50 == 0 or len(done) == count:
+                say(f"phantoms {len(done)}/{count}  {time.monotonic() - started:.0f} s")
     return done

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from inference.decovnet import COVID, DeCoVNet
 from inference.training.ahead import Ahead
-from inference.training.augmentation import draw, jitter, warp
+from inference.training.augmentation import Change, draw, jitter, warp
 from inference.training.loop import Score, TrainingSettings
 from inference.training.parallel import Team
 from inference.training.unet_training import ready_for
@@ -35,7 +35,7 @@ class VolumeTask:
 
     def __init__(
         self,
-        network: DeCoVNet,
+        network: nn.Module,
         training: Sequence[VolumeCase],
         validation: Sequence[VolumeCase],
         settings: TrainingSettings,
@@ -73,7 +73,9 @@ class VolumeTask:
         """Cross-entropy over normal and COVID-19."""
         change = draw(self._settings.augmentation, generator)
         grey, lungs = self._inputs(self._ahead.take(sample))
-        volume = torch.cat([warp(jitter(grey, change), change), warp(lungs, change, "nearest")])
+        if change != Change():
+            grey, lungs = warp(jitter(grey, change), change), warp(lungs, change, "nearest")
+        volume = torch.cat([grey, lungs])
         target = torch.tensor([int(self._training[sample].covid)], device=self._device)
         return functional.cross_entropy(self.network(volume[None]).float(), target)
 
@@ -104,7 +106,7 @@ def _copied(tensor: Tensor, device: torch.device) -> Tensor:
     return ready_for(tensor if tensor.device.type != "cpu" else tensor.clone(), device)
 
 
-def probability(network: DeCoVNet, volume: Tensor) -> float:
+def probability(network: nn.Module, volume: Tensor) -> float:
     """P(COVID-19) of a volume (2, T, H, W), grey and mask 0 to 1, in the network's present mode."""
     return float(network(volume[None]).float().softmax(1)[0, COVID])
 

@@ -1,20 +1,20 @@
-"""Make the demonstration weights: phantoms, both trainings, and what came of it.
+"""Make the demonstration model: phantoms, both trainings by volume-level labels alone, and what came of it.
 
-    python -m inference.training.demonstration --out DIR --device auto
-    python -m inference.training.demonstration --out DIR --quick        # smaller, for a machine without a GPU
+    python -m inference.training.demonstration --out DIR
+    python -m inference.training.demonstration --out DIR --tiny         # a few minute phantoms, to see that it runs
 
-Needs numpy, scipy, torch and safetensors only. Phantoms are made by as many processes as there are cores.
+Leaves a model's folder in DIR (card and weights), metrics.json, and predictions.csv for `dicom-node evaluate`.
+A run that is killed goes on from its cache.
 """
 
 import argparse
+import csv
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -23,255 +23,283 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from inference.decovnet import DeCoVNet
+from inference.evaluation.intervals import delong
+from inference.mask import clean, dice
+from inference.pipeline import decovnet_input, resized
+from inference.preprocess import Grey, nearest_pixels, resize_slices
 from inference.training.augmentation import AugmentationSettings
-from inference.training.cohort import TEST_SEEDS_FROM, Prepared, Shapes, prepare_all
+from inference.training.cohort import TEST, TRAINING, Population, Prepared, load_prepared, prepare_all
 from inference.training.decovnet_training import VolumeCase, VolumeTask, initialise, probability, roc_auc
-from inference.training.loop import EpochReport, Score, TrainingSettings, train
-from inference.training.lung_masks import dice
-from inference.training.preparation import UNET_SIZE, enlarge_mask, resize
-from inference.training.unet_training import LungTask, segment
+from inference.training.demonstration_card import DECOVNET_FILE, PROFILE, UNET_FILE, write_demonstration_card
+from inference.training.lesion_start import Finder, centre, start_classifier, start_features
+from inference.training.loop import EpochReport, Task, TrainingSettings, train
+from inference.training.unet_training import LungCase, LungTask, segment
 from inference.unet import UNet
 
-SHAPES = Shapes(sizes=(256, 256, 384), slices=(32, 48))
-
+Say = Callable[[str], None]
 
 # The paper's learning rate of 1e-5 needs its 100 epochs; these settings reach a fair result in minutes. After the
-# first epochs batch normalisation trains with its running statistics, since those are what the node uses.
+# first epoch batch normalisation trains with its running statistics, since those are what the node uses.
 UNET_SETTINGS = TrainingSettings(
-    epochs=6, learning_rate=1e-3, warm_statistics_share=0.3, statistics_momentum=0.03, decay_share=0.6
+    epochs=3,
+    learning_rate=2e-3,
+    validation_share=0.1,
+    precision="bfloat16",
+    warm_statistics_share=0.3,
+    decay_share=0.8,
+    rise_samples=20,
+    augmentation=AugmentationSettings(brightness_share=0.1, contrast_share=0.1),
 )
+UNET_FINE_SETTINGS = replace(
+    UNET_SETTINGS, epochs=2, learning_rate=5e-4, warm_statistics_share=0.5, validation_share=0.05, decay_share=1.0
+)
+COARSE = (160, 160)
 # DeCoVNet learns and is used with the statistics of the one volume, as the authors' is (the card says so), and
 # without augmentation: every phantom is another body already.
-DECOVNET_SETTINGS = TrainingSettings(
-    epochs=40,
-    learning_rate=3e-4,
+FINDER_SETTINGS = TrainingSettings(
+    epochs=6,
+    learning_rate=1e-3,
+    validation_share=0.1,
+    precision="bfloat16",
+    samples_per_step=2,
+    rise_samples=40,
+    decay_share=0.9,
     augmentation=AugmentationSettings(0, 0, 0, 0, 0, 0),
-    samples_per_step=4,
-    rise_samples=300,
-    decay_share=0.5,
 )
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One way to train DeCoVNet; of several, the one with the best validation score is kept."""
-
-    settings: TrainingSettings = DECOVNET_SETTINGS
-    dropout: float = 0.0
-    he_start: bool = True
-
-
-ATTEMPTS = (
-    Attempt(replace(DECOVNET_SETTINGS, learning_rate=1e-3)),
-    Attempt(replace(DECOVNET_SETTINGS, samples_per_step=2)),
-    Attempt(replace(DECOVNET_SETTINGS, learning_rate=1e-4, samples_per_step=1)),
-    Attempt(replace(DECOVNET_SETTINGS, learning_rate=5e-4), he_start=False),
-)
+DECOVNET_SETTINGS = replace(FINDER_SETTINGS, epochs=2, learning_rate=3e-4, samples_per_step=4)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to make and to learn."""
+    """How much to make and to learn.
 
-    training: int = 360
-    test: int = 40
-    shapes: Shapes = SHAPES
+    training, test: phantoms.  unet_volumes: training phantoms that the U-Net learns from.
+    unet_slices: slices of each of them in an epoch, and in a step.
+    """
+
+    training: int = 400
+    test: int = 100
+    training_population: Population = TRAINING
+    test_population: Population = TEST
+    unet_volumes: int = 200
+    unet_slices: int = 4
     unet: TrainingSettings = UNET_SETTINGS
-    attempts: tuple[Attempt, ...] = ATTEMPTS
-    slices_per_step: int = 16
-    slices_per_volume: int = 16
+    unet_fine: TrainingSettings = UNET_FINE_SETTINGS
+    finder: TrainingSettings = FINDER_SETTINGS
+    decovnet: TrainingSettings = DECOVNET_SETTINGS
 
 
-QUICK = Plan(
-    training=120,
-    test=24,
-    shapes=Shapes((256, 192), (24, 40)),
-    unet=replace(UNET_SETTINGS, epochs=4),
-    attempts=(Attempt(replace(DECOVNET_SETTINGS, epochs=10)),),
-    slices_per_step=8,
-    slices_per_volume=8,
-)
 TINY = Plan(
     training=8,
     test=4,
-    shapes=Shapes((96,), (16, 18)),
+    training_population=replace(TRAINING, sizes=(64,), slices=(16, 18)),
+    test_population=replace(TEST, sizes=(64,), slices=(16, 18)),
+    unet_volumes=8,
+    unet_slices=2,
     unet=replace(UNET_SETTINGS, epochs=1),
-    attempts=(Attempt(replace(DECOVNET_SETTINGS, epochs=1)), Attempt(replace(DECOVNET_SETTINGS, epochs=1), 0.5)),
-    slices_per_step=4,
-    slices_per_volume=4,
+    unet_fine=replace(UNET_FINE_SETTINGS, epochs=1),
+    finder=replace(FINDER_SETTINGS, epochs=1),
+    decovnet=replace(DECOVNET_SETTINGS, epochs=1),
 )
 
 
-def train_unet(
-    cases: list[Prepared], plan: Plan, device: torch.device, folder: Path, say: Callable[[str], None]
-) -> UNet:
-    """The U-Net of the cases whose unsupervised mask passed its checks."""
-    good = [case.lung_case(device) for case in cases if case.learnable]
-    held = max(1, round(plan.unet.validation_share * len(good)))
+def train_unet(paths: Sequence[Path], plan: Plan, folder: Path, say: Say) -> UNet:
+    """The U-Net of the phantoms whose unsupervised mask passed its checks: on coarse slices first, which is quick."""
+    learnable = [path for path in paths if load_prepared(path).learnable]
+    say(f"U-Net: {len(learnable)} of {len(paths)} unsupervised masks passed their checks")
     torch.manual_seed(plan.unet.seed)
-    network = UNet().to(device)
-    task = LungTask(
-        network,
-        good[held:],
-        good[:held],
-        plan.unet,
-        slices_per_step=plan.slices_per_step,
-        slices_per_volume=plan.slices_per_volume,
-    )
-    train(task, plan.unet, folder, report=_reporter("U-Net", "Dice", say))
+    network = UNet()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learn_lungs(network, learnable, plan.unet, COARSE, plan.unet_slices, folder / "coarse", say)
+    learn_lungs(network, learnable, plan.unet_fine, PROFILE.unet.size, plan.unet_slices, folder / "fine", say)
     return network
 
 
-def train_decovnet(
-    cases: list[Prepared],
-    unet: UNet,
-    plan: Plan,
-    device: torch.device,
+def learn_lungs(
+    network: UNet,
+    paths: Sequence[Path],
+    settings: TrainingSettings,
+    size: tuple[int, int],
+    slices: int,
     folder: Path,
-    seconds: float,
-    say: Callable[[str], None],
-) -> DeCoVNet:
-    """DeCoVNet of every case, with the masks that the trained U-Net gives: the best of the plan's attempts.
+    say: Say,
+) -> None:
+    """Train the network on slices of one size: (rows, columns)."""
+    cases = [lung_case(load_prepared(path), size) for path in paths]
+    held = max(1, round(settings.validation_share * len(cases)))
+    task = LungTask(network, cases[held:], cases[:held], settings, slices_per_step=slices, slices_per_volume=slices)
+    _train(task, settings, folder, f"U-Net, {size[0]} x {size[1]},", "Dice", say)
 
-    seconds: attempts that are still at it after this time stop and keep their best epoch.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    volumes = [case.volume_case(find_lungs(case, unet, device)) for case in cases]
-    content = [[volume.name, volume.grey.cpu(), volume.lungs.cpu(), volume.covid] for volume in volumes]
-    torch.save(content, folder / "volumes.pt")
-    del volumes, content
-    # Side by side on a GPU, which one attempt leaves half idle; one after the other on a CPU.
-    together = len(plan.attempts) if device.type == "cuda" else 1
-    numbers = range(len(plan.attempts))
-    with ProcessPoolExecutor(together, mp_context=get_context("spawn")) as pool:
-        scores = list(pool.map(_attempt, [(number, plan, str(device), folder, seconds) for number in numbers]))
-    best = max(numbers, key=lambda number: scores[number].rank)
-    for number, score in enumerate(scores):
-        chosen = "  <- kept" if number == best else ""
-        say(f"attempt {number + 1}: validation AUC {score.metric:.4f}, loss {score.loss:.4f}{chosen}")
-    network = DeCoVNet("batch").to(device)
-    network.load_state_dict(load_file(folder / f"{best}.safetensors"))
+
+def lung_case(case: Prepared, size: tuple[int, int], every: int = 3) -> LungCase:
+    """What the U-Net learns from, grey values as it gets them in the node: every third slice, which is plenty."""
+    grey = resize_slices(case.grey.numpy()[::every], size, PROFILE.unet.interpolation_order)
+    lungs = case.unpacked(case.unsupervised)[::every] * np.uint8(255)
+    lungs = (resize_slices(lungs, size, PROFILE.unet.interpolation_order) > 127).view(np.uint8)
+    return LungCase(str(case.seed), torch.from_numpy(grey), torch.from_numpy(lungs))
+
+
+def find_lungs(case: Prepared, unet: UNet) -> Grey:
+    """The U-Net's lungs on the phantom's own grid, as the node finds them: uint8 (T, Y, X), 0 or 1."""
+    grey = resize_slices(case.grey.numpy(), PROFILE.unet.size, PROFILE.unet.interpolation_order)
+    with torch.autocast("cpu", torch.bfloat16):  # three times as fast, and all but the same mask
+        lungs = segment(unet, torch.from_numpy(grey), 8)
+    return nearest_pixels(lungs.numpy(), (case.grey.shape[1], case.grey.shape[2]))
+
+
+def volume_case(case: Prepared, lungs: Grey) -> VolumeCase:
+    """A phantom with a lung mask as DeCoVNet gets it in the node."""
+    image, mask = resized(*decovnet_input(case.grey.numpy(), lungs, PROFILE), PROFILE)
+    return VolumeCase(str(case.seed), torch.from_numpy(image), torch.from_numpy(mask), case.covid)
+
+
+def learning_cases(paths: Sequence[Path]) -> list[VolumeCase]:
+    """Volumes to learn from, with the unsupervised masks, which spares the U-Net's time on every one of them."""
+    prepared = (load_prepared(path) for path in paths)
+    return [volume_case(case, case.unpacked(case.unsupervised).view(np.uint8)) for case in prepared]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One volume to test on. kind: of its lesions.  overlap: Dice of the U-Net's lungs, cleaned, with the truth."""
+
+    case: VolumeCase
+    kind: str
+    overlap: float
+
+
+def test_case(path: Path, unet: UNet) -> Tested:
+    """A phantom with the U-Net's mask, as in the node."""
+    prepared = load_prepared(path)
+    lungs = find_lungs(prepared, unet)
+    overlap = dice(clean(lungs), prepared.unpacked(prepared.truth))
+    return Tested(volume_case(prepared, lungs), prepared.lesions, overlap)
+
+
+def train_decovnet(cases: Sequence[VolumeCase], plan: Plan, folder: Path, say: Say) -> DeCoVNet:
+    """DeCoVNet of volumes and their labels: first its features, then all of it."""
+    held = max(2, round(plan.decovnet.validation_share * len(cases)))
+    learning, validation = cases[held:], cases[:held]
+    torch.manual_seed(plan.finder.seed)
+    network = DeCoVNet("batch", dropout=0.0)
+    initialise(network)
+    start_features(network)
+    finder = Finder(network)
+    finder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    centre(finder.eval(), [task_input(case) for case in learning[:24]])
+    task = VolumeTask(finder, learning, validation, plan.finder)
+    _train(task, plan.finder, folder / "finder", "features", "AUC", say)
+    network = start_classifier(finder)
+    task = VolumeTask(network, learning, validation, plan.decovnet)
+    _train(task, plan.decovnet, folder / "whole", "DeCoVNet", "AUC", say)
     return network.eval()
 
 
-def _attempt(arguments: tuple[int, Plan, str, Path, float]) -> Score:
-    number, plan, device, folder, seconds = arguments
-    started, attempt = time.monotonic(), plan.attempts[number]
-    content = torch.load(folder / "volumes.pt", map_location=device, weights_only=True)
-    volumes = [VolumeCase(*fields) for fields in content]
-    held = max(2, round(attempt.settings.validation_share * len(volumes)))
-    torch.manual_seed(attempt.settings.seed)
-    network = DeCoVNet("batch", attempt.dropout)
-    if attempt.he_start:
-        initialise(network)
-    network.to(device)
-    task = VolumeTask(network, volumes[held:], volumes[:held], attempt.settings)
-    score = train(
-        task,
-        attempt.settings,
-        folder / str(number),
-        report=_reporter(f"DeCoVNet {number + 1}", "AUC", _say),
-        stop=lambda: time.monotonic() - started > seconds,
-    )
-    save_weights(network, folder / f"{number}.safetensors")
-    return score
-
-
-def find_lungs(case: Prepared, unet: UNet, device: torch.device) -> Tensor:
-    """The U-Net's lungs on the phantom's own grid: uint8 (Z, Y, X), 0 or 1."""
-    lungs = segment(unet, resize(case.grey.to(device), UNET_SIZE))
-    return enlarge_mask(lungs, (case.grey.shape[1], case.grey.shape[2]))
-
-
-def evaluate(cases: list[Prepared], unet: UNet, decovnet: DeCoVNet, device: torch.device) -> dict[str, object]:
-    """Lung Dice against the truth on the phantom's own grid, and how well the probabilities separate."""
-    overlaps, probabilities = [], []
-    for case in cases:
-        lungs = find_lungs(case, unet, device)
-        overlaps.append(dice(lungs.cpu().numpy().astype(bool), case.unpacked(case.truth)))
-        volume = case.volume_case(lungs)
-        with torch.inference_mode():
-            inputs = torch.stack([volume.grey.float() / 255, volume.lungs.float()])
-            probabilities.append(probability(decovnet.eval(), inputs))
-    labels = [case.covid for case in cases]
-    right = [(p >= 0.5) == label for p, label in zip(probabilities, labels, strict=True)]
-    missed = {
-        str(case.seed): [case.lesions, round(p, 4)]
-        for case, p, good in zip(cases, probabilities, right, strict=True)
-        if not good
-    }
-    return {
-        "cases": len(cases),
-        "lung_dice_mean": round(float(np.mean(overlaps)), 4),
-        "lung_dice_least": round(min(overlaps), 4),
-        "unsupervised_dice_mean": round(float(np.mean([case.mask_dice for case in cases])), 4),
-        "roc_auc": round(roc_auc(labels, probabilities), 4),
-        "accuracy": round(float(np.mean(right)), 4),
-        "highest_negative": round(max((p for p, y in zip(probabilities, labels, strict=True) if not y), default=0), 4),
-        "lowest_positive": round(min((p for p, y in zip(probabilities, labels, strict=True) if y), default=1), 4),
-        "wrong": missed,
-    }
-
-
-def save_weights(network: nn.Module, path: Path) -> None:
-    """Write the weights as safetensors, float32, replacing the file in one step."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.replace(path)
-
-
-def make(
-    plan: Plan,
-    out: Path,
-    cache: Path,
-    device: torch.device,
-    workers: int,
-    say: Callable[[str], None],
-    *,
-    ready_unet: Path | None = None,
-    seconds: float = float("inf"),
-) -> None:
-    """Do all of it and leave unet.safetensors, decovnet.safetensors and metrics.json in `out`.
-
-    ready_unet: a trained U-Net's safetensors, to be used instead of training one.
-    seconds: the longest that DeCoVNet may train.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    seeds = [*range(plan.training), *range(TEST_SEEDS_FROM, TEST_SEEDS_FROM + plan.test)]
-    cases = prepare_all(seeds, plan.shapes, cache / "phantoms", workers, say)
-    learning, testing = cases[: plan.training], cases[plan.training :]
-    say(f"{sum(case.learnable for case in learning)} of {len(learning)} unsupervised masks passed their checks")
-    started = time.monotonic()
-    if ready_unet:
-        unet = UNet().to(device)
-        unet.load_state_dict(load_file(ready_unet))
-    else:
-        unet = train_unet(learning, plan, device, cache / "unet", say)
-    save_weights(unet, out / "unet.safetensors")
-    unet_s = time.monotonic() - started
-    decovnet = train_decovnet(learning, unet, plan, device, cache / "decovnet", seconds, say)
-    save_weights(decovnet, out / "decovnet.safetensors")
-    decovnet_s = time.monotonic() - started - unet_s
-    metrics = evaluate(testing, unet, decovnet, device)
-    metrics["training_s"] = {"unet": round(unet_s), "decovnet": round(decovnet_s)}
-    metrics["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    say(json.dumps(metrics, indent=2))
-
-
-def _reporter(network: str, metric: str, say: Callable[[str], None]) -> Callable[[EpochReport], None]:
+def _train(task: Task, settings: TrainingSettings, folder: Path, network: str, metric: str, say: Say) -> None:
     started = time.monotonic()
 
     def report(epoch: EpochReport) -> None:
         score = epoch.validation
         say(
-            f"{network} epoch {epoch.epoch + 1}: training loss {epoch.training_loss:.4f}, validation loss "
-            f"{score.loss:.4f}, {metric} {score.metric:.4f}{' (best)' if epoch.best else ''}  "
+            f"{network} epoch {epoch.epoch + 1}/{settings.epochs}: training loss {epoch.training_loss:.4f}, validation "
+            f"loss {score.loss:.4f}, {metric} {score.metric:.4f}{' (best)' if epoch.best else ''}  "
             f"{time.monotonic() - started:.0f} s"
         )
 
-    return report
+    train(task, settings, folder, report=report)
+
+
+def task_input(case: VolumeCase) -> Tensor:
+    """Grey and mask 0 to 1: float32 (2, T, H, W)."""
+    return torch.stack([case.grey.float() / 255, case.lungs.float()])
+
+
+def evaluate(tests: Sequence[Tested], network: DeCoVNet, out: Path) -> dict[str, object]:
+    """ROC AUC with its 95% interval (DeLong) and lung Dice; predictions.csv in `out` for `dicom-node evaluate`."""
+    with torch.inference_mode():
+        found = np.array([probability(network, task_input(test.case)) for test in tests])
+    labels = np.array([test.case.covid for test in tests])
+    with (out / "predictions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("case", "probability", "label", "lesions", "slices", "lung_dice"))
+        for test, p in zip(tests, found, strict=True):
+            slices, overlap = len(test.case.grey), f"{test.overlap:.4f}"
+            writer.writerow((test.case.name, f"{p:.6f}", int(test.case.covid), test.kind, slices, overlap))
+    interval = delong(labels, found)
+    kinds = {test.kind for test in tests}
+    positive = {kind: [p >= 0.5 for p, test in zip(found, tests, strict=True) if test.kind == kind] for kind in kinds}
+    overlaps = [test.overlap for test in tests]
+    # Where the classes do not overlap, the interval's method has no answer.
+    bounds = {"roc_auc_95": [round(interval.low, 4), round(interval.high, 4)]} if interval else {}
+    return {
+        "volumes": len(tests),
+        "roc_auc": round(roc_auc(labels.tolist(), found.tolist()), 4),
+        **bounds,
+        "positive_at_0.5": {kind: f"{sum(said)} of {len(said)}" for kind, said in sorted(positive.items())},
+        "lung_dice_mean": round(float(np.mean(overlaps)), 4),
+        "lung_dice_least": round(min(overlaps), 4),
+    }
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write the weights as safetensors, float32, replacing the file in one step."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.replace(path)
+
+
+def make(plan: Plan, out: Path, cache: Path, workers: int, say: Say) -> dict[str, object]:
+    """Do all of it; returns what metrics.json holds."""
+    out.mkdir(parents=True, exist_ok=True)
+    clock = _Clock()
+    learning = prepare_all(plan.training_population, plan.training, cache / "phantoms", workers, say)
+    testing = prepare_all(plan.test_population, plan.test, cache / "phantoms", workers, say)
+    clock.stop("phantoms")
+    if (out / UNET_FILE).exists():
+        unet = UNet()
+        unet.load_state_dict(load_file(out / UNET_FILE))
+        unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    else:
+        unet = train_unet(learning[: plan.unet_volumes], plan, cache / "unet", say)
+        save_weights(unet, out / UNET_FILE)
+    clock.stop("unet")
+    decovnet = train_decovnet(learning_cases(learning), plan, cache / "decovnet", say)
+    save_weights(decovnet, out / DECOVNET_FILE)
+    clock.stop("decovnet")
+    tests = [test_case(path, unet) for path in testing]
+    result = evaluate(tests, decovnet, out)
+    clock.stop("test")
+    write_demonstration_card(out, training_summary(plan), result)
+    metrics: dict[str, object] = {"training_volumes": len(learning), "test": result}
+    metrics |= {"seconds": clock.wall_s, "cpu_seconds_of_this_process": clock.cpu_s, "threads": torch.get_num_threads()}
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    say(json.dumps(metrics, indent=2))
+    return metrics
+
+
+def training_summary(plan: Plan) -> dict[str, object]:
+    """What the card says about the training."""
+    return {
+        "data": f"{plan.training} synthetic phantoms, half with COVID-19; confounders in both classes",
+        "labels": "one label a volume; lung masks without labels",
+        "unet_epochs": plan.unet.epochs + plan.unet_fine.epochs,
+        "decovnet_epochs": plan.finder.epochs + plan.decovnet.epochs,
+    }
+
+
+class _Clock:
+    """Wall and CPU seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.wall_s: dict[str, int] = {}
+        self.cpu_s: dict[str, int] = {}
+        self._last = time.monotonic(), time.process_time()
+
+    def stop(self, stage: str) -> None:
+        now = time.monotonic(), time.process_time()
+        self.wall_s[stage], self.cpu_s[stage] = round(now[0] - self._last[0]), round(now[1] - self._last[1])
+        self._last = now
 
 
 def _say(line: str) -> None:
@@ -284,29 +312,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and metrics.json")
     parser.add_argument("--cache", type=Path, help="folder for phantoms and checkpoints; a killed run goes on from it")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--workers", type=int, help="processes that make phantoms; the number of cores if absent")
-    parser.add_argument("--quick", action="store_true", help="fewer and smaller phantoms, for a CPU")
+    parser.add_argument("--threads", type=int, help="cores to use; all of them if absent")
     parser.add_argument("--tiny", action="store_true", help="a few minute phantoms, to see that it runs")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="the longest that DeCoVNet may train")
-    parser.add_argument("--unet", type=Path, help="a trained U-Net (safetensors), instead of training one")
-    parser.add_argument("--training", type=int, help="phantoms to learn from")
-    parser.add_argument("--test", type=int, help="phantoms of another population to test on")
     chosen = parser.parse_args(arguments)
-    plan = TINY if chosen.tiny else QUICK if chosen.quick else Plan()
-    plan = replace(plan, training=chosen.training or plan.training, test=chosen.test or plan.test)
-    name = chosen.device if chosen.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    workers = chosen.workers or len(os.sched_getaffinity(0))
-    make(
-        plan,
-        chosen.out,
-        chosen.cache or chosen.out / "cache",
-        torch.device(name),
-        workers,
-        _say,
-        ready_unet=chosen.unet,
-        seconds=chosen.seconds,
-    )
+    threads = chosen.threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    make(TINY if chosen.tiny else Plan(), chosen.out, chosen.cache or chosen.out / "cache", threads, _say)
 
 
 if __name__ == "__main__":

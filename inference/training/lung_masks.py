@@ -1,7 +1,7 @@
 """Lung masks without labels, which the U-Net learns from, and checks that find where they failed.
 
 Source: Zheng et al. 2020, "Proposed DeCoVNet", and their reference 20 (Liao et al.): everything darker
-than -320 HU, without what is connected to the outside, its largest components, filled slice by slice.
+than -320 HU, without what is connected to the outside, its largest components, filled.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.integer]
 
 AIR_BELOW_HU = -320
+HOLE_MM2 = 600.0  # cross-section of the largest vessels of the lung, cut slantwise
 TRACHEA_MM2 = (40.0, 900.0)  # cross-section of an adult's trachea with room on both sides
 
 
@@ -55,7 +56,7 @@ def unsupervised_mask(
     if not box:
         return lungs
     inside = _largest_lungs(air[box[0]])
-    inside = _fill_slices(inside)
+    inside = _fill(inside, spacing_mm[1] * spacing_mm[2])
     lungs[box[0]] = _largest_lungs(inside)
     return lungs
 
@@ -140,8 +141,20 @@ def _largest_lungs(air: Mask) -> Mask:
     return lungs
 
 
-def _fill_slices(mask: Mask) -> Mask:
-    return np.stack([ndimage.binary_fill_holes(plane) if plane.any() else plane for plane in mask])
+def _fill(mask: Mask, pixel_mm2: float) -> Mask:
+    """Vessels and lesions in the lung: what it encloses from all sides, and small holes of single slices.
+
+    A large hole of one slice is no lung: the dome of the diaphragm, or the heart between lungs that touch in front.
+    """
+    filled: Mask = ndimage.binary_fill_holes(mask)
+    for plane in filled:
+        if plane.any():
+            labels, _ = ndimage.label(ndimage.binary_fill_holes(plane) & ~plane)
+            areas = np.bincount(labels.reshape(-1)) * pixel_mm2
+            small = areas <= HOLE_MM2
+            small[0] = False
+            plane |= small[labels]
+    return filled
 
 
 def _trachea(air: Mask, spacing_mm: tuple[float, float, float]) -> Mask:

@@ -1,0 +1,57 @@
+"""The demonstration model's card: how its networks get their volumes, what they learned from and what they reached."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from inference.cards import (
+    Card,
+    DecovnetInput,
+    Intensity,
+    Profile,
+    Slices,
+    UnetInput,
+    Weights,
+    read_card,
+    shipped_folder,
+    write_card,
+)
+
+# The paper's steps at smaller sizes; DeCoVNet sees no more than the lungs' box.
+PROFILE = Profile(
+    name="demonstration",
+    intensity=Intensity(window_hu=(-1200, 600)),
+    slices=Slices(order="ascending"),
+    unet=UnetInput(size=(256, 256), interpolation_order=3, statistics="running"),
+    decovnet=DecovnetInput(size=(96, 144), interpolation_order=3, statistics="batch", crop="mask-box", mask="cleaned"),
+)
+UNET_FILE, DECOVNET_FILE = "unet.safetensors", "decovnet.safetensors"
+
+
+def write_demonstration_card(folder: Path, training: Mapping[str, object], evaluation: Mapping[str, object]) -> Path:
+    """Write the card beside the weights in `folder`.
+
+    training, evaluation: plain figures, see `Card`.
+    """
+    card = Card(
+        name="demonstration",
+        version="2.0",
+        title="Demonstration model, trained on synthetic phantoms only",
+        source="python -m inference.training.demonstration; volume-level labels only",
+        licence="that of this repository",
+        intended_use="Demonstration of the software. Never for a patient.",
+        threshold=0.5,
+        precisions=("float32",),
+        unet=Weights(UNET_FILE, _sha256(folder / UNET_FILE)),
+        decovnet=Weights(DECOVNET_FILE, _sha256(folder / DECOVNET_FILE)),
+        profile=PROFILE,
+        demonstration=True,
+        suitability=read_card(shipped_folder() / "demonstration").suitability,
+        training=training,
+        evaluation=evaluation,
+    )
+    return write_card(card, folder)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,118 @@
+"""A start for DeCoVNet from volume-level labels alone: multiple-instance learning on its feature volume.
+
+From a random start DeCoVNet learns nothing from some hundred volumes in minutes: a few random features at a time
+reach the classifier's chain of maxima, and none of them tells a lesion from a vessel or the edge of the lung. So
+
+1. some features start as what an opacity is by definition: places inside the lung mask, off its edge, with no
+   aerated lung around them (`start_features`); the others start at random;
+2. the features learn first, through one linear layer that scores every place: a volume scores as its highest
+   places do, and that score is compared with the volume's label (`Finder`);
+3. the classifier starts as "how high are the scores" (`start_classifier`), and all of DeCoVNet learns on.
+
+No label but the volume's is used.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from inference.decovnet import COVID, DeCoVNet, ResBlock, Stem
+
+HIGHEST = 16  # places that a volume's score is the mean of
+LEVELS = 8  # channels that carry the score through the classifier, each above another level
+SMOOTHING = ((0.5, 0.8), (0.5, 1.2), (0.8, 1.8), (0.8, 0.8))  # (along z, in plane), in voxels, of the first features
+EDGES = (1.5, 3.0, 5.0)  # how much the edge of the lung counts against a place
+
+
+@torch.no_grad()
+def start_features(network: DeCoVNet) -> None:
+    """Set the first features of each stage to "inside the lung, no aerated lung around"; the others stay.
+
+    The stem's max-pool widens whatever is bright, so its features are aerated lung, which then is absent around an
+    opacity of its width and present around a vessel, and the outside, which then covers the edge of the lung.
+    """
+    stem = cast(Stem, network.s1["pathway0_stem"])
+    second, third = cast(ResBlock, network.s2["pathway0_res0"]), cast(ResBlock, network.s3["pathway0_res0"])
+    scales = len(SMOOTHING)
+    for number, (along, across) in enumerate(SMOOTHING):
+        blur = _gaussian(along, across)
+        stem.conv.weight[number, 0], stem.conv.weight[number, 1] = -blur, blur
+        stem.conv.weight[scales + number, 0], stem.conv.weight[scales + number, 1] = 0, -blur
+    stem.bn.bias[:scales] = 1
+    outputs = scales * len(EDGES)
+    for output in range(outputs):
+        scale, edge = output // len(EDGES), EDGES[output % len(EDGES)]
+        second.branch1.weight[output] = 0
+        second.branch1.weight[output, scale] = -1
+        second.branch1.weight[output, scales + scale] = -edge
+        third.branch1.weight[output] = 0
+        third.branch1.weight[output, output] = 1
+    second.branch1_bn.bias[:outputs] = -0.5
+    for block in (second, third):
+        block.branch2.c_bn.weight[:outputs] = 0
+
+
+def _gaussian(along: float, across: float) -> Tensor:
+    """A Gaussian of the stem's size, its sum 1: (5, 7, 7)."""
+    z, y, x = (torch.arange(-reach, reach + 1.0) for reach in (2, 3, 3))
+    axes = (
+        torch.exp(-(z**2) / (2 * along**2)),
+        torch.exp(-(y**2) / (2 * across**2)),
+        torch.exp(-(x**2) / (2 * across**2)),
+    )
+    kernel = axes[0][:, None, None] * axes[1][:, None] * axes[2]
+    return kernel / kernel.sum()
+
+
+class Finder(nn.Module):
+    """DeCoVNet's features and a score for each place of them."""
+
+    def __init__(self, network: DeCoVNet) -> None:
+        super().__init__()
+        self.network = network
+        self.score = nn.Conv3d(128, 1, 1)
+        outputs = len(SMOOTHING) * len(EDGES)
+        with torch.no_grad():
+            self.score.weight[:, :outputs] = 1 / outputs
+            self.score.bias.zero_()  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, 2, T, H, W), image and mask 0 to 1, to (1, 2) logits: normal, COVID-19."""
+        scores = self.score(self.network.features(x)).flatten().float()
+        highest = scores.topk(min(HIGHEST, len(scores))).values.mean()
+        return torch.stack([torch.zeros_like(highest), highest])[None]
+
+
+@torch.no_grad()
+def centre(finder: Finder, volumes: Sequence[Tensor]) -> None:
+    """Scale the scores so that those of some volumes (2, T, H, W) lie around 0 with spread 1."""
+    found = torch.stack([finder(volume[None])[0, COVID] for volume in volumes])
+    scale = 1 / found.std().clamp(min=1e-3)
+    finder.score.weight.mul_(scale)
+    finder.score.bias.fill_(-found.mean() * scale)  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def start_classifier(finder: Finder) -> DeCoVNet:
+    """The finder's DeCoVNet, its classifier set to begin as the highest score. Channels without a part in that
+    start near nothing and learn."""
+    network = finder.network
+    convolutions = [layer for layer in network.head if isinstance(layer, nn.Conv3d)]
+    for layer in convolutions:
+        layer.weight.mul_(0.1)
+        layer.weight[:LEVELS] = 0
+    first, second, third = convolutions
+    for channel in range(LEVELS):
+        first.weight[channel, :, 1, 1, 1] = finder.score.weight[0, :, 0, 0, 0]
+        first.bias[channel] = finder.score.bias[0] + 3 - channel  # type: ignore[index]
+        second.weight[channel, channel, 1, 1, 1] = 1
+        third.weight[channel, channel, 1, 1, 1] = 1
+    hidden, last = network.classifier[0], network.classifier[1]
+    nn.init.eye_(hidden.weight)  # type: ignore[arg-type]
+    nn.init.zeros_(hidden.bias)  # type: ignore[arg-type]
+    nn.init.zeros_(last.weight)  # type: ignore[arg-type]
+    last.weight[COVID, :LEVELS] = 0.2  # type: ignore[operator]
+    last.bias.copy_(torch.tensor([0.0, -2.0]))  # type: ignore[operator]
+    return network
