@@ -12,9 +12,9 @@ _SLICES_MATCH = 0.75
 # One step between neighbours that is far wider than those around it: two bodies set upon one another. A breath between
 # two slices gives 3 to 5 times the usual difference.
 _STEP_MATCH, _STEP_TIMES = 0.85, 8.0
-# In whole scans slices match their neighbours best, so this is never above 0; a slice of another series gives 0.05
-# and more.
-_STRANGER = 0.02
+# In whole scans slices match their neighbours best, so this stays near 0 (0.007 with breathing); a slice of another
+# series gives 0.18 and more.
+_STRANGER = 0.04
 _WIDTH_UPSIDE_DOWN, _WIDTH_UPRIGHT = 0.9, 1.1
 _BACK_OFFSET_MM = 5.0
 _WIDTH_TO_DEPTH = 0.85
