@@ -33,15 +33,16 @@ def delete_old_images(database: Database, files: FileStore, now: float, days: fl
 def finished_series(tx: Connection, before: float, series_pk: int | None = None) -> list[int]:
     """The series that still have images and about which everything was done before this moment.
 
-    Done is: closed; its job reported, or kept on purpose without one; every delivery sent, and committed where
-    that is wanted. What failed is not done: somebody may want to retry it.
+    Done is: closed; its job reported, or kept on purpose without one, as where another series of the study is
+    analysed; every delivery sent, and committed where that is wanted. What failed is not done: somebody may want to
+    retry it.
     """
     query = (
         select(series.c.id)
         .where(series.c.state == "CLOSED", series.c.closed_at <= before)
         .where(exists().where(instances.c.series_pk == series.c.id, instances.c.gone_at.is_(None)))
         .where(~exists().where(instances.c.series_pk == series.c.id, instances.c.received_at > before))
-        .where(or_(_reported(), _kept_without_a_job()))
+        .where(or_(_reported(), _kept_without_a_job(), series.c.selection.in_(["PASSED_OVER", "UNSUITABLE"])))
         .where(~exists().where(jobs.c.series_pk == series.c.id, jobs.c.state.in_(["QUEUED", "RUNNING", "FAILED"])))
         .where(~_results_where(results.c.created_at > before))
         .where(~_deliveries_where(or_(*_undelivered(before))))

@@ -11,7 +11,7 @@ from pydicom.uid import generate_uid
 from dicom_node.completion import Completion
 from dicom_node.scheduler import current_model
 from dicom_node.selection import BestSeries
-from storage import audit, jobs, selection, series
+from storage import audit, jobs, retention, selection, series
 from storage.jobs import NewObject, NewResult
 from storage.series import SeriesRecord
 from tests.outbox import Node, ct_series, instance, make_node, part10
@@ -255,3 +255,11 @@ def test_a_site_that_wants_every_series_again_gets_what_still_waits(site: Site) 
         site.wait(1)
         done.add(site.work())
     assert done == expected
+
+
+def test_images_of_a_series_that_was_passed_over_go_with_retention(site: Site) -> None:
+    thick, thin = site.receive(chest(5.0)), site.receive(chest(1.25))
+    site.wait(31)
+    with site.node.database.read() as tx:
+        assert retention.finished_series(tx, site.now + 1) == [site.series(thick).series_pk]
+    assert site.work() == thin
