@@ -142,7 +142,7 @@ def record_choice(
     audit.append(
         tx,
         now,
-        "study.series-chosen",
+        "study.decided" if choice.chosen is None else "study.series-chosen",
         series_uid=next((m.series_instance_uid for m in choice.members if m.series_pk == choice.chosen), None),
         study_uid=first.study_instance_uid,
         patient_id=first.patient_id,
