@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from benchmarks.degradations import Images, Variant, read_images
-from benchmarks.degrade import RIGHT, Models, base_of, phantom_volume, try_variant
+from benchmarks.degrade import RIGHT, Base, Models, phantom_volume, try_variant
 from benchmarks.variants import all_variants
 from inference.body import find_lungs, shrink
 from inference.ct import CTVolume
@@ -48,7 +48,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Variant]:
 def test_each_degradation_is_refused_for_its_reason_and_no_harmless_change_is(
     chest: CTVolume, images: Images, variants: dict[str, Variant], name: str
 ) -> None:
-    outcome = try_variant("phantom", images, variants[name], base_of(chest), Policy(), Models())
+    outcome = try_variant("phantom", images, variants[name], Base(chest), Policy(), Models())
     assert outcome.verdict in RIGHT, outcome.seen
 
 
