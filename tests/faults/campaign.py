@@ -367,8 +367,22 @@ class Node:
         try:
             wait_for(self.is_settled, timeout_s, "nothing is stuck")
         except AssertionError as error:
-            counts = self.rows("SELECT 'job' AS what, state, count(*) AS n FROM jobs GROUP BY state")
-            raise AssertionError(f"{error}: {counts}, {self.log.read_text()[-2000:]}") from None
+            raise AssertionError(f"{error}: {self.describe()}") from None
+
+    def describe(self) -> str:
+        """What it waits for, and what every thread of it does: for the message of a failure."""
+        counts = [
+            self.rows(f"SELECT '{table}' AS what, state, count(*) AS n FROM {table} GROUP BY state")
+            for table in ("series", "jobs", "deliveries")
+        ]
+        processes = self.processes()
+        for pid in processes:
+            try:
+                os.kill(pid, signal.SIGUSR1)
+            except ProcessLookupError:
+                pass
+        time.sleep(1)
+        return f"{counts}, processes {processes}, log: {self.log.read_text()[-20000:]}"
 
 
 def check(

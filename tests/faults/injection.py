@@ -17,6 +17,7 @@ and their start would be most of the time. Everything else is the node as it is.
 """
 
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -39,6 +40,7 @@ def install() -> None:
     _wrap_network()
     _note_syncs()
     _hurry()
+    faulthandler.register(signal.SIGUSR1)  # tells what every thread does, in the node's log
 
 
 def configured(name: str) -> str:

@@ -101,6 +101,11 @@ class Victim:
         """Threads, descriptors, resident MiB."""
         return self.process.num_threads(), self.process.num_fds(), self.process.memory_info().rss / MIB
 
+    def descriptors(self) -> list[str]:
+        """What its descriptors are, for a message."""
+        folder = Path(f"/proc/{self.popen.pid}/fd")
+        return sorted(os.readlink(link) for link in folder.iterdir() if link.is_symlink())
+
     def reasons(self) -> list[str]:
         with self.database.read() as tx:
             return [str(detail) for detail in tx.scalars(select(audit.c.detail)) if detail]

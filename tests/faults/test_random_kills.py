@@ -114,7 +114,7 @@ def test_kills_at_random_moments_lose_nothing_and_report_nothing_twice(
         counts = check(node, pacs, acknowledged)
         node.end()
     except AssertionError as error:
-        raise AssertionError(f"seed {SEED}: {error}") from error
+        raise AssertionError(f"seed {SEED}: {error}: {node.describe()}") from error
     finally:
         node.kill()
         pacs.stop()

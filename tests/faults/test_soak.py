@@ -6,6 +6,7 @@
 import os
 import statistics
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from tests.faults.test_attacks import Victim
 from tests.programs import wait_for
 
 ROUNDS = int(os.environ.get("NODE_FAULT_ROUNDS", "0"))
-INSTANCES, ABORTED = (20_000, 2_000) if ROUNDS else (800, 80)
+INSTANCES = int(os.environ.get("NODE_SOAK_INSTANCES", "20000" if ROUNDS else "800"))
+ABORTED = INSTANCES // 10
 SENDERS = 4
 PER_SERIES = 100
 SAMPLES = 40
@@ -85,9 +87,8 @@ def test_after_many_instances_and_broken_associations_the_receiver_is_as_it_was(
         for sender in senders:
             sender.join(120)
             assert sender.problem == ""
-        wait_for(
-            lambda: victim.measures()[0] <= threads and victim.measures()[1] <= descriptors, 60, "back at baseline"
-        )
+        now = _settled(victim, threads, descriptors)
+        assert now[0] <= threads and now[1] <= descriptors, f"{threads} threads, {descriptors} descriptors: now {now}"
         growth = _growth(memory[len(memory) // 2 :])
         assert growth < GROWTH_MIB, f"resident memory grows: {memory}"
         with victim.database.read() as tx:
@@ -98,7 +99,6 @@ def test_after_many_instances_and_broken_associations_the_receiver_is_as_it_was(
         assert {str(path.relative_to(files.root)) for path in victim.files()} == rows.keys(), "temporary files are left"
         for path, sha256 in rows.items():
             files.read_verified(path, sha256)
-        now = victim.measures()
     finally:
         victim.stop()
     figures.append(
@@ -124,8 +124,22 @@ def _warm_up(victim: Victim) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    idle = victim.measures()[0] - SENDERS
-    wait_for(lambda: victim.measures()[0] <= max(idle, 5), 30, "the first associations have ended")
+    steady: list[tuple[int, int]] = []
+    while len(steady) < 10 or len(set(steady[-10:])) > 1:  # two seconds without a thread or a descriptor less
+        steady.append(victim.measures()[:2])
+        assert len(steady) < 300, "the first associations do not end"
+        time.sleep(0.2)
+
+
+def _settled(victim: Victim, threads: int, descriptors: int) -> tuple[int, int, float]:
+    """What it has once the last associations have ended; whatever it has after a minute."""
+    deadline = time.monotonic() + 60
+    while (now := victim.measures())[0] > threads or now[1] > descriptors:
+        if time.monotonic() > deadline:
+            print(victim.descriptors())
+            break
+        time.sleep(0.2)
+    return now
 
 
 def _done(senders: list[Sender]) -> int:
