@@ -194,7 +194,7 @@ class WorkerSettings(Section):
     """Wait before a job that failed is tried again."""
     poll_s: float = Field(default=0.5, gt=0)
     """How often an idle worker looks for a job."""
-    nice: int = Field(default=10, ge=0, le=19)
+    nice: int = Field(default=15, ge=0, le=19)
     """How much a worker gives way to the other processes: images must be taken as fast while one is analysed."""
     read_ahead_mb: int = Field(default=512, ge=0)
     """Memory for slices of the next series, read and decoded while this one is computed or slices still arrive; 0:

@@ -57,7 +57,7 @@ data_dir = "{{folder}}/var"
 port = {{port}}
 pdu_deadline_s = 2
 acse_timeout_s = 2
-idle_timeout_s = 10
+idle_timeout_s = 12
 closing_timeout_s = 2
 max_instance_bytes = {MAX_INSTANCE_BYTES}
 min_kib_per_s = 64
@@ -219,17 +219,27 @@ def test_a_thousand_silent_connections_keep_nobody_out(victim: Victim) -> None:
             one.close()
 
 
+def associated(victim: Victim, stack: ExitStack, count: int) -> tuple[list[Attacker], list[int]]:
+    """So many associations of another address, one after the other; and how their requests were answered."""
+    many = []
+    answers = []
+    for _ in range(count):
+        many.append(stack.enter_context(attacker(victim.port, "127.0.0.2")))
+        answers.append(many[-1].associate())
+    return many, answers
+
+
 def test_two_hundred_idle_associations_cost_little_and_are_ended(victim: Victim) -> None:
     with while_a_series_is_sent(victim), ExitStack() as stack:
-        idle = [stack.enter_context(attacker(victim.port, "127.0.0.2")) for _ in range(200)]
-        assert [one.associate() for one in idle] == [ACCEPT] * 200
+        idle, answers = associated(victim, stack, 200)
+        assert answers == [ACCEPT] * 200
         assert idle[0].answer()[0] == ABORT
 
 
 def test_idle_associations_cost_under_five_percent_of_a_core(victim: Victim) -> None:
     with ExitStack() as stack:
-        idle = [stack.enter_context(attacker(victim.port, "127.0.0.2")) for _ in range(200)]
-        assert [one.associate() for one in idle] == [ACCEPT] * 200
+        _, answers = associated(victim, stack, 200)
+        assert answers == [ACCEPT] * 200
         before, begun = sum(victim.process.cpu_times()[:2]), time.monotonic()
         time.sleep(3)
         assert (sum(victim.process.cpu_times()[:2]) - before) / (time.monotonic() - begun) < 0.05
@@ -237,8 +247,7 @@ def test_idle_associations_cost_under_five_percent_of_a_core(victim: Victim) -> 
 
 def test_more_associations_than_one_address_may_have_are_refused_as_transient(victim: Victim) -> None:
     with while_a_series_is_sent(victim), ExitStack() as stack:
-        many = [stack.enter_context(attacker(victim.port, "127.0.0.2")) for _ in range(242)]
-        answers = [one.associate() for one in many]
+        _, answers = associated(victim, stack, 242)
         assert answers.count(ACCEPT) == 240
         assert answers.count(REJECT) == 2
 
