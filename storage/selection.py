@@ -17,7 +17,7 @@ from storage.jobs import ModelRef
 from storage.models import jobs as job_table
 from storage.models import patients, results, series, studies
 from storage.results import previous_result
-from storage.series_state import State
+from storage.series_state import SERIES, State
 
 
 class Selection(StrEnum):
@@ -133,6 +133,8 @@ def record_choice(
     Raises NotDueYet where a series of the study changed since the choice was made.
     """
     first = choice.members[0]
+    for member in choice.members:
+        SERIES.row(tx, member.series_pk)  # locked: a slice that comes now finds the job, and supersedes it
     study_pk = tx.scalar(select(series.c.study_pk).where(series.c.id == first.series_pk))
     is_open = exists().where(series.c.study_pk == study_pk, series.c.state == State.OPEN.value)
     if tx.scalar(select(is_open)) or members(tx, int(study_pk or 0)) != list(choice.members):

@@ -13,7 +13,7 @@ import pytest
 from tests.programs import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-CONTRACT = ["series", "jobs", "deliveries", "audit", "views", "reconcile"]
+CONTRACT = ["series", "selection", "jobs", "deliveries", "audit", "views", "reconcile"]
 
 
 def server_programs() -> Path:
