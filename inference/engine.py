@@ -42,6 +42,10 @@ def open_unet(unet: UNet, device: Device, precision: Precision, back_end: BackEn
         from inference.engine_openvino import OpenvinoUnet
 
         return OpenvinoUnet(unet, device, precision)
+    if device.kind == "cuda":
+        from inference.engine_cuda import CudaUnet
+
+        return CudaUnet(unet, device, precision)
     from inference.engine_torch import TorchUnet
 
     return TorchUnet(unet, device, precision)

@@ -19,12 +19,16 @@ _BYTES_PER_PIXEL = 9 * 16 * 4
 
 
 class CudaUnet:
-    """A `UnetEngine` on one GPU; a slice too large for it is computed on the CPU instead."""
+    """A `UnetEngine` on one GPU; a slice too large for it is computed on the CPU instead.
+
+    It runs on a CPU too, without pinned memory and streams: there its batches are tested.
+    """
 
     def __init__(self, unet: UNet, device: Device, precision: Precision) -> None:
         self.name = f"torch {torch.__version__} cuda {torch.version.cuda}"
         self.precision = precision
         self._device = device.torch_device
+        self._on_gpu = device.kind == "cuda"
         self._fused = fuse(unet).to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._batch = _LARGEST_BATCH
         # Exact means float32 throughout: no TF32, and the same algorithm at every call.
@@ -45,6 +49,8 @@ class CudaUnet:
 
     def _fitting(self, slices: Grey) -> int:
         """Slices at once for the memory that is free, at most the last batch that did fit."""
+        if not self._on_gpu:
+            return self._batch
         free, _ = torch.cuda.mem_get_info(self._device)
         free += torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
         fits = int(0.8 * free) // (_BYTES_PER_PIXEL * slices[0].size)
@@ -52,16 +58,22 @@ class CudaUnet:
         return self._batch
 
     def _masks(self, slices: Grey, batch: int) -> Grey:
-        result = torch.empty(slices.shape, dtype=torch.uint8, pin_memory=True)
-        with torch.inference_mode(), torch.autocast("cuda", _TYPES[self.precision], self.precision != "float32"):
+        result = torch.empty(slices.shape, dtype=torch.uint8, pin_memory=self._on_gpu)
+        kind, lower = self._device.type, self.precision != "float32"
+        with torch.inference_mode(), torch.autocast(kind, _TYPES[self.precision], lower):
             for start, part in self._uploads(slices, batch):
                 mask = self._fused(part.contiguous(memory_format=torch.channels_last))[:, 0]
                 result[start : start + len(mask)].copy_(mask, non_blocking=True)
-        torch.cuda.synchronize(self._device)
+        if self._on_gpu:
+            torch.cuda.synchronize(self._device)
         return result.numpy()
 
     def _uploads(self, slices: Grey, batch: int) -> Iterator[tuple[int, Tensor]]:
         """Batches on the GPU, each copied on a stream of its own while the one before it computes."""
+        if not self._on_gpu:
+            for start in range(0, len(slices), batch):
+                yield start, torch.from_numpy(slices[start : start + batch, None])
+            return
         copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         computing = torch.cuda.current_stream(self._device)
         pinned = torch.from_numpy(np.ascontiguousarray(slices)).pin_memory()

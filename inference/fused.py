@@ -34,6 +34,8 @@ class FusedConv(nn.Module):
         if not self.per_slice:
             return torch.relu(functional.conv2d(x, self.weight, self.bias, padding=1))
         x = functional.conv2d(x, self.weight, padding=1)
+        if x.dtype != torch.float32:
+            x = x.float()  # the difference of two means does not survive the rounding of a lower precision
         mean = x.mean((2, 3), keepdim=True)
         variance = (x * x).mean((2, 3), keepdim=True) - mean * mean
         scale = self.gamma * torch.rsqrt(variance + self.eps)

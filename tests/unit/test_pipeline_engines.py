@@ -10,6 +10,7 @@ import torch
 from inference.cards import read_card, shipped_folder
 from inference.device import Device
 from inference.engine import BackEnd, open_unet
+from inference.engine_cuda import CudaUnet
 from inference.errors import ModelError
 from inference.fused import fuse
 from inference.phantom import make_phantom, write_series
@@ -38,6 +39,44 @@ def test_masks_do_not_depend_on_threads_or_on_the_other_slices(back_end: BackEnd
     with torch.inference_mode():
         plain = fuse(unet)(torch.from_numpy(grey)[:, None])[:, 0].numpy()
     assert np.mean(plain != together[0]) < 1e-3
+
+
+def test_the_gpu_engine_gives_the_masks_of_the_cpu_in_batches_that_shrink_until_they_fit() -> None:
+    torch.manual_seed(0)
+    unet = UNet("batch").eval()
+    grey = np.random.default_rng(0).integers(0, 256, (7, 64, 64), dtype=np.uint8)
+    engine, batches = CudaUnet(unet, cpu(1), "float32"), []
+    fused = engine._fused
+
+    class Small(torch.nn.Module):
+        """A GPU that has room for two slices."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            batches.append(len(x))
+            if len(x) > 2:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return fused(x)
+
+    engine._fused = Small()
+    assert np.mean(engine.masks(grey) != open_unet(unet, cpu(1), "float32", "torch").masks(grey)) < 1e-3
+    assert batches[-4:] == [2, 2, 2, 1]
+
+
+def test_a_gpu_gets_the_engine_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = []
+    monkeypatch.setattr("inference.engine_cuda.CudaUnet", lambda *_: chosen.append("cuda"))
+    open_unet(UNet(), Device("cuda", 0, "", 1), "float32")
+    assert chosen == ["cuda"]
+
+
+def test_lower_precision_keeps_the_statistics_of_a_slice() -> None:
+    """Mean and variance in bfloat16 would lose nearly everything of a slice whose values lie far from 0."""
+    torch.manual_seed(0)
+    unet = UNet("batch").eval()
+    torch.nn.init.constant_(unet.inc.double_conv[0].bias, 0.0)
+    grey = np.random.default_rng(0).integers(200, 256, (2, 64, 64), dtype=np.uint8)
+    exact, lower = (CudaUnet(unet, cpu(1), precision).masks(grey) for precision in ("float32", "bfloat16"))
+    assert np.mean(exact != lower) < 0.05
 
 
 def test_a_back_end_that_cannot_drive_the_device_is_refused() -> None:
