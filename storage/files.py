@@ -243,13 +243,21 @@ class FileStore:
         known: Collection[str] | Callable[[Sequence[str]], Collection[str]],
         older_than: float,
     ) -> list[str]:
-        """Delete the files that no row names and that were last written before `older_than` (Unix seconds).
+        """Delete what `find_orphans` finds. Returns the paths deleted."""
+        return [path for path in self.find_orphans(known, older_than) if self.remove(path)]
+
+    def find_orphans(
+        self,
+        known: Collection[str] | Callable[[Sequence[str]], Collection[str]],
+        older_than: float,
+    ) -> list[str]:
+        """The files that no row names and that were last written before `older_than` (Unix seconds).
 
         known: the paths that rows name, or a function that picks those out of one folder's paths.
-        Returns the paths deleted. A file that is just being received has no row yet: `older_than` spares it.
+        A file that is just being received has no row yet: `older_than` spares it.
         """
         pick = known if callable(known) else frozenset(known).intersection
-        swept: list[str] = []
+        found: list[str] = []
         for folder, _, names in os.walk(self.root):
             base = Path(folder)
             candidates = [
@@ -259,8 +267,8 @@ class FileStore:
             ]
             # Asked after listing: a row that is written in between is seen.
             named = set(pick(candidates))
-            swept += [path for path in candidates if path not in named and self.remove(path)]
-        return swept
+            found += [path for path in candidates if path not in named]
+        return found
 
     def free_bytes(self) -> int:
         """Bytes that the file system still has for us."""

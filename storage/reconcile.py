@@ -51,10 +51,13 @@ def sweep(database: Database, files: FileStore, now: float, age_s: float = ORPHA
         with database.read() as tx:
             return known_paths(tx, paths)
 
-    swept = files.sweep_orphans(known, now - age_s)
+    swept = files.find_orphans(known, now - age_s)
     if swept:
+        # Before they go: a crash in between has them swept and audited once more, never gone without a word.
         with database.transaction() as tx:
             audit.append(tx, now, "files.swept", outcome="SWEPT", detail={"files": len(swept), "first": swept[:20]})
+    for path in swept:
+        files.remove(path)
     return swept
 
 

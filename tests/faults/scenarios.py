@@ -283,3 +283,5 @@ def _damage(node: Node, lost: str) -> None:
     orphan = report_path.with_name("0" * 32 + ".dcm")
     orphan.write_bytes(b"nobody's")
     os.utime(orphan, (1, 1))
+    with (node.faults / "synced").open("a") as synced:
+        synced.write(f"name {orphan}\nbytes {orphan}\n")
