@@ -12,8 +12,10 @@ baselines, that a random voxel of theirs does.
 """
 
 import argparse
+import json
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,11 +30,10 @@ from inference.errors import UnsuitableSeries
 from inference.finding import Finding
 from inference.localisation import Localiser
 from inference.occlusion import explain
-from inference.phantom import Phantom, make_phantom
+from inference.phantom import CONFOUNDERS, LESIONS, LesionSettings, Phantom, Scanner, make_phantom
 from inference.pipeline import Pipeline
 from inference.preprocess import Grey
 from inference.streamed import StreamedDecovnet
-from inference.training.cohort import TEST_SEEDS_FROM, Shapes, draw_test_phantom
 from inference.weights import load_networks
 
 Mask = npt.NDArray[np.bool_]
@@ -125,11 +126,41 @@ def follows(pipeline: KnownLungs, phantom: Phantom) -> bool:
 
 
 def fall(pipeline: KnownLungs, phantom: Phantom) -> tuple[float, float]:
-    """How far a positive output falls without the region, and without as much lung elsewhere (mean)."""
+    """How far a positive output's log-odds fall without the region, and without as much lung elsewhere (mean)."""
     pipeline.lungs = phantom.lung_mask
     found = explain(pipeline, volume_of(phantom, phantom.hu), zones=False)
-    before, (region, *elsewhere) = found.finding.probability, found.occlusions
-    return before - region.probability, before - float(np.mean([part.probability for part in elsewhere]))
+    before, (region, *elsewhere) = found.log_odds, found.occlusions
+    return before - region.log_odds, before - float(np.mean([part.log_odds for part in elsewhere]))
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What phantoms are drawn with. confounders: how often each finding that is not COVID-19 is there too."""
+
+    size: int
+    slices: int
+    confounders: float = 0.0
+
+
+def draw(seed: int, shapes: Shapes) -> Phantom:
+    """A phantom with lesions, its scanner and their kind and density drawn too; no model was trained on these seeds."""
+    rng = np.random.default_rng((seed, 7))
+    scanner = Scanner(
+        noise_hu=float(rng.uniform(8, 45)),
+        blur_mm=float(rng.uniform(0.4, 1.5)),
+        padding_hu=[None, -2000][int(rng.integers(2))],
+        field_mm=float(rng.uniform(330, 430)),
+    )
+    settings = LesionSettings(count=(3, 8), radius_mm=(13, 34), ground_glass_hu=(220, 420), peripheral=0.9)
+    return make_phantom(
+        9_000_000 + seed,
+        slices=shapes.slices + int(rng.integers(8)),
+        size=shapes.size,
+        lesions=str(rng.choice(LESIONS[1:])),
+        lesion_settings=settings,
+        confounders=[name for name in CONFOUNDERS if rng.random() < shapes.confounders],
+        scanner=scanner,
+    )
 
 
 @dataclass(frozen=True)
@@ -172,46 +203,67 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def localised_rows(pipeline: KnownLungs, seeds: list[int], shapes: Shapes, unet: bool) -> dict[int, Row | str]:
+    """For each phantom its row, or why there is none: "negative", or the code of a refusal."""
+    found: dict[int, Row | str] = {}
+    for seed in seeds:
+        phantom = draw(seed, shapes)
+        try:
+            finding = analysed(pipeline, phantom, phantom.hu, unet)
+        except UnsuitableSeries as error:
+            found[seed] = error.code
+            continue
+        found[seed] = row_of(finding, phantom, np.random.default_rng(seed)) if finding.positive else "negative"
+    return found
+
+
+def kept(file: Path | None) -> dict[int, Row | str]:
+    """What earlier parts of a run have found."""
+    if file is None or not file.is_file():
+        return {}
+    return {
+        int(seed): Row(**row) if isinstance(row, dict) else row for seed, row in json.loads(file.read_text()).items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=shipped_folder() / "demonstration")
     parser.add_argument("--count", type=int, default=160, help="phantoms with lesions")
+    parser.add_argument("--first", type=int, default=0, help="number of the first of them")
+    parser.add_argument("--keep", type=Path, help="file that keeps the rows, so that a run can be made in parts")
     parser.add_argument("--moved", type=int, default=20, help="phantoms in which a lesion is moved")
     parser.add_argument("--occluded", type=int, default=20, help="positive phantoms that the region is taken from")
     parser.add_argument("--size", type=int, default=256, help="rows and columns")
     parser.add_argument("--slices", type=int, default=44)
+    parser.add_argument("--confounders", type=float, default=0.0, help="share of phantoms with each of them")
     parser.add_argument("--unet", action="store_true", help="lungs as the U-Net finds them")
     arguments = parser.parse_args()
-    shapes = Shapes((arguments.size,), (arguments.slices, arguments.slices + 8))
-    pipeline, always = open_pipeline(arguments.model), open_pipeline(arguments.model, ALWAYS)
-    rng, started = np.random.default_rng(0), time.process_time()
-    rows: list[Row] = []
-    positive: list[int] = []
-    refused = 0
-    for number in range(arguments.count):
-        phantom = draw_test_phantom(TEST_SEEDS_FROM + 1 + 2 * number, shapes)  # odd seeds have lesions
-        try:
-            finding = analysed(pipeline, phantom, phantom.hu, arguments.unet)
-        except UnsuitableSeries:
-            refused += 1
-            continue
-        if finding.positive:
-            rows.append(row_of(finding, phantom, rng))
-            positive.append(phantom.seed)
-    healthy = (make_phantom(number, slices=arguments.slices, size=arguments.size) for number in range(arguments.moved))
-    falls = [fall(pipeline, draw_test_phantom(seed, shapes)) for seed in positive[: arguments.occluded]]
-    followed = sum(follows(always, phantom) for phantom in healthy)
-    out = sys.stdout.write
+    shapes = Shapes(arguments.size, arguments.slices, arguments.confounders)
+    pipeline, started, out = open_pipeline(arguments.model), time.process_time(), sys.stdout.write
     out(f"model {pipeline.identity.name} {pipeline.identity.version}, digest {pipeline.identity.digest[:12]}\n")
-    out(f"{len(rows)} of {arguments.count} phantoms with lesions are positive and localised, {refused} refused:\n")
-    out(table(rows) + "\n")
-    shares = [100 * np.mean([getattr(row, name) for row in rows]) for name in ("share", "true_share")]
+    seeds = list(range(arguments.first, arguments.first + arguments.count))
+    found = kept(arguments.keep) | localised_rows(pipeline, seeds, shapes, arguments.unet)
+    if arguments.keep:
+        plain = {seed: row if isinstance(row, str) else vars(row) for seed, row in found.items()}
+        arguments.keep.write_text(json.dumps(plain))
+    rows = {seed: row for seed, row in found.items() if isinstance(row, Row)}
+    others = Counter(row for row in found.values() if isinstance(row, str))
+    out(f"{len(rows)} of {len(found)} phantoms with lesions are positive and localised; others: {dict(others)}\n")
+    out(table(list(rows.values())) + "\n")
+    shares = [100 * np.mean([getattr(row, name) for row in rows.values()]) for name in ("share", "true_share")]
     out(f"localised {shares[0]:.1f} % of the lungs on average, lesions are {shares[1]:.1f} %\n")
-    out(f"one lesion in two places: the hottest voxel follows in {followed} of {arguments.moved} phantoms\n")
-    without, elsewhere = np.median(falls, axis=0)
-    out(f"taken away, the output falls by {without:.3f} (median of {len(falls)} phantoms); ")
-    out(f"as much lung elsewhere: by {elsewhere:.3f}\n")
-    out(f"localisation: {1000 * np.median([row.seconds for row in rows]):.0f} ms at the median\n")
+    out(f"localisation: {1000 * np.median([row.seconds for row in rows.values()]):.0f} ms at the median\n")
+    if arguments.occluded:
+        falls = [fall(pipeline, draw(seed, shapes)) for seed in list(rows)[: arguments.occluded]]
+        without, elsewhere = np.median(falls, axis=0)
+        out(f"taken away, the log-odds fall by {without:.2f} (median of {len(falls)} phantoms); ")
+        out(f"as much lung elsewhere: by {elsewhere:.2f}\n")
+    if arguments.moved:
+        always = open_pipeline(arguments.model, ALWAYS)
+        bodies = (make_phantom(n, slices=arguments.slices, size=arguments.size) for n in range(arguments.moved))
+        followed = sum(follows(always, phantom) for phantom in bodies)
+        out(f"one lesion in two places: the hottest voxel follows in {followed} of {arguments.moved} phantoms\n")
     out(f"all of it: {time.process_time() - started:.0f} s of CPU\n")
 
 

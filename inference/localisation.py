@@ -88,6 +88,15 @@ class Localiser:
         """network: in evaluation mode; stays as it is."""
         self._network = copy.deepcopy(network).cpu().requires_grad_(False)
 
+    def log_odds(self, features: Tensor) -> float:
+        """Logit of COVID-19 minus that of normal: what the probability is of, without an end that it sticks to.
+
+        features: float32 (t, 128, h, w), the last feature volume.
+        """
+        with torch.inference_mode():
+            logits = self._network.classify(features.cpu().transpose(0, 1)[None].contiguous())[0]
+        return float(logits[COVID] - logits[NORMAL])
+
     def localise(
         self,
         features: Tensor,

@@ -22,11 +22,15 @@ ELSEWHERE = 3
 
 @dataclass(frozen=True)
 class Occlusion:
-    """What was taken away, how many percent of the lungs that is, and P(COVID-19) without it."""
+    """What was taken away, how many percent of the lungs that is, and P(COVID-19) without it.
+
+    log_odds: of that probability, which does not stick to an end where the model is very sure.
+    """
 
     what: str
     percent_of_lungs: float
     probability: float
+    log_odds: float
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Explanation:
     """A finding and its occlusions: the marked region and as much elsewhere where there is one, then every zone."""
 
     finding: Finding
+    log_odds: float
     occlusions: tuple[Occlusion, ...]
 
 
@@ -55,8 +60,9 @@ def explain(
         progress(what)
         image = np.where(part, np.uint8(normal), given.image)
         share = 100 * np.count_nonzero(part) / np.count_nonzero(given.mask)
-        occlusions.append(Occlusion(what, share, pipeline.verdict_on(image, given.mask)))
-    return Explanation(finding, tuple(occlusions))
+        occlusions.append(Occlusion(what, share, *pipeline.verdict_on(image, given.mask)))
+    _, log_odds = pipeline.verdict_on(given.image, given.mask)
+    return Explanation(finding, log_odds, tuple(occlusions))
 
 
 def _parts(finding: Finding, given: NetworkInput, zones: bool) -> Iterator[tuple[str, Mask]]:

@@ -192,9 +192,11 @@ class Pipeline:
         raw = self.raw_masks(grey, np.arange(start, stop, dtype=np.intp))
         return self._decovnet.probability(*resized(*decovnet_input(grey, raw, profile), profile))
 
-    def verdict_on(self, image: Grey, mask: Grey) -> float:
-        """P(COVID-19) of what DeCoVNet is given: uint8 (T, rows, columns) both, see `NetworkInput`."""
-        return self._decovnet.probability(image, mask)
+    def verdict_on(self, image: Grey, mask: Grey) -> tuple[float, float]:
+        """P(COVID-19) and its log-odds of what DeCoVNet is given: uint8 (T, rows, columns), see `NetworkInput`."""
+        probability, features = self._decovnet.verdict(image, mask)
+        with one_thread():
+            return probability, self._localiser.log_odds(features)
 
     def _precision(self) -> str:
         verdict, reporting = self._unet.precision, self._reporting.precision

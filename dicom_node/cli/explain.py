@@ -73,6 +73,7 @@ def _record(found: Explanation) -> dict[str, object]:
     finding = found.finding
     return {
         "probability": finding.probability,
+        "log_odds": found.log_odds,
         "threshold": finding.model.threshold,
         "positive": finding.positive,
         "model": f"{finding.model.name} {finding.model.version}",
@@ -83,12 +84,17 @@ def _record(found: Explanation) -> dict[str, object]:
 def _print(found: Explanation) -> None:
     finding = found.finding
     threshold = finding.model.threshold
-    rows = [("nothing", "", f"{finding.probability:.4f}", "", _side(finding.probability, threshold))]
+    whole = f"{finding.probability:.4f}", f"{found.log_odds:+.2f}"
+    rows = [("nothing", "", *whole, "", _side(finding.probability, threshold))]
     for part in found.occlusions:
-        change = part.probability - finding.probability
-        share = f"{part.percent_of_lungs:.1f}"
-        rows.append((part.what, share, f"{part.probability:.4f}", f"{change:+.4f}", _side(part.probability, threshold)))
-    print_rows("Output without parts of the lungs", ("taken away", "% of lungs", "output", "change", "result"), rows)
+        output = f"{part.probability:.4f}", f"{part.log_odds:+.2f}"
+        change = f"{part.log_odds - found.log_odds:+.2f}"
+        rows.append((part.what, f"{part.percent_of_lungs:.1f}", *output, change, _side(part.probability, threshold)))
+    print_rows(
+        "Output without parts of the lungs",
+        ("taken away", "% of lungs", "output", "log-odds", "change", "result"),
+        rows,
+    )
     for sentence in (
         "A part is taken away by giving it the grey of normal lung. The output should fall without the region that",
         "drove the model, and hardly move without as much lung elsewhere. For research use; not for diagnosis.",
