@@ -224,6 +224,7 @@ def median(runs: list[Stages]) -> Stages:
 
 def compare(arguments: argparse.Namespace, folder: Path, hu: np.ndarray, spacing: float) -> None:
     """Interleave the paths on one volume and print them beside each other."""
+    torch.set_num_threads(arguments.threads)
     wall = arguments.device == "cuda"
     pipelines = {
         speed: load_pipeline(folder, arguments.device, speed, arguments.threads)
@@ -243,6 +244,7 @@ def compare(arguments: argparse.Namespace, folder: Path, hu: np.ndarray, spacing
             results[path] = run[0], run[1]
             runs[path].append(run[2])
     base = median(runs["reference"]) if "reference" in runs else None
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     machine = measured(arguments.device)
     rates = ", ".join(f"{rate:.0f} GFLOP/s {str(dtype)[6:]}" for dtype, rate in machine.gflops.items())
     print(
@@ -269,7 +271,6 @@ def compare(arguments: argparse.Namespace, folder: Path, hu: np.ndarray, spacing
         print(f"{path} against {arguments.paths[0]}: |dp| {moved:.6f}, Dice {overlap:.7f}")
     for path in arguments.paths:
         print(json.dumps({"path": path, "slices": len(hu), "spacing_mm": spacing, **median(runs[path])}))
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory of this process {peak_mb:.0f} MiB (all paths that ran in it; --paths exact for one alone)")
 
 
