@@ -90,7 +90,7 @@ def _some_work_is_done(node: Node, pacs: Pacs) -> None:
     wait_for(lambda: (node.tend(), len(pacs.reports()) >= before + SENDERS)[1], 180, "reports arrive between the kills")
 
 
-@pytest.mark.timeout(300 + 10 * KILLS)
+@pytest.mark.timeout(600 + 30 * KILLS)
 def test_kills_at_random_moments_lose_nothing_and_report_nothing_twice(
     zygote: Zygote, tmp_path: Path, figures: list[str]
 ) -> None:

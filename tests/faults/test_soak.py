@@ -1,6 +1,7 @@
 """Many instances and many broken associations: afterwards the receiver is as it was.
 
-20,000 instances and 2,000 aborted associations with NODE_FAULT_ROUNDS (`make faults`), a few hundred without.
+20,000 instances and 2,000 aborted associations with NODE_FAULT_ROUNDS (`make faults`), a few hundred without;
+NODE_SOAK_INSTANCES sets another number.
 """
 
 import os
