@@ -136,7 +136,7 @@ def test_a_node_whose_disk_is_full_again_and_again_loses_nothing_and_ends_its_wo
 ) -> None:
     """Every process meets the full disk: the receiver, the worker with its report, the sender with its row."""
     choose = random.Random(5)
-    times = 60 if ROUNDS else 6
+    times = 60 if ROUNDS else 3
     pacs = Pacs()
     with small_disk(tmp_path / "life", 40) as disk:
         node = Node(zygote, disk.folder, pacs.port, DICOM_NODE_STORAGE__LOW_DISK_MB="0")

@@ -1,6 +1,6 @@
 """Kills at random moments under load: four senders, any process or all of them, and power failures.
 
-NODE_RANDOM_KILLS=n kills n times (15 by default; `make faults` 500). NODE_RANDOM_SEED repeats the choices of a run.
+NODE_RANDOM_KILLS=n kills n times (8 by default; `make faults` 500). NODE_RANDOM_SEED repeats the choices of a run.
 """
 
 import os
@@ -18,7 +18,7 @@ from tests.faults.campaign import Node, Pacs, Zygote, check, ct_series, send
 from tests.programs import wait_for
 
 ROUNDS = int(os.environ.get("NODE_FAULT_ROUNDS", "0"))
-KILLS = int(os.environ.get("NODE_RANDOM_KILLS", "500" if ROUNDS else "15"))
+KILLS = int(os.environ.get("NODE_RANDOM_KILLS", "500" if ROUNDS else "8"))
 SEED = int(os.environ.get("NODE_RANDOM_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 SENDERS = 4
 MEAN_PAUSE_S = 1.5
