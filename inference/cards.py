@@ -153,6 +153,7 @@ class Card:
         other than float32 only where a measured difference allows them.
     reporting_precisions: the same for slices that only the reported mask needs, which cannot move the verdict.
     suitability: the rules that a series must pass, read by `inference.suitability`.
+    published: `models publish` wrote the card for exactly these weights.
     training, evaluation: what it was trained on and how, and what it reached; figures without patient data.
     """
 
@@ -171,6 +172,7 @@ class Card:
     demonstration: bool = False
     suitability: Mapping[str, object] = field(default_factory=dict)
     operating_points: tuple[OperatingPoint, ...] = ()
+    published: bool = False
     training: Mapping[str, object] = field(default_factory=dict)
     evaluation: Mapping[str, object] = field(default_factory=dict)
 
@@ -182,8 +184,8 @@ class Card:
 
     @property
     def verified(self) -> bool:
-        """True when a card that ships with the node pins the digests of both weight files."""
-        return (self.unet.sha256, self.decovnet.sha256) in _pinned()
+        """True when a card that ships with the node, or that this site published, pins both weight files' digests."""
+        return self.published or (self.unet.sha256, self.decovnet.sha256) in _pinned()
 
     def digest(self) -> str:
         """SHA-256 hex over the preprocessing, the threshold and both weight files."""

@@ -11,7 +11,7 @@ class ModelIdentity:
     """Which model made a finding.
 
     digest: SHA-256 over the card's preprocessing and both weight files; changes when any of them does.
-    verified: the weight files match digests pinned in a card that ships with the node.
+    verified: the weight files match digests pinned in a card that ships with the node or that this site published.
     demonstration: trained on synthetic phantoms only; its reports say so.
     """
 

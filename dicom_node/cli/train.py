@@ -126,10 +126,17 @@ def _direct(
 @contextmanager
 def _listening(epochs: int, metric: str, *, talks: bool) -> Iterator[Listener]:
     """Progress bars on a terminal, a line an epoch elsewhere; a first SIGINT or SIGTERM ends the run in order."""
-    from inference.training.runs import Listener
+    from inference.training.runs import Listener, Stopped
 
     stop = threading.Event()
-    former = {sign: signal.signal(sign, lambda *_: stop.set()) for sign in (signal.SIGINT, signal.SIGTERM)}
+
+    def asked_to_stop(number: int, _: object) -> None:
+        if stop.is_set():  # asked again: at once
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        stop.set()
+
+    former = {number: signal.signal(number, asked_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = talks and err.is_terminal
     with Progress(*columns, console=err, transient=True, disable=not shown) as progress:
@@ -138,6 +145,8 @@ def _listening(epochs: int, metric: str, *, talks: bool) -> Iterator[Listener]:
 
         def prepared(number: int, total: int) -> None:
             progress.update(preparing, completed=number, total=total, visible=number < total)
+            if stop.is_set():
+                raise Stopped("stopped while preparing; the same command goes on from there")
 
         def learned(number: int, total: int) -> None:
             progress.update(samples, completed=number, total=total, visible=True)
@@ -156,8 +165,8 @@ def _listening(epochs: int, metric: str, *, talks: bool) -> Iterator[Listener]:
         try:
             yield Listener(prepared, learned, ended, stop.is_set)
         finally:
-            for sign, handler in former.items():
-                signal.signal(sign, handler)
+            for kind, handler in former.items():
+                signal.signal(kind, handler)
 
 
 def _say(result: RunResult, json: bool) -> None:

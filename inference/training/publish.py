@@ -56,6 +56,7 @@ def publish(
         licence=publication.licence,
         intended_use=publication.intended_use,
         threshold=publication.threshold,
+        published=True,
         training=_without_none(figures),
         evaluation=_evaluation(assessed, publication.threshold),
         operating_points=_points(assessed, publication.threshold),

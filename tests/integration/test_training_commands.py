@@ -195,7 +195,7 @@ def test_the_card_holds_data_figures_and_digests_and_the_node_uses_the_model(
     node: Path, trained: dict[str, Path], scans: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [listed] = [model for model in run("models", "list") if model["name"] == "ours"]
-    assert not listed["active"], "publishing must not change what the node reports"
+    assert listed["verified"] and not listed["active"], "publishing must not change what the node reports"
     monkeypatch.setenv("DICOM_NODE_MODEL__NAME", "ours")
     monkeypatch.setenv("DICOM_NODE_MODEL__VERSION", "1")
     assert [model["name"] for model in run("models", "list") if model["active"]] == ["ours"]
@@ -222,7 +222,7 @@ def test_a_name_and_version_stand_for_one_model(node: Path, trained: dict[str, P
 
 
 def test_a_shadow_model_is_computed_by_the_worker_and_compared_by_evaluate(
-    node: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: Path, trained: dict[str, Path], scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(data_dir=node, model=ModelSettings(shadow="ours"))
     monkeypatch.setenv("DICOM_NODE_MODEL__SHADOW", "ours")
@@ -251,6 +251,14 @@ def test_a_shadow_model_is_computed_by_the_worker_and_compared_by_evaluate(
     assert (figures["cases"], figures["comparison"]["cases"]) == (1, 1)
     difference = rows[1]["probability"] - rows[0]["probability"]
     assert figures["comparison"]["mean_difference"] == pytest.approx(difference)
+    labels.write_text("case,label,date\nP7,1,2020-02-02\n")
+    split = ["--first-test-date", "2020-02-01", "--labels", labels]
+    said = run("dataset", "build", "--output", tmp_path / "data", *split, *SMALL)
+    assert (said["test"]["cases"], said["left_out"]) == (1, [])
+    own, [case] = open_dataset(tmp_path / "data"), open_dataset(tmp_path / "data").cases
+    [same] = [case for case in open_dataset(trained["data"]).cases if case.case == "case7"]
+    assert case.volume_digest == same.volume_digest
+    assert np.array_equal(own.volume(case)[0], open_dataset(trained["data"]).volume(same)[0])
     labels.write_text("case,label\nnobody,0\n")
     with pytest.raises(EvaluationError, match="no result of its reporting model"):
         run(*evaluate)
