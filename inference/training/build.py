@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.cards import Card
+from inference.cards import Card, Profile
 from inference.ct import CTVolume, upright
 from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.preprocess import greys, nearest_pixels
@@ -96,8 +96,19 @@ def build_dataset(
     cases: list[CachedCase] = []
     numbers = {name: number for number, name in enumerate(sorted({case.patient for case in present}), 1)}
     part_of = {case.case: name for name in ("training", "validation", "test") for case in getattr(parts, name)}
+    policy = Policy.from_table(card.suitability)
     works = [
-        _Work(number, case, numbers[case.patient], part_of[case.case], tuple(found[case.case]), card, folder, settings)
+        _Work(
+            number=number,
+            case=case,
+            patient=numbers[case.patient],
+            part=part_of[case.case],
+            scans=tuple(found[case.case]),
+            profile=card.profile,
+            policy=policy,
+            folder=folder,
+            masks=settings.masks,
+        )
         for number, case in enumerate(present, 1)
     ]
     for number, outcome in enumerate(_each(works, settings.workers), 1):
@@ -180,14 +191,17 @@ def _identities(scans: Sequence[Scan], settings: BuildSettings) -> Iterator[tupl
 
 @dataclass(frozen=True)
 class _Work:
+    """What another process is handed, so nothing in it that cannot be: a card's tables, for one."""
+
     number: int
     case: LabelledCase
     patient: int
     part: str
     scans: tuple[Scan, ...]
-    card: Card
+    profile: Profile
+    policy: Policy
     folder: Path
-    settings: BuildSettings
+    masks: MaskSettings
 
 
 def _each(works: Sequence[_Work], workers: int) -> Iterator[CachedCase | LeftOut]:
@@ -204,7 +218,7 @@ def _prepare(work: _Work) -> CachedCase | LeftOut:
     for scan in work.scans:
         try:
             volume = load(scan.paths)
-            check(volume, Policy.from_table(work.card.suitability))
+            check(volume, work.policy)
             return _cached(work, scan, volume)
         except UnsuitableSeries as error:
             said = LeftOut(work.case.line, work.case.case, error.code, error.sentence)
@@ -215,13 +229,13 @@ def _prepare(work: _Work) -> CachedCase | LeftOut:
 
 
 def _cached(work: _Work, scan: Scan, volume: CTVolume) -> CachedCase:
-    masks, stored_digest = work.settings.masks, volume.digest()
+    masks, stored_digest = work.masks, volume.digest()
     volume = upright(volume)
     mask = unsupervised_mask(volume.hu, volume.spacing_mm, below_hu=masks.below_hu, airways=masks.airways)
     failed = failures(mask, volume.spacing_mm, masks.checks)
-    grey = greys(volume, work.card.profile)
+    grey = greys(volume, work.profile)
     file = f"{work.number:04d}.safetensors"
-    digest = write_volume(work.folder / VOLUMES / file, grey, _as_sampled(mask, grey.shape, work.card))
+    digest = write_volume(work.folder / VOLUMES / file, grey, _as_sampled(mask, grey.shape, work.profile))
     return CachedCase(
         case=work.case.case,
         patient=work.patient,
@@ -239,9 +253,9 @@ def _cached(work: _Work, scan: Scan, volume: CTVolume) -> CachedCase:
     )
 
 
-def _as_sampled(mask: Mask, shape: tuple[int, ...], card: Card) -> Mask:
+def _as_sampled(mask: Mask, shape: tuple[int, ...], profile: Profile) -> Mask:
     """The mask with the order and the number of the grey slices, each from the source slice nearest to it."""
-    if card.profile.slices.order == "descending":
+    if profile.slices.order == "descending":
         mask = mask[::-1]
     nearest = np.minimum(((np.arange(shape[0]) + 0.5) * len(mask) / shape[0]).astype(np.intp), len(mask) - 1)
     return nearest_pixels(mask[nearest].view(np.uint8), (shape[1], shape[2])).view(bool)

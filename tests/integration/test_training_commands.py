@@ -80,7 +80,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The data set's folder, and what the command said."""
     folder = tmp_path_factory.mktemp("built") / "data"
-    split = ["--first-test-date", "2020-02-01", "--validation-share", "0.34", "--workers", "1"]
+    split = ["--first-test-date", "2020-02-01", "--validation-share", "0.34", "--workers", "2"]
     return folder, run("dataset", "build", scans, "--labels", scans / "labels.csv", "--output", folder, *split, *SMALL)
 
 
