@@ -82,6 +82,7 @@ class Line:
     def __init__(self, idle_s: float) -> None:
         self._idle_s = idle_s
         self._socket: socket.socket | None = None
+        self._association: Association | None = None
         self.overran = False
 
     @property
@@ -94,14 +95,19 @@ class Line:
         transport = event.assoc.dul.socket
         if transport is None or transport.socket is None:
             return
+        self._association = event.assoc
         self._socket = transport.socket
         self._socket.settimeout(self._idle_s)
         # Nagle's algorithm waits for the acknowledgement of each small command: 40 ms an instance.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def cut(self) -> None:
-        """Shut the connection down; whoever reads or writes on it wakes up."""
+        """Shut the connection down; whoever reads or writes on it wakes up, and whoever waits for the association."""
         self.overran = True
+        if self._association is not None:
+            # pynetdicom's requests wait without limit for its own thread to pause, which may have ended meanwhile:
+            # seen where a commitment's answer came while the association was released.
+            self._association._is_paused = True
         if self._socket is not None:
             try:
                 self._socket.shutdown(socket.SHUT_RDWR)

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, evt
 
 from config.settings import SenderSettings
 from dicom_node import link, scu
+from dicom_node.pacs import Pacs
 from dicom_node.scu import Outcome, classify, read_instance, store
 from tests.outbox import COMPREHENSIVE_3D_SR, SEGMENTATION, destination, instance, write_all
 from tests.programs import free_port
@@ -259,3 +260,22 @@ def test_a_status_that_nobody_defined_is_never_taken_for_stored() -> None:
     known = {0x0000, 0x0001, 0x0107, 0x0111, 0x0116}
     stored = {s for s in range(0x10000) if classify(s) in (Outcome.STORED, Outcome.WARNING)}
     assert stored == known | set(range(0xB000, 0xC000))
+
+
+def test_an_association_whose_own_thread_never_pauses_is_left_in_time(tmp_path: Path) -> None:
+    """pynetdicom's release waits for that without limit; one such wait would end all sending to this destination."""
+    with Pacs(tmp_path / "pacs") as pacs:
+        caller = SenderSettings(response_timeout_s=0.5)
+        done = threading.Event()
+
+        def talk() -> None:
+            with link.associate(destination(pacs.port), caller, [build_context("1.2.840.10008.1.1")]) as opened:
+                stuck = opened.association
+                stuck._reactor_checkpoint.clear()
+                while not stuck._is_paused:
+                    time.sleep(0.001)
+                stuck._is_paused = False
+            done.set()
+
+        threading.Thread(target=talk, daemon=True).start()
+        assert done.wait(20)
