@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from inference.decovnet import DeCoVNet
 from inference.evaluation.intervals import delong
@@ -31,7 +31,7 @@ from inference.training.augmentation import AugmentationSettings
 from inference.training.cohort import TEST, TRAINING, Population, Prepared, load_prepared, prepare_all
 from inference.training.decovnet_training import VolumeCase, VolumeTask, initialise, probability, roc_auc
 from inference.training.demonstration_card import DECOVNET_FILE, PROFILE, UNET_FILE, write_demonstration_card
-from inference.training.lesion_start import Finder, centre, start_classifier, start_features
+from inference.training.lesion_start import new_finder, start_classifier, task_input
 from inference.training.loop import EpochReport, Task, TrainingSettings, train
 from inference.training.unet_training import LungCase, LungTask, segment
 from inference.unet import UNet
@@ -183,10 +183,8 @@ def train_decovnet(cases: Sequence[VolumeCase], plan: Plan, folder: Path, say: S
     torch.manual_seed(plan.finder.seed)
     network = DeCoVNet("batch", dropout=0.0)
     initialise(network)
-    start_features(network)
-    finder = Finder(network)
-    finder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    centre(finder.eval(), [task_input(case) for case in learning[:24]])
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    finder = new_finder(network, learning)
     task = VolumeTask(finder, learning, validation, plan.finder)
     _train(task, plan.finder, folder / "finder", "features", "AUC", say)
     network = start_classifier(finder)
@@ -207,11 +205,6 @@ def _train(task: Task, settings: TrainingSettings, folder: Path, network: str, m
         )
 
     train(task, settings, folder, report=report)
-
-
-def task_input(case: VolumeCase) -> Tensor:
-    """Grey and mask 0 to 1: float32 (2, T, H, W)."""
-    return torch.stack([case.grey.float() / 255, case.lungs.float()])
 
 
 def evaluate(tests: Sequence[Tested], network: DeCoVNet, out: Path) -> dict[str, object]:

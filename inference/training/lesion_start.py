@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.decovnet import COVID, DeCoVNet, ResBlock, Stem
+from inference.training.decovnet_training import VolumeCase
 
 HIGHEST = 16  # places that a volume's score is the mean of
 LEVELS = 8  # channels that carry the score through the classifier, each above another level
@@ -83,6 +84,20 @@ class Finder(nn.Module):
         scores = self.score(self.network.features(x)).flatten().float()
         highest = scores.topk(min(HIGHEST, len(scores))).values.mean()
         return torch.stack([torch.zeros_like(highest), highest])[None]
+
+
+def new_finder(network: DeCoVNet, cases: Sequence[VolumeCase]) -> Finder:
+    """A finder whose features start with opacities, its scores centred on some of the training volumes."""
+    start_features(network)
+    finder = Finder(network)
+    device = next(network.parameters()).device
+    centre(finder.eval(), [task_input(case).to(device) for case in cases[:24]])
+    return finder
+
+
+def task_input(case: VolumeCase) -> Tensor:
+    """Grey and mask 0 to 1: float32 (2, T, H, W)."""
+    return torch.stack([case.grey.float() / 255, case.lungs.float()])
 
 
 @torch.no_grad()

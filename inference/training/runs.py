@@ -19,6 +19,7 @@ from inference.training.cached import CachedCase, Dataset, UnusableDataset, repl
 from inference.training.decovnet_training import VolumeTask, initialise
 from inference.training.inputs import lung_cases, volume_cases
 from inference.training.journal import Journal
+from inference.training.lesion_start import new_finder, start_classifier
 from inference.training.loop import EpochReport, Score, Task, TrainingSettings, train
 from inference.training.parallel import Team
 from inference.training.settings import DecovnetSettings, UnetSettings
@@ -28,6 +29,7 @@ from inference.weights import encode, load_unet, sha256
 
 SETTINGS, SUMMARY = "settings.toml", "training.json"
 UNET_FILE, DECOVNET_FILE = "unet.safetensors", "decovnet.safetensors"
+FINDER = "finder"  # folder of the checkpoint of the start from opacities
 TRAINED_CARD = "zheng2020-paper"
 
 N = TypeVar("N", bound=nn.Module)
@@ -127,8 +129,13 @@ def train_decovnet(
     training, validation = ([by_name[case.case] for case in part if case.case in by_name] for part in parts)
     _require([training, validation], "case with a lung mask")
     network = _started(lambda: _new_decovnet(settings), settings.training.seed).to(chosen.torch_device)
-    task = VolumeTask(network, training, validation, settings.training, team=team)
     data = sha256(json.dumps([_used(part) for part in parts] + [plain(settings), plain(card)]).encode())
+    if settings.start == "opacities":
+        finder = _started(lambda: new_finder(network, training), settings.training.seed)
+        task = VolumeTask(finder, training, validation, settings.finder, team=team)
+        _train_finder(task, settings.finder, folder / FINDER, data, team, listener)
+        network = start_classifier(finder)
+    task = VolumeTask(network, training, validation, settings.training, team=team)
     run = _Run(folder, "validation ROC AUC", settings, team, listener, chosen.name)
     score, journal = run.train(task, settings.training, data)
     weights = encode(network.state_dict())
@@ -145,6 +152,19 @@ def train_decovnet(
         _write_model(card, folder, figures)
     team.wait()
     return RunResult(folder, score, figures)
+
+
+def _train_finder(
+    task: Task, settings: TrainingSettings, folder: Path, data: str, team: Team, listener: Listener
+) -> None:
+    """The features alone, with a checkpoint of their own; nothing of it is in the run's curves."""
+    done: list[EpochReport] = []
+    train(
+        task, settings, folder, report=done.append, progress=listener.progress, stop=listener.stop,
+        resumed=done.extend, data=data, team=team,
+    )  # fmt: skip
+    if len(done) < settings.epochs:
+        raise Stopped(f"stopped while the features learned, in epoch {len(done) + 1}; the same command goes on")
 
 
 class _Run:
@@ -232,7 +252,7 @@ def _started(make: Callable[[], N], seed: int) -> N:
 
 def _new_decovnet(settings: DecovnetSettings) -> DeCoVNet:
     network = DeCoVNet(settings.statistics, settings.dropout)
-    if settings.start == "he":
+    if settings.start != "torch":
         initialise(network)
     return network
 

@@ -31,13 +31,20 @@ class DecovnetSettings:
     """How DeCoVNet is trained.
 
     dropout: share of channels dropped in training, 0.5 in the paper.
-    start: "torch" is PyTorch's usual start, "he" one that keeps the variance through layers without normalisation.
+    start: "torch" is PyTorch's usual start, "he" one that keeps the variance through layers without normalisation,
+        "opacities" the one of `lesion_start` for some hundred volumes and hours instead of days.
+    finder: how the features learn by multiple instances before all of DeCoVNet does; for "opacities" only.
     statistics: of batch normalisation at use: "running", or "batch" for those of each volume alone.
     """
 
     training: TrainingSettings = field(default_factory=lambda: TrainingSettings(checkpoint_steps=200))
     dropout: float = 0.5
-    start: Literal["torch", "he"] = "torch"
+    start: Literal["torch", "he", "opacities"] = "torch"
+    finder: TrainingSettings = field(
+        default_factory=lambda: TrainingSettings(
+            epochs=6, learning_rate=1e-3, samples_per_step=2, rise_samples=40, decay_share=0.9, checkpoint_steps=200
+        )
+    )
     statistics: Statistics = "running"
 
 

@@ -177,6 +177,18 @@ def test_a_stopped_run_goes_on_to_the_same_weights(trained: dict[str, Path], tmp
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 3
 
 
+def test_a_training_that_starts_from_opacities_learns_its_features_first(
+    trained: dict[str, Path], tmp_path: Path
+) -> None:
+    few = ["--set", "start=opacities", "--set", "finder.epochs=1", "--set", "statistics=batch", "--epochs", "1"]
+    command = ["train", "decovnet", trained["data"], "--unet", trained["unet"], *few]
+    figures = [run(*command, "--output", tmp_path / name) for name in ("first", "again")]
+    assert figures[0]["decovnet_sha256"] == figures[1]["decovnet_sha256"]
+    assert figures[0]["settings"]["start"] == "opacities"
+    assert (tmp_path / "first" / "finder" / "checkpoint.pt").is_file()
+    run("evaluate", trained["data"], "--model-folder", tmp_path / "first", "--output", tmp_path / "evaluation")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
