@@ -2,11 +2,15 @@
 
 import os
 import shutil
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
+HOOKS = sys.excepthook, threading.excepthook
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("DICOM_NODE_SHARED", ROOT.parent / "shared"))
 
@@ -17,6 +21,14 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"real scans and weights are not at {SHARED}; set DICOM_NODE_SHARED to their folder")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A command that runs inside a test sets the process's logs up, on a stream that is closed with the command."""
+    yield
+    structlog.reset_defaults()
+    sys.excepthook, threading.excepthook = HOOKS
 
 
 def require_program(name: str) -> str:
