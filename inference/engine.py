@@ -9,7 +9,7 @@ from inference.errors import ModelError
 from inference.preprocess import Grey
 from inference.unet import UNet
 
-BackEnd = Literal["auto", "openvino", "torch"]
+BackEnd = Literal["auto", "native", "openvino", "torch"]
 
 
 class UnetEngine(Protocol):
@@ -35,7 +35,13 @@ def open_unet(unet: UNet, device: Device, precision: Precision, back_end: BackEn
     Raises ModelError when the back end that was asked for is not installed or cannot drive the device.
     """
     if back_end == "auto":
-        back_end = "openvino" if device.kind == "cpu" and find_spec("openvino") else "torch"
+        back_end = _fastest(device, precision)
+    if back_end == "native":
+        from inference.engine_native import NativeUnet
+
+        if device.kind != "cpu":
+            raise ModelError("the native engine runs on the CPU")
+        return NativeUnet(unet, device, precision)
     if back_end == "openvino":
         if device.kind != "cpu" or not find_spec("openvino"):
             raise ModelError("the OpenVINO engine needs the package openvino and runs on the CPU")
@@ -49,6 +55,16 @@ def open_unet(unet: UNet, device: Device, precision: Precision, back_end: BackEn
     from inference.engine_torch import TorchUnet
 
     return TorchUnet(unet, device, precision)
+
+
+def _fastest(device: Device, precision: Precision) -> BackEnd:
+    if device.kind != "cpu":
+        return "torch"
+    from inference.engine_native import can_run
+
+    if can_run(precision):
+        return "native"
+    return "openvino" if find_spec("openvino") else "torch"
 
 
 def cpu_runs(precision: Precision) -> bool:

@@ -7,20 +7,30 @@ import numpy as np
 import pytest
 import torch
 
-from inference.cards import read_card, shipped_folder
+from inference import native
+from inference.cards import Precision, read_card, shipped_folder
 from inference.device import Device
 from inference.engine import BackEnd, open_unet
 from inference.engine_cuda import CudaUnet
+from inference.engine_native import NativeUnet
 from inference.errors import ModelError
 from inference.fused import fuse
 from inference.phantom import make_phantom, write_series
 from inference.pipeline import load_pipeline, needed_slices, number_format
 from inference.preprocess import nearest_resampled, verdict_range
-from inference.unet import UNet
+from inference.unet import Statistics, UNet
 from inference.volume import load
 
 AUTHORS = read_card(shipped_folder() / "zheng2020-authors")
-BACK_ENDS = ["torch", pytest.param("openvino", marks=pytest.mark.skipif(not find_spec("openvino"), reason="extra"))]
+BACK_ENDS = [
+    "torch",
+    pytest.param("openvino", marks=pytest.mark.skipif(not find_spec("openvino"), reason="extra")),
+    pytest.param("native", marks=pytest.mark.skipif(not native.available(), reason="not built, or not for this CPU")),
+]
+KINDS = [
+    pytest.param(kind, marks=pytest.mark.skipif(kind not in native.available(), reason="not for this CPU"))
+    for kind in native.KINDS
+]
 
 
 def cpu(threads: int) -> Device:
@@ -39,6 +49,51 @@ def test_masks_do_not_depend_on_threads_or_on_the_other_slices(back_end: BackEnd
     with torch.inference_mode():
         plain = fuse(unet)(torch.from_numpy(grey)[:, None])[:, 0].numpy()
     assert np.mean(plain != together[0]) < 1e-3
+
+
+def random_unet(statistics: Statistics) -> UNet:
+    """A network with weights of every sign in its normalisation, whose masks are neither full nor empty."""
+    torch.manual_seed(1)
+    unet = UNet(statistics).eval()
+    for layer in unet.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(layer.weight, 0.5, 0.7)
+            torch.nn.init.normal_(layer.bias, 0, 0.3)
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.05, 0.3)
+    return unet
+
+
+@pytest.mark.parametrize("statistics", ["batch", "running"])
+@pytest.mark.parametrize("size", [(32, 16), (48, 80), (112, 128), (208, 256)], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_native_masks_are_pytorchs_on_every_size(
+    kind: native.Kind, size: tuple[int, int], statistics: Statistics
+) -> None:
+    unet = random_unet(statistics)
+    precision: Precision = "bfloat16" if kind == "avx512_bf16" else "float32"
+    grey = np.random.default_rng(0).integers(0, 256, (2, *size), dtype=np.uint8)
+    grey[:, : size[0] // 2, : size[1] // 3] //= 4
+    with torch.inference_mode():
+        scores = unet(torch.from_numpy(grey)[:, None].float() / 255)
+        middle = (scores[:, 1] - scores[:, 0]).median()
+        unet.outc["conv"].bias[1] -= middle  # half of the pixels are lung then
+    margin = (scores[:, 1] - scores[:, 0] - middle).numpy()
+    ours = NativeUnet(unet, cpu(2), precision, kind).masks(grey)
+    # Only where the two classes are about even may a pixel differ.
+    clear = np.abs(margin) > 2e-3 * margin.std()
+    assert precision == "bfloat16" or np.array_equal(ours[clear], (margin > 0)[clear])
+    assert np.mean(ours != (margin > 0)) < (0.1 if precision == "bfloat16" else 2e-3)
+    assert np.mean(ours) == pytest.approx(0.5, abs=0.1)
+
+
+def test_native_refuses_what_it_cannot_compute() -> None:
+    if not native.available():
+        pytest.skip("not built, or not for this CPU")
+    with pytest.raises(ModelError, match="multiples of 16"):
+        NativeUnet(UNet(), cpu(1), "float32").masks(np.zeros((1, 24, 32), np.uint8))
+    with pytest.raises(ModelError, match="float16"):
+        NativeUnet(UNet(), cpu(1), "float16")
 
 
 def test_the_gpu_engine_gives_the_masks_of_the_cpu_in_batches_that_shrink_until_they_fit() -> None:
