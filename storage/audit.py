@@ -22,6 +22,9 @@ from storage.prepared import Prepared
 PENDING = "audit_rows"
 SELECT_LAST = Prepared(select(audit.c.hash).where(audit.c.id == select(func.max(audit.c.id)).scalar_subquery()))
 FIRST = "0" * 64
+# Made once: json.dumps makes an encoder for each call with options. Rows are hashed as they are written here.
+_DETAIL = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
+_CONTENT = json.JSONEncoder(ensure_ascii=False)
 CHAIN_LOCK = 0x6175646974  # "audit": the key of PostgreSQL's advisory lock on the end of the chain
 CONTENT = (
     "at event patient_id study_uid series_uid sop_uid job_id result_id peer_ae address outcome detail".split()  # noqa: SIM905
@@ -70,7 +73,7 @@ def append(
         "peer_ae": peer_ae,
         "address": address,
         "outcome": outcome,
-        "detail": json.dumps(detail, sort_keys=True, ensure_ascii=False) if detail else None,
+        "detail": _DETAIL.encode(detail) if detail else None,
     }
     tx.info.setdefault(PENDING, []).append(row)
 
@@ -96,7 +99,7 @@ def forget(tx: Connection) -> None:
 
 
 def _digest(previous: str, row: Mapping[str, Any]) -> str:
-    content = json.dumps([previous, *(row[name] for name in CONTENT)], ensure_ascii=False)
+    content = _CONTENT.encode([previous, *(row[name] for name in CONTENT)])
     return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
 

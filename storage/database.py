@@ -55,9 +55,10 @@ class Database:
         self._sqlite = self.url.get_backend_name() == "sqlite"
         self._busy_timeout_s = busy_timeout_s
         # Threads of one process queue here instead of polling SQLite's lock against each other.
-        self._writer: contextlib.AbstractContextManager[Any] = (
-            threading.Lock() if self._sqlite else contextlib.nullcontext()
-        )
+        self._writer = threading.Lock()
+        # SQLite only: the connection of whoever writes, kept because taking one from the pool and putting it back
+        # costs more than the transaction of a received instance.
+        self._kept: Connection | None = None
         if self._sqlite:
             if self.url.database in (None, "", ":memory:"):
                 raise StorageError("the index needs a file: several processes share it")
@@ -90,13 +91,29 @@ class Database:
         Raises StorageFull, DatabaseBusy, DatabaseReadOnly or DatabaseCorrupt; nothing was written then. Or
         DatabaseUnavailable, after which that is not known.
         """
-        with _named_errors(), self._writer, self.engine.connect() as tx:
+        with _named_errors(), self._writing() as tx:
             try:
                 with tx.begin():
                     yield tx
                     audit.flush(tx)
             finally:
                 audit.forget(tx)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A connection to write with."""
+        if not self._sqlite:
+            with self.engine.connect() as tx:
+                yield tx
+            return
+        with self._writer:
+            tx, self._kept = self._kept or self.engine.connect(), None
+            try:
+                yield tx
+            except BaseException:
+                tx.close()  # the pool sees to it that nothing is left of what failed
+                raise
+            self._kept = tx
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -130,7 +147,11 @@ class Database:
             create_views(tx, VIEWS.read_text(encoding="utf-8"))
 
     def close(self) -> None:
-        """Close the pooled connections."""
+        """Close all connections."""
+        with self._writer:
+            if self._kept is not None:
+                self._kept.close()
+                self._kept = None
         self.engine.dispose()
 
 
@@ -163,7 +184,7 @@ def create_views(tx: Connection, script: str) -> None:
 
 def _begin(connection: Connection) -> None:
     reading = connection.get_execution_options().get("reading", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    _run(connection, "BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 def _run(connection: Connection, statement: str) -> None:

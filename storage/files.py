@@ -9,11 +9,9 @@ import errno
 import hashlib
 import os
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +21,7 @@ from storage.errors import CorruptFile, StorageError, StorageFull
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 SUFFIX = ".dcm"
+DAY_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -49,17 +48,21 @@ class NewFile:
     """A file being written. Ends with `commit` or `discard`; used as a context manager, it discards
     itself unless it was committed."""
 
-    def __init__(self, root: Path, relative: str, folders: "FolderSync") -> None:
-        self.path = root / relative
-        """Where the bytes lie."""
-        self._folders = folders
-        self._relative = relative
+    def __init__(self, folder: "_DayFolder", name: str) -> None:
+        self._path = f"{folder.path}/{name}"
+        self._folder = folder
+        self._relative = f"{folder.relative}/{name}"
         self._sha = hashlib.sha256()
         self._size = 0
         self._committed = False
         with _full_is_named():
             # O_EXCL: a name that exists already is a broken generator, never something to overwrite.
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+
+    @property
+    def path(self) -> Path:
+        """Where the bytes lie."""
+        return Path(self._path)
 
     @property
     def size(self) -> int:
@@ -90,10 +93,9 @@ class NewFile:
         """Make the bytes and the name durable. Raises StorageFull, with the file removed."""
         try:
             with _full_is_named():
-                name = self._folders.request(self.path.parent)
                 os.fsync(self._fd)
                 self._close()
-                name.result()
+                self._folder.sync()
         except (OSError, StorageFull):
             self.discard()
             raise
@@ -105,7 +107,7 @@ class NewFile:
         self._close()
         self._committed = False
         with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
+            os.unlink(self._path)
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -129,28 +131,27 @@ def fsync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-class FolderSync:
-    """Makes names in folders durable, beside the fsync of the files themselves: each of the two takes milliseconds.
+class _DayFolder:
+    """The folder of a day's files, held open: its names are made durable after every file.
 
-    Requests for a folder that come while its fsync is under way share the next one.
+    relative: below the root. day: its number since 1970. Closed when the last file that was begun in it is done with.
     """
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="folder-sync")
-        self._lock = threading.Lock()
-        self._waiting: dict[Path, Future[None]] = {}
+    _fd = -1
 
-    def request(self, folder: Path) -> "Future[None]":
-        """Done when every name that the folder has now is durable; raises OSError where that failed."""
-        with self._lock:
-            if folder not in self._waiting:
-                self._waiting[folder] = self._thread.submit(self._sync, folder)
-            return self._waiting[folder]
+    def __init__(self, root: Path, relative: str, day: int) -> None:
+        self.path = str(root / relative)
+        self.relative = relative
+        self.day = day
+        self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def _sync(self, folder: Path) -> None:
-        with self._lock:
-            del self._waiting[folder]
-        fsync_folder(folder)
+    def sync(self) -> None:
+        """Make the names in it durable."""
+        os.fsync(self._fd)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 class FileStore:
@@ -162,32 +163,33 @@ class FileStore:
     def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
         self.root = Path(root).resolve()
         self._clock = clock
-        self._durable_folder: Path | None = None
-        self._folders = FolderSync()
+        self._folder: _DayFolder | None = None
         self.root.mkdir(parents=True, exist_ok=True)
         fsync_folder(self.root.parent)
 
     def create(self) -> NewFile:
         """Open a new, empty file under a generated name. Raises StorageFull."""
-        day = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y/%m/%d")
+        day = int(self._clock() // DAY_S)
+        folder = self._folder
         with _full_is_named():
-            self._make_durably(self.root / day)
-        return NewFile(self.root, f"{day}/{uuid.uuid4().hex}{SUFFIX}", self._folders)
+            if folder is None or folder.day != day:
+                folder = self._folder = self._make_durably(day)
+            return NewFile(folder, f"{uuid.uuid4().hex}{SUFFIX}")
 
-    def _make_durably(self, folder: Path) -> None:
-        """Create a folder below the root, its name and those of its parents on disk.
+    def _make_durably(self, day: int) -> _DayFolder:
+        """Create a day's folder below the root, its name and those of its parents on disk.
 
         Each process makes sure for itself: a folder that exists may have been created by another an instant
         ago and not be durable yet.
         """
-        if folder == self._durable_folder:
-            return
+        relative = datetime.fromtimestamp(day * DAY_S, UTC).strftime("%Y/%m/%d")
+        folder = self.root / relative
         folder.mkdir(parents=True, exist_ok=True)
         for parent in folder.parents:
             fsync_folder(parent)
             if parent == self.root:
                 break
-        self._durable_folder = folder
+        return _DayFolder(self.root, relative, day)
 
     def write_durably(self, chunks: Iterable[bytes]) -> StoredFile:
         """Write a whole file; it is durable when this returns. Raises StorageFull with nothing left behind."""

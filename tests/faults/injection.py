@@ -94,6 +94,7 @@ def _wrap_files() -> None:
     wrap(files.NewFile, "commit", "storage.files.NewFile.commit")
     wrap(files.NewFile, "discard", "storage.files.NewFile.discard")
     wrap(files, "fsync_folder", "storage.files.fsync_folder")
+    wrap(files._DayFolder, "sync", "storage.files._DayFolder.sync")
     wrap(files.FileStore, "_make_durably", "storage.files.FileStore._make_durably")
     wrap(files.FileStore, "make_durable", "storage.files.FileStore.make_durable")
     wrap(files.FileStore, "remove", "storage.files.FileStore.remove")

@@ -16,6 +16,7 @@ AT_START = [MIGRATE, ROOT_FOLDER]
 NEW_FILE = [
     "storage.files.NewFile.__init__",
     "storage.files.NewFile.commit",
+    "storage.files._DayFolder.sync",
     "storage.files.FileStore._make_durably",
 ]
 PREPARE = [*AT_START, "storage.reconcile.reconcile", "dicom_node.startup.prepare"]
