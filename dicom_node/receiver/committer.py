@@ -6,6 +6,7 @@ own fsync runs in the association's thread at the same time: a crash in between 
 which start-up reconciles, but success is answered only after both.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from sqlalchemy import Connection, update
 
 from storage import audit
 from storage.database import Database
-from storage.errors import CorruptFile, StorageError
+from storage.errors import CorruptFile, DatabaseUnavailable, StorageError
 from storage.files import FileStore, StoredFile
 from storage.models import instances
 from storage.recording import held_file, replace_file
@@ -27,6 +28,8 @@ log = structlog.get_logger()
 
 MAX_BATCH = 200
 """Rows in one transaction: bounds how long others wait for the index."""
+STUCK_S = 300.0
+"""A commit that takes this long will not end: ten times what the index may be locked by another process."""
 
 
 class Ticket:
@@ -34,20 +37,29 @@ class Ticket:
 
     def __init__(self, arrival: Arrival) -> None:
         self.arrival = arrival
-        self._row = threading.Event()
-        self._file = threading.Event()
+        # Locks that are free once the answer is known: a fraction of what events cost.
+        self._row = threading.Lock()
+        self._row.acquire()
+        self._file = threading.Lock()
+        self._file.acquire()
         self._outcome: Outcome | None = None
         self._error: Exception | None = None
         self._file_is_safe = False
 
     def decide(self, outcome: Outcome | None, error: Exception | None = None) -> None:
-        """The committer's word: the row is durable with this outcome, or it is not there."""
+        """The committer's word, once: the row is durable with this outcome, or it is not there."""
         self._outcome, self._error = outcome, error
-        self._row.set()
+        self._row.release()
+
+    def give_up(self, error: Exception) -> None:
+        """Decide where that did not happen yet: nobody is left who would."""
+        if self._outcome is None and self._error is None:
+            self.decide(None, error)
 
     def wait(self) -> Outcome:
         """Block until the row is durable. Raises what kept it from being so."""
-        self._row.wait()
+        with self._row:
+            pass
         if self._error is not None:
             raise self._error
         if self._outcome is None:
@@ -55,14 +67,14 @@ class Ticket:
         return self._outcome
 
     def settle_file(self, is_safe: bool) -> None:
-        """The association's word: the file is durable, or it could not be made so."""
+        """The association's word, once: the file is durable, or it could not be made so."""
         self._file_is_safe = is_safe
-        self._file.set()
+        self._file.release()
 
     def file_is_safe(self) -> bool:
         """Block until the file's fate is known."""
-        self._file.wait()
-        return self._file_is_safe
+        with self._file:
+            return self._file_is_safe
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,8 @@ class Committer:
         self._in_flight: dict[str, Ticket] = {}
         self._lock = threading.Lock()
         self._busy_since: float | None = None
+        self._under_way: list[Item] = []
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
@@ -128,9 +142,10 @@ class Committer:
             pass
 
     def stop(self) -> None:
-        """Commit what is queued, and end."""
+        """Commit what is queued, and end. Of a thread that is stuck nothing is waited for."""
         self._queue.put(None)
-        self._thread.join()
+        if self.failure() is None:
+            self._thread.join()
 
     def submit(self, arrival: Arrival) -> Ticket:
         """Queue an arrival whose bytes are written. The caller settles the ticket's file, whatever happens."""
@@ -140,6 +155,8 @@ class Committer:
         while (earlier := self._first_in_flight(ticket)) is not ticket:
             earlier.file_is_safe()
         self._queue.put(ticket)
+        if self._ended:
+            self.abandon()
         return ticket
 
     def _first_in_flight(self, ticket: Ticket) -> Ticket:
@@ -174,6 +191,12 @@ class Committer:
             return
         files.remove(arrival.file.path)
 
+    def failure(self) -> str | None:
+        """Why no instance can be kept any more until this process is started anew; None while it works."""
+        if self._ended:
+            return "index-thread-ended"
+        return "index-thread-stuck" if self.busy_s() > STUCK_S else None
+
     def busy_s(self) -> float:
         """For how long the commit under way has been so, seconds."""
         since = self._busy_since
@@ -185,11 +208,32 @@ class Committer:
 
     def _run(self) -> None:
         going_on = True
-        while going_on:
-            batch, going_on = self._gather()
-            self._busy_since = time.monotonic()
-            self._commit(batch)
-            self._busy_since = None
+        try:
+            while going_on:
+                batch, going_on = self._gather()
+                self._busy_since = time.monotonic()
+                self._under_way = batch
+                self._commit(batch)
+                self._under_way = []
+                self._busy_since = None
+        finally:
+            # Whatever ended it, nobody may wait for it for ever. Who submits from now on looks at this again.
+            self._ended = True
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Answer all who wait for a thread that ended or is stuck; what becomes of the batch it began, nobody knows."""
+        error = DatabaseUnavailable("the index is written no more")
+        with self._lock:
+            left, self._under_way = self._under_way, []
+        with contextlib.suppress(Empty):
+            while True:
+                item = self._queue.get_nowait()
+                if item is not None:
+                    left.append(item)
+        for item in left:
+            if isinstance(item, Ticket):
+                item.give_up(error)
 
     def _gather(self) -> tuple[list[Item], bool]:
         """Everything that waits, at least one item; and False once the end was asked for."""

@@ -45,12 +45,15 @@ class Pressure:
     def stop(self) -> None:
         """Look no more."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(timeout=5)
 
     def reason(self) -> str | None:
         """Why no association should be accepted just now; None where nothing speaks against it."""
         if self._resources.is_low():
             return "low-disk"
+        failure = self._committer.failure()
+        if failure is not None:
+            return failure
         if self._committer.busy_s() > SLOW_INDEX_S:
             return "slow-index"
         return "queue-full" if self._queue_is_over else None

@@ -36,6 +36,8 @@ POLL_S = 0.1
 """How often the waiting threads look whether to stop."""
 IDLE_S = 2.0
 """An association that did nothing for this long may be cut when the node stops."""
+WATCH_S = 1.0
+"""How often a running receiver is looked at."""
 MIB = 1024**2
 
 
@@ -82,6 +84,7 @@ class Receiver:
             AccessPolicy.of(settings), Limits.of(receiver), resources, self._journal, self._pressure.reason
         )
         self._servers: list[Server] = []
+        self._listening: list[threading.Thread] = []
 
     def start(self) -> None:
         """Listen, and serve in threads. Raises PortTaken; NodeError where the TLS files do not fit."""
@@ -94,7 +97,9 @@ class Receiver:
         self._committer.start()
         self._pressure.start()
         for server in self._servers:
-            threading.Thread(target=server.serve_forever, args=(POLL_S,), name="receiver", daemon=True).start()
+            thread = threading.Thread(target=server.serve_forever, args=(POLL_S,), name="receiver", daemon=True)
+            thread.start()
+            self._listening.append(thread)
             port, with_tls = server.server_address[1], server.tls is not None
             log.info("receiver listens", ae_title=receiver.ae_title, host=receiver.host, port=port, tls=with_tls)
 
@@ -151,14 +156,22 @@ class Receiver:
                 return int(server.server_address[1])
         raise RuntimeError("the receiver does not listen there")
 
+    def failure(self) -> str | None:
+        """Why nothing is received any more, as a stable word; None while all is well."""
+        if not all(thread.is_alive() for thread in self._listening):
+            return "port-thread-ended"
+        return self._committer.failure()
+
     def stop(self, drain_s: float | None = None) -> None:
         """Take no new associations, let the running ones end, cut what is left after `drain_s`, commit, return."""
         if not self._servers:
             return
         self._registry.drain()
+        if self._committer.failure() is not None:
+            self._committer.abandon()
         for server in self._servers:
             server.shutdown()
-        self._servers = []
+        self._servers, self._listening = [], []
         deadline = time.monotonic() + (self._settings.receiver.drain_s if drain_s is None else drain_s)
         while any(map(_is_busy, self._registry.associations())) and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -179,7 +192,10 @@ def _is_busy(association: Association) -> bool:
 
 
 def serve(settings: Settings, stop: threading.Event) -> None:
-    """Run a receiver until `stop` is set, then drain it. Raises PortTaken."""
+    """Run a receiver until `stop` is set, then drain it.
+
+    Raises PortTaken; NodeError where it failed: the supervisor starts another, and senders come back to that one.
+    """
     settings.files_dir.mkdir(parents=True, exist_ok=True)
     _allow_descriptors(settings.receiver)
     database = open_database(settings.database_url)
@@ -190,11 +206,16 @@ def serve(settings: Settings, stop: threading.Event) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    failure = None
     try:
-        stop.wait()
+        # Not one long wait: a signal that another thread takes would not end that.
+        while failure is None and not stop.wait(WATCH_S):
+            failure = receiver.failure()
     finally:
-        receiver.stop()
-        database.close()
+        receiver.stop(drain_s=None if failure is None else 0)
+    if failure is not None:
+        raise NodeError(f"the receiver has failed: {failure}")
+    database.close()
 
 
 def _allow_descriptors(settings: ReceiverSettings) -> None:

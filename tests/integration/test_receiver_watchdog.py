@@ -1,0 +1,108 @@
+"""A receiver that can keep nothing any more says so to every sender, and makes room for another process."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dicom_node.receiver import committer
+from dicom_node.receiver.committer import Committer
+from dicom_node.receiver.server import Server
+from tests.programs import free_port, listening, wait_for
+from tests.receiving import Node, associate, ct_slice, store
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+# `dicom-node receive`, but for one bug that kills the thread that writes to the index.
+DYING = """
+from dicom_node.cli.app import main
+from dicom_node.receiver.committer import Committer
+
+def die(*_):
+    raise SystemExit
+
+Committer._commit = die
+main()
+"""
+
+
+class Broken(BaseException):
+    """What no handler catches."""
+
+
+def broken(*_: object) -> None:
+    raise Broken
+
+
+def test_where_the_thread_that_writes_to_the_index_dies_every_sender_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Committer, "_commit", broken)
+    with Node(tmp_path) as node:
+        began = time.monotonic()
+        answers = store(node, *(ct_slice(number) for number in range(3)))
+        assert answers == [(0xA700, "storage not available")] * 3
+        assert time.monotonic() - began < 2
+        files = [path for path in node.files.root.rglob("*") if path.is_file()]
+        assert len(files) == 3, "their rows may be there: only the sweep may remove the files"
+        assert node.receiver.failure() == "index-thread-ended"
+        with associate(node) as association:
+            assert association.is_rejected
+
+
+def test_what_is_queued_when_it_dies_is_answered_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, go_on = Committer._commit, threading.Event()
+
+    def late(self: Committer, batch: list[committer.Item]) -> None:
+        if any(isinstance(item, committer.Ticket) for item in batch):
+            go_on.wait()
+            raise Broken
+        commit(self, batch)
+
+    monkeypatch.setattr(Committer, "_commit", late)
+    with Node(tmp_path) as node, ThreadPoolExecutor(4) as senders:
+        answers = [senders.submit(store, node, ct_slice()) for _ in range(4)]
+        wait_for(lambda: sum(a.is_storing for a in node.receiver._registry.associations()) == 4, 10, "all wait")
+        go_on.set()
+        assert [answer.result(timeout=2) for answer in answers] == [[(0xA700, "storage not available")]] * 4
+
+
+def test_a_commit_that_never_ends_keeps_nobody_waiting_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hang = threading.Event()
+    monkeypatch.setattr(Committer, "_commit", lambda *_: hang.wait())
+    monkeypatch.setattr(committer, "STUCK_S", 0.5)
+    with Node(tmp_path) as node, ThreadPoolExecutor(1) as senders:
+        with associate(node) as association:
+            answer = senders.submit(association.send_c_store, ct_slice())
+            wait_for(lambda: node.receiver.failure() == "index-thread-stuck", 10, "the hang is noticed")
+            began = time.monotonic()
+            node.receiver.stop(drain_s=0)
+            assert time.monotonic() - began < 5
+            assert answer.result(timeout=5).get("Status") != 0x0000
+        hang.set()
+
+
+def test_a_port_that_is_served_no_more_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Server, "service_actions", broken)
+    with Node(tmp_path) as node:
+        wait_for(lambda: node.receiver.failure() == "port-thread-ended", 5, "the death is noticed")
+
+
+def test_a_receiver_that_failed_ends_with_an_error(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "node.toml").write_text(f'data_dir = "{tmp_path}/var"\n[receiver]\nport = {port}\n')
+    command = [sys.executable, "-c", DYING, "receive", "--config", str(tmp_path / "node.toml")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(lambda: listening(port), 30, "it listens")  # and looking writes an event
+            assert process.wait(10) == 1, "the supervisor starts it again after this status"
+            assert process.stderr is not None
+            assert "index-thread-ended" in process.stderr.read()
+        finally:
+            process.kill()
