@@ -15,6 +15,7 @@ from dicom_node.receiver.pdu import ASSOCIATE_AC, INVALID_PARAMETER
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 IMPLICIT_VR = "1.2.840.10008.1.2"
+VERIFICATION = "1.2.840.10008.1.1"
 # Results of a presentation context, PS3.8 Table 9-18.
 ACCEPTED, ABSTRACT_SYNTAX_UNKNOWN, TRANSFER_SYNTAXES_UNKNOWN = 0, 3, 4
 USERNAME_AND_PASSCODE = 2
@@ -77,6 +78,11 @@ class Request:
     max_pdu_bytes: int
     proposals: tuple[Proposal, ...]
     user: UserIdentity | None = None
+
+    @property
+    def only_verifies(self) -> bool:
+        """True for a requestor that can do nothing but C-ECHO with this association."""
+        return all(proposal.abstract_syntax == VERIFICATION for proposal in self.proposals)
 
 
 def parse_request(content: "bytes | memoryview") -> Request:

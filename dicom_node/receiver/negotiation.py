@@ -23,11 +23,17 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     LegacyConvertedEnhancedCTImageStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
-    Verification,
 )
 
 from config.settings import ImageClass
-from dicom_node.receiver.acse import ABSTRACT_SYNTAX_UNKNOWN, ACCEPTED, TRANSFER_SYNTAXES_UNKNOWN, Context, Proposal
+from dicom_node.receiver.acse import (
+    ABSTRACT_SYNTAX_UNKNOWN,
+    ACCEPTED,
+    TRANSFER_SYNTAXES_UNKNOWN,
+    VERIFICATION,
+    Context,
+    Proposal,
+)
 
 IMAGES: Mapping[ImageClass, str] = {
     "ct": str(CTImageStorage),
@@ -50,7 +56,6 @@ RESULT_CLASSES = frozenset(
     )
 )
 STORAGE_CLASSES = IMAGE_CLASSES | RESULT_CLASSES
-VERIFICATION = str(Verification)
 EXPLICIT_VR, IMPLICIT_VR = str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)
 # Lossless only, because the analysis measures HU. Deflated is left out: a megabyte of it can be gigabytes.
 _COMPRESSED = (

@@ -77,7 +77,7 @@ class Registry:
         if self._draining:
             return Rejection(access.CONGESTION, "shutting-down")
         pressure = self._pressure()
-        if pressure is not None:
+        if pressure is not None and not request.only_verifies:
             return Rejection(access.CONGESTION, pressure)
         if not self._resources.admit_association(calling_ae, association.network):
             return Rejection(access.LIMIT_EXCEEDED, "too-many-associations-in-a-minute")

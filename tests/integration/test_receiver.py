@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy import select
 
 from dicom_node.receiver import pressure
@@ -188,6 +190,21 @@ def test_a_full_disk_refuses_associations_as_transient(tmp_path: Path) -> None:
         assert answer(node) == (REJECT, TRANSIENT)
         node.stop()
         assert "association.rejected" in events(node)
+
+
+def test_a_full_disk_does_not_hide_that_the_node_can_be_reached(tmp_path: Path) -> None:
+    with Node(tmp_path, storage={"low_disk_mb": 10**9}) as node:
+        entity = AE(ae_title="SENDER")
+        entity.add_requested_context(Verification)
+        association = entity.associate("127.0.0.1", node.port, ae_title="DICOM_NODE")
+        assert association.is_established
+        assert association.send_c_echo().Status == 0x0000
+        association.release()
+        entity.add_requested_context(CTImageStorage)
+        assert entity.associate("127.0.0.1", node.port, ae_title="DICOM_NODE").is_rejected
+        node.receiver._registry.drain()
+        entity.requested_contexts = entity.requested_contexts[1:]
+        assert entity.associate("127.0.0.1", node.port, ae_title="DICOM_NODE").is_rejected, "it is shutting down"
 
 
 def test_a_disk_that_fills_during_an_association_answers_a700(node: Node) -> None:
