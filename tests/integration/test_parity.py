@@ -15,6 +15,8 @@ from inference.weights import import_authors
 
 # Series: slices after resampling, raw mask in mL, crop, P(COVID-19), and its tolerance.
 EXPECTED = {
+    "MD04_every2nd": (268, 4251.4, (113, 303, 378), 1.0, 1e-4),
+    "MD05_every2nd": (308, 3960.7, (130, 258, 435), 0.256119, 1e-4),
     "lungdx_A0002_B40f_30slices": (240, 3058.3, (101, 275, 367), 0.330867, 1e-4),
 }
 
