@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PACKAGES := dicom_node inference storage config
+BUILT_FROM := setup.cfg setup.py pyproject.toml $(wildcard inference/native/*.[ch])
 # The test and demonstration processes share the cores; torch is told its threads where it matters.
 export OPENBLAS_NUM_THREADS ?= 1
 
@@ -15,8 +16,8 @@ test: check peers
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.test
-	$(BIN)/ruff check $(PACKAGES) tests benchmarks
-	$(BIN)/ruff format --check $(PACKAGES) tests benchmarks
+	$(BIN)/ruff check $(PACKAGES) tests benchmarks setup.py
+	$(BIN)/ruff format --check $(PACKAGES) tests benchmarks setup.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -43,11 +44,11 @@ faults: $(VENV)/.test peers
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: $(VENV)/bin/python setup.cfg pyproject.toml
+$(VENV)/.demo: $(VENV)/bin/python $(BUILT_FROM)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/bin/python setup.cfg pyproject.toml
+$(VENV)/.test: $(VENV)/bin/python $(BUILT_FROM)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[test]'
 	@touch $@ $(VENV)/.demo
 
