@@ -23,6 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from inference.decovnet import DeCoVNet
+from inference.device import choose_device
+from inference.engine import UnetEngine, open_unet
 from inference.evaluation.intervals import delong
 from inference.mask import clean, dice
 from inference.pipeline import decovnet_input, resized
@@ -33,7 +35,7 @@ from inference.training.decovnet_training import VolumeCase, VolumeTask, initial
 from inference.training.demonstration_card import DECOVNET_FILE, PROFILE, UNET_FILE, write_demonstration_card
 from inference.training.lesion_start import new_finder, start_classifier, task_input
 from inference.training.loop import EpochReport, Task, TrainingSettings, train
-from inference.training.unet_training import LungCase, LungTask, segment
+from inference.training.unet_training import LungCase, LungTask
 from inference.unet import UNet
 
 Say = Callable[[str], None]
@@ -139,12 +141,10 @@ def lung_case(case: Prepared, size: tuple[int, int], every: int = 3) -> LungCase
     return LungCase(str(case.seed), torch.from_numpy(grey), torch.from_numpy(lungs))
 
 
-def find_lungs(case: Prepared, unet: UNet) -> Grey:
+def find_lungs(case: Prepared, unet: UnetEngine) -> Grey:
     """The U-Net's lungs on the phantom's own grid, as the node finds them: uint8 (T, Y, X), 0 or 1."""
     grey = resize_slices(case.grey.numpy(), PROFILE.unet.size, PROFILE.unet.interpolation_order)
-    with torch.autocast("cpu", torch.bfloat16):  # three times as fast, and all but the same mask
-        lungs = segment(unet, torch.from_numpy(grey), 8)
-    return nearest_pixels(lungs.numpy(), (case.grey.shape[1], case.grey.shape[2]))
+    return nearest_pixels(unet.masks(grey), (case.grey.shape[1], case.grey.shape[2]))
 
 
 def volume_case(case: Prepared, lungs: Grey) -> VolumeCase:
@@ -153,10 +153,14 @@ def volume_case(case: Prepared, lungs: Grey) -> VolumeCase:
     return VolumeCase(str(case.seed), torch.from_numpy(image), torch.from_numpy(mask), case.covid)
 
 
-def learning_cases(paths: Sequence[Path]) -> list[VolumeCase]:
-    """Volumes to learn from, with the unsupervised masks, which spares the U-Net's time on every one of them."""
-    prepared = (load_prepared(path) for path in paths)
-    return [volume_case(case, case.unpacked(case.unsupervised).view(np.uint8)) for case in prepared]
+def learning_cases(paths: Sequence[Path], unet: UnetEngine | None) -> list[VolumeCase]:
+    """Volumes to learn from, with the U-Net's masks as in the node, or with the unsupervised ones."""
+    cases = []
+    for path in paths:
+        case = load_prepared(path)
+        lungs = find_lungs(case, unet) if unet else case.unpacked(case.unsupervised).view(np.uint8)
+        cases.append(volume_case(case, lungs))
+    return cases
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ class Tested:
     overlap: float
 
 
-def test_case(path: Path, unet: UNet) -> Tested:
+def test_case(path: Path, unet: UnetEngine) -> Tested:
     """A phantom with the U-Net's mask, as in the node."""
     prepared = load_prepared(path)
     lungs = find_lungs(prepared, unet)
@@ -176,19 +180,20 @@ def test_case(path: Path, unet: UNet) -> Tested:
     return Tested(volume_case(prepared, lungs), prepared.lesions, overlap)
 
 
-def train_decovnet(cases: Sequence[VolumeCase], plan: Plan, folder: Path, say: Say) -> DeCoVNet:
-    """DeCoVNet of volumes and their labels: first its features, then all of it."""
-    held = max(2, round(plan.decovnet.validation_share * len(cases)))
-    learning, validation = cases[held:], cases[:held]
+def train_decovnet(paths: Sequence[Path], unet: UnetEngine, plan: Plan, folder: Path, say: Say) -> DeCoVNet:
+    """DeCoVNet of volumes and their labels: first its features, then all of it (see `lesion_start`)."""
+    held = max(2, round(plan.decovnet.validation_share * len(paths)))
+    cases = learning_cases(paths, None)
     torch.manual_seed(plan.finder.seed)
     network = DeCoVNet("batch", dropout=0.0)
     initialise(network)
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    finder = new_finder(network, learning)
-    task = VolumeTask(finder, learning, validation, plan.finder)
+    finder = new_finder(network, cases[held:])
+    task = VolumeTask(finder, cases[held:], cases[:held], plan.finder)
     _train(task, plan.finder, folder / "finder", "features", "AUC", say)
     network = start_classifier(finder)
-    task = VolumeTask(network, learning, validation, plan.decovnet)
+    cases = learning_cases(paths, unet)
+    task = VolumeTask(network, cases[held:], cases[:held], plan.decovnet)
     _train(task, plan.decovnet, folder / "whole", "DeCoVNet", "AUC", say)
     return network.eval()
 
@@ -257,10 +262,11 @@ def make(plan: Plan, out: Path, cache: Path, workers: int, say: Say) -> dict[str
         unet = train_unet(learning[: plan.unet_volumes], plan, cache / "unet", say)
         save_weights(unet, out / UNET_FILE)
     clock.stop("unet")
-    decovnet = train_decovnet(learning_cases(learning), plan, cache / "decovnet", say)
+    engine = open_unet(unet.eval(), choose_device("cpu", torch.get_num_threads()), "float32")
+    decovnet = train_decovnet(learning, engine, plan, cache / "decovnet", say)
     save_weights(decovnet, out / DECOVNET_FILE)
     clock.stop("decovnet")
-    tests = [test_case(path, unet) for path in testing]
+    tests = [test_case(path, engine) for path in testing]
     result = evaluate(tests, decovnet, out)
     clock.stop("test")
     write_demonstration_card(out, training_summary(plan), result)

@@ -59,24 +59,27 @@ def volume_cases(
     dataset: Dataset,
     cases: Sequence[CachedCase],
     card: Card,
-    unet: UNet,
+    unet: UNet | None,
     device: Device,
     team: Team,
     done: Callable[[int, int], None],
 ) -> tuple[list[VolumeCase], list[Refused]]:
     """What DeCoVNet learns from: image and the U-Net's mask, exactly as the node hands them to it.
 
-    card: its profile; unet: trained, in evaluation mode, on the CPU, with the digest that the card has.
+    card: its profile; unet: trained, in evaluation mode, on the CPU, with the digest that the card has. Without it,
+        the masks are the unsupervised ones.
     """
-    folder = _folder(dataset, "decovnet", [plain(card.profile), card.unet.sha256])
+    folder = _folder(dataset, "decovnet", [plain(card.profile), card.unet.sha256 if unet else "unsupervised"])
     # The node's own way from grey values to masks; its DeCoVNet is not asked.
-    pipeline = pipeline_of(card, unet, DeCoVNet().eval(), device)
+    pipeline = pipeline_of(card, unet, DeCoVNet().eval(), device) if unet else None
 
     def make(case: CachedCase) -> tuple[Grey, Grey]:
-        grey, _ = dataset.volume(case)
-        start, stop = verdict_range(len(grey), card.profile.slices)
-        raw = pipeline.raw_masks(grey, np.arange(start, stop, dtype=np.intp))
-        return resized(*decovnet_input(grey, raw, card.profile), card.profile)
+        grey, unsupervised = dataset.volume(case)
+        lungs: Grey = unsupervised.view(np.uint8)
+        if pipeline:
+            start, stop = verdict_range(len(grey), card.profile.slices)
+            lungs = pipeline.raw_masks(grey, np.arange(start, stop, dtype=np.intp))
+        return resized(*decovnet_input(grey, lungs, card.profile), card.profile)
 
     _make_all(folder, cases, make, team, done)
     refused = [

@@ -7,7 +7,10 @@ reach the classifier's chain of maxima, and none of them tells a lesion from a v
    aerated lung around them (`start_features`); the others start at random;
 2. the features learn first, through one linear layer that scores every place: a volume scores as its highest
    places do, and that score is compared with the volume's label (`Finder`);
-3. the classifier starts as "how high are the scores" (`start_classifier`), and all of DeCoVNet learns on.
+   They learn it with the unsupervised masks, whose edge is where the lung ends: with those of a U-Net trained for
+   minutes, a pixel off here and there, the edge itself looks like an opacity, and little is learned;
+3. the classifier starts as "how high are the scores" (`start_classifier`), and all of DeCoVNet learns on, now with the
+   masks of the U-Net, as it will be used.
 
 No label but the volume's is used.
 """

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,12 +13,12 @@ from torch import nn
 
 from inference.cards import CARD_FILE, Card, Weights, read_card, shipped_folder, write_card
 from inference.decovnet import DeCoVNet
-from inference.device import choose_device
+from inference.device import Device, choose_device
 from inference.errors import ModelError
 from inference.toml_fields import plain, write_toml
 from inference.training.cached import CachedCase, Dataset, UnusableDataset, replace_file, summary
-from inference.training.decovnet_training import VolumeTask, initialise
-from inference.training.inputs import lung_cases, volume_cases
+from inference.training.decovnet_training import VolumeCase, VolumeTask, initialise
+from inference.training.inputs import Refused, lung_cases, volume_cases
 from inference.training.journal import Journal
 from inference.training.lesion_start import new_finder, start_classifier
 from inference.training.loop import EpochReport, Score, Task, TrainingSettings, train
@@ -124,15 +125,15 @@ def train_decovnet(
     unet, card = _trained_unet(unet_folder, dataset, settings)
     parts = [dataset.part(name) for name in ("training", "validation")]
     _require(parts, "case")
-    kept, refused = volume_cases(dataset, [*parts[0], *parts[1]], card, unet, chosen, team, listener.preparing)
-    by_name = {case.name: case for case in kept}
-    training, validation = ([by_name[case.case] for case in part if case.case in by_name] for part in parts)
-    _require([training, validation], "case with a lung mask")
+    prepare = partial(_prepared, dataset, parts, card, device=chosen, team=team, done=listener.preparing)
+    training, validation, refused = prepare(unet)
     network = _started(lambda: _new_decovnet(settings), settings.training.seed).to(chosen.torch_device)
     data = sha256(json.dumps([_used(part) for part in parts] + [plain(settings), plain(card)]).encode())
     if settings.start == "opacities":
-        finder = _started(lambda: new_finder(network, training), settings.training.seed)
-        task = VolumeTask(finder, training, validation, settings.finder, team=team)
+        # With the unsupervised masks, whose edge is where the lung ends: see `lesion_start`.
+        learning, held, _ = prepare(None)
+        finder = _started(lambda: new_finder(network, learning), settings.training.seed)
+        task = VolumeTask(finder, learning, held, settings.finder, team=team)
         _train_finder(task, settings.finder, folder / FINDER, data, team, listener)
         network = start_classifier(finder)
     task = VolumeTask(network, training, validation, settings.training, team=team)
@@ -152,6 +153,23 @@ def train_decovnet(
         _write_model(card, folder, figures)
     team.wait()
     return RunResult(folder, score, figures)
+
+
+def _prepared(
+    dataset: Dataset,
+    parts: Sequence[Sequence[CachedCase]],
+    card: Card,
+    unet: UNet | None,
+    device: Device,
+    team: Team,
+    done: Callable[[int, int], None],
+) -> tuple[list[VolumeCase], list[VolumeCase], list[Refused]]:
+    """Cases to learn from, to validate with, and those left out, with the masks of a U-Net or the unsupervised ones."""
+    kept, refused = volume_cases(dataset, [*parts[0], *parts[1]], card, unet, device, team, done)
+    by_name = {case.name: case for case in kept}
+    training, validation = ([by_name[case.case] for case in part if case.case in by_name] for part in parts)
+    _require([training, validation], "case with a lung mask")
+    return training, validation, refused
 
 
 def _train_finder(
