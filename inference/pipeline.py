@@ -24,6 +24,7 @@ from inference.finding import Finding
 from inference.localisation import Localisation, Localiser, NetworkInput, Placement
 from inference.mask import Mask, clean, sides
 from inference.preprocess import (
+    CPU,
     Box,
     Grey,
     greys,
@@ -124,7 +125,7 @@ class Pipeline:
         with timings.stage("suitability"):
             checks = check(volume, self._policy)
         with timings.stage("preprocess"), one_thread():
-            grey = greys(volume, profile)
+            grey = greys(volume, profile, self._device.torch_device)
         with timings.stage("unet"):
             raw = self.raw_masks(grey, None if trace else needed_slices(len(volume.hu), len(grey), profile))
         with timings.stage("mask"):
@@ -133,7 +134,7 @@ class Pipeline:
             checks += check_mask(volume, lungs, self._policy)
         with timings.stage("crop"), one_thread():
             image, mask = decovnet_input(grey, raw, profile)
-            crop, image, mask = image.shape, *resized(image, mask, profile)
+            crop, image, mask = image.shape, *resized(image, mask, profile, self._device.torch_device)
         with timings.stage("decovnet"):
             probability, features = self._decovnet.verdict(image, mask)
         placement = self._placement(volume, raw)
@@ -190,7 +191,9 @@ class Pipeline:
         profile = self.card.profile
         start, stop = verdict_range(len(grey), profile.slices)
         raw = self.raw_masks(grey, np.arange(start, stop, dtype=np.intp))
-        return self._decovnet.probability(*resized(*decovnet_input(grey, raw, profile), profile))
+        return self._decovnet.probability(
+            *resized(*decovnet_input(grey, raw, profile), profile, self._device.torch_device)
+        )
 
     def verdict_on(self, image: Grey, mask: Grey) -> tuple[float, float]:
         """P(COVID-19) and its log-odds of what DeCoVNet is given: uint8 (T, rows, columns), see `NetworkInput`."""
@@ -221,7 +224,7 @@ class Pipeline:
         for start in range(0, len(chosen), _SLICES_AT_ONCE):
             part = chosen[start : start + _SLICES_AT_ONCE]
             with one_thread():
-                slices = resize_slices(grey[part], unet.size, unet.interpolation_order)
+                slices = resize_slices(grey[part], unet.size, unet.interpolation_order, self._device.torch_device)
             result[part] = nearest_pixels(engine.masks(slices), size)
         return result
 
@@ -329,10 +332,10 @@ def _crop(mask: Grey, profile: Profile) -> Box:
     return slice(0, mask.shape[0]), slice(0, mask.shape[1]), slice(0, mask.shape[2])
 
 
-def resized(image: Grey, mask: Grey, profile: Profile) -> tuple[Grey, Grey]:
-    """Image and mask as DeCoVNet gets them: uint8 (T, rows, columns), the mask 0 or 1."""
+def resized(image: Grey, mask: Grey, profile: Profile, device: torch.device = CPU) -> tuple[Grey, Grey]:
+    """Image and mask as DeCoVNet gets them: uint8 (T, rows, columns), the mask 0 or 1.  device: where to compute."""
     size, order = profile.decovnet.size, profile.decovnet.interpolation_order
-    return resize_slices(image, size, order), np.minimum(resize_slices(mask, size, order), 1)
+    return resize_slices(image, size, order, device), np.minimum(resize_slices(mask, size, order, device), 1)
 
 
 def _trace(raw: Grey, crop: tuple[int, ...], voxel_ml: float, seconds: dict[str, float]) -> dict[str, object]:

@@ -19,11 +19,13 @@ Box = tuple[slice, slice, slice]
 # A cubic spline's memory of a sample fades by 0.27 per step: beyond 24 steps it is below float64's resolution.
 _NEGLIGIBLE = 1e-14
 _SLICES_AT_ONCE = 8
+CPU = torch.device("cpu")
 
 
-def greys(volume: CTVolume, profile: Profile) -> Grey:
+def greys(volume: CTVolume, profile: Profile, device: torch.device = CPU) -> Grey:
     """The volume as 8-bit grey slices in the profile's order and spacing.
 
+    device: where resampling is computed.
     Returns uint8 (T, Y, X): clamp, circle, resampling along z, then the window.
     Source: Zheng et al. 2020, "Preprocessing of 2D UNet", and the published checkpoints' preprocessing.
     """
@@ -35,7 +37,7 @@ def greys(volume: CTVolume, profile: Profile) -> Grey:
     table = grey_table(profile.intensity.window_hu)
     count = resampled_count(len(hu), volume.spacing_mm[0], profile.slices)
     result = np.empty((count, *hu.shape[1:]), np.uint8)
-    for start, part in _resampled(hu, count, profile.slices.interpolation_order):
+    for start, part in _resampled(hu, count, profile.slices.interpolation_order, device):
         grey = table[part.view(np.uint16)]
         # Resampling keeps constants, so lowering the corners after it gives what lowering them before it does.
         grey[:, outside] = table[(np.maximum(part[:, outside], -32768 + lower_by) - lower_by).view(np.uint16)]
@@ -106,20 +108,20 @@ def mask_box(mask: Grey) -> Box:
     return box[0], box[1], box[2]
 
 
-def resize_slices(slices: Grey, size: tuple[int, int], order: int = 3) -> Grey:
+def resize_slices(slices: Grey, size: tuple[int, int], order: int = 3, device: torch.device = CPU) -> Grey:
     """Resize each slice with splines, as `scipy.ndimage.zoom` does, as two matrix products.
 
-    slices: uint8 (T, Y, X), grey values or a mask.  size: rows and columns wanted.
+    slices: uint8 (T, Y, X), grey values or a mask.  size: rows and columns wanted.  device: where to compute.
     Returns uint8 (T, rows, columns), halves rounded up, clipped to 0..255.
     """
     if slices.shape[1:] == size:
         return slices
-    down = _operator(size[0], slices.shape[1], order, "constant")
-    across = _operator(size[1], slices.shape[2], order, "constant").T.contiguous()
+    down = _operator(size[0], slices.shape[1], order, "constant").to(device)
+    across = _operator(size[1], slices.shape[2], order, "constant").T.contiguous().to(device)
     result = np.empty((len(slices), *size), np.uint8)
     for plane, resized in zip(slices, result, strict=True):
-        values = down @ torch.from_numpy(np.ascontiguousarray(plane)).double() @ across
-        resized[:] = values.add_(0.5).clamp_(0, 255).to(torch.uint8).numpy()
+        values = down @ torch.from_numpy(np.ascontiguousarray(plane)).to(device).double() @ across
+        resized[:] = values.add_(0.5).clamp_(0, 255).to(torch.uint8).cpu().numpy()
     return result
 
 
@@ -161,7 +163,9 @@ def _cuts_window(high: float, window_high: float, volume: CTVolume) -> bool:
     return any(slope * high + intercept < window_high for slope, intercept in volume.rescale)
 
 
-def _resampled(hu: npt.NDArray[np.int16], count: int, order: int) -> Iterator[tuple[int, npt.NDArray[np.int16]]]:
+def _resampled(
+    hu: npt.NDArray[np.int16], count: int, order: int, device: torch.device
+) -> Iterator[tuple[int, npt.NDArray[np.int16]]]:
     """Parts of the volume resampled along z to `count` slices: the first index of each part, and the part.
 
     A part needs only the slices near it, so the cost of a slice does not grow with their number.
@@ -175,18 +179,19 @@ def _resampled(hu: npt.NDArray[np.int16], count: int, order: int) -> Iterator[tu
         used = np.flatnonzero(np.abs(matrix[start:stop]).max(axis=0) > _NEGLIGIBLE)
         near = slice(int(used[0]), int(used[-1]) + 1)
         source = hu[near].reshape(near.stop - near.start, -1)
-        yield start, _weighted(matrix[start:stop, near], source).reshape(-1, *hu.shape[1:])
+        yield start, _weighted(matrix[start:stop, near], source, device).reshape(-1, *hu.shape[1:])
 
 
-def _weighted(weights: Weights, source: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+def _weighted(weights: Weights, source: npt.NDArray[np.int16], device: torch.device) -> npt.NDArray[np.int16]:
     """weights @ source, rounded to the nearest integer, halves away from zero as scipy rounds them."""
-    operator = torch.from_numpy(np.ascontiguousarray(weights))
+    operator = torch.from_numpy(np.ascontiguousarray(weights)).to(device)
     result = np.empty((len(weights), source.shape[1]), np.int16)
-    step = 16384  # pixels at a time: float64 copies that stay in the cache
+    # Pixels at a time: float64 copies that stay in the CPU's cache.
+    step = 16384 if device.type == "cpu" else source.shape[1]
     for start in range(0, source.shape[1], step):
-        values = operator @ torch.from_numpy(np.ascontiguousarray(source[:, start : start + step])).double()
-        values += torch.copysign(torch.tensor(0.5, dtype=torch.float64), values)
-        result[:, start : start + step] = values.clamp_(-32768, 32767).to(torch.int16).numpy()
+        values = operator @ torch.from_numpy(np.ascontiguousarray(source[:, start : start + step])).to(device).double()
+        values += torch.copysign(torch.tensor(0.5, dtype=torch.float64, device=device), values)
+        result[:, start : start + step] = values.clamp_(-32768, 32767).to(torch.int16).cpu().numpy()
     return result
 
 

@@ -12,6 +12,7 @@ Kind = Literal["avx2", "avx512", "avx512_bf16"]
 KINDS: tuple[Kind, ...] = ("avx2", "avx512", "avx512_bf16")
 LANES: dict[Kind, int] = {"avx2": 8, "avx512": 16, "avx512_bf16": 16}
 LAYERS = 18
+VERSION = 1
 
 
 class Layer(ctypes.Structure):
@@ -39,13 +40,15 @@ class Network(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled functions, or None where they were not built."""
+    """The compiled functions, or None where they were not built, or from other sources than these."""
     try:
         spec = find_spec("inference.native._unet")
         if spec is None or spec.origin is None:
             return None
         loaded = ctypes.CDLL(spec.origin)
-    except OSError:
+        if loaded.unet_version() != VERSION:
+            return None
+    except (OSError, AttributeError):
         return None
     loaded.unet_kinds.argtypes = []
     loaded.unet_kinds.restype = ctypes.c_int

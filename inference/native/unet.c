@@ -12,6 +12,14 @@
 #define LAYERS 18
 #define LEVELS 5
 
+/* Of the functions and structures below; raised with them, and in __init__.py: an older build is not called then. */
+#define VERSION 1
+
+int unet_version(void)
+{
+    return VERSION;
+}
+
 /* Tiles that one block of a convolution works on, and tiles of a row transformed together: what the caches hold. */
 #define TILES 24
 #define RUN 12
