@@ -49,7 +49,7 @@ def analyse(
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         for number, (uid, paths) in enumerate(found.items(), start=1):
             task = progress.add_task(f"series {number} of {len(found)}: {len(paths)} files", total=None)
-            analysis = analyse_series(paths, pipeline, trace=trace)
+            analysis = analyse_series(paths, pipeline, own=settings.report, trace=trace)
             points = pipeline.card.operating_points
             written = write_objects(analysis, paths, pipeline.identity, settings, output, points) if output else []
             progress.remove_task(task)

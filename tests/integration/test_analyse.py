@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
+from config.settings import ReportSettings
 from dicom_node.demo import LESIONS
 from inference.phantom import make_phantom, write_series
 
@@ -62,6 +63,17 @@ def test_a_refusal_is_done_and_says_why(tmp_path: Path) -> None:
     assert status == 0
     assert (records[0]["outcome"], records[0]["probability"]) == ("NOT_ANALYSED", None)
     assert records[0]["reason"]["code"] == "MISSING_SLICES"
+
+
+def test_images_that_the_node_had_a_part_in_are_not_analysed(tmp_path: Path) -> None:
+    for path in write_series(make_phantom(13, slices=40, size=256), tmp_path / "series"):
+        image = dcmread(path)
+        item = Dataset()
+        item.Manufacturer, item.ManufacturerModelName = ReportSettings().manufacturer, "demonstration DeCoVNet"
+        image.ContributingEquipmentSequence = [item]
+        image.save_as(path)
+    _, records = analyse(tmp_path / "data", str(tmp_path / "series"))
+    assert records[0]["reason"]["code"] == "OWN_OBJECT" and records[0]["probability"] is None
 
 
 def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
