@@ -1,0 +1,125 @@
+"""Every fail point killed at again and again, many nodes side by side, for as long as it takes.
+
+    python -m tests.faults.endurance --rounds 21 [--lanes 8] [--minutes M] [--counts FILE]
+
+In each round every point is killed at once; the rounds take turns in what dies with it (see `test_kills`). A life that
+loses, repeats or sticks is told at once with its folder, which stays; the others go on. `--counts` keeps the kills of
+each point, so that one run goes on where another ended. Exit status 1 where any life failed.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+from tests.faults.campaign import Zygote
+from tests.faults.scenarios import Life
+from tests.faults.test_kills import POINTS, SCENARIOS, SCOPES
+
+Case = tuple[str, str, str]
+
+
+class Endurance:
+    """The counts of all lives so far. lanes: nodes side by side."""
+
+    def __init__(self, folder: Path, counts: Path | None, lanes: int) -> None:
+        self._folder = folder
+        self._counts = counts
+        self._zygotes = [Zygote() for _ in range(lanes)]
+        self._free = list(self._zygotes)
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+        self.killed: Counter[str] = Counter(json.loads(counts.read_text()) if counts and counts.exists() else {})
+        self.failed = 0
+        self.lives = 0
+
+    def live(self, case: Case) -> None:
+        """One node, killed once at the case's point, started again, and checked in the end."""
+        name, point, scope = case
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        with self._lock:
+            zygote = self._free.pop()
+        try:
+            node = SCENARIOS[name](Life(zygote, folder, point, scope))
+            assert node.died, "the point was never reached"
+            shutil.rmtree(folder)
+            self._count(case)
+        except Exception:  # noqa: BLE001  one life's failure is told; the others go on
+            self._tell(case, folder)
+        finally:
+            with self._lock:
+                self._free.append(zygote)
+
+    def _count(self, case: Case) -> None:
+        with self._lock:
+            self.killed[" ".join(case)] += 1
+            self.lives += 1
+            if self._counts:
+                self._counts.write_text(json.dumps(self.killed, indent=0, sort_keys=True))
+            if self.lives % 50 == 0:
+                self.say(f"{self.lives} kills, {self.failed} failed, {time.monotonic() - self._started:.0f} s")
+
+    def _tell(self, case: Case, folder: Path) -> None:
+        with self._lock:
+            self.failed += 1
+            self.say(f"FAILED {' '.join(case)} in {folder}\n{traceback.format_exc()[-6000:]}")
+
+    def say(self, line: str) -> None:
+        """A line, at once."""
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    def summary(self) -> str:
+        """Kills over points, and the least of any point."""
+        by_point = [sum(self.killed[f"{n} {p} {s}"] for s in SCOPES) for n, p in POINTS]
+        return (
+            f"{sum(by_point)} kills at {len(POINTS)} points, at least {min(by_point)} at each; "
+            f"{self.failed} lives failed; {time.monotonic() - self._started:.0f} s"
+        )
+
+    def stop(self) -> None:
+        """End the processes that nodes are forked from."""
+        for zygote in self._zygotes:
+            zygote.stop()
+
+
+def main() -> int:
+    """Run all rounds that are not counted yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=21, help="kills at each point")
+    parser.add_argument("--lanes", type=int, default=8, help="nodes side by side; they wait more than they compute")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no life after this time")
+    parser.add_argument("--counts", type=Path)
+    options = parser.parse_args()
+    end = time.monotonic() + 60 * options.minutes
+    folder = Path(tempfile.mkdtemp(prefix="endurance-"))
+    endurance = Endurance(folder, options.counts, options.lanes)
+
+    def live(case: Case) -> None:
+        if time.monotonic() < end:
+            endurance.live(case)
+
+    before = Counter(endurance.killed)
+    with ThreadPoolExecutor(options.lanes) as lanes:
+        for number, (name, point) in product(range(options.rounds), POINTS):
+            case = (name, point, SCOPES[number % len(SCOPES)])
+            # Rounds that an earlier run made are not made again.
+            if before[" ".join(case)] > 0:
+                before[" ".join(case)] -= 1
+                continue
+            lanes.submit(live, case)
+    endurance.stop()
+    endurance.say(endurance.summary())
+    return 1 if endurance.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
