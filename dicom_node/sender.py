@@ -39,11 +39,10 @@ WITHHELD = "a demonstration model made this result, and the destination is not o
 class Progress:
     """What earlier attempts of a delivery came to, as long as this process lives.
 
-    statuses: by SOP Instance UID of the objects that are stored. refusals: final failures so far.
+    statuses: by SOP Instance UID of the objects that are stored.
     """
 
     statuses: dict[str, int] = field(default_factory=dict)
-    refusals: int = 0
 
 
 @dataclass(frozen=True)
@@ -163,18 +162,17 @@ class DestinationSender:
         """Commit what the attempt came to. Raises StaleLease when another sender has the delivery by now."""
         sender = self._settings.sender
         ticket = claimed.delivery_id, claimed.fence, now
-        if verdict.outcome == Outcome.PERMANENT:
-            progress.refusals += 1
-        given_up = verdict.text == WITHHELD or progress.refusals >= sender.max_permanent_failures
+        refused = verdict.outcome == Outcome.PERMANENT
+        given_up = verdict.text == WITHHELD or (refused and claimed.refusals + 1 >= sender.max_permanent_failures)
         with self._database.transaction() as tx:
             if verdict.outcome in DELIVERED:
                 wants_commitment = now if self._destination.commitment != "none" else None
                 deliveries.sent(tx, *ticket, progress.statuses, verdict.text or None, wants_commitment)
-            elif verdict.outcome == Outcome.PERMANENT and given_up:
+            elif refused and given_up:
                 deliveries.fail(tx, *ticket, verdict.text)
             else:
                 wait_s = backoff_s(claimed.attempt, sender)
-                deliveries.retry_later(tx, *ticket, now + wait_s, verdict.text)
+                deliveries.retry_later(tx, *ticket, now + wait_s, verdict.text, refused=refused)
         if verdict.outcome in DELIVERED or given_up:
             self._progress.pop(claimed.delivery_id, None)
 

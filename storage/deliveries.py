@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, or_, select, update
@@ -58,11 +59,15 @@ DELIVERY = Machine(
 
 @dataclass(frozen=True)
 class ClaimedDelivery:
-    """A delivery to send now. Its holder ends it with `sent`, `retry_later` or `fail` before the lease is over."""
+    """A delivery to send now. Its holder ends it with `sent`, `retry_later` or `fail` before the lease is over.
+
+    refusals: final failures of earlier attempts.
+    """
 
     delivery_id: int
     fence: int
     attempt: int
+    refusals: int
     destination: str
     result_id: int
     model_name: str
@@ -102,6 +107,7 @@ def create(tx: Connection, result_id: int, destinations: Sequence[str], now: flo
             "due_at": now,
             "created_at": now,
             "commitment_attempts": 0,
+            "refusals": 0,
         }
         delivery_id = insert_row(tx, deliveries, values)
         _note(tx, delivery_id, now, "delivery.pending", State.PENDING)
@@ -138,6 +144,7 @@ def _claimed(tx: Connection, delivery_id: int) -> ClaimedDelivery:
             deliveries.c.id.label("delivery_id"),
             deliveries.c.fence,
             deliveries.c.attempts.label("attempt"),
+            deliveries.c.refusals,
             deliveries.c.destination,
             deliveries.c.result_id,
             results.c.model_name,
@@ -209,12 +216,16 @@ def sent(
     move(tx, DELIVERY, delivery_id, State.SENDING, State.SENT, now, fence=fence, values=values, detail=detail)
 
 
-def retry_later(tx: Connection, delivery_id: int, fence: int, now: float, retry_at: float, error: str) -> State:
+def retry_later(
+    tx: Connection, delivery_id: int, fence: int, now: float, retry_at: float, error: str, *, refused: bool = False
+) -> State:
     """The attempt failed and another may succeed: PENDING until `retry_at`.
 
+    refused: with a final failure, which is counted in the row: a restart grants no further ones.
     Returns SUPERSEDED where a later report replaces this one, else PENDING. Raises StaleLease.
     """
-    return _not_stored(tx, delivery_id, State.SENDING, State.PENDING, now, retry_at, error, fence)
+    counted = {"refusals": deliveries.c.refusals + 1} if refused else {}
+    return _not_stored(tx, delivery_id, State.SENDING, State.PENDING, now, retry_at, error, fence, counted)
 
 
 def fail(tx: Connection, delivery_id: int, fence: int, now: float, error: str) -> State:
@@ -234,6 +245,7 @@ def _not_stored(
     due_at: float | None,
     error: str,
     fence: int | None = None,
+    counted: Mapping[str, object] = MappingProxyType({}),
 ) -> State:
     """The destination has it not: go on as `to`, or SUPERSEDED: what a later report replaces is not sent again."""
     outdated = tx.scalar(
@@ -241,14 +253,14 @@ def _not_stored(
     )
     if outdated is not None:
         to = State.SUPERSEDED
-    values = {"set_at": now, "due_at": due_at, "error": error}
+    values = {"set_at": now, "due_at": due_at, "error": error, **counted}
     move(tx, DELIVERY, delivery_id, leaving, to, now, fence=fence, values=values, detail={"reason": error})
     return to
 
 
 def retry(tx: Connection, now: float, delivery_id: int) -> None:
     """An operator brings a FAILED delivery back. Raises NotFound or IllegalMove."""
-    values = {"set_at": now, "due_at": now, "attempts": 0}
+    values = {"set_at": now, "due_at": now, "attempts": 0, "refusals": 0}
     move(
         tx,
         DELIVERY,

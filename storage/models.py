@@ -273,6 +273,7 @@ class Delivery(Base):
     due_at: while PENDING, the next attempt; while SENDING, the end of the lease; while SENT, when to ask
         (again) for storage commitment, or null where none is wanted.
     commitment_uid: Transaction UID of the storage commitment asked for last.
+    refusals: final failures that the destination answered with; after some of them it is FAILED.
     """
 
     __tablename__ = "deliveries"
@@ -302,6 +303,7 @@ class Delivery(Base):
     object_status: Mapped[str | None]
     commitment_uid: Mapped[str | None] = mapped_column(unique=True)
     commitment_attempts: Mapped[int]
+    refusals: Mapped[int]
 
 
 class AuditRow(Base):

@@ -117,6 +117,20 @@ def test_each_class_of_status_ends_a_delivery_as_it_should(tmp_path: Path, statu
     assert len(set(asked)) == 1
 
 
+def test_final_failures_count_across_restarts(tmp_path: Path) -> None:
+    asked: list[str] = []
+    with Pacs(tmp_path / "pacs", answer=lambda uid: asked.append(uid) or 0xA900) as pacs:
+        node = make_node(
+            tmp_path / "node", destination(pacs.port), sender={"max_permanent_failures": 3, "first_retry_s": 0.5}
+        )
+        node.add_result(time.time())
+        for life in range(3):
+            with sending(node):
+                wait_for(lambda life=life: node.deliveries()[0].refusals > life or node.states() == {"pacs": "FAILED"})
+        assert node.states() == {"pacs": "FAILED"}
+    assert len(asked) == 3
+
+
 def test_what_is_stored_is_not_sent_again_when_another_object_is_to_be_retried(tmp_path: Path) -> None:
     asked: list[str] = []
     node_objects: dict[str, str] = {}

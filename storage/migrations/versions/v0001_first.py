@@ -323,6 +323,7 @@ def _create_deliveries() -> None:
         sa.Column("object_status", sa.String(), nullable=True),
         sa.Column("commitment_uid", sa.String(), nullable=True),
         sa.Column("commitment_attempts", sa.Integer(), nullable=False),
+        sa.Column("refusals", sa.Integer(), nullable=False),
         sa.CheckConstraint(
             "state IN ('PENDING', 'SENDING', 'SENT', 'COMMITTED', 'FAILED', 'SUPERSEDED')", name="ck_deliveries_state"
         ),
