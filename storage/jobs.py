@@ -123,11 +123,17 @@ def enqueue(
 ) -> int:
     """Queue the analysis of a closed series, unless this input has a job for this model already. Returns its id.
 
+    A job of an earlier revision does not count, even of the same input: its result was superseded when the series
+    was opened again.
     priority: of the jobs that wait, those with the highest are claimed first.
     shadow: the model runs beside the one that reports. A shadow job and a reporting one do not stand for each other.
     """
+    closed = tx.execute(
+        select(series.c.revision, series.c.instance_count, series.c.last_instance_at).where(series.c.id == series_pk)
+    ).one()
     same = select(jobs.c.id).where(
         jobs.c.series_pk == series_pk,
+        jobs.c.revision == closed.revision,
         jobs.c.input_digest == input_digest,
         jobs.c.model_digest == model.digest,
         jobs.c.shadow.is_(shadow),
@@ -135,9 +141,6 @@ def enqueue(
     held = tx.scalar(same)
     if held is not None:
         return int(held)
-    closed = tx.execute(
-        select(series.c.revision, series.c.instance_count, series.c.last_instance_at).where(series.c.id == series_pk)
-    ).one()
     values = {
         "series_pk": series_pk,
         "revision": closed.revision,

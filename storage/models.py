@@ -178,7 +178,7 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        UniqueConstraint("series_pk", "input_digest", "model_digest", "shadow"),
+        UniqueConstraint("series_pk", "revision", "input_digest", "model_digest", "shadow"),
         CheckConstraint("state IN ('QUEUED', 'RUNNING', 'REPORTED', 'FAILED', 'SUPERSEDED')", name="state"),
         CheckConstraint("attempts >= 0", name="attempts"),
         Index("ix_jobs_state_shadow_due_at", "state", "shadow", "due_at"),

@@ -121,6 +121,23 @@ def test_a_job_that_failed_for_a_lost_file_goes_on_when_the_file_comes_back(stor
     assert store.claim(35).job_id == job.job_id
 
 
+def test_content_that_was_replaced_and_comes_back_is_analysed_and_reported_anew(store):
+    """The report on the content between must not be the last word."""
+    store.receive(1, now=0)
+    store.close_due(30)
+    first = store.finish(store.claim(30), 31, "PACS")
+    for number, content in enumerate(["other", ""], 1):
+        store.files.remove(instance(store)["path"])
+        start(store, now=100 * number)
+        assert store.receive(1, now=100 * number + 1, content=content) == [Outcome.NEW]
+        store.close_due(100 * number + 40)
+        job = store.claim(100 * number + 41)
+        assert job is not None and job.revision == number + 1
+        last = store.finish(job, 100 * number + 42, "PACS")
+    assert store.rows("SELECT id FROM results WHERE superseded_at IS NULL") == [{"id": last}]
+    assert last != first
+
+
 def test_a_lost_file_that_comes_back_with_other_content_opens_its_series_again(store):
     store.receive(1, now=0)
     store.close_due(30)

@@ -252,10 +252,11 @@ def _create_jobs() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_jobs"),
         sa.UniqueConstraint(
             "series_pk",
+            "revision",
             "input_digest",
             "model_digest",
             "shadow",
-            name="uq_jobs_series_pk_input_digest_model_digest_shadow",
+            name="uq_jobs_series_pk_revision_input_digest_model_digest_shadow",
         ),
     )
     op.create_index("ix_jobs_state_shadow_due_at", "jobs", ["state", "shadow", "due_at"], unique=False)
