@@ -312,7 +312,8 @@ class Node:
         """Stop it in good order; where it died a moment ago, after it was started again."""
         wait_for(lambda: (self.tend(), self.listens)[1], 60, "the node listens")
         status = self.stop()
-        if status == -signal.SIGKILL and self.died:  # the fail point was reached just then
+        # The fail point was reached just then, or what listened was the last of the node before.
+        if status in (-signal.SIGKILL, -signal.SIGTERM) and self.died:
             wait_for(lambda: (self.tend(), self.listens)[1], 60, "the node listens")
             status = self.stop()
         assert status == 0, f"status {status}: {self.log.read_text()[-2000:]}"
