@@ -33,6 +33,8 @@ PARENT_VARIABLE = "DICOM_NODE_PARENT_PID"
 COUNTS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder of prometheus_client's counts, see metrics.py."""
 PR_SET_PDEATHSIG = 1
+LOOK_EVERY_S = 0.5
+"""How long a process may sleep through a signal to stop."""
 
 
 @dataclass
@@ -163,9 +165,25 @@ def die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+class Stop(threading.Event):
+    """An event that a signal's handler sets while the main thread waits for it.
+
+    The kernel may give a signal to any thread, for instance to that of an association which has just begun. Python
+    runs the handler in the main thread only, and not before that wakes: so it must not sleep without an end.
+    """
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As Event.wait. timeout: seconds; None waits until the event is set."""
+        if timeout is not None:
+            return super().wait(timeout)
+        while not super().wait(LOOK_EVERY_S):
+            pass
+        return True
+
+
 def stop_on_signals() -> threading.Event:
     """An event that SIGTERM and SIGINT set."""
-    stop = threading.Event()
+    stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
