@@ -38,6 +38,7 @@ fuzz: $(VENV)/.test
 # Everything that may go wrong: every fail point of every process twenty times and more, 500 kills at random, seeded
 # bugs, full disks, the soak, 10,000 steps of anything in any order. Hours; `make test` runs a short cut of each.
 faults: $(VENV)/.test peers
+	$(BIN)/python -m tests.faults.endurance --rounds 21
 	NODE_FAULT_ROUNDS=21 DICOM_NODE_STATEFUL_STEPS=10000 $(BIN)/python -m pytest --timeout=0 tests/faults \
 		tests/integration/test_storage_stateful.py tests/peers/test_pacs_storescp.py tests/peers/test_pacs_commitment.py
 

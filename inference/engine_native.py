@@ -87,11 +87,8 @@ class NativeUnet:
         scale, shift = conv.gamma.detach().numpy().reshape(-1), conv.beta.detach().numpy().reshape(-1)
         if not conv.per_slice:
             scale, shift = np.ones(outputs, np.float32), conv.bias.detach().numpy()
-        packed = (
-            weight.reshape(outputs, 9).T
-            if inputs == 1
-            else _transformed(weight, self.precision, 8 if self._kind == 0 else 16)
-        )
+        lanes = native.LANES[native.KINDS[self._kind]]
+        packed = weight.reshape(outputs, 9).T if inputs == 1 else _transformed(weight, self.precision, lanes)
         return native.Layer(
             weights=self._keep(packed),
             gamma=self._keep(scale),

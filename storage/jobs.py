@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select, update
 
@@ -163,6 +164,11 @@ def enqueue(
         "queued_at": now,
     }
     job_id = insert_row(tx, jobs, values)
+    _note_queued(tx, job_id, now, values)
+    return job_id
+
+
+def _note_queued(tx: Connection, job_id: int, now: float, values: Mapping[str, Any]) -> None:
     row = JOB.row(tx, job_id)
     audit.append(
         tx,
@@ -174,14 +180,13 @@ def enqueue(
         job_id=job_id,
         outcome=State.QUEUED,
         detail={
-            "input_digest": input_digest,
-            "model": f"{model.name} {model.version}",
-            "model_digest": model.digest,
-            "shadow": shadow,
-            "priority": priority,
+            "input_digest": values["input_digest"],
+            "model": f"{values['model_name']} {values['model_version']}",
+            "model_digest": values["model_digest"],
+            "shadow": values["shadow"],
+            "priority": values["priority"],
         },
     )
-    return job_id
 
 
 def count_queued(tx: Connection) -> int:

@@ -1,8 +1,8 @@
 /* One slice through the U-Net; included once per instruction set and number format, see unet.c and formats.h.
 
    Activations are blocks of as many channels as a vector has lanes: [block][row][column][LANES] float32, one column more
-   per row than the image has (rows a power of two apart would share the same cache sets). A convolution leaves its raw sums; whoever reads them
-   applies normalisation and ReLU on the way, so that no pass over memory is spent on them.
+   per row than the image has (rows a power of two apart would share the same cache sets). A convolution leaves its raw
+   sums; whoever reads them applies normalisation and ReLU on the way, so that no pass over memory is spent on them.
 
    3x3 convolutions by Winograd's F(4x4, 3x3): 36 products for 16 outputs instead of 144
    (Lavin and Gray 2015, Fast Algorithms for Convolutional Neural Networks). */

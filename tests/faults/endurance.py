@@ -2,9 +2,9 @@
 
     python -m tests.faults.endurance --rounds 21 [--lanes 8] [--minutes M] [--counts FILE]
 
-In each round every point is killed at once; the rounds take turns in what dies with it (see `test_kills`). A life that
-loses, repeats or sticks is told at once with its folder, which stays; the others go on. `--counts` keeps the kills of
-each point, so that one run goes on where another ended. Exit status 1 where any life failed.
+In each round a node is killed once at every point; the rounds take turns in what dies with it (see `test_kills`). A
+life that loses, repeats or sticks is told at once with its folder, which stays; the others go on. `--counts` keeps the
+kills of each point, so that one run goes on where another ended. Exit status 1 where any life failed.
 """
 
 import argparse
