@@ -19,6 +19,7 @@ log = structlog.get_logger()
 
 MAX_ASSOCIATIONS = 4
 TIMEOUT_S = 10.0
+UNRECOGNISED_OPERATION = 0x0211
 
 
 class CommitmentListener:
@@ -41,6 +42,7 @@ class CommitmentListener:
         handlers: list[evt.EventHandlerType] = [
             (evt.EVT_CONN_OPEN, self._on_open),
             (evt.EVT_N_EVENT_REPORT, self._on_report),
+            (evt.EVT_N_ACTION, _on_request),
         ]
         address = (self._settings.receiver.host, self.port)
         try:
@@ -82,3 +84,9 @@ class CommitmentListener:
 
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
         return answer_report(event, self._database, self._settings.sender), None
+
+
+def _on_request(event: evt.Event) -> tuple[int, None]:
+    """Somebody asks for our commitment. Images go once they are analysed: nobody may rely on them here."""
+    log.warning("request for storage commitment refused", address=str(event.assoc.requestor.address))
+    return UNRECOGNISED_OPERATION, None

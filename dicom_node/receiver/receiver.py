@@ -36,6 +36,8 @@ POLL_S = 0.1
 """How often the waiting threads look whether to stop."""
 IDLE_S = 2.0
 """An association that did nothing for this long may be cut when the node stops."""
+JOIN_S = 5.0
+"""For the threads of associations that were cut, all together."""
 WATCH_S = 1.0
 """How often a running receiver is looked at."""
 MIB = 1024**2
@@ -178,8 +180,9 @@ class Receiver:
         left = self._registry.associations()
         for association in left:
             association.cut()
+        deadline = time.monotonic() + JOIN_S
         for association in left:
-            association.join(timeout=5)
+            association.join(max(0.0, deadline - time.monotonic()))
         self._pressure.stop()
         self._journal.flush(self._clock(), window_s=0)
         self._committer.stop()

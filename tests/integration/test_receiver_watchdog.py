@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.receiver import committer
+from dicom_node import push
+from dicom_node.receiver import committer, receiver
 from dicom_node.receiver.committer import Committer
 from dicom_node.receiver.server import Server
+from tests import running
 from tests.programs import free_port, listening, wait_for
 from tests.receiving import Node, associate, ct_slice, store
 
@@ -28,6 +30,24 @@ def die(*_):
 
 Committer._commit = die
 main()
+"""
+
+
+# Python imports this first in every process: in the node's first receiver the index thread dies at its first commit.
+DYING_ONCE = """
+import os, sys
+if "receive" in sys.orig_argv:
+    try:
+        os.close(os.open({flag!r}, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        pass
+    else:
+        from dicom_node.receiver.committer import Committer
+
+        def die(*_):
+            raise SystemExit
+
+        Committer._commit = die
 """
 
 
@@ -87,6 +107,22 @@ def test_a_commit_that_never_ends_keeps_nobody_waiting_either(tmp_path: Path, mo
         hang.set()
 
 
+def test_a_commit_that_hangs_for_a_moment_already_does_not_hold_up_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang = threading.Event()
+    monkeypatch.setattr(Committer, "_commit", lambda *_: hang.wait())
+    with Node(tmp_path) as node, ThreadPoolExecutor(8) as senders:
+        answers = [senders.submit(store, node, ct_slice()) for _ in range(8)]
+        wait_for(lambda: sum(a.is_storing for a in node.receiver._registry.associations()) == 8, 10, "all wait")
+        assert node.receiver.failure() is None, "nobody calls that stuck yet"
+        began = time.monotonic()
+        node.receiver.stop(drain_s=0)
+        assert time.monotonic() - began < receiver.JOIN_S + committer.LAST_COMMIT_S + 2
+        assert not any(answer.exception(timeout=5) is None and answer.result()[0][0] == 0 for answer in answers)
+        hang.set()
+
+
 def test_a_port_that_is_served_no_more_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Server, "service_actions", broken)
     with Node(tmp_path) as node:
@@ -106,3 +142,24 @@ def test_a_receiver_that_failed_ends_with_an_error(tmp_path: Path) -> None:
             assert "index-thread-ended" in process.stderr.read()
         finally:
             process.kill()
+
+
+def test_the_supervisor_starts_another_receiver_and_that_one_keeps_what_comes(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DYING_ONCE.format(flag=str(tmp_path / "died")))
+    running_node = running.Node(tmp_path / "node", free_port(), PYTHONPATH=f"{tmp_path}:{ROOT}")
+    running_node.log = tmp_path / "log"
+    folder = tmp_path / "slice"
+    folder.mkdir()
+    ct_slice().save_as(folder / "one.dcm", enforce_file_format=True)
+
+    def sent() -> bool:
+        return push.send(folder, "127.0.0.1", running_node.port, running_node.ae_title, "SENDER").stored == 1
+
+    with running.running(running_node):
+        wait_for(sent, 60, "a sender that tries again is served")
+        assert (tmp_path / "died").exists()
+        assert "index-thread-ended" in running_node.log.read_text()
+        assert [row["outcome"] for row in running_node.command("audit") if row["event"] == "instance.received"] == [
+            "NEW"
+        ]
+        assert running_node.stop() == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset
+from pydicom.uid import CTImageStorage, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
@@ -199,6 +200,21 @@ def test_strangers_cannot_reach_the_commitment_port(tmp_path: Path) -> None:
         assert stranger.recv(1) == b""
         stranger.close()
         assert node.states() == {}
+
+
+def test_the_node_commits_to_nothing_itself(tmp_path: Path) -> None:
+    """Who asks it for commitment, on the port for answers, is refused: what it keeps may go once it is analysed."""
+    information = Dataset()
+    information.TransactionUID = generate_uid()
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = CTImageStorage, generate_uid()
+    information.ReferencedSOPSequence = [item]
+    with committing_node(tmp_path, "silent") as (_node, pacs):
+        wait_for(lambda: _reaches(pacs.report_port, "127.0.0.1"))
+        asking = AE(ae_title="STORESCP").associate("127.0.0.1", pacs.report_port, [build_context(MODEL)], "NODE_SC")
+        status, _ = asking.send_n_action(information, 1, MODEL, MODEL_INSTANCE)
+        asking.release()
+    assert status.Status == 0x0211, "unrecognised operation"
 
 
 def _reaches(port: int, source: str) -> bool:
