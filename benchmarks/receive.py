@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import signal
 import sqlite3
 import statistics
@@ -41,10 +42,11 @@ SIZE = 512
 
 @dataclass(frozen=True)
 class Run:
-    """One round of one receiver. rate: slices per second. cpu_ms: of the receiver, per slice."""
+    """One round of one receiver. rate: slices per second. cpu_ms, sender_ms: CPU of receiver and storescu, a slice."""
 
     rate: float
     cpu_ms: float
+    sender_ms: float
 
 
 def write_series(folder: Path, slices: int) -> None:
@@ -177,7 +179,7 @@ def measure(name: str, parts: list[Path], slices: int, work: Path) -> Run:
             keep_busy(folder, port)
             children = psutil.Process(server.pid).children()
             measured = next(child.pid for child in children if "receive" in child.cmdline())
-        before, begun = _cpu_s(measured), time.perf_counter()
+        before, sent_before, begun = _cpu_s(measured), _ended_children_s(), time.perf_counter()
         senders = [
             subprocess.Popen(
                 [require_program("storescu"), "-xe", "-aec", AE_TITLE, "+sd", "127.0.0.1", str(port), str(part)],
@@ -188,7 +190,7 @@ def measure(name: str, parts: list[Path], slices: int, work: Path) -> Run:
         ]
         failed = [sender.wait(300) for sender in senders]
         elapsed = time.perf_counter() - begun
-        cpu = _cpu_s(measured) - before
+        cpu, sent = _cpu_s(measured) - before, _ended_children_s() - sent_before
         assert not any(failed), f"{name}: storescu ended with {failed}"
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -199,7 +201,7 @@ def measure(name: str, parts: list[Path], slices: int, work: Path) -> Run:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
         _empty(folder)
-    return Run(slices / elapsed, cpu / slices * 1000)
+    return Run(slices / elapsed, cpu / slices * 1000, sent / slices * 1000)
 
 
 def _empty(folder: Path) -> None:
@@ -209,6 +211,12 @@ def _empty(folder: Path) -> None:
         if file.is_file():
             os.truncate(file, 0)
     os.sync()
+
+
+def _ended_children_s() -> float:
+    """CPU seconds of our own children that have ended: meanwhile those are the senders only."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _cpu_s(pid: int) -> float:
@@ -248,11 +256,15 @@ def report(found: dict[str, dict[int, list[Run]]]) -> None:
         for count, runs in by_count.items():
             rate = statistics.median(run.rate for run in runs)
             cpu = statistics.median(run.cpu_ms for run in runs)
+            sender = statistics.median(run.sender_ms for run in runs)
             ratio = ""
             if "node" in found and name != "node":
                 pairs = zip(found["node"][count], runs, strict=True)
                 ratio = f"  node is {statistics.median(ours.rate / run.rate for ours, run in pairs):5.2f} times that"
-            print(f"{name:20} {count} associations {rate:7.0f} slices/s {cpu:6.2f} ms CPU a slice{ratio}")
+            print(
+                f"{name:20} {count} associations {rate:7.0f} slices/s {cpu:6.2f} ms CPU a slice, "
+                f"sender {sender:.2f} ms{ratio}"
+            )
 
 
 def main() -> None:
