@@ -161,7 +161,9 @@ def serve() -> None:
         if "poll" in request:
             print(json.dumps(ended.get(request["poll"])), flush=True)
         else:
-            print(json.dumps(fork(request["arguments"], request["start"], request["log"])), flush=True)
+            started = fork(request["arguments"], request["start"], request["log"])
+            ended.pop(started, None)  # numbers of processes come again
+            print(json.dumps(started), flush=True)
 
 
 if __name__ == "__main__":
