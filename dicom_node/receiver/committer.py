@@ -31,9 +31,6 @@ MAX_BATCH = 200
 STUCK_S = 300.0
 """A commit that takes this long will not end: ten times what the index may be locked by another process."""
 
-LAST_COMMIT_S = 5.0
-"""What the last commit may take when the receiver ends: with its draining, less than the supervisor's patience."""
-
 
 class Ticket:
     """A promise about one arrival: what became of its row, and whether its file is durable."""
@@ -144,13 +141,18 @@ class Committer:
         except (_RolledBack, StorageError):
             pass
 
-    def stop(self) -> None:
-        """Commit what is queued, and end. A thread that does not get on is left: who waits for it is answered."""
+    def stop(self, patience_s: float) -> bool:
+        """Commit what is queued, and end. Returns False where that took too long or failed.
+
+        The thread is left then, perhaps in the middle of a transaction; who waits for it is answered.
+        """
         self._queue.put(None)
-        self._thread.join(LAST_COMMIT_S if self.failure() is None else 0)
-        if self._thread.is_alive():
-            log.error("index thread left behind", busy_s=round(self.busy_s(), 1))
-            self.abandon()
+        self._thread.join(patience_s if self.failure() is None else 0)
+        if not self._thread.is_alive():
+            return True
+        log.error("index thread left behind", busy_s=round(self.busy_s(), 1))
+        self.abandon()
+        return False
 
     def submit(self, arrival: Arrival) -> Ticket:
         """Queue an arrival whose bytes are written. The caller settles the ticket's file, whatever happens."""

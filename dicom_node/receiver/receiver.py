@@ -38,6 +38,8 @@ IDLE_S = 2.0
 """An association that did nothing for this long may be cut when the node stops."""
 JOIN_S = 5.0
 """For the threads of associations that were cut, all together."""
+LAST_COMMIT_S = 5.0
+"""For the last commit, at least: with draining and JOIN_S less than the supervisor's patience."""
 WATCH_S = 1.0
 """How often a running receiver is looked at."""
 MIB = 1024**2
@@ -164,29 +166,34 @@ class Receiver:
             return "port-thread-ended"
         return self._committer.failure()
 
-    def stop(self, drain_s: float | None = None) -> None:
-        """Take no new associations, let the running ones end, cut what is left after `drain_s`, commit, return."""
+    def stop(self, drain_s: float | None = None) -> bool:
+        """Take no new associations, let the running ones end, cut what is left after `drain_s`, commit, return.
+
+        Returns False where the index could not be written to the end: a transaction may still hold the database.
+        """
         if not self._servers:
-            return
+            return True
         self._registry.drain()
         if self._committer.failure() is not None:
             self._committer.abandon()
         for server in self._servers:
             server.shutdown()
         self._servers, self._listening = [], []
-        deadline = time.monotonic() + (self._settings.receiver.drain_s if drain_s is None else drain_s)
-        while any(map(_is_busy, self._registry.associations())) and time.monotonic() < deadline:
+        drained = time.monotonic() + (self._settings.receiver.drain_s if drain_s is None else drain_s)
+        while any(map(_is_busy, self._registry.associations())) and time.monotonic() < drained:
             time.sleep(POLL_S)
         left = self._registry.associations()
         for association in left:
             association.cut()
-        deadline = time.monotonic() + JOIN_S
+        joined = time.monotonic() + JOIN_S
         for association in left:
-            association.join(max(0.0, deadline - time.monotonic()))
+            association.join(max(0.0, joined - time.monotonic()))
         self._pressure.stop()
         self._journal.flush(self._clock(), window_s=0)
-        self._committer.stop()
+        # What draining did not need is the index's: audit rows that another process holds up are worth waiting for.
+        ended = self._committer.stop(max(0.0, drained - time.monotonic()) + LAST_COMMIT_S)
         log.info("receiver stopped")
+        return ended
 
 
 def _is_busy(association: Association) -> bool:
@@ -215,8 +222,11 @@ def serve(settings: Settings, stop: threading.Event) -> None:
         while failure is None and not stop.wait(WATCH_S):
             failure = receiver.failure()
     finally:
-        receiver.stop(drain_s=None if failure is None else 0)
+        ended = receiver.stop(drain_s=None if failure is None else 0)
+    if failure is None and not ended:
+        failure = "index-thread-stuck"
     if failure is not None:
+        # Without closing the database: that would wait for the transaction which does not end.
         raise NodeError(f"the receiver has failed: {failure}")
     database.close()
 

@@ -262,7 +262,9 @@ class Node:
 
     def start(self) -> None:
         """Start it; it listens a moment later."""
-        self._pid = self._zygote.start(self.variables, self.log)
+        pid = self._pid = self._zygote.start(self.variables, self.log)
+        # Before it has its process group, a kill of the group would miss it.
+        wait_for(lambda: os.getpgid(pid) == pid, 60, "the node has a process group")
         self.starts += 1
 
     def tend(self) -> None:

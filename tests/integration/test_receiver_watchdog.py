@@ -1,6 +1,7 @@
 """A receiver that can keep nothing any more says so to every sender, and makes room for another process."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -118,9 +119,39 @@ def test_a_commit_that_hangs_for_a_moment_already_does_not_hold_up_a_stop(
         assert node.receiver.failure() is None, "nobody calls that stuck yet"
         began = time.monotonic()
         node.receiver.stop(drain_s=0)
-        assert time.monotonic() - began < receiver.JOIN_S + committer.LAST_COMMIT_S + 2
+        assert time.monotonic() - began < receiver.JOIN_S + receiver.LAST_COMMIT_S + 2
         assert not any(answer.exception(timeout=5) is None and answer.result()[0][0] == 0 for answer in answers)
         hang.set()
+
+
+def test_an_index_that_somebody_holds_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "node.toml").write_text(
+        f'data_dir = "{tmp_path}/var"\n[receiver]\nport = {port}\ndrain_s = 1\n[storage]\nlow_disk_mb = 1\n'
+    )
+    slices = tmp_path / "slices"
+    slices.mkdir()
+    ct_slice().save_as(slices / "one.dcm", enforce_file_format=True)
+    command = [sys.executable, "-m", "dicom_node", "receive", "--config", str(tmp_path / "node.toml")]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(lambda: listening(port), 60, "it listens")
+            held = sqlite3.connect(tmp_path / "var" / "node.db", isolation_level=None, timeout=30)
+            held.execute("BEGIN IMMEDIATE")
+            with ThreadPoolExecutor(1) as senders:
+                sending = senders.submit(push.send, slices, "127.0.0.1", port, "DICOM_NODE", "SENDER")
+                wait_for(lambda: [*(tmp_path / "var" / "files").rglob("*.dcm")], 30, "the slice is there")
+                began = time.monotonic()
+                process.terminate()
+                assert process.wait(40) == 1
+                # The index alone would be waited for longer than that, see storage.database.BUSY_TIMEOUT_S.
+                assert time.monotonic() - began < 20
+                assert sending.result(30).stored == 0
+            held.close()
+            assert process.stderr is not None
+            assert "index-thread-stuck" in process.stderr.read()
+        finally:
+            process.kill()
 
 
 def test_a_port_that_is_served_no_more_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

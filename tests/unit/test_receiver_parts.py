@@ -196,7 +196,7 @@ def committer(database: Database) -> Iterator[Committer]:
     running = Committer(database, lambda _ae: 30.0, clock=lambda: 1000.0)
     running.start()
     yield running
-    running.stop()
+    running.stop(5)
 
 
 def arrival(uid: str, sha256: str = "a" * 64, path: str = "x.dcm") -> Arrival:
@@ -284,7 +284,7 @@ def test_an_index_that_fails_as_a_whole_fails_the_batch_at_once(database: Databa
     again = busy.submit(arrival("2.1", path="again"))
     busy.settle(again, is_safe=True)
     assert again.wait() is Outcome.NEW
-    busy.stop()
+    busy.stop(5)
 
 
 def test_a_row_that_the_index_refuses_fails_alone(database: Database) -> None:
@@ -299,7 +299,7 @@ def test_a_row_that_the_index_refuses_fails_alone(database: Database) -> None:
     with pytest.raises(Exception, match="UNIQUE"):
         tickets[1].wait()
     assert tickets[2].wait() is Outcome.NEW
-    late.stop()
+    late.stop(5)
     with database.read() as tx:
         assert "association.accepted" in tx.scalars(select(audit.c.event)).all()
 
@@ -308,7 +308,7 @@ def test_stopping_commits_what_is_queued(database: Database) -> None:
     committer = Committer(database, lambda _ae: 30.0)
     tickets = [committer.submit(arrival(generate_uid(), path=str(number))) for number in range(500)]
     committer.start()
-    committer.stop()
+    committer.stop(5)
     assert {ticket.wait() for ticket in tickets} == {Outcome.NEW}
 
 
