@@ -6,6 +6,7 @@ from enum import StrEnum
 from storage.files import StoredFile
 
 MAX_TEXT = 64  # characters of VR LO, the longest of the fields below but for PN and image type
+LONG_TEXTS = frozenset({"patient_name", "image_type"})
 MAX_LONG_TEXT = 324  # five component groups of a person's name
 
 
@@ -40,8 +41,10 @@ class IndexedHeader:
     def __post_init__(self) -> None:
         """Clean every field: a header is the sender's, and may hold anything."""
         for name in FIELD_NAMES:
-            limit = MAX_LONG_TEXT if name in ("patient_name", "image_type") else MAX_TEXT
-            object.__setattr__(self, name, clean(getattr(self, name), limit))
+            value = getattr(self, name)
+            cleaned = clean(value, MAX_LONG_TEXT if name in LONG_TEXTS else MAX_TEXT)
+            if cleaned != value:
+                object.__setattr__(self, name, cleaned)
 
 
 FIELD_NAMES = tuple(item.name for item in fields(IndexedHeader))

@@ -30,6 +30,7 @@ _TEXT = frozenset(b"AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UN UR UT".split
 _CODE = frozenset({b"CS"})
 # VRs whose explicit encoding has a four byte length after two reserved bytes, PS3.5 Table 7.1-1.
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 
 SPECIFIC_CHARACTER_SET = 0x00080005
 SOP_CLASS_UID = 0x00080016
@@ -207,7 +208,11 @@ def read_header(data: "bytes | bytearray | memoryview", size: int, implicit: boo
     found: dict[int, bytes] = {}
     walk = _Walk(data, size)
     top_level = _Content.IMPLICIT if implicit else _Content.EXPLICIT
-    while walk.at < size and not _only_padding(walk):
+    while True:
+        if not implicit:
+            _take_plain(walk, found)
+        if walk.at >= size or _only_padding(walk):
+            break
         header = walk.at
         tag, length, content = walk.element(top_level)
         if length == UNDEFINED:
@@ -216,16 +221,48 @@ def read_header(data: "bytes | bytearray | memoryview", size: int, implicit: boo
         start = walk.at
         walk.skip(length)
         if tag in _WANTED:
-            if tag in found:
-                raise Unreadable("an element occurs twice")
-            vr = bytes(data[header + 4 : header + 6])
-            if not implicit and vr not in (_CODE if tag == SPECIFIC_CHARACTER_SET else _TEXT):
-                raise Unreadable("an element has another VR than it can have")
-            end = start + min(length, MAX_VALUE_BYTES)
-            if end > len(data):
-                raise NeedsMore
-            found[tag] = bytes(data[start:end])
+            _keep(found, tag, None if implicit else bytes(data[header + 4 : header + 6]), data, start, length)
     return _header(found)
+
+
+def _take_plain(walk: _Walk, found: dict[int, bytes]) -> None:
+    """Go as far as there are explicit elements without anything special: most of a header, and every slice has one.
+
+    As the general walk does, in a fraction of the time; it stops before whatever that must judge.
+    """
+    data, at, size = walk.data, walk.at, walk.size
+    last = min(walk.at_hand, size) - 12
+    count, most = walk.count, MAX_ELEMENTS
+    while at <= last and count < most:
+        group, element, vr, length = _SHORT_HEADER.unpack_from(data, at)
+        start = at + 8
+        if vr in _LONG:
+            (length,) = _U32.unpack_from(data, start)
+            start += 4
+        elif vr not in _SHORT:
+            break
+        if length == UNDEFINED or start + length > size or group == 0xFFFE:
+            break
+        tag = group << 16 | element
+        if tag in _WANTED:
+            _keep(found, tag, vr, data, start, length)
+        at = start + length
+        count += 1
+    walk.at, walk.count = at, count
+
+
+def _keep(
+    found: dict[int, bytes], tag: int, vr: bytes | None, data: "bytes | bytearray | memoryview", start: int, length: int
+) -> None:
+    """Note the value of an element that the index wants. vr: None where none is encoded."""
+    if tag in found:
+        raise Unreadable("an element occurs twice")
+    if vr is not None and vr not in (_CODE if tag == SPECIFIC_CHARACTER_SET else _TEXT):
+        raise Unreadable("an element has another VR than it can have")
+    end = start + min(length, MAX_VALUE_BYTES)
+    if end > len(data):
+        raise NeedsMore
+    found[tag] = bytes(data[start:end])
 
 
 def _only_padding(walk: _Walk) -> bool:

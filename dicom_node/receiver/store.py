@@ -8,7 +8,6 @@ import mmap
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 from pydicom.uid import ImplicitVRLittleEndian
@@ -172,7 +171,7 @@ class Reception:
         file = self._file
         if file is None:
             raise OutOfResources("instance was not stored")
-        header = self._read_header(file.path)
+        header = self._read_header(file)
         arrival = self._arrival(header, file)
         if self._storage.own is not None and self._storage.own.refuses(self._caller.calling_ae, file.path):
             raise Refused("image was made by this node")
@@ -215,15 +214,15 @@ class Reception:
             self._storage.files.remove(ticket.arrival.file.path)
             raise
 
-    def _read_header(self, path: Path) -> Header:
+    def _read_header(self, file: NewFile) -> Header:
         implicit = self._context.transfer_syntax == ImplicitVRLittleEndian
         try:
             return read_header(self._head, self._size, implicit)
         except NeedsMore:
             with (
                 LONG_HEADERS,
-                path.open("rb") as file,
-                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+                file.path.open("rb") as stored,
+                mmap.mmap(stored.fileno(), 0, access=mmap.ACCESS_READ) as whole,
                 memoryview(whole) as view,
                 view[self._start_bytes :] as data,
             ):
