@@ -8,6 +8,10 @@ rate is slices by wall time from the start of the senders to the end of the last
 with its children. Only this receiver and Orthanc promise to hold what they acknowledge.
 
 `node-analysing` is a whole node whose worker analyses another series meanwhile; its CPU time is the receiver's alone.
+
+What bounds the rate, only when asked for by name: `node-unsafe` is this receiver with fsync doing nothing (Debian's
+eatmydata); `prototype` is the measured one of ../shared/prototypes, which has no digest, no audit trail, no limits;
+`prototype-digest` the same with a SHA-256 over what it writes.
 """
 
 import argparse
@@ -146,9 +150,53 @@ def pynetdicom_qrscp(folder: Path, port: int) -> list[str]:
     ]
 
 
+def node_unsafe(folder: Path, port: int) -> list[str]:
+    """This project's receiver, every fsync answered without doing anything."""
+    return [require_program("eatmydata"), *node(folder, port)]
+
+
+def prototype(folder: Path, port: int) -> list[str]:
+    """The fastest durable receiver among the prototypes."""
+    (folder / "out").mkdir()
+    options = "--mode fused --wire --handler raw --pdu 131072 --sync full --index group --layout direct --overlap"
+    start = [sys.executable, str(PROTOTYPE), "--port", str(port), "--out", str(folder / "out")]
+    return [*start, *options.split(), "--parse", "fast"]
+
+
+def prototype_digest(folder: Path, port: int) -> list[str]:
+    """The prototype with the digest that an index needs to tell a repetition from a conflict."""
+    source = PROTOTYPE.read_text()
+    for plain, digesting in DIGEST:
+        assert plain in source, f"{PROTOTYPE} is not the one that was measured"
+        source = source.replace(plain, digesting)
+    (folder / "prototype.py").write_text(source)
+    command = prototype(folder, port)
+    command[1] = str(folder / "prototype.py")
+    return command
+
+
+PROTOTYPE = ROOT.parent / "shared" / "prototypes" / "receive_fast.py"
+DIGEST = (
+    (
+        "bytearray(), cx, ctx]\n    def _complete",
+        "bytearray(), cx, ctx, __import__('hashlib').sha256()]\n    def _complete",
+    ),
+    (
+        "req, fd, tmp, size, head, cx, ctx = self._cur;",
+        "req, fd, tmp, size, head, cx, ctx, sha = self._cur; sha.hexdigest();",
+    ),
+    (
+        "        n = sum(map(len, iov)); w = os.writev",
+        "        for x in iov: cur[7].update(x)\n        n = sum(map(len, iov)); w = os.writev",
+    ),
+)
+BOUNDS = ("node-analysing", "node-unsafe", "prototype", "prototype-digest")
 RECEIVERS: dict[str, Callable[[Path, int], list[str]]] = {
     "node": node,
     "node-analysing": node_analysing,
+    "node-unsafe": node_unsafe,
+    "prototype": prototype,
+    "prototype-digest": prototype_digest,
     "orthanc": orthanc,
     "dcmtk-storescp": storescp,
     "pynetdicom-storescp": pynetdicom_storescp,
@@ -274,7 +322,7 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=300)
     parser.add_argument("--associations", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument(
-        "--only", nargs="+", choices=RECEIVERS, default=[name for name in RECEIVERS if name != "node-analysing"]
+        "--only", nargs="+", choices=RECEIVERS, default=[name for name in RECEIVERS if name not in BOUNDS]
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
