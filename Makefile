@@ -29,7 +29,7 @@ install: $(VENV)/.demo
 
 # Every attack on the receiver while a series is sent.
 attack: $(VENV)/.test peers
-	$(BIN)/python -m pytest tests/faults/test_attacks.py
+	$(BIN)/python -m pytest tests/faults/test_attacks.py tests/faults/test_commitment_attacks.py
 
 # Broken PDUs in process and over the socket, and broken data sets, by the hundred thousand; takes a quarter of an hour.
 fuzz: $(VENV)/.test

@@ -298,6 +298,16 @@ class SenderSettings(Section):
     commitment_port: Port = 0
     """Port that takes a PACS's answers to storage commitment requests on associations of its own; 0: none, the
     answer has to come on ours, or C-FIND decides."""
+    commitment_max_connections: int = Field(default=16, ge=1)
+    """At that port, at once: each has two threads that poll. Only hosts of destinations get that far."""
+    commitment_max_connections_per_address: int = Field(default=4, ge=1)
+    """Of those, from one address: a host that has gone wrong must not keep the others' answers out."""
+    commitment_pdu_deadline_s: float = Field(default=10.0, gt=0)
+    """For a PDU's header there, and for its rest: a few hundred bytes."""
+    commitment_association_s: float = Field(default=60.0, gt=0)
+    """For an association there as a whole; an answer takes a fraction of a second."""
+    commitment_max_kib: int = Field(default=4096, ge=64)
+    """All that may come on such an association: an answer has about 200 bytes for each object. It is kept in memory."""
     commitment_wait_s: float = Field(default=2.0, ge=0)
     """Keep the association open for the commitment's answer for this long; later it comes on one of the PACS's own."""
     commitment_timeout_s: float = Field(default=600.0, gt=0)

@@ -11,7 +11,7 @@ from threading import Event
 
 import structlog
 from pydicom import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import build_context, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
@@ -31,6 +31,8 @@ from storage.results import StoredObject
 
 log = structlog.get_logger()
 
+# Not deflated: a megabyte of that may be a thousand.
+SYNTAXES = [str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)]
 MODEL = str(StorageCommitmentPushModel)
 MODEL_INSTANCE = str(StorageCommitmentPushModelInstance)
 REQUEST = 1  # Action Type ID of PS3.4 J.3.2
@@ -88,7 +90,7 @@ def request_commitment(sender: SenderSettings, peer: Peer, database: Database, w
     try:
         handlers: list[evt.EventHandlerType] = [(evt.EVT_N_EVENT_REPORT, on_report)]
         caller = sender.model_copy(update={"calling_ae_title": asking_ae_title(sender)})
-        with associate(peer, caller, [build_context(MODEL)], handlers=handlers) as link:
+        with associate(peer, caller, [build_context(MODEL, SYNTAXES)], handlers=handlers) as link:
             started = time.monotonic()
             with link.line.deadline(link.response_s + 1), link.ended_is_unavailable():
                 response, _ = link.association.send_n_action(

@@ -5,20 +5,27 @@ asked for commitment get as far as the first byte.
 """
 
 import socket
+import threading
+import time
+from typing import cast
 
 import structlog
 from pynetdicom import AE, evt
-from pynetdicom.transport import ThreadedAssociationServer
 
-from config.settings import Settings
-from dicom_node.commitment import MODEL, answer_report, asking_ae_title
+from config.settings import SenderSettings, Settings
+from dicom_node.commitment import MODEL, SYNTAXES, answer_report, asking_ae_title
 from dicom_node.errors import PortTaken
+from dicom_node.guarded_server import GuardedServer, Limits
+from dicom_node.receiver.access import parse_address
+from dicom_node.receiver.committer import Note
+from dicom_node.receiver.journal import Journal
+from storage import audit
 from storage.database import Database
+from storage.errors import StorageError
 
 log = structlog.get_logger()
 
-MAX_ASSOCIATIONS = 4
-TIMEOUT_S = 10.0
+LOOK_UP_EVERY_S = 60.0
 UNRECOGNISED_OPERATION = 0x0211
 
 
@@ -28,29 +35,36 @@ class CommitmentListener:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
-        self._server: ThreadedAssociationServer | None = None
+        self._limits = _limits(settings.sender)
+        self._server: GuardedServer | None = None
+        self._journal = Journal(self._write)
+        self._hosts: frozenset[str] = frozenset()
+        self._looked_up_at = float("-inf")
         self.port = settings.sender.commitment_port
 
     def start(self) -> None:
         """Listen. Raises PortTaken."""
         entity = AE(ae_title=asking_ae_title(self._settings.sender))
         entity.require_called_aet = True
-        entity.maximum_associations = MAX_ASSOCIATIONS
-        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = TIMEOUT_S
+        entity.maximum_associations = self._limits.connections
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = self._limits.pdu_s
         # The PACS is the SCP on an association that it requests; not every one negotiates that role.
-        entity.add_supported_context(MODEL, scu_role=True, scp_role=True)
-        handlers: list[evt.EventHandlerType] = [
-            (evt.EVT_CONN_OPEN, self._on_open),
-            (evt.EVT_N_EVENT_REPORT, self._on_report),
-            (evt.EVT_N_ACTION, _on_request),
-        ]
+        entity.add_supported_context(MODEL, SYNTAXES, scu_role=True, scp_role=True)
         address = (self._settings.receiver.host, self.port)
         try:
-            self._server = entity.start_server(address, block=False, evt_handlers=handlers)
+            server = entity.make_server(
+                address,
+                evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._on_report), (evt.EVT_N_ACTION, _on_request)],
+                server_class=GuardedServer,
+                limits=self._limits,
+                knows=self._knows,
+                refuse=self._refuse,
+            )
         except OSError as error:
             raise PortTaken(f"cannot listen on {address[0]}:{address[1]}: {error.strerror}") from error
-        if self._server is not None:
-            self.port = int(self._server.server_address[1])
+        self._server = cast(GuardedServer, server)
+        self.port = int(server.server_address[1])
+        threading.Thread(target=server.serve_forever, name="commitment", daemon=True).start()
         log.info("listening for storage commitment answers", port=self.port)
 
     def stop(self) -> None:
@@ -58,32 +72,47 @@ class CommitmentListener:
         server, self._server = self._server, None
         if server is not None:
             server.shutdown()
-            server.server_close()
 
-    def _hosts(self) -> set[str]:
+    def _knows(self, address: str) -> bool:
+        """Whether it is the address of a destination that is asked for commitment."""
+        now = time.monotonic()
+        if now - self._looked_up_at >= LOOK_UP_EVERY_S:
+            self._hosts, self._looked_up_at = self._look_up(), now
+        return str(parse_address(address)) in self._hosts
+
+    def _look_up(self) -> frozenset[str]:
         hosts: set[str] = set()
         for destination in self._settings.destinations:
             if destination.commitment != "request":
                 continue
             try:
-                hosts |= {str(info[4][0]) for info in socket.getaddrinfo(destination.host, None)}
+                hosts |= {str(parse_address(str(info[4][0]))) for info in socket.getaddrinfo(destination.host, None)}
             except OSError:
                 continue  # it has no address now, so it cannot be who calls
-        return hosts
+        return frozenset(hosts)
 
-    def _on_open(self, event: evt.Event) -> None:
-        transport = event.assoc.dul.socket
-        if transport is None or transport.socket is None:
-            return
-        # Without a timeout half a PDU holds the association's thread for ever.
-        transport.socket.settimeout(TIMEOUT_S)
-        address = str(getattr(event, "address", ("",))[0])
-        if address not in self._hosts():
-            log.warning("connection to the storage commitment port refused", address=address)
-            transport.socket.shutdown(socket.SHUT_RDWR)
+    def _refuse(self, address: str, reason: str) -> None:
+        self._journal.record("commitment.refused", address=address, outcome="REFUSED", reason=reason)
+
+    def _write(self, note: Note) -> None:
+        try:
+            with self._database.transaction() as tx:
+                audit.append(tx, note.at, note.event, address=note.address, outcome=note.outcome, detail=note.detail)
+        except StorageError as error:
+            log.warning("refusal not audited", error=type(error).__name__)
 
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
         return answer_report(event, self._database, self._settings.sender), None
+
+
+def _limits(sender: SenderSettings) -> Limits:
+    return Limits(
+        connections=sender.commitment_max_connections,
+        per_address=sender.commitment_max_connections_per_address,
+        pdu_s=sender.commitment_pdu_deadline_s,
+        association_s=sender.commitment_association_s,
+        bytes=sender.commitment_max_kib * 1024,
+    )
 
 
 def _on_request(event: evt.Event) -> tuple[int, None]:

@@ -17,13 +17,16 @@ ABORT, REJECT, ACCEPT, RELEASED, DATA = 7, 3, 2, 6, 4
 
 
 def association_request(
-    calling_ae: bytes = b"ATTACKER", called_ae: bytes = b"DICOM_NODE", syntax: str = ExplicitVRLittleEndian
+    calling_ae: bytes = b"ATTACKER",
+    called_ae: bytes = b"DICOM_NODE",
+    syntax: str = ExplicitVRLittleEndian,
+    sop_class: str = CTImageStorage,
 ) -> bytes:
-    """An A-ASSOCIATE-RQ for CT and verification; the AE titles may hold any bytes."""
+    """An A-ASSOCIATE-RQ for CT (or another class) and verification; the AE titles may hold any bytes."""
     request = A_ASSOCIATE()
     request.application_context_name = UID("1.2.840.10008.3.1.1.1")
     request.calling_ae_title, request.called_ae_title = "X", "X"
-    contexts = [build_context(CTImageStorage, syntax), build_context("1.2.840.10008.1.1")]
+    contexts = [build_context(sop_class, syntax), build_context("1.2.840.10008.1.1")]
     for context, number in zip(contexts, (CONTEXT_ID, VERIFICATION_ID), strict=True):
         context.context_id = number
     request.presentation_context_definition_list = contexts

@@ -1,15 +1,16 @@
 """Short lives of a node that together reach every durable step of every process; each may be killed at one of them."""
 
 import os
+import socket
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage.files import FileStore
-from tests.faults.campaign import Archive, Node, Pacs, Zygote, check, ct_series
-from tests.programs import wait_for
+from tests.faults.campaign import PATIENCE_S, Archive, Node, Pacs, Zygote, check, ct_series
+from tests.programs import free_port, wait_for
 
 MIGRATE, ROOT_FOLDER = "storage.database.Database.migrate", "storage.files.fsync_folder"
 AT_START = [MIGRATE, ROOT_FOLDER]
@@ -201,6 +202,21 @@ def drain(life: Life) -> Node:
 
 
 # By scenario: the durable steps of each process that it is killed at. Together they are all there are.
+def stranger(life: Life) -> Node:
+    """Somebody knocks at the port for storage commitment answers who is no destination."""
+    with ExitStack() as stack:
+        pacs = Pacs()
+        stack.callback(pacs.stop)
+        port = free_port()
+        node = life.node(pacs.port, DICOM_NODE_SENDER__COMMITMENT_PORT=str(port))
+        stack.callback(node.kill)
+        node.start()
+        wait_for(lambda: _refused(node, port), PATIENCE_S, "the refusal is audited")
+        check(node, pacs, {})
+        node.end()
+    return node
+
+
 STEPS: dict[Scenario, dict[str, list[str]]] = {
     report: {
         "run": PREPARE,
@@ -254,6 +270,7 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
     },
     retention: {"schedule": ["storage.retention.delete_old_images", "storage.files.FileStore.remove"]},
     drain: {"work": ["dicom_node.worker.Worker._hand_back"]},
+    stranger: {"deliver": ["dicom_node.commitment_listener.CommitmentListener._write"]},
 }
 # Ends with an exception there, as the file that it is asked for is not there: there is no moment after it.
 NO_AFTER = {"resend receive storage.files.FileStore.make_durable"}
@@ -264,6 +281,14 @@ def _part10(uid: str, data: bytes) -> bytes:
     from tests.attacker import CTImageStorage, ExplicitVRLittleEndian
 
     return encode_file_start(str(CTImageStorage), uid, str(ExplicitVRLittleEndian)) + data
+
+
+def _refused(node: Node, port: int) -> bool:
+    """Knock, from an address that is this machine's and no destination's; True once that is in the audit trail."""
+    node.tend()
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1, ("127.0.0.2", 0)) as knock:
+        knock.recv(1)
+    return bool(node.rows("SELECT 1 FROM audit WHERE event = 'commitment.refused'"))
 
 
 def _files(node: Node, uids: list[str]) -> list[Path]:
