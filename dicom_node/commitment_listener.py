@@ -78,7 +78,7 @@ class CommitmentListener:
         now = time.monotonic()
         if now - self._looked_up_at >= LOOK_UP_EVERY_S:
             self._hosts, self._looked_up_at = self._look_up(), now
-        return str(parse_address(address)) in self._hosts
+        return address in self._hosts
 
     def _look_up(self) -> frozenset[str]:
         hosts: set[str] = set()

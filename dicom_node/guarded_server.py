@@ -1,9 +1,9 @@
 """pynetdicom's server behind limits, for the little that arrives beside images: answers to storage commitment requests.
 
-What it relies on in pynetdicom, pinned by tests/integration/test_commitment_port.py:
+What it relies on in pynetdicom, pinned by tests/faults/test_commitment_attacks.py:
 
-- `verify_request` is asked before anything is read or a thread is begun (socketserver);
-- `process_request` begins an association's thread at once, and `active_associations` has it from then on;
+- `process_request` begins an association's thread before it returns, and `active_associations` has it from then on;
+  before, nothing is read;
 - all that a peer sends comes through `recv` of the association's socket, a PDU's six header bytes and its rest
   apart; an OSError there ends the association.
 
@@ -19,6 +19,8 @@ from typing import Any, cast
 import structlog
 from pynetdicom import evt
 from pynetdicom.transport import AssociationServer, AssociationSocket
+
+from dicom_node.receiver.access import parse_address
 
 log = structlog.get_logger()
 
@@ -60,18 +62,23 @@ class GuardedServer(AssociationServer):
         super().__init__(*arguments, **named)
         self.bind(evt.EVT_CONN_OPEN, self._guard)
 
-    def verify_request(self, request: object, client_address: Any) -> bool:
-        """Whether a connection gets as far as the first byte."""
-        address = str(client_address[0])
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begin an association's thread, or close the connection before a byte is read.
+
+        Here and not in `verify_request`: what goes wrong here ends one connection, there the whole server.
+        """
+        address = str(parse_address(str(client_address[0])))
         reason = self._why_not(address)
         if reason:
+            self.shutdown_request(request)
             self._refuse(address, reason)
-        return not reason
+        else:
+            super().process_request(request, client_address)
 
     def _why_not(self, address: str) -> str:
         if not self._knows(address):
             return "address"
-        present = [str(association.requestor.address) for association in self.active_associations]
+        present = [str(parse_address(one.requestor.address)) for one in self.active_associations]
         if present.count(address) >= self._limits.per_address or len(present) >= self._limits.connections:
             return "too-many-connections"
         return ""
