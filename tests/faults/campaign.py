@@ -23,6 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.dsutils import encode, split_dataset
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import pacs
 from storage import audit, deliveries, jobs, series, series_state
@@ -202,10 +203,19 @@ class Archive:
 
 
 class Node:
-    """A node in a folder, which may die at any moment, and whoever starts it again."""
+    """A node in a folder, which may die at any moment, and whoever starts it again.
+
+    index: the URL of a PostgreSQL database; SQLite in the folder without one.
+    """
 
     def __init__(
-        self, zygote: Zygote, folder: Path, pacs_port: int, commitment: str = "request", **variables: str
+        self,
+        zygote: Zygote,
+        folder: Path,
+        pacs_port: int,
+        commitment: str = "request",
+        index: str = "",
+        **variables: str,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._zygote = zygote
@@ -217,6 +227,7 @@ class Node:
         self.log = folder / "log"
         self.starts = 0
         self._power_is_back = False
+        self._index = index
         destination = {
             "name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs_port, "commitment": commitment
         }  # fmt: skip
@@ -224,6 +235,7 @@ class Node:
             **{k: v for k, v in os.environ.items() if not k.startswith(("DICOM_NODE_", "NODE_"))},
             "NODE_FAULTS": str(self.faults),
             "DICOM_NODE_DATA_DIR": str(self.data),
+            "DICOM_NODE_STORAGE__DATABASE_URL": index,
             "DICOM_NODE_RECEIVER__PORT": str(self.port),
             "DICOM_NODE_COMPLETION__QUIET_S": "0.6",
             "DICOM_NODE_DESTINATIONS": json.dumps([destination]),
@@ -340,10 +352,12 @@ class Node:
 
     def database(self) -> Database:
         """Its index."""
-        return Database(f"sqlite:///{self.data}/node.db")
+        return Database(self._index or f"sqlite:///{self.data}/node.db")
 
     def rows(self, statement: str) -> list[dict[str, Any]]:
         """Any query on its index; nothing where there is none yet."""
+        if self._index:
+            return self._rows_by_engine(statement)
         path = self.data / "node.db"
         if not path.exists():
             return []
@@ -356,6 +370,16 @@ class Node:
             return []  # the schema is not there yet
         finally:
             index.close()
+
+    def _rows_by_engine(self, statement: str) -> list[dict[str, Any]]:
+        database = self.database()
+        try:
+            with database.read() as tx:
+                return [dict(row) for row in tx.exec_driver_sql(statement).mappings()]
+        except SQLAlchemyError:
+            return []  # the schema is not there yet
+        finally:
+            database.close()
 
     def send(self, instances: Mapping[str, bytes], acknowledged: dict[str, str]) -> None:
         """As a PACS does: again and again, until each instance was answered with success."""

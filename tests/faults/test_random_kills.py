@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.campaign import Node, Pacs, Zygote, check, ct_series, send
+from tests.postgresql import postgresql_server
 from tests.programs import wait_for
 
 ROUNDS = int(os.environ.get("NODE_FAULT_ROUNDS", "0"))
@@ -94,15 +95,26 @@ def _some_work_is_done(node: Node, pacs: Pacs) -> None:
 def test_kills_at_random_moments_lose_nothing_and_report_nothing_twice(
     zygote: Zygote, tmp_path: Path, figures: list[str]
 ) -> None:
-    choose = random.Random(SEED)
     pacs = Pacs()
-    node = Node(zygote, tmp_path, pacs.port)
+    kill_at_random(Node(zygote, tmp_path, pacs.port), pacs, KILLS, figures)
+
+
+@pytest.mark.timeout(600 + 30 * KILLS)
+def test_with_an_index_in_postgresql_too(zygote: Zygote, tmp_path: Path, figures: list[str]) -> None:
+    """The server lives on: what it promises of power failures is its own matter."""
+    with postgresql_server() as url:
+        pacs = Pacs()
+        kill_at_random(Node(zygote, tmp_path, pacs.port, index=url), pacs, max(4, KILLS // 5), figures)
+
+
+def kill_at_random(node: Node, pacs: Pacs, kills: int, figures: list[str]) -> None:
+    choose = random.Random(SEED)
     ways: list[str] = []
     try:
         node.start()
         wait_for(lambda: node.listens, 60, "the node listens")
         with under_load(node, pacs) as senders:
-            for number in range(1, KILLS + 1):
+            for number in range(1, kills + 1):
                 if number % 5 == 0:
                     _some_work_is_done(node, pacs)
                 if choose.random() < 0.8:  # else at its start, perhaps before it listens
@@ -119,4 +131,7 @@ def test_kills_at_random_moments_lose_nothing_and_report_nothing_twice(
         node.kill()
         pacs.stop()
     kinds = {way: ways.count(way) for way in sorted(set(ways))}
-    figures.append(f"random kills, seed {SEED}: {kinds}, starts {node.starts}; {counts}; lost 0, twice 0, stuck 0")
+    index = node.database().url.get_backend_name()
+    figures.append(
+        f"random kills, {index}, seed {SEED}: {kinds}, starts {node.starts}; {counts}; lost 0, twice 0, stuck 0"
+    )
