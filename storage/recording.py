@@ -37,6 +37,8 @@ SELECT_GROUP = Prepared(
     )
     .select_from(series.join(studies))
     .where(series.c.series_instance_uid == bindparam("uid"))
+    # PostgreSQL: who closes it meanwhile waits for us, or we see it closed. SQLite has one writer at a time anyway.
+    .with_for_update(of=series)
 )
 INSERT_INSTANCES = Prepared(
     insert(instances), [c.name for c in instances.c if c.name not in ("id", "gone_at", "gone_reason")]
@@ -151,7 +153,8 @@ def _held(tx: Connection, arrivals: Sequence[Arrival]) -> dict[str, _Held]:
 
 
 def _groups(tx: Connection, arrivals: Sequence[Arrival]) -> dict[str, _Group]:
-    uids = {arrival.series_instance_uid for arrival in arrivals}
+    # In the order in which selection.py locks them.
+    uids = sorted({arrival.series_instance_uid for arrival in arrivals})
     rows = [row for uid in uids for row in SELECT_GROUP.execute(tx, {"uid": uid})]
     return {row[0]: _Group(*row[1:]) for row in rows}
 

@@ -9,6 +9,7 @@ from storage import audit
 from storage.database import Database
 from storage.files import FileStore
 from storage.models import deliveries, instances, jobs, patients, results, series, studies
+from storage.series_state import SERIES
 
 DAY_S = 86400.0
 
@@ -24,6 +25,7 @@ def delete_old_images(database: Database, files: FileStore, now: float, days: fl
     deleted = 0
     for series_pk in finished:
         with database.transaction() as tx:
+            SERIES.row(tx, series_pk)  # locked: a slice that comes now comes after this
             # Asked again inside: a late instance may have come, or an operator may have retried a delivery.
             paths = _mark(tx, series_pk, now, days) if finished_series(tx, now - days * DAY_S, series_pk) else []
         deleted += sum(files.remove(path) for path in paths)

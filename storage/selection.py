@@ -133,7 +133,7 @@ def record_choice(
     Raises NotDueYet where a series of the study changed since the choice was made.
     """
     first = choice.members[0]
-    for member in choice.members:
+    for member in sorted(choice.members, key=lambda one: one.series_instance_uid):
         SERIES.row(tx, member.series_pk)  # locked: a slice that comes now finds the job, and supersedes it
     study_pk = tx.scalar(select(series.c.study_pk).where(series.c.id == first.series_pk))
     is_open = exists().where(series.c.study_pk == study_pk, series.c.state == State.OPEN.value)
