@@ -38,7 +38,7 @@ class CommitmentListener:
         self._limits = _limits(settings.sender)
         self._server: GuardedServer | None = None
         self._journal = Journal(self._write)
-        self._hosts: frozenset[str] = frozenset()
+        self._addresses: dict[str, set[str]] = {}
         self._looked_up_at = float("-inf")
         self.port = settings.sender.commitment_port
 
@@ -72,24 +72,31 @@ class CommitmentListener:
         server, self._server = self._server, None
         if server is not None:
             server.shutdown()
+            self._journal.flush(time.time(), window_s=0)
 
     def _knows(self, address: str) -> bool:
-        """Whether it is the address of a destination that is asked for commitment."""
-        now = time.monotonic()
-        if now - self._looked_up_at >= LOOK_UP_EVERY_S:
-            self._hosts, self._looked_up_at = self._look_up(), now
-        return address in self._hosts
+        """Whether it is the address of a destination that is asked for commitment.
 
-    def _look_up(self) -> frozenset[str]:
-        hosts: set[str] = set()
+        Names are looked up for an unknown address only, and seldom: a name server that is away must hold nobody up
+        whose address is known, and takes nobody's away.
+        """
+        if not self._is_known(address) and time.monotonic() - self._looked_up_at >= LOOK_UP_EVERY_S:
+            self._look_up()
+            self._looked_up_at = time.monotonic()
+        return self._is_known(address)
+
+    def _is_known(self, address: str) -> bool:
+        return any(address in found for found in self._addresses.values())
+
+    def _look_up(self) -> None:
         for destination in self._settings.destinations:
             if destination.commitment != "request":
                 continue
             try:
-                hosts |= {str(parse_address(str(info[4][0]))) for info in socket.getaddrinfo(destination.host, None)}
+                found = socket.getaddrinfo(destination.host, None)
             except OSError:
-                continue  # it has no address now, so it cannot be who calls
-        return frozenset(hosts)
+                continue  # what was known of it stays
+            self._addresses[destination.name] = {str(parse_address(str(info[4][0]))) for info in found}
 
     def _refuse(self, address: str, reason: str) -> None:
         self._journal.record("commitment.refused", address=address, outcome="REFUSED", reason=reason)

@@ -38,7 +38,8 @@ SELECT_GROUP = Prepared(
     .select_from(series.join(studies))
     .where(series.c.series_instance_uid == bindparam("uid"))
     # PostgreSQL: who closes it meanwhile waits for us, or we see it closed. SQLite has one writer at a time anyway.
-    .with_for_update(of=series)
+    # FOR NO KEY UPDATE: a worker that hands in a result, which refers to the series, need not wait.
+    .with_for_update(of=series, key_share=True)
 )
 INSERT_INSTANCES = Prepared(
     insert(instances), [c.name for c in instances.c if c.name not in ("id", "gone_at", "gone_reason")]
