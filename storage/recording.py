@@ -38,8 +38,7 @@ SELECT_GROUP = Prepared(
     .select_from(series.join(studies))
     .where(series.c.series_instance_uid == bindparam("uid"))
     # PostgreSQL: who closes it meanwhile waits for us, or we see it closed. SQLite has one writer at a time anyway.
-    # FOR NO KEY UPDATE: a worker that hands in a result, which refers to the series, need not wait.
-    .with_for_update(of=series, key_share=True)
+    .with_for_update(of=series)
 )
 INSERT_INSTANCES = Prepared(
     insert(instances), [c.name for c in instances.c if c.name not in ("id", "gone_at", "gone_reason")]
