@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PACKAGES := dicom_node inference storage config
-BUILT_FROM := setup.cfg setup.py pyproject.toml $(wildcard inference/native/*.[ch])
+BUILT_FROM := setup.cfg setup.py pyproject.toml $(wildcard inference/lungs/native/*.[ch])
 # The test and demonstration processes share the cores; torch is told its threads where it matters.
 export OPENBLAS_NUM_THREADS ?= 1
 

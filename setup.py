@@ -2,12 +2,14 @@
 
 from setuptools import Extension, setup
 
+NATIVE = "inference/lungs/native"
+
 setup(
     ext_modules=[
         Extension(
-            "inference.native._unet",
-            sources=["inference/native/unet.c"],
-            depends=["inference/native/formats.h", "inference/native/unet_kernel.h", "inference/native/unet_slice.h"],
+            "inference.lungs.native._unet",
+            sources=[f"{NATIVE}/unet.c"],
+            depends=[f"{NATIVE}/{header}" for header in ("formats.h", "unet_kernel.h", "unet_slice.h")],
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"],
             optional=True,
         )

@@ -23,7 +23,7 @@ from pydicom.uid import UID, generate_uid
 # Before this folder, whose `inference.py` is not the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from inference.volume import find_series, load
+from inference.volume.load import find_series, load
 
 ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
     "1.2.840.10008.1.2.4.57": lambda a: imagecodecs.ljpeg_encode(a, bitspersample=16),

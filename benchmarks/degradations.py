@@ -18,7 +18,7 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, generate_uid
 
 from benchmarks.bodies import abdomen_hu, head_hu
-from inference.ct import CTVolume
+from inference.volume.ct_volume import CTVolume
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"

@@ -22,14 +22,15 @@ import numpy as np
 
 from benchmarks.degradations import Images, Variant, read_images, write_images
 from benchmarks.variants import all_variants
-from inference.ct import CTVolume, upright
+from inference.covid.pipeline import Pipeline, load_pipeline
 from inference.errors import CorruptInstance, UnsuitableSeries
-from inference.phantom import Scanner, make_phantom, write_series
-from inference.pipeline import Pipeline, load_pipeline
+from inference.models.registry import find_model
+from inference.phantom.chest import Scanner, make_phantom
+from inference.phantom.series import write_series
 from inference.preprocess import clamped
-from inference.registry import find_model
-from inference.suitability import Policy, check
-from inference.volume import find_series, load
+from inference.suitability.check import Policy, check
+from inference.volume.ct_volume import CTVolume, upright
+from inference.volume.load import find_series, load
 
 MOST_MOVED = 1e-6
 

@@ -21,15 +21,15 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from inference.covid.pipeline import Pipeline, load_pipeline  # noqa: E402
 from inference.errors import UnsuitableSeries  # noqa: E402
 from inference.evaluation.intervals import delong  # noqa: E402
-from inference.mask import dice  # noqa: E402
+from inference.lungs.mask import dice  # noqa: E402
+from inference.models.registry import find_model  # noqa: E402
 from inference.phantom import write_series  # noqa: E402
-from inference.pipeline import Pipeline, load_pipeline  # noqa: E402
-from inference.registry import find_model  # noqa: E402
 from inference.training.cohort import TEST, draw_phantom  # noqa: E402
 from inference.training.decovnet_training import roc_auc  # noqa: E402
-from inference.volume import load  # noqa: E402
+from inference.volume.load import load  # noqa: E402
 
 SEEDS_FROM = 10_000
 POPULATION = replace(TEST, sizes=(512,), slices=(40, 110))

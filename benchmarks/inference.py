@@ -29,14 +29,14 @@ from torch.utils.flop_counter import FlopCounterMode
 # Before this folder, whose `inference.py` is not the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from inference.cards import read_card, shipped_folder, write_card
-from inference.decovnet import DeCoVNet
-from inference.mask import dice
-from inference.pipeline import Pipeline, decovnet_input, load_pipeline, needed_slices, resized
+from inference.covid.decovnet import DeCoVNet
+from inference.covid.pipeline import Pipeline, decovnet_input, load_pipeline, needed_slices, resized
+from inference.covid.weights import load_networks, save_network
+from inference.lungs.mask import dice
+from inference.lungs.unet import UNet
+from inference.models.cards import read_card, shipped_folder, write_card
+from inference.models.registry import find_model
 from inference.preprocess import greys, resampled_count, verdict_range
-from inference.registry import find_model
-from inference.unet import UNet
-from inference.weights import load_networks, save_network
 
 Stages = dict[str, float]
 
@@ -134,7 +134,7 @@ def reference(hu: np.ndarray, spacing: float, folder: Path, threads: int) -> tup
 
 def ours(hu: np.ndarray, spacing: float, pipeline: Pipeline, wall: bool) -> tuple[float, np.ndarray, Stages]:
     """The same result from the product's own steps; as in the node, the U-Net leaves out slices that nothing needs."""
-    from inference.ct import CTVolume
+    from inference.volume.ct_volume import CTVolume
 
     volume = CTVolume(hu, (spacing, 0.7, 0.7), np.eye(4), (), "", "")
     clock, profile = Clock(wall), pipeline.card.profile
@@ -299,7 +299,7 @@ def main() -> None:
 def _volume(arguments: argparse.Namespace) -> tuple[np.ndarray, float]:
     if not arguments.series:
         return synthetic_volume(arguments.slices), arguments.spacing
-    from inference.volume import find_series, load
+    from inference.volume.load import find_series, load
 
     volume = load(next(iter(find_series(arguments.series).values())))
     return volume.hu, volume.spacing_mm[0]

@@ -22,19 +22,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from inference.cards import read_card, shipped_folder
-from inference.ct import CTVolume
+from inference.arrays import Grey
+from inference.covid.localisation import Localiser
+from inference.covid.occlusion import explain
+from inference.covid.pipeline import Pipeline
+from inference.covid.streamed import StreamedDecovnet
+from inference.covid.weights import load_networks
 from inference.device import choose_device
-from inference.engine import open_unet
 from inference.errors import UnsuitableSeries
 from inference.finding import Finding
-from inference.localisation import Localiser
-from inference.occlusion import explain
-from inference.phantom import CONFOUNDERS, LESIONS, LesionSettings, Phantom, Scanner, make_phantom
-from inference.pipeline import Pipeline
-from inference.preprocess import Grey
-from inference.streamed import StreamedDecovnet
-from inference.weights import load_networks
+from inference.lungs.engine import open_unet
+from inference.models.cards import read_card, shipped_folder
+from inference.phantom.chest import Phantom, Scanner, make_phantom
+from inference.phantom.lesions import CONFOUNDERS, LESIONS, LesionSettings
+from inference.volume.ct_volume import CTVolume
 
 Mask = npt.NDArray[np.bool_]
 ALWAYS = 1e-9  # a threshold that every result reaches

@@ -99,7 +99,8 @@ def node_analysing(folder: Path, port: int) -> list[str]:
 
 def keep_busy(folder: Path, port: int) -> None:
     """Give the node's worker phantoms to analyse, and wait until it does."""
-    from inference.phantom import make_phantom, write_series
+    from inference.phantom.chest import make_phantom
+    from inference.phantom.series import write_series
 
     for seed in range(4):
         write_series(make_phantom(seed), folder / f"phantom-{seed}")

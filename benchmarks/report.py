@@ -15,13 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dicom_node.report import ReportContext, build_all, read_sources, to_part10
-from dicom_node.report.objects import KINDS, REPORT, SEGMENTATION, SUMMARY
-from inference.cards import read_card, shipped_folder
-from inference.ct import CTVolume
+from dicom_node.report.context import ReportContext
+from dicom_node.report.frame import to_part10
+from dicom_node.report.objects import KINDS, REPORT, SEGMENTATION, SUMMARY, build_all
+from dicom_node.report.sources import read_sources
 from inference.finding import Finding
-from inference.phantom import make_phantom, write_series
-from inference.volume import load
+from inference.models.cards import read_card, shipped_folder
+from inference.phantom.chest import make_phantom
+from inference.phantom.series import write_series
+from inference.volume.ct_volume import CTVolume
+from inference.volume.load import load
 
 
 def phantom_finding(folder: Path, slices: int) -> tuple[CTVolume, Finding]:

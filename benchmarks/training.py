@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from inference.decovnet import DeCoVNet  # noqa: E402
+from inference.covid.decovnet import DeCoVNet  # noqa: E402
 from inference.training.augmentation import AugmentationSettings, Change, draw  # noqa: E402
 from inference.training.decovnet_training import VolumeCase, VolumeTask  # noqa: E402
 from inference.training.inputs import mapped  # noqa: E402

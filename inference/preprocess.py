@@ -8,13 +8,12 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from inference.cards import Circle, Intensity, Profile, Slices
-from inference.ct import CTVolume
+from inference.arrays import Box, Grey
 from inference.errors import UnsuitableSeries
+from inference.models.cards import Circle, Intensity, Profile, Slices
+from inference.volume.ct_volume import CTVolume
 
-Grey = npt.NDArray[np.uint8]
 Weights = npt.NDArray[np.float64]
-Box = tuple[slice, slice, slice]
 
 # A cubic spline's memory of a sample fades by 0.27 per step: beyond 24 steps it is below float64's resolution.
 _NEGLIGIBLE = 1e-14

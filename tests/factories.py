@@ -11,8 +11,8 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 
-from inference.ct import CTVolume, SeriesHeader, SourceSlice
 from inference.finding import Finding, ModelIdentity, QualityCheck
+from inference.volume.ct_volume import CTVolume, SeriesHeader, SourceSlice
 
 STUDY_UID = "1.2.826.0.1.3680043.8.498.1001"
 SERIES_UID = "1.2.826.0.1.3680043.8.498.1002"

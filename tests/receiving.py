@@ -18,7 +18,7 @@ from pynetdicom.association import Association
 from pynetdicom.dsutils import encode
 
 from config.settings import Settings
-from dicom_node.receiver import Receiver
+from dicom_node.receiver.receiver import Receiver
 from dicom_node.receiver.resources import CHECK_EVERY_S
 from dicom_node.receiver.store import Storage
 from storage.database import open_database

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
+from inference.lungs.unet import UNet
 from inference.training.loop import TrainingSettings, train
 from inference.training.parallel import join_team, leave_team
 from inference.training.unet_training import LungCase, LungTask
-from inference.unet import UNet
 
 
 def lung_case(seed: int) -> LungCase:

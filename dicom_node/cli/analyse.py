@@ -13,7 +13,7 @@ from dicom_node.errors import NodeError
 
 # torch takes seconds to import: only this command pays for it.
 if TYPE_CHECKING:
-    from dicom_node.analysis import Analysis
+    from dicom_node.analysis.analyse import Analysis
     from inference.finding import ModelIdentity
 
 
@@ -36,10 +36,10 @@ def analyse(
     settings = settings_from(config)
     wanted = {"display": display or settings.report.display, "key_objects": key_objects or settings.report.key_objects}
     settings = settings.model_copy(update={"report": settings.report.model_copy(update=wanted)})
-    from dicom_node.analysis import analyse as analyse_series
-    from dicom_node.analysis import open_pipeline
-    from dicom_node.reporting import write_objects
-    from inference.volume import find_series
+    from dicom_node.analysis.analyse import analyse as analyse_series
+    from dicom_node.analysis.analyse import open_pipeline
+    from dicom_node.analysis.result_objects import write_objects
+    from inference.volume.load import find_series
 
     found = find_series(path)
     if not found:

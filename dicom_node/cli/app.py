@@ -26,7 +26,7 @@ from dicom_node.cli import (
     train,
 )
 from dicom_node.errors import NodeError, PortTaken
-from dicom_node.supervisor import DO_NOT_RESTART
+from dicom_node.runtime.supervisor import DO_NOT_RESTART
 from inference.errors import InferenceError
 from storage.errors import StorageError
 

@@ -8,9 +8,9 @@ import typer
 from config.load import read
 from dicom_node.cli.common import ConfigOption, JsonOption, err, out, print_json, print_rows, settings_from
 from dicom_node.errors import NodeError
-from inference.cards import read_card
 from inference.evaluation.prevalence import ppv_npv
-from inference.registry import find_model
+from inference.models.cards import read_card
+from inference.models.registry import find_model
 
 group = typer.Typer(no_args_is_help=True, help="Check and show the configuration.")
 

@@ -27,10 +27,10 @@ from dicom_node.cli.overrides import SetOption, SettingsFileOption, settings_of
 from dicom_node.errors import NodeError
 
 if TYPE_CHECKING:
-    from inference.cards import Card
-    from inference.scans import Scan
+    from inference.models.cards import Card
     from inference.training.cached import Dataset
     from inference.training.dataset import LabelledCase, Split
+    from inference.volume.scans import Scan
 
 group = typer.Typer(no_args_is_help=True, help="Make data sets to train on.")
 
@@ -84,7 +84,7 @@ def build(
     split, name = _split(first_test_date, test_share, validation_share, seed)
     prepared, table = _card(card, settings_of(settings_file, set_))
     table = {"workers": workers or len(os.sched_getaffinity(0)), "ignore_patient_id": ignore_patient_id, **table}
-    from inference.toml_fields import build as fields_of
+    from inference.models.toml_fields import build as fields_of
 
     settings = fields_of(BuildSettings, table, "settings")
     with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
@@ -124,10 +124,10 @@ def masks(
 
 def _scans(source: Path | None, config: Path | None) -> list[Scan]:
     if source is not None:
-        from inference.scans import scans_in
+        from inference.volume.scans import scans_in
 
         return scans_in(source)
-    from dicom_node.stored import stored_scans
+    from dicom_node.cli.own_data import stored_scans
 
     settings = settings_from(config)
     with database_of(settings).read() as tx:
@@ -156,9 +156,9 @@ def _split(
 
 def _card(name: str, table: dict[str, object]) -> tuple[Card, dict[str, object]]:
     """The card whose preprocessing is used, with the settings' changes to its profile, and the other settings."""
-    from inference.cards import CARD_FILE, Profile, read_card, shipped_folder
-    from inference.toml_fields import build as fields_of
-    from inference.toml_fields import plain
+    from inference.models.cards import CARD_FILE, Profile, read_card, shipped_folder
+    from inference.models.toml_fields import build as fields_of
+    from inference.models.toml_fields import plain
     from inference.training.settings import merged
 
     folder = Path(name) if (Path(name) / CARD_FILE).is_file() else shipped_folder() / Path(name).name

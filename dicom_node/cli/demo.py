@@ -14,7 +14,7 @@ def demo() -> None:
     """Send a positive and a negative phantom through a node on this machine and print both reports."""
     from config.settings import LoggingSettings
     from dicom_node import logs
-    from dicom_node.demo import run_demo
+    from dicom_node.demo.journey import run_demo
 
     logs.configure(LoggingSettings(level="warning"))
     if not run_demo(out):

@@ -24,12 +24,12 @@ from dicom_node.errors import NodeError
 
 # scikit-learn and matplotlib take seconds to import and are an extra, torch too: only this command pays for them.
 if TYPE_CHECKING:
+    from inference.covid.pipeline import Pipeline
     from inference.evaluation.assessment import Assessment
     from inference.evaluation.folder import FolderPredictions
     from inference.evaluation.metrics import ThresholdRow
     from inference.evaluation.predictions import Predictions
     from inference.evaluation.tables import ColumnNames
-    from inference.pipeline import Pipeline
 
 DEFAULT_THRESHOLD = 0.5
 SITE_ONLY = Path("stays-at-the-site") / "predictions.csv"
@@ -168,8 +168,8 @@ class _Reader:
 
     def pipeline(self, model: str | None, version: str | None, folder: Path | None, device: str) -> Pipeline:
         """The model to run: of a folder, of a name, or the node's."""
-        from inference.pipeline import load_pipeline
-        from inference.registry import find_model
+        from inference.covid.pipeline import load_pipeline
+        from inference.models.registry import find_model
 
         settings = settings_from(self._config)
         found = folder or find_model(
@@ -205,7 +205,7 @@ class _Reader:
 
     def _of_node(self, site_only: Path, *, shadow: bool) -> Predictions:
         """The current results of the reporting or of the shadow model, for the cases that have a label."""
-        from dicom_node.stored import node_predictions
+        from dicom_node.cli.own_data import node_predictions
 
         if self._labels is None:
             raise NodeError("the node's results need --labels, a CSV of case and label")

@@ -25,7 +25,7 @@ from storage import series as store
 
 # torch takes seconds to import: only this command pays for it.
 if TYPE_CHECKING:
-    from inference.occlusion import Explanation
+    from inference.covid.occlusion import Explanation
 
 
 def register(app: typer.Typer) -> None:
@@ -41,9 +41,9 @@ def explain(
 ) -> None:
     """Analyse one series again without each part of its lungs: does the output rest on what is marked?"""
     settings = settings_from(config)
-    from dicom_node.analysis import open_pipeline
-    from inference.occlusion import explain as explain_volume
-    from inference.volume import load
+    from dicom_node.analysis.analyse import open_pipeline
+    from inference.covid.occlusion import explain as explain_volume
+    from inference.volume.load import load
 
     paths = _paths_of(series, settings)
     pipeline = open_pipeline(settings, device)
@@ -61,7 +61,7 @@ def _paths_of(series: str, settings: Settings) -> list[Path]:
         with database_of(settings).read() as tx:
             held = store.series_instances(tx, store.get_series(tx, series).series_pk)
         return [files.absolute(instance.path) for instance in held]
-    from inference.volume import find_series
+    from inference.volume.load import find_series
 
     found = list(find_series(Path(series)).values())
     if len(found) != 1:

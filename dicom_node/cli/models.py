@@ -30,7 +30,7 @@ def import_(
     settings = settings_from(config)
     import time
 
-    from inference.weights import import_authors
+    from inference.covid.weights import import_authors
     from storage import audit
 
     card = import_authors(unet, decovnet, settings.models_dir, allow_unverified=allow_unverified)
@@ -97,8 +97,8 @@ def publish(
 def list_(config: ConfigOption = None, json: JsonOption = False) -> None:
     """List the models that can be used, and which one is."""
     settings = settings_from(config)
-    from inference.cards import read_card
-    from inference.registry import find_model, list_models
+    from inference.models.cards import read_card
+    from inference.models.registry import find_model, list_models
 
     active = read_card(
         find_model(settings.models_dir, settings.model.name or None, settings.model.version or None)

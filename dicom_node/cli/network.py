@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from dicom_node import push, scu
 from dicom_node.cli.common import PEER_UNREACHABLE, ConfigOption, JsonOption, err, out, print_json, settings_from
 from dicom_node.errors import NodeError
+from dicom_node.scu import push
+from dicom_node.scu.store import echo as echo_peer
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +28,7 @@ def echo(
     if peer is None:
         names = ", ".join(d.name for d in settings.destinations) or "none is configured"
         raise NodeError(f"there is no destination {destination!r}; destinations: {names}")
-    answer = scu.echo(peer, settings.sender)
+    answer = echo_peer(peer, settings.sender)
     if json:
         print_json({"destination": destination, "reachable": answer.ok, "detail": answer.detail})
     else:

@@ -15,7 +15,7 @@ SetOption = Annotated[
 
 def settings_of(file: Path | None, changes: list[str] | None) -> dict[str, object]:
     """Nested tables of the file, with the changes laid over them."""
-    from inference.toml_fields import read_toml
+    from inference.models.toml_fields import read_toml
     from inference.training.settings import merged, parse_change
 
     table: dict[str, object] = read_toml(file) if file else {}

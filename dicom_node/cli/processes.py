@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from dicom_node import supervisor
 from dicom_node.cli.common import ConfigOption, database_of, files_of, settings_from
-from dicom_node.node_lock import only_node
-from dicom_node.supervisor import die_with_parent, stop_on_signals
+from dicom_node.runtime import supervisor
+from dicom_node.runtime.node_lock import only_node
+from dicom_node.runtime.supervisor import die_with_parent, stop_on_signals
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +24,7 @@ def run(config: ConfigOption = None) -> None:
     stop = stop_on_signals()
     settings = settings_from(config)
     # Migrations and start-up checks run once, here, before several processes open the index.
-    from dicom_node.startup import prepare
+    from dicom_node.runtime.startup import prepare
 
     with only_node(settings.data_dir, stop) as lock:
         prepare(settings)
@@ -40,7 +40,7 @@ def work(
     stop = stop_on_signals()
     settings = settings_from(config)
     os.nice(settings.worker.nice)
-    from dicom_node.worker import Worker
+    from dicom_node.analysis.worker import Worker
 
     if not Worker(settings, database_of(settings), files_of(settings), device).run(stop):
         # The interpreter would wait for the analysis, or tear the libraries down under it.
@@ -52,7 +52,7 @@ def receive(config: ConfigOption = None) -> None:
     die_with_parent()
     stop = stop_on_signals()
     settings = settings_from(config)
-    from dicom_node.receiver import serve
+    from dicom_node.receiver.receiver import serve
 
     serve(settings, stop)
 
@@ -62,7 +62,7 @@ def schedule(config: ConfigOption = None) -> None:
     die_with_parent()
     stop = stop_on_signals()
     settings = settings_from(config)
-    from dicom_node.scheduler import run_scheduler
+    from dicom_node.runtime.scheduler import run_scheduler
 
     run_scheduler(settings, database_of(settings), files_of(settings), stop)
 
@@ -72,7 +72,7 @@ def metrics(config: ConfigOption = None) -> None:
     die_with_parent()
     stop = stop_on_signals()
     settings = settings_from(config)
-    from dicom_node.metrics import serve
+    from dicom_node.runtime.metrics import serve
 
     serve(settings, database_of(settings), files_of(settings), stop)
 
@@ -82,6 +82,6 @@ def deliver(config: ConfigOption = None) -> None:
     die_with_parent()
     stop = stop_on_signals()
     settings = settings_from(config)
-    from dicom_node.sender import run as run_sender
+    from dicom_node.delivery.sender import run as run_sender
 
     run_sender(settings, database_of(settings), files_of(settings), stop)

@@ -19,7 +19,7 @@ from dicom_node.cli.common import (
 
 # torch takes seconds to import: only this command pays for it.
 if TYPE_CHECKING:
-    from dicom_node.replay import Replay
+    from dicom_node.analysis.replay import Replay
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +35,7 @@ def replay(
 ) -> None:
     """Recompute a result from the stored files with the model that it names; exit 1 where another one comes out."""
     settings = settings_from(config)
-    from dicom_node.replay import replay as replay_result
+    from dicom_node.analysis.replay import replay as replay_result
 
     done = replay_result(settings, database_of(settings), files_of(settings), result, device)
     if json:

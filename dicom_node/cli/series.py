@@ -17,7 +17,7 @@ from dicom_node.cli.common import (
     settings_from,
 )
 from dicom_node.errors import NodeError
-from dicom_node.expiry import expiries
+from dicom_node.runtime.certificate_expiry import expiries
 from storage import deliveries, jobs, results
 from storage import series as store
 from storage.status import status as read_status

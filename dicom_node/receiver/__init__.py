@@ -5,7 +5,3 @@ receiver.start()
 ...
 receiver.stop()
 """
-
-from dicom_node.receiver.receiver import Receiver, serve
-
-__all__ = ["Receiver", "serve"]

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 from pydicom.dataset import Dataset
 
-from inference.cards import OperatingPoint
+from inference.models.cards import OperatingPoint
 
 _OFFSET = re.compile(r"([+-])(\d{2})(\d{2})")
 

@@ -35,8 +35,8 @@ from dicom_node.report.structured_report import (
     previous_versions,
     sentences_of,
 )
-from inference.ct import CTVolume
 from inference.finding import Finding
+from inference.volume.ct_volume import CTVolume
 
 
 def build_display_report(

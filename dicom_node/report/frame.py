@@ -18,8 +18,8 @@ from dicom_node.report.equipment import contributing_equipment
 from dicom_node.report.sources import UTF_8, complete
 from dicom_node.report.uids import instances_digest, result_uid
 from dicom_node.report.wording import series_description
-from inference.ct import CTVolume
 from inference.finding import Finding, ModelIdentity
+from inference.volume.ct_volume import CTVolume
 
 IMPLEMENTATION_CLASS_UID = UID("2.25.99142642732600316620177720066347430364")
 IMPLEMENTATION_VERSION_NAME = "DICOM_NODE"

@@ -14,8 +14,8 @@ from dicom_node.report.equipment import OBSERVER_DEVICE, node_uid
 from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of, silence
 from dicom_node.report.segmentation import is_multi_frame
 from dicom_node.report.sources import complete
-from inference.ct import CTVolume, SourceSlice
 from inference.finding import Finding
+from inference.volume.ct_volume import CTVolume, SourceSlice
 
 MOST_IMAGES = 5
 APART_MM = 10.0

@@ -10,8 +10,8 @@ from dicom_node.report.key_images import build_key_images, most_affected
 from dicom_node.report.segmentation import build_segmentation, segments_of
 from dicom_node.report.structured_report import build_report
 from dicom_node.report.summary import build_summary
-from inference.ct import CTVolume
 from inference.finding import Finding
+from inference.volume.ct_volume import CTVolume
 
 REPORT = "report"
 SEGMENTATION = "segmentation"

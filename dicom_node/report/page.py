@@ -18,8 +18,8 @@ from dicom_node.report.planes import (
     lung_box,
     sagittal,
 )
-from inference.ct import CTVolume
 from inference.finding import Finding
+from inference.volume.ct_volume import CTVolume
 
 SIZE_PX = (1024, 768)
 _WHITE = (240, 240, 240)

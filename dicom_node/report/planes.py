@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-from inference.ct import CTVolume
 from inference.finding import Finding
+from inference.volume.ct_volume import CTVolume
 
 WINDOW_HU = (-1350.0, 150.0)
 """Lung window: centre -600, width 1500 HU."""
@@ -21,7 +21,7 @@ MARGIN_MM = 15.0
 LUNG_COLOUR = (64, 200, 255)
 REGION_COLOUR = (255, 150, 0)
 _LEAST_HEAT = 0.15
-"""Share of the heat's maximum that is shown: what the localisation is cut at (`inference.localisation.HOT`)."""
+"""Share of the heat's maximum that is shown: what the localisation is cut at (`inference.covid.localisation.HOT`)."""
 
 Array = npt.NDArray[np.generic]
 

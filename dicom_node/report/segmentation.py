@@ -23,8 +23,8 @@ from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext
 from dicom_node.report.equipment import algorithm_version
 from dicom_node.report.frame import Kind, Origin, new_object, origin_of, silence
-from inference.ct import CTVolume, SourceSlice
 from inference.finding import Finding
+from inference.volume.ct_volume import CTVolume, SourceSlice
 
 LUNGS = "Lungs"
 OPACITY = "Opacity"

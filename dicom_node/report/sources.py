@@ -22,8 +22,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 from pydicom.valuerep import DA, TM
 
-from inference.ct import CTVolume
 from inference.errors import CorruptInstance
+from inference.volume.ct_volume import CTVolume
 
 UTF_8 = "ISO_IR 192"
 

@@ -33,8 +33,8 @@ from dicom_node.report.context import ReportContext
 from dicom_node.report.equipment import classifier, lung_segmenter, observer
 from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of, silence, verdict_slices
 from dicom_node.report.segmentation import LUNGS, OPACITY, segments_of
-from inference.ct import CTVolume
 from inference.finding import Finding
+from inference.volume.ct_volume import CTVolume
 
 CLASSIFICATION = "COVID-19 classification"
 _NODE_CODES = CodingSchemeIdentificationItem(codes.PRIVATE_SCHEME, name=codes.PRIVATE_SCHEME_NAME)

@@ -13,8 +13,8 @@ from dicom_node.report.context import ReportContext
 from dicom_node.report.frame import Kind, Origin, new_object, origin_of
 from dicom_node.report.page import draw_page
 from dicom_node.report.planes import Anatomy, anatomy_of
-from inference.ct import CTVolume
 from inference.finding import Finding
+from inference.volume.ct_volume import CTVolume
 
 _KIND = "summary"
 

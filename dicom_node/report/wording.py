@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from inference.cards import OperatingPoint
 from inference.evaluation.prevalence import ppv_npv
 from inference.finding import Finding, ModelIdentity, QualityCheck
+from inference.models.cards import OperatingPoint
 
 RESEARCH = "For research use only. Not for diagnosis, treatment or any other clinical decision."
 DEMONSTRATION = (

@@ -6,18 +6,3 @@ same voxels, up to the rounding of another machine's matrix library.
 
 pydicom is needed by `write_series` and `write_multiframe` only.
 """
-
-from inference.phantom.chest import Phantom, Scanner, make_phantom
-from inference.phantom.lesions import CONFOUNDERS, LESIONS, LesionSettings
-from inference.phantom.series import write_multiframe, write_series
-
-__all__ = [
-    "CONFOUNDERS",
-    "LESIONS",
-    "LesionSettings",
-    "Phantom",
-    "Scanner",
-    "make_phantom",
-    "write_multiframe",
-    "write_series",
-]

@@ -6,11 +6,9 @@ Lengths are millimetres in the frame of `grid.Grid`; z = 0 is the lowest point o
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from inference.arrays import Mask
 from inference.phantom.grid import Floats
-
-Mask = npt.NDArray[np.bool_]
 
 AIR_HU, FAT_HU, MUSCLE_HU, BLOOD_HU, LIVER_HU, MARROW_HU, CORTEX_HU = -1000, -100, 50, 42, 60, 180, 750
 TABLE_HU = -350

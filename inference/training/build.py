@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.cards import Card, Profile
-from inference.ct import CTVolume, upright
+from inference.arrays import Mask
 from inference.errors import CorruptInstance, UnsuitableSeries
+from inference.models.cards import Card, Profile
+from inference.models.toml_fields import plain
 from inference.preprocess import greys, nearest_pixels
-from inference.scans import AmbiguousLabel, Scan, header_columns, scans_by_case
-from inference.suitability import Policy, check
-from inference.toml_fields import plain
+from inference.suitability.check import Policy, check
 from inference.training.cached import (
     LEFT_OUT,
     MANIFEST,
@@ -32,8 +31,10 @@ from inference.training.cached import (
     write_volume,
 )
 from inference.training.dataset import LabelledCase, Split, UnusableLabels
-from inference.training.lung_masks import AIR_BELOW_HU, Mask, MaskChecks, failures, unsupervised_mask
-from inference.volume import load
+from inference.training.lung_masks import AIR_BELOW_HU, MaskChecks, failures, unsupervised_mask
+from inference.volume.ct_volume import CTVolume, upright
+from inference.volume.load import load
+from inference.volume.scans import AmbiguousLabel, Scan, header_columns, scans_by_case
 
 NOT_FOUND, CORRUPT, DUPLICATE, CONTRADICTION = (
     "NOT_FOUND",

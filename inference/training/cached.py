@@ -24,10 +24,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as read_arrays
 from safetensors.numpy import save as array_bytes
 
-from inference.cards import Profile
+from inference.arrays import Grey
 from inference.errors import InferenceError, ModelError
-from inference.preprocess import Grey
-from inference.toml_fields import build, plain
+from inference.models.cards import Profile
+from inference.models.toml_fields import build, plain
 
 MANIFEST, VOLUMES, LEFT_OUT, REMOVED = "dataset.json", "volumes", "left-out.csv", "removed.txt"
 FORMAT = 1

@@ -13,14 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from inference.ct import CTVolume
-from inference.phantom import CONFOUNDERS, LesionSettings, Phantom, Scanner, make_phantom
-from inference.preprocess import Grey, greys
+from inference.arrays import Grey, Mask
+from inference.phantom.chest import Phantom, Scanner, make_phantom
+from inference.phantom.lesions import CONFOUNDERS, LesionSettings
+from inference.preprocess import greys
 from inference.training.demonstration_card import PROFILE
 from inference.training.lung_masks import failures, unsupervised_mask
+from inference.volume.ct_volume import CTVolume
 
 Range = tuple[float, float]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

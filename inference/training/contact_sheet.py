@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from inference.preprocess import Grey
+from inference.arrays import Grey
 from inference.training.cached import CachedCase, Dataset
 
 TILE = 220

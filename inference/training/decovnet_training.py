@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inference.decovnet import COVID, DeCoVNet
+from inference.covid.decovnet import COVID, DeCoVNet
 from inference.training.ahead import Ahead
 from inference.training.augmentation import Change, draw, jitter, warp
 from inference.training.loop import Score, TrainingSettings

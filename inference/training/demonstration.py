@@ -22,13 +22,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from inference.decovnet import DeCoVNet
+from inference.arrays import Grey
+from inference.covid.decovnet import DeCoVNet
+from inference.covid.pipeline import decovnet_input, resized
 from inference.device import choose_device
-from inference.engine import UnetEngine, open_unet
 from inference.evaluation.intervals import delong
-from inference.mask import clean, dice
-from inference.pipeline import decovnet_input, resized
-from inference.preprocess import Grey, nearest_pixels, resize_slices
+from inference.lungs.engine import UnetEngine, open_unet
+from inference.lungs.mask import clean, dice
+from inference.lungs.unet import UNet
+from inference.preprocess import nearest_pixels, resize_slices
 from inference.training.augmentation import AugmentationSettings
 from inference.training.cohort import TEST, TRAINING, Population, Prepared, load_prepared, prepare_all
 from inference.training.decovnet_training import VolumeCase, VolumeTask, initialise, probability, roc_auc
@@ -36,7 +38,6 @@ from inference.training.demonstration_card import DECOVNET_FILE, PROFILE, UNET_F
 from inference.training.lesion_start import new_finder, start_classifier, task_input
 from inference.training.loop import EpochReport, Task, TrainingSettings, train
 from inference.training.unet_training import LungCase, LungTask
-from inference.unet import UNet
 
 Say = Callable[[str], None]
 

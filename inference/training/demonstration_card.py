@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from inference.cards import (
+from inference.models.cards import (
     Card,
     DecovnetInput,
     Intensity,

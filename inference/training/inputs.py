@@ -14,18 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.cards import Card
-from inference.decovnet import DeCoVNet
+from inference.arrays import Grey
+from inference.covid.decovnet import DeCoVNet
+from inference.covid.pipeline import decovnet_input, pipeline_of, resized
 from inference.device import Device
 from inference.errors import UnsuitableSeries
-from inference.pipeline import decovnet_input, pipeline_of, resized
-from inference.preprocess import Grey, resize_slices, verdict_range
-from inference.toml_fields import plain
+from inference.lungs.unet import UNet
+from inference.models.cards import Card
+from inference.models.toml_fields import plain
+from inference.preprocess import resize_slices, verdict_range
 from inference.training.cached import CachedCase, Dataset
 from inference.training.decovnet_training import VolumeCase
 from inference.training.parallel import Team
 from inference.training.unet_training import LungCase
-from inference.unet import UNet
 
 PREPARED = "prepared"
 

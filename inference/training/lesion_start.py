@@ -21,7 +21,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from inference.decovnet import COVID, DeCoVNet, ResBlock, Stem
+from inference.covid.decovnet import COVID, DeCoVNet, ResBlock, Stem
 from inference.training.decovnet_training import VolumeCase
 
 HIGHEST = 16  # places that a volume's score is the mean of

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-Mask = npt.NDArray[np.bool_]
+from inference.arrays import Mask
+
 Labels = npt.NDArray[np.integer]
 
 AIR_BELOW_HU = -320

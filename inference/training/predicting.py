@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
+from inference.covid.pipeline import Pipeline
 from inference.errors import UnsuitableSeries
 from inference.evaluation.errors import EvaluationError, Problem
 from inference.evaluation.folder import FolderPredictions
-from inference.pipeline import Pipeline
 from inference.training.cached import MANIFEST, Dataset, UnusableDataset
 
 

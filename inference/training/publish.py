@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from inference.cards import CARD_FILE, Card, OperatingPoint, read_card, require_weights
+from inference.covid.weights import install, load_networks
 from inference.errors import ModelError
-from inference.registry import list_models
+from inference.models.cards import CARD_FILE, Card, OperatingPoint, read_card, require_weights
+from inference.models.registry import list_models
 from inference.training.runs import SUMMARY
-from inference.weights import install, load_networks
 
 POINTS = ("high_sensitivity", "high_specificity", "balanced")
 

@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from inference.cards import CARD_FILE, Card, Weights, read_card, shipped_folder, write_card
-from inference.decovnet import DeCoVNet
+from inference.covid.decovnet import DeCoVNet
+from inference.covid.weights import encode, load_unet, sha256
 from inference.device import Device, choose_device
 from inference.errors import ModelError
-from inference.toml_fields import plain, write_toml
+from inference.lungs.unet import UNet
+from inference.models.cards import CARD_FILE, Card, Weights, read_card, shipped_folder, write_card
+from inference.models.toml_fields import plain, write_toml
 from inference.training.cached import CachedCase, Dataset, UnusableDataset, replace_file, summary
 from inference.training.decovnet_training import VolumeCase, VolumeTask, initialise
 from inference.training.inputs import Refused, lung_cases, volume_cases
@@ -25,8 +27,6 @@ from inference.training.loop import EpochReport, Score, Task, TrainingSettings, 
 from inference.training.parallel import Team
 from inference.training.settings import DecovnetSettings, UnetSettings
 from inference.training.unet_training import LungTask
-from inference.unet import UNet
-from inference.weights import encode, load_unet, sha256
 
 SETTINGS, SUMMARY = "settings.toml", "training.json"
 UNET_FILE, DECOVNET_FILE = "unet.safetensors", "decovnet.safetensors"

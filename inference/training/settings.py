@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from inference.errors import ModelError
-from inference.toml_fields import build
+from inference.lungs.unet import Statistics
+from inference.models.toml_fields import build
 from inference.training.loop import TrainingSettings
-from inference.unet import Statistics
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from inference.lungs.unet import UNet
 from inference.training.ahead import Ahead
 from inference.training.augmentation import draw, jitter, warp
 from inference.training.loop import Score, TrainingSettings
 from inference.training.parallel import Team
-from inference.unet import UNet
 
 SLICES_AT_ONCE = 32  # in validation
 

@@ -25,7 +25,7 @@ from pynetdicom.dsutils import encode, split_dataset
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import pacs
+from dicom_node.demo import pacs
 from storage import audit, deliveries, jobs, series, series_state
 from storage.database import Database
 from storage.files import FileStore

@@ -9,8 +9,9 @@ NODE_FAULTS names a folder; `install` wraps the durable steps of each process of
     points  every point that was reached, one a line
     synced  every file whose bytes were synced, and every name that was in a folder when that was
 
-A point is named by the process, the durable step and the moment: "work:dicom_node.worker.Worker._commit:before" is
-the worker, just before the commit of the transaction in that function. points.py lists the steps from the code.
+A point is named by the process, the durable step and the moment: the worker, just before the commit of the
+transaction in that function, is "work:dicom_node.analysis.worker.Worker._commit:before". points.py lists the
+steps from the code.
 
 The networks are replaced by a stand-in that finds the same in every volume: nothing here is about what they find,
 and their start would be most of the time. Everything else is the node as it is.
@@ -33,7 +34,7 @@ PROCESSES = ("run", "receive", "schedule", "deliver", "work")
 
 def install() -> None:
     """Wrap the durable steps of this process."""
-    sys.modules["inference.pipeline"] = _stand_in()
+    sys.modules["inference.covid.pipeline"] = _stand_in()
     _wrap_registry()
     _wrap_files()
     _wrap_transactions()
@@ -144,8 +145,9 @@ def _wrap_network() -> None:
     """What is promised to a peer, and what a peer promises: each before it is said, and just after."""
     from pynetdicom.association import Association as Requestor
 
-    from dicom_node import commitment, commitment_listener, scu
+    from dicom_node.delivery import commitment, commitment_listener
     from dicom_node.receiver.association import Association
+    from dicom_node.scu import store as scu
 
     wrap(Association, "_answer", "c-store-response")
     wrap(scu, "_store_one", "c-store")
@@ -156,14 +158,14 @@ def _wrap_network() -> None:
 
 def _hurry() -> None:
     """What a node does every few seconds or hours happens at once here."""
-    from dicom_node import scheduler
+    from dicom_node.runtime import scheduler
 
     scheduler.LEASES_EVERY_S = scheduler.RETENTION_EVERY_S = 0.5
 
 
 def _wrap_registry() -> None:
     """The stand-in needs a card and no weights: whatever model is shipped will do."""
-    from inference import registry
+    from inference.models import registry
 
     find = registry.find_model
 
@@ -174,14 +176,14 @@ def _wrap_registry() -> None:
 
 
 def _stand_in() -> types.ModuleType:
-    """`inference.pipeline` without torch."""
-    module = types.ModuleType("inference.pipeline")
+    """`inference.covid.pipeline` without torch."""
+    module = types.ModuleType("inference.covid.pipeline")
 
     class Pipeline:
         """Finds the same in every volume."""
 
         def __init__(self, folder: Path) -> None:
-            from inference.cards import read_card
+            from inference.models.cards import read_card
 
             self.card = read_card(folder)
             self.identity = self.card.identity()

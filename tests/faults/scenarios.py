@@ -20,7 +20,7 @@ NEW_FILE = [
     "storage.files._DayFolder.sync",
     "storage.files.FileStore._make_durably",
 ]
-PREPARE = [*AT_START, "storage.reconcile.reconcile", "dicom_node.startup.prepare"]
+PREPARE = [*AT_START, "storage.reconcile.reconcile", "dicom_node.runtime.startup.prepare"]
 WRITE_ROWS = "dicom_node.receiver.committer.Committer._write"
 
 
@@ -223,34 +223,38 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
         "receive": [*AT_START, *NEW_FILE, WRITE_ROWS, "c-store-response"],
         "schedule": [
             *AT_START,
-            "dicom_node.completion.Completion.close_due_series",
-            "dicom_node.completion.Completion._close",
-            "dicom_node.scheduler._jobs.<locals>.release_leases",
+            "dicom_node.completion.closing.Completion.close_due_series",
+            "dicom_node.completion.closing.Completion._close",
+            "dicom_node.runtime.scheduler._jobs.<locals>.release_leases",
         ],
         "work": [
             *AT_START,
             *NEW_FILE,
-            "dicom_node.worker.Worker.work_once",
-            "dicom_node.worker.Worker._heartbeat.<locals>.beat",
-            "dicom_node.worker.Worker._commit",
+            "dicom_node.analysis.worker.Worker.work_once",
+            "dicom_node.analysis.worker.Worker._heartbeat.<locals>.beat",
+            "dicom_node.analysis.worker.Worker._commit",
         ],
         "deliver": [
             *AT_START,
-            "dicom_node.sender.DestinationSender.work_once",
-            "dicom_node.sender.DestinationSender._heartbeat.<locals>.beat",
-            "dicom_node.sender.DestinationSender._record",
+            "dicom_node.delivery.sender.DestinationSender.work_once",
+            "dicom_node.delivery.sender.DestinationSender._heartbeat.<locals>.beat",
+            "dicom_node.delivery.sender.DestinationSender._record",
             "c-store",
-            "dicom_node.commitment.settle_one",
-            "dicom_node.commitment.request_commitment",
+            "dicom_node.delivery.commitment.settle_one",
+            "dicom_node.delivery.commitment.request_commitment",
             "n-action",
             "n-event-report",
-            "dicom_node.commitment.record_answer",
+            "dicom_node.delivery.commitment.record_answer",
         ],
     },
-    best: {"schedule": ["dicom_node.selection.BestSeries._record"]},
+    best: {"schedule": ["dicom_node.completion.best_series.BestSeries._record"]},
     fetch: {
-        "schedule": ["dicom_node.completion.Completion._fetch", "dicom_node.retrieve.Keeper._record", *NEW_FILE],
-        "deliver": ["dicom_node.commitment.verify_by_query"],
+        "schedule": [
+            "dicom_node.completion.closing.Completion._fetch",
+            "dicom_node.completion.retrieve.Keeper._record",
+            *NEW_FILE,
+        ],
+        "deliver": ["dicom_node.delivery.commitment.verify_by_query"],
     },
     damage: {
         "run": [
@@ -259,7 +263,7 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
             "storage.reconcile.sweep",
             "storage.files.FileStore.remove",
         ],
-        "work": ["dicom_node.worker.Worker._failed"],
+        "work": ["dicom_node.analysis.worker.Worker._failed"],
     },
     resend: {
         "receive": [
@@ -269,8 +273,8 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
         ]
     },
     retention: {"schedule": ["storage.retention.delete_old_images", "storage.files.FileStore.remove"]},
-    drain: {"work": ["dicom_node.worker.Worker._hand_back"]},
-    stranger: {"deliver": ["dicom_node.commitment_listener.CommitmentListener._write"]},
+    drain: {"work": ["dicom_node.analysis.worker.Worker._hand_back"]},
+    stranger: {"deliver": ["dicom_node.delivery.commitment_listener.CommitmentListener._write"]},
 }
 # Ends with an exception there, as the file that it is asked for is not there: there is no moment after it.
 NO_AFTER = {"resend receive storage.files.FileStore.make_durable"}

@@ -30,29 +30,29 @@ FEW = [
     ("report", "receive:dicom_node.receiver.committer.Committer._write:after", "tree"),
     ("report", "receive:storage.files.NewFile.commit:after", "process"),
     ("report", "receive:c-store-response:after", "power"),
-    ("report", "work:dicom_node.worker.Worker._commit:after", "power"),
-    ("report", "work:dicom_node.worker.Worker._commit:before", "tree"),
-    ("report", "work:dicom_node.worker.Worker._commit:after", "tree"),
+    ("report", "work:dicom_node.analysis.worker.Worker._commit:after", "power"),
+    ("report", "work:dicom_node.analysis.worker.Worker._commit:before", "tree"),
+    ("report", "work:dicom_node.analysis.worker.Worker._commit:after", "tree"),
     ("report", "deliver:c-store:after", "tree"),
-    ("report", "deliver:dicom_node.commitment.record_answer:before", "tree"),
+    ("report", "deliver:dicom_node.delivery.commitment.record_answer:before", "tree"),
     ("resend", "receive:dicom_node.receiver.committer.Committer.rely_on_held:after", "tree"),
     ("report", "receive:dicom_node.receiver.committer.Committer._write:before", "tree"),
-    ("report", "schedule:dicom_node.completion.Completion._close:after", "tree"),
+    ("report", "schedule:dicom_node.completion.closing.Completion._close:after", "tree"),
 ]
 # Commands: who gave one sees that it failed, and gives it again.
-COMMANDS = ("dicom_node.cli.", "dicom_node.replay.")
+COMMANDS = ("dicom_node.cli.", "dicom_node.analysis.replay.")
 # Of no process of a running node: the demonstration, certificates. Or an empty folder, made at every start.
 ELSEWHERE = {
-    "dicom_node.supervisor.run",
+    "dicom_node.runtime.supervisor.run",
     # Rolled back, always.
     "dicom_node.receiver.committer.Committer._warm_up",
-    "dicom_node.pacs.Pacs.__init__",
-    "dicom_node.pacs.Pacs._on_store",
+    "dicom_node.demo.pacs.Pacs.__init__",
+    "dicom_node.demo.pacs.Pacs._on_store",
     "dicom_node.receiver.certificates.Authority.issue",
     "dicom_node.receiver.certificates.Authority.write",
     "dicom_node.receiver.certificates._write_private",
-    "dicom_node.reporting.write_objects",
-    "dicom_node.node_lock.only_node",
+    "dicom_node.analysis.result_objects.write_objects",
+    "dicom_node.runtime.node_lock.only_node",
     "dicom_node.receiver.receiver.serve",
     "storage.database.Database.__init__",
     "storage.files.FileStore.__init__",

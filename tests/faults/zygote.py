@@ -87,7 +87,7 @@ def _live(arguments: list[str], env: dict[str, str], log: str) -> int:
 
 def _prepare_in_a_child() -> None:
     """What opens the index does not fork afterwards: a child that inherits an open SQLite file drops its locks."""
-    from dicom_node import startup
+    from dicom_node.runtime import startup
 
     prepare = startup.prepare
 
@@ -118,15 +118,15 @@ def _preload() -> None:
     injection.install()
     from highdicom._standard_utils import get_iod_module_map, get_module_attribute_map, get_sop_class_iod_map
 
-    import dicom_node.commitment_listener
-    import dicom_node.completion
+    import dicom_node.analysis.worker
+    import dicom_node.completion.closing
+    import dicom_node.delivery.commitment_listener
+    import dicom_node.delivery.sender
     import dicom_node.receiver
     import dicom_node.report
-    import dicom_node.scheduler
-    import dicom_node.sender
-    import dicom_node.startup
-    import dicom_node.supervisor
-    import dicom_node.worker
+    import dicom_node.runtime.scheduler
+    import dicom_node.runtime.startup
+    import dicom_node.runtime.supervisor
     import tests.factories  # noqa: F401
 
     # Read once and kept by highdicom: three megabytes of JSON, half a second in every worker.
@@ -134,7 +134,7 @@ def _preload() -> None:
     get_iod_module_map()
     get_module_attribute_map()
 
-    dicom_node.supervisor.subprocess = types.SimpleNamespace(  # type: ignore[attr-defined]
+    dicom_node.runtime.supervisor.subprocess = types.SimpleNamespace(  # type: ignore[attr-defined]
         Popen=Forked, TimeoutExpired=subprocess.TimeoutExpired
     )
     _prepare_in_a_child()

@@ -11,8 +11,9 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from config.settings import ReportSettings
-from dicom_node.demo import LESIONS
-from inference.phantom import make_phantom, write_series
+from dicom_node.demo.journey import LESIONS
+from inference.phantom.chest import make_phantom
+from inference.phantom.series import write_series
 
 
 def analyse(data_dir: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:

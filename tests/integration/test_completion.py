@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.completion import MISSING_SLICES, PACS_COUNT, PACS_HAS_FEWER, PACS_SILENT, Completion
-from dicom_node.pacs import Pacs
+from dicom_node.completion.closing import MISSING_SLICES, PACS_COUNT, PACS_HAS_FEWER, PACS_SILENT, Completion
+from dicom_node.demo.pacs import Pacs
 from storage import series
 from tests.outbox import MODEL, Node, ct_series, destination, encoded, make_node, write_all
 from tests.programs import free_port, wait_for

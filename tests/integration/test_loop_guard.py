@@ -9,11 +9,11 @@ import pytest
 from pydicom import Dataset
 
 from config.settings import ReceiverSettings, Source
-from dicom_node import push
-from dicom_node.completion import Completion
-from dicom_node.receiver import Receiver
-from dicom_node.scheduler import current_model
-from dicom_node.worker import Worker
+from dicom_node.analysis.current_model import current_model
+from dicom_node.analysis.worker import Worker
+from dicom_node.completion.closing import Completion
+from dicom_node.receiver.receiver import Receiver
+from dicom_node.scu import push
 from storage import series
 from tests.outbox import SEGMENTATION, Node, ct_series, instance, make_node, write_all
 from tests.programs import free_port

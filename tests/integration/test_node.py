@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 
-from dicom_node import push
-from dicom_node.pacs import Pacs
-from inference.phantom import make_phantom, write_series
+from dicom_node.demo.pacs import Pacs
+from dicom_node.scu import push
+from inference.phantom.chest import make_phantom
+from inference.phantom.series import write_series
 from tests.programs import wait_for
 from tests.running import Node, running
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from inference.pipeline import load_pipeline
-from inference.registry import find_model
-from inference.volume import find_series, load
-from inference.weights import import_authors
+from inference.covid.pipeline import load_pipeline
+from inference.covid.weights import import_authors
+from inference.models.registry import find_model
+from inference.volume.load import find_series, load
 
 # Series: slices after resampling, raw mask in mL, crop, P(COVID-19), and its tolerance.
 EXPECTED = {

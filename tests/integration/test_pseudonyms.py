@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from pydicom import dcmread
 
 from config.settings import Settings
-from dicom_node import pacs as pacs_module
-from dicom_node.completion import PACS_COUNT, Completion
-from dicom_node.pacs import Pacs
+from dicom_node.completion.closing import PACS_COUNT, Completion
+from dicom_node.demo import pacs as pacs_module
+from dicom_node.demo.pacs import Pacs
 from storage import series
 from storage.arrival import IndexedHeader
 from storage.pseudonyms import Pseudonyms

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node import push
 from dicom_node.receiver import committer, receiver
 from dicom_node.receiver.committer import Committer
 from dicom_node.receiver.server import Server
+from dicom_node.scu import push
 from tests import running
 from tests.programs import free_port, listening, wait_for
 from tests.receiving import Node, associate, ct_slice, store

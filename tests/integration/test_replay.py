@@ -14,10 +14,11 @@ import pytest
 from pydicom import dcmread
 
 from config.settings import Settings
-from dicom_node.worker import Worker
-from inference.cards import read_card
-from inference.phantom import make_phantom, write_series
-from inference.registry import find_model
+from dicom_node.analysis.worker import Worker
+from inference.models.cards import read_card
+from inference.models.registry import find_model
+from inference.phantom.chest import make_phantom
+from inference.phantom.series import write_series
 from storage import series
 from storage.series import Arrival, IndexedHeader
 from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, ModelRef, Store

@@ -8,9 +8,9 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
-from dicom_node.completion import Completion
-from dicom_node.scheduler import current_model
-from dicom_node.selection import BestSeries
+from dicom_node.analysis.current_model import current_model
+from dicom_node.completion.best_series import BestSeries
+from dicom_node.completion.closing import Completion
 from storage import audit, jobs, retention, selection, series
 from storage.jobs import NewObject, NewResult
 from storage.series import SeriesRecord

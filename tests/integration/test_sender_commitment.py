@@ -14,8 +14,8 @@ from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
-from dicom_node import sender
-from dicom_node.pacs import Pacs
+from dicom_node.delivery import sender
+from dicom_node.demo.pacs import Pacs
 from tests.outbox import Node, destination, make_node
 from tests.programs import free_port, wait_for
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from dicom_node import sender
-from dicom_node.pacs import Pacs
+from dicom_node.delivery import sender
+from dicom_node.demo.pacs import Pacs
 from tests.outbox import Node, destination, encoded, make_node
 from tests.programs import free_port, wait_for
 

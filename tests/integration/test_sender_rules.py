@@ -11,7 +11,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from config.settings import Destination, ModelSettings
-from dicom_node import sender
+from dicom_node.delivery import sender
 from storage import audit
 from storage.jobs import ModelRef
 from tests.outbox import (

@@ -12,9 +12,10 @@ import pytest
 from pynetdicom import AE, build_context, evt
 
 from config.settings import SenderSettings
-from dicom_node import link, scu
-from dicom_node.pacs import Pacs
-from dicom_node.scu import Outcome, classify, read_instance, store
+from dicom_node.demo.pacs import Pacs
+from dicom_node.scu import association
+from dicom_node.scu import store as scu
+from dicom_node.scu.store import Outcome, classify, read_instance, store
 from tests.outbox import COMPREHENSIVE_3D_SR, SEGMENTATION, destination, instance, write_all
 from tests.programs import free_port
 
@@ -186,7 +187,7 @@ def test_a_peer_that_never_finishes_the_tls_handshake_is_left_in_time() -> None:
 
 def test_echo_to_nobody_says_so() -> None:
     assert "no connection" in scu.echo(destination(free_port()), IMPATIENT).detail
-    nowhere = link.Address("X", "no-such-host.invalid", 104)
+    nowhere = association.Address("X", "no-such-host.invalid", 104)
     assert "resolved" in scu.echo(nowhere, IMPATIENT).detail
 
 
@@ -269,7 +270,7 @@ def test_an_association_whose_own_thread_never_pauses_is_left_in_time(tmp_path: 
         done = threading.Event()
 
         def talk() -> None:
-            with link.associate(destination(pacs.port), caller, [build_context("1.2.840.10008.1.1")]) as opened:
+            with association.associate(destination(pacs.port), caller, [build_context("1.2.840.10008.1.1")]) as opened:
                 stuck = opened.association
                 stuck._reactor_checkpoint.clear()
                 while not stuck._is_paused:

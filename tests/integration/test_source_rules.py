@@ -9,9 +9,9 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittle
 from pynetdicom import AE, build_context
 
 from config.settings import SeriesFilter, Settings
-from dicom_node.completion import Completion
-from dicom_node.scheduler import current_model
-from dicom_node.worker import Worker
+from dicom_node.analysis.current_model import current_model
+from dicom_node.analysis.worker import Worker
+from dicom_node.completion.closing import Completion
 from storage import jobs, series
 from tests.outbox import destination, make_node
 from tests.receiving import Node, ct_slice, store

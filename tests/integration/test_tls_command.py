@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dicom_node.link import Address
-from dicom_node.scu import read_instance, store
+from dicom_node.scu.association import Address
+from dicom_node.scu.store import read_instance, store
 from tests.receiving import Node, ct_slice
 
 

@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 
 from config.settings import ModelSettings, Settings
 from dicom_node import logs
+from dicom_node.analysis.current_model import current_model, shadow_model
+from dicom_node.analysis.worker import Worker
 from dicom_node.cli.app import app
-from dicom_node.scheduler import current_model, shadow_model
-from dicom_node.worker import Worker
 from inference.errors import ModelError
 from inference.evaluation.errors import EvaluationError
-from inference.phantom import make_phantom, write_series
+from inference.phantom.chest import make_phantom
+from inference.phantom.series import write_series
 from inference.training.cached import UnusableDataset, open_dataset
 from inference.training.runs import Listener, Stopped, train_unet
 from inference.training.settings import unet_settings

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from config.settings import Settings, WorkerSettings
+from dicom_node.analysis.worker import Worker
 from dicom_node.errors import NodeError
-from dicom_node.node_lock import only_node
-from dicom_node.worker import Worker
+from dicom_node.runtime.node_lock import only_node
 from storage.jobs import ClaimedJob
 from tests.programs import wait_for
 from tests.storage_factory import QUIET_S, Store
@@ -30,7 +30,7 @@ class Slow(Worker):
         self._commit(job, *self.found())
 
     def found(self) -> tuple[object, ...]:
-        from dicom_node.analysis import Analysis, Reason
+        from dicom_node.analysis.analyse import Analysis, Reason
         from tests.factories import model
 
         return Analysis(None, Reason("MISSING_SLICES", "Slices are missing."), None), model(), []

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from dicom_node.demo import LESIONS
-from inference.phantom import make_phantom, write_series
+from dicom_node.demo.journey import LESIONS
+from inference.phantom.chest import make_phantom
+from inference.phantom.series import write_series
 from tests.conftest import require_program
 from tests.programs import Orthanc, free_port, orthanc, wait_for
 from tests.running import Node, running

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node import sender
+from dicom_node.delivery import sender
 from tests.outbox import Node, destination, encoded, make_node
 from tests.programs import free_port, orthanc, wait_for
 

@@ -11,10 +11,10 @@ from pydicom import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, JPEGLSLossless
 
 from config.settings import ReceiverSettings, SenderSettings
-from dicom_node import push
-from dicom_node.completion import MISSING_SLICES, PACS_COUNT, Completion
-from dicom_node.query import SeriesKey, querying
-from dicom_node.receiver import Receiver
+from dicom_node.completion.closing import MISSING_SLICES, PACS_COUNT, Completion
+from dicom_node.receiver.receiver import Receiver
+from dicom_node.scu import push
+from dicom_node.scu.query import SeriesKey, querying
 from tests.outbox import MODEL, Node, ct_series, destination, encoded, make_node, write_all
 from tests.programs import dcmqrscp, free_port, orthanc, wait_for
 

@@ -12,7 +12,9 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from config.settings import SenderSettings
-from dicom_node import push, scu, sender
+from dicom_node.delivery import sender
+from dicom_node.scu import push
+from dicom_node.scu.store import echo
 from tests.outbox import CT, Node, ct_series, destination, encoded, instance, make_node, same_content, write_all
 from tests.programs import CuttingProxy, free_port, storescp, wait_for
 
@@ -40,7 +42,7 @@ def stored(node: Node) -> list[bytes]:
 
 def test_echo_is_answered(tmp_path: Path) -> None:
     with storescp(tmp_path / "scp") as port:
-        answer = scu.echo(destination(port), SenderSettings())
+        answer = echo(destination(port), SenderSettings())
     assert answer.ok, answer.detail
 
 

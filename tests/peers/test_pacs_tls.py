@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from config.settings import Destination, SenderSettings
-from dicom_node import scu
-from dicom_node.scu import Outcome, read_instance, store
+from dicom_node.scu.store import Outcome, echo, read_instance, store
 from tests.conftest import require_program
 from tests.outbox import destination, encoded, instance, write_all
 from tests.programs import storescp
@@ -87,7 +86,7 @@ def test_tls_with_the_right_certificates_stores_and_every_other_way_does_not(tmp
         assert time.monotonic() - started < 20
         assert list((tmp_path / "scp").iterdir()) == []
         assert outcome(**right) == Outcome.STORED
-        assert scu.echo(destination(port, **right), IMPATIENT).ok
+        assert echo(destination(port, **right), IMPATIENT).ok
     (received,) = (tmp_path / "scp").iterdir()
     assert encoded(received) == encoded(path)
 
@@ -99,5 +98,5 @@ def test_a_certificate_for_another_host_is_refused_unless_the_site_says_so(tmp_p
     with tls_pacs(tmp_path / "scp", ours) as port:
         # "localhost" is this machine, but the certificate names pacs.example and 127.0.0.1.
         by_name = Destination(name="pacs", ae_title="STORESCP", host="localhost", port=port, **tls)
-        assert not scu.echo(by_name, IMPATIENT).ok
-        assert scu.echo(by_name.model_copy(update={"tls_check_host": False}), IMPATIENT).ok
+        assert not echo(by_name, IMPATIENT).ok
+        assert echo(by_name.model_copy(update={"tls_check_host": False}), IMPATIENT).ok

@@ -20,20 +20,17 @@ from pydicom.uid import (
     LegacyConvertedEnhancedCTImageStorage,
 )
 
-from dicom_node.report import (
-    KINDS,
-    ReportContext,
-    as_accepted,
-    build_all,
-    build_not_analysed,
-    build_report,
-    read_sources,
-    to_part10,
-)
-from inference.cards import OperatingPoint
-from inference.ct import CTVolume
+from dicom_node.report.context import ReportContext
+from dicom_node.report.fallback import as_accepted
+from dicom_node.report.frame import to_part10
+from dicom_node.report.not_analysed import build_not_analysed
+from dicom_node.report.objects import KINDS, build_all
+from dicom_node.report.sources import read_sources
+from dicom_node.report.structured_report import build_report
 from inference.finding import Finding
-from inference.volume import load
+from inference.models.cards import OperatingPoint
+from inference.volume.ct_volume import CTVolume
+from inference.volume.load import load
 from tests.factories import Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
 from tests.programs import orthanc
 from tests.unit.test_report_sources import GB2312_NAME, TYPE_2, write_with_name

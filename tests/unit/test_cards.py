@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from inference.cards import Card, read_card, shipped_folder, write_card
 from inference.errors import ModelError
-from inference.toml_fields import plain
+from inference.models.cards import Card, read_card, shipped_folder, write_card
+from inference.models.toml_fields import plain
 
 SHIPPED = ["zheng2020-authors", "zheng2020-paper", "demonstration"]
 AUTHORS = (shipped_folder() / "zheng2020-authors" / "card.toml").read_text(encoding="utf-8")

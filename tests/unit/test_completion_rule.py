@@ -2,7 +2,7 @@
 
 import pytest
 
-from dicom_node.completion import PACS_COUNT, PACS_HAS_FEWER, PACS_SILENT, Action, Decision, decide
+from dicom_node.completion.closing import PACS_COUNT, PACS_HAS_FEWER, PACS_SILENT, Action, Decision, decide
 from storage.series import QUIET_TIME
 
 WAIT = Decision(Action.WAIT)

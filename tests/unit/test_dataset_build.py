@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from inference.cards import read_card, shipped_folder
-from inference.scans import Scan, scans_in
+from inference.models.cards import read_card, shipped_folder
 from inference.training.build import BuildSettings, build_dataset
 from inference.training.cached import LEFT_OUT, MANIFEST, UnusableDataset, open_dataset
 from inference.training.dataset import LabelledCase, UnusableLabels, read_labels, split_by_date, split_by_seed
+from inference.volume.scans import Scan, scans_in
 from tests.unit.ct_series import noise, write_series
 
 BY_DATE = partial(split_by_date, first_test_date=date(2020, 2, 1))

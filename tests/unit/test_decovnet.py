@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from inference.decovnet import PARAMETERS, DeCoVNet, use_statistics
+from inference.covid.decovnet import PARAMETERS, DeCoVNet, use_statistics
+from inference.covid.streamed import StreamedDecovnet
 from inference.device import Device
-from inference.streamed import StreamedDecovnet
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from inference.errors import UnsuitableSeries
 from inference.evaluation.assessment import Options, assess
 from inference.evaluation.errors import EvaluationError, UnusablePredictions
 from inference.evaluation.folder import as_predictions, predict_folder
-from inference.phantom import make_phantom, write_series
+from inference.phantom.chest import make_phantom
+from inference.phantom.series import write_series
 
 
 @pytest.fixture(scope="module")

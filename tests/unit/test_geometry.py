@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.ct import SeriesHeader
 from inference.errors import UnsuitableSeries
-from inference.geometry import find_stacks
-from inference.instances import CT_IMAGE, Frame, Instance, PixelFormat
+from inference.volume.ct_volume import SeriesHeader
+from inference.volume.geometry import find_stacks
+from inference.volume.instances import CT_IMAGE, Frame, Instance, PixelFormat
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)

@@ -18,10 +18,8 @@ from benchmarks.localisation import (
     two_places,
     with_lesion,
 )
-from inference.cards import Profile, read_card, shipped_folder
-from inference.ct import CTVolume
-from inference.decovnet import DeCoVNet
-from inference.localisation import (
+from inference.covid.decovnet import DeCoVNet
+from inference.covid.localisation import (
     FIRST,
     STRIDE,
     Localiser,
@@ -31,10 +29,12 @@ from inference.localisation import (
     on_source_grid,
     region_of,
 )
-from inference.occlusion import explain, on_input_grid
-from inference.phantom import make_phantom
-from inference.pipeline import decovnet_input, resized, verdict_box
+from inference.covid.occlusion import explain, on_input_grid
+from inference.covid.pipeline import decovnet_input, resized, verdict_box
+from inference.models.cards import Profile, read_card, shipped_folder
+from inference.phantom.chest import make_phantom
 from inference.preprocess import greys
+from inference.volume.ct_volume import CTVolume
 
 AUTHORS = read_card(shipped_folder() / "zheng2020-authors").profile
 

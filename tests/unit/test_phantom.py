@@ -6,8 +6,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from inference.phantom import CONFOUNDERS, LESIONS, Phantom, Scanner, make_phantom, write_multiframe, write_series
-from inference.phantom.series import INTERCEPT_HU, TRANSFER_SYNTAXES
+from inference.phantom.chest import Phantom, Scanner, make_phantom
+from inference.phantom.lesions import CONFOUNDERS, LESIONS
+from inference.phantom.series import INTERCEPT_HU, TRANSFER_SYNTAXES, write_multiframe, write_series
 
 
 def small(seed: int = 1, **options: object) -> Phantom:

@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from inference import native
-from inference.cards import Precision, read_card, shipped_folder
+from inference.covid.pipeline import load_pipeline, needed_slices, number_format
 from inference.device import Device
-from inference.engine import BackEnd, open_unet
-from inference.engine_cuda import CudaUnet
-from inference.engine_native import NativeUnet
 from inference.errors import ModelError
-from inference.fused import fuse
-from inference.phantom import make_phantom, write_series
-from inference.pipeline import load_pipeline, needed_slices, number_format
+from inference.lungs import native
+from inference.lungs.engine import BackEnd, open_unet
+from inference.lungs.engine_cuda import CudaUnet
+from inference.lungs.engine_native import NativeUnet
+from inference.lungs.fused import fuse
+from inference.lungs.unet import Statistics, UNet
+from inference.models.cards import Precision, read_card, shipped_folder
+from inference.phantom.chest import make_phantom
+from inference.phantom.series import write_series
 from inference.preprocess import nearest_resampled, verdict_range
-from inference.unet import Statistics, UNet
-from inference.volume import load
+from inference.volume.load import load
 
 AUTHORS = read_card(shipped_folder() / "zheng2020-authors")
 # What this machine has; that the C code is there wherever it can be has a test of its own.
@@ -121,7 +122,7 @@ def test_the_gpu_engine_gives_the_masks_of_the_cpu_in_batches_that_shrink_until_
 
 def test_a_gpu_gets_the_engine_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = []
-    monkeypatch.setattr("inference.engine_cuda.CudaUnet", lambda *_: chosen.append("cuda"))
+    monkeypatch.setattr("inference.lungs.engine_cuda.CudaUnet", lambda *_: chosen.append("cuda"))
     open_unet(UNet(), Device("cuda", 0, "", 1), "float32")
     assert chosen == ["cuda"]
 

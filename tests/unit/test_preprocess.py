@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from inference.cards import Slices, read_card, shipped_folder
-from inference.ct import CTVolume, SourceSlice
 from inference.errors import UnsuitableSeries
-from inference.mask import clean, sides
+from inference.lungs.mask import clean, sides
+from inference.models.cards import Slices, read_card, shipped_folder
 from inference.preprocess import (
     grey_table,
     greys,
@@ -21,6 +20,7 @@ from inference.preprocess import (
     verdict_range,
     window,
 )
+from inference.volume.ct_volume import CTVolume, SourceSlice
 
 AUTHORS = read_card(shipped_folder() / "zheng2020-authors").profile
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dicom_node.read_ahead import ReadAhead
-from inference.volume import decode, load
+from dicom_node.analysis.read_ahead import ReadAhead
+from inference.volume.load import decode, load
 from storage import series
 from storage.series import Arrival, IndexedHeader
 from tests.programs import wait_for

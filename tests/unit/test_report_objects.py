@@ -12,21 +12,18 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage, SegmentationStorage
 
-from dicom_node.report import (
-    KINDS,
-    ReportContext,
-    as_accepted,
-    build_all,
-    build_not_analysed,
-    build_report,
-    read_sources,
-    result_uid,
-    to_part10,
-)
+from dicom_node.report.context import ReportContext
+from dicom_node.report.fallback import as_accepted
+from dicom_node.report.frame import to_part10
+from dicom_node.report.not_analysed import build_not_analysed
+from dicom_node.report.objects import KINDS, build_all
+from dicom_node.report.sources import read_sources
+from dicom_node.report.structured_report import build_report
 from dicom_node.report.text import as_text
+from dicom_node.report.uids import result_uid
 from dicom_node.report.wording import series_description
-from inference.ct import CTVolume
 from inference.finding import Finding
+from inference.volume.ct_volume import CTVolume
 from tests.factories import SERIES_UID, Grid, finding_on, lesion, model, volume_of, write_enhanced, write_series
 from tests.validators import evidence, rows
 

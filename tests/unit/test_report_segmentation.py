@@ -13,9 +13,13 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
-from dicom_node.report import ReportContext, build_report, build_segmentation, read_sources, to_part10
-from inference.ct import CTVolume
+from dicom_node.report.context import ReportContext
+from dicom_node.report.frame import to_part10
+from dicom_node.report.segmentation import build_segmentation
+from dicom_node.report.sources import read_sources
+from dicom_node.report.structured_report import build_report
 from inference.finding import Finding
+from inference.volume.ct_volume import CTVolume
 from tests.factories import SERIES_UID, Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
 from tests.unit.test_report_sr import _mutated
 from tests.validators import Row, report_problems, rows

@@ -10,15 +10,11 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
-from dicom_node.report import (
-    ReportContext,
-    build_not_analysed,
-    build_report,
-    read_headers,
-    read_sources,
-    to_part10,
-)
-from dicom_node.report.sources import complete
+from dicom_node.report.context import ReportContext
+from dicom_node.report.frame import to_part10
+from dicom_node.report.not_analysed import build_not_analysed
+from dicom_node.report.sources import complete, read_headers, read_sources
+from dicom_node.report.structured_report import build_report
 from inference.errors import CorruptInstance
 from tests.factories import SERIES_UID, Grid, chest, finding_on, slice_dataset, volume_of, write_series
 

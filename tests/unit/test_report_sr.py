@@ -11,9 +11,13 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from dicom_node.report import ReportContext, build_not_analysed, build_report, read_sources, to_part10
-from inference.cards import OperatingPoint
-from inference.ct import CTVolume
+from dicom_node.report.context import ReportContext
+from dicom_node.report.frame import to_part10
+from dicom_node.report.not_analysed import build_not_analysed
+from dicom_node.report.sources import read_sources
+from dicom_node.report.structured_report import build_report
+from inference.models.cards import OperatingPoint
+from inference.volume.ct_volume import CTVolume
 from tests.factories import SERIES_UID, finding_on, model, volume_of, write_enhanced, write_series
 from tests.validators import Row, evidence, report_problems, rows
 

@@ -12,12 +12,17 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
-from dicom_node.report import ReportContext, build_all, build_summary, page, read_sources, to_part10
+from dicom_node.report import page
+from dicom_node.report.context import ReportContext
 from dicom_node.report.fonts import bundled, font_for, showable_name
+from dicom_node.report.frame import to_part10
+from dicom_node.report.objects import build_all
 from dicom_node.report.planes import LUNG_COLOUR, REGION_COLOUR, anatomy_of, axial, coronal, lung_box, sagittal
-from inference.cards import OperatingPoint
-from inference.ct import CTVolume
+from dicom_node.report.sources import read_sources
+from dicom_node.report.summary import build_summary
 from inference.finding import QualityCheck
+from inference.models.cards import OperatingPoint
+from inference.volume.ct_volume import CTVolume
 from tests.factories import Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
 from tests.validators import rows
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from benchmarks.segmentation_context import ContextUNet, clearly_better, near_ends, with_neighbours
-from inference.unet import UNet
+from inference.lungs.unet import UNet
 
 
 def test_each_slice_stands_between_the_ones_below_and_above_it() -> None:

@@ -4,8 +4,8 @@ import io
 
 from pydicom import dcmread
 
-from dicom_node.fallbacks import fallback_reports
-from dicom_node.report_kinds import REPORT_KINDS
+from dicom_node.report.lower_classes import fallback_reports
+from storage.object_kinds import REPORT_KINDS
 from tests.outbox import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR, SEGMENTATION, instance, part10
 
 ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.88.22"

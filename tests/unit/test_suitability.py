@@ -11,12 +11,12 @@ from scipy import ndimage
 from benchmarks.degradations import Images, Variant, read_images
 from benchmarks.degrade import RIGHT, Base, Models, phantom_volume, try_variant
 from benchmarks.variants import all_variants
-from inference.body import find_lungs, shrink
-from inference.ct import CTVolume
 from inference.errors import ModelError, UnsuitableSeries
-from inference.phantom import make_phantom
-from inference.suitability import Policy, check, check_mask
-from inference.volume import find_series, load
+from inference.phantom.chest import make_phantom
+from inference.suitability.body import find_lungs, shrink
+from inference.suitability.check import Policy, check, check_mask
+from inference.volume.ct_volume import CTVolume
+from inference.volume.load import find_series, load
 
 REAL = ("MD04_every2nd", "MD05_every2nd", "lungdx_A0002_B40f_30slices")
 NAMES = [variant.name for variant in all_variants([[]])]

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from inference.errors import ModelError
-from inference.fused import fuse
-from inference.unet import PARAMETERS, UNet
+from inference.lungs.fused import fuse
+from inference.lungs.unet import PARAMETERS, UNet
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_size_that_four_halvings_do_not_divide_is_refused(unet: UNet) -> None:
 
 @pytest.mark.parametrize("statistics", ["batch", "running"])
 def test_the_fused_network_gives_the_mask_of_the_plain_one(unet: UNet, statistics: str) -> None:
-    from inference.unet import use_statistics
+    from inference.lungs.unet import use_statistics
 
     use_statistics(unet, statistics)  # type: ignore[arg-type]
     grey = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)

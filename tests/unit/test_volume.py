@@ -8,9 +8,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from inference.ct import CTVolume
 from inference.errors import CorruptInstance, UnsuitableSeries
-from inference.volume import find_series, load, load_all
+from inference.volume.ct_volume import CTVolume
+from inference.volume.load import find_series, load, load_all
 from tests.unit.ct_series import ENHANCED_CT, change, enhanced_dataset, noise, save, slice_dataset, write_series
 
 LEGACY_ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.2"

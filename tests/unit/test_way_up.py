@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from benchmarks.degrade import phantom_volume
-from inference.body import measure_chest, shrink
-from inference.cards import shipped_folder
-from inference.ct import CTVolume, as_stored, upright
+from inference.covid.pipeline import Pipeline, load_pipeline
 from inference.errors import UnsuitableSeries
-from inference.pipeline import Pipeline, load_pipeline
-from inference.registry import DEMONSTRATION
-from inference.suitability import Policy, check
+from inference.models.cards import shipped_folder
+from inference.models.registry import DEMONSTRATION
+from inference.suitability.body import measure_chest, shrink
+from inference.suitability.check import Policy, check
+from inference.volume.ct_volume import CTVolume, as_stored, upright
 
 
 @pytest.fixture(scope="module")

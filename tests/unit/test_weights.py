@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference.cards import read_card
-from inference.decovnet import DeCoVNet
+from inference.covid.decovnet import DeCoVNet
+from inference.covid.weights import import_authors, load_networks
 from inference.errors import ModelError
-from inference.registry import find_model, list_models
-from inference.unet import UNet
-from inference.weights import import_authors, load_networks
+from inference.lungs.unet import UNet
+from inference.models.cards import read_card
+from inference.models.registry import find_model, list_models
 
 
 @pytest.fixture

@@ -1,0 +1,119 @@
+"""From the files of one series to an outcome: the part that the worker and `dicom-node analyse` share."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from config.settings import ReportSettings, Settings
+from inference.covid.pipeline import Pipeline, load_pipeline
+from inference.errors import CorruptInstance, ModelError, UnsuitableSeries
+from inference.finding import Finding
+from inference.models.registry import find_model
+from inference.volume.ct_volume import CTVolume
+from inference.volume.load import Planes, load
+from storage.jobs import ModelRef
+
+ANALYSED = "ANALYSED"
+NOT_ANALYSED = "NOT_ANALYSED"
+CORRUPT_INSTANCE = "CORRUPT_INSTANCE"
+OWN_OBJECT = "OWN_OBJECT"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a series was not analysed: a stable code and a sentence without patient data."""
+
+    code: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What became of a series: a finding, or the reason why there is none.
+
+    volume: None where the files gave no volume.
+    """
+
+    finding: Finding | None
+    reason: Reason | None
+    volume: CTVolume | None
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def outcome(self) -> str:
+        """ANALYSED or NOT_ANALYSED."""
+        return ANALYSED if self.finding is not None else NOT_ANALYSED
+
+
+def analyse(
+    paths: Sequence[Path],
+    pipeline: Pipeline,
+    *,
+    trace: bool = False,
+    own: ReportSettings | None = None,
+    decoded: dict[Path, Planes] | None = None,
+) -> Analysis:
+    """Load one series and run the pipeline on it.
+
+    own: names the node by its manufacturer and device name; what it made or had a part in is refused.
+    decoded: slices that were decoded before, see `volume.load`; emptied, as the volume holds them then.
+    A series that cannot be analysed is an outcome, not an error: every other exception is a fault of the node.
+    """
+    started = time.perf_counter()
+    volume: CTVolume | None = None
+    try:
+        decoded = {} if decoded is None else decoded
+        volume = load(paths, decoded=decoded)
+        decoded.clear()
+        loaded = time.perf_counter() - started
+        if own is not None:
+            _refuse_own_objects(volume, own)
+        finding = pipeline.run(volume, trace=trace)
+    except UnsuitableSeries as error:
+        return _refused(error.code, error.sentence, volume, started)
+    except CorruptInstance as error:
+        return _refused(CORRUPT_INSTANCE, str(error), volume, started)
+    timings = {"load": loaded, **finding.timings_s, "total": time.perf_counter() - started}
+    return Analysis(finding, None, volume, timings)
+
+
+def _refuse_own_objects(volume: CTVolume, own: ReportSettings) -> None:
+    """The loop guard, for images that the node contributed to: a PACS may route them back."""
+    for manufacturer, model in volume.header.equipment:
+        # A contribution names the algorithm as its model, so the manufacturer alone tells there.
+        scanner = (volume.header.manufacturer, volume.header.manufacturer_model)
+        is_device = (manufacturer, model) == scanner
+        if manufacturer == own.manufacturer and (model == own.device_name or not is_device):
+            raise UnsuitableSeries(OWN_OBJECT, "This node had a part in these images; it does not analyse them again.")
+
+
+def _refused(code: str, sentence: str, volume: CTVolume | None, started: float) -> Analysis:
+    return Analysis(None, Reason(code, sentence), volume, {"total": time.perf_counter() - started})
+
+
+def open_pipeline(settings: Settings, device: str) -> Pipeline:
+    """The pipeline of the model that the settings name.
+
+    Raises ModelError when it is missing or altered.
+    """
+    folder = find_model(settings.models_dir, settings.model.name or None, settings.model.version or None)
+    return _load(folder, settings, device)
+
+
+def open_model(settings: Settings, model: ModelRef, device: str) -> Pipeline:
+    """The pipeline of exactly the model that a job was queued for.
+
+    Raises ModelError when it is missing, or has changed since.
+    """
+    pipeline = _load(find_model(settings.models_dir, model.name, model.version), settings, device)
+    if pipeline.identity.digest != model.digest:
+        raise ModelError(
+            f"model {model.name} {model.version} has digest {pipeline.identity.digest}, the job was queued for "
+            f"{model.digest}; import the former model again and retry the job"
+        )
+    return pipeline
+
+
+def _load(folder: Path, settings: Settings, device: str) -> Pipeline:
+    return load_pipeline(folder, device, precision=settings.worker.precision, threads=settings.worker.threads)

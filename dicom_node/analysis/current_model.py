@@ -1,0 +1,43 @@
+"""Which model newly completed series are queued for, and which one runs beside it as its shadow."""
+
+import structlog
+
+from config.settings import Settings
+from inference.errors import ModelError
+from inference.models.cards import read_card
+from inference.models.registry import find_model
+from storage.jobs import ModelRef
+
+log = structlog.get_logger()
+
+
+def current_model(settings: Settings) -> ModelRef:
+    """The model that newly completed series are queued for."""
+    return _reference(settings, settings.model.name, settings.model.version)
+
+
+def shadow_model(settings: Settings) -> ModelRef | None:
+    """The model that analyses them beside it, without being reported; None where none is configured.
+
+    Raises ModelError where it is not there, or is the reporting model itself.
+    """
+    if not settings.model.shadow:
+        return None
+    shadow = _reference(settings, settings.model.shadow, settings.model.shadow_version)
+    if shadow.digest == current_model(settings).digest:
+        raise ModelError(f"[model] shadow: {shadow.name} {shadow.version} is the model that reports; name another one")
+    return shadow
+
+
+def shadow_if_there(settings: Settings) -> ModelRef | None:
+    """The shadow model; series are closed without one where it is missing or has become the reporting model."""
+    try:
+        return shadow_model(settings)
+    except ModelError as error:
+        log.warning("no shadow model", reason=str(error))
+        return None
+
+
+def _reference(settings: Settings, name: str, version: str) -> ModelRef:
+    identity = read_card(find_model(settings.models_dir, name or None, version or None)).identity()
+    return ModelRef(identity.name, identity.version, identity.digest)

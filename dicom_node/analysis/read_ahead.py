@@ -1,0 +1,107 @@
+"""Reading ahead: the next series is read and decoded while this one is computed, and while its slices still arrive.
+
+Nothing is claimed for it, so leases, attempts and fencing numbers know nothing of it: what was decoded is used if the
+worker gets that series, and dropped otherwise. A file that cannot be decoded is left to the job itself, which says so.
+
+A series may kill the process that decodes it, and the job in hand must not pay for that with its attempts. So a job
+that was tried before is computed alone, and a series whose job was tried before is never read ahead.
+"""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from inference.errors import InferenceError
+from inference.volume.load import Planes, decode
+from storage import series
+from storage.database import Database
+from storage.errors import StorageError
+from storage.files import FileStore
+from storage.series import StoredInstance
+
+log = structlog.get_logger()
+
+
+class ReadAhead:
+    """Decoded slices of one series at a time, in bounded memory.
+
+    max_bytes: of decoded slices, and of any one file.
+    """
+
+    def __init__(self, database: Database, files: FileStore, max_bytes: int) -> None:
+        self._database = database
+        self._files = files
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._in_hand: int | None = None
+        self._alone = False
+        self._series_pk: int | None = None
+        self._planes: dict[Path, Planes] = {}
+        self._useless: set[str] = set()
+
+    def run(self, stop: threading.Event, poll_s: float) -> None:
+        """Read ahead until `stop` is set."""
+        while not stop.is_set():
+            try:
+                went_on = self.step()
+            except StorageError as error:
+                log.warning("read ahead failed", error=type(error).__name__)
+                went_on = False
+            if not went_on:
+                stop.wait(poll_s)
+
+    def take(self, series_pk: int, attempt: int) -> dict[Path, Planes]:
+        """The worker has this series in hand now. Returns what was decoded of it, by file, its SHA-256 checked."""
+        with self._lock:
+            found = self._planes if self._series_pk == series_pk else {}
+            self._in_hand, self._alone = series_pk, attempt > 1
+            self._forget(None)
+        return found
+
+    def done(self) -> None:
+        """The worker has nothing in hand."""
+        with self._lock:
+            self._in_hand, self._alone = None, False
+
+    def step(self) -> bool:
+        """Decode the next file. Returns False where there is none to decode."""
+        if self._alone:
+            return False
+        with self._database.read() as tx:
+            series_pk = series.next_series(tx, self._in_hand)
+            held = series.series_instances(tx, series_pk) if series_pk is not None else []
+        with self._lock:
+            if series_pk != self._series_pk:
+                self._forget(series_pk)
+            wanted = [item for item in held if self._is_wanted(item)]
+            room = self._max_bytes - sum(plane.nbytes for planes in self._planes.values() for plane in planes)
+        return any(self._decode(item, room, lambda: self._series_pk == series_pk) for item in wanted)
+
+    def _is_wanted(self, item: StoredInstance) -> bool:
+        return (
+            item.gone is None
+            and item.size <= self._max_bytes
+            and item.path not in self._useless
+            and self._files.absolute(item.path) not in self._planes
+        )
+
+    def _decode(self, item: StoredInstance, room: int, still_wanted: Callable[[], bool]) -> bool:
+        """Decode one file and keep it. Returns False where it was not kept."""
+        path = self._files.absolute(item.path)
+        try:
+            self._files.read_verified(item.path, item.sha256)
+            planes = decode(path, room)
+        except (InferenceError, StorageError):
+            with self._lock:
+                self._useless.add(item.path)
+            return False
+        with self._lock:
+            if not still_wanted():
+                return False
+            self._planes[path] = planes
+        return True
+
+    def _forget(self, series_pk: int | None) -> None:
+        self._series_pk, self._planes, self._useless = series_pk, {}, set()

@@ -1,0 +1,139 @@
+"""Replay of a stored result: its files through its model again, and whether the same comes out."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.settings import Settings
+from dicom_node.analysis.analyse import Analysis, analyse, open_model
+from dicom_node.analysis.worker import new_result
+from dicom_node.errors import NodeError
+from inference.finding import ModelIdentity
+from storage import audit, results, series
+from storage.database import Database
+from storage.files import FileStore
+from storage.jobs import ModelRef
+from storage.results import ResultInput
+
+# Same input, model, device and versions give the same bytes; other ones add their sums in another order.
+PROBABILITY_TOLERANCE = 1e-3
+VOLUME_TOLERANCE = 1e-3  # share of the lung volume
+
+_WHAT_IT_SAYS = ("outcome", "reason_code", "probability", "positive", "lung_volume_ml")
+_WHAT_IT_IS_OF = ("pixel_digest", "model_digest")
+_SURROUNDINGS = ("device", "precision", "versions")
+COMPARED = (*_WHAT_IT_SAYS, *_WHAT_IT_IS_OF, *_SURROUNDINGS)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A recorded result beside the recomputed one.
+
+    recorded, found: the values of `COMPARED` by name.
+    """
+
+    result_id: int
+    series_instance_uid: str
+    recorded: dict[str, object]
+    found: dict[str, object]
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """Names of the values that are not the same."""
+        return tuple(name for name in COMPARED if self.recorded[name] != self.found[name])
+
+    @property
+    def agrees(self) -> bool:
+        """Equal; within the tolerances where device, precision or versions are others than then."""
+        allowed = set(_SURROUNDINGS)
+        if allowed & set(self.differences):
+            allowed |= {name for name in ("probability", "lung_volume_ml") if self._is_close(name)}
+        return set(self.differences) <= allowed
+
+    def _is_close(self, name: str) -> bool:
+        recorded, found = self.recorded[name], self.found[name]
+        if not isinstance(recorded, float) or not isinstance(found, float):
+            return False
+        return abs(found - recorded) <= (
+            PROBABILITY_TOLERANCE if name == "probability" else VOLUME_TOLERANCE * recorded
+        )
+
+
+def replay(settings: Settings, database: Database, files: FileStore, wanted: str, device: str = "") -> Replay:
+    """Recompute a result from the stored files with the model that it names, compare, and audit the comparison.
+
+    wanted: a result's number, or a Series Instance UID for its latest result.
+    device: as in `choose_device`; empty for the kind of device that the result was computed on.
+    Raises NotFound for an unknown result, CorruptFile where an image is gone or altered, ModelError where the model
+    is, NodeError where there is nothing to recompute.
+    """
+    with database.read() as tx:
+        result_id = int(wanted) if wanted.isdigit() else results.latest_of_series(tx, wanted)
+        row, source = results.get_result(tx, result_id), results.input_of(tx, result_id)
+        held = series.series_instances(tx, source.series_pk)
+    try:
+        analysis, model = _recomputed(settings, files, row, source, held, device)
+    except Exception as error:
+        _audit(database, result_id, source, "FAILED", error=type(error).__name__)
+        raise
+    recorded = {name: row[name] for name in COMPARED}
+    new = new_result(analysis, model)
+    found = {name: new.input_digest if name == "pixel_digest" else getattr(new, name) for name in COMPARED}
+    done = Replay(result_id, source.series_instance_uid, recorded, {**found, "versions": dict(new.versions)})
+    outcome = "AGREES" if done.agrees else "DIFFERS"
+    said = {"probability": new.probability, "reason_code": new.reason_code}
+    _audit(database, result_id, source, outcome, differences=list(done.differences), **said)
+    return done
+
+
+def _recomputed(
+    settings: Settings,
+    files: FileStore,
+    row: dict[str, object],
+    source: ResultInput,
+    held: list[series.StoredInstance],
+    device: str,
+) -> tuple[Analysis, ModelIdentity]:
+    if source.refusal_code is not None:
+        raise NodeError(
+            f"result {row['id']} was refused before any analysis ({source.refusal_code}): nothing can be recomputed"
+        )
+    paths = _verified(files, row, source, held)
+    # Of a refusal neither device nor precision is known: it is replayed as the node is set now.
+    precision = str(row["precision"])
+    speed = settings.worker.precision if not precision else "exact" if precision == "float32" else "fast"
+    worker = settings.worker.model_copy(update={"precision": speed})
+    model = ModelRef(str(row["model_name"]), str(row["model_version"]), str(row["model_digest"]))
+    where = device or ("cuda" if str(row["device"]).startswith("cuda") else "cpu" if row["device"] else "auto")
+    pipeline = open_model(settings.model_copy(update={"worker": worker}), model, where)
+    return analyse(paths, pipeline, own=settings.report), pipeline.identity
+
+
+def _verified(
+    files: FileStore, row: dict[str, object], source: ResultInput, held: list[series.StoredInstance]
+) -> list[Path]:
+    """The files that the result was made from: what came later is not among them."""
+    then = held
+    if series.input_digest(held) != source.input_digest:
+        then = [instance for instance in held if instance.received_at <= source.last_instance_at]
+    if series.input_digest(then) != source.input_digest:
+        raise NodeError(f"result {row['id']}: the series does not hold the instances any more that it was made from")
+    for instance in then:
+        files.read_verified(instance.path, instance.sha256)
+    return [files.absolute(instance.path) for instance in then]
+
+
+def _audit(database: Database, result_id: int, source: ResultInput, outcome: str, **detail: object) -> None:
+    with database.transaction() as tx:
+        audit.append(
+            tx,
+            time.time(),
+            "result.replayed",
+            series_uid=source.series_instance_uid,
+            study_uid=source.study_instance_uid,
+            patient_id=source.patient_id,
+            job_id=source.job_id,
+            result_id=result_id,
+            outcome=outcome,
+            detail=detail,
+        )

@@ -1,0 +1,145 @@
+"""From an analysis to the DICOM objects of its result, encoded once: what is stored is what every send sends."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+
+from config.settings import ReportSettings, Settings
+from dicom_node.analysis.analyse import OWN_OBJECT, Analysis, Reason
+from dicom_node.report.context import ReportContext
+from dicom_node.report.frame import to_part10
+from dicom_node.report.lower_classes import fallback_reports
+from dicom_node.report.not_analysed import build_not_analysed
+from dicom_node.report.objects import DISPLAY_REPORT, KEY_IMAGES, KINDS, REPORT, SEGMENTATION, SUMMARY, build_all
+from dicom_node.report.sources import read_headers, read_sources
+from inference.errors import CorruptInstance
+from inference.finding import ModelIdentity
+from inference.models.cards import OperatingPoint
+
+
+@dataclass(frozen=True)
+class ReportObject:
+    """One encoded object of a result. kind: "report", "segmentation", "summary", ... part10: the file's bytes."""
+
+    kind: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    part10: bytes
+
+
+def report_objects(
+    analysis: Analysis,
+    paths: Sequence[Path],
+    model: ModelIdentity,
+    settings: Settings,
+    *,
+    input_digest: str = "",
+    predecessor: bytes | None = None,
+    revision: int = 1,
+    operating_points: tuple[OperatingPoint, ...] = (),
+) -> list[ReportObject]:
+    """The objects that say what became of a series, the report first.
+
+    predecessor: the earlier report of the same series as a Part 10 file, which this one replaces.
+    A series that was not analysed gives a report where the site asks for it, and where an earlier report must
+    not stand.
+    """
+    context = _context(settings.report, input_digest, predecessor, revision, operating_points)
+    if analysis.finding is not None and analysis.volume is not None:
+        sources = read_sources(analysis.volume)
+        built = build_all(analysis.finding, analysis.volume, sources, context, _kinds(settings.report))
+        return _with_fallbacks([_encode(kind, dataset) for kind, dataset in built])
+    if analysis.reason is None:
+        raise ValueError("an analysis has a finding or a reason")
+    own_object = analysis.reason.code == OWN_OBJECT
+    if predecessor is None and (own_object or not settings.report.report_not_analysed):
+        return []
+    return _not_analysed(analysis.reason, paths, model, context)
+
+
+def write_objects(
+    analysis: Analysis,
+    paths: Sequence[Path],
+    model: ModelIdentity,
+    settings: Settings,
+    folder: Path,
+    operating_points: tuple[OperatingPoint, ...] = (),
+) -> list[str]:
+    """Write the objects of a result to a folder, "not analysed" reports included. Returns the files' names.
+
+    Names are made of the kind and a digest of the object's UID: nothing from a data set becomes a path.
+    """
+    asked_for = settings.report.model_copy(update={"report_not_analysed": True})
+    objects = report_objects(
+        analysis, paths, model, settings.model_copy(update={"report": asked_for}), operating_points=operating_points
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for item in (item for item in objects if item.kind in KINDS):
+        file = folder / f"{item.kind}-{hashlib.sha256(item.sop_instance_uid.encode()).hexdigest()[:12]}.dcm"
+        file.write_bytes(item.part10)
+        written.append(str(file))
+    return written
+
+
+def _kinds(report: ReportSettings) -> list[str]:
+    wanted = {
+        REPORT: True,
+        SEGMENTATION: report.segmentation,
+        SUMMARY: report.summary,
+        DISPLAY_REPORT: report.display,
+        KEY_IMAGES: report.key_objects,
+    }
+    return [kind for kind, asked_for in wanted.items() if asked_for]
+
+
+def _not_analysed(
+    reason: Reason, paths: Sequence[Path], model: ModelIdentity, context: ReportContext
+) -> list[ReportObject]:
+    try:
+        sources = read_headers(paths)
+    except CorruptInstance:
+        # Without one readable header there is no study to file a report under; the audit has the reason.
+        return []
+    return _with_fallbacks([_encode(REPORT, build_not_analysed(reason.code, reason.sentence, sources, context, model))])
+
+
+def _with_fallbacks(objects: list[ReportObject]) -> list[ReportObject]:
+    """The objects, and the report in the lower classes that a destination may accept instead."""
+    report = next(item for item in objects if item.kind == REPORT)
+    return objects + [_encode(kind, dataset) for kind, dataset in fallback_reports(report.part10)]
+
+
+def _context(
+    report: ReportSettings,
+    input_digest: str,
+    predecessor: bytes | None,
+    revision: int,
+    operating_points: tuple[OperatingPoint, ...],
+) -> ReportContext:
+    return ReportContext(
+        created_at=datetime.now().astimezone(),
+        manufacturer=report.manufacturer,
+        device_name=report.device_name,
+        device_serial=report.device_serial,
+        software_version=version("dicom-node"),
+        institution=report.institution,
+        predecessor=dcmread(io.BytesIO(predecessor)) if predecessor else None,
+        revision=revision,
+        input_digest=input_digest,
+        operating_points=operating_points,
+        prevalence=report.prevalence,
+    )
+
+
+def _encode(kind: str, dataset: Dataset) -> ReportObject:
+    return ReportObject(
+        kind, dataset.SOPInstanceUID, dataset.SOPClassUID, dataset.SeriesInstanceUID, to_part10(dataset)
+    )

@@ -1,0 +1,245 @@
+"""A worker process: claim a job, analyse the series, write the report, hand it to the outbox.
+
+The job is claimed with a lease that a heartbeat renews; a worker that died or hangs loses it to the next one, and
+the fencing number keeps a worker that comes back late from writing anything.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import structlog
+
+from config.settings import Settings
+from dicom_node.analysis.analyse import Analysis, Reason, analyse, open_model
+from dicom_node.analysis.read_ahead import ReadAhead
+from dicom_node.analysis.result_objects import ReportObject, report_objects
+from dicom_node.logs import short
+from inference.covid.pipeline import Pipeline
+from inference.finding import ModelIdentity
+from storage import audit, jobs, results, series
+from storage.database import Database
+from storage.errors import CorruptFile, StaleLease, StorageError
+from storage.files import FileStore
+from storage.jobs import ClaimedJob
+from storage.results import NewObject, NewResult
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """Analyses queued series one after the other on one device."""
+
+    def __init__(self, settings: Settings, database: Database, files: FileStore, device: str) -> None:
+        self.settings = settings
+        self.database = database
+        self.files = files
+        self.device = device
+        self.name = f"{device}:{threading.get_native_id()}"
+        self._pipelines: dict[str, Pipeline] = {}
+        self._in_hand: ClaimedJob | None = None
+        self._read_ahead = ReadAhead(database, files, settings.worker.read_ahead_mb << 20)
+
+    def run(self, stop: threading.Event) -> bool:
+        """Work until `stop` is set and for `worker.drain_s` more; hand back what is not done by then.
+
+        Returns False where a thread is still busy with what was handed back: it ends with the process.
+        """
+        thread = threading.Thread(target=self._work, args=(stop,), name="work", daemon=True)
+        thread.start()
+        worker = self.settings.worker
+        # With a single attempt, a series that kills the process would take the job in hand with it.
+        if worker.read_ahead_mb and worker.max_attempts > 1:
+            arguments = (stop, worker.poll_s)
+            threading.Thread(target=self._read_ahead.run, args=arguments, name="read-ahead", daemon=True).start()
+        # In short waits: a signal's handler runs between them, whatever the other thread computes.
+        while thread.is_alive() and not stop.wait(1.0):
+            pass
+        thread.join(self.settings.worker.drain_s)
+        if thread.is_alive():
+            self._hand_back()
+        return not thread.is_alive()
+
+    def _hand_back(self) -> None:
+        """Another worker starts the job from its beginning, and the attempt is not counted."""
+        job = self._in_hand
+        if job is None:
+            return
+        try:
+            with self.database.transaction() as tx:
+                jobs.hand_back(tx, job.job_id, job.fence, time.time())
+        except StaleLease:
+            return  # finished at the last moment, or lost already
+        log.info("job handed back", job=job.job_id, series=short(job.series_instance_uid))
+
+    def _work(self, stop: threading.Event) -> None:
+        log.info("worker started", worker=self.name)
+        while not stop.is_set():
+            try:
+                worked = self.work_once(time.time())
+            except Exception as error:  # noqa: BLE001 - the worker loop outlives every job
+                log.error("worker could not claim or finish", error=type(error).__name__)
+                worked = False
+            if not worked:
+                stop.wait(self.settings.worker.poll_s)
+
+    def work_once(self, now: float) -> bool:
+        """Claim and handle one job. Returns False when none was waiting."""
+        worker = self.settings.worker
+        with self.database.transaction() as tx:
+            job = jobs.claim(tx, self.name, now, worker.lease_s, worker.max_attempts)
+        self._in_hand = job
+        if job is None:
+            return False
+        log.info("job claimed", job=job.job_id, series=short(job.series_instance_uid), attempt=job.attempt)
+        try:
+            with self._heartbeat(job):
+                self.handle(job)
+        except StaleLease:
+            log.warning("job lost to another worker", job=job.job_id)
+        except Exception as error:  # noqa: BLE001 - recorded with the job, and tried again
+            self._failed(job, error)
+        finally:
+            self._read_ahead.done()
+        return True
+
+    def handle(self, job: ClaimedJob) -> None:
+        """Analyse one claimed series and commit its result."""
+        with self.database.read() as tx:
+            instances = series.series_instances(tx, job.series_pk)
+            previous = results.previous_result(tx, job.series_pk)
+        if series.input_digest(instances) != job.input_digest:
+            raise StaleLease(f"job {job.job_id}: the series has changed since it was queued")
+        decoded = self._read_ahead.take(job.series_pk, job.attempt)
+        # The digest is checked when a file is read: a disk that lies must not become a finding.
+        for instance in instances:
+            if self.files.absolute(instance.path) not in decoded:
+                self.files.read_verified(instance.path, instance.sha256)
+        paths = [self.files.absolute(instance.path) for instance in instances]
+        pipeline = self._pipeline(job)
+        refusal = Reason(*job.refusal) if job.refusal else None
+        own = self.settings.report
+        analysis = Analysis(None, refusal, None) if refusal else analyse(paths, pipeline, own=own, decoded=decoded)
+        if job.shadow:
+            self._commit(job, analysis, pipeline.identity, ())
+            return
+        predecessor = self.files.read_verified(previous.report.path, previous.report.sha256) if previous else None
+        objects = report_objects(
+            analysis,
+            paths,
+            pipeline.identity,
+            self.settings,
+            input_digest=job.input_digest,
+            predecessor=predecessor,
+            revision=job.revision,
+            operating_points=pipeline.card.operating_points,
+        )
+        self._commit(job, analysis, pipeline.identity, objects)
+
+    def _commit(
+        self, job: ClaimedJob, analysis: Analysis, model: ModelIdentity, objects: Sequence[ReportObject]
+    ) -> None:
+        stored = [
+            NewObject(
+                o.kind, o.sop_instance_uid, o.sop_class_uid, o.series_instance_uid, self.files.write_durably([o.part10])
+            )
+            for o in objects
+        ]
+        destinations, withheld = self._destinations(model, job.calling_ae)
+        with self.database.transaction() as tx:
+            now = time.time()
+            jobs.finish(
+                tx, job.job_id, job.fence, now, new_result(analysis, model), stored, destinations if stored else []
+            )
+            for name in withheld if stored else []:
+                audit.append(
+                    tx,
+                    now,
+                    "delivery.withheld",
+                    series_uid=job.series_instance_uid,
+                    study_uid=job.study_instance_uid,
+                    job_id=job.job_id,
+                    outcome="WITHHELD",
+                    detail={"destination": name, "why": "demonstration model, destination is not loopback"},
+                )
+        log.info(
+            "job done",
+            job=job.job_id,
+            outcome=analysis.outcome,
+            shadow=job.shadow,
+            reason=analysis.reason.code if analysis.reason else None,
+        )
+
+    def _destinations(self, model: ModelIdentity, calling_ae: str) -> tuple[list[str], list[str]]:
+        """Names of the destinations that get this model's results of a source's series, and of those that must not."""
+        allowed: list[str] = []
+        withheld: list[str] = []
+        for destination in self.settings.destinations_of(calling_ae):
+            may = not model.demonstration or destination.is_loopback or self.settings.model.allow_demonstration_model
+            (allowed if may else withheld).append(destination.name)
+        return allowed, withheld
+
+    def _pipeline(self, job: ClaimedJob) -> Pipeline:
+        if job.model.digest not in self._pipelines:
+            # The reporting and the shadow model at most: former ones' weights do not stay in memory.
+            kept = list(self._pipelines.items())[-1:] if self.settings.model.shadow else []
+            self._pipelines = dict([*kept, (job.model.digest, open_model(self.settings, job.model, self.device))])
+        return self._pipelines[job.model.digest]
+
+    def _failed(self, job: ClaimedJob, error: Exception) -> None:
+        # The type and not the text: a library's message may quote patient data.
+        reason = str(error) if isinstance(error, CorruptFile) else type(error).__name__
+        log.error("job failed", job=job.job_id, error=reason)
+        now = time.time()
+        with self.database.transaction() as tx:
+            jobs.fail(tx, job.job_id, job.fence, now, reason, now + self.settings.worker.retry_delay_s)
+
+    @contextmanager
+    def _heartbeat(self, job: ClaimedJob) -> Iterator[None]:
+        """Renew the lease while the body runs."""
+        done = threading.Event()
+        lease_s = self.settings.worker.lease_s
+
+        def beat() -> None:
+            while not done.wait(lease_s / 4):
+                try:
+                    with self.database.transaction() as tx:
+                        if not jobs.heartbeat(tx, job.job_id, job.fence, time.time(), lease_s):
+                            return
+                except StorageError as error:
+                    # Missing one beat is survivable: there are three more before the lease is over.
+                    log.warning("heartbeat missed", job=job.job_id, error=type(error).__name__)
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def new_result(analysis: Analysis, model: ModelIdentity) -> NewResult:
+    """The row of an analysis."""
+    finding, reason = analysis.finding, analysis.reason
+    return NewResult(
+        outcome=analysis.outcome,
+        reason_code=reason.code if reason else None,
+        reason_text=reason.sentence if reason else None,
+        probability=finding.probability if finding else None,
+        threshold=model.threshold,
+        positive=finding.positive if finding else None,
+        lung_volume_ml=finding.lung_volume_ml if finding else None,
+        input_digest=finding.input_digest if finding else None,
+        model_name=model.name,
+        model_version=model.version,
+        model_digest=model.digest,
+        unet_sha256=model.unet_sha256,
+        decovnet_sha256=model.decovnet_sha256,
+        device=finding.device if finding else "",
+        precision=finding.precision if finding else "",
+        versions=finding.versions if finding else {},
+        timings=analysis.timings_s,
+        checks=[{"code": c.code, "sentence": c.sentence} for c in finding.checks] if finding else [],
+    )

@@ -1,0 +1,160 @@
+"""What the node itself holds, for training and evaluation: its series as scans, its results as predictions."""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, select
+
+from config.settings import Settings
+from inference.evaluation.errors import EvaluationError, Problem
+from inference.evaluation.folder import FolderPredictions
+from inference.evaluation.predictions import read_labels
+from inference.models.cards import read_card
+from inference.models.registry import find_model
+from inference.volume.scans import Scan, age_at
+from storage.files import FileStore
+from storage.models import instances, patients, results, series, studies
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """The current probability of one series. names: everything that a label may call it by."""
+
+    names: frozenset[str]
+    patient: str
+    sex: str
+    manufacturer: str
+    probability: float
+    instance_count: int
+    model: str
+    model_digest: str
+
+
+def stored_scans(tx: Connection, files: FileStore) -> list[Scan]:
+    """Every closed series whose images are still here."""
+    paths: dict[int, list[str]] = {}
+    gone = set()
+    for row in tx.execute(select(instances.c.series_pk, instances.c.path, instances.c.gone_at)):
+        paths.setdefault(row.series_pk, []).append(row.path)
+        if row.gone_at is not None:
+            gone.add(row.series_pk)
+    rows = tx.execute(
+        select(
+            series.c.id,
+            series.c.series_instance_uid,
+            studies.c.study_instance_uid,
+            studies.c.accession_number,
+            studies.c.study_date,
+            patients.c.patient_id,
+            patients.c.sex,
+            patients.c.birth_date,
+        )
+        .select_from(series.join(studies).join(patients))
+        .where(series.c.state == "CLOSED")
+        .order_by(series.c.id)
+    )
+    return [
+        Scan(
+            paths=tuple(files.absolute(path) for path in sorted(paths[row.id])),
+            names=_names(row.series_instance_uid, row.study_instance_uid, row.accession_number, row.patient_id),
+            patient=row.patient_id or "",
+            sex=row.sex or "",
+            age=age_at(row.birth_date or "", row.study_date or ""),
+            study=row.study_instance_uid,
+        )
+        for row in rows
+        if row.id in paths and row.id not in gone
+    ]
+
+
+def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
+    """The current analysed result of every series; of the shadow model where `shadow`."""
+    rows = tx.execute(
+        select(
+            series.c.series_instance_uid,
+            series.c.instance_count,
+            series.c.manufacturer,
+            studies.c.study_instance_uid,
+            studies.c.accession_number,
+            patients.c.patient_id,
+            patients.c.sex,
+            results.c.probability,
+            results.c.model_name,
+            results.c.model_version,
+            results.c.model_digest,
+        )
+        .select_from(results.join(series, series.c.id == results.c.series_pk).join(studies).join(patients))
+        .where(results.c.superseded_at.is_(None), results.c.shadow.is_(shadow), results.c.outcome == "ANALYSED")
+        .order_by(results.c.id)
+    )
+    return [
+        StoredResult(
+            names=_names(row.series_instance_uid, row.study_instance_uid, row.accession_number, row.patient_id),
+            patient=row.patient_id or "",
+            sex=row.sex or "",
+            manufacturer=row.manufacturer or "",
+            probability=row.probability,
+            instance_count=row.instance_count,
+            model=f"{row.model_name} {row.model_version}",
+            model_digest=row.model_digest,
+        )
+        for row in rows
+    ]
+
+
+def node_predictions(tx: Connection, settings: Settings, labels: Path, *, shadow: bool) -> FolderPredictions:
+    """The node's current results of the labelled cases, of its reporting or of its shadow model.
+
+    Results of other models than the one that the settings name are left out; where the settings name no shadow model,
+    those of the last one count.
+    Raises UnusablePredictions for labels that cannot be used, EvaluationError where no labelled case has a result.
+    """
+    truth = read_labels(labels)
+    every = stored_results(tx, shadow=shadow)
+    digest = _digest(settings, every, shadow=shadow)
+    by_case = _by_case([result for result in every if result.model_digest == digest], set(truth.rows))
+    patients = sorted({result.patient for result in by_case.values()})
+    rows, refused = [], []
+    for case, row in truth.rows.items():
+        result = by_case.get(case)
+        if result is None:
+            refused.append(Problem(truth.file, row.line, truth.column, "the node has no result of this model for it"))
+            continue
+        given = {name: value for name, value in row.others.items() if value}
+        rows.append(
+            {
+                "sex": result.sex,
+                "manufacturer": result.manufacturer,
+                **given,
+                "patient": row.roles.get("patient", str(patients.index(result.patient) + 1)),
+                "case": case,
+                "probability": repr(result.probability),
+                "label": row.roles["label"],
+            }
+        )
+    if not rows:
+        kind = "shadow" if shadow else "reporting"
+        raise EvaluationError(f"the node has no result of its {kind} model for any case of {truth.file}")
+    return FolderPredictions(tuple(rows), tuple(refused), len(every) - len(rows))
+
+
+def _digest(settings: Settings, every: Sequence[StoredResult], *, shadow: bool) -> str:
+    model = settings.model
+    if shadow and not model.shadow:
+        return every[-1].model_digest if every else ""
+    name, version = (model.shadow, model.shadow_version) if shadow else (model.name, model.version)
+    return read_card(find_model(settings.models_dir, name or None, version or None)).digest()
+
+
+def _by_case(results_: Sequence[StoredResult], cases: Set[str]) -> dict[str, StoredResult]:
+    """Of a case's several series the one with the most instances."""
+    found: dict[str, StoredResult] = {}
+    for result in sorted(results_, key=lambda result: result.instance_count):
+        for name in result.names & cases:
+            found[name] = result
+    return found
+
+
+def _names(*values: str | None) -> frozenset[str]:
+    return frozenset(value for value in values if value)

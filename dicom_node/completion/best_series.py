@@ -1,0 +1,190 @@
+"""The best series of a study: once the study is quiet its series are ranked, one is analysed, the audit says why.
+
+Headers and geometry decide here; the worker judges the pixels, and where it refuses, the next series in the ranking
+is analysed. A study whose result may be at a destination keeps that series: a late series is passed over, and a late
+instance of the reported series has it reported again, in place of the earlier report.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from config.settings import Settings
+from dicom_node.logs import short
+from inference.errors import CorruptInstance, UnsuitableSeries
+from inference.models.cards import read_card
+from inference.models.registry import find_model
+from inference.suitability.policy import Policy
+from inference.suitability.ranking import Candidate, examine, why_better
+from storage import selection, series
+from storage.database import Database
+from storage.errors import NotDueYet
+from storage.files import FileStore
+from storage.jobs import ModelRef
+from storage.selection import Choice, Member, Selection
+
+log = structlog.get_logger()
+
+PASSED_OVER = "PASSED_OVER"
+CORRUPT_INSTANCE = "CORRUPT_INSTANCE"
+Reason = tuple[str, str]
+
+
+class BestSeries:
+    """Chooses the series of quiet studies."""
+
+    def __init__(self, settings: Settings, database: Database, files: FileStore) -> None:
+        self._settings = settings
+        self._database = database
+        self._files = files
+
+    def choose(self, model: ModelRef, now: float, shadow: ModelRef | None = None) -> None:
+        """Decide about every study that is ready. model, shadow: what the chosen series are queued for."""
+        with self._database.read() as tx:
+            ready = selection.undecided_studies(tx, now)
+        for study_pk in ready:
+            with self._database.read() as tx:
+                found = selection.members(tx, study_pk)
+            choice = self._decide(found, model)
+            self._record(choice, now, model, shadow)
+
+    def _record(self, choice: Choice, now: float, model: ModelRef, shadow: ModelRef | None) -> None:
+        chosen = next((m for m in choice.members if m.series_pk == choice.chosen), None)
+        source = self._settings.source(chosen.calling_ae) if chosen else None
+        try:
+            with self._database.transaction() as tx:
+                selection.record_choice(tx, choice, now, model, shadow, source.priority if source else 0)
+        except NotDueYet:
+            return  # an instance came meanwhile: the study is looked at again once it is quiet
+        log.info(
+            "best series chosen",
+            study=short(choice.members[0].study_instance_uid),
+            series=short(chosen.series_instance_uid) if chosen else None,
+        )
+
+    def _decide(self, members: Sequence[Member], model: ModelRef) -> Choice:
+        if self._settings.completion.select == "all":
+            return take_next(members)
+        if _result(members) is not None:
+            return decide(members, {})
+        card = read_card(find_model(self._settings.models_dir, model.name, model.version))
+        policy = Policy.from_table(card.suitability)
+        return decide(members, {m.series_pk: self._examine(m, policy) for m in members if _takes_part(m)})
+
+    def _examine(self, member: Member, policy: Policy) -> Candidate | Reason:
+        """What a series is like, or why it cannot be analysed."""
+        if member.refusal is not None and member.refusal[0] != PASSED_OVER:
+            return member.refusal
+        with self._database.read() as tx:
+            paths = [self._files.absolute(item.path) for item in series.series_instances(tx, member.series_pk)]
+        try:
+            return examine(paths, policy)
+        except UnsuitableSeries as error:
+            return error.code, error.sentence
+        except CorruptInstance as error:
+            return CORRUPT_INSTANCE, str(error)
+
+
+def decide(members: Sequence[Member], examined: Mapping[int, Candidate | Reason]) -> Choice:
+    """The rule: which series of a quiet study is analysed now, and what becomes of the others.
+
+    examined: by `series_pk`, of the members that take part, what they are like or why they are refused.
+    """
+    analysed = _result(members)
+    if analysed is not None:
+        return _passed_over_by(analysed, members)
+    others: dict[int, tuple[Selection, Reason | None]] = {
+        m.series_pk: (Selection.UNSUITABLE, m.reason) for m in members if _was_refused(m)
+    }
+    chosen, why = _best(members, examined)
+    refusal = None if chosen is None else _reason(examined[chosen.series_pk])
+    notes = []
+    for member in (m for m in members if m.series_pk in examined and m is not chosen):
+        selection, reason = _beside(member, examined, chosen)
+        others[member.series_pk] = selection, reason
+        notes.append({"series": member.series_instance_uid, "code": reason[0], "why": reason[1]})
+    detail: dict[str, object] = {"why": why, "passed_over": notes}
+    if chosen is not None:
+        found = examined[chosen.series_pk]
+        detail["what"] = found.in_words() if isinstance(found, Candidate) else found[1]
+    return Choice(members, chosen.series_pk if chosen else None, refusal, others, detail)
+
+
+def take_next(members: Sequence[Member]) -> Choice:
+    """For a site that has every series analysed again: queue what still waits from before, one after the other."""
+    waiting = next((m for m in members if m.selection == Selection.WAITING), None)
+    others = {m.series_pk: (_done(m), m.reason) for m in members if m.selection == Selection.CHOSEN}
+    chosen, refusal = (waiting.series_pk, waiting.refusal) if waiting else (None, None)
+    return Choice(members, chosen, refusal, others, {"why": "every series is analysed"})
+
+
+def _best(members: Sequence[Member], examined: Mapping[int, Candidate | Reason]) -> tuple[Member | None, str]:
+    """The series to analyse now, or to report as not analysed; and why this one."""
+    there = [m for m in members if m.series_pk in examined]
+    reported = next((m for m in there if m.reported), None)
+    if reported is not None:
+        return reported, "an earlier report on this series may be at a destination, and must not be contradicted"
+    suitable = [m for m in there if isinstance(examined[m.series_pk], Candidate)]
+    if suitable:
+        merits = {m.series_pk: tuple(_candidate(examined[m.series_pk]).merits().values()) for m in suitable}
+        # Of equals the first by UID, which is how they are sorted.
+        best = max(suitable, key=lambda m: merits[m.series_pk])
+        return best, f"the best of {len(suitable)} series that headers and geometry allow"
+    if there and not any(_was_refused(m) or m.selection == Selection.UNSUITABLE for m in members):
+        most = max(there, key=lambda m: m.instance_count)
+        return most, "no series of the study can be analysed; this one has the most images and is reported as such"
+    return None, "no other series of the study can be analysed"
+
+
+def _beside(
+    member: Member, examined: Mapping[int, Candidate | Reason], chosen: Member | None
+) -> tuple[Selection, Reason]:
+    """What a series becomes that was not chosen, and why."""
+    found = examined[member.series_pk]
+    if not isinstance(found, Candidate):
+        return Selection.UNSUITABLE, found
+    better = examined[chosen.series_pk] if chosen else None
+    merit = why_better(better, found) if isinstance(better, Candidate) else ""
+    why = f"Another series of the study is analysed: {merit or 'equal, or reported before'}."
+    return Selection.PASSED_OVER, (PASSED_OVER, why)
+
+
+def _passed_over_by(analysed: Member, members: Sequence[Member]) -> Choice:
+    reason = (PASSED_OVER, "Another series of the study was analysed already.")
+    others: dict[int, tuple[Selection, Reason | None]] = {
+        m.series_pk: (Selection.PASSED_OVER, reason) for m in members if m.selection == Selection.WAITING
+    }
+    others[analysed.series_pk] = (Selection.ANALYSED, None)
+    late = [m.series_instance_uid for m in members if m.selection == Selection.WAITING]
+    detail = {"why": "the study has its result", "analysed": analysed.series_instance_uid, "passed_over": late}
+    return Choice(members, None, None, others, detail)
+
+
+def _result(members: Sequence[Member]) -> Member | None:
+    """The series that the study's result is about, if it has one."""
+    chosen = (Selection.CHOSEN, Selection.ANALYSED)
+    return next((m for m in members if m.selection in chosen and m.outcome == "ANALYSED"), None)
+
+
+def _was_refused(member: Member) -> bool:
+    return member.selection == Selection.CHOSEN and member.outcome is not None and member.outcome != "ANALYSED"
+
+
+def _takes_part(member: Member) -> bool:
+    return member.selection in (Selection.WAITING, Selection.PASSED_OVER) or (
+        member.selection == Selection.CHOSEN and member.outcome is None
+    )
+
+
+def _done(member: Member) -> Selection:
+    return Selection.ANALYSED if member.outcome == "ANALYSED" else Selection.UNSUITABLE
+
+
+def _reason(found: Candidate | Reason) -> Reason | None:
+    return None if isinstance(found, Candidate) else found
+
+
+def _candidate(found: Candidate | Reason) -> Candidate:
+    if not isinstance(found, Candidate):
+        raise TypeError("a refused series has no merits")
+    return found

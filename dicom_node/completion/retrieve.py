@@ -1,0 +1,213 @@
+"""Fetch instances from a PACS (C-GET, or C-MOVE to ourselves) into the same durable record as what it sends us."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import build_context, build_role, evt
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    PatientRootQueryRetrieveInformationModelGet,
+    PatientRootQueryRetrieveInformationModelMove,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
+from sqlalchemy import Connection
+
+from config.settings import SenderSettings
+from dicom_node.receiver.errors import Refused, Unreadable
+from dicom_node.receiver.headers import read_header
+from dicom_node.receiver.negotiation import IMAGE_CLASSES, TRANSFER_SYNTAXES
+from dicom_node.receiver.part10 import encode_file_start
+from dicom_node.receiver.uids import parse_uid
+from dicom_node.scu.association import Link, Peer, PeerUnavailable, associate
+from dicom_node.scu.query import SeriesKey
+from storage import series
+from storage.database import Database
+from storage.errors import DatabaseUnavailable, StorageError
+from storage.files import FileStore
+from storage.pseudonyms import Pseudonyms
+from storage.series import Arrival, Outcome
+
+log = structlog.get_logger()
+
+GET_MODELS = (str(StudyRootQueryRetrieveInformationModelGet), str(PatientRootQueryRetrieveInformationModelGet))
+MOVE_MODELS = (str(StudyRootQueryRetrieveInformationModelMove), str(PatientRootQueryRetrieveInformationModelMove))
+IMPLICIT_VR = str(ImplicitVRLittleEndian)
+EXPLICIT_VR = str(ExplicitVRLittleEndian)
+UIDS_AT_ONCE = 50
+"""In one request: some PACS limit the length of a list of UIDs."""
+SLOWEST_S_PER_INSTANCE = 2.0
+NOT_ASKED_FOR = 0xC000
+OUT_OF_RESOURCES = 0xA700
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What to fetch.
+
+    missing: SOP Instance UIDs. syntaxes: transfer syntaxes of the series' instances that are here already.
+    quiet_s: of the series, so that a fetched instance waits as long as a sent one.
+    node_ae: our own AE title, as which C-MOVE names us.
+    pseudonyms: what the index calls patients.
+    """
+
+    series_pk: int
+    series: SeriesKey
+    missing: set[str]
+    syntaxes: frozenset[str]
+    quiet_s: float
+    node_ae: str
+    pseudonyms: Pseudonyms
+
+
+def fetch(
+    peer: Peer,
+    caller: SenderSettings,
+    wanted: Retrieval,
+    database: Database,
+    files: FileStore,
+    clock: Callable[[], float],
+    *,
+    move: bool = False,
+) -> int:
+    """Fetch instances; with `move` the node's receiver takes them. Returns how many of them are here now.
+
+    Raises PeerUnavailable, or NoContext where the peer does not do it.
+    """
+    if not wanted.missing:
+        return 0
+    keeper = Keeper(peer, caller, wanted, database, files, clock)
+    models = MOVE_MODELS if move else GET_MODELS
+    contexts = [build_context(model) for model in models]
+    if not move:
+        contexts += _storage_contexts(wanted.syntaxes)
+    roles = [] if move else [build_role(uid, scp_role=True) for uid in sorted(IMAGE_CLASSES)]
+    handlers: list[evt.EventHandlerType] = [(evt.EVT_C_STORE, keeper.on_store)]
+    with associate(peer, caller, contexts, roles=roles, handlers=handlers) as link:
+        for model in (m for m in models if link.accepted(m)):
+            for some in _batches(sorted(wanted.missing)):
+                _retrieve(link, model, _identifier(model, wanted, some), len(some), wanted.node_ae if move else None)
+            if keeper.count_here() == len(wanted.missing):
+                break
+    return keeper.count_here()
+
+
+def _retrieve(link: Link, model: str, identifier: Dataset, count: int, move_to: str | None) -> None:
+    """One C-GET or C-MOVE. What became of each instance is seen in the index, not in the sub-operation counts."""
+    association = link.association
+    started = time.monotonic()
+    statuses: list[Dataset] = []
+    with link.line.deadline(link.response_s + SLOWEST_S_PER_INSTANCE * count), link.ended_is_unavailable():
+        if move_to is None:
+            responses = association.send_c_get(identifier, model)
+        else:
+            responses = association.send_c_move(identifier, move_to, model)
+        statuses += [status for status, _ in responses]
+    if not statuses or "Status" not in statuses[-1]:
+        raise PeerUnavailable(f"retrieval: {link.why_lost(started)}")
+    if statuses[-1].Status != 0x0000:
+        log.info("retrieval not complete", status=f"0x{statuses[-1].Status:04X}")
+
+
+class Keeper:
+    """Takes the instances of a C-GET: a file that is durable and a row that is committed before success is answered."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        caller: SenderSettings,
+        wanted: Retrieval,
+        database: Database,
+        files: FileStore,
+        clock: Callable[[], float],
+    ) -> None:
+        self._peer = peer
+        self._caller = caller
+        self._wanted = wanted
+        self._database = database
+        self._files = files
+        self._clock = clock
+
+    def on_store(self, event: evt.Event) -> int:
+        """EVT_C_STORE: keep one instance. Returns the DIMSE status."""
+        try:
+            return self._keep(event)
+        except Refused as error:
+            return error.status
+        except (StorageError, OSError) as error:
+            log.warning("fetched instance not kept", error=type(error).__name__)
+            return OUT_OF_RESOURCES
+
+    def _keep(self, event: evt.Event) -> int:
+        context = event.context
+        data = event.request.DataSet.getvalue()  # type: ignore[union-attr]
+        sop_class, syntax = str(context.abstract_syntax), str(context.transfer_syntax)
+        header = read_header(data, len(data), syntax == IMPLICIT_VR)
+        uid = parse_uid(header.sop_instance_uid, "SOP Instance UID")
+        series_uid = parse_uid(header.series_instance_uid, "Series Instance UID")
+        if uid not in self._wanted.missing or series_uid != self._wanted.series.series_instance_uid:
+            return NOT_ASKED_FOR
+        if parse_uid(header.sop_class_uid, "SOP Class UID") != sop_class:
+            raise Unreadable("SOP Class UID differs from the presentation context")
+        study_uid = parse_uid(header.study_instance_uid, "Study Instance UID")
+        file = self._files.write_durably([encode_file_start(sop_class, uid, syntax), data])
+        arrival = Arrival(
+            uid, sop_class, series_uid, study_uid, syntax,
+            self._peer.ae_title, self._caller.calling_ae_title, self._peer.host, file,
+            self._wanted.pseudonyms.header(header.indexed),
+        )  # fmt: skip
+        self._record(arrival)
+        return 0x0000
+
+    def _record(self, arrival: Arrival) -> None:
+        outcome = Outcome.DUPLICATE
+        try:
+            with self._database.transaction() as tx:
+                # It may have been sent to us meanwhile, perhaps in another transfer syntax: that is no conflict.
+                if arrival.sop_instance_uid not in held_instances(tx, self._wanted.series_pk):
+                    outcome = series.record_instance(tx, arrival, self._clock(), self._wanted.quiet_s)
+        except DatabaseUnavailable:
+            raise  # the row may be there: a file that none names is swept
+        except Exception:
+            self._files.remove(arrival.file.path)
+            raise
+        if outcome == Outcome.DUPLICATE:
+            self._files.remove(arrival.file.path)
+
+    def count_here(self) -> int:
+        """How many of the wanted instances the node holds by now, however they came."""
+        with self._database.read() as tx:
+            return len(self._wanted.missing & held_instances(tx, self._wanted.series_pk).keys())
+
+
+def held_instances(tx: Connection, series_pk: int) -> dict[str, str]:
+    """Transfer syntax by SOP Instance UID of the instances of a series whose files are here."""
+    return {i.sop_instance_uid: i.transfer_syntax_uid for i in series.series_instances(tx, series_pk) if i.gone is None}
+
+
+def _storage_contexts(likely: frozenset[str]) -> list[PresentationContext]:
+    # One transfer syntax each, so that the PACS can send every instance in the one that it holds it in. DCMTK's archive
+    # takes the first context of the class whatever it holds: so the syntax of the slices that came comes first.
+    def rank(syntax: str) -> tuple[bool, bool, str]:
+        return syntax not in likely, syntax != EXPLICIT_VR, syntax
+
+    return [build_context(uid, s) for uid in sorted(IMAGE_CLASSES) for s in sorted(TRANSFER_SYNTAXES, key=rank)]
+
+
+def _batches(uids: Sequence[str]) -> Iterator[Sequence[str]]:
+    yield from (uids[start : start + UIDS_AT_ONCE] for start in range(0, len(uids), UIDS_AT_ONCE))
+
+
+def _identifier(model: str, wanted: Retrieval, uids: Sequence[str]) -> Dataset:
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = "IMAGE"
+    if model in (GET_MODELS[1], MOVE_MODELS[1]):
+        identifier.PatientID = wanted.series.patient_id
+    identifier.StudyInstanceUID = wanted.series.study_instance_uid
+    identifier.SeriesInstanceUID = wanted.series.series_instance_uid
+    identifier.SOPInstanceUID = list(uids)
+    return identifier

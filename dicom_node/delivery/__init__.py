@@ -1,0 +1,1 @@
+"""The outbox at work: sending, backing off, storage commitment."""

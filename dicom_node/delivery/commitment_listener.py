@@ -1,0 +1,128 @@
+"""Takes a PACS's answers to our storage commitment requests (N-EVENT-REPORT) on associations that it opens.
+
+The node offers storage commitment to nobody: what comes here are answers. Only the hosts of destinations that are
+asked for commitment get as far as the first byte.
+"""
+
+import socket
+import threading
+import time
+from typing import cast
+
+import structlog
+from pynetdicom import AE, evt
+
+from config.settings import SenderSettings, Settings
+from dicom_node.delivery.commitment import MODEL, SYNTAXES, answer_report, asking_ae_title
+from dicom_node.delivery.guarded_server import GuardedServer, Limits
+from dicom_node.errors import PortTaken
+from dicom_node.receiver.access import parse_address
+from dicom_node.receiver.committer import Note
+from dicom_node.receiver.journal import Journal
+from storage import audit
+from storage.database import Database
+from storage.errors import StorageError
+
+log = structlog.get_logger()
+
+LOOK_UP_EVERY_S = 60.0
+UNRECOGNISED_OPERATION = 0x0211
+
+
+class CommitmentListener:
+    """An acceptor for storage commitment answers on `sender.commitment_port`."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._limits = _limits(settings.sender)
+        self._server: GuardedServer | None = None
+        self._journal = Journal(self._write)
+        self._addresses: dict[str, set[str]] = {}
+        self._looked_up_at = float("-inf")
+        self.port = settings.sender.commitment_port
+
+    def start(self) -> None:
+        """Listen. Raises PortTaken."""
+        entity = AE(ae_title=asking_ae_title(self._settings.sender))
+        entity.require_called_aet = True
+        entity.maximum_associations = self._limits.connections
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = self._limits.pdu_s
+        # The PACS is the SCP on an association that it requests; not every one negotiates that role.
+        entity.add_supported_context(MODEL, SYNTAXES, scu_role=True, scp_role=True)
+        address = (self._settings.receiver.host, self.port)
+        try:
+            server = entity.make_server(
+                address,
+                evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._on_report), (evt.EVT_N_ACTION, _on_request)],
+                server_class=GuardedServer,
+                limits=self._limits,
+                knows=self._knows,
+                refuse=self._refuse,
+            )
+        except OSError as error:
+            raise PortTaken(f"cannot listen on {address[0]}:{address[1]}: {error.strerror}") from error
+        self._server = cast(GuardedServer, server)
+        self.port = int(server.server_address[1])
+        threading.Thread(target=server.serve_forever, name="commitment", daemon=True).start()
+        log.info("listening for storage commitment answers", port=self.port)
+
+    def stop(self) -> None:
+        """Stop listening."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            self._journal.flush(time.time(), window_s=0)
+
+    def _knows(self, address: str) -> bool:
+        """Whether it is the address of a destination that is asked for commitment.
+
+        Names are looked up for an unknown address only, and seldom: a name server that is away must hold nobody up
+        whose address is known, and takes nobody's away.
+        """
+        if not self._is_known(address) and time.monotonic() - self._looked_up_at >= LOOK_UP_EVERY_S:
+            self._look_up()
+            self._looked_up_at = time.monotonic()
+        return self._is_known(address)
+
+    def _is_known(self, address: str) -> bool:
+        return any(address in found for found in self._addresses.values())
+
+    def _look_up(self) -> None:
+        for destination in self._settings.destinations:
+            if destination.commitment != "request":
+                continue
+            try:
+                found = socket.getaddrinfo(destination.host, None)
+            except OSError:
+                continue  # what was known of it stays
+            self._addresses[destination.name] = {str(parse_address(str(info[4][0]))) for info in found}
+
+    def _refuse(self, address: str, reason: str) -> None:
+        self._journal.record("commitment.refused", address=address, outcome="REFUSED", reason=reason)
+
+    def _write(self, note: Note) -> None:
+        try:
+            with self._database.transaction() as tx:
+                audit.append(tx, note.at, note.event, address=note.address, outcome=note.outcome, detail=note.detail)
+        except StorageError as error:
+            log.warning("refusal not audited", error=type(error).__name__)
+
+    def _on_report(self, event: evt.Event) -> tuple[int, None]:
+        return answer_report(event, self._database, self._settings.sender), None
+
+
+def _limits(sender: SenderSettings) -> Limits:
+    return Limits(
+        connections=sender.commitment_max_connections,
+        per_address=sender.commitment_max_connections_per_address,
+        pdu_s=sender.commitment_pdu_deadline_s,
+        association_s=sender.commitment_association_s,
+        bytes=sender.commitment_max_kib * 1024,
+    )
+
+
+def _on_request(event: evt.Event) -> tuple[int, None]:
+    """Somebody asks for our commitment. Images go once they are analysed: nobody may rely on them here."""
+    log.warning("request for storage commitment refused", address=str(event.assoc.requestor.address))
+    return UNRECOGNISED_OPERATION, None

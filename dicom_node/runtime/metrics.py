@@ -1,0 +1,143 @@
+"""Prometheus metrics and a health check over HTTP, for a monitor on this machine. Nothing about patients.
+
+    GET /metrics    queues, associations, refusals, disk, certificates
+    GET /health     200 "ok", or 503 with a word for each problem
+
+A process of its own, so that no scrape can hold up an image. What it shows it reads from the index, except what only
+the receivers know (see receiver/meters.py).
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import structlog
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from config.settings import Settings
+from dicom_node.errors import NodeError
+from dicom_node.runtime.certificate_expiry import DAY_S, expiries
+from dicom_node.runtime.supervisor import COUNTS_VARIABLE
+from storage.database import Database
+from storage.errors import StorageError
+from storage.files import FileStore
+from storage.status import lateness, queues
+
+log = structlog.get_logger()
+
+LATE_S = 900.0
+"""What should have been done this long ago shows that its process does not get to it."""
+MIB = 1024**2
+READ_TIMEOUT_S = 5
+
+
+class NodeCollector(Collector):
+    """What the index, the disk and the certificate files say."""
+
+    def __init__(self, settings: Settings, database: Database, files: FileStore) -> None:
+        self._settings = settings
+        self._database = database
+        self._files = files
+
+    def collect(self) -> Iterable[Metric]:
+        """See prometheus_client. Without the index, the rest is shown."""
+        yield GaugeMetricFamily("dicom_node_disk_free_bytes", "Free space of the file store.", self._files.free_bytes())
+        left = GaugeMetricFamily("dicom_node_certificate_expiry_seconds", "Until a file expires.", labels=["use"])
+        for found in expiries(self._settings, time.time()):
+            # A file that cannot be read is no better than one that has expired.
+            left.add_metric([found.use], 0 if found.days_left is None else found.days_left * DAY_S)
+        yield left
+        try:
+            yield from self._queues()
+        except StorageError:
+            yield GaugeMetricFamily("dicom_node_index_up", "1 where the index can be read.", 0)
+
+    def _queues(self) -> Iterator[Metric]:
+        with self._database.read() as tx:
+            found = queues(tx, time.time())
+        yield GaugeMetricFamily("dicom_node_index_up", "1 where the index can be read.", 1)
+        for part, counts in found["states"].items():
+            family = GaugeMetricFamily(f"dicom_node_{part}", f"{part.capitalize()} by state.", labels=["state"])
+            for state, count in counts.items():
+                family.add_metric([state], count)
+            yield family
+        for part, age in found["oldest_s"].items():
+            yield GaugeMetricFamily(f"dicom_node_{part}_oldest_seconds", f"How long {part} wait.", age or 0)
+
+
+def problems(settings: Settings, database: Database, files: FileStore, receivers: float | None) -> list[str]:
+    """What keeps the node from working, as stable words; empty where nothing does.
+
+    receivers: how many listen; None where that is not known.
+    """
+    found = []
+    if files.free_bytes() < settings.storage.low_disk_mb * MIB:
+        found.append("low-disk")
+    if receivers is not None and receivers < settings.receiver.processes:
+        found.append("receiver-down")
+    try:
+        with database.read() as tx:
+            late = lateness(tx, time.time())
+    except StorageError:
+        return [*found, "index-unreadable"]
+    return found + [f"{part}-late" for part, seconds in late.items() if seconds is not None and seconds > LATE_S]
+
+
+class _Quiet(WSGIRequestHandler):
+    """Logs no requests, and does not wait for ever for one."""
+
+    timeout = READ_TIMEOUT_S
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+def serve(settings: Settings, database: Database, files: FileStore, stop: threading.Event) -> None:
+    """Answer until `stop` is set. Raises NodeError where the port is taken."""
+    registry = CollectorRegistry()
+    folder = os.environ.get(COUNTS_VARIABLE)
+    if folder:
+        MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+    registry.register(NodeCollector(settings, database, files))
+    app = _application(registry, lambda: problems(settings, database, files, _receivers(folder)))
+    where = settings.metrics
+    try:
+        server = make_server(where.host, where.port, app, ThreadingWSGIServer, handler_class=_Quiet)
+    except OSError as error:
+        raise NodeError(f"cannot listen on {where.host}:{where.port} for metrics: {error.strerror}") from error
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    log.info("metrics listen", host=where.host, port=where.port)
+    stop.wait()
+    server.shutdown()
+    server.server_close()
+
+
+def _receivers(folder: str | None) -> float | None:
+    """How many receiver processes say that they listen."""
+    if not folder:
+        return None
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+    return registry.get_sample_value("dicom_node_receivers") or 0.0
+
+
+def _application(registry: CollectorRegistry, health: Callable[[], list[str]]) -> Callable[..., Iterable[bytes]]:
+    metrics = make_wsgi_app(registry)
+
+    def application(environ: dict[str, object], start: Callable[..., object]) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO")
+        if path == "/metrics":
+            answer: Iterable[bytes] = metrics(environ, start)
+            return answer
+        found = health() if path == "/health" else ["no such page"]
+        status = "404 Not Found" if path != "/health" else "503 Service Unavailable" if found else "200 OK"
+        start(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return ["\n".join(found or ["ok"]).encode() + b"\n"]
+
+    return application

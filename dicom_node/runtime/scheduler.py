@@ -1,0 +1,88 @@
+"""The interval jobs of the node, on APScheduler: nothing else is decided here.
+
+Deadlines are in the database and every rule takes `now`, so a restart forgets nothing: a job that was missed is
+done by the next tick.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from config.settings import Settings
+from dicom_node.analysis.current_model import current_model, shadow_if_there
+from dicom_node.completion.best_series import BestSeries
+from dicom_node.completion.closing import Completion
+from dicom_node.runtime import certificate_expiry
+from storage import jobs, reconcile, retention
+from storage.database import Database
+from storage.files import FileStore
+
+log = structlog.get_logger()
+
+CLOSE_EVERY_S = 0.5
+CHOOSE_EVERY_S = 1.0
+LEASES_EVERY_S = 5.0
+RETENTION_EVERY_S = 3600.0
+SWEEP_EVERY_S = 6 * 3600.0
+CERTIFICATES_EVERY_S = 24 * 3600.0
+ORPHAN_AGE_S = 24 * 3600.0
+"""While the node runs, a file without a row may belong to an instance that is still being received."""
+
+
+def run_scheduler(settings: Settings, database: Database, files: FileStore, stop: threading.Event) -> None:
+    """Run the interval jobs until `stop` is set; a running job is finished first."""
+    scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
+    scheduler.add_listener(_log_error, EVENT_JOB_ERROR)
+    completion = Completion(settings, database, files)
+    for name, every_s, action in _jobs(settings, database, files, completion):
+        scheduler.add_job(action, "interval", seconds=every_s, id=name)
+    scheduler.start()
+    certificate_expiry.warn(settings)
+    log.info("scheduler started", jobs=[job.id for job in scheduler.get_jobs()])
+    stop.wait()
+    scheduler.shutdown(wait=True)
+    completion.stop()
+
+
+def _jobs(
+    settings: Settings, database: Database, files: FileStore, completion: Completion
+) -> list[tuple[str, float, Callable[[], None]]]:
+    """Name, interval in seconds and action of each job."""
+
+    def close_series() -> None:
+        completion.close_due_series(current_model(settings), time.time(), shadow_if_there(settings))
+
+    best = BestSeries(settings, database, files)
+
+    def choose_series() -> None:
+        best.choose(current_model(settings), time.time(), shadow_if_there(settings))
+
+    def release_leases() -> None:
+        with database.transaction() as tx:
+            jobs.release_expired(tx, time.time(), settings.worker.max_attempts)
+
+    def delete_old_images() -> None:
+        days = settings.storage.retention_days
+        if days is not None:
+            retention.delete_old_images(database, files, time.time(), days)
+
+    def sweep_orphans() -> None:
+        reconcile.sweep(database, files, time.time(), ORPHAN_AGE_S)
+
+    return [
+        ("close series", CLOSE_EVERY_S, close_series),
+        ("choose series", CHOOSE_EVERY_S, choose_series),
+        ("release leases", LEASES_EVERY_S, release_leases),
+        ("retention", RETENTION_EVERY_S, delete_old_images),
+        ("sweep", SWEEP_EVERY_S, sweep_orphans),
+        ("certificates", CERTIFICATES_EVERY_S, lambda: certificate_expiry.warn(settings)),
+    ]
+
+
+def _log_error(event: JobExecutionEvent) -> None:
+    # The type and not the text: a library's message may quote patient data.
+    log.error("scheduled job failed", job=event.job_id, error=type(event.exception).__name__)

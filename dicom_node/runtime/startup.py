@@ -1,0 +1,46 @@
+"""What happens once when the node starts, before any process of it opens the index."""
+
+import time
+
+import structlog
+
+from config.settings import Settings
+from dicom_node.analysis.current_model import current_model, shadow_model
+from dicom_node.runtime import scheduler
+from storage import audit
+from storage.database import open_database
+from storage.files import FileStore
+from storage.reconcile import ORPHAN_AGE_S, reconcile
+
+log = structlog.get_logger()
+
+
+def prepare(settings: Settings) -> None:
+    """Create the data folder, migrate the index, and make files and rows agree.
+
+    Raises NodeError, StorageError or ModelError when the node cannot work with this data folder or model.
+    """
+    settings.files_dir.mkdir(parents=True, exist_ok=True)
+    model, shadow = current_model(settings), shadow_model(settings)
+    database = open_database(settings.database_url)
+    # Other machines that share the index hold leases of their own, and receive files that have no row yet.
+    alone = settings.database_url.startswith("sqlite")
+    age_s = ORPHAN_AGE_S if alone else scheduler.ORPHAN_AGE_S
+    found = reconcile(database, FileStore(settings.files_dir), time.time(), release=alone, orphan_age_s=age_s)
+    with database.transaction() as tx:
+        audit.append(
+            tx,
+            time.time(),
+            "node.started",
+            outcome="STARTED",
+            detail={
+                "model": model.name,
+                "version": model.version,
+                "model_digest": model.digest,
+                "shadow_digest": shadow.digest if shadow else None,
+                **found,
+            },
+        )
+    log.info(
+        "node started", ae_title=settings.receiver.ae_title, port=settings.receiver.port, model=model.name, **found
+    )

@@ -1,0 +1,1 @@
+"""Associations that the node opens: C-STORE, C-FIND, C-GET, C-ECHO."""

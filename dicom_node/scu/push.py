@@ -1,0 +1,69 @@
+"""Send a folder's DICOM files as a PACS would: several series, each file in the transfer syntax that it has."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.errors import InvalidDicomError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from config.settings import SenderSettings
+from dicom_node.errors import NodeError
+from dicom_node.scu.association import Address
+from dicom_node.scu.store import InstanceFile, Outcome, read_instance, store
+
+DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """How many instances were stored and how many failed; detail: the first failure, or empty."""
+
+    stored: int
+    failed: int
+    detail: str
+
+
+def send(
+    path: Path,
+    host: str,
+    port: int,
+    called_ae: str,
+    calling_ae: str,
+    console: Console | None = None,
+    settings: SenderSettings | None = None,
+) -> PushResult:
+    """Send a DICOM file, or all below a folder, with C-STORE. console: where progress is drawn, or None.
+
+    Raises NodeError when there is no DICOM instance at `path`.
+    """
+    instances = find_instances(path)
+    if not instances:
+        raise NodeError("there is no DICOM instance at this path")
+    caller = (settings or SenderSettings()).model_copy(update={"calling_ae_title": calling_ae})
+    with Progress(
+        TextColumn("sending"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=console is None,
+    ) as progress:
+        task = progress.add_task("sending", total=len(instances))
+        results = store(Address(called_ae, host, port), caller, instances, lambda _: progress.advance(task))
+    failures = [r for r in results if r.outcome not in (Outcome.STORED, Outcome.WARNING)]
+    return PushResult(len(results) - len(failures), len(failures), failures[0].detail if failures else "")
+
+
+def find_instances(path: Path) -> list[InstanceFile]:
+    """The DICOM instances at or below a path, in the order of their names; other files are passed over."""
+    candidates = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    found = []
+    for candidate in candidates:
+        try:
+            instance = read_instance(candidate)
+        except InvalidDicomError:
+            continue
+        if instance.sop_class_uid != DICOMDIR_CLASS:
+            found.append(instance)
+    return found

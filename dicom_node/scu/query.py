@@ -1,0 +1,128 @@
+"""Questions to a PACS about one series: how many instances it holds, and which (C-FIND)."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pydicom import Dataset
+from pynetdicom import build_context
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    PatientRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelFind,
+)
+
+from config.settings import SenderSettings
+from dicom_node.errors import NodeError
+from dicom_node.scu.association import Link, Peer, PeerUnavailable, associate
+
+STUDY_ROOT = str(StudyRootQueryRetrieveInformationModelFind)
+PATIENT_ROOT = str(PatientRootQueryRetrieveInformationModelFind)
+PENDING = (0xFF00, 0xFF01)
+MAX_ANSWERS = 50_000
+"""More than any series has: a peer that answers without end is cut off."""
+
+
+class QueryFailed(NodeError):
+    """The peer answered a query with a failure, or in a way that cannot be used."""
+
+
+@dataclass(frozen=True)
+class SeriesKey:
+    """What identifies a series at each level of the information models."""
+
+    patient_id: str
+    study_instance_uid: str
+    series_instance_uid: str
+
+
+class Query:
+    """Questions over one open association."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._models = [model for model in (STUDY_ROOT, PATIENT_ROOT) if link.accepted(model)]
+
+    def count(self, series: SeriesKey) -> int:
+        """How many instances of the series the PACS holds; 0 where it does not know the series.
+
+        Takes NumberOfSeriesRelatedInstances, and counts instances where the PACS leaves that out.
+        Raises QueryFailed or PeerUnavailable.
+        """
+        identifier = _identifier("SERIES", series)
+        identifier.NumberOfSeriesRelatedInstances = None
+        answers = [a for a in self._ask(identifier, series) if a.get("SeriesInstanceUID") == series.series_instance_uid]
+        if not answers:
+            return 0
+        stated = [_whole_number(answer.get("NumberOfSeriesRelatedInstances")) for answer in answers]
+        if len(stated) == 1 and stated[0] is not None:
+            return stated[0]
+        return len(self.instances(series))
+
+    def instances(self, series: SeriesKey) -> set[str]:
+        """SOP Instance UIDs of the series that the PACS holds. Raises QueryFailed or PeerUnavailable."""
+        identifier = _identifier("IMAGE", series)
+        identifier.SOPInstanceUID = ""
+        # A PACS that ignores the series key answers for the whole study.
+        same = [
+            answer
+            for answer in self._ask(identifier, series)
+            if answer.get("SeriesInstanceUID", series.series_instance_uid) == series.series_instance_uid
+        ]
+        return {str(answer.SOPInstanceUID) for answer in same if answer.get("SOPInstanceUID")}
+
+    def _ask(self, identifier: Dataset, series: SeriesKey) -> list[Dataset]:
+        """Answers of the first information model that gives any: Study Root, else Patient Root."""
+        failure: QueryFailed | None = None
+        answers: list[Dataset] = []
+        for model in self._models:
+            identifier.PatientID = series.patient_id if model == PATIENT_ROOT else ""
+            try:
+                answers = self._find(identifier, model)
+            except QueryFailed as error:
+                failure = error
+                continue
+            if answers:
+                return answers
+        if failure is not None:
+            raise failure
+        return answers
+
+    def _find(self, identifier: Dataset, model: str) -> list[Dataset]:
+        started = time.monotonic()
+        answers: list[Dataset] = []
+        status = -1
+        with self._link.line.deadline(self._link.response_s), self._link.ended_is_unavailable():
+            for response, answer in self._link.association.send_c_find(identifier, model):
+                status = int(response.get("Status", -1))
+                if answer is not None:
+                    answers.append(answer)
+                if len(answers) > MAX_ANSWERS:
+                    raise QueryFailed("the query was answered without end")
+        if status == -1:
+            raise PeerUnavailable(f"query: {self._link.why_lost(started)}")
+        if status != 0x0000:
+            raise QueryFailed(f"query answered with status 0x{status:04X}")
+        return answers
+
+
+@contextmanager
+def querying(peer: Peer, caller: SenderSettings) -> Iterator[Query]:
+    """An association for questions. Raises PeerUnavailable, or NoContext where the peer answers none."""
+    with associate(peer, caller, [build_context(STUDY_ROOT), build_context(PATIENT_ROOT)]) as link:
+        yield Query(link)
+
+
+def _identifier(level: str, series: SeriesKey) -> Dataset:
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = level
+    identifier.StudyInstanceUID = series.study_instance_uid
+    identifier.SeriesInstanceUID = series.series_instance_uid
+    return identifier
+
+
+def _whole_number(value: object) -> int | None:
+    try:
+        return int(str(value))
+    except ValueError:
+        return None

@@ -1,0 +1,205 @@
+"""What drove a DeCoVNet's verdict: its class activation map on the source grid, and a region of the lungs cut from it.
+
+docs/localisation.md says why it is built this way and what it reaches. The verdict is finished before anything here
+runs. All of it is computed on the CPU in one thread, so that the same verdict gives the same map everywhere.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
+from torch import Tensor
+
+from inference.arrays import Box, Grey, Mask
+from inference.covid.decovnet import COVID, NORMAL, DeCoVNet
+from inference.lungs.mask import bounding_box, label
+
+Heat = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+STRIDE = (2, 8, 8)
+"""Input voxels (z, y, x) between neighbours of the last feature volume."""
+FIRST = (0.5, 0.0, 0.0)
+"""Where the first of them lies in the input: the stem and both blocks are centred, the pool joins pairs of slices."""
+
+HOT = 0.15
+"""Share of the map's maximum from which a voxel counts as having driven the verdict."""
+DENSER_BY_HU = 100
+"""Above the median of the lungs: density that normal lung around it does not have."""
+SMOOTHED_OVER_MM = 3.0
+THINNEST_MM = 4.5
+"""Parts narrower than this in plane are left out: vessels, and the rim where voxels are half chest wall."""
+LEAST_ML = 0.5
+"""Smaller connected parts of the region are left out."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How the volume that DeCoVNet got lies on the source grid.
+
+    shape: (Z, Y, X) of the source.  resampled: its slices after resampling along z.  descending: turned before that.
+    box: the part of the resampled slices that was cropped.  size: rows and columns that the crop was resized to.
+    """
+
+    shape: tuple[int, int, int]
+    resampled: int
+    descending: bool
+    box: Box
+    size: tuple[int, int]
+
+    @property
+    def source_slices(self) -> tuple[int, int]:
+        """Lowest and highest source slice z that the crop holds."""
+        count = self.shape[0]
+        ends = [round(z / _scale(self.resampled, count)) for z in (self.box[0].start, self.box[0].stop - 1)]
+        low, high = (count - 1 - z for z in ends[::-1]) if self.descending else ends
+        return low, high
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """What DeCoVNet got of a volume: uint8 (T, rows, columns), grey values, and mask 0 or 1; and where it lies."""
+
+    image: Grey
+    mask: Grey
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """heat: uint8 (Z, Y, X), 255 where the verdict rests most.  region: bool (Z, Y, X), part of the lungs."""
+
+    heat: Heat
+    region: Mask
+
+    @classmethod
+    def nothing(cls, shape: tuple[int, ...]) -> "Localisation":
+        """No heat and no region on a grid (Z, Y, X)."""
+        return cls(np.zeros(shape, np.uint8), np.zeros(shape, bool))
+
+
+class Localiser:
+    """Finds what drove a network's verdicts."""
+
+    def __init__(self, network: DeCoVNet) -> None:
+        """network: in evaluation mode; stays as it is."""
+        self._network = copy.deepcopy(network).cpu().requires_grad_(False)
+
+    def log_odds(self, features: Tensor) -> float:
+        """Logit of COVID-19 minus that of normal: what the probability is of, without an end that it sticks to.
+
+        features: float32 (t, 128, h, w), the last feature volume.
+        """
+        with torch.inference_mode():
+            logits = self._network.classify(features.cpu().transpose(0, 1)[None].contiguous())[0]
+        return float(logits[COVID] - logits[NORMAL])
+
+    def localise(
+        self,
+        features: Tensor,
+        placement: Placement,
+        hu: npt.NDArray[np.int16],
+        lungs: Mask,
+        spacing_mm: tuple[float, float, float],
+    ) -> Localisation:
+        """Heat and region of one verdict.
+
+        features: float32 (t, 128, h, w), the last feature volume.  hu, lungs: (Z, Y, X), the source and its lung mask.
+        """
+        heat = on_source_grid(activation_map(self._network, features), placement)
+        return Localisation(heat, region_of(heat, hu, lungs, spacing_mm))
+
+
+def activation_map(network: DeCoVNet, features: Tensor) -> Floats:
+    """How much each place of the last feature volume speaks for COVID-19.
+
+    Each channel's contribution to the difference of the two logits, gradient times activation summed over the volume,
+    is shared out among the places where the channel is active, in proportion; what speaks against is cut to 0.
+    features: float32 (t, 128, h, w), on any device.
+    Returns float32 (t, h, w), 0 to 1; all 0 where nothing speaks for it.
+    Source: Fu et al. 2020, "Axiom-based Grad-CAM" (XGrad-CAM).
+    """
+    # A copy of its own: tensors made in inference mode have no gradient.
+    x = features.detach().cpu().clone().transpose(0, 1)[None].contiguous().requires_grad_()
+    with torch.enable_grad():
+        logits = network.classify(x)[0]
+        (gradient,) = torch.autograd.grad(logits[COVID] - logits[NORMAL], x)
+    x, gradient = x.detach()[0], gradient[0]
+    weights = (gradient * x).sum((1, 2, 3)) / x.sum((1, 2, 3)).clamp_min(torch.finfo(x.dtype).tiny)
+    found = torch.tensordot(weights, x, dims=1).clamp_min(0)
+    return np.asarray((found / found.max().clamp_min(torch.finfo(x.dtype).tiny)).numpy(), np.float32)
+
+
+def on_source_grid(activation: Floats, placement: Placement) -> Heat:
+    """The map brought back through resize, crop and resampling, linear in between: uint8 (Z, Y, X).
+
+    It fades to 0 within one step beyond what the network saw.
+    """
+    along_z, down, across = (_hats(where, n) for where, n in zip(_places(placement), activation.shape, strict=True))
+    planes = np.tensordot(along_z, activation, axes=1)
+    heat = np.zeros(placement.shape, np.uint8)
+    for z in np.flatnonzero(planes.any(axis=(1, 2))):
+        heat[z] = np.rint(255 * (down @ planes[z] @ across.T))
+    return heat
+
+
+def _places(placement: Placement) -> tuple[Floats, Floats, Floats]:
+    """Where each source slice, row and column lies among the places of the feature volume."""
+    count, rows, columns = placement.shape
+    z = np.arange(count) * _scale(placement.resampled, count)
+    in_crop = (z[::-1] if placement.descending else z, np.arange(rows), np.arange(columns))
+    found = []
+    for axis, (source, crop) in enumerate(zip(in_crop, placement.box, strict=True)):
+        resize = _scale(placement.size[axis - 1], crop.stop - crop.start) if axis else 1.0
+        found.append((((source - crop.start) * resize - FIRST[axis]) / STRIDE[axis]).astype(np.float32))
+    return found[0], found[1], found[2]
+
+
+def _scale(result: int, source: int) -> float:
+    """Result samples per source sample where the first and the last of both coincide, as in `scipy.ndimage.zoom`."""
+    return (result - 1) / (source - 1) if source > 1 else 1.0
+
+
+def _hats(where: Floats, count: int) -> Floats:
+    """Weights of linear interpolation between `count` samples: (len(where), count), fading beyond the ends."""
+    weights: Floats = np.clip(1 - np.abs(where[:, None] - np.arange(count, dtype=np.float32)), 0, 1)
+    return weights
+
+
+def region_of(heat: Heat, hu: npt.NDArray[np.int16], lungs: Mask, spacing_mm: tuple[float, float, float]) -> Mask:
+    """The connected parts of lung that are hot and denser than normal lung: bool (Z, Y, X).
+
+    The density follows the tissue where the map, some millimetres coarse, cannot; the map alone chooses the tissue.
+    Source: Wang et al. 2020, "A Weakly-Supervised Framework for COVID-19 Classification and Lesion Localization From
+    Chest CT", which joins activation maps with 3D connected components.
+    """
+    region = np.zeros(lungs.shape, bool)
+    hot = (heat >= np.ceil(255 * HOT)) & lungs
+    box = bounding_box(hot)
+    if box is None:
+        return region
+    denser = _smoothed(hu[box], spacing_mm) > np.median(hu[lungs]) + DENSER_BY_HU
+    labels, count = label(_opened(hot[box] & denser, spacing_mm))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1) * (np.prod(spacing_mm) / 1000)
+    keep = sizes >= LEAST_ML
+    keep[0] = False
+    region[box] = keep[labels]
+    return region
+
+
+def _smoothed(hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float, float]) -> Floats:
+    """HU averaged in plane over about `SMOOTHED_OVER_MM`, against the noise of sharp kernels; float32."""
+    size = [1, *(max(1, round(SMOOTHED_OVER_MM / mm)) for mm in spacing_mm[1:])]
+    smoothed: Floats = uniform_filter(hu.astype(np.float32), size)
+    return smoothed
+
+
+def _opened(mask: Mask, spacing_mm: tuple[float, float, float]) -> Grey:
+    """The mask without what is narrower than `THINNEST_MM` in plane (a morphological opening): uint8."""
+    size = [1, *(2 * round((THINNEST_MM / mm - 1) / 2) + 1 for mm in spacing_mm[1:])]
+    size = [max(1, pixels) for pixels in size]
+    opened: Grey = maximum_filter(minimum_filter(mask.view(np.uint8), size, mode="constant"), size, mode="constant")
+    return opened

@@ -1,0 +1,117 @@
+"""What becomes of a model's output when a part of the lungs is made to look like normal lung.
+
+A check of the class activation map that needs no gradient: where the marked region drove the output, the output
+falls when the region is taken away, and hardly moves when as much lung is taken away elsewhere.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from inference.arrays import Mask
+from inference.covid.localisation import NetworkInput
+from inference.covid.pipeline import Pipeline
+from inference.finding import Finding
+from inference.volume.ct_volume import CTVolume, upright
+
+ELSEWHERE = 3
+"""How many random regions of the same size the marked one is compared with."""
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    """What was taken away, how many percent of the lungs that is, and P(COVID-19) without it.
+
+    log_odds: of that probability, which does not stick to an end where the model is very sure.
+    """
+
+    what: str
+    percent_of_lungs: float
+    probability: float
+    log_odds: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A finding and its occlusions: the marked region and as much elsewhere where there is one, then every zone."""
+
+    finding: Finding
+    log_odds: float
+    occlusions: tuple[Occlusion, ...]
+
+
+def explain(
+    pipeline: Pipeline, volume: CTVolume, progress: Callable[[str], None] = lambda what: None, *, zones: bool = True
+) -> Explanation:
+    """Analyse a volume, then again without each of its parts.
+
+    progress: told what is taken away next.  zones: also take away each zone of the lungs.
+    Raises UnsuitableSeries where the volume gives no result.
+    """
+    seen: list[NetworkInput] = []
+    volume = upright(volume)
+    finding = pipeline.run(volume, seen=seen)
+    (given,) = seen
+    normal = round(float(np.median(given.image[given.mask > 0])))
+    occlusions = []
+    for what, part in _parts(finding, given, zones):
+        progress(what)
+        image = np.where(part, np.uint8(normal), given.image)
+        share = 100 * np.count_nonzero(part) / np.count_nonzero(given.mask)
+        occlusions.append(Occlusion(what, share, *pipeline.verdict_on(image, given.mask)))
+    _, log_odds = pipeline.verdict_on(given.image, given.mask)
+    return Explanation(finding, log_odds, tuple(occlusions))
+
+
+def _parts(finding: Finding, given: NetworkInput, zones: bool) -> Iterator[tuple[str, Mask]]:
+    """Names and voxels (T, rows, columns) of what is to be taken away."""
+    lungs = given.mask > 0
+    if finding.localisation is not None and finding.localisation.any():
+        region = on_input_grid(finding.localisation, given) & lungs
+        if region.any():
+            yield "the region that drove the model", region
+            random = np.random.default_rng(0)
+            for number in range(1, ELSEWHERE + 1):
+                yield f"as much lung elsewhere, {number} of {ELSEWHERE}", _elsewhere(lungs & ~region, region, random)
+    if zones:
+        yield from _zones(lungs, given.placement.descending)
+
+
+def on_input_grid(mask: Mask, given: NetworkInput) -> Mask:
+    """A mask on the source grid, brought to what DeCoVNet got by the nearest voxels: bool (T, rows, columns)."""
+    placement = given.placement
+    indices = []
+    for axis, (count, box) in enumerate(zip(given.image.shape, placement.box, strict=True)):
+        in_crop = np.linspace(box.start, box.stop - 1, count)
+        if axis == 0:
+            in_crop = in_crop * (placement.shape[0] - 1) / max(1, placement.resampled - 1)
+            in_crop = placement.shape[0] - 1 - in_crop if placement.descending else in_crop
+        indices.append(np.rint(in_crop).astype(np.intp))
+    return mask[np.ix_(*indices)]
+
+
+def _elsewhere(lungs: Mask, region: Mask, random: np.random.Generator) -> Mask:
+    """As many voxels as the region has, around a random one of `lungs`; distances are counted in voxels."""
+    places = np.argwhere(lungs)
+    distance = ((places - places[random.integers(len(places))]) ** 2).sum(axis=1)
+    chosen = places[np.argsort(distance, kind="stable")[: np.count_nonzero(region)]]
+    part = np.zeros(lungs.shape, bool)
+    part[tuple(chosen.T)] = True
+    return part
+
+
+def _zones(lungs: Mask, descending: bool) -> Iterator[tuple[str, Mask]]:
+    """Both lungs in thirds of their height, each in front and back halves: 12 zones, right and head first."""
+    z, y, x = (np.flatnonzero(lungs.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+    middle_y, middle_x = (int(axis[0] + axis[-1]) // 2 + 1 for axis in (y, x))
+    edges = np.linspace(z[0], z[-1] + 1, 4).round().astype(int)
+    thirds: list[npt.NDArray[np.intp]] = [np.arange(edges[n], edges[n + 1]) for n in range(3)]
+    for height, planes in zip(("upper", "middle", "lower"), thirds if descending else thirds[::-1], strict=True):
+        for side, columns in (("right", slice(0, middle_x)), ("left", slice(middle_x, None))):
+            for depth, rows in (("front", slice(0, middle_y)), ("back", slice(middle_y, None))):
+                zone = np.zeros(lungs.shape, bool)
+                zone[planes, rows, columns] = lungs[planes, rows, columns]
+                if zone.any():
+                    yield f"{side} lung, {height} third, {depth}", zone

@@ -1,0 +1,99 @@
+"""From the U-Net's raw mask to the mask that is reported: connected components, and the two lungs apart."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from inference.arrays import Grey, Mask
+
+# The smaller lung, apart from the larger, is kept from this share of the larger on; less is bowel gas or noise.
+_SECOND_LUNG_SHARE = 0.1
+
+
+def clean(raw: Grey) -> Mask:
+    """The one or two largest connected parts of a raw mask.
+
+    raw: uint8 (Z, Y, X), not 0 where the network saw lung.
+    Returns bool (Z, Y, X). Parts touch by faces. The second largest part stays if it may be a lung.
+    """
+    result = np.zeros(raw.shape, bool)
+    box = bounding_box(raw)
+    if box is None:
+        return result
+    labels, count = label(raw[box])
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    largest = np.argsort(sizes, kind="stable")[::-1][:2]
+    keep = np.zeros(len(sizes), bool)
+    keep[[part for part in largest if sizes[part] > _SECOND_LUNG_SHARE * sizes[largest[0]]]] = True
+    result[box] = keep[labels]
+    return result
+
+
+def sides(mask: Mask, x_to_left: bool) -> tuple[int, int]:
+    """Voxels of the left and of the right lung.
+
+    mask: bool (Z, Y, X), cleaned.  x_to_left: the column index rises towards the patient's left.
+    Two parts that lie side by side are the lungs; one joined part is split at its thinnest sagittal plane.
+    """
+    per_column = mask.sum(axis=(0, 1), dtype=np.int64)
+    box = bounding_box(mask)
+    if box is None:
+        return 0, 0
+    low, high = _parted(mask[box]) or _split(per_column)
+    return (high, low) if x_to_left else (low, high)
+
+
+def _parted(mask: Mask) -> tuple[int, int] | None:
+    """Voxels of the part with the lower and of the part with the higher columns, if they are apart."""
+    labels, count = label(mask.view(np.uint8))
+    if count != 2:
+        return None
+    columns = np.arange(mask.shape[2])
+    found = []
+    for part in (1, 2):
+        per_column = (labels == part).sum(axis=(0, 1), dtype=np.int64)
+        found.append((float(per_column @ columns) / int(per_column.sum()), int(per_column.sum())))
+    (_, low), (_, high) = sorted(found)
+    return low, high
+
+
+def _split(per_column: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """Voxels below and above the thinnest plane between the outer quarters of a mask's columns."""
+    filled = np.flatnonzero(per_column)
+    start, stop = int(filled[0]), int(filled[-1]) + 1
+    quarter = (stop - start) // 4
+    middle = per_column[start + quarter : stop - quarter]
+    # The middle of equal planes, so that a wide empty gap is cut halfway.
+    plane = start + quarter + int(np.median(np.flatnonzero(middle == middle.min())))
+    return int(per_column[:plane].sum()), int(per_column[plane:].sum())
+
+
+def bounding_box(mask: npt.NDArray[np.generic]) -> tuple[slice, slice, slice] | None:
+    """The smallest box (z, y, x) around what is not 0; None where everything is."""
+    found = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    if not len(found[0]):
+        return None
+    z, y, x = (slice(int(axis[0]), int(axis[-1]) + 1) for axis in found)
+    return z, y, x
+
+
+def label(mask: Grey) -> tuple[npt.NDArray[np.integer], int]:
+    """Numbers of the parts that touch by faces, from 1 on, and how many there are."""
+    try:
+        import cc3d
+    except ImportError:  # a bare machine that only runs the benchmark
+        from scipy import ndimage
+
+        labels, count = ndimage.label(mask)
+        return labels, int(count)
+    labels, count = cc3d.connected_components(mask, connectivity=6, return_N=True)
+    return labels, int(count)
+
+
+def dice(one: Sequence[Mask] | Mask, other: Sequence[Mask] | Mask) -> float:
+    """Overlap of two masks, 0 to 1; 1 for two empty ones."""
+    first, second = np.asarray(one, bool), np.asarray(other, bool)
+    both = int(first.sum()) + int(second.sum())
+    return 1.0 if not both else 2.0 * int((first & second).sum()) / both

@@ -1,0 +1,1 @@
+"""Which models are there: cards, and the registry that finds them."""

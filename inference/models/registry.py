@@ -1,0 +1,96 @@
+"""Which models are there, and which one is used; free of torch, so that any command may ask."""
+
+import os
+from pathlib import Path
+
+from inference.errors import ModelError
+from inference.models.cards import CARD_FILE, Card, read_card, shipped_folder
+
+DEMONSTRATION = "demonstration"
+ACTIVE_FILE = "active"
+
+
+def find_model(models_dir: Path, name: str | None = None, version: str | None = None) -> Path:
+    """The folder of a model's card and weights.
+
+    models_dir: folder of imported models; need not exist.
+    name: None means the active imported model, or the demonstration model where none was imported.
+    version: None means the active version of that name, or its only one.
+    Raises ModelError when there is no such model, or more than one and none of them active.
+    """
+    active = active_model(models_dir)
+    if name is None:
+        return active or shipped_folder() / DEMONSTRATION
+    found = [folder for folder in model_folders(models_dir) if _matches(read_card(folder), name, version)]
+    if active in found or len(found) == 1:
+        return active if active in found and active is not None else found[0]
+    wanted = name if version is None else f"{name} {version}"
+    if not found:
+        raise ModelError(
+            f"no model {wanted}; there are: {', '.join(_names(models_dir)) or 'none'}. "
+            "`dicom-node models import` brings the authors' networks in"
+        )
+    raise ModelError(f"{len(found)} models are called {wanted}; import the wanted one again to make it active")
+
+
+def list_models(models_dir: Path) -> list[Card]:
+    """The cards of all models that have weights: imported ones, then shipped ones.
+
+    Raises ModelError when a card cannot be read.
+    """
+    return [read_card(folder) for folder in model_folders(models_dir)]
+
+
+def model_folders(models_dir: Path) -> list[Path]:
+    """Folders of all models that have weights, imported ones first, each group in order of its names."""
+    imported = [path.parent for path in sorted(models_dir.glob(f"*/{CARD_FILE}")) if path.parent.name[0] != "."]
+    shipped = [path.parent for path in sorted(shipped_folder().glob(f"*/{CARD_FILE}"))]
+    return imported + [folder for folder in shipped if _has_weights(folder)]
+
+
+def active_model(models_dir: Path) -> Path | None:
+    """The folder that the last import made active, or None.
+
+    Raises ModelError when the mark names a folder that is not there.
+    """
+    try:
+        name = (models_dir / ACTIVE_FILE).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+    if Path(name).name != name or not (models_dir / name / CARD_FILE).is_file():
+        raise ModelError(f"{models_dir / ACTIVE_FILE}: names a model that is not there; import it again")
+    return models_dir / name
+
+
+def make_active(models_dir: Path, folder_name: str) -> None:
+    """Make an imported model the one that is used by default, atomically."""
+    temporary = models_dir / f".{ACTIVE_FILE}.{os.getpid()}"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(folder_name + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, models_dir / ACTIVE_FILE)
+    sync_folder(models_dir)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _has_weights(folder: Path) -> bool:
+    """True where the weights lie beside a shipped card: that of the authors' networks comes without them."""
+    card = read_card(folder)
+    return all((folder / weights.file).is_file() for weights in (card.unet, card.decovnet))
+
+
+def _matches(card: Card, name: str, version: str | None) -> bool:
+    return card.name == name and version in (None, card.version)
+
+
+def _names(models_dir: Path) -> list[str]:
+    return [f"{card.name} {card.version}" for card in list_models(models_dir)]

@@ -1,0 +1,1 @@
+"""Is this volume one that the model was made for?"""

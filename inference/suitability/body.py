@@ -1,0 +1,216 @@
+"""What the pixels say about the body: where the air-filled lungs are, and which way up they lie.
+
+Everything is measured on a coarse copy of the volume (cells of about 4 mm, noise averaged out), in a fraction of
+a second and without a network, so that a series can be refused before any model sees it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from inference.arrays import Mask
+from inference.volume.ct_volume import CTVolume
+
+Floats = npt.NDArray[np.float32]
+
+_CELL_MM = 4.0
+_SLICE_MM = 2.5
+# Between lung (-950 to -500 HU) and soft tissue; consolidated lung is not counted, on purpose: it is how much
+# air there is that tells a chest from other parts.
+LUNG_BELOW_HU = -400.0
+# Gas in bowel, airways or under an arm has no tissue in it: its cells' median is air's own -1000 HU. Even in
+# severe emphysema the median of whole lungs stays above -960.
+_GAS_BELOW_HU = -965.0
+_BONE_ABOVE_HU = 200.0
+_SMALLEST_LUNG_ML = 100.0
+# The lungs, if in two pieces, share at least half their height and are at least a quarter of one another.
+_SECOND_LUNG_SHARE = 0.25
+# The lowest and highest eighth of the lungs by volume.
+_END_SHARE = 0.125
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """A coarse copy of a volume.
+
+    hu: float32 (z, y, x), cell means.  spacing_mm: of the cells.  levels: z taken.  factors: rows, columns to a cell.
+    every: float32 (Z, cells), all slices of the volume as vectors of mean 0 and length 1.
+    """
+
+    hu: Floats
+    spacing_mm: tuple[float, float, float]
+    levels: tuple[int, ...]
+    factors: tuple[int, int]
+    every: Floats
+
+    @property
+    def cell_ml(self) -> float:
+        z, y, x = self.spacing_mm
+        return z * y * x / 1000.0
+
+    def areas_cm2(self, mask: Mask) -> npt.NDArray[np.float64]:
+        """Area of a mask in each slice."""
+        counts = np.count_nonzero(mask, axis=(1, 2)).astype(np.float64)
+        areas: npt.NDArray[np.float64] = counts * (self.spacing_mm[1] * self.spacing_mm[2] / 100.0)
+        return areas
+
+    def shrink_mask(self, mask: Mask) -> Mask:
+        """A mask on the volume's own grid, on the coarse one: cells at least half inside."""
+        rows, columns = self.hu.shape[1:]
+        small = [_cells(mask[z], self.factors, rows, columns) >= 0.5 for z in self.levels]
+        return np.stack(small)
+
+
+@dataclass(frozen=True)
+class Chest:
+    """The air-filled lungs on the coarse grid.
+
+    volume_ml, height_mm: of the lungs, bronchi included.  first_cm2, last_cm2: their area in the volume's lowest
+    and highest slice.  base_to_apex_width: lateral extent of
+    the lowest eighth over that of the highest.  base_offset_mm: how far the lowest eighth lies behind the centre.
+    bone_offset_mm: how far midline bone lies behind the lungs' centre.  width_to_depth: of the lungs' box.
+    """
+
+    lungs: Mask
+    volume_ml: float
+    height_mm: float
+    first_cm2: float
+    last_cm2: float
+    base_to_apex_width: float
+    base_offset_mm: float
+    bone_offset_mm: float
+    width_to_depth: float
+
+
+def shrink(volume: CTVolume) -> Coarse:
+    """The coarse copy, with padding and metal clipped to -1024..1500 HU."""
+    depth, rows, columns = volume.hu.shape
+    spacing_z, spacing_y, spacing_x = volume.spacing_mm
+    factors = (max(1, round(_CELL_MM / spacing_y)), max(1, round(_CELL_MM / spacing_x)))
+    count = max(2, min(depth, 1 + round((depth - 1) * spacing_z / max(_SLICE_MM, spacing_z))))
+    levels = tuple(int(level) for level in np.unique(np.rint(np.linspace(0, depth - 1, count)).astype(int)))
+    kept_rows, kept_columns = rows // factors[0], columns // factors[1]
+    planes = np.stack([_cells(np.clip(hu, -1024, 1500), factors, kept_rows, kept_columns) for hu in volume.hu])
+    step = (levels[-1] - levels[0]) / max(1, len(levels) - 1) * spacing_z
+    spacing = (step, spacing_y * factors[0], spacing_x * factors[1])
+    return Coarse(planes[list(levels)], spacing, levels, factors, _normalised(planes))
+
+
+def _cells(plane: npt.NDArray[np.generic], factors: tuple[int, int], rows: int, columns: int) -> Floats:
+    kept = plane[: rows * factors[0], : columns * factors[1]]
+    means = kept.reshape(rows, factors[0], columns, factors[1]).mean(axis=(1, 3), dtype=np.float32)
+    return np.asarray(means, dtype=np.float32)
+
+
+def measure_chest(coarse: Coarse) -> Chest | None:
+    """The lungs' measures, or None where nothing in the volume is a lung."""
+    lungs = find_lungs(coarse)
+    if not lungs.any():
+        return None
+    areas = coarse.areas_cm2(lungs)
+    present = np.flatnonzero(areas > 0)
+    indices = np.nonzero(lungs)
+    low, high = _ends(lungs, areas)
+    spacing_z, spacing_y, spacing_x = coarse.spacing_mm
+    middle_y = float(indices[1].mean())
+    return Chest(
+        lungs=lungs,
+        volume_ml=float(lungs.sum()) * coarse.cell_ml,
+        height_mm=float(present[-1] - present[0] + 1) * spacing_z,
+        first_cm2=float(areas[0]),
+        last_cm2=float(areas[-1]),
+        base_to_apex_width=_spread(low, 2) / max(_spread(high, 2), 1.0),
+        base_offset_mm=(float(np.nonzero(low)[1].mean()) - middle_y) * spacing_y,
+        bone_offset_mm=_bone_offset(coarse, lungs) * spacing_y,
+        width_to_depth=_spread(lungs, 2) * spacing_x / max(_spread(lungs, 1) * spacing_y, 1.0),
+    )
+
+
+def find_lungs(coarse: Coarse) -> Mask:
+    """Air inside the body that is lung: bool on the coarse grid, airways that join it included."""
+    air = coarse.hu < LUNG_BELOW_HU
+    labels, count = ndimage.label(air)
+    outside = _side_labels(labels)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1) * coarse.cell_ml
+    inner = [label for label in np.flatnonzero(sizes >= _SMALLEST_LUNG_ML) if label and label not in outside]
+    inner = [label for label in inner if float(np.median(coarse.hu[labels == label])) > _GAS_BELOW_HU]
+    if not inner:
+        return np.zeros_like(air)
+    largest = max(inner, key=lambda label: sizes[label])
+    lungs: Mask = labels == largest
+    span = np.flatnonzero(lungs.any(axis=(1, 2)))
+    for label in inner:
+        part = labels == label
+        levels = np.flatnonzero(part.any(axis=(1, 2)))
+        shared = np.intersect1d(span, levels).size
+        if label != largest and sizes[label] >= _SECOND_LUNG_SHARE * sizes[largest] and 2 * shared >= span.size:
+            lungs = lungs | part
+    return lungs
+
+
+def _ends(lungs: Mask, areas: npt.NDArray[np.float64]) -> tuple[Mask, Mask]:
+    """The lowest and highest eighth of the lungs by volume, whole slices."""
+    share = np.cumsum(areas) / areas.sum()
+    low, high = lungs.copy(), lungs.copy()
+    low[share > max(_END_SHARE, float(share[share > 0][0]))] = False
+    high[share < min(1 - _END_SHARE, float(share[-2]) if share.size > 1 else 1.0)] = False
+    return low, high
+
+
+def _spread(mask: Mask, axis: int) -> float:
+    """Cells between the 3rd and 97th percentile along an axis."""
+    indices = np.nonzero(mask)[axis]
+    low, high = np.percentile(indices, (3, 97))
+    return float(high - low) + 1.0
+
+
+def _bone_offset(coarse: Coarse, lungs: Mask) -> float:
+    """Cells from the lungs' centre back to the centre of midline bone; 0 where there is none."""
+    _, rows, columns = np.nonzero(lungs)
+    middle = float(np.median(columns))
+    reach = max(1, round(30.0 / coarse.spacing_mm[2]))
+    levels = lungs.any(axis=(1, 2))
+    strip = coarse.hu[levels, :, max(0, round(middle) - reach) : round(middle) + reach + 1] > _BONE_ABOVE_HU
+    bone_rows = np.nonzero(strip)[1]
+    return float(bone_rows.mean() - rows.mean()) if bone_rows.size else 0.0
+
+
+def _side_labels(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Labels that touch the four sides of the image; the first and last slice are no sides."""
+    faces = (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1])
+    return np.unique(np.concatenate([face.ravel() for face in faces]))
+
+
+def neighbour_matches(coarse: Coarse) -> npt.NDArray[np.float64]:
+    """Correlation of each slice with the next, over the body: 0.9 and above in any whole scan."""
+    return _matches(coarse.every, 1)
+
+
+def worst_stranger(coarse: Coarse) -> float:
+    """How much better two slices match over others between them than some neighbours on the way do, at most.
+
+    The nearer two slices of one body are, the better they match, breathing or not: this stays below 0. One or a few
+    slices of another body or scan in between match neither side.
+    """
+    beside = _matches(coarse.every, 1)
+    worst = -1.0
+    for lag in range(2, min(5, len(coarse.every))):
+        way = np.lib.stride_tricks.sliding_window_view(beside, lag).min(axis=1)
+        worst = max(worst, float((_matches(coarse.every, lag) - way).max()))
+    return worst
+
+
+def _matches(planes: Floats, lag: int) -> npt.NDArray[np.float64]:
+    """Correlation of each slice with the one `lag` slices above it. planes: normalised, (slices, cells)."""
+    matches: npt.NDArray[np.float64] = (planes[:-lag] * planes[lag:]).sum(axis=1, dtype=np.float64)
+    return matches
+
+
+def _normalised(planes: Floats) -> Floats:
+    """Each slice as a vector of mean 0 and length 1: float32 (slices, cells)."""
+    flat = np.clip(planes, -1000, 200).reshape(len(planes), -1)
+    flat -= flat.mean(axis=1, keepdims=True)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    return flat

@@ -1,0 +1,233 @@
+"""Whether a volume is one that the model was made for; every rule has its own stable code.
+
+`check` looks at headers, sampling and pixels before a network runs, `check_mask` at the lung mask afterwards.
+Either raises UnsuitableSeries at the first rule that does not hold, and otherwise says what was found.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from inference.errors import UnsuitableSeries
+from inference.finding import QualityCheck
+from inference.suitability.body import Chest, Coarse, measure_chest, shrink
+from inference.suitability.chest_rules import check_chest
+from inference.suitability.header_rules import check_header
+from inference.suitability.landmarks import body_middle, smaller_side
+from inference.suitability.policy import Policy, require
+from inference.volume.ct_volume import CTVolume, upright
+
+__all__ = ["Policy", "check", "check_mask", "check_outline"]
+
+# Air around the patient; in the windpipe scatter and its walls raise it to between -1000 and -940.
+_AIR_HU, _AIRWAY_HU = (-1050.0, -940.0), (-1050.0, -900.0)
+_LUNG_OVER_AIR_HU = 30.0
+_TISSUE_HU = (-140.0, 100.0)
+_TISSUE_SHARE = 0.05
+_FEWEST_VALUES = 300
+
+
+def check(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ...]:
+    """Check a volume before any model runs.
+
+    Returns what was checked and found, in order.
+    Raises UnsuitableSeries at the first rule that does not hold.
+    """
+    return tuple(_checks(upright(volume), policy))
+
+
+def check_outline(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ...]:
+    """The rules of `check` that need no pixels: headers, sampling and orientation. Raises UnsuitableSeries."""
+    return tuple(_outline_checks(upright(volume), policy))
+
+
+def _outline_checks(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
+    yield from check_header(volume.header, policy.derived_primary)
+    if volume.part:
+        yield QualityCheck("SERIES_SPLIT", f"The series holds several volumes; this is {volume.part}.")
+    if volume.dropped:
+        yield QualityCheck("DUPLICATES_DROPPED", f"{len(volume.dropped)} exact duplicates were left out.")
+    yield from _check_sampling(volume, policy)
+    yield _check_orientation(volume)
+
+
+def _checks(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
+    try:
+        yield from _outline_checks(volume, policy)
+    except UnsuitableSeries as refusal:
+        if refusal.code == "EXTENT" and measure_chest(shrink(volume)) is None:
+            # A head or a pelvis is shorter or longer than a chest, but that is not what is wrong with it.
+            raise UnsuitableSeries("NOT_CHEST", "No air-filled lungs are found in the images.") from None
+        raise
+    _check_slices_differ(volume)
+    coarse = shrink(volume)
+    chest = measure_chest(coarse)
+    yield _check_hu(volume, coarse, chest)
+    yield check_chest(coarse, chest, volume.flipped, policy)
+
+
+def _check_sampling(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
+    depth, rows, columns = volume.hu.shape
+    spacing, *pixel = volume.spacing_mm
+    extent = depth * spacing
+    require(depth, policy.slices, "TOO_FEW_SLICES" if depth < policy.slices[0] else "TOO_MANY_SLICES", "Slices:")
+    require(spacing, policy.spacing_mm, "SLICE_SPACING", "The distance from slice to slice is", " mm")
+    _check_gaps(volume, policy)
+    require(extent, policy.extent_mm, "EXTENT", "Along the patient the series covers", " mm")
+    require(min(rows, columns), policy.matrix, "MATRIX", "The image matrix has a side of")
+    require(max(pixel), policy.pixel_mm, "PIXEL_SPACING", "The pixel spacing is", " mm")
+    require(min(pixel), policy.pixel_mm, "PIXEL_SPACING", "The pixel spacing is", " mm")
+    require(min(rows * pixel[0], columns * pixel[1]), policy.field_mm, "FIELD_OF_VIEW", "The image measures", " mm")
+    yield QualityCheck("SAMPLING", f"{depth} slices, {spacing:g} mm apart without a gap, cover {extent:.0f} mm.")
+
+
+def _check_gaps(volume: CTVolume, policy: Policy) -> None:
+    """Slices lost at regular steps leave no hole, so the spacing is held against what else the header says."""
+    spacing, header = volume.spacing_mm[0], volume.header
+    # Vendors read Spacing Between Slices in several ways; instance numbers without a hole outweigh it.
+    if _made_closer(spacing, header.spacing_between_slices_mm) and header.number_step != 1:
+        raise UnsuitableSeries(
+            "MISSING_SLICES",
+            f"The slices lie {spacing:g} mm apart, and were made {header.spacing_between_slices_mm:g} mm apart: some "
+            "are missing.",
+        )
+    counted = header.images_in_acquisition > 1.5 * len(volume.slices)
+    if header.number_step > 1 and (counted or spacing < policy.thinned_mm):
+        raise UnsuitableSeries(
+            "MISSING_SLICES", f"Only one of every {header.number_step} images is here, by their instance numbers."
+        )
+    thickness = header.slice_thickness_mm
+    if thickness:
+        require(thickness, policy.thickness_mm, "SLICE_THICKNESS", "The slice thickness is", " mm")
+        if spacing / thickness > policy.gap_ratio:
+            raise UnsuitableSeries(
+                "GAPS_BETWEEN_SLICES",
+                f"Slices of {thickness:g} mm lie {spacing:g} mm apart: most of the lung between them is unseen.",
+            )
+
+
+def _made_closer(spacing: float, stated: float | None) -> bool:
+    """True when the spacing is twice the scanner's own or a higher multiple; other ratios are the vendors' readings."""
+    if not stated or stated <= 0:
+        return False
+    ratio = spacing / stated
+    return ratio > 1.5 and abs(ratio - round(ratio)) < 0.05 * ratio
+
+
+def _check_orientation(volume: CTVolume) -> QualityCheck:
+    """Rows from the patient's right to left, columns from front to back, as the model's images had them.
+
+    Images of prone or feet-first patients that are stored otherwise were turned by `upright`; the pixels must agree.
+    """
+    row, column = volume.affine[:3, 0] / volume.spacing_mm[2], volume.affine[:3, 1] / volume.spacing_mm[1]
+    if row[0] < 0.99 or column[1] < 0.99:
+        raise UnsuitableSeries(
+            "ORIENTATION", "The images are turned in their plane: rows must run from side to side of the patient."
+        )
+    turned = " after turning the stored images" if any(volume.flipped) else ""
+    return QualityCheck("ORIENTATION", f"Axial, rows to the patient's left, columns to the back{turned}.")
+
+
+def _check_slices_differ(volume: CTVolume) -> None:
+    """No constant volume, no empty slice, no slice twice: noise makes each real slice its own."""
+    sample = volume.hu[:, ::4, ::4]
+    low, high = sample.min(axis=(1, 2)), sample.max(axis=(1, 2))
+    if low.min() == high.max():
+        raise UnsuitableSeries("CONSTANT", "All pixels have the same value.")
+    blank = int((low == high).sum())
+    if blank:
+        raise UnsuitableSeries("BLANK_SLICES", f"{blank} slices are empty.")
+    repeated = len(volume.hu) - len({plane.tobytes() for plane in sample})
+    if repeated:
+        raise UnsuitableSeries("REPEATED_SLICES", f"{repeated} slices repeat the pixels of another at another place.")
+
+
+def _check_hu(volume: CTVolume, coarse: Coarse, chest: Chest | None) -> QualityCheck:
+    """Air near -1000 HU and soft tissue near 0, and as many grey levels as a scanner gives.
+
+    Air is the background's most common value, or, in an image without background, the purest air in the airways.
+    Scanners are kept within 4 HU of water and about 10 of air; a slope wrong by a seventh or an intercept wrong
+    by 60 is seen. Values at or below -1150 are padding.
+    """
+    values = volume.hu[:, ::4, ::4].ravel()
+    counts = np.bincount(np.clip(values, -1150, 3000).astype(np.int32) + 1150)
+    if int((counts[1:] > 0).sum()) < _FEWEST_VALUES:
+        raise UnsuitableSeries("QUANTISED", "The images have too few grey levels for CT, as screenshots do.")
+    air, allowed = _mode(counts, -1149, -700), _AIR_HU
+    if air > _AIR_HU[1] and chest is not None:
+        purest = float(np.percentile(coarse.hu[chest.lungs], 0.1))
+        if purest < air - _LUNG_OVER_AIR_HU:  # the most common value is the lung's: the image shows no background
+            air, allowed = purest, _AIRWAY_HU
+    tissue = _mode(counts, -300, 300)
+    share = float(counts[1150 - 200 : 1150 + 200].sum()) / max(1.0, float(counts[1:].sum()))
+    if not (allowed[0] <= air <= allowed[1] and _TISSUE_HU[0] <= tissue <= _TISSUE_HU[1] and share >= _TISSUE_SHARE):
+        raise UnsuitableSeries(
+            "HU_IMPLAUSIBLE",
+            f"The values are no Hounsfield units: air is at {air:.0f} (must be near -1000), tissue at {tissue:.0f} "
+            f"(must be near 0), {share:.0%} of the image.",
+        )
+    return QualityCheck("HU", f"Air at {air:.0f} HU, tissue at {tissue:.0f} HU.")
+
+
+def _mode(counts: npt.NDArray[np.intp], low: int, high: int) -> float:
+    """The most common value from low to high, over 10 HU."""
+    smooth = ndimage.uniform_filter1d(counts[low + 1150 : high + 1150].astype(np.float64), 10, mode="nearest")
+    return float(low + int(smooth.argmax()))
+
+
+def check_mask(volume: CTVolume, lung_mask: npt.NDArray[np.bool_], policy: Policy) -> tuple[QualityCheck, ...]:
+    """Check the cleaned lung mask of a volume that passed `check`.
+
+    lung_mask: bool (Z, Y, X).
+    Raises UnsuitableSeries: NO_LUNG_MASK, LUNG_VOLUME, LUNG_CUT_OFF, LUNG_OUTSIDE_FIELD, LUNG_BALANCE,
+    MASK_FRAGMENTED or MASK_MISSES_LUNG.
+    """
+    z_mm, y_mm, x_mm = volume.spacing_mm
+    areas = np.count_nonzero(lung_mask, axis=(1, 2)) * (y_mm * x_mm / 100.0)
+    volume_ml = float(areas.sum()) * z_mm / 10.0
+    if not volume_ml:
+        raise UnsuitableSeries("NO_LUNG_MASK", "The network found no lung.")
+    require(volume_ml, policy.mask_ml, "LUNG_VOLUME", "The lung mask measures", " mL")
+    for end, area in (("lowest", float(areas[0])), ("highest", float(areas[-1]))):
+        if area > policy.cut_cm2:
+            raise UnsuitableSeries(
+                "LUNG_CUT_OFF", f"The lung mask still has {area:.0f} cm2 in the {end} slice: the lung is cut off."
+            )
+    sides = sum(int(np.count_nonzero(side)) * mm for side, mm in _sides(lung_mask, y_mm, x_mm)) * z_mm / 100.0
+    if sides > policy.cut_cm2:
+        raise UnsuitableSeries("LUNG_OUTSIDE_FIELD", "The lung mask reaches over the side of the image.")
+    coarse = shrink(volume)
+    small = coarse.shrink_mask(lung_mask)
+    share = smaller_side(small, body_middle(coarse, small))
+    if share < policy.smaller_side_share:
+        raise UnsuitableSeries("LUNG_BALANCE", f"One side holds only {share:.0%} of the lung mask.")
+    scattered = _outside_two_largest(small)
+    if scattered > policy.fragments_share:
+        raise UnsuitableSeries("MASK_FRAGMENTED", f"{scattered:.0%} of the lung mask lies in small pieces.")
+    covered = _covered(coarse, small)
+    if covered < policy.mask_covers:
+        raise UnsuitableSeries("MASK_MISSES_LUNG", f"The lung mask holds only {covered:.0%} of the air-filled lung.")
+    sentence = f"{volume_ml:.0f} mL, smaller side {share:.0%}, {covered:.0%} of the air-filled lung."
+    return (QualityCheck("LUNG_MASK", sentence),)
+
+
+def _sides(mask: npt.NDArray[np.bool_], y_mm: float, x_mm: float) -> list[tuple[npt.NDArray[np.bool_], float]]:
+    """The four sides of the images, each with the length of one of its pixels."""
+    return [(mask[:, 0], x_mm), (mask[:, -1], x_mm), (mask[:, :, 0], y_mm), (mask[:, :, -1], y_mm)]
+
+
+def _outside_two_largest(mask: npt.NDArray[np.bool_]) -> float:
+    labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    if count <= 2:
+        return 0.0
+    sizes = np.sort(np.bincount(labels.ravel())[1:])
+    return float(sizes[:-2].sum() / sizes.sum())
+
+
+def _covered(coarse: Coarse, mask: npt.NDArray[np.bool_]) -> float:
+    chest = measure_chest(coarse)
+    if chest is None:
+        return 1.0
+    return float((chest.lungs & mask).sum() / chest.lungs.sum())

@@ -1,0 +1,73 @@
+"""The suitability policy of a model card: the ranges that a series must lie in, each with its source."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from inference.errors import UnsuitableSeries
+from inference.models.toml_fields import build
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a series must be like, from the [suitability] table of a model card; ranges are inclusive.
+
+    slices: number of slices. At least 20, which is 160 mm of the thickest slices allowed.
+    extent_mm: slices times spacing. The paper's volumes have 73 to 250 slices, 141 on average and 16 either way,
+        of the 42.5% of 1 mm slices that its authors' code keeps: 172 to 588 mm, on average 332 and 38 either
+        way. 450 is three deviations above: a chest with upper abdomen, not a trunk. 160 leaves room below 172
+        for small adults whose lungs are whole, which is checked by itself.
+    spacing_mm: slice to slice. Diagnostic chest CT is made at 0.5 to 8 mm; structures vanish between wider ones.
+    thickness_mm: nominal slice thickness, where the header has one.
+    gap_ratio: largest spacing over thickness. Above 1 there is tissue that no slice shows; at 2, half of it is
+        unseen. That is the most accepted: lesions of COVID-19 span several slices even then. A series of
+        touching slices with every second one lost sits at 2 and cannot be told from one that was made so; one
+        already at 2 that loses half of its slices is refused.
+    thinned_mm: where all instance numbers skip alike, images are missing. From this spacing on that is accepted: public
+        archives thin 2 mm series out to 4 mm on purpose. Thin slices are not thinned out but lost.
+    matrix: rows and columns. Scanners reconstruct chests at 512 and more, some at 256; a smaller matrix was
+        resampled after the scan.
+    pixel_mm: pixel spacing; 500 mm at 256 pixels is 1.95.
+    field_mm: smaller side of the image. Below 240 mm adult lungs do not fit.
+    aerated_ml: air-filled lung found in the pixels alone. 600 mL is below a severely affected adult's.
+    lung_height_mm: its height; an adult's lungs measure 150 to 300 mm.
+    cut_cm2: largest area of lung in the first or last slice, from pixels and from the mask. The trachea has 2 to
+        4, a tip just reached 10 to 30. In four whole scans, 40 is reached where 12 to 24 mm and at most 1.5% of the
+        lungs are cut away: the tips of the recesses that everyday scans miss, and no more.
+    mask_ml: lung volume of the network's mask: 1.5 to 8 L in adults, less in severe disease.
+    smaller_side_share: of the smaller lung in both; normal is 0.45, one lung lost 0.
+    fragments_share: share of the mask outside of its two largest parts.
+    mask_covers: share of the air-filled lung that the mask must hold.
+    derived_primary: accept DERIVED\\PRIMARY axial images, as some vendors label ordinary reconstructions.
+    """
+
+    slices: Range = (20, 2000)
+    extent_mm: Range = (160, 450)
+    spacing_mm: Range = (0.25, 8.5)
+    thickness_mm: Range = (0.25, 10.0)
+    gap_ratio: float = 2.1
+    thinned_mm: float = 3.5
+    matrix: Range = (256, 2048)
+    pixel_mm: Range = (0.2, 2.0)
+    field_mm: Range = (240, 800)
+    aerated_ml: Range = (600, 12000)
+    lung_height_mm: Range = (120, 420)
+    cut_cm2: float = 40.0
+    mask_ml: Range = (800, 12000)
+    smaller_side_share: float = 0.15
+    fragments_share: float = 0.1
+    mask_covers: float = 0.6
+    derived_primary: bool = True
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, object], where: str = "[suitability]") -> "Policy":
+        """The policy of a card's [suitability] table. Raises ModelError for an unknown key or a wrong type."""
+        return build(cls, table, where)
+
+
+def require(value: float, allowed: Range, code: str, what: str, unit: str = "") -> None:
+    """Raises UnsuitableSeries where a value lies outside of what is allowed, naming both."""
+    low, high = allowed
+    if not low <= value <= high:
+        raise UnsuitableSeries(code, f"{what} {value:.4g}{unit}; {low:g} to {high:g}{unit} are accepted.")

@@ -1,0 +1,1 @@
+"""Stored instances to one CT volume in HU, or a named reason why not."""
