@@ -17,7 +17,7 @@ import numpy as np
 
 from dicom_node.report.context import ReportContext
 from dicom_node.report.frame import to_part10
-from dicom_node.report.objects import KINDS, REPORT, SEGMENTATION, SUMMARY, build_all
+from dicom_node.report.objects import KINDS, build_all
 from dicom_node.report.sources import read_sources
 from inference.finding import Finding
 from inference.models.cards import read_card, shipped_folder
@@ -25,6 +25,7 @@ from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
 from inference.volume.ct_volume import CTVolume
 from inference.volume.load import load
+from storage.object_kinds import ObjectKind
 
 
 def phantom_finding(folder: Path, slices: int) -> tuple[CTVolume, Finding]:
@@ -41,7 +42,7 @@ def phantom_finding(folder: Path, slices: int) -> tuple[CTVolume, Finding]:
         right_lung_ml=right * volume.voxel_ml,
         localisation=phantom.lesion_mask,
         heat=phantom.lesion_mask * np.uint8(255),
-        input_digest=volume.digest(),
+        pixel_digest=volume.digest(),
         model=read_card(shipped_folder() / "demonstration").identity(),
         device="none",
         precision="float32",
@@ -72,7 +73,13 @@ def main() -> None:
         sources = read_sources(volume)
         out = sys.stdout.write
         out(f"headers: {cpu_s(lambda: read_sources(volume), arguments.rounds):.2f} s\n")
-        for kinds in ([REPORT], [SEGMENTATION], [SUMMARY], [REPORT, SEGMENTATION, SUMMARY], KINDS):
+        for kinds in (
+            [ObjectKind.REPORT],
+            [ObjectKind.SEGMENTATION],
+            [ObjectKind.SUMMARY],
+            [ObjectKind.REPORT, ObjectKind.SEGMENTATION, ObjectKind.SUMMARY],
+            KINDS,
+        ):
 
             def build(wanted: list[str] = list(kinds)) -> list[bytes]:  # noqa: B006 - bound at once
                 objects = build_all(finding, volume, sources, context, wanted)

@@ -1,5 +1,7 @@
 """Everything that `inference` raises on purpose."""
 
+from config.reasons import ReasonCode, Refusal
+
 
 class InferenceError(Exception):
     """Base of the errors of this package."""
@@ -16,11 +18,19 @@ class CorruptInstance(InferenceError):
 class UnsuitableSeries(InferenceError):
     """The series cannot be analysed, and trying again will not help.
 
-    code: stable machine-readable reason, upper case with underscores, such as "MISSING_SLICES".
     sentence: one English sentence for a person: what was seen, what was needed. No patient data.
     """
 
-    def __init__(self, code: str, sentence: str) -> None:
+    def __init__(self, code: ReasonCode, sentence: str) -> None:
         super().__init__(f"{code}: {sentence}")
-        self.code = code
-        self.sentence = sentence
+        self.refusal = Refusal(code, sentence)
+
+    @property
+    def code(self) -> str:
+        """The stable code of the reason."""
+        return self.refusal.code
+
+    @property
+    def sentence(self) -> str:
+        """The reason in words."""
+        return self.refusal.sentence

@@ -47,7 +47,7 @@ class Finding:
         result, None where it was not asked for.
     verdict_slices: lowest and highest z of the source slices that the probability was computed from, all of them
         where None.
-    input_digest: SHA-256 hex of the HU volume and its geometry as the pipeline saw them.
+    pixel_digest: SHA-256 hex of the HU volume and its geometry as the pipeline saw them.
     timings_s: seconds by stage.
     trace: intermediate values by name (JSON types only); empty unless asked for.
     """
@@ -59,7 +59,7 @@ class Finding:
     right_lung_ml: float
     localisation: npt.NDArray[np.bool_] | None
     heat: npt.NDArray[np.uint8] | None
-    input_digest: str
+    pixel_digest: str
     model: ModelIdentity
     device: str
     precision: str

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
+from config.reasons import ReasonCode
 from inference.arrays import Box, Grey
 from inference.errors import UnsuitableSeries
 from inference.models.cards import Circle, Intensity, Profile, Slices
@@ -102,7 +103,9 @@ def mask_box(mask: Grey) -> Box:
     for others in ((1, 2), (0, 2), (0, 1)):
         found = np.flatnonzero(mask.any(axis=others))
         if len(found) < 2:
-            raise UnsuitableSeries("NO_LUNG_MASK", "The network found no lung in the slices that the verdict is from.")
+            raise UnsuitableSeries(
+                ReasonCode.NO_LUNG_MASK, "The network found no lung in the slices that the verdict is from."
+            )
         box.append(slice(int(found[0]), int(found[-1])))
     return box[0], box[1], box[2]
 

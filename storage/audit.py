@@ -40,19 +40,36 @@ class Break:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an event is about: as much of it as applies."""
+
+    series_uid: str | None = None
+    study_uid: str | None = None
+    sop_uid: str | None = None
+    patient_id: str | None = None
+    job_id: int | None = None
+    result_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who was at the other end of the association."""
+
+    ae_title: str | None = None
+    address: str | None = None
+
+
+NOTHING, NOBODY = Subject(), Peer()
+
+
 def append(
     tx: Connection,
     now: float,
     event: str,
+    about: Subject = NOTHING,
     *,
-    series_uid: str | None = None,
-    study_uid: str | None = None,
-    sop_uid: str | None = None,
-    patient_id: str | None = None,
-    job_id: int | None = None,
-    result_id: int | None = None,
-    peer_ae: str | None = None,
-    address: str | None = None,
+    peer: Peer = NOBODY,
     outcome: str | None = None,
     detail: Mapping[str, object] | None = None,
 ) -> None:
@@ -64,14 +81,14 @@ def append(
     row = {
         "at": float(now),
         "event": event,
-        "patient_id": patient_id,
-        "study_uid": study_uid,
-        "series_uid": series_uid,
-        "sop_uid": sop_uid,
-        "job_id": job_id,
-        "result_id": result_id,
-        "peer_ae": peer_ae,
-        "address": address,
+        "patient_id": about.patient_id,
+        "study_uid": about.study_uid,
+        "series_uid": about.series_uid,
+        "sop_uid": about.sop_uid,
+        "job_id": about.job_id,
+        "result_id": about.result_id,
+        "peer_ae": peer.ae_title,
+        "address": peer.address,
         "outcome": outcome,
         "detail": _DETAIL.encode(detail) if detail else None,
     }

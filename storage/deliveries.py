@@ -16,7 +16,7 @@ from storage.moves import Machine, by_id, insert_row, move
 from storage.results import StoredObject, objects_of
 
 
-class State(StrEnum):
+class DeliveryState(StrEnum):
     """Where a delivery is."""
 
     PENDING = "PENDING"
@@ -29,13 +29,17 @@ class State(StrEnum):
 
 # Each state, and the states from which it may be entered. Rows are born PENDING, with their result.
 TRANSITIONS: Mapping[str, frozenset[str]] = {
-    State.PENDING: frozenset({State.SENDING, State.SENT, State.FAILED}),  # try again; not committed; `retry`
-    State.SENDING: frozenset({State.PENDING}),  # from here on the destination may have it
-    State.SENT: frozenset({State.SENDING}),  # the destination answered success
-    State.COMMITTED: frozenset({State.SENT}),  # the destination promised to keep it
-    State.FAILED: frozenset({State.SENDING}),  # trying again will not help
+    DeliveryState.PENDING: frozenset(
+        {DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.FAILED}
+    ),  # try again; not committed; `retry`
+    DeliveryState.SENDING: frozenset({DeliveryState.PENDING}),  # from here on the destination may have it
+    DeliveryState.SENT: frozenset({DeliveryState.SENDING}),  # the destination answered success
+    DeliveryState.COMMITTED: frozenset({DeliveryState.SENT}),  # the destination promised to keep it
+    DeliveryState.FAILED: frozenset({DeliveryState.SENDING}),  # trying again will not help
     # A later report replaces it; one that was SENT ends so where the destination then did not keep it.
-    State.SUPERSEDED: frozenset({State.PENDING, State.SENDING, State.SENT, State.FAILED}),
+    DeliveryState.SUPERSEDED: frozenset(
+        {DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.FAILED}
+    ),
 }
 
 DELIVERY = Machine(
@@ -59,7 +63,7 @@ DELIVERY = Machine(
 
 @dataclass(frozen=True)
 class ClaimedDelivery:
-    """A delivery to send now. Its holder ends it with `sent`, `retry_later` or `fail` before the lease is over.
+    """A delivery to send now. Its holder ends it with `mark_sent`, `retry_later` or `fail` before the lease is over.
 
     refusals: final failures of earlier attempts.
     """
@@ -100,7 +104,7 @@ def create(tx: Connection, result_id: int, destinations: Sequence[str], now: flo
         values = {
             "result_id": result_id,
             "destination": destination,
-            "state": State.PENDING.value,
+            "state": DeliveryState.PENDING.value,
             "attempts": 0,
             "fence": 0,
             "set_at": now,
@@ -110,19 +114,19 @@ def create(tx: Connection, result_id: int, destinations: Sequence[str], now: flo
             "refusals": 0,
         }
         delivery_id = insert_row(tx, deliveries, values)
-        _note(tx, delivery_id, now, "delivery.pending", State.PENDING)
+        _note(tx, delivery_id, now, "delivery.pending", DeliveryState.PENDING)
 
 
-def due(tx: Connection, destination: str, now: float, lease_s: float, limit: int = 1) -> list[ClaimedDelivery]:
+def claim(tx: Connection, destination: str, now: float, lease_s: float, limit: int = 1) -> list[ClaimedDelivery]:
     """Claim what is to be sent to a destination now, the longest waiting first: PENDING to SENDING, with a lease.
 
     A sender that died gives its deliveries back here, when its lease is over.
     """
-    clock.start_waits_again(tx, deliveries, (State.PENDING, State.SENDING, State.SENT), now)
+    clock.start_waits_again(tx, deliveries, (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.SENT), now)
     _release_expired(tx, now, destination)
     waiting = (
         select(deliveries.c.id, deliveries.c.fence, deliveries.c.attempts)
-        .where(deliveries.c.destination == destination, deliveries.c.state == State.PENDING.value)
+        .where(deliveries.c.destination == destination, deliveries.c.state == DeliveryState.PENDING.value)
         .where(deliveries.c.due_at <= now)
         .order_by(deliveries.c.due_at, deliveries.c.id)
         .limit(limit)
@@ -132,7 +136,14 @@ def due(tx: Connection, destination: str, now: float, lease_s: float, limit: int
     for row in tx.execute(waiting).all():
         values = {"fence": row.fence + 1, "attempts": row.attempts + 1, "set_at": now, "due_at": now + lease_s}
         move(
-            tx, DELIVERY, row.id, State.PENDING, State.SENDING, now, values=values, detail={"attempt": row.attempts + 1}
+            tx,
+            DELIVERY,
+            row.id,
+            DeliveryState.PENDING,
+            DeliveryState.SENDING,
+            now,
+            values=values,
+            detail={"attempt": row.attempts + 1},
         )
         claimed.append(_claimed(tx, row.id))
     return claimed
@@ -160,14 +171,16 @@ def _claimed(tx: Connection, delivery_id: int) -> ClaimedDelivery:
 
 
 def _release_expired(tx: Connection, now: float, destination: str | None, *, whatever_lease: bool = False) -> int:
-    over = select(deliveries.c.id).where(deliveries.c.state == State.SENDING.value)
+    over = select(deliveries.c.id).where(deliveries.c.state == DeliveryState.SENDING.value)
     if destination is not None:
         over = over.where(deliveries.c.destination == destination)
     if not whatever_lease:
         over = over.where(deliveries.c.due_at <= now)
     released = tx.scalars(over.with_for_update(skip_locked=True)).all()
     for delivery_id in released:
-        _not_stored(tx, delivery_id, State.SENDING, State.PENDING, now, now, "the sender's lease was over")
+        _not_stored(
+            tx, delivery_id, DeliveryState.SENDING, DeliveryState.PENDING, now, now, "the sender's lease was over"
+        )
     return len(released)
 
 
@@ -181,13 +194,13 @@ def heartbeat(tx: Connection, delivery_id: int, fence: int, now: float, lease_s:
     changed = tx.execute(
         update(deliveries)
         .where(deliveries.c.id == delivery_id, deliveries.c.fence == fence)
-        .where(deliveries.c.state == State.SENDING.value)
+        .where(deliveries.c.state == DeliveryState.SENDING.value)
         .values(set_at=now, due_at=now + lease_s)
     )
     return changed.rowcount == 1
 
 
-def sent(
+def mark_sent(
     tx: Connection,
     delivery_id: int,
     fence: int,
@@ -213,60 +226,72 @@ def sent(
     detail = {"statuses": {uid: f"0x{status:04X}" for uid, status in (status_by_object or {}).items()}}
     if warning:
         detail["warning"] = {"text": warning}
-    move(tx, DELIVERY, delivery_id, State.SENDING, State.SENT, now, fence=fence, values=values, detail=detail)
+    move(
+        tx,
+        DELIVERY,
+        delivery_id,
+        DeliveryState.SENDING,
+        DeliveryState.SENT,
+        now,
+        fence=fence,
+        values=values,
+        detail=detail,
+    )
 
 
 def retry_later(
     tx: Connection, delivery_id: int, fence: int, now: float, retry_at: float, error: str, *, refused: bool = False
-) -> State:
+) -> DeliveryState:
     """The attempt failed and another may succeed: PENDING until `retry_at`.
 
     refused: with a final failure, which is counted in the row: a restart grants no further ones.
     Returns SUPERSEDED where a later report replaces this one, else PENDING. Raises StaleLease.
     """
     counted = {"refusals": deliveries.c.refusals + 1} if refused else {}
-    return _not_stored(tx, delivery_id, State.SENDING, State.PENDING, now, retry_at, error, fence, counted)
+    return _not_stored(
+        tx, delivery_id, DeliveryState.SENDING, DeliveryState.PENDING, now, retry_at, error, fence, counted
+    )
 
 
-def fail(tx: Connection, delivery_id: int, fence: int, now: float, error: str) -> State:
+def fail(tx: Connection, delivery_id: int, fence: int, now: float, error: str) -> DeliveryState:
     """The destination refuses for good. Shown in `status` until `retry`.
 
     Returns SUPERSEDED where a later report replaces this one, else FAILED. Raises StaleLease.
     """
-    return _not_stored(tx, delivery_id, State.SENDING, State.FAILED, now, None, error, fence)
+    return _not_stored(tx, delivery_id, DeliveryState.SENDING, DeliveryState.FAILED, now, None, error, fence)
 
 
 def _not_stored(
     tx: Connection,
     delivery_id: int,
-    leaving: State,
-    to: State,
+    leaving: DeliveryState,
+    to: DeliveryState,
     now: float,
     due_at: float | None,
     error: str,
     fence: int | None = None,
     counted: Mapping[str, object] = MappingProxyType({}),
-) -> State:
+) -> DeliveryState:
     """The destination has it not: go on as `to`, or SUPERSEDED: what a later report replaces is not sent again."""
     outdated = tx.scalar(
         select(results.c.superseded_at).select_from(deliveries.join(results)).where(deliveries.c.id == delivery_id)
     )
     if outdated is not None:
-        to = State.SUPERSEDED
+        to = DeliveryState.SUPERSEDED
     values = {"set_at": now, "due_at": due_at, "error": error, **counted}
     move(tx, DELIVERY, delivery_id, leaving, to, now, fence=fence, values=values, detail={"reason": error})
     return to
 
 
-def retry(tx: Connection, now: float, delivery_id: int) -> None:
+def retry(tx: Connection, delivery_id: int, now: float) -> None:
     """An operator brings a FAILED delivery back. Raises NotFound or IllegalMove."""
     values = {"set_at": now, "due_at": now, "attempts": 0, "refusals": 0}
     move(
         tx,
         DELIVERY,
         delivery_id,
-        State.FAILED,
-        State.PENDING,
+        DeliveryState.FAILED,
+        DeliveryState.PENDING,
         now,
         values=values,
         detail={"reason": "retried by an operator"},
@@ -275,10 +300,10 @@ def retry(tx: Connection, now: float, delivery_id: int) -> None:
 
 def commitments_due(tx: Connection, destination: str, now: float, limit: int = 10) -> list[Commitment]:
     """SENT deliveries whose storage commitment is to be asked for now: never asked, or not answered in time."""
-    clock.start_waits_again(tx, deliveries, (State.SENT,), now)
+    clock.start_waits_again(tx, deliveries, (DeliveryState.SENT,), now)
     rows = tx.execute(
         _commitments()
-        .where(deliveries.c.destination == destination, deliveries.c.state == State.SENT.value)
+        .where(deliveries.c.destination == destination, deliveries.c.state == DeliveryState.SENT.value)
         .where(deliveries.c.due_at <= now)
         .order_by(deliveries.c.due_at)
         .limit(limit)
@@ -312,7 +337,7 @@ def ask_again(tx: Connection, delivery_id: int, now: float, until: float, reason
     """The destination could not be asked whether it keeps a SENT delivery: ask at `until`. Raises StaleLease."""
     changed = tx.execute(
         update(deliveries)
-        .where(deliveries.c.id == delivery_id, deliveries.c.state == State.SENT.value)
+        .where(deliveries.c.id == delivery_id, deliveries.c.state == DeliveryState.SENT.value)
         .values(set_at=now, due_at=until)
     )
     if changed.rowcount != 1:
@@ -327,7 +352,7 @@ def await_commitment(tx: Connection, delivery_id: int, now: float, transaction_u
     """
     changed = tx.execute(
         update(deliveries)
-        .where(deliveries.c.id == delivery_id, deliveries.c.state == State.SENT.value)
+        .where(deliveries.c.id == delivery_id, deliveries.c.state == DeliveryState.SENT.value)
         .values(
             commitment_uid=transaction_uid,
             commitment_attempts=deliveries.c.commitment_attempts + 1,
@@ -348,31 +373,33 @@ def find_commitment(tx: Connection, transaction_uid: str) -> Commitment:
     return _commitment(tx, row)
 
 
-def committed(tx: Connection, delivery_id: int, now: float, how: str = "storage-commitment") -> None:
+def mark_committed(tx: Connection, delivery_id: int, now: float, how: str = "storage-commitment") -> None:
     """The destination keeps every object. how: "storage-commitment", "c-find" or "read-back".
 
     Harmless when repeated. Raises IllegalMove where the delivery was not SENT.
     """
-    if DELIVERY.row(tx, delivery_id)["state"] == State.COMMITTED:
+    if DELIVERY.row(tx, delivery_id)["state"] == DeliveryState.COMMITTED:
         return
     values = {"committed_at": now, "set_at": now, "due_at": None}
-    move(tx, DELIVERY, delivery_id, State.SENT, State.COMMITTED, now, values=values, detail={"how": how})
+    move(
+        tx, DELIVERY, delivery_id, DeliveryState.SENT, DeliveryState.COMMITTED, now, values=values, detail={"how": how}
+    )
 
 
-def commitment_failed(tx: Connection, delivery_id: int, now: float, retry_at: float, error: str) -> State:
+def commitment_failed(tx: Connection, delivery_id: int, now: float, retry_at: float, error: str) -> DeliveryState:
     """The destination does not keep what it took: SENT to PENDING, to be sent again.
 
     Returns SUPERSEDED where a later report replaces this one, else PENDING. Raises IllegalMove.
     """
     tx.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(commitment_uid=None))
-    return _not_stored(tx, delivery_id, State.SENT, State.PENDING, now, retry_at, error)
+    return _not_stored(tx, delivery_id, DeliveryState.SENT, DeliveryState.PENDING, now, retry_at, error)
 
 
 def commitment_not_offered(tx: Connection, delivery_id: int, now: float, reason: str) -> None:
     """Stop asking: the delivery stays SENT. Raises StaleLease where it is not."""
     changed = tx.execute(
         update(deliveries)
-        .where(deliveries.c.id == delivery_id, deliveries.c.state == State.SENT.value)
+        .where(deliveries.c.id == delivery_id, deliveries.c.state == DeliveryState.SENT.value)
         .values(set_at=now, due_at=None)
     )
     if changed.rowcount != 1:
@@ -389,11 +416,20 @@ def supersede_unsent(tx: Connection, series_pk: int, now: float, reason: str) ->
         select(deliveries.c.id, deliveries.c.state)
         .select_from(deliveries.join(results))
         .where(results.c.series_pk == series_pk)
-        .where(deliveries.c.state.in_([State.PENDING.value, State.FAILED.value]))
+        .where(deliveries.c.state.in_([DeliveryState.PENDING.value, DeliveryState.FAILED.value]))
         .with_for_update(of=deliveries)
     )
     for row in tx.execute(unsent).all():
-        move(tx, DELIVERY, row.id, row.state, State.SUPERSEDED, now, values={"set_at": now}, detail={"reason": reason})
+        move(
+            tx,
+            DELIVERY,
+            row.id,
+            row.state,
+            DeliveryState.SUPERSEDED,
+            now,
+            values={"set_at": now},
+            detail={"reason": reason},
+        )
 
 
 def of_result(tx: Connection, result_id: int) -> list[dict[str, Any]]:
@@ -406,7 +442,7 @@ def of_result(tx: Connection, result_id: int) -> list[dict[str, Any]]:
 
 def destinations_with_work(tx: Connection, now: float) -> list[str]:
     """The destinations for which `due` or `commitments_due` has something, by name."""
-    waits = deliveries.c.state.in_([State.PENDING.value, State.SENDING.value, State.SENT.value])
+    waits = deliveries.c.state.in_([DeliveryState.PENDING.value, DeliveryState.SENDING.value, DeliveryState.SENT.value])
     is_due = or_(deliveries.c.due_at <= now, deliveries.c.set_at > now + clock.TOLERANCE_S)
     found = tx.scalars(select(deliveries.c.destination).where(waits, is_due).distinct())
     return sorted(found)
@@ -414,7 +450,7 @@ def destinations_with_work(tx: Connection, now: float) -> list[str]:
 
 def next_due_at(tx: Connection) -> float | None:
     """When the next delivery to any destination is due; None where none waits."""
-    waits = deliveries.c.state.in_([State.PENDING.value, State.SENDING.value, State.SENT.value])
+    waits = deliveries.c.state.in_([DeliveryState.PENDING.value, DeliveryState.SENDING.value, DeliveryState.SENT.value])
     found: float | None = tx.scalar(
         select(deliveries.c.due_at)
         .where(waits, deliveries.c.due_at.is_not(None))
@@ -429,7 +465,7 @@ def _note(
     delivery_id: int,
     now: float,
     event: str,
-    outcome: State | None,
+    outcome: DeliveryState | None,
     detail: Mapping[str, object] | None = None,
 ) -> None:
     """An audit row about a delivery that is not a move."""
@@ -438,11 +474,13 @@ def _note(
         tx,
         now,
         event,
-        series_uid=row["series_uid"],
-        study_uid=row["study_uid"],
-        patient_id=row["patient_id"],
-        job_id=row["job_id"],
-        result_id=row["result_id"],
+        audit.Subject(
+            series_uid=row["series_uid"],
+            study_uid=row["study_uid"],
+            patient_id=row["patient_id"],
+            job_id=row["job_id"],
+            result_id=row["result_id"],
+        ),
         outcome=outcome,
         detail={"destination": row["destination"], **(detail or {})},
     )

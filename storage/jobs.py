@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select, update
 
+from config.reasons import Refusal
 from storage import audit, clock, deliveries, results
 from storage.errors import StaleLease
 from storage.models import jobs, patients, series, studies
@@ -17,12 +18,12 @@ __all__ = [
     "JOB",
     "TRANSITIONS",
     "ClaimedJob",
+    "JobState",
     "ModelRef",
     "NewObject",
     "NewResult",
     "PreviousResult",
     "ResultOutcome",
-    "State",
     "claim",
     "count_queued",
     "fail",
@@ -40,7 +41,7 @@ __all__ = [
 MAX_INTERRUPTIONS = 20
 
 
-class State(StrEnum):
+class JobState(StrEnum):
     """Where a job is."""
 
     QUEUED = "QUEUED"
@@ -52,11 +53,13 @@ class State(StrEnum):
 
 # Each state, and the states from which it may be entered. Rows are born QUEUED, when their series closes.
 TRANSITIONS: Mapping[str, frozenset[str]] = {
-    State.QUEUED: frozenset({State.RUNNING, State.FAILED}),  # handed back, lease over, later; `retry`
-    State.RUNNING: frozenset({State.QUEUED}),  # claimed: the attempt counts from here
-    State.REPORTED: frozenset({State.RUNNING}),  # result, objects and outbox rows are on disk
-    State.FAILED: frozenset({State.RUNNING, State.QUEUED}),  # out of attempts, or trying again will not help
-    State.SUPERSEDED: frozenset({State.QUEUED, State.RUNNING, State.FAILED}),  # the series got another slice
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED}),  # handed back, lease over, later; `retry`
+    JobState.RUNNING: frozenset({JobState.QUEUED}),  # claimed: the attempt counts from here
+    JobState.REPORTED: frozenset({JobState.RUNNING}),  # result, objects and outbox rows are on disk
+    JobState.FAILED: frozenset({JobState.RUNNING, JobState.QUEUED}),  # out of attempts, or trying again will not help
+    JobState.SUPERSEDED: frozenset(
+        {JobState.QUEUED, JobState.RUNNING, JobState.FAILED}
+    ),  # the series got another slice
 }
 
 JOB = Machine(
@@ -89,8 +92,8 @@ class ModelRef:
 class ClaimedJob:
     """A job to run now; its holder sends heartbeats and ends it with `finish`, `fail` or `hand_back`.
 
-    attempt: this one's number, from 1. input_digest: SHA-256 over the series' instances when it closed.
-    refusal: (code, sentence) where the job is to be reported as not analysed without analysing.
+    attempt: this one's number, from 1. instances_digest: SHA-256 over the series' instances when it closed.
+    refusal: why the job is to be reported as not analysed, without analysing; None for all others.
     shadow: the result is kept beside the one that is reported, and never sent.
     calling_ae: which source the series came from.
     """
@@ -103,21 +106,33 @@ class ClaimedJob:
     study_instance_uid: str
     calling_ae: str
     revision: int
-    input_digest: str
+    instances_digest: str
     instance_count: int
     model: ModelRef
-    refusal: tuple[str, str] | None
+    refusal: Refusal | None
     lease_until: float
     shadow: bool = False
+
+
+def refusal_columns(refusal: Refusal | None) -> dict[str, str | None]:
+    """A refusal as the columns of a row."""
+    if refusal is None:
+        return {"refusal_code": None, "refusal_text": None}
+    return {"refusal_code": str(refusal.code), "refusal_text": refusal.sentence}
+
+
+def refusal_of(code: str | None, sentence: str | None) -> Refusal | None:
+    """The refusal that a row's columns hold."""
+    return Refusal(code, sentence or "") if code else None
 
 
 def enqueue(
     tx: Connection,
     series_pk: int,
     now: float,
-    input_digest: str,
+    instances_digest: str,
     model: ModelRef,
-    refusal: tuple[str, str] | None = None,
+    refusal: Refusal | None = None,
     priority: int = 0,
     *,
     shadow: bool = False,
@@ -135,7 +150,7 @@ def enqueue(
     same = select(jobs.c.id).where(
         jobs.c.series_pk == series_pk,
         jobs.c.revision == closed.revision,
-        jobs.c.input_digest == input_digest,
+        jobs.c.instances_digest == instances_digest,
         jobs.c.model_digest == model.digest,
         jobs.c.shadow.is_(shadow),
     )
@@ -145,12 +160,12 @@ def enqueue(
     values = {
         "series_pk": series_pk,
         "revision": closed.revision,
-        "input_digest": input_digest,
+        "instances_digest": instances_digest,
         "model_name": model.name,
         "model_version": model.version,
         "model_digest": model.digest,
         "shadow": shadow,
-        "state": State.QUEUED.value,
+        "state": JobState.QUEUED.value,
         "priority": priority,
         "attempts": 0,
         "interruptions": 0,
@@ -159,8 +174,7 @@ def enqueue(
         "due_at": now,
         "instance_count": closed.instance_count,
         "last_instance_at": closed.last_instance_at,
-        "refusal_code": refusal[0] if refusal else None,
-        "refusal_text": refusal[1] if refusal else None,
+        **refusal_columns(refusal),
         "queued_at": now,
     }
     job_id = insert_row(tx, jobs, values)
@@ -174,13 +188,12 @@ def _note_queued(tx: Connection, job_id: int, now: float, values: Mapping[str, A
         tx,
         now,
         "job.queued",
-        series_uid=row["series_uid"],
-        study_uid=row["study_uid"],
-        patient_id=row["patient_id"],
-        job_id=job_id,
-        outcome=State.QUEUED,
+        audit.Subject(
+            series_uid=row["series_uid"], study_uid=row["study_uid"], patient_id=row["patient_id"], job_id=job_id
+        ),
+        outcome=JobState.QUEUED,
         detail={
-            "input_digest": values["input_digest"],
+            "instances_digest": values["instances_digest"],
             "model": f"{values['model_name']} {values['model_version']}",
             "model_digest": values["model_digest"],
             "shadow": values["shadow"],
@@ -191,7 +204,7 @@ def _note_queued(tx: Connection, job_id: int, now: float, values: Mapping[str, A
 
 def count_queued(tx: Connection) -> int:
     """How many analyses that are to be reported wait for a worker."""
-    waiting = (jobs.c.state == State.QUEUED.value) & ~jobs.c.shadow
+    waiting = (jobs.c.state == JobState.QUEUED.value) & ~jobs.c.shadow
     return int(tx.scalar(select(func.count()).select_from(jobs).where(waiting)) or 0)
 
 
@@ -206,14 +219,14 @@ def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts:
     release_expired(tx, now, max_attempts)
     waiting = (
         select(jobs.c.id, jobs.c.fence, jobs.c.attempts)
-        .where(jobs.c.state == State.QUEUED.value, jobs.c.due_at <= now)
+        .where(jobs.c.state == JobState.QUEUED.value, jobs.c.due_at <= now)
         .order_by(jobs.c.shadow, jobs.c.priority.desc(), jobs.c.due_at, jobs.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
     while (row := tx.execute(waiting).first()) is not None:
         if row.attempts >= max_attempts:
-            _out_of_attempts(tx, row.id, State.QUEUED, row.attempts, now)
+            _out_of_attempts(tx, row.id, JobState.QUEUED, row.attempts, now)
             continue
         values = {
             "worker": worker,
@@ -224,7 +237,7 @@ def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts:
             "due_at": now + lease_s,
         }
         detail = {"worker": worker, "attempt": row.attempts + 1, "fence": row.fence + 1}
-        move(tx, JOB, row.id, State.QUEUED, State.RUNNING, now, values=values, detail=detail)
+        move(tx, JOB, row.id, JobState.QUEUED, JobState.RUNNING, now, values=values, detail=detail)
         return _claimed(tx, row.id)
     return None
 
@@ -244,10 +257,10 @@ def _claimed(tx: Connection, job_id: int) -> ClaimedJob:
         study_instance_uid=row.study_instance_uid,
         calling_ae=row.calling_ae,
         revision=row.revision,
-        input_digest=row.input_digest,
+        instances_digest=row.instances_digest,
         instance_count=row.instance_count,
         model=ModelRef(row.model_name, row.model_version, row.model_digest),
-        refusal=(row.refusal_code, row.refusal_text or "") if row.refusal_code else None,
+        refusal=refusal_of(row.refusal_code, row.refusal_text),
         lease_until=row.due_at,
         shadow=row.shadow,
     )
@@ -258,7 +271,7 @@ def release_expired(tx: Connection, now: float, max_attempts: int) -> int:
 
     Returns how many were RUNNING without a worker.
     """
-    clock.start_waits_again(tx, jobs, (State.QUEUED, State.RUNNING), now)
+    clock.start_waits_again(tx, jobs, (JobState.QUEUED, JobState.RUNNING), now)
     return _release(tx, now, max_attempts, "the worker's lease was over", jobs.c.due_at <= now)
 
 
@@ -268,11 +281,11 @@ def release_worker(tx: Connection, now: float, max_attempts: int, worker: str) -
 
 
 def _release(tx: Connection, now: float, max_attempts: int, reason: str, condition: ColumnElement[bool]) -> int:
-    running = select(jobs.c.id, jobs.c.attempts).where(jobs.c.state == State.RUNNING.value, condition)
+    running = select(jobs.c.id, jobs.c.attempts).where(jobs.c.state == JobState.RUNNING.value, condition)
     released = tx.execute(running.with_for_update(skip_locked=True)).all()
     for row in released:
         if row.attempts >= max_attempts:
-            _out_of_attempts(tx, row.id, State.RUNNING, row.attempts, now)
+            _out_of_attempts(tx, row.id, JobState.RUNNING, row.attempts, now)
         else:
             _queue_again(tx, row.id, now, reason)
     return len(released)
@@ -284,12 +297,12 @@ def release_all(tx: Connection, now: float) -> int:
     That stop is rarely the job's doing, so it costs no attempt; but a job may bring the whole machine down, so
     the stops that one job is excused for are counted and end with MAX_INTERRUPTIONS.
     """
-    running = select(jobs.c.id, jobs.c.attempts, jobs.c.interruptions).where(jobs.c.state == State.RUNNING.value)
+    running = select(jobs.c.id, jobs.c.attempts, jobs.c.interruptions).where(jobs.c.state == JobState.RUNNING.value)
     released = tx.execute(running.with_for_update(skip_locked=True)).all()
     for row in released:
         interruptions = row.interruptions + 1
         if interruptions > MAX_INTERRUPTIONS:
-            _end_failed(tx, row.id, State.RUNNING, now, f"the node stopped {interruptions} times while it ran")
+            _end_failed(tx, row.id, JobState.RUNNING, now, f"the node stopped {interruptions} times while it ran")
             continue
         values = {"attempts": max(row.attempts - 1, 0), "interruptions": interruptions}
         _queue_again(tx, row.id, now, "the node stopped while it ran", values)
@@ -301,25 +314,27 @@ def _queue_again(
 ) -> None:
     # Due now, so behind everything that waits already: a series that kills workers delays nobody.
     values = {"worker": None, "set_at": now, "due_at": now, **(more or {})}
-    move(tx, JOB, job_id, State.RUNNING, State.QUEUED, now, values=values, detail={"reason": reason})
+    move(tx, JOB, job_id, JobState.RUNNING, JobState.QUEUED, now, values=values, detail={"reason": reason})
 
 
-def _out_of_attempts(tx: Connection, job_id: int, leaving: State, attempts: int, now: float) -> None:
+def _out_of_attempts(tx: Connection, job_id: int, leaving: JobState, attempts: int, now: float) -> None:
     last = tx.scalar(select(jobs.c.failure_reason).where(jobs.c.id == job_id))
     reason = f"out of attempts after {attempts}: {last or 'its worker died or stopped answering'}"
     _end_failed(tx, job_id, leaving, now, reason)
 
 
-def _end_failed(tx: Connection, job_id: int, leaving: State, now: float, reason: str, fence: int | None = None) -> None:
+def _end_failed(
+    tx: Connection, job_id: int, leaving: JobState, now: float, reason: str, fence: int | None = None
+) -> None:
     values = {"failure_reason": reason, "finished_at": now, "worker": None, "set_at": now}
-    move(tx, JOB, job_id, leaving, State.FAILED, now, fence=fence, values=values, detail={"reason": reason})
+    move(tx, JOB, job_id, leaving, JobState.FAILED, now, fence=fence, values=values, detail={"reason": reason})
 
 
 def heartbeat(tx: Connection, job_id: int, fence: int, now: float, lease_s: float) -> bool:
     """Lengthen the lease. False: the job is somebody else's or superseded by now; drop the work."""
     changed = tx.execute(
         update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == State.RUNNING.value)
+        .where(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == JobState.RUNNING.value)
         .values(set_at=now, due_at=now + lease_s)
     )
     return changed.rowcount == 1
@@ -342,9 +357,9 @@ def finish(
     Raises StaleLease: the fence is not current or the job was finished already; nothing was written.
     """
     job = JOB.row(tx, job_id)
-    if job["fence"] != fence or job["state"] not in (State.RUNNING, State.SUPERSEDED):
+    if job["fence"] != fence or job["state"] not in (JobState.RUNNING, JobState.SUPERSEDED):
         raise StaleLease(f"job {job_id}: fence {fence} is not current")
-    if job["state"] == State.SUPERSEDED:
+    if job["state"] == JobState.SUPERSEDED:
         if results.of_job(tx, job_id) is not None:
             raise StaleLease(f"job {job_id}: handed in already")
         return results.record(tx, job_id, now, result, objects, stale=True)
@@ -353,8 +368,8 @@ def finish(
         tx,
         JOB,
         job_id,
-        State.RUNNING,
-        State.REPORTED,
+        JobState.RUNNING,
+        JobState.REPORTED,
         now,
         fence=fence,
         values=values,
@@ -373,7 +388,15 @@ def hand_back(tx: Connection, job_id: int, fence: int, now: float) -> None:
     """A worker that shuts down gives its job back: QUEUED, the attempt not counted. Raises StaleLease."""
     values = {"worker": None, "attempts": jobs.c.attempts - 1, "set_at": now, "due_at": now}
     move(
-        tx, JOB, job_id, State.RUNNING, State.QUEUED, now, fence=fence, values=values, detail={"reason": "handed back"}
+        tx,
+        JOB,
+        job_id,
+        JobState.RUNNING,
+        JobState.QUEUED,
+        now,
+        fence=fence,
+        values=values,
+        detail={"reason": "handed back"},
     )
 
 
@@ -383,13 +406,13 @@ def fail(tx: Connection, job_id: int, fence: int, now: float, reason: str, retry
     reason: one sentence without patient data.
     """
     if retry_at is None:
-        _end_failed(tx, job_id, State.RUNNING, now, reason, fence)
+        _end_failed(tx, job_id, JobState.RUNNING, now, reason, fence)
         return
     values = {"worker": None, "failure_reason": reason, "set_at": now, "due_at": retry_at}
-    move(tx, JOB, job_id, State.RUNNING, State.QUEUED, now, fence=fence, values=values, detail={"reason": reason})
+    move(tx, JOB, job_id, JobState.RUNNING, JobState.QUEUED, now, fence=fence, values=values, detail={"reason": reason})
 
 
-def retry(tx: Connection, now: float, job_id: int, why: str = "retried by an operator") -> None:
+def retry(tx: Connection, job_id: int, now: float, why: str = "retried by an operator") -> None:
     """Bring a FAILED job back with all its attempts. Raises NotFound or IllegalMove."""
     values = {
         "attempts": 0,
@@ -399,14 +422,14 @@ def retry(tx: Connection, now: float, job_id: int, why: str = "retried by an ope
         "set_at": now,
         "due_at": now,
     }
-    move(tx, JOB, job_id, State.FAILED, State.QUEUED, now, values=values, detail={"reason": why})
+    move(tx, JOB, job_id, JobState.FAILED, JobState.QUEUED, now, values=values, detail={"reason": why})
 
 
 def supersede_unfinished(tx: Connection, series_pk: int, now: float, reason: str) -> None:
     """End the jobs of a series that have not reported: their input is no longer the whole series."""
-    unfinished = [State.QUEUED.value, State.RUNNING.value, State.FAILED.value]
+    unfinished = [JobState.QUEUED.value, JobState.RUNNING.value, JobState.FAILED.value]
     found = select(jobs.c.id, jobs.c.state).where(jobs.c.series_pk == series_pk, jobs.c.state.in_(unfinished))
     for row in tx.execute(found.with_for_update()).all():
         # The fence stays: a worker that still runs may hand in its result, for the audit.
         values = {"finished_at": now, "set_at": now, "worker": None}
-        move(tx, JOB, row.id, row.state, State.SUPERSEDED, now, values=values, detail={"reason": reason})
+        move(tx, JOB, row.id, row.state, JobState.SUPERSEDED, now, values=values, detail={"reason": reason})

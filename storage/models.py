@@ -71,7 +71,7 @@ class Series(Base):
     patient_key: `patients.key` of its first instance; an instance of another patient is set aside.
     calling_ae, called_ae: of its first instance; the rules of that source hold for the series.
     revision: 1 at first, one more each time a late instance reopens it.
-    input_digest: SHA-256 over the sorted "SOP Instance UID, file SHA-256" lines at its last close.
+    instances_digest: SHA-256 over the sorted "SOP Instance UID, file SHA-256" lines at its last close.
     completeness, expected_count: how it was found complete and the count asked for, at its last close.
     refusal_code, refusal_text: why it was closed without being analysed, if it was.
     selection: its part in the choice of the study's best series (see selection.py); null where every one is analysed.
@@ -109,7 +109,7 @@ class Series(Base):
     set_at: Mapped[float]
     due_at: Mapped[float]
     closed_at: Mapped[float | None]
-    input_digest: Mapped[str | None]
+    instances_digest: Mapped[str | None]
     completeness: Mapped[str | None]
     expected_count: Mapped[int | None]
     refusal_code: Mapped[str | None]
@@ -178,7 +178,14 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        UniqueConstraint("series_pk", "revision", "input_digest", "model_digest", "shadow"),
+        UniqueConstraint(
+            "series_pk",
+            "revision",
+            "instances_digest",
+            "model_digest",
+            "shadow",
+            name="uq_jobs_series_pk_revision_input_digest_model_digest_shadow",
+        ),
         CheckConstraint("state IN ('QUEUED', 'RUNNING', 'REPORTED', 'FAILED', 'SUPERSEDED')", name="state"),
         CheckConstraint("attempts >= 0", name="attempts"),
         Index("ix_jobs_state_shadow_due_at", "state", "shadow", "due_at"),
@@ -187,7 +194,7 @@ class Job(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     series_pk: Mapped[int] = mapped_column(ForeignKey("series.id"))
     revision: Mapped[int]
-    input_digest: Mapped[str]
+    instances_digest: Mapped[str]
     model_name: Mapped[str]
     model_version: Mapped[str]
     model_digest: Mapped[str]

@@ -83,7 +83,7 @@ def move(
         tx,
         now,
         f"{machine.entity}.{to.lower()}",
-        **{name: row[name] for name in AUDITED if name in row},
+        audit.Subject(**{name: row[name] for name in AUDITED if name in row}),
         outcome=str(to),
         detail={"from": str(leaving), **more, **(detail or {})},
     )

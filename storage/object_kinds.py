@@ -1,7 +1,31 @@
-"""Kinds of result objects that tell the result, for whoever makes them and whoever sends them."""
+"""The kinds of DICOM objects that a result has."""
 
-from storage.results import REPORT_KIND
+from enum import StrEnum
 
-# The report, and the same in the lower classes of `report.fallback`: the first that a destination takes is sent.
-REPORT_KINDS = (REPORT_KIND, "report-comprehensive", "report-enhanced")
-SUMMARY_KIND = "summary"
+
+class ObjectKind(StrEnum):
+    """A kind of object, as the index names it. The order is that in which a destination gets them.
+
+    The report is stored in three classes, highest first: of these the first that a destination takes is sent.
+    """
+
+    REPORT = "report"
+    COMPREHENSIVE_REPORT = "report-comprehensive"
+    ENHANCED_REPORT = "report-enhanced"
+    SEGMENTATION = "segmentation"
+    SUMMARY = "summary"
+    DISPLAY_REPORT = "display-report"
+    KEY_IMAGES = "key-images"
+
+    @property
+    def is_report(self) -> bool:
+        """The report itself, in whatever class."""
+        return self in REPORT_KINDS
+
+    @property
+    def tells_result(self) -> bool:
+        """A person who gets this object alone knows the result."""
+        return self.is_report or self is ObjectKind.SUMMARY
+
+
+REPORT_KINDS = (ObjectKind.REPORT, ObjectKind.COMPREHENSIVE_REPORT, ObjectKind.ENHANCED_REPORT)

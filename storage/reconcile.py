@@ -111,9 +111,9 @@ def _mark_gone(tx: Connection, instance_id: int, reason: str, now: float) -> Non
         tx,
         now,
         "instance.lost",
-        sop_uid=row.sop_instance_uid,
-        series_uid=row.series_instance_uid,
-        study_uid=row.study_instance_uid,
+        audit.Subject(
+            sop_uid=row.sop_instance_uid, series_uid=row.series_instance_uid, study_uid=row.study_instance_uid
+        ),
         outcome=reason.upper(),
         detail={"path": row.path, "sha256": row.sha256, "size": row.size},
     )
@@ -134,9 +134,9 @@ def _check_reports(database: Database, files: FileStore, now: float) -> int:
                 tx,
                 now,
                 "result.lost",
-                sop_uid=row.sop_instance_uid,
-                series_uid=row.series_instance_uid,
-                result_id=row.result_id,
+                audit.Subject(
+                    sop_uid=row.sop_instance_uid, series_uid=row.series_instance_uid, result_id=row.result_id
+                ),
                 outcome="LOST",
                 detail={"path": row.path, "kind": row.kind},
             )

@@ -16,7 +16,7 @@ from storage.models import conflicts, instances, patients, series, studies
 from storage.models import jobs as job_table
 from storage.moves import insert_row, move
 from storage.prepared import Prepared
-from storage.series_state import SERIES, State
+from storage.series_state import SERIES, SeriesState
 
 RECORDING_LOCK = 0x7265636F7264  # "record": the key of PostgreSQL's advisory lock on this module
 # For one instance, building the statements costs more than running them.
@@ -220,12 +220,13 @@ def _note(
         tx,
         now,
         event,
-        series_uid=arrival.series_instance_uid,
-        study_uid=arrival.study_instance_uid,
-        sop_uid=arrival.sop_instance_uid,
-        patient_id=arrival.header.patient_id,
-        peer_ae=arrival.calling_ae,
-        address=arrival.address,
+        audit.Subject(
+            series_uid=arrival.series_instance_uid,
+            study_uid=arrival.study_instance_uid,
+            sop_uid=arrival.sop_instance_uid,
+            patient_id=arrival.header.patient_id,
+        ),
+        peer=audit.Peer(ae_title=arrival.calling_ae, address=arrival.address),
         outcome=str(outcome),
         detail={"sha256": arrival.file.sha256, "size": arrival.file.size, **(detail or {})},
     )
@@ -258,7 +259,7 @@ def _restore(tx: Connection, batch: _Batch, arrival: Arrival, held: _Held, group
         .values(**_row(arrival, group.pk, batch.now), gone_at=None, gone_reason=None)
     )
     _note(tx, arrival, batch.now, "instance.restored", Outcome.NEW, {"was": held.gone})
-    if group.state == State.OPEN or held.sha256 != arrival.file.sha256:
+    if group.state == SeriesState.OPEN or held.sha256 != arrival.file.sha256:
         group.latest = arrival
     else:
         _retry_failed(tx, group.pk, batch.now)
@@ -267,10 +268,10 @@ def _restore(tx: Connection, batch: _Batch, arrival: Arrival, held: _Held, group
 def _retry_failed(tx: Connection, series_pk: int, now: float) -> None:
     """The input of a closed series is whole again and the same: what failed for want of it may go on."""
     failed = select(job_table.c.id).where(
-        job_table.c.series_pk == series_pk, job_table.c.state == jobs.State.FAILED.value
+        job_table.c.series_pk == series_pk, job_table.c.state == jobs.JobState.FAILED.value
     )
     for job_id in tx.scalars(failed).all():
-        jobs.retry(tx, now, job_id, "a lost file of its series came back")
+        jobs.retry(tx, job_id, now, "a lost file of its series came back")
 
 
 def _open_series(tx: Connection, arrival: Arrival, now: float) -> _Group:
@@ -289,7 +290,7 @@ def _open_series(tx: Connection, arrival: Arrival, now: float) -> _Group:
         "station_name": header.station_name,
         "calling_ae": arrival.calling_ae,
         "called_ae": arrival.called_ae,
-        "state": State.OPEN.value,
+        "state": SeriesState.OPEN.value,
         "revision": 1,
         "instance_count": 0,
         "first_instance_at": now,
@@ -303,14 +304,14 @@ def _open_series(tx: Connection, arrival: Arrival, now: float) -> _Group:
         tx,
         now,
         "series.open",
-        series_uid=arrival.series_instance_uid,
-        study_uid=arrival.study_instance_uid,
-        patient_id=header.patient_id,
-        peer_ae=arrival.calling_ae,
-        outcome=State.OPEN.value,
+        audit.Subject(
+            series_uid=arrival.series_instance_uid, study_uid=arrival.study_instance_uid, patient_id=header.patient_id
+        ),
+        peer=audit.Peer(ae_title=arrival.calling_ae),
+        outcome=SeriesState.OPEN.value,
         detail={"revision": 1, "modality": header.modality},
     )
-    return _Group(pk, arrival.study_instance_uid, arrival.patient_key, State.OPEN.value, 1, now)
+    return _Group(pk, arrival.study_instance_uid, arrival.patient_key, SeriesState.OPEN.value, 1, now)
 
 
 def _study(tx: Connection, arrival: Arrival, now: float) -> int:
@@ -350,7 +351,7 @@ def _extend(tx: Connection, group: _Group, now: float, quiet_s: QuietTime) -> No
     """Move the deadline of a series that got instances; open it again where it was closed."""
     if group.latest is None:
         return
-    if group.state == State.CLOSED:
+    if group.state == SeriesState.CLOSED:
         _reopen(tx, group, now)
     wait_s = quiet_s(group.latest.calling_ae) if callable(quiet_s) else quiet_s
     since = clock.wait_from(group.set_at, now)
@@ -369,7 +370,7 @@ def _reopen(tx: Connection, group: _Group, now: float) -> None:
     revision = group.revision + 1
     values = {"revision": revision, "closed_at": None, "refusal_code": None, "refusal_text": None, "selection": None}
     detail = {"reason": "a late instance", "revision": revision}
-    move(tx, SERIES, group.pk, State.CLOSED, State.OPEN, now, values=values, detail=detail)
+    move(tx, SERIES, group.pk, SeriesState.CLOSED, SeriesState.OPEN, now, values=values, detail=detail)
     reason = "a late instance opened the series again"
     jobs.supersede_unfinished(tx, group.pk, now, reason)
     deliveries.supersede_unsent(tx, group.pk, now, reason)

@@ -12,8 +12,7 @@ from storage.errors import NotFound
 from storage.files import StoredFile
 from storage.models import deliveries, jobs, patients, result_objects, results, series, studies
 from storage.moves import insert_row
-
-REPORT_KIND = "report"
+from storage.object_kinds import ObjectKind
 
 
 class ResultOutcome(StrEnum):
@@ -29,7 +28,7 @@ class NewResult:
 
     probability, threshold: 0 to 1; None where not analysed, as are positive and lung_volume_ml (millilitres).
     reason_code, reason_text: why it was not analysed; None where it was.
-    input_digest: SHA-256 hex of the pixels and geometry that the model saw, None where none were loaded.
+    pixel_digest: SHA-256 hex of the pixels and geometry that the model saw, None where none were loaded.
     versions, timings (seconds by stage), checks: JSON types only.
     """
 
@@ -45,7 +44,7 @@ class NewResult:
     threshold: float | None = None
     positive: bool | None = None
     lung_volume_ml: float | None = None
-    input_digest: str | None = None
+    pixel_digest: str | None = None
     device: str = ""
     precision: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -55,9 +54,9 @@ class NewResult:
 
 @dataclass(frozen=True)
 class NewObject:
-    """One DICOM object of a result, already durable. kind: "report", "segmentation", "summary", ..."""
+    """One DICOM object of a result, already durable."""
 
-    kind: str
+    kind: ObjectKind
     sop_instance_uid: str
     sop_class_uid: str
     series_instance_uid: str
@@ -68,7 +67,7 @@ class NewObject:
 class StoredObject:
     """One DICOM object of a result, as stored. size: bytes."""
 
-    kind: str
+    kind: ObjectKind
     sop_instance_uid: str
     sop_class_uid: str
     series_instance_uid: str
@@ -93,7 +92,7 @@ class PreviousResult:
 class ResultInput:
     """What a result was made from, for its replay.
 
-    input_digest: as in `series.input_digest`.  last_instance_at: Unix seconds; what came later was not seen.
+    instances_digest: as in `series.instances_digest`.  last_instance_at: Unix seconds; what came later was not seen.
     refusal_code: set where the job was to be refused without any analysis.
     """
 
@@ -102,7 +101,7 @@ class ResultInput:
     series_instance_uid: str
     study_instance_uid: str
     patient_id: str
-    input_digest: str
+    instances_digest: str
     last_instance_at: float
     refusal_code: str | None
 
@@ -130,7 +129,7 @@ def record(
     rows = [
         {
             "result_id": result_id,
-            "kind": item.kind,
+            "kind": str(item.kind),
             "sop_instance_uid": item.sop_instance_uid,
             "sop_class_uid": item.sop_class_uid,
             "series_instance_uid": item.series_instance_uid,
@@ -155,7 +154,7 @@ def _columns(result: NewResult) -> dict[str, object]:
         "threshold": result.threshold,
         "positive": result.positive,
         "lung_volume_ml": result.lung_volume_ml,
-        "pixel_digest": result.input_digest,
+        "pixel_digest": result.pixel_digest,
         "model_name": result.model_name,
         "model_version": result.model_version,
         "model_digest": result.model_digest,
@@ -193,11 +192,13 @@ def _audit(
         tx,
         now,
         "result.recorded",
-        series_uid=named.series_instance_uid,
-        study_uid=named.study_instance_uid,
-        patient_id=named.patient_id,
-        job_id=job_id,
-        result_id=result_id,
+        audit.Subject(
+            series_uid=named.series_instance_uid,
+            study_uid=named.study_instance_uid,
+            patient_id=named.patient_id,
+            job_id=job_id,
+            result_id=result_id,
+        ),
         outcome=str(result.outcome),
         detail={
             **{name: value for name, value in columns.items() if value is not None},
@@ -222,7 +223,7 @@ def objects_of(tx: Connection, result_id: int) -> tuple[StoredObject, ...]:
     """The objects of a result, in the order in which they were recorded."""
     columns = [result_objects.c[name] for name in StoredObject.__dataclass_fields__]
     rows = tx.execute(select(*columns).where(result_objects.c.result_id == result_id).order_by(result_objects.c.id))
-    return tuple(StoredObject(**row) for row in rows.mappings())
+    return tuple(StoredObject(**{**row, "kind": ObjectKind(row["kind"])}) for row in rows.mappings())
 
 
 def previous_result(tx: Connection, series_pk: int) -> PreviousResult | None:
@@ -240,13 +241,13 @@ def previous_result(tx: Connection, series_pk: int) -> PreviousResult | None:
         select(results.c.id, results.c.revision, results.c.outcome, results.c.created_at, studies.c.study_instance_uid)
         .select_from(results.join(series).join(studies))
         .where(results.c.series_pk == series_pk, results.c.shadow.is_(False), left_the_node)
-        .where(exists().where(result_objects.c.result_id == results.c.id, result_objects.c.kind == REPORT_KIND))
+        .where(exists().where(result_objects.c.result_id == results.c.id, result_objects.c.kind == ObjectKind.REPORT))
         .order_by(results.c.id.desc())
         .limit(1)
     ).first()
     if found is None:
         return None
-    report = next(item for item in objects_of(tx, found.id) if item.kind == REPORT_KIND)
+    report = next(item for item in objects_of(tx, found.id) if item.kind == ObjectKind.REPORT)
     return PreviousResult(found.id, found.revision, found.outcome, found.created_at, report, found.study_instance_uid)
 
 
@@ -294,7 +295,7 @@ def input_of(tx: Connection, result_id: int) -> ResultInput:
             series.c.series_instance_uid,
             studies.c.study_instance_uid,
             patients.c.patient_id,
-            jobs.c.input_digest,
+            jobs.c.instances_digest,
             jobs.c.last_instance_at,
             jobs.c.refusal_code,
         )

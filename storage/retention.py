@@ -99,9 +99,9 @@ def _mark(tx: Connection, series_pk: int, now: float, days: float) -> list[str]:
         tx,
         now,
         "series.images-deleted",
-        series_uid=named.series_instance_uid,
-        study_uid=named.study_instance_uid,
-        patient_id=named.patient_id,
+        audit.Subject(
+            series_uid=named.series_instance_uid, study_uid=named.study_instance_uid, patient_id=named.patient_id
+        ),
         outcome="DELETED",
         detail={"files": len(rows), "bytes": sum(row.size for row in rows), "finished_for_days": days},
     )

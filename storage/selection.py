@@ -11,13 +11,14 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, exists, func, select, update
 
+from config.reasons import Refusal
 from storage import audit, jobs
 from storage.errors import NotDueYet
-from storage.jobs import ModelRef
+from storage.jobs import ModelRef, refusal_columns, refusal_of
 from storage.models import jobs as job_table
 from storage.models import patients, results, series, studies
 from storage.results import previous_result
-from storage.series_state import SERIES, State
+from storage.series_state import SERIES, SeriesState
 
 
 class Selection(StrEnum):
@@ -37,8 +38,8 @@ UNDECIDED = (Selection.WAITING.value, Selection.CHOSEN.value)
 class Member:
     """A closed series of a study that takes part.
 
-    refusal: (code, sentence) decided when it closed, such as slices that the PACS could not give.
-    outcome: of its current result, or None.  reason: (code, sentence) of a result NOT_ANALYSED.
+    refusal: decided when it closed, such as slices that the PACS could not give.
+    outcome: of its current result, or None.  reason: of a result NOT_ANALYSED.
     reported: a report on it may be at a destination already.
     """
 
@@ -48,11 +49,11 @@ class Member:
     patient_id: str
     calling_ae: str
     selection: Selection
-    input_digest: str
+    instances_digest: str
     instance_count: int
-    refusal: tuple[str, str] | None
+    refusal: Refusal | None
     outcome: str | None
-    reason: tuple[str, str] | None
+    reason: Refusal | None
     reported: bool
 
 
@@ -61,15 +62,15 @@ class Choice:
     """What to record about a study.
 
     members: as they were when this was decided.  chosen: the series to queue, or None where none is to be analysed.
-    refusal: (code, sentence) where the chosen one is only to be reported as not analysed.
-    others: what the other series become, each with (code, sentence) why; those left out stay as they are.
+    refusal: set if the chosen one is only to be reported as not analysed.
+    others: what the other series become, each with the reason; those left out stay as they are.
     detail: for the audit row; JSON types only.
     """
 
     members: Sequence[Member]
     chosen: int | None
-    refusal: tuple[str, str] | None
-    others: Mapping[int, tuple[Selection, tuple[str, str] | None]]
+    refusal: Refusal | None
+    others: Mapping[int, tuple[Selection, Refusal | None]]
     detail: Mapping[str, object]
 
 
@@ -80,7 +81,7 @@ def undecided_studies(tx: Connection, now: float) -> list[int]:
     busy = exists().where(
         job_table.c.series_pk == series.c.id, job_table.c.shadow.is_(False), job_table.c.state.in_(unfinished)
     )
-    unready = (series.c.state == State.OPEN.value) | (series.c.due_at > now) | busy
+    unready = (series.c.state == SeriesState.OPEN.value) | (series.c.due_at > now) | busy
     blocked = select(series.c.study_pk).where(series.c.study_pk.in_(waiting), unready)
     return list(tx.scalars(waiting.where(series.c.study_pk.not_in(blocked)).order_by(series.c.study_pk)))
 
@@ -114,11 +115,11 @@ def members(tx: Connection, study_pk: int) -> list[Member]:
             row.patient_id,
             row.calling_ae,
             Selection(row.selection),
-            row.input_digest,
+            row.instances_digest,
             row.instance_count,
-            (row.refusal_code, row.refusal_text or "") if row.refusal_code else None,
+            refusal_of(row.refusal_code, row.refusal_text),
             row.outcome,
-            (row.reason_code, row.reason_text or "") if row.reason_code else None,
+            refusal_of(row.reason_code, row.reason_text),
             previous_result(tx, row.id) is not None,
         )
         for row in rows
@@ -136,7 +137,7 @@ def record_choice(
     for member in sorted(choice.members, key=lambda one: one.series_instance_uid):
         SERIES.row(tx, member.series_pk)  # locked: a slice that comes now finds the job, and supersedes it
     study_pk = tx.scalar(select(series.c.study_pk).where(series.c.id == first.series_pk))
-    is_open = exists().where(series.c.study_pk == study_pk, series.c.state == State.OPEN.value)
+    is_open = exists().where(series.c.study_pk == study_pk, series.c.state == SeriesState.OPEN.value)
     if tx.scalar(select(is_open)) or members(tx, int(study_pk or 0)) != list(choice.members):
         raise NotDueYet("the study changed while its best series was chosen")
     for pk, (selection, refusal) in choice.others.items():
@@ -145,23 +146,24 @@ def record_choice(
         tx,
         now,
         "study.decided" if choice.chosen is None else "study.series-chosen",
-        series_uid=next((m.series_instance_uid for m in choice.members if m.series_pk == choice.chosen), None),
-        study_uid=first.study_instance_uid,
-        patient_id=first.patient_id,
+        audit.Subject(
+            series_uid=next((m.series_instance_uid for m in choice.members if m.series_pk == choice.chosen), None),
+            study_uid=first.study_instance_uid,
+            patient_id=first.patient_id,
+        ),
         outcome="NONE" if choice.chosen is None else str(Selection.CHOSEN),
         detail=dict(choice.detail),
     )
     if choice.chosen is None:
         return None
     _set(tx, choice.chosen, Selection.CHOSEN, choice.refusal)
-    digest = next(m.input_digest for m in choice.members if m.series_pk == choice.chosen)
+    digest = next(m.instances_digest for m in choice.members if m.series_pk == choice.chosen)
     job_id = jobs.enqueue(tx, choice.chosen, now, digest, model, choice.refusal, priority)
     if shadow is not None and choice.refusal is None:
         jobs.enqueue(tx, choice.chosen, now, digest, shadow, priority=priority, shadow=True)
     return job_id
 
 
-def _set(tx: Connection, series_pk: int, selection: Selection, refusal: tuple[str, str] | None) -> None:
-    code, sentence = refusal or (None, None)
-    values = {"selection": selection.value, "refusal_code": code, "refusal_text": sentence}
+def _set(tx: Connection, series_pk: int, selection: Selection, refusal: Refusal | None) -> None:
+    values = {"selection": selection.value, **refusal_columns(refusal)}
     tx.execute(update(series).where(series.c.id == series_pk).values(**values))

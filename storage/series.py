@@ -9,15 +9,16 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Select, func, select, update
 
+from config.reasons import Refusal
 from storage import audit, clock, jobs
 from storage.arrival import Arrival, IndexedHeader, Outcome
 from storage.errors import NotDueYet, NotFound
-from storage.jobs import ModelRef
+from storage.jobs import ModelRef, refusal_columns
 from storage.models import conflicts, instances, patients, result_objects, results, series, studies
 from storage.models import jobs as job_table
 from storage.moves import move
 from storage.recording import record_instance, record_instances
-from storage.series_state import SERIES, TRANSITIONS, State
+from storage.series_state import SERIES, TRANSITIONS, SeriesState
 
 __all__ = [
     "SERIES",
@@ -28,12 +29,12 @@ __all__ = [
     "ModelRef",
     "Outcome",
     "SeriesRecord",
-    "State",
+    "SeriesState",
     "StoredInstance",
     "close_series",
     "due_series",
     "get_series",
-    "input_digest",
+    "instances_digest",
     "known_paths",
     "list_series",
     "postpone",
@@ -140,7 +141,7 @@ def _waiting() -> Select[tuple[object, ...]]:
             series.c.due_at,
         )
         .select_from(series.join(studies).join(patients))
-        .where(series.c.state == State.OPEN.value)
+        .where(series.c.state == SeriesState.OPEN.value)
         .order_by(series.c.due_at, series.c.id)
     )
 
@@ -150,7 +151,7 @@ def due_series(tx: Connection, now: float) -> list[DueSeries]:
 
     Where the clock jumped back, the quiet times start again from now.
     """
-    clock.start_waits_again(tx, series, (State.OPEN,), now)
+    clock.start_waits_again(tx, series, (SeriesState.OPEN,), now)
     rows = tx.execute(_waiting().where(series.c.due_at <= now)).mappings()
     return [DueSeries(**row) for row in rows]
 
@@ -176,7 +177,7 @@ def next_series(tx: Connection, but: int | None) -> int | None:
     )
     waiting = (
         select(series.c.id)
-        .where(series.c.state == State.OPEN.value, series.c.id != (but or 0), series.c.modality == "CT")
+        .where(series.c.state == SeriesState.OPEN.value, series.c.id != (but or 0), series.c.modality == "CT")
         .order_by(series.c.due_at, series.c.id)
         .limit(1)
     )
@@ -192,7 +193,7 @@ def restart_quiet_times(tx: Connection, now: float) -> int:
 
     While the node was away its senders could not send, so that time was not quiet.
     """
-    waits = (series.c.state == State.OPEN.value) | (series.c.selection == "WAITING")
+    waits = (series.c.state == SeriesState.OPEN.value) | (series.c.selection == "WAITING")
     changed = tx.execute(update(series).where(waits).values(set_at=now, due_at=now + series.c.quiet_s))
     if changed.rowcount:
         audit.append(tx, now, "series.quiet-times-restarted", detail={"series": changed.rowcount})
@@ -205,72 +206,76 @@ def postpone(tx: Connection, series_pk: int, until: float) -> None:
     Raises NotFound where there is no such open series.
     """
     changed = tx.execute(
-        update(series).where(series.c.id == series_pk, series.c.state == State.OPEN.value).values(due_at=until)
+        update(series).where(series.c.id == series_pk, series.c.state == SeriesState.OPEN.value).values(due_at=until)
     )
     if changed.rowcount != 1:
         raise NotFound(f"no open series {series_pk}")
 
 
-def close_series(
-    tx: Connection,
-    series_pk: int,
-    now: float,
-    model: ModelRef | None,
-    completeness: str = QUIET_TIME,
-    expected: int | None = None,
-    refuse: tuple[str, str] | None = None,
-    if_count: int | None = None,
-    shadow: ModelRef | None = None,
-    priority: int = 0,
-    to_choose: bool = False,
-) -> int | None:
-    """Close a series and queue its job in the same transaction. Returns the job's id, None where there is none yet.
+@dataclass(frozen=True)
+class Closing:
+    """How a series is closed, and what for.
 
-    model: None for a series that is kept and not analysed; say why in `refuse`.
+    model: None for a series that is kept and not analysed; say why in `refusal`.
     completeness: how it was found complete: "quiet-time", "pacs-count", ... expected: the count asked for.
-    refuse: (code, sentence) why it is not to be analysed; with a model, the worker reports just that.
-    if_count: the number of instances that the decision was about; where it took long (a query to a PACS), another
+    refusal: why it is not to be analysed; with a model, the worker reports just that.
+    if_count: the number of instances that the decision was about; if it took long (a query to a PACS), another
         may have come since.
     shadow: a second model that analyses it too, without being reported.
     priority: of its job.
     to_choose: queue nothing yet: the study's best series is chosen later (see selection.py).
+    """
+
+    model: ModelRef | None
+    completeness: str = QUIET_TIME
+    expected: int | None = None
+    refusal: Refusal | None = None
+    if_count: int | None = None
+    shadow: ModelRef | None = None
+    priority: int = 0
+    to_choose: bool = False
+
+
+def close_series(tx: Connection, series_pk: int, now: float, closing: Closing) -> int | None:
+    """Close a series and queue its job in the same transaction. Returns the job's id, None if there is none yet.
+
     A closed series may be closed again for another model; an input that has a job for the model gets no other.
     Raises NotDueYet: an instance came since the decision; NotFound.
     """
     found = SERIES.row(tx, series_pk)
-    if found["state"] == State.OPEN:
-        _refuse_early_close(tx, series_pk, now, completeness, if_count)
+    if found["state"] == SeriesState.OPEN:
+        _refuse_early_close(tx, series_pk, now, closing)
         values = {
             "closed_at": now,
             "set_at": now,
-            "input_digest": input_digest(series_instances(tx, series_pk)),
-            "completeness": completeness,
-            "expected_count": expected,
-            "refusal_code": refuse[0] if refuse else None,
-            "refusal_text": refuse[1] if refuse else None,
-            "selection": "WAITING" if to_choose and model else None,
+            "instances_digest": instances_digest(series_instances(tx, series_pk)),
+            "completeness": closing.completeness,
+            "expected_count": closing.expected,
+            **refusal_columns(closing.refusal),
+            "selection": "WAITING" if closing.to_choose and closing.model else None,
         }
-        detail = {"completeness": completeness, "expected": expected, "refusal": refuse[0] if refuse else None}
-        move(tx, SERIES, series_pk, State.OPEN, State.CLOSED, now, values=values, detail=detail)
-    if model is None or to_choose:
+        code = str(closing.refusal.code) if closing.refusal else None
+        detail = {"completeness": closing.completeness, "expected": closing.expected, "refusal": code}
+        move(tx, SERIES, series_pk, SeriesState.OPEN, SeriesState.CLOSED, now, values=values, detail=detail)
+    if closing.model is None or closing.to_choose:
         return None
-    digest = tx.scalar(select(series.c.input_digest).where(series.c.id == series_pk))
-    job_id = jobs.enqueue(tx, series_pk, now, str(digest), model, refuse, priority)
-    if shadow is not None and refuse is None:
-        jobs.enqueue(tx, series_pk, now, str(digest), shadow, priority=priority, shadow=True)
+    digest = str(tx.scalar(select(series.c.instances_digest).where(series.c.id == series_pk)))
+    job_id = jobs.enqueue(tx, series_pk, now, digest, closing.model, closing.refusal, closing.priority)
+    if closing.shadow is not None and closing.refusal is None:
+        jobs.enqueue(tx, series_pk, now, digest, closing.shadow, priority=closing.priority, shadow=True)
     return job_id
 
 
-def _refuse_early_close(tx: Connection, series_pk: int, now: float, completeness: str, if_count: int | None) -> None:
+def _refuse_early_close(tx: Connection, series_pk: int, now: float, closing: Closing) -> None:
     """A decision is about the series as it was then: raise NotDueYet where an instance came since."""
     row = tx.execute(select(series.c.due_at, series.c.instance_count).where(series.c.id == series_pk)).one()
-    if completeness == QUIET_TIME and row.due_at > now:
+    if closing.completeness == QUIET_TIME and row.due_at > now:
         raise NotDueYet(f"series {series_pk}: its quiet time is not over")
-    if if_count is not None and row.instance_count != if_count:
-        raise NotDueYet(f"series {series_pk}: {row.instance_count} instances by now, decided about {if_count}")
+    if closing.if_count is not None and row.instance_count != closing.if_count:
+        raise NotDueYet(f"series {series_pk}: {row.instance_count} instances now, decided about {closing.if_count}")
 
 
-def input_digest(held: Iterable[StoredInstance]) -> str:
+def instances_digest(held: Iterable[StoredInstance]) -> str:
     """SHA-256 hex over the sorted "SOP Instance UID, file SHA-256" lines: which input a job is about."""
     lines = sorted(f"{item.sop_instance_uid} {item.sha256}\n" for item in held)
     return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()

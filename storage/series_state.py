@@ -9,7 +9,7 @@ from storage.models import patients, series, studies
 from storage.moves import Machine, by_id
 
 
-class State(StrEnum):
+class SeriesState(StrEnum):
     """Whether a series still waits for instances."""
 
     OPEN = "OPEN"
@@ -18,8 +18,10 @@ class State(StrEnum):
 
 # Each state, and the states from which it may be entered. Rows are born OPEN, with their first instance.
 TRANSITIONS: Mapping[str, frozenset[str]] = {
-    State.CLOSED: frozenset({State.OPEN}),  # complete, or given up: its job is queued in the same transaction
-    State.OPEN: frozenset({State.CLOSED}),  # a late instance: a new revision
+    SeriesState.CLOSED: frozenset(
+        {SeriesState.OPEN}
+    ),  # complete, or given up: its job is queued in the same transaction
+    SeriesState.OPEN: frozenset({SeriesState.CLOSED}),  # a late instance: a new revision
 }
 
 SERIES = Machine(

@@ -13,9 +13,9 @@ from storage.models import conflicts, deliveries, instances, jobs, results, seri
 def status(tx: Connection, now: float) -> dict[str, Any]:
     """Counts by state and how long the oldest of each queue has waited (seconds, None where nothing waits)."""
     return {
-        "series": _by_state(tx, series, series_state.State),
-        "jobs": _by_state(tx, jobs, queue.State),
-        "deliveries": _by_state(tx, deliveries, outbox.State),
+        "series": _by_state(tx, series, series_state.SeriesState),
+        "jobs": _by_state(tx, jobs, queue.JobState),
+        "deliveries": _by_state(tx, deliveries, outbox.DeliveryState),
         "destinations": _destinations(tx, now),
         "instances": _count(tx, instances),
         "instances_lost": _count(tx, instances, instances.c.gone_reason.in_(["missing", "corrupt"])),
@@ -29,8 +29,10 @@ def status(tx: Connection, now: float) -> dict[str, Any]:
             "NOT_ANALYSED": _count(tx, results, (results.c.outcome == "NOT_ANALYSED") & results.c.shadow.is_(False)),
             "SHADOW": _count(tx, results, results.c.shadow.is_(True)),
         },
-        "oldest_queued_s": _age(now, tx.scalar(_oldest(jobs, jobs.c.queued_at, queue.State.QUEUED))),
-        "oldest_pending_s": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.created_at, outbox.State.PENDING))),
+        "oldest_queued_s": _age(now, tx.scalar(_oldest(jobs, jobs.c.queued_at, queue.JobState.QUEUED))),
+        "oldest_pending_s": _age(
+            now, tx.scalar(_oldest(deliveries, deliveries.c.created_at, outbox.DeliveryState.PENDING))
+        ),
         "failed_jobs": _failed_jobs(tx),
         "failed_deliveries": _failed_deliveries(tx),
     }
@@ -40,13 +42,15 @@ def queues(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
     """What a monitor asks for often: counts by state, and how long the first of each queue has waited (seconds)."""
     return {
         "states": {
-            "series": _by_state(tx, series, series_state.State),
-            "jobs": _by_state(tx, jobs, queue.State),
-            "deliveries": _by_state(tx, deliveries, outbox.State),
+            "series": _by_state(tx, series, series_state.SeriesState),
+            "jobs": _by_state(tx, jobs, queue.JobState),
+            "deliveries": _by_state(tx, deliveries, outbox.DeliveryState),
         },
         "oldest_s": {
-            "jobs": _age(now, tx.scalar(_oldest(jobs, jobs.c.queued_at, queue.State.QUEUED))),
-            "deliveries": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.created_at, outbox.State.PENDING))),
+            "jobs": _age(now, tx.scalar(_oldest(jobs, jobs.c.queued_at, queue.JobState.QUEUED))),
+            "deliveries": _age(
+                now, tx.scalar(_oldest(deliveries, deliveries.c.created_at, outbox.DeliveryState.PENDING))
+            ),
         },
     }
 
@@ -54,9 +58,9 @@ def queues(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
 def lateness(tx: Connection, now: float) -> dict[str, float | None]:
     """For how long what is due has not been done, seconds: closing series, taking leases back, sending results."""
     return {
-        "closing": _age(now, tx.scalar(_oldest(series, series.c.due_at, series_state.State.OPEN))),
-        "leases": _age(now, tx.scalar(_oldest(jobs, jobs.c.due_at, queue.State.RUNNING))),
-        "sending": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.due_at, outbox.State.PENDING))),
+        "closing": _age(now, tx.scalar(_oldest(series, series.c.due_at, series_state.SeriesState.OPEN))),
+        "leases": _age(now, tx.scalar(_oldest(jobs, jobs.c.due_at, queue.JobState.RUNNING))),
+        "sending": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.due_at, outbox.DeliveryState.PENDING))),
     }
 
 

@@ -42,7 +42,7 @@ SELECT results.id AS result_id, studies.study_instance_uid, series.series_instan
        strftime('%Y-%m-%d %H:%M:%f', results.created_at, 'unixepoch') AS created_utc,
        results.outcome, results.probability, results.threshold,
        results.model_name, results.model_version, results.model_digest, results.unet_sha256, results.decovnet_sha256,
-       jobs.input_digest, results.pixel_digest, results.device, results.precision, results.versions, results.shadow
+       jobs.instances_digest AS input_digest, results.pixel_digest, results.device, results.precision, results.versions, results.shadow
 FROM results
 JOIN jobs ON jobs.id = results.job_id
 JOIN series ON series.id = results.series_pk

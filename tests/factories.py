@@ -260,7 +260,7 @@ def finding_on(volume: CTVolume, probability: float = 0.91273, **changes: Any) -
         "right_lung_ml": mask[:, :, :half].sum() * volume.voxel_ml,
         "localisation": None,
         "heat": None,
-        "input_digest": volume.digest(),
+        "pixel_digest": volume.digest(),
         "model": model(),
         "device": "cpu",
         "precision": "float32",

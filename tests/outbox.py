@@ -101,7 +101,7 @@ class Node:
         with self.database.transaction() as tx:
             series.record_instance(tx, arrival, now - 1, 0.5)
             (due,) = series.due_series(tx, now)
-            series.close_series(tx, due.series_pk, now, model)
+            series.close_series(tx, due.series_pk, now, series.Closing(model))
             job = jobs.claim(tx, "test", now, 60, 3)
             assert job is not None
             jobs.finish(tx, job.job_id, job.fence, now, result, stored, [d.name for d in self.settings.destinations])

@@ -84,7 +84,9 @@ class Store:
     def close_due(self, now: float, model: ModelRef | None = MODEL) -> list[int | None]:
         """What the scheduler does: close what is due. Returns the jobs' ids."""
         with self.database.transaction() as tx:
-            return [series.close_series(tx, due.series_pk, now, model) for due in series.due_series(tx, now)]
+            return [
+                series.close_series(tx, due.series_pk, now, series.Closing(model)) for due in series.due_series(tx, now)
+            ]
 
     def claim(self, now: float, worker: str = "worker-1", attempts: int = ATTEMPTS) -> ClaimedJob | None:
         with self.database.transaction() as tx:
@@ -135,7 +137,7 @@ def analysed(probability: float = 0.9) -> NewResult:
         threshold=0.5,
         positive=probability >= 0.5,
         lung_volume_ml=4200.0,
-        input_digest="p" * 64,
+        pixel_digest="p" * 64,
         device="cpu",
         precision="exact",
         versions={"torch": "2"},

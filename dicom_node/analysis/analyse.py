@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from config.reasons import ReasonCode, Refusal
 from config.settings import ReportSettings, Settings
 from inference.covid.pipeline import Pipeline, load_pipeline
 from inference.errors import CorruptInstance, ModelError, UnsuitableSeries
@@ -16,16 +17,6 @@ from storage.jobs import ModelRef
 
 ANALYSED = "ANALYSED"
 NOT_ANALYSED = "NOT_ANALYSED"
-CORRUPT_INSTANCE = "CORRUPT_INSTANCE"
-OWN_OBJECT = "OWN_OBJECT"
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a series was not analysed: a stable code and a sentence without patient data."""
-
-    code: str
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -36,7 +27,7 @@ class Analysis:
     """
 
     finding: Finding | None
-    reason: Reason | None
+    refusal: Refusal | None
     volume: CTVolume | None
     timings_s: dict[str, float] = field(default_factory=dict)
 
@@ -71,9 +62,9 @@ def analyse(
             _refuse_own_objects(volume, own)
         finding = pipeline.run(volume, trace=trace)
     except UnsuitableSeries as error:
-        return _refused(error.code, error.sentence, volume, started)
+        return _refused(error.refusal, volume, started)
     except CorruptInstance as error:
-        return _refused(CORRUPT_INSTANCE, str(error), volume, started)
+        return _refused(Refusal(ReasonCode.CORRUPT_INSTANCE, str(error)), volume, started)
     timings = {"load": loaded, **finding.timings_s, "total": time.perf_counter() - started}
     return Analysis(finding, None, volume, timings)
 
@@ -85,11 +76,13 @@ def _refuse_own_objects(volume: CTVolume, own: ReportSettings) -> None:
         scanner = (volume.header.manufacturer, volume.header.manufacturer_model)
         is_device = (manufacturer, model) == scanner
         if manufacturer == own.manufacturer and (model == own.device_name or not is_device):
-            raise UnsuitableSeries(OWN_OBJECT, "This node had a part in these images; it does not analyse them again.")
+            raise UnsuitableSeries(
+                ReasonCode.OWN_OBJECT, "This node had a part in these images; it does not analyse them again."
+            )
 
 
-def _refused(code: str, sentence: str, volume: CTVolume | None, started: float) -> Analysis:
-    return Analysis(None, Reason(code, sentence), volume, {"total": time.perf_counter() - started})
+def _refused(refusal: Refusal, volume: CTVolume | None, started: float) -> Analysis:
+    return Analysis(None, refusal, volume, {"total": time.perf_counter() - started})
 
 
 def open_pipeline(settings: Settings, device: str) -> Pipeline:

@@ -78,7 +78,7 @@ def replay(settings: Settings, database: Database, files: FileStore, wanted: str
         raise
     recorded = {name: row[name] for name in COMPARED}
     new = new_result(analysis, model)
-    found = {name: new.input_digest if name == "pixel_digest" else getattr(new, name) for name in COMPARED}
+    found = {name: getattr(new, name) for name in COMPARED}
     done = Replay(result_id, source.series_instance_uid, recorded, {**found, "versions": dict(new.versions)})
     outcome = "AGREES" if done.agrees else "DIFFERS"
     said = {"probability": new.probability, "reason_code": new.reason_code}
@@ -114,9 +114,9 @@ def _verified(
 ) -> list[Path]:
     """The files that the result was made from: what came later is not among them."""
     then = held
-    if series.input_digest(held) != source.input_digest:
+    if series.instances_digest(held) != source.instances_digest:
         then = [instance for instance in held if instance.received_at <= source.last_instance_at]
-    if series.input_digest(then) != source.input_digest:
+    if series.instances_digest(then) != source.instances_digest:
         raise NodeError(f"result {row['id']}: the series does not hold the instances any more that it was made from")
     for instance in then:
         files.read_verified(instance.path, instance.sha256)
@@ -129,11 +129,13 @@ def _audit(database: Database, result_id: int, source: ResultInput, outcome: str
             tx,
             time.time(),
             "result.replayed",
-            series_uid=source.series_instance_uid,
-            study_uid=source.study_instance_uid,
-            patient_id=source.patient_id,
-            job_id=source.job_id,
-            result_id=result_id,
+            audit.Subject(
+                series_uid=source.series_instance_uid,
+                study_uid=source.study_instance_uid,
+                patient_id=source.patient_id,
+                job_id=source.job_id,
+                result_id=result_id,
+            ),
             outcome=outcome,
             detail=detail,
         )

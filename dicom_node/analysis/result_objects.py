@@ -10,24 +10,26 @@ from pathlib import Path
 
 from pydicom import Dataset, dcmread
 
+from config.reasons import ReasonCode, Refusal
 from config.settings import ReportSettings, Settings
-from dicom_node.analysis.analyse import OWN_OBJECT, Analysis, Reason
+from dicom_node.analysis.analyse import Analysis
 from dicom_node.report.context import ReportContext
 from dicom_node.report.frame import to_part10
 from dicom_node.report.lower_classes import fallback_reports
 from dicom_node.report.not_analysed import build_not_analysed
-from dicom_node.report.objects import DISPLAY_REPORT, KEY_IMAGES, KINDS, REPORT, SEGMENTATION, SUMMARY, build_all
+from dicom_node.report.objects import KINDS, build_all
 from dicom_node.report.sources import read_headers, read_sources
 from inference.errors import CorruptInstance
 from inference.finding import ModelIdentity
 from inference.models.cards import OperatingPoint
+from storage.object_kinds import ObjectKind
 
 
 @dataclass(frozen=True)
 class ReportObject:
-    """One encoded object of a result. kind: "report", "segmentation", "summary", ... part10: the file's bytes."""
+    """One encoded object of a result. part10: the file's bytes."""
 
-    kind: str
+    kind: ObjectKind
     sop_instance_uid: str
     sop_class_uid: str
     series_instance_uid: str
@@ -40,7 +42,7 @@ def report_objects(
     model: ModelIdentity,
     settings: Settings,
     *,
-    input_digest: str = "",
+    instances_digest: str = "",
     predecessor: bytes | None = None,
     revision: int = 1,
     operating_points: tuple[OperatingPoint, ...] = (),
@@ -51,17 +53,17 @@ def report_objects(
     A series that was not analysed gives a report where the site asks for it, and where an earlier report must
     not stand.
     """
-    context = _context(settings.report, input_digest, predecessor, revision, operating_points)
+    context = _context(settings.report, instances_digest, predecessor, revision, operating_points)
     if analysis.finding is not None and analysis.volume is not None:
         sources = read_sources(analysis.volume)
         built = build_all(analysis.finding, analysis.volume, sources, context, _kinds(settings.report))
         return _with_fallbacks([_encode(kind, dataset) for kind, dataset in built])
-    if analysis.reason is None:
+    if analysis.refusal is None:
         raise ValueError("an analysis has a finding or a reason")
-    own_object = analysis.reason.code == OWN_OBJECT
+    own_object = analysis.refusal.code == ReasonCode.OWN_OBJECT
     if predecessor is None and (own_object or not settings.report.report_not_analysed):
         return []
-    return _not_analysed(analysis.reason, paths, model, context)
+    return _not_analysed(analysis.refusal, paths, model, context)
 
 
 def write_objects(
@@ -89,37 +91,37 @@ def write_objects(
     return written
 
 
-def _kinds(report: ReportSettings) -> list[str]:
+def _kinds(report: ReportSettings) -> list[ObjectKind]:
     wanted = {
-        REPORT: True,
-        SEGMENTATION: report.segmentation,
-        SUMMARY: report.summary,
-        DISPLAY_REPORT: report.display,
-        KEY_IMAGES: report.key_objects,
+        ObjectKind.REPORT: True,
+        ObjectKind.SEGMENTATION: report.segmentation,
+        ObjectKind.SUMMARY: report.summary,
+        ObjectKind.DISPLAY_REPORT: report.display,
+        ObjectKind.KEY_IMAGES: report.key_objects,
     }
     return [kind for kind, asked_for in wanted.items() if asked_for]
 
 
 def _not_analysed(
-    reason: Reason, paths: Sequence[Path], model: ModelIdentity, context: ReportContext
+    refusal: Refusal, paths: Sequence[Path], model: ModelIdentity, context: ReportContext
 ) -> list[ReportObject]:
     try:
         sources = read_headers(paths)
     except CorruptInstance:
         # Without one readable header there is no study to file a report under; the audit has the reason.
         return []
-    return _with_fallbacks([_encode(REPORT, build_not_analysed(reason.code, reason.sentence, sources, context, model))])
+    return _with_fallbacks([_encode(ObjectKind.REPORT, build_not_analysed(refusal, sources, context, model))])
 
 
 def _with_fallbacks(objects: list[ReportObject]) -> list[ReportObject]:
     """The objects, and the report in the lower classes that a destination may accept instead."""
-    report = next(item for item in objects if item.kind == REPORT)
+    report = next(item for item in objects if item.kind == ObjectKind.REPORT)
     return objects + [_encode(kind, dataset) for kind, dataset in fallback_reports(report.part10)]
 
 
 def _context(
     report: ReportSettings,
-    input_digest: str,
+    instances_digest: str,
     predecessor: bytes | None,
     revision: int,
     operating_points: tuple[OperatingPoint, ...],
@@ -133,13 +135,13 @@ def _context(
         institution=report.institution,
         predecessor=dcmread(io.BytesIO(predecessor)) if predecessor else None,
         revision=revision,
-        input_digest=input_digest,
+        instances_digest=instances_digest,
         operating_points=operating_points,
         prevalence=report.prevalence,
     )
 
 
-def _encode(kind: str, dataset: Dataset) -> ReportObject:
+def _encode(kind: ObjectKind, dataset: Dataset) -> ReportObject:
     return ReportObject(
         kind, dataset.SOPInstanceUID, dataset.SOPClassUID, dataset.SeriesInstanceUID, to_part10(dataset)
     )

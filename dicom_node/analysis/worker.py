@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import structlog
 
 from config.settings import Settings
-from dicom_node.analysis.analyse import Analysis, Reason, analyse, open_model
+from dicom_node.analysis.analyse import Analysis, analyse, open_model
 from dicom_node.analysis.read_ahead import ReadAhead
 from dicom_node.analysis.result_objects import ReportObject, report_objects
 from dicom_node.logs import short
@@ -109,7 +109,7 @@ class Worker:
         with self.database.read() as tx:
             instances = series.series_instances(tx, job.series_pk)
             previous = results.previous_result(tx, job.series_pk)
-        if series.input_digest(instances) != job.input_digest:
+        if series.instances_digest(instances) != job.instances_digest:
             raise StaleLease(f"job {job.job_id}: the series has changed since it was queued")
         decoded = self._read_ahead.take(job.series_pk, job.attempt)
         # The digest is checked when a file is read: a disk that lies must not become a finding.
@@ -118,7 +118,7 @@ class Worker:
                 self.files.read_verified(instance.path, instance.sha256)
         paths = [self.files.absolute(instance.path) for instance in instances]
         pipeline = self._pipeline(job)
-        refusal = Reason(*job.refusal) if job.refusal else None
+        refusal = job.refusal
         own = self.settings.report
         analysis = Analysis(None, refusal, None) if refusal else analyse(paths, pipeline, own=own, decoded=decoded)
         if job.shadow:
@@ -130,7 +130,7 @@ class Worker:
             paths,
             pipeline.identity,
             self.settings,
-            input_digest=job.input_digest,
+            instances_digest=job.instances_digest,
             predecessor=predecessor,
             revision=job.revision,
             operating_points=pipeline.card.operating_points,
@@ -157,9 +157,9 @@ class Worker:
                     tx,
                     now,
                     "delivery.withheld",
-                    series_uid=job.series_instance_uid,
-                    study_uid=job.study_instance_uid,
-                    job_id=job.job_id,
+                    audit.Subject(
+                        series_uid=job.series_instance_uid, study_uid=job.study_instance_uid, job_id=job.job_id
+                    ),
                     outcome="WITHHELD",
                     detail={"destination": name, "why": "demonstration model, destination is not loopback"},
                 )
@@ -168,7 +168,7 @@ class Worker:
             job=job.job_id,
             outcome=analysis.outcome,
             shadow=job.shadow,
-            reason=analysis.reason.code if analysis.reason else None,
+            reason=analysis.refusal.code if analysis.refusal else None,
         )
 
     def _destinations(self, model: ModelIdentity, calling_ae: str) -> tuple[list[str], list[str]]:
@@ -222,16 +222,16 @@ class Worker:
 
 def new_result(analysis: Analysis, model: ModelIdentity) -> NewResult:
     """The row of an analysis."""
-    finding, reason = analysis.finding, analysis.reason
+    finding, refusal = analysis.finding, analysis.refusal
     return NewResult(
         outcome=analysis.outcome,
-        reason_code=reason.code if reason else None,
-        reason_text=reason.sentence if reason else None,
+        reason_code=str(refusal.code) if refusal else None,
+        reason_text=refusal.sentence if refusal else None,
         probability=finding.probability if finding else None,
         threshold=model.threshold,
         positive=finding.positive if finding else None,
         lung_volume_ml=finding.lung_volume_ml if finding else None,
-        input_digest=finding.input_digest if finding else None,
+        pixel_digest=finding.pixel_digest if finding else None,
         model_name=model.name,
         model_version=model.version,
         model_digest=model.digest,

@@ -58,7 +58,7 @@ def analyse(
 
 
 def _record(uid: str, analysis: Analysis, model: ModelIdentity) -> dict[str, object]:
-    finding, reason = analysis.finding, analysis.reason
+    finding, reason = analysis.finding, analysis.refusal
     record: dict[str, object] = {
         "series_instance_uid": uid,
         "outcome": analysis.outcome,
@@ -72,7 +72,7 @@ def _record(uid: str, analysis: Analysis, model: ModelIdentity) -> dict[str, obj
         "timings_s": {stage: round(seconds, 3) for stage, seconds in analysis.timings_s.items()},
     }
     if finding is not None:
-        record |= {"input_digest": finding.input_digest, "device": finding.device, "precision": finding.precision}
+        record |= {"input_digest": finding.pixel_digest, "device": finding.device, "precision": finding.precision}
         if finding.localisation is not None and analysis.volume is not None:
             voxels = int(finding.localisation.sum())
             record["localised_ml"] = round(voxels * analysis.volume.voxel_ml, 1)

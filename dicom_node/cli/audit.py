@@ -11,12 +11,12 @@ from dicom_node.cli.common import (
     ConfigOption,
     JsonOption,
     database_of,
-    local_time,
     out,
     print_json,
     print_rows,
     seconds_of,
     settings_from,
+    utc_text,
 )
 from storage import audit as trail
 from storage.pseudonyms import Pseudonyms
@@ -67,7 +67,7 @@ def audit(
     if without:
         rows = [row for row in rows if not str(row["event"]).startswith(f"{without}.")][-(limit or 0) :]
     if json:
-        print_json([row | {"time": local_time(row["at"])} for row in rows])
+        print_json([row | {"time": utc_text(row["at"])} for row in rows])
     elif as_csv:
         _print_csv(rows)
     else:
@@ -94,7 +94,7 @@ def _print_csv(rows: Any) -> None:
 
 def _cell(row: dict[str, Any], column: str) -> object:
     if column == "at":
-        return local_time(row["at"])
+        return utc_text(row["at"])
     if column == "detail":
         return json_module.dumps(row["detail"], ensure_ascii=False) if row["detail"] else ""
     return row[column]

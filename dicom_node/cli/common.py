@@ -67,7 +67,7 @@ def printable(value: object) -> str:
     return "".join(c if c.isprintable() else " " for c in text).replace("[", "\\[")
 
 
-def local_time(seconds: float | None) -> str:
+def utc_text(seconds: float | None) -> str:
     """Unix seconds as UTC text."""
     if seconds is None:
         return ""

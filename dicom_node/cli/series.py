@@ -9,12 +9,12 @@ from dicom_node.cli.common import (
     ConfigOption,
     JsonOption,
     database_of,
-    local_time,
     out,
     print_json,
     print_rows,
     printable,
     settings_from,
+    utc_text,
 )
 from dicom_node.errors import NodeError
 from dicom_node.runtime.certificate_expiry import expiries
@@ -110,7 +110,7 @@ def show(
         return
     for key, value in record.items():
         if key not in ("objects", "deliveries"):
-            out.print(f"{key:22} {local_time(value) if key.endswith('_at') else printable(value)}", soft_wrap=True)
+            out.print(f"{key:22} {utc_text(value) if key.endswith('_at') else printable(value)}", soft_wrap=True)
     for title in ("objects", "deliveries"):
         rows = record[title]
         if rows:
@@ -131,13 +131,13 @@ def retry(
         )
     with database_of(settings_from(config)).transaction() as tx:
         if delivery is not None:
-            deliveries.retry(tx, time.time(), delivery)
+            deliveries.retry(tx, delivery, time.time())
             done = {"delivery": delivery}
         else:
             job_id = job if job is not None else store.get_series(tx, str(series)).job_id
             if job_id is None:
                 raise NodeError("this series has no job yet")
-            jobs.retry(tx, time.time(), job_id)
+            jobs.retry(tx, job_id, time.time())
             done = {"job": job_id}
     if json:
         print_json(done)

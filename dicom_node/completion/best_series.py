@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from config.reasons import ReasonCode, Refusal
 from config.settings import Settings
 from dicom_node.logs import short
 from inference.errors import CorruptInstance, UnsuitableSeries
@@ -24,10 +25,6 @@ from storage.jobs import ModelRef
 from storage.selection import Choice, Member, Selection
 
 log = structlog.get_logger()
-
-PASSED_OVER = "PASSED_OVER"
-CORRUPT_INSTANCE = "CORRUPT_INSTANCE"
-Reason = tuple[str, str]
 
 
 class BestSeries:
@@ -71,21 +68,21 @@ class BestSeries:
         policy = Policy.from_table(card.suitability)
         return decide(members, {m.series_pk: self._examine(m, policy) for m in members if _takes_part(m)})
 
-    def _examine(self, member: Member, policy: Policy) -> Candidate | Reason:
+    def _examine(self, member: Member, policy: Policy) -> Candidate | Refusal:
         """What a series is like, or why it cannot be analysed."""
-        if member.refusal is not None and member.refusal[0] != PASSED_OVER:
+        if member.refusal is not None and member.refusal.code != ReasonCode.PASSED_OVER:
             return member.refusal
         with self._database.read() as tx:
             paths = [self._files.absolute(item.path) for item in series.series_instances(tx, member.series_pk)]
         try:
             return examine(paths, policy)
         except UnsuitableSeries as error:
-            return error.code, error.sentence
+            return error.refusal
         except CorruptInstance as error:
-            return CORRUPT_INSTANCE, str(error)
+            return Refusal(ReasonCode.CORRUPT_INSTANCE, str(error))
 
 
-def decide(members: Sequence[Member], examined: Mapping[int, Candidate | Reason]) -> Choice:
+def decide(members: Sequence[Member], examined: Mapping[int, Candidate | Refusal]) -> Choice:
     """The rule: which series of a quiet study is analysed now, and what becomes of the others.
 
     examined: by `series_pk`, of the members that take part, what they are like or why they are refused.
@@ -93,7 +90,7 @@ def decide(members: Sequence[Member], examined: Mapping[int, Candidate | Reason]
     analysed = _result(members)
     if analysed is not None:
         return _passed_over_by(analysed, members)
-    others: dict[int, tuple[Selection, Reason | None]] = {
+    others: dict[int, tuple[Selection, Refusal | None]] = {
         m.series_pk: (Selection.UNSUITABLE, m.reason) for m in members if _was_refused(m)
     }
     chosen, why = _best(members, examined)
@@ -102,11 +99,11 @@ def decide(members: Sequence[Member], examined: Mapping[int, Candidate | Reason]
     for member in (m for m in members if m.series_pk in examined and m is not chosen):
         selection, reason = _beside(member, examined, chosen)
         others[member.series_pk] = selection, reason
-        notes.append({"series": member.series_instance_uid, "code": reason[0], "why": reason[1]})
+        notes.append({"series": member.series_instance_uid, "code": reason.code, "why": reason.sentence})
     detail: dict[str, object] = {"why": why, "passed_over": notes}
     if chosen is not None:
         found = examined[chosen.series_pk]
-        detail["what"] = found.in_words() if isinstance(found, Candidate) else found[1]
+        detail["what"] = found.in_words() if isinstance(found, Candidate) else found.sentence
     return Choice(members, chosen.series_pk if chosen else None, refusal, others, detail)
 
 
@@ -118,7 +115,7 @@ def take_next(members: Sequence[Member]) -> Choice:
     return Choice(members, chosen, refusal, others, {"why": "every series is analysed"})
 
 
-def _best(members: Sequence[Member], examined: Mapping[int, Candidate | Reason]) -> tuple[Member | None, str]:
+def _best(members: Sequence[Member], examined: Mapping[int, Candidate | Refusal]) -> tuple[Member | None, str]:
     """The series to analyse now, or to report as not analysed; and why this one."""
     there = [m for m in members if m.series_pk in examined]
     reported = next((m for m in there if m.reported), None)
@@ -137,8 +134,8 @@ def _best(members: Sequence[Member], examined: Mapping[int, Candidate | Reason])
 
 
 def _beside(
-    member: Member, examined: Mapping[int, Candidate | Reason], chosen: Member | None
-) -> tuple[Selection, Reason]:
+    member: Member, examined: Mapping[int, Candidate | Refusal], chosen: Member | None
+) -> tuple[Selection, Refusal]:
     """What a series becomes that was not chosen, and why."""
     found = examined[member.series_pk]
     if not isinstance(found, Candidate):
@@ -146,12 +143,12 @@ def _beside(
     better = examined[chosen.series_pk] if chosen else None
     merit = why_better(better, found) if isinstance(better, Candidate) else ""
     why = f"Another series of the study is analysed: {merit or 'equal, or reported before'}."
-    return Selection.PASSED_OVER, (PASSED_OVER, why)
+    return Selection.PASSED_OVER, Refusal(ReasonCode.PASSED_OVER, why)
 
 
 def _passed_over_by(analysed: Member, members: Sequence[Member]) -> Choice:
-    reason = (PASSED_OVER, "Another series of the study was analysed already.")
-    others: dict[int, tuple[Selection, Reason | None]] = {
+    reason = Refusal(ReasonCode.PASSED_OVER, "Another series of the study was analysed already.")
+    others: dict[int, tuple[Selection, Refusal | None]] = {
         m.series_pk: (Selection.PASSED_OVER, reason) for m in members if m.selection == Selection.WAITING
     }
     others[analysed.series_pk] = (Selection.ANALYSED, None)
@@ -180,11 +177,11 @@ def _done(member: Member) -> Selection:
     return Selection.ANALYSED if member.outcome == "ANALYSED" else Selection.UNSUITABLE
 
 
-def _reason(found: Candidate | Reason) -> Reason | None:
+def _reason(found: Candidate | Refusal) -> Refusal | None:
     return None if isinstance(found, Candidate) else found
 
 
-def _candidate(found: Candidate | Reason) -> Candidate:
+def _candidate(found: Candidate | Refusal) -> Candidate:
     if not isinstance(found, Candidate):
         raise TypeError("a refused series has no merits")
     return found

@@ -14,6 +14,7 @@ from enum import StrEnum
 import structlog
 from sqlalchemy import Connection
 
+from config.reasons import ReasonCode, Refusal
 from config.settings import Destination, SenderSettings, Settings
 from dicom_node.completion.retrieve import Retrieval, fetch, held_instances
 from dicom_node.logs import short
@@ -33,9 +34,8 @@ log = structlog.get_logger()
 PACS_COUNT = "pacs-count"
 PACS_SILENT = "quiet-time-pacs-silent"
 PACS_HAS_FEWER = "quiet-time-pacs-has-fewer"
-MISSING_SLICES = "MISSING_SLICES"
-NOT_IMAGES = ("NOT_IMAGES", "The series holds results, not CT images; it is kept and not analysed.")
-NOT_WANTED = ("NOT_WANTED", "The filter of its source leaves this series out.")
+NOT_IMAGES = Refusal(ReasonCode.NOT_IMAGES, "The series holds results, not CT images; it is kept and not analysed.")
+NOT_WANTED = Refusal(ReasonCode.NOT_WANTED, "The filter of its source leaves this series out.")
 WORKERS = 4
 """Series that are asked about at the same time: a slow PACS must not hold up the others for long."""
 AFTER_ERROR_S = 5.0
@@ -140,7 +140,7 @@ class Completion:
             if self._effort(one).next_at <= now:
                 self._submit(one, model, now, self._pacs)
 
-    def _unwanted(self, one: DueSeries) -> tuple[str, str] | None:
+    def _unwanted(self, one: DueSeries) -> Refusal | None:
         """Why a series is kept without being analysed, and no PACS is asked about it; None for the others."""
         source = self._source(one.calling_ae)
         if source is None:
@@ -264,11 +264,10 @@ class Completion:
                 tx,
                 clock(),
                 "series.fetch",
-                series_uid=key.series_instance_uid,
-                study_uid=key.study_instance_uid,
-                patient_id=one.patient_id,
-                peer_ae=pacs.ae_title,
-                address=pacs.host,
+                audit.Subject(
+                    series_uid=key.series_instance_uid, study_uid=key.study_instance_uid, patient_id=one.patient_id
+                ),
+                peer=audit.Peer(ae_title=pacs.ae_title, address=pacs.host),
                 outcome=outcome,
                 detail=detail,
             )
@@ -284,8 +283,9 @@ class Completion:
         silence: str = "",
     ) -> None:
         unwanted, source = self._unwanted(one), self._source(one.calling_ae)
-        refuse = (MISSING_SLICES, missing_sentence(here, there)) if decision.action == Action.REFUSE else None
-        refuse = unwanted or refuse
+        refusal = unwanted
+        if refusal is None and decision.action == Action.REFUSE:
+            refusal = Refusal(ReasonCode.MISSING_SLICES, missing_sentence(here, there))
         try:
             with self._database.transaction() as tx:
                 if silence:
@@ -294,14 +294,16 @@ class Completion:
                     tx,
                     one.series_pk,
                     now,
-                    None if unwanted else model,
-                    decision.completeness,
-                    there,
-                    refuse,
-                    if_count=one.instance_count,
-                    shadow=self._shadow,
-                    priority=source.priority if source else 0,
-                    to_choose=self._settings.select == "best",
+                    series.Closing(
+                        None if unwanted else model,
+                        decision.completeness,
+                        there,
+                        refusal,
+                        if_count=one.instance_count,
+                        shadow=self._shadow,
+                        priority=source.priority if source else 0,
+                        to_choose=self._settings.select == "best",
+                    ),
                 )
         except NotDueYet:
             return  # an instance came while we asked: the series is looked at again
@@ -310,7 +312,7 @@ class Completion:
             series=short(one.series_instance_uid),
             instances=one.instance_count,
             completeness=decision.completeness,
-            refused=refuse[0] if refuse else None,
+            refused=refusal.code if refusal else None,
         )
 
 
@@ -332,9 +334,7 @@ def _note_silence(tx: Connection, one: DueSeries, now: float, reason: str) -> No
         tx,
         now,
         "series.count-unknown",
-        series_uid=one.series_instance_uid,
-        study_uid=one.study_instance_uid,
-        patient_id=one.patient_id,
+        audit.Subject(series_uid=one.series_instance_uid, study_uid=one.study_instance_uid, patient_id=one.patient_id),
         outcome="FELL_BACK",
         detail={"reason": reason},
     )

@@ -129,7 +129,7 @@ def verify_by_query(
         return
     with database.transaction() as tx:
         if wanted <= held:
-            deliveries.committed(tx, waiting.delivery_id, now, how="c-find")
+            deliveries.mark_committed(tx, waiting.delivery_id, now, how="c-find")
         else:
             error_text = f"{len(wanted - held)} of {len(wanted)} objects are not there, says C-FIND"
             retry_at = now + backoff_s(waiting.attempt, settings.sender)
@@ -177,7 +177,7 @@ def record_answer(database: Database, sender: SenderSettings, answer: Answer, no
             waiting = deliveries.find_commitment(tx, answer.transaction_uid)
             wanted = {item.sop_instance_uid for item in waiting.objects}
             if wanted <= answer.kept and not wanted & answer.failures.keys():
-                deliveries.committed(tx, waiting.delivery_id, now)
+                deliveries.mark_committed(tx, waiting.delivery_id, now)
             else:
                 retry_at = now + backoff_s(waiting.attempt, sender)
                 deliveries.commitment_failed(tx, waiting.delivery_id, now, retry_at, _why(wanted, answer))

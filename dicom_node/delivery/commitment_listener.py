@@ -104,7 +104,14 @@ class CommitmentListener:
     def _write(self, note: Note) -> None:
         try:
             with self._database.transaction() as tx:
-                audit.append(tx, note.at, note.event, address=note.address, outcome=note.outcome, detail=note.detail)
+                audit.append(
+                    tx,
+                    note.at,
+                    note.event,
+                    peer=audit.Peer(address=note.address),
+                    outcome=note.outcome,
+                    detail=note.detail,
+                )
         except StorageError as error:
             log.warning("refusal not audited", error=type(error).__name__)
 

@@ -25,7 +25,7 @@ from storage.database import Database
 from storage.deliveries import ClaimedDelivery
 from storage.errors import CorruptFile, StaleLease, StorageError
 from storage.files import FileStore
-from storage.object_kinds import REPORT_KINDS, SUMMARY_KIND
+from storage.object_kinds import REPORT_KINDS, ObjectKind
 from storage.results import StoredObject
 
 log = structlog.get_logger()
@@ -103,7 +103,7 @@ class DestinationSender:
             if self.name not in deliveries.destinations_with_work(tx, now):
                 return False
         with self._database.transaction() as tx:
-            claimed = deliveries.due(tx, self.name, now, self._settings.sender.lease_s)
+            claimed = deliveries.claim(tx, self.name, now, self._settings.sender.lease_s)
         if claimed:
             self._deliver(claimed[0])
             return True
@@ -167,7 +167,7 @@ class DestinationSender:
         with self._database.transaction() as tx:
             if verdict.outcome in DELIVERED:
                 wants_commitment = now if self._destination.commitment != "none" else None
-                deliveries.sent(tx, *ticket, progress.statuses, verdict.text or None, wants_commitment)
+                deliveries.mark_sent(tx, *ticket, progress.statuses, verdict.text or None, wants_commitment)
             elif refused and given_up:
                 deliveries.fail(tx, *ticket, verdict.text)
             else:
@@ -211,8 +211,8 @@ def send_objects(
     Returns results by SOP Instance UID, those of `already` included.
     """
     results = {uid: StoreResult(uid, Outcome.STORED, status, "stored before") for uid, status in already.items()}
-    reports = sorted((o for o in objects if o.kind in REPORT_KINDS), key=lambda o: REPORT_KINDS.index(o.kind))
-    others = [o for o in objects if o.kind not in REPORT_KINDS]
+    reports = sorted((o for o in objects if o.kind.is_report), key=lambda o: REPORT_KINDS.index(o.kind))
+    others = [o for o in objects if not o.kind.is_report]
     stored_before = any(o.sop_instance_uid in already for o in reports)
     first = [] if stored_before else reports[:1]
     waiting = [o for o in (*first, *others) if o.sop_instance_uid not in already]
@@ -240,8 +240,8 @@ def judge(objects: Sequence[StoredObject], results: dict[str, StoreResult]) -> V
     transient = [(o, r) for o, r in answered if r.outcome == Outcome.TRANSIENT]
     if transient:
         return Verdict(Outcome.TRANSIENT, _sentence(transient))
-    tells = {*REPORT_KINDS, SUMMARY_KIND} if any(o.kind in REPORT_KINDS for o in objects) else {o.kind for o in objects}
-    told = any(o.kind in tells for o, r in answered if r.outcome in DELIVERED)
+    reported = any(o.kind.is_report for o in objects)
+    told = any(o.kind.tells_result or not reported for o, r in answered if r.outcome in DELIVERED)
     final = [(o, r) for o, r in answered if r.outcome == Outcome.PERMANENT and not class_refused(r)]
     refused = [(o, r) for o, r in answered if class_refused(r)]
     if final or not told:
@@ -256,9 +256,9 @@ def _instead(answered: Sequence[tuple[StoredObject, StoreResult]]) -> str:
     """What tells the result where the destination does not take the report in its own class; empty where it does."""
     delivered = {o.kind for o, r in answered if r.outcome in DELIVERED}
     refused = {o.kind for o, r in answered if class_refused(r)}
-    if REPORT_KINDS[0] not in refused:
+    if ObjectKind.REPORT not in refused:
         return ""
-    told_by = next((kind for kind in (*REPORT_KINDS, SUMMARY_KIND) if kind in delivered), "")
+    told_by = next((kind for kind in ObjectKind if kind.tells_result and kind in delivered), "")
     return f"the result is told by: {told_by}" if told_by else ""
 
 

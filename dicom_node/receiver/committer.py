@@ -303,8 +303,7 @@ def _append(tx: Connection, note: Note) -> None:
         tx,
         note.at,
         note.event,
-        peer_ae=note.peer_ae,
-        address=note.address,
+        peer=audit.Peer(ae_title=note.peer_ae, address=note.address),
         outcome=note.outcome,
         detail=note.detail,
     )
@@ -319,9 +318,11 @@ def _mark_lost(tx: Connection, arrival: Arrival, now: float) -> None:
             tx,
             now,
             "instance.lost",
-            sop_uid=arrival.sop_instance_uid,
-            series_uid=arrival.series_instance_uid,
-            study_uid=arrival.study_instance_uid,
+            audit.Subject(
+                sop_uid=arrival.sop_instance_uid,
+                series_uid=arrival.series_instance_uid,
+                study_uid=arrival.study_instance_uid,
+            ),
             outcome="MISSING",
             detail={"path": arrival.file.path, "sha256": arrival.file.sha256, "size": arrival.file.size},
         )

@@ -20,7 +20,7 @@ class ReportContext:
     institution: where the node stands; empty leaves it out.
     predecessor: the earlier report that this one replaces; its four UIDs are used.
     revision: 1 for the first report of a series, one more for each that replaces it.
-    input_digest: digest of the instances that came in, for the UIDs; empty: computed from the sources.
+    instances_digest: digest of the instances that came in, for the UIDs; empty: computed from the sources.
     operating_points: what the model card publishes about its thresholds.
     prevalence: share of patients with the disease at this site, 0 to 1, where it is configured.
     """
@@ -33,7 +33,7 @@ class ReportContext:
     institution: str = ""
     predecessor: Dataset | None = None
     revision: int = 1
-    input_digest: str = ""
+    instances_digest: str = ""
     operating_points: tuple[OperatingPoint, ...] = ()
     prevalence: float | None = None
 

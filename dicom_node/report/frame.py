@@ -16,7 +16,7 @@ from dicom_node.report import wording
 from dicom_node.report.context import ReportContext, timezone_of
 from dicom_node.report.equipment import contributing_equipment
 from dicom_node.report.sources import UTF_8, complete
-from dicom_node.report.uids import instances_digest, result_uid
+from dicom_node.report.uids import digest_of_uids, result_uid
 from dicom_node.report.wording import series_description
 from inference.finding import Finding, ModelIdentity
 from inference.volume.ct_volume import CTVolume
@@ -58,7 +58,7 @@ class Origin:
 
     def uid(self, kind: str) -> str:
         """The derived UID of one kind of result from these sources by this model."""
-        digest = self.context.input_digest or instances_digest(
+        digest = self.context.instances_digest or digest_of_uids(
             [*(str(source.SOPInstanceUID) for source in self.sources), *self.left_out]
         )
         return result_uid(kind, str(self.first.SeriesInstanceUID), digest, self.model.digest if self.model else "")

@@ -9,10 +9,10 @@ import io
 from pydicom import Dataset, dcmread
 
 from dicom_node.report.fallback import REPORT_CLASSES, as_accepted
-from storage.object_kinds import REPORT_KINDS
+from storage.object_kinds import REPORT_KINDS, ObjectKind
 
 
-def fallback_reports(report: bytes) -> list[tuple[str, Dataset]]:
+def fallback_reports(report: bytes) -> list[tuple[ObjectKind, Dataset]]:
     """The report in each lower class, with its kind.
 
     report: a Part 10 file; one that is in a lower class already gives only those below it.

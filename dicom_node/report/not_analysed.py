@@ -17,6 +17,7 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
+from config.reasons import Refusal
 from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext
 from dicom_node.report.equipment import observer
@@ -30,23 +31,21 @@ _CONTAINS = RelationshipTypeValues.CONTAINS
 
 
 def build_not_analysed(
-    code: str, sentence: str, sources: Sequence[Dataset], context: ReportContext, model: ModelIdentity | None
+    refusal: Refusal, sources: Sequence[Dataset], context: ReportContext, model: ModelIdentity | None
 ) -> Dataset:
     """A report that says that there is no result, and why.
 
-    code: stable machine-readable reason, such as "MISSING_SLICES".
-    sentence: what was seen and what was needed.
     sources: headers of the instances that could be read, see `read_headers`.
     model: the model that would have been used, where one was chosen.
     """
     completed = [complete(sources[0]), *sources[1:]]
     origin = Origin(completed, context, model)
     # Another reason is another report, even on the same instances.
-    kind = Kind(f"not analysed: {code}: {sentence}", 9001, "not analysed")
+    kind = Kind(f"not analysed: {refusal.code}: {refusal.sentence}", 9001, "not analysed")
     with silence():
         report = EnhancedSR(
             evidence=completed,
-            content=_content(code, sentence, origin),
+            content=_content(refusal, origin),
             is_complete=True,
             is_final=False,
             is_verified=False,
@@ -58,19 +57,19 @@ def build_not_analysed(
     return report
 
 
-def _content(code: str, sentence: str, origin: Origin) -> Dataset:
+def _content(refusal: Refusal, origin: Origin) -> Dataset:
     root = ContainerContentItem(CodedConcept.from_code(codes.DIAGNOSTIC_IMAGING_REPORT), template_id="2000")
     children = ContentSequence()
     children.extend(LanguageOfContentItemAndDescendants(_ENGLISH))
     children.extend(observer(origin.context))
-    children.append(_section(codes.FINDINGS, _findings(code, sentence, origin)))
+    children.append(_section(codes.FINDINGS, _findings(refusal, origin)))
     children.append(_section(codes.CONCLUSIONS, [_text(codes.CONCLUSION, _conclusion(origin))]))
     root.ContentSequence = children
     return root
 
 
-def _findings(code: str, sentence: str, origin: Origin) -> list[ContentItem]:
-    reason = CodedConcept(code, codes.PRIVATE_SCHEME, code.replace("_", " ").capitalize()[:64])
+def _findings(refusal: Refusal, origin: Origin) -> list[ContentItem]:
+    reason = CodedConcept(str(refusal.code), codes.PRIVATE_SCHEME, refusal.code.replace("_", " ").capitalize()[:64])
     series = origin.first
     seen = (
         f"Series {series.get('SeriesNumber') or 'without number'} with {len(origin.sources)} readable instance(s), "
@@ -78,7 +77,7 @@ def _findings(code: str, sentence: str, origin: Origin) -> list[ContentItem]:
     )
     return [
         CodeContentItem(codes.FINDING, reason, _CONTAINS),
-        _text(codes.FINDING, sentence),
+        _text(codes.FINDING, refusal.sentence),
         _text(codes.FINDING, seen),
     ]
 

@@ -12,15 +12,11 @@ from dicom_node.report.structured_report import build_report
 from dicom_node.report.summary import build_summary
 from inference.finding import Finding
 from inference.volume.ct_volume import CTVolume
+from storage.object_kinds import ObjectKind
 
-REPORT = "report"
-SEGMENTATION = "segmentation"
-SUMMARY = "summary"
-DISPLAY_REPORT = "display-report"
-KEY_IMAGES = "key-images"
-DEFAULT_KINDS = (REPORT, SEGMENTATION, SUMMARY)
-KINDS = (*DEFAULT_KINDS, DISPLAY_REPORT, KEY_IMAGES)
-"""In the order in which they should be sent."""
+DEFAULT_KINDS = (ObjectKind.REPORT, ObjectKind.SEGMENTATION, ObjectKind.SUMMARY)
+KINDS = (*DEFAULT_KINDS, ObjectKind.DISPLAY_REPORT, ObjectKind.KEY_IMAGES)
+"""What is built of a finding, in the order in which it should be sent."""
 
 
 def build_all(
@@ -28,8 +24,8 @@ def build_all(
     volume: CTVolume,
     sources: Sequence[Dataset],
     context: ReportContext,
-    kinds: Collection[str] = DEFAULT_KINDS,
-) -> list[tuple[str, Dataset]]:
+    kinds: Collection[ObjectKind] = DEFAULT_KINDS,
+) -> list[tuple[ObjectKind, Dataset]]:
     """The objects of the kinds asked for, the report first.
 
     With "segmentation" among them the report refers to the segments. A finding without any segment gives no
@@ -40,17 +36,17 @@ def build_all(
     if unknown:
         raise ValueError(f"kinds: {sorted(unknown)} unknown; there are {', '.join(KINDS)}")
     segmentation = None
-    if SEGMENTATION in kinds and segments_of(finding):
+    if ObjectKind.SEGMENTATION in kinds and segments_of(finding):
         segmentation = build_segmentation(finding, volume, sources, context)
-    built: list[tuple[str, Dataset]] = []
-    if REPORT in kinds:
-        built.append((REPORT, build_report(finding, volume, sources, context, segmentation)))
+    built: list[tuple[ObjectKind, Dataset]] = []
+    if ObjectKind.REPORT in kinds:
+        built.append((ObjectKind.REPORT, build_report(finding, volume, sources, context, segmentation)))
     if segmentation is not None:
-        built.append((SEGMENTATION, segmentation))
-    if SUMMARY in kinds:
-        built.append((SUMMARY, build_summary(finding, volume, sources, context)))
-    if DISPLAY_REPORT in kinds:
-        built.append((DISPLAY_REPORT, build_display_report(finding, volume, sources, context)))
-    if KEY_IMAGES in kinds and most_affected(finding, volume):
-        built.append((KEY_IMAGES, build_key_images(finding, volume, sources, context)))
+        built.append((ObjectKind.SEGMENTATION, segmentation))
+    if ObjectKind.SUMMARY in kinds:
+        built.append((ObjectKind.SUMMARY, build_summary(finding, volume, sources, context)))
+    if ObjectKind.DISPLAY_REPORT in kinds:
+        built.append((ObjectKind.DISPLAY_REPORT, build_display_report(finding, volume, sources, context)))
+    if ObjectKind.KEY_IMAGES in kinds and most_affected(finding, volume):
+        built.append((ObjectKind.KEY_IMAGES, build_key_images(finding, volume, sources, context)))
     return built

@@ -13,7 +13,7 @@ _NAMESPACE = uuid.UUID("5a0f0f5e-3a4c-4d0b-9a55-6f2f8c1d7b21")
 def result_uid(
     kind: str,
     series_uid: str,
-    input_digest: str,
+    instances_digest: str,
     model_digest: str,
     template_version: str = TEMPLATE_VERSION,
 ) -> str:
@@ -21,11 +21,11 @@ def result_uid(
 
     kind: what is named, such as "report" or "report series".
     series_uid: Series Instance UID of the source.
-    input_digest: of the source instances, see `instances_digest`.
+    instances_digest: of the source instances, see `digest_of_uids`.
     model_digest: of the model, empty where none had a part.
     Source: PS3.5, B.2 "UUID derived UID".
     """
-    return _uid("result", kind, series_uid, input_digest, model_digest, template_version)
+    return _uid("result", kind, series_uid, instances_digest, model_digest, template_version)
 
 
 def device_uid(*parts: str) -> str:
@@ -33,7 +33,7 @@ def device_uid(*parts: str) -> str:
     return _uid("device", *parts)
 
 
-def instances_digest(sop_instance_uids: Iterable[str]) -> str:
+def digest_of_uids(sop_instance_uids: Iterable[str]) -> str:
     """SHA-256 hex over the sorted, distinct SOP Instance UIDs."""
     return hashlib.sha256("\n".join(sorted(set(sop_instance_uids))).encode()).hexdigest()
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from config.reasons import ReasonCode
 from inference.arrays import Box, Grey, Mask
 from inference.covid.decovnet import DeCoVNet
 from inference.covid.localisation import Localisation, Localiser, NetworkInput, Placement
@@ -152,7 +153,7 @@ class Pipeline:
             right_lung_ml=right * volume.voxel_ml,
             localisation=localised.region if localised else None,
             heat=localised.heat if localised else None,
-            input_digest=volume.digest(),
+            pixel_digest=volume.digest(),
             model=self.identity,
             device=f"{self._device.kind}: {self._device.name}",
             precision=self._precision(),
@@ -277,11 +278,11 @@ def number_format(allowed: tuple[Precision, ...], device: Device, precision: Spe
     return "float32"
 
 
-def _as_stored(finding: Finding, turned: CTVolume, input_digest: str) -> Finding:
+def _as_stored(finding: Finding, turned: CTVolume, pixel_digest: str) -> Finding:
     """The finding of an upright copy, its maps on the grid of the stored images."""
     return replace(
         finding,
-        input_digest=input_digest,
+        pixel_digest=pixel_digest,
         lung_mask=as_stored(finding.lung_mask, turned),
         localisation=None if finding.localisation is None else as_stored(finding.localisation, turned),
         heat=None if finding.heat is None else as_stored(finding.heat, turned),
@@ -310,7 +311,7 @@ def decovnet_input(grey: Grey, raw: Grey, profile: Profile) -> tuple[Grey, Grey]
     box = _crop(mask, profile)
     image, mask = grey[start:stop][box], mask[box]
     if len(image) < 2:
-        raise UnsuitableSeries("TOO_FEW_SLICES", "Fewer than 2 slices are left for the verdict.")
+        raise UnsuitableSeries(ReasonCode.TOO_FEW_SLICES, "Fewer than 2 slices are left for the verdict.")
     return image, mask
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from config.reasons import ReasonCode
 from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.evaluation.errors import EvaluationError, Problem, UnusablePredictions
 from inference.evaluation.predictions import Labels, Predictions, read_labels, read_predictions
@@ -16,7 +17,7 @@ from inference.volume.ct_volume import CTVolume
 from inference.volume.load import load
 from inference.volume.scans import AmbiguousLabel, Scan, header_columns, scans_by_case, scans_in
 
-CORRUPT = "CORRUPT_INSTANCE"
+CORRUPT = ReasonCode.CORRUPT_INSTANCE
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from config.reasons import ReasonCode
 from inference.errors import UnsuitableSeries
 from inference.finding import QualityCheck
 from inference.suitability.body import Chest, Coarse, measure_chest, shrink
@@ -57,9 +58,9 @@ def _checks(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
     try:
         yield from _outline_checks(volume, policy)
     except UnsuitableSeries as refusal:
-        if refusal.code == "EXTENT" and measure_chest(shrink(volume)) is None:
+        if refusal.code == ReasonCode.EXTENT and measure_chest(shrink(volume)) is None:
             # A head or a pelvis is shorter or longer than a chest, but that is not what is wrong with it.
-            raise UnsuitableSeries("NOT_CHEST", "No air-filled lungs are found in the images.") from None
+            raise UnsuitableSeries(ReasonCode.NOT_CHEST, "No air-filled lungs are found in the images.") from None
         raise
     _check_slices_differ(volume)
     coarse = shrink(volume)
@@ -72,14 +73,21 @@ def _check_sampling(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
     depth, rows, columns = volume.hu.shape
     spacing, *pixel = volume.spacing_mm
     extent = depth * spacing
-    require(depth, policy.slices, "TOO_FEW_SLICES" if depth < policy.slices[0] else "TOO_MANY_SLICES", "Slices:")
-    require(spacing, policy.spacing_mm, "SLICE_SPACING", "The distance from slice to slice is", " mm")
+    require(
+        depth,
+        policy.slices,
+        ReasonCode.TOO_FEW_SLICES if depth < policy.slices[0] else ReasonCode.TOO_MANY_SLICES,
+        "Slices:",
+    )
+    require(spacing, policy.spacing_mm, ReasonCode.SLICE_SPACING, "The distance from slice to slice is", " mm")
     _check_gaps(volume, policy)
-    require(extent, policy.extent_mm, "EXTENT", "Along the patient the series covers", " mm")
-    require(min(rows, columns), policy.matrix, "MATRIX", "The image matrix has a side of")
-    require(max(pixel), policy.pixel_mm, "PIXEL_SPACING", "The pixel spacing is", " mm")
-    require(min(pixel), policy.pixel_mm, "PIXEL_SPACING", "The pixel spacing is", " mm")
-    require(min(rows * pixel[0], columns * pixel[1]), policy.field_mm, "FIELD_OF_VIEW", "The image measures", " mm")
+    require(extent, policy.extent_mm, ReasonCode.EXTENT, "Along the patient the series covers", " mm")
+    require(min(rows, columns), policy.matrix, ReasonCode.MATRIX, "The image matrix has a side of")
+    require(max(pixel), policy.pixel_mm, ReasonCode.PIXEL_SPACING, "The pixel spacing is", " mm")
+    require(min(pixel), policy.pixel_mm, ReasonCode.PIXEL_SPACING, "The pixel spacing is", " mm")
+    require(
+        min(rows * pixel[0], columns * pixel[1]), policy.field_mm, ReasonCode.FIELD_OF_VIEW, "The image measures", " mm"
+    )
     yield QualityCheck("SAMPLING", f"{depth} slices, {spacing:g} mm apart without a gap, cover {extent:.0f} mm.")
 
 
@@ -89,21 +97,22 @@ def _check_gaps(volume: CTVolume, policy: Policy) -> None:
     # Vendors read Spacing Between Slices in several ways; instance numbers without a hole outweigh it.
     if _made_closer(spacing, header.spacing_between_slices_mm) and header.number_step != 1:
         raise UnsuitableSeries(
-            "MISSING_SLICES",
+            ReasonCode.MISSING_SLICES,
             f"The slices lie {spacing:g} mm apart, and were made {header.spacing_between_slices_mm:g} mm apart: some "
             "are missing.",
         )
     counted = header.images_in_acquisition > 1.5 * len(volume.slices)
     if header.number_step > 1 and (counted or spacing < policy.thinned_mm):
         raise UnsuitableSeries(
-            "MISSING_SLICES", f"Only one of every {header.number_step} images is here, by their instance numbers."
+            ReasonCode.MISSING_SLICES,
+            f"Only one of every {header.number_step} images is here, by their instance numbers.",
         )
     thickness = header.slice_thickness_mm
     if thickness:
-        require(thickness, policy.thickness_mm, "SLICE_THICKNESS", "The slice thickness is", " mm")
+        require(thickness, policy.thickness_mm, ReasonCode.SLICE_THICKNESS, "The slice thickness is", " mm")
         if spacing / thickness > policy.gap_ratio:
             raise UnsuitableSeries(
-                "GAPS_BETWEEN_SLICES",
+                ReasonCode.GAPS_BETWEEN_SLICES,
                 f"Slices of {thickness:g} mm lie {spacing:g} mm apart: most of the lung between them is unseen.",
             )
 
@@ -124,7 +133,8 @@ def _check_orientation(volume: CTVolume) -> QualityCheck:
     row, column = volume.affine[:3, 0] / volume.spacing_mm[2], volume.affine[:3, 1] / volume.spacing_mm[1]
     if row[0] < 0.99 or column[1] < 0.99:
         raise UnsuitableSeries(
-            "ORIENTATION", "The images are turned in their plane: rows must run from side to side of the patient."
+            ReasonCode.ORIENTATION,
+            "The images are turned in their plane: rows must run from side to side of the patient.",
         )
     turned = " after turning the stored images" if any(volume.flipped) else ""
     return QualityCheck("ORIENTATION", f"Axial, rows to the patient's left, columns to the back{turned}.")
@@ -135,13 +145,15 @@ def _check_slices_differ(volume: CTVolume) -> None:
     sample = volume.hu[:, ::4, ::4]
     low, high = sample.min(axis=(1, 2)), sample.max(axis=(1, 2))
     if low.min() == high.max():
-        raise UnsuitableSeries("CONSTANT", "All pixels have the same value.")
+        raise UnsuitableSeries(ReasonCode.CONSTANT, "All pixels have the same value.")
     blank = int((low == high).sum())
     if blank:
-        raise UnsuitableSeries("BLANK_SLICES", f"{blank} slices are empty.")
+        raise UnsuitableSeries(ReasonCode.BLANK_SLICES, f"{blank} slices are empty.")
     repeated = len(volume.hu) - len({plane.tobytes() for plane in sample})
     if repeated:
-        raise UnsuitableSeries("REPEATED_SLICES", f"{repeated} slices repeat the pixels of another at another place.")
+        raise UnsuitableSeries(
+            ReasonCode.REPEATED_SLICES, f"{repeated} slices repeat the pixels of another at another place."
+        )
 
 
 def _check_hu(volume: CTVolume, coarse: Coarse, chest: Chest | None) -> QualityCheck:
@@ -154,7 +166,7 @@ def _check_hu(volume: CTVolume, coarse: Coarse, chest: Chest | None) -> QualityC
     values = volume.hu[:, ::4, ::4].ravel()
     counts = np.bincount(np.clip(values, -1150, 3000).astype(np.int32) + 1150)
     if int((counts[1:] > 0).sum()) < _FEWEST_VALUES:
-        raise UnsuitableSeries("QUANTISED", "The images have too few grey levels for CT, as screenshots do.")
+        raise UnsuitableSeries(ReasonCode.QUANTISED, "The images have too few grey levels for CT, as screenshots do.")
     air, allowed = _mode(counts, -1149, -700), _AIR_HU
     if air > _AIR_HU[1] and chest is not None:
         purest = float(np.percentile(coarse.hu[chest.lungs], 0.1))
@@ -164,7 +176,7 @@ def _check_hu(volume: CTVolume, coarse: Coarse, chest: Chest | None) -> QualityC
     share = float(counts[1150 - 200 : 1150 + 200].sum()) / max(1.0, float(counts[1:].sum()))
     if not (allowed[0] <= air <= allowed[1] and _TISSUE_HU[0] <= tissue <= _TISSUE_HU[1] and share >= _TISSUE_SHARE):
         raise UnsuitableSeries(
-            "HU_IMPLAUSIBLE",
+            ReasonCode.HU_IMPLAUSIBLE,
             f"The values are no Hounsfield units: air is at {air:.0f} (must be near -1000), tissue at {tissue:.0f} "
             f"(must be near 0), {share:.0%} of the image.",
         )
@@ -188,27 +200,30 @@ def check_mask(volume: CTVolume, lung_mask: npt.NDArray[np.bool_], policy: Polic
     areas = np.count_nonzero(lung_mask, axis=(1, 2)) * (y_mm * x_mm / 100.0)
     volume_ml = float(areas.sum()) * z_mm / 10.0
     if not volume_ml:
-        raise UnsuitableSeries("NO_LUNG_MASK", "The network found no lung.")
-    require(volume_ml, policy.mask_ml, "LUNG_VOLUME", "The lung mask measures", " mL")
+        raise UnsuitableSeries(ReasonCode.NO_LUNG_MASK, "The network found no lung.")
+    require(volume_ml, policy.mask_ml, ReasonCode.LUNG_VOLUME, "The lung mask measures", " mL")
     for end, area in (("lowest", float(areas[0])), ("highest", float(areas[-1]))):
         if area > policy.cut_cm2:
             raise UnsuitableSeries(
-                "LUNG_CUT_OFF", f"The lung mask still has {area:.0f} cm2 in the {end} slice: the lung is cut off."
+                ReasonCode.LUNG_CUT_OFF,
+                f"The lung mask still has {area:.0f} cm2 in the {end} slice: the lung is cut off.",
             )
     sides = sum(int(np.count_nonzero(side)) * mm for side, mm in _sides(lung_mask, y_mm, x_mm)) * z_mm / 100.0
     if sides > policy.cut_cm2:
-        raise UnsuitableSeries("LUNG_OUTSIDE_FIELD", "The lung mask reaches over the side of the image.")
+        raise UnsuitableSeries(ReasonCode.LUNG_OUTSIDE_FIELD, "The lung mask reaches over the side of the image.")
     coarse = shrink(volume)
     small = coarse.shrink_mask(lung_mask)
     share = smaller_side(small, body_middle(coarse, small))
     if share < policy.smaller_side_share:
-        raise UnsuitableSeries("LUNG_BALANCE", f"One side holds only {share:.0%} of the lung mask.")
+        raise UnsuitableSeries(ReasonCode.LUNG_BALANCE, f"One side holds only {share:.0%} of the lung mask.")
     scattered = _outside_two_largest(small)
     if scattered > policy.fragments_share:
-        raise UnsuitableSeries("MASK_FRAGMENTED", f"{scattered:.0%} of the lung mask lies in small pieces.")
+        raise UnsuitableSeries(ReasonCode.MASK_FRAGMENTED, f"{scattered:.0%} of the lung mask lies in small pieces.")
     covered = _covered(coarse, small)
     if covered < policy.mask_covers:
-        raise UnsuitableSeries("MASK_MISSES_LUNG", f"The lung mask holds only {covered:.0%} of the air-filled lung.")
+        raise UnsuitableSeries(
+            ReasonCode.MASK_MISSES_LUNG, f"The lung mask holds only {covered:.0%} of the air-filled lung."
+        )
     sentence = f"{volume_ml:.0f} mL, smaller side {share:.0%}, {covered:.0%} of the air-filled lung."
     return (QualityCheck("LUNG_MASK", sentence),)
 

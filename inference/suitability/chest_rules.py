@@ -2,6 +2,7 @@
 
 from scipy import ndimage
 
+from config.reasons import ReasonCode
 from inference.errors import UnsuitableSeries
 from inference.finding import QualityCheck
 from inference.suitability.body import Chest, Coarse, neighbour_matches, worst_stranger
@@ -34,24 +35,28 @@ def check_chest(coarse: Coarse, chest: Chest | None, flipped: tuple[bool, bool],
     chest: None where nothing in the volume is a lung.  flipped: rows and columns, see `CTVolume.flipped`.
     """
     if chest is None:
-        raise UnsuitableSeries("NOT_CHEST", "No air-filled lungs are found in the images.")
+        raise UnsuitableSeries(ReasonCode.NOT_CHEST, "No air-filled lungs are found in the images.")
     for end, area in (("lowest", chest.first_cm2), ("highest", chest.last_cm2)):
         if area > policy.cut_cm2:
             raise UnsuitableSeries(
-                "LUNG_CUT_OFF",
+                ReasonCode.LUNG_CUT_OFF,
                 f"The {end} slice still shows {area:.0f} cm2 of lung; at most {policy.cut_cm2:g} are accepted.",
             )
-    require(chest.volume_ml, policy.aerated_ml, "NOT_CHEST", "The air-filled lung in the images measures", " mL")
-    require(chest.height_mm, policy.lung_height_mm, "NOT_CHEST", "The lungs' height is", " mm")
+    require(
+        chest.volume_ml, policy.aerated_ml, ReasonCode.NOT_CHEST, "The air-filled lung in the images measures", " mL"
+    )
+    require(chest.height_mm, policy.lung_height_mm, ReasonCode.NOT_CHEST, "The lungs' height is", " mm")
     landmarks = find_landmarks(coarse, chest.lungs)
     if landmarks.smaller_side_share < policy.smaller_side_share:
         raise UnsuitableSeries(
-            "LUNG_BALANCE", f"One side holds only {landmarks.smaller_side_share:.0%} of the air-filled lung."
+            ReasonCode.LUNG_BALANCE, f"One side holds only {landmarks.smaller_side_share:.0%} of the air-filled lung."
         )
     _check_way_up(chest, landmarks, flipped)
     _check_sides(landmarks, flipped)
     if landmarks.windpipe_beside < _NO_WINDPIPE_BESIDE and landmarks.windpipe_above < _WINDPIPE:
-        raise UnsuitableSeries("NOT_CHEST", "There is air, but no windpipe beside or above it, so it is no lung.")
+        raise UnsuitableSeries(
+            ReasonCode.NOT_CHEST, "There is air, but no windpipe beside or above it, so it is no lung."
+        )
     _check_matches(coarse)
     return QualityCheck("CHEST", f"{chest.volume_ml:.0f} mL of air-filled lung over {chest.height_mm:.0f} mm, whole.")
 
@@ -70,25 +75,28 @@ def _check_way_up(chest: Chest, landmarks: Landmarks, flipped: tuple[bool, bool]
     by_width = width < _WIDTH_UPSIDE_DOWN and not beside and not (above and not below)
     by_windpipe = below and not above and not beside and width < _WIDTH_UPRIGHT
     if by_width or by_windpipe:
-        raise UnsuitableSeries("UPSIDE_DOWN", "The lungs lie with their apex down: slice positions run the wrong way.")
+        raise UnsuitableSeries(
+            ReasonCode.UPSIDE_DOWN, "The lungs lie with their apex down: slice positions run the wrong way."
+        )
     base, bone = chest.base_offset_mm, chest.bone_offset_mm
     front = (base < -_BACK_OFFSET_MM and bone < 0) or (base < _BACK_OFFSET_MM and bone < -_TURNED_BONE_MM)
     if any(flipped) and bone < _TURNED_BONE_MM:
-        raise UnsuitableSeries("ORIENTATION", f"{_DISAGREES} The spine does not lie at the back.")
+        raise UnsuitableSeries(ReasonCode.ORIENTATION, f"{_DISAGREES} The spine does not lie at the back.")
     if front:
-        raise UnsuitableSeries("TURNED_OVER", "The spine is where the patient's front must be.")
+        raise UnsuitableSeries(ReasonCode.TURNED_OVER, "The spine is where the patient's front must be.")
     if chest.width_to_depth < _WIDTH_TO_DEPTH:
-        raise UnsuitableSeries("TURNED_OVER", "The chest is deeper than wide: the images lie on their side.")
+        raise UnsuitableSeries(ReasonCode.TURNED_OVER, "The chest is deeper than wide: the images lie on their side.")
 
 
 def _check_sides(landmarks: Landmarks, flipped: tuple[bool, bool]) -> None:
     """The heart lies to the left. Where it lies near the middle a mirror image cannot be told."""
     of_body, of_cage = landmarks.heart_left_mm, landmarks.heart_left_of_cage_mm
     if flipped[0] != flipped[1] and (of_body < _MIRRORED_HEART_MM or of_cage < 0):
-        raise UnsuitableSeries("ORIENTATION", f"{_DISAGREES} The heart does not lie on the patient's left.")
+        raise UnsuitableSeries(ReasonCode.ORIENTATION, f"{_DISAGREES} The heart does not lie on the patient's left.")
     if of_body < _HEART_RIGHT_MM and of_cage < _HEART_RIGHT_OF_CAGE_MM:
         raise UnsuitableSeries(
-            "MIRRORED", "The heart lies on the patient's right: the images are mirrored, or the patient's organs are."
+            ReasonCode.MIRRORED,
+            "The heart lies on the patient's right: the images are mirrored, or the patient's organs are.",
         )
 
 
@@ -97,4 +105,4 @@ def _check_matches(coarse: Coarse) -> None:
     usual = ndimage.median_filter(1 - matches, size=21, mode="nearest")
     step = (matches < _STEP_MATCH) & (1 - matches > _STEP_TIMES * usual)
     if matches.min(initial=1.0) < _SLICES_MATCH or step.any() or worst_stranger(coarse) > _STRANGER:
-        raise UnsuitableSeries("SLICES_DO_NOT_MATCH", "Neighbouring slices do not show the same body.")
+        raise UnsuitableSeries(ReasonCode.SLICES_DO_NOT_MATCH, "Neighbouring slices do not show the same body.")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from config.reasons import ReasonCode
 from inference.errors import UnsuitableSeries
 from inference.finding import QualityCheck
 from inference.volume.ct_volume import SeriesHeader
@@ -55,22 +56,24 @@ _OTHER_PARTS = re.compile(
 def check_header(header: SeriesHeader, derived_primary: bool) -> Iterator[QualityCheck]:
     """Raises UnsuitableSeries at the first rule that the header breaks; yields what holds."""
     if header.modality not in ("", "CT"):
-        raise UnsuitableSeries("MODALITY", "The modality is not CT.")
+        raise UnsuitableSeries(ReasonCode.MODALITY, "The modality is not CT.")
     if header.burned_in:
-        raise UnsuitableSeries("BURNED_IN", "The images have text burned into their pixels.")
+        raise UnsuitableSeries(ReasonCode.BURNED_IN, "The images have text burned into their pixels.")
     if header.quality_control:
-        raise UnsuitableSeries("QUALITY_CONTROL", "The images are marked as quality control images.")
+        raise UnsuitableSeries(ReasonCode.QUALITY_CONTROL, "The images are marked as quality control images.")
     if header.lossy:
-        raise UnsuitableSeries("LOSSY_COMPRESSED", "The images went through lossy compression.")
+        raise UnsuitableSeries(ReasonCode.LOSSY_COMPRESSED, "The images went through lossy compression.")
     if not header.has_rescale:
-        raise UnsuitableSeries("NO_RESCALE", "Rescale slope or intercept is missing, so there are no Hounsfield units.")
+        raise UnsuitableSeries(
+            ReasonCode.NO_RESCALE, "Rescale slope or intercept is missing, so there are no Hounsfield units."
+        )
     if header.rescale_type.upper() not in _HOUNSFIELD_TYPES:
-        raise UnsuitableSeries("RESCALE_TYPE", "The rescaled values are not Hounsfield units.")
+        raise UnsuitableSeries(ReasonCode.RESCALE_TYPE, "The rescaled values are not Hounsfield units.")
     yield _check_image_type(header, derived_primary)
     _check_texts(header)
     _check_part(header.body_part.upper())
     if header.tilt_deg is not None and abs(header.tilt_deg) > 1.0:
-        raise UnsuitableSeries("GANTRY_TILT", f"The gantry was tilted by {header.tilt_deg:g} degrees.")
+        raise UnsuitableSeries(ReasonCode.GANTRY_TILT, f"The gantry was tilted by {header.tilt_deg:g} degrees.")
 
 
 def _check_image_type(header: SeriesHeader, derived_primary: bool) -> QualityCheck:
@@ -83,15 +86,15 @@ def _check_image_type(header: SeriesHeader, derived_primary: bool) -> QualityChe
     if not values:
         return QualityCheck("IMAGE_TYPE", "The header has no image type; geometry and pixels were relied on.")
     if "LOCALIZER" in values:
-        raise UnsuitableSeries("LOCALIZER", "The images are localizers.")
+        raise UnsuitableSeries(ReasonCode.LOCALIZER, "The images are localizers.")
     words = {part for value in values for part in (value, *value.split("_"))}
     if _MAP_VALUES & (set(values) | words):
-        raise UnsuitableSeries("SPECTRAL_MAP", "The images are a spectral or functional map, not plain CT.")
+        raise UnsuitableSeries(ReasonCode.SPECTRAL_MAP, "The images are a spectral or functional map, not plain CT.")
     derived = values[0] != "ORIGINAL"
     described = header.derivation and not _HARMLESS_DERIVATION.search(_words(header.derivation))
     plain = derived_primary and values[:2] == ("DERIVED", "PRIMARY") and not described
     if _DERIVED_VALUES & set(values) or (derived and not plain):
-        raise UnsuitableSeries("DERIVED", "The images are derived from others, not original and primary.")
+        raise UnsuitableSeries(ReasonCode.DERIVED, "The images are derived from others, not original and primary.")
     return QualityCheck("IMAGE_TYPE", "Primary images." if derived else "Original primary images.")
 
 
@@ -99,13 +102,13 @@ def _check_texts(header: SeriesHeader) -> None:
     texts = (header.series_description, header.study_description, header.protocol_name, header.image_comments)
     joined = _words(" / ".join((*texts, header.body_part)))
     if _QA_TEXT.search(joined):
-        raise UnsuitableSeries("PHANTOM_OR_QA", "The descriptions speak of a phantom or of quality assurance.")
+        raise UnsuitableSeries(ReasonCode.PHANTOM_OR_QA, "The descriptions speak of a phantom or of quality assurance.")
     series = _words(" / ".join((header.series_description, header.image_comments)))
     for pattern, code, sentence in (
-        (_LOCALIZER_TEXT, "LOCALIZER", "The series is described as a localizer."),
-        (_DOSE_TEXT, "NOT_DIAGNOSTIC", "The series is described as a report or a monitoring scan."),
-        (_MAP_TEXT, "SPECTRAL_MAP", "The series is described as a spectral or functional map."),
-        (_DERIVED_TEXT, "DERIVED", "The series is described as a projection or a reformat."),
+        (_LOCALIZER_TEXT, ReasonCode.LOCALIZER, "The series is described as a localizer."),
+        (_DOSE_TEXT, ReasonCode.NOT_DIAGNOSTIC, "The series is described as a report or a monitoring scan."),
+        (_MAP_TEXT, ReasonCode.SPECTRAL_MAP, "The series is described as a spectral or functional map."),
+        (_DERIVED_TEXT, ReasonCode.DERIVED, "The series is described as a projection or a reformat."),
     ):
         if pattern.search(series):
             raise UnsuitableSeries(code, sentence)
@@ -117,4 +120,4 @@ def _words(text: str) -> str:
 
 def _check_part(part: str) -> None:
     if _OTHER_PARTS.search(part) and not _CHEST_PARTS.search(part):
-        raise UnsuitableSeries("BODY_PART", "The header names another part of the body than the chest.")
+        raise UnsuitableSeries(ReasonCode.BODY_PART, "The header names another part of the body than the chest.")

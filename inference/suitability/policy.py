@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from config.reasons import ReasonCode
 from inference.errors import UnsuitableSeries
 from inference.models.toml_fields import build
 
@@ -66,7 +67,7 @@ class Policy:
         return build(cls, table, where)
 
 
-def require(value: float, allowed: Range, code: str, what: str, unit: str = "") -> None:
+def require(value: float, allowed: Range, code: ReasonCode, what: str, unit: str = "") -> None:
     """Raises UnsuitableSeries where a value lies outside of what is allowed, naming both."""
     low, high = allowed
     if not low <= value <= high:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from config.reasons import ReasonCode
 from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.volume.instances import EXPLICIT_LE, IMPLICIT_LE, Frame, PixelFormat
 
@@ -68,21 +69,31 @@ def check_format(pixels: PixelFormat) -> None:
     """Raises UnsuitableSeries for pixels that are no CT values, or not in an encoding this node reads."""
     syntax = pixels.transfer_syntax_uid
     if syntax == _BIG_ENDIAN:
-        raise UnsuitableSeries("BIG_ENDIAN", "The images are stored in big endian byte order, which is retired.")
+        raise UnsuitableSeries(
+            ReasonCode.BIG_ENDIAN, "The images are stored in big endian byte order, which is retired."
+        )
     if syntax in _LOSSY:
-        raise UnsuitableSeries("LOSSY_TRANSFER_SYNTAX", "The images are stored in a transfer syntax that loses detail.")
+        raise UnsuitableSeries(
+            ReasonCode.LOSSY_TRANSFER_SYNTAX, "The images are stored in a transfer syntax that loses detail."
+        )
     if syntax not in SUPPORTED:
-        raise UnsuitableSeries("UNSUPPORTED_TRANSFER_SYNTAX", "The images' transfer syntax is not one this node reads.")
+        raise UnsuitableSeries(
+            ReasonCode.UNSUPPORTED_TRANSFER_SYNTAX, "The images' transfer syntax is not one this node reads."
+        )
     if pixels.photometric == "MONOCHROME1":
-        raise UnsuitableSeries("MONOCHROME1", "The images are stored inverted (MONOCHROME1); CT is MONOCHROME2.")
+        raise UnsuitableSeries(
+            ReasonCode.MONOCHROME1, "The images are stored inverted (MONOCHROME1); CT is MONOCHROME2."
+        )
     if pixels.samples != 1 or pixels.photometric != "MONOCHROME2":
-        raise UnsuitableSeries("COLOUR", "The images are not single-channel MONOCHROME2.")
+        raise UnsuitableSeries(ReasonCode.COLOUR, "The images are not single-channel MONOCHROME2.")
     if pixels.bits_allocated == 8 or pixels.bits_stored < 10:
-        raise UnsuitableSeries("EIGHT_BIT", "The images have fewer than 10 bits a pixel, as screenshots do; CT has 12.")
+        raise UnsuitableSeries(
+            ReasonCode.EIGHT_BIT, "The images have fewer than 10 bits a pixel, as screenshots do; CT has 12."
+        )
     if pixels.bits_allocated != 16 or not pixels.bits_stored <= pixels.high_bit + 1 <= 16:
-        raise UnsuitableSeries("UNSUPPORTED_BITS", "The images' bits per pixel do not fit in 16-bit words.")
+        raise UnsuitableSeries(ReasonCode.UNSUPPORTED_BITS, "The images' bits per pixel do not fit in 16-bit words.")
     if pixels.rows < 1 or pixels.columns < 1:
-        raise UnsuitableSeries("NO_IMAGES", "The images have no rows or columns.")
+        raise UnsuitableSeries(ReasonCode.NO_IMAGES, "The images have no rows or columns.")
 
 
 def decode_frame(frame: Frame, encoded: bytes) -> npt.NDArray[np.int16] | npt.NDArray[np.uint16]:
@@ -112,7 +123,7 @@ def _decode(encoded: bytes, pixels: PixelFormat, uid: str) -> tuple[npt.NDArray[
     if (stream.rows, stream.columns, stream.components) != (*shape, 1) or not 2 <= stream.precision <= 16:
         raise CorruptInstance(f"instance {uid}: its compressed image is not of the size its header says")
     if not stream.lossless:
-        raise UnsuitableSeries("LOSSY_TRANSFER_SYNTAX", "The images are compressed with loss of detail.")
+        raise UnsuitableSeries(ReasonCode.LOSSY_TRANSFER_SYNTAX, "The images are compressed with loss of detail.")
     if not encoded[-64:].rstrip(b"\0").endswith(_JPEG_END):
         raise CorruptInstance(f"instance {uid}: its pixel data is cut off")
     words = _codec(syntax, stream)(encoded)

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from config.reasons import ReasonCode
 from inference.errors import UnsuitableSeries
 from inference.volume.instances import Frame
 
@@ -95,7 +96,8 @@ def split_conflicting(frames: Sequence[Frame]) -> list[Stack]:
     stacks = _split(frames)
     if not stacks:
         raise UnsuitableSeries(
-            "CONFLICTING_SLICES", "Several images lie at one position but differ, and nothing tells them apart."
+            ReasonCode.CONFLICTING_SLICES,
+            "Several images lie at one position but differ, and nothing tells them apart.",
         )
     return stacks
 
@@ -162,7 +164,9 @@ def stack_of(frames: Sequence[Frame], part: str = "") -> Stack:
     order, groups = _by_height(positions @ normal)
     candidates = tuple(tuple(frames[index] for index in order[group]) for group in groups)
     if len(candidates) < 2:
-        raise UnsuitableSeries("SINGLE_SLICE", "The series holds images at one position only, which is no volume.")
+        raise UnsuitableSeries(
+            ReasonCode.SINGLE_SLICE, "The series holds images at one position only, which is no volume."
+        )
     _one_reconstruction(frames)
     _one_scan_after_the_other(candidates)
     places = np.array([positions[order[group]].mean(axis=0) for group in groups])
@@ -176,12 +180,16 @@ def stack_of(frames: Sequence[Frame], part: str = "") -> Stack:
 
 
 def _same_subject(frames: Sequence[Frame]) -> None:
-    identities: list[tuple[str, Callable[[Frame], str], str]] = [
-        ("MIXED_SERIES", lambda frame: frame.instance.series_instance_uid, "series"),
-        ("MIXED_SERIES", lambda frame: frame.instance.study_instance_uid, "studies"),
-        ("MIXED_PATIENTS", lambda frame: frame.instance.patient, "patients"),
-        ("MIXED_FRAMES_OF_REFERENCE", lambda frame: frame.instance.frame_of_reference_uid, "frames of reference"),
-        ("MIXED_SCANNERS", lambda frame: frame.header.manufacturer_model, "scanner models"),
+    identities: list[tuple[ReasonCode, Callable[[Frame], str], str]] = [
+        (ReasonCode.MIXED_SERIES, lambda frame: frame.instance.series_instance_uid, "series"),
+        (ReasonCode.MIXED_SERIES, lambda frame: frame.instance.study_instance_uid, "studies"),
+        (ReasonCode.MIXED_PATIENTS, lambda frame: frame.instance.patient, "patients"),
+        (
+            ReasonCode.MIXED_FRAMES_OF_REFERENCE,
+            lambda frame: frame.instance.frame_of_reference_uid,
+            "frames of reference",
+        ),
+        (ReasonCode.MIXED_SCANNERS, lambda frame: frame.header.manufacturer_model, "scanner models"),
     ]
     for code, identity, what in identities:
         count = len({identity(frame) for frame in frames})
@@ -195,14 +203,15 @@ def _every_frame_has_geometry(frames: Sequence[Frame]) -> None:
     )
     if lacking:
         raise UnsuitableSeries(
-            "NO_POSITION", f"{lacking} of {len(frames)} images lack a position, an orientation or a pixel spacing."
+            ReasonCode.NO_POSITION,
+            f"{lacking} of {len(frames)} images lack a position, an orientation or a pixel spacing.",
         )
 
 
 def _no_localizers(frames: Sequence[Frame]) -> None:
     count = sum(_LOCALIZER in frame.header.image_type or "SCOUT" in frame.header.image_type for frame in frames)
     if count:
-        raise UnsuitableSeries("LOCALIZER", f"{count} of {len(frames)} images are localizers, not slices.")
+        raise UnsuitableSeries(ReasonCode.LOCALIZER, f"{count} of {len(frames)} images are localizers, not slices.")
 
 
 def _common_axes(
@@ -214,13 +223,16 @@ def _common_axes(
     away = np.abs(orientations - common).max(axis=1) > COSINE_TOLERANCE
     if away.any():
         raise UnsuitableSeries(
-            "MIXED_ORIENTATIONS", f"{int(away.sum())} of {len(frames)} images lie in another orientation than the rest."
+            ReasonCode.MIXED_ORIENTATIONS,
+            f"{int(away.sum())} of {len(frames)} images lie in another orientation than the rest.",
         )
     rows, columns = common[:3], common[3:]
     normal = np.cross(rows, columns)
     lengths = np.array([np.linalg.norm(rows), np.linalg.norm(columns), np.linalg.norm(normal)])
     if np.abs(lengths - 1).max() > COSINE_TOLERANCE or abs(rows @ columns) > COSINE_TOLERANCE:
-        raise UnsuitableSeries("BAD_ORIENTATION", "The images' row and column directions are not at right angles.")
+        raise UnsuitableSeries(
+            ReasonCode.BAD_ORIENTATION, "The images' row and column directions are not at right angles."
+        )
     normal = normal / lengths[2]
     return rows, columns, -normal if normal[2] < 0 else normal
 
@@ -230,13 +242,13 @@ def _common_grid(frames: Sequence[Frame]) -> tuple[float, float]:
     matrices = {(frame.instance.pixels.rows, frame.instance.pixels.columns) for frame in frames}
     if len(matrices) > 1:
         raise UnsuitableSeries(
-            "MIXED_MATRIX", f"The images have {len(matrices)} different numbers of rows and columns."
+            ReasonCode.MIXED_MATRIX, f"The images have {len(matrices)} different numbers of rows and columns."
         )
     spacings = Counter(frame.spacing_mm for frame in frames if frame.spacing_mm)
     common = spacings.most_common(1)[0][0]
     for spacing in spacings:
         if any(abs(a - b) > PIXEL_SPACING_TOLERANCE * b for a, b in zip(spacing, common, strict=True)):
-            raise UnsuitableSeries("MIXED_PIXEL_SPACING", "The images have different pixel spacings.")
+            raise UnsuitableSeries(ReasonCode.MIXED_PIXEL_SPACING, "The images have different pixel spacings.")
     return common
 
 
@@ -253,7 +265,7 @@ def _one_reconstruction(frames: Sequence[Frame]) -> None:
     thicknesses = [mm for frame in frames if (mm := frame.header.slice_thickness_mm)]
     if len(kernels) > 1 or (thicknesses and max(thicknesses) > (1 + THICKNESS_TOLERANCE) * min(thicknesses)):
         raise UnsuitableSeries(
-            "MIXED_RECONSTRUCTIONS", "The slices were reconstructed with different kernels or thicknesses."
+            ReasonCode.MIXED_RECONSTRUCTIONS, "The slices were reconstructed with different kernels or thicknesses."
         )
 
 
@@ -263,7 +275,8 @@ def _one_scan_after_the_other(candidates: Sequence[Sequence[Frame]]) -> None:
     changes = sum(a != b for a, b in pairwise(numbers))
     if changes > 2 * max(0, len(set(numbers)) - 1):
         raise UnsuitableSeries(
-            "MIXED_ACQUISITIONS", "Slices of several acquisitions lie between one another, so this is not one volume."
+            ReasonCode.MIXED_ACQUISITIONS,
+            "Slices of several acquisitions lie between one another, so this is not one volume.",
         )
 
 
@@ -273,7 +286,7 @@ def _is_axial(normal: npt.NDArray[np.float64]) -> None:
         return
     plane = ("sagittal", "coronal", "oblique")[int(np.argmax(np.abs(normal)))]
     raise UnsuitableSeries(
-        "NOT_AXIAL",
+        ReasonCode.NOT_AXIAL,
         f"The images are {plane if angle > 60 else 'oblique'}, {angle:.0f} degrees away from axial; "
         f"at most {AXIAL_TOLERANCE_DEG:g} are accepted.",
     )
@@ -285,13 +298,14 @@ def _is_straight(places: npt.NDArray[np.float64], normal: npt.NDArray[np.float64
     shear = math.degrees(math.acos(min(1.0, abs(float(run @ normal)) / max(float(np.linalg.norm(run)), 1e-9))))
     if shear > SHEAR_TOLERANCE_DEG:
         raise UnsuitableSeries(
-            "GANTRY_TILT", f"The stack leans {shear:.1f} degrees against its slices, as with a tilted gantry."
+            ReasonCode.GANTRY_TILT, f"The stack leans {shear:.1f} degrees against its slices, as with a tilted gantry."
         )
     share = ((places - places[0]) @ normal) / (run @ normal)
     aside = np.linalg.norm(places - places[0] - share[:, None] * run, axis=1)
     if aside.max() > SIDEWAYS_TOLERANCE_MM:
         raise UnsuitableSeries(
-            "SIDEWAYS_SHIFT", f"Some images lie up to {aside.max():.1f} mm beside the others; one stack is straight."
+            ReasonCode.SIDEWAYS_SHIFT,
+            f"Some images lie up to {aside.max():.1f} mm beside the others; one stack is straight.",
         )
 
 
@@ -307,7 +321,7 @@ def _regular_step(heights: npt.NDArray[np.float64]) -> float:
         return mean
     _refuse_missing(steps)
     raise UnsuitableSeries(
-        "IRREGULAR_SPACING",
+        ReasonCode.IRREGULAR_SPACING,
         f"The distance from slice to slice varies from {steps.min():.2f} to {steps.max():.2f} mm within the series.",
     )
 
@@ -327,7 +341,7 @@ def _refuse_missing(steps: npt.NDArray[np.float64]) -> None:
     if wide.size and bool(on_grid.all()) and not (one_run and at_an_end):
         missing = int((whole[wide] - 1).sum())
         raise UnsuitableSeries(
-            "MISSING_SLICES",
+            ReasonCode.MISSING_SLICES,
             f"{missing} slices are missing in {wide.size} gaps: up to {steps.max():.1f} mm from one slice to the next, "
             f"{usual:.1f} mm elsewhere.",
         )

@@ -14,6 +14,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
+from config.reasons import ReasonCode
 from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.volume.ct_volume import SeriesHeader
 from inference.volume.elements import TAGS, Elements, functional_groups, items
@@ -108,7 +109,7 @@ def read_frames(path: Path) -> list[Frame]:
     """
     if is_deflated(path):
         # Before pydicom sees it: a deflated megabyte can inflate to gigabytes.
-        raise UnsuitableSeries("DEFLATED", "The images are stored deflated, which this node does not read.")
+        raise UnsuitableSeries(ReasonCode.DEFLATED, "The images are stored deflated, which this node does not read.")
     try:
         with path.open("rb") as file:
             dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS.values()))

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 
+from config.reasons import ReasonCode
 from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.volume.ct_volume import CTVolume, SeriesHeader, SourceSlice
 from inference.volume.decode import check_format, decode_frame, write_hu
@@ -111,7 +112,7 @@ def decode(path: Path, max_bytes: int) -> Planes:
         frames = read_frames(path)
     _usable(frames)
     if sum(frame.instance.pixels.rows * frame.instance.pixels.columns * 2 for frame in frames) > max_bytes:
-        raise UnsuitableSeries("TOO_LARGE", f"The instance needs more than {max_bytes >> 20} MiB of memory.")
+        raise UnsuitableSeries(ReasonCode.TOO_LARGE, f"The instance needs more than {max_bytes >> 20} MiB of memory.")
     planes = []
     for frame in frames:
         planes.append(np.empty((frame.instance.pixels.rows, frame.instance.pixels.columns), np.int16))
@@ -159,7 +160,7 @@ def _plan(paths: Sequence[Path]) -> tuple[list[Frame], list[Stack]]:
     with _quiet():
         frames = [frame for path in paths for frame in read_frames(path)]
     if not frames:
-        raise UnsuitableSeries("NO_IMAGES", "The series holds no images.")
+        raise UnsuitableSeries(ReasonCode.NO_IMAGES, "The series holds no images.")
     _usable(frames)
     _one_place_per_uid(frames)
     return frames, find_stacks(frames)
@@ -173,7 +174,9 @@ def _usable(frames: Sequence[Frame]) -> None:
         if not frame.spans:
             raise CorruptInstance(f"instance {frame.instance.sop_instance_uid}: it has no pixel data")
         if not (math.isfinite(frame.slope) and frame.slope > 0 and abs(frame.intercept) < 1 << 20):
-            raise UnsuitableSeries("BAD_RESCALE", "The rescale slope is zero or negative, or the intercept absurd.")
+            raise UnsuitableSeries(
+                ReasonCode.BAD_RESCALE, "The rescale slope is zero or negative, or the intercept absurd."
+            )
 
 
 def _only_ct(frames: Sequence[Frame]) -> None:
@@ -182,9 +185,10 @@ def _only_ct(frames: Sequence[Frame]) -> None:
         return
     if all(frame.instance.sop_class_uid.startswith(_SECONDARY_CAPTURE) for frame in others):
         raise UnsuitableSeries(
-            "SECONDARY_CAPTURE", f"{len(others)} of {len(frames)} images are secondary captures, not CT images."
+            ReasonCode.SECONDARY_CAPTURE,
+            f"{len(others)} of {len(frames)} images are secondary captures, not CT images.",
         )
-    raise UnsuitableSeries("NOT_CT", f"{len(others)} of {len(frames)} objects are not CT images.")
+    raise UnsuitableSeries(ReasonCode.NOT_CT, f"{len(others)} of {len(frames)} objects are not CT images.")
 
 
 def _one_place_per_uid(frames: Sequence[Frame]) -> None:
@@ -195,7 +199,8 @@ def _one_place_per_uid(frames: Sequence[Frame]) -> None:
         first = seen.setdefault(key, frame)
         if first is not frame and (first.position_mm, first.orientation) != (frame.position_mm, frame.orientation):
             raise UnsuitableSeries(
-                "CONFLICTING_SLICES", "Two files carry the same SOP Instance UID but lie at different positions."
+                ReasonCode.CONFLICTING_SLICES,
+                "Two files carry the same SOP Instance UID but lie at different positions.",
             )
 
 
@@ -208,7 +213,8 @@ def _settled(stack: Stack, stacks: Sequence[Stack], workers: int, max_bytes: int
         return _assemble(stack, stacks, workers, max_bytes, decoded)
     except _Conflict:
         raise UnsuitableSeries(
-            "CONFLICTING_SLICES", "Several images lie at one position but differ, and nothing tells them apart."
+            ReasonCode.CONFLICTING_SLICES,
+            "Several images lie at one position but differ, and nothing tells them apart.",
         ) from None
 
 
@@ -218,7 +224,7 @@ def _assemble(stack: Stack, stacks: Sequence[Stack], workers: int, max_bytes: in
     needed = len(kept) * pixels.rows * pixels.columns * 2
     if needed > max_bytes:
         raise UnsuitableSeries(
-            "TOO_LARGE", f"The series needs {needed >> 20} MiB of memory; {max_bytes >> 20} MiB are allowed."
+            ReasonCode.TOO_LARGE, f"The series needs {needed >> 20} MiB of memory; {max_bytes >> 20} MiB are allowed."
         )
     hu = np.empty((len(kept), pixels.rows, pixels.columns), dtype=np.int16)
     with ThreadPoolExecutor(max(1, workers)) as pool:

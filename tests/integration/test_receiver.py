@@ -249,7 +249,7 @@ def test_a_queue_of_analyses_over_its_mark_refuses_associations_as_transient(tmp
         assert [status for status, _ in store(node, ct_slice(), ct_slice())] == [0, 0]
         for pk in (1, 2):
             with node.database.transaction() as tx:
-                series.close_series(tx, pk, time.time(), MODEL, "command")
+                series.close_series(tx, pk, time.time(), series.Closing(MODEL, "command"))
         wait_for(lambda: answer(node) == (REJECT, TRANSIENT), 10, "associations are refused")
         with node.database.transaction() as tx:
             jobs.claim(tx, "worker", time.time(), 60, 3)

@@ -162,7 +162,7 @@ def test_a_study_without_a_suitable_series_has_one_outcome_with_its_reason(site:
         assert job is not None and jobs.claim(tx, "test", site.now, 60, 3) is None
         jobs.hand_back(tx, job.job_id, job.fence, site.now)
     assert job.series_instance_uid == gapped
-    assert job.refusal is not None and job.refusal[0] == "MISSING_SLICES"
+    assert job.refusal is not None and job.refusal.code == "MISSING_SLICES"
     assert site.work(None) == gapped
     site.wait(1)
     assert not site.has_job()

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, build_context
 
+from config.reasons import Refusal
 from config.settings import SeriesFilter, Settings
 from dicom_node.analysis.current_model import current_model
 from dicom_node.analysis.worker import Worker
@@ -70,7 +71,7 @@ def test_a_higher_priority_is_analysed_first_and_the_same_in_order(tmp_path: Pat
         for number, priority in ((1, 0), (2, 5), (3, 5), (4, -1)):
             node.receive(1, now=number, series_uid=f"1.{number}", study_uid=f"1.{number}.0", patient_id=f"P{number}")
             with node.database.transaction() as tx:
-                series.close_series(tx, number, number + QUIET_S, MODEL, priority=priority)
+                series.close_series(tx, number, number + QUIET_S, series.Closing(MODEL, priority=priority))
         order = [node.claim(100) for _ in range(4)]
     assert [job.series_instance_uid for job in order if job] == ["1.2", "1.3", "1.1", "1.4"]
 
@@ -83,7 +84,9 @@ def test_results_go_to_the_destinations_of_the_source_that_began_the_series(tmp_
     node.receive([sent], time.time(), quiet_s=0.1)
     model = current_model(node.settings)
     with node.database.transaction() as tx:
-        job_id = series.close_series(tx, 1, time.time() + 1, model, refuse=("MISSING_SLICES", "One of two is missing."))
+        job_id = series.close_series(
+            tx, 1, time.time() + 1, series.Closing(model, refusal=Refusal("MISSING_SLICES", "One of two is missing."))
+        )
         assert job_id is not None
     assert Worker(node.settings, node.database, node.files, "cpu").work_once(time.time() + 1)
     assert set(node.states()) == {"b"}

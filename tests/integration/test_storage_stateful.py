@@ -136,7 +136,7 @@ class Node(RuleBasedStateMachine):
         """Also one that was thought dead, and one that already finished: the bundle keeps them all."""
         if job is None:
             return
-        report = self.store.report(f"2.25.{job.series_pk}.{job.input_digest}")
+        report = self.store.report(f"2.25.{job.series_pk}.{job.instances_digest}")
         with contextlib.suppress(StaleLease, KeyboardInterrupt), self.store.database.transaction() as tx:
             jobs.finish(tx, job.job_id, job.fence, self.now, analysed(), [report], DESTINATIONS)
             if crash:
@@ -156,7 +156,7 @@ class Node(RuleBasedStateMachine):
     @rule(target=sending, destination=st.sampled_from(DESTINATIONS), stored=st.booleans())
     def a_sender_claims(self, destination: str, stored: bool):
         """`stored`: the destination gets it now, whether or not its answer is ever heard."""
-        found = self.write(deliveries.due, destination, self.now, LEASE_S)
+        found = self.write(deliveries.claim, destination, self.now, LEASE_S)
         if found and stored:
             self.transmit(found[0])
         return found[0] if found else None
@@ -175,7 +175,7 @@ class Node(RuleBasedStateMachine):
         with contextlib.suppress(StaleLease):
             if answer == "success":
                 self.transmit(delivery)
-                self.write(deliveries.sent, *ticket)
+                self.write(deliveries.mark_sent, *ticket)
             elif answer == "busy":
                 self.write(deliveries.retry_later, *ticket, self.now + 40, "0xA700")
             else:
@@ -188,9 +188,9 @@ class Node(RuleBasedStateMachine):
     @rule()
     def an_operator_retries_everything(self) -> None:
         for row in self.store.rows("SELECT id FROM jobs WHERE state = 'FAILED'"):
-            self.write(jobs.retry, self.now, row["id"])
+            self.write(jobs.retry, row["id"], self.now)
         for row in self.store.rows("SELECT id FROM deliveries WHERE state = 'FAILED'"):
-            self.write(deliveries.retry, self.now, row["id"])
+            self.write(deliveries.retry, row["id"], self.now)
 
     @invariant()
     def nothing_acknowledged_is_lost(self) -> None:
@@ -260,20 +260,20 @@ class Node(RuleBasedStateMachine):
             while job := self.write(jobs.claim, "worker", self.now, LEASE_S, ATTEMPTS):
                 self.a_worker_finishes(job, crash=False)
             for destination in DESTINATIONS:
-                while found := self.write(deliveries.due, destination, self.now, LEASE_S):
+                while found := self.write(deliveries.claim, destination, self.now, LEASE_S):
                     self.transmit(found[0])
-                    self.write(deliveries.sent, found[0].delivery_id, found[0].fence, self.now)
+                    self.write(deliveries.mark_sent, found[0].delivery_id, found[0].fence, self.now)
         assert set(self.store.states("series")) <= {"CLOSED"}
         assert set(self.store.states("jobs")) <= {"REPORTED", "SUPERSEDED"}
         assert set(self.store.states("deliveries")) <= {"SENT", "SUPERSEDED"}
         current = self.store.rows(
-            "SELECT series.series_instance_uid, series.input_digest, jobs.input_digest AS analysed, sop_instance_uid "
-            "FROM results JOIN jobs ON jobs.id = job_id JOIN series ON series.id = results.series_pk "
+            "SELECT series.series_instance_uid, series.instances_digest, jobs.instances_digest AS analysed, "
+            "sop_instance_uid FROM results JOIN jobs ON jobs.id = job_id JOIN series ON series.id = results.series_pk "
             "JOIN result_objects ON result_objects.result_id = results.id WHERE superseded_at IS NULL"
         )
         assert sorted(row["series_instance_uid"] for row in current) == sorted(self.last_new)
         for row in current:
-            assert row["input_digest"] == row["analysed"], "the report is on the whole series"
+            assert row["instances_digest"] == row["analysed"], "the report is on the whole series"
             assert all(row["sop_instance_uid"] in pacs.held for pacs in self.pacs.values())
         self.every_change_of_state_is_allowed_and_audited()
         self.verified.clear()

@@ -244,7 +244,9 @@ def test_a_shadow_model_is_computed_by_the_worker_and_compared_by_evaluate(
         receive(store, scans / "case7", now)
         with store.database.transaction() as tx:
             for due in series.due_series(tx, now + 60):
-                series.close_series(tx, due.series_pk, now + 60, current_model(settings), shadow=shadow_model(settings))
+                series.close_series(
+                    tx, due.series_pk, now + 60, series.Closing(current_model(settings), shadow=shadow_model(settings))
+                )
         logs.configure(settings.logging)  # the command before it logged to a stream that is closed by now
         worker = Worker(settings, store.database, store.files, "cpu")
         while worker.work_once(now + 61):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from config.reasons import Refusal
 from config.settings import Settings, WorkerSettings
 from dicom_node.analysis.worker import Worker
 from dicom_node.errors import NodeError
@@ -30,10 +31,10 @@ class Slow(Worker):
         self._commit(job, *self.found())
 
     def found(self) -> tuple[object, ...]:
-        from dicom_node.analysis.analyse import Analysis, Reason
+        from dicom_node.analysis.analyse import Analysis
         from tests.factories import model
 
-        return Analysis(None, Reason("MISSING_SLICES", "Slices are missing."), None), model(), []
+        return Analysis(None, Refusal("MISSING_SLICES", "Slices are missing."), None), model(), []
 
 
 @pytest.fixture

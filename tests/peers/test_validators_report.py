@@ -20,6 +20,7 @@ from pydicom.uid import (
     LegacyConvertedEnhancedCTImageStorage,
 )
 
+from config.reasons import Refusal
 from dicom_node.report.context import ReportContext
 from dicom_node.report.fallback import as_accepted
 from dicom_node.report.frame import to_part10
@@ -116,8 +117,7 @@ def test_not_analysed_report_that_replaces_a_result_passes_every_validator(tmp_p
     sources = read_sources(volume)
     earlier = build_report(finding_on(volume), volume, sources[1:], CONTEXT)
     report = build_not_analysed(
-        "ALTERNATING_SLICE_THICKNESS",
-        "Slices of 2 and 5 mm were seen; one thickness is needed.",
+        Refusal("ALTERNATING_SLICE_THICKNESS", "Slices of 2 and 5 mm were seen; one thickness is needed."),
         sources,
         replace(CONTEXT, predecessor=earlier, revision=2),
         model(demonstration=True),

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage, SegmentationStorage
 
+from config.reasons import Refusal
 from dicom_node.report.context import ReportContext
 from dicom_node.report.fallback import as_accepted
 from dicom_node.report.frame import to_part10
@@ -156,7 +157,7 @@ def test_report_in_another_class_has_the_same_uid_each_time_and_names_what_it_re
 
 def test_not_analysed_report_says_why_and_has_no_number(volume: CTVolume) -> None:
     sentence = "Two gaps of 8 mm were seen where slices are 4 mm apart; every slice is needed."
-    report = build_not_analysed("MISSING_SLICES", sentence, read_sources(volume), CONTEXT, model())
+    report = build_not_analysed(Refusal("MISSING_SLICES", sentence), read_sources(volume), CONTEXT, model())
     read = pydicom.dcmread(DicomBytesIO(to_part10(report)))
     assert read.SOPClassUID == EnhancedSRStorage
     assert rows(read)[0] == (0, "", "CONTAINER", "18748-4,LN", "")
@@ -172,13 +173,13 @@ def test_not_analysed_report_says_why_and_has_no_number(volume: CTVolume) -> Non
 
 
 def test_reason_longer_than_a_short_code_is_kept_whole(volume: CTVolume) -> None:
-    report = build_not_analysed("ALTERNATING_SLICE_THICKNESS", "x", read_sources(volume), CONTEXT, None)
+    report = build_not_analysed(Refusal("ALTERNATING_SLICE_THICKNESS", "x"), read_sources(volume), CONTEXT, None)
     assert ("CODE", "ALTERNATING_SLICE_THICKNESS,99DICOMNODE") in [(row[2], row[4]) for row in rows(report)]
 
 
 def test_another_reason_is_another_report(volume: CTVolume) -> None:
     sources = read_sources(volume)
-    reports = [build_not_analysed(code, "x", sources, CONTEXT, model()) for code in ("A", "B")]
+    reports = [build_not_analysed(Refusal(code, "x"), sources, CONTEXT, model()) for code in ("A", "B")]
     assert reports[0].SOPInstanceUID != reports[1].SOPInstanceUID
 
 

@@ -10,6 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
+from config.reasons import Refusal
 from dicom_node.report.context import ReportContext
 from dicom_node.report.frame import to_part10
 from dicom_node.report.not_analysed import build_not_analysed
@@ -199,7 +200,7 @@ def test_headers_that_can_be_read_are_enough_to_say_why_nothing_was_analysed(tmp
     (tmp_path / "s" / "0001.dcm").write_bytes(b"")
     headers = read_headers(sorted((tmp_path / "s").iterdir()))
     assert len(headers) == 1
-    assert build_not_analysed("CORRUPT_INSTANCE", "Two files.", headers, CONTEXT, None).PatientID == "4711"
+    assert build_not_analysed(Refusal("CORRUPT_INSTANCE", "Two files."), headers, CONTEXT, None).PatientID == "4711"
 
 
 def test_damaged_headers_are_reported_on_or_refused_and_nothing_else(tmp_path: Path) -> None:
@@ -217,7 +218,7 @@ def test_damaged_headers_are_reported_on_or_refused_and_nothing_else(tmp_path: P
         except CorruptInstance:
             outcomes.add("refused")
             continue
-        to_part10(build_not_analysed("X", "y", headers, CONTEXT, None))
+        to_part10(build_not_analysed(Refusal("X", "y"), headers, CONTEXT, None))
         outcomes.add("reported")
     assert outcomes == {"refused", "reported"}
 

@@ -11,6 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from config.reasons import Refusal
 from dicom_node.report.context import ReportContext
 from dicom_node.report.frame import to_part10
 from dicom_node.report.not_analysed import build_not_analysed
@@ -236,7 +237,7 @@ def test_rebuild_has_the_same_uids_and_another_model_or_input_has_others(volume:
         build_report(finding_on(volume, model=model(digest="e" * 64)), volume, sources, CONTEXT),
         build_report(finding_on(volume), volume, sources[1:], CONTEXT),
         build_report(finding_on(volume), replace(volume, dropped=("1.2.3",)), sources, CONTEXT),
-        build_report(finding_on(volume), volume, sources, replace(CONTEXT, input_digest="f" * 64)),
+        build_report(finding_on(volume), volume, sources, replace(CONTEXT, instances_digest="f" * 64)),
     ]
     uids = [report.SOPInstanceUID for report in [first, *others]]
     assert len(set(uids)) == len(uids)
@@ -267,7 +268,7 @@ def test_rebuild_of_a_report_is_not_its_own_predecessor(volume: CTVolume) -> Non
 
 def test_not_analysed_report_can_follow_a_result_and_a_result_it(volume: CTVolume) -> None:
     sources = read_sources(volume)
-    refused = build_not_analysed("MISSING_SLICES", "One gap.", sources[1:], CONTEXT, model())
+    refused = build_not_analysed(Refusal("MISSING_SLICES", "One gap."), sources[1:], CONTEXT, model())
     result = build_report(finding_on(volume), volume, sources, replace(CONTEXT, predecessor=refused, revision=2))
     (study,) = result.PredecessorDocumentsSequence
     assert study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPClassUID == refused.SOPClassUID

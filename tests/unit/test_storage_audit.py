@@ -17,10 +17,10 @@ def store(tmp_path):
         yield store
 
 
-def add(store, *names, now=1.0, **columns):
+def add(store, *names, now=1.0, outcome=None, detail=None, **about):
     with store.database.transaction() as tx:
         for name in names:
-            audit.append(tx, now, name, **columns)
+            audit.append(tx, now, name, audit.Subject(**about), outcome=outcome, detail=detail)
 
 
 def search(store, **how):
@@ -127,7 +127,7 @@ def test_every_change_of_state_has_its_row(store):
     """Walk a series through everything; each row's audited states must be an unbroken chain of allowed moves."""
     store.reported("PACS")
     with store.database.transaction() as tx:
-        [sending] = deliveries.due(tx, "PACS", 40, 60)
+        [sending] = deliveries.claim(tx, "PACS", 40, 60)
     store.receive(3, now=50)
     with store.database.transaction() as tx:
         deliveries.retry_later(tx, sending.delivery_id, sending.fence, 51, 60, "refused")
@@ -136,7 +136,7 @@ def test_every_change_of_state_has_its_row(store):
     with store.database.transaction() as tx:
         jobs.fail(tx, job.job_id, job.fence, 82, "broken", None)
     with store.database.transaction() as tx:
-        jobs.retry(tx, 83, job.job_id)
+        jobs.retry(tx, job.job_id, 83)
     job = store.claim(84)
     store.receive(4, now=85)
     store.finish(job, 86, "PACS")

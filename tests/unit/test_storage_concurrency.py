@@ -58,7 +58,7 @@ def test_a_series_that_is_closed_while_a_slice_is_recorded_does_not_lose_it(
     def close() -> None:
         with suppress(NotDueYet), store.database.transaction() as tx:
             for due in series.due_series(tx, QUIET_S):
-                series.close_series(tx, due.series_pk, QUIET_S, MODEL)
+                series.close_series(tx, due.series_pk, QUIET_S, series.Closing(MODEL))
         closed.set()
 
     store.receive(1, now=0.0)
@@ -67,8 +67,8 @@ def test_a_series_that_is_closed_while_a_slice_is_recorded_does_not_lose_it(
     assert closed.wait(30)
     with store.database.read() as tx:
         found = series.get_series(tx, "1.2.3")
-        held = series.input_digest(series.series_instances(tx, found.series_pk))
-    queued = [row["input_digest"] for row in store.rows("SELECT input_digest FROM jobs WHERE state = 'QUEUED'")]
+        held = series.instances_digest(series.series_instances(tx, found.series_pk))
+    queued = [row["instances_digest"] for row in store.rows("SELECT instances_digest FROM jobs WHERE state = 'QUEUED'")]
     assert found.state == "OPEN" or queued == [held], "closed without its last slice"
 
 

@@ -67,7 +67,11 @@ def test_the_migrations_make_exactly_the_tables_of_the_models(database):
 
 
 def test_the_checks_allow_exactly_the_states_of_the_machines():
-    for table, states in (("series", series_state.State), ("jobs", jobs.State), ("deliveries", deliveries.State)):
+    for table, states in (
+        ("series", series_state.SeriesState),
+        ("jobs", jobs.JobState),
+        ("deliveries", deliveries.DeliveryState),
+    ):
         check = next(c for c in Base.metadata.tables[table].constraints if str(c.name).endswith("_state"))
         assert set(re.findall(r"'(\w+)'", str(check.sqltext))) == {str(state) for state in states}
 

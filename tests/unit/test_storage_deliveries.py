@@ -3,7 +3,7 @@
 import pytest
 
 from storage import deliveries
-from storage.deliveries import State
+from storage.deliveries import DeliveryState
 from storage.errors import IllegalMove, NotFound, StaleLease
 from tests.storage_factory import Store
 
@@ -29,7 +29,7 @@ def do(store, function, *arguments, **named):
 
 
 def due(store, now, destination="PACS"):
-    return do(store, deliveries.due, destination, now, LEASE_S)
+    return do(store, deliveries.claim, destination, now, LEASE_S)
 
 
 def states(store):
@@ -54,7 +54,7 @@ def test_a_destination_never_gets_what_is_for_another(outbox):
 def test_sent_is_the_end_where_no_commitment_is_wanted(outbox):
     [claimed] = due(outbox, 30)
     uid = claimed.objects[0].sop_instance_uid
-    do(outbox, deliveries.sent, claimed.delivery_id, claimed.fence, 31, {uid: 0xB000}, "coercion of data elements")
+    do(outbox, deliveries.mark_sent, claimed.delivery_id, claimed.fence, 31, {uid: 0xB000}, "coercion of data elements")
     [row] = outbox.rows("SELECT * FROM deliveries WHERE destination = 'PACS'")
     assert (row["state"], row["sent_at"], row["warning"]) == ("SENT", 31.0, "coercion of data elements")
     assert do(outbox, deliveries.commitments_due, "PACS", 1e9) == []
@@ -67,7 +67,7 @@ def test_a_failed_attempt_waits_and_sends_the_same_bytes(outbox):
     [first] = due(outbox, 30)
     assert (
         do(outbox, deliveries.retry_later, first.delivery_id, first.fence, 31, 100, "connection refused")
-        == State.PENDING
+        == DeliveryState.PENDING
     )
     assert due(outbox, 99) == []
     [second] = due(outbox, 100)
@@ -79,13 +79,13 @@ def test_a_sender_that_died_gives_back_when_its_lease_is_over(outbox):
     assert due(outbox, 30 + LEASE_S - 0.1) == []
     [alive] = due(outbox, 30 + LEASE_S)
     for late in (
-        lambda: do(outbox, deliveries.sent, dead.delivery_id, dead.fence, 95),
+        lambda: do(outbox, deliveries.mark_sent, dead.delivery_id, dead.fence, 95),
         lambda: do(outbox, deliveries.retry_later, dead.delivery_id, dead.fence, 95, 100, "x"),
         lambda: do(outbox, deliveries.fail, dead.delivery_id, dead.fence, 95, "x"),
     ):
         with pytest.raises(StaleLease):
             late()
-    do(outbox, deliveries.sent, alive.delivery_id, alive.fence, 96)
+    do(outbox, deliveries.mark_sent, alive.delivery_id, alive.fence, 96)
     assert states(outbox)["PACS"] == "SENT"
 
 
@@ -93,7 +93,7 @@ def test_a_heartbeat_lengthens_the_lease_of_a_slow_sending(outbox):
     [slow] = due(outbox, 30)
     assert do(outbox, deliveries.heartbeat, slow.delivery_id, slow.fence, 80, LEASE_S)
     assert due(outbox, 100) == []
-    do(outbox, deliveries.sent, slow.delivery_id, slow.fence, 120)
+    do(outbox, deliveries.mark_sent, slow.delivery_id, slow.fence, 120)
     assert not do(outbox, deliveries.heartbeat, slow.delivery_id, slow.fence, 121, LEASE_S)
 
 
@@ -101,12 +101,12 @@ def test_what_is_refused_for_good_stops_until_an_operator_retries_it(outbox):
     [claimed] = due(outbox, 30)
     do(outbox, deliveries.fail, claimed.delivery_id, claimed.fence, 31, "0xA900 data set does not match")
     assert due(outbox, 1e9) == []
-    do(outbox, deliveries.retry, 200, claimed.delivery_id)
+    do(outbox, deliveries.retry, claimed.delivery_id, 200)
     assert due(outbox, 200)[0].attempt == 1
     with pytest.raises(IllegalMove):
-        do(outbox, deliveries.retry, 201, claimed.delivery_id)
+        do(outbox, deliveries.retry, claimed.delivery_id, 201)
     with pytest.raises(NotFound):
-        do(outbox, deliveries.retry, 201, 999)
+        do(outbox, deliveries.retry, 999, 201)
 
 
 def test_at_start_the_senders_leases_are_given_back(outbox):
@@ -121,14 +121,14 @@ def test_a_late_slice_lets_a_sending_end_but_not_begin_again(outbox):
     outbox.receive(3, now=40)
     assert states(outbox) == {"PACS": "SENDING", "ARCHIVE": "SUPERSEDED"}
     later = do(outbox, deliveries.retry_later, sending.delivery_id, sending.fence, 41, 50, "aborted")
-    assert later == State.SUPERSEDED
+    assert later == DeliveryState.SUPERSEDED
     assert due(outbox, 1e9) == []
 
 
 def test_a_late_slice_does_not_unsend_what_arrived(outbox):
     [sending] = due(outbox, 30)
     outbox.receive(3, now=40)
-    do(outbox, deliveries.sent, sending.delivery_id, sending.fence, 41)
+    do(outbox, deliveries.mark_sent, sending.delivery_id, sending.fence, 41)
     assert states(outbox)["PACS"] == "SENT"
 
 
@@ -141,7 +141,7 @@ def test_a_superseded_report_is_not_resent_after_its_sender_died(outbox):
 
 def sent(outbox, now=31):
     [claimed] = due(outbox, now - 1)
-    do(outbox, deliveries.sent, claimed.delivery_id, claimed.fence, now, commitment_at=now)
+    do(outbox, deliveries.mark_sent, claimed.delivery_id, claimed.fence, now, commitment_at=now)
     return claimed.delivery_id
 
 
@@ -152,8 +152,8 @@ def test_commitment_is_asked_for_and_its_answer_finds_the_delivery(outbox):
     do(outbox, deliveries.await_commitment, delivery, 31, "2.25.77", 100)
     assert do(outbox, deliveries.commitments_due, "PACS", 99) == []
     assert do(outbox, deliveries.find_commitment, "2.25.77").objects == asked.objects
-    do(outbox, deliveries.committed, delivery, 50)
-    do(outbox, deliveries.committed, delivery, 51)
+    do(outbox, deliveries.mark_committed, delivery, 50)
+    do(outbox, deliveries.mark_committed, delivery, 51)
     assert states(outbox)["PACS"] == "COMMITTED"
     assert outbox.events().count("delivery.committed") == 1
     with pytest.raises(NotFound):
@@ -176,7 +176,7 @@ def test_what_is_not_committed_is_sent_again(outbox):
     with pytest.raises(StaleLease):
         do(outbox, deliveries.await_commitment, delivery, 51, "2.25.78", 100)
     with pytest.raises(IllegalMove):
-        do(outbox, deliveries.committed, delivery, 52)
+        do(outbox, deliveries.mark_committed, delivery, 52)
 
 
 def test_a_superseded_report_that_is_not_committed_is_not_sent_again(outbox):
@@ -200,7 +200,7 @@ def test_destinations_with_work_are_those_with_something_due(outbox):
         assert deliveries.next_due_at(tx) == 30.0
     sent(outbox)
     [archive] = due(outbox, 30, "ARCHIVE")
-    do(outbox, deliveries.sent, archive.delivery_id, archive.fence, 31)
+    do(outbox, deliveries.mark_sent, archive.delivery_id, archive.fence, 31)
     with outbox.database.read() as tx:
         assert deliveries.destinations_with_work(tx, 31) == ["PACS"]
 
@@ -221,5 +221,5 @@ def test_a_clock_that_jumped_back_leaves_no_delivery_hanging(store, jump):
 
 def test_states_that_nothing_leaves_are_final():
     left = {state for froms in deliveries.TRANSITIONS.values() for state in froms}
-    assert set(State) - left == {State.COMMITTED, State.SUPERSEDED}
-    assert set(deliveries.TRANSITIONS) == set(State)
+    assert set(DeliveryState) - left == {DeliveryState.COMMITTED, DeliveryState.SUPERSEDED}
+    assert set(deliveries.TRANSITIONS) == set(DeliveryState)

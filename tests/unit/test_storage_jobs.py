@@ -117,13 +117,13 @@ def test_an_operator_brings_a_failed_job_back_with_all_attempts(queued):
     job = queued.claim(31)
     move(queued, jobs.fail, job.job_id, job.fence, 32, "the model file is missing", None)
     assert queued.states("jobs") == ["FAILED"]
-    move(queued, jobs.retry, 40, job.job_id)
+    move(queued, jobs.retry, job.job_id, 40)
     again = queued.claim(41)
     assert (again.attempt, again.fence) == (1, 2)
     with pytest.raises(IllegalMove):
-        move(queued, jobs.retry, 42, job.job_id)
+        move(queued, jobs.retry, job.job_id, 42)
     with pytest.raises(NotFound):
-        move(queued, jobs.retry, 42, 999)
+        move(queued, jobs.retry, 999, 42)
 
 
 def test_a_failed_attempt_is_tried_again_later_and_its_reason_is_kept(queued):
@@ -223,7 +223,7 @@ def test_a_report_that_may_be_at_a_destination_is_the_predecessor(store):
     from storage import deliveries
 
     first = store.reported("PACS")
-    [sending] = move(store, deliveries.due, "PACS", 40, LEASE_S)
+    [sending] = move(store, deliveries.claim, "PACS", 40, LEASE_S)
     store.receive(3, now=50)
     store.close_due(80)
     store.finish(store.claim(81), 82, "PACS")
@@ -238,10 +238,10 @@ def test_a_report_whose_delivery_was_retried_may_be_at_the_destination_all_the_s
     from storage import deliveries
 
     first = store.reported("PACS")
-    [sending] = move(store, deliveries.due, "PACS", 40, LEASE_S)
+    [sending] = move(store, deliveries.claim, "PACS", 40, LEASE_S)
     move(store, deliveries.fail, sending.delivery_id, sending.fence, 41, "segmentation: status 0xA900")
     with store.database.transaction() as tx:
-        deliveries.retry(tx, 42, sending.delivery_id)
+        deliveries.retry(tx, sending.delivery_id, 42)
     store.receive(3, now=50)
     assert store.states("deliveries") == ["SUPERSEDED"]
     assert move(store, jobs.previous_result, 1).result_id == first
@@ -285,5 +285,5 @@ def test_the_database_itself_refuses_a_result_that_contradicts_itself(queued, ba
 
 def test_states_that_nothing_leaves_are_final():
     left = {state for froms in jobs.TRANSITIONS.values() for state in froms}
-    assert set(jobs.State) - left == {jobs.State.REPORTED, jobs.State.SUPERSEDED}
-    assert set(jobs.TRANSITIONS) == set(jobs.State)
+    assert set(jobs.JobState) - left == {jobs.JobState.REPORTED, jobs.JobState.SUPERSEDED}
+    assert set(jobs.TRANSITIONS) == set(jobs.JobState)

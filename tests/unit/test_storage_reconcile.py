@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from config.reasons import Refusal
 from storage import deliveries, jobs, reconcile, retention, series
 from storage.series import Outcome
 from tests.storage_factory import MODEL, QUIET_S, Store
@@ -46,7 +47,7 @@ def test_what_was_running_is_queued_again_and_what_was_sending_pending(store):
     store.reported("PACS")
     store.claim(31)
     with store.database.transaction() as tx:
-        deliveries.due(tx, "PACS", 31, 60)
+        deliveries.claim(tx, "PACS", 31, 60)
     found = start(store, now=32)
     assert (found["jobs_released"], found["deliveries_released"]) == (1, 1)
     assert "RUNNING" not in store.states("jobs")
@@ -163,8 +164,8 @@ def finished(store):
     """A series reported and delivered at 41."""
     store.reported("PACS")
     with store.database.transaction() as tx:
-        [claimed] = deliveries.due(tx, "PACS", 40, 60)
-        deliveries.sent(tx, claimed.delivery_id, claimed.fence, 41)
+        [claimed] = deliveries.claim(tx, "PACS", 40, 60)
+        deliveries.mark_sent(tx, claimed.delivery_id, claimed.fence, 41)
 
 
 def test_images_go_after_their_days_and_everything_else_stays(store):
@@ -187,28 +188,28 @@ def pending(store):
 def failed_delivery(store):
     store.reported("PACS")
     with store.database.transaction() as tx:
-        [claimed] = deliveries.due(tx, "PACS", 40, 60)
+        [claimed] = deliveries.claim(tx, "PACS", 40, 60)
         deliveries.fail(tx, claimed.delivery_id, claimed.fence, 41, "0xA900")
 
 
 def sending(store):
     store.reported("PACS")
     with store.database.transaction() as tx:
-        deliveries.due(tx, "PACS", 40, 60)
+        deliveries.claim(tx, "PACS", 40, 60)
 
 
 def uncommitted(store):
     store.reported("PACS")
     with store.database.transaction() as tx:
-        [claimed] = deliveries.due(tx, "PACS", 40, 60)
-        deliveries.sent(tx, claimed.delivery_id, claimed.fence, 41, commitment_at=41)
+        [claimed] = deliveries.claim(tx, "PACS", 40, 60)
+        deliveries.mark_sent(tx, claimed.delivery_id, claimed.fence, 41, commitment_at=41)
 
 
 def one_of_two(store):
     store.reported("PACS", "ARCHIVE")
     with store.database.transaction() as tx:
-        [claimed] = deliveries.due(tx, "PACS", 40, 60)
-        deliveries.sent(tx, claimed.delivery_id, claimed.fence, 41)
+        [claimed] = deliveries.claim(tx, "PACS", 40, 60)
+        deliveries.mark_sent(tx, claimed.delivery_id, claimed.fence, 41)
 
 
 def reopened(store):
@@ -232,19 +233,19 @@ def queued(store):
 def another_model_queued(store):
     finished(store)
     with store.database.transaction() as tx:
-        series.close_series(tx, 1, 50, MODEL.__class__("other", "1", "other-digest"))
+        series.close_series(tx, 1, 50, series.Closing(MODEL.__class__("other", "1", "other-digest")))
 
 
 def closed_without_a_word(store):
     store.receive(1, now=0)
     with store.database.transaction() as tx:
-        series.close_series(tx, 1, 30, None)
+        series.close_series(tx, 1, 30, series.Closing(None))
 
 
 def retried(store):
     failed_delivery(store)
     with store.database.transaction() as tx:
-        deliveries.retry(tx, 42, 1)
+        deliveries.retry(tx, 1, 42)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +273,7 @@ def test_what_is_not_finished_is_never_deleted(store, unfinished):
 def test_what_was_kept_on_purpose_without_a_job_goes_too(store):
     store.receive(1, now=0)
     with store.database.transaction() as tx:
-        series.close_series(tx, 1, 30, None, "loop-guard", refuse=("OWN_OBJECT", "It is ours."))
+        series.close_series(tx, 1, 30, series.Closing(None, "loop-guard", refusal=Refusal("OWN_OBJECT", "It is ours.")))
     assert delete(store, 30 + 7 * DAY) == 1
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from config.reasons import Refusal
 from storage import jobs, selection, series
 from storage.errors import NotDueYet
 from storage.selection import Choice, Member, Selection
@@ -20,7 +21,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def close_due(store: Store, now: float) -> None:
     with store.database.transaction() as tx:
         for due in series.due_series(tx, now):
-            series.close_series(tx, due.series_pk, now, MODEL, to_choose=True)
+            series.close_series(tx, due.series_pk, now, series.Closing(MODEL, to_choose=True))
 
 
 def ready(store: Store, now: float) -> list[int]:
@@ -34,7 +35,9 @@ def members(store: Store) -> list[Member]:
 
 
 def choose(store: Store, found: list[Member], chosen: int | None, now: float) -> int | None:
-    others = {m.series_pk: (Selection.PASSED_OVER, ("PASSED_OVER", "Why.")) for m in found if m.series_pk != chosen}
+    others = {
+        m.series_pk: (Selection.PASSED_OVER, Refusal("PASSED_OVER", "Why.")) for m in found if m.series_pk != chosen
+    }
     with store.database.transaction() as tx:
         return selection.record_choice(tx, Choice(found, chosen, None, others, {"why": "a test"}), now, MODEL)
 
@@ -81,7 +84,7 @@ def test_a_refused_result_makes_the_study_ready_again(store: Store) -> None:
     with store.database.transaction() as tx:
         jobs.finish(tx, job.job_id, job.fence, 60, not_analysed("NOT_CHEST", "No lungs."), [], [])
     assert ready(store, 60) == [1]
-    assert members(store)[1].reason == ("NOT_CHEST", "No lungs.")
+    assert members(store)[1].reason == Refusal("NOT_CHEST", "No lungs.")
 
 
 def test_a_slice_that_came_meanwhile_stops_the_recording(store: Store) -> None:

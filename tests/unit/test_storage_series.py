@@ -5,6 +5,7 @@ import hashlib
 import pytest
 from sqlalchemy import insert
 
+from config.reasons import Refusal
 from storage import clock, series
 from storage.errors import NotDueYet, NotFound
 from storage.jobs import ModelRef
@@ -140,7 +141,7 @@ def test_closing_queues_one_job_with_the_digest_of_the_input(store):
         for row in store.rows("SELECT sop_instance_uid, sha256 FROM instances")
     )
     [job] = store.rows("SELECT * FROM jobs")
-    assert job["input_digest"] == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert job["instances_digest"] == hashlib.sha256("".join(lines).encode()).hexdigest()
     assert (job["state"], job["model_digest"], job["instance_count"]) == ("QUEUED", MODEL.digest, 2)
     assert store.events()[-2:] == ["series.closed", "job.queued"]
     assert due(store, 1000) == []
@@ -152,7 +153,7 @@ def test_a_series_is_not_closed_on_a_quiet_time_that_a_slice_ended(store):
         [found] = series.due_series(tx, 30)
     store.receive(2, now=30)
     with store.database.transaction() as tx, pytest.raises(NotDueYet):
-        series.close_series(tx, found.series_pk, 30, MODEL)
+        series.close_series(tx, found.series_pk, 30, series.Closing(MODEL))
     assert store.states("series") == ["OPEN"]
 
 
@@ -160,8 +161,8 @@ def test_a_decision_about_a_count_does_not_close_on_another(store):
     store.receive(1, 2, now=0)
     with store.database.transaction() as tx:
         with pytest.raises(NotDueYet):
-            series.close_series(tx, 1, 1, MODEL, "pacs-count", expected=3, if_count=3)
-        assert series.close_series(tx, 1, 1, MODEL, "pacs-count", expected=2, if_count=2) == 1
+            series.close_series(tx, 1, 1, series.Closing(MODEL, "pacs-count", expected=3, if_count=3))
+        assert series.close_series(tx, 1, 1, series.Closing(MODEL, "pacs-count", expected=2, if_count=2)) == 1
     found = record(store)
     assert (found.completeness, found.expected_count, found.closed_at) == ("pacs-count", 2, 1.0)
 
@@ -169,7 +170,12 @@ def test_a_decision_about_a_count_does_not_close_on_another(store):
 def test_a_series_may_be_closed_without_a_job_and_with_a_reason(store):
     store.receive(1, now=0)
     with store.database.transaction() as tx:
-        assert series.close_series(tx, 1, 1, None, "loop-guard", refuse=("OWN_OBJECT", "It is ours.")) is None
+        assert (
+            series.close_series(
+                tx, 1, 1, series.Closing(None, "loop-guard", refusal=Refusal("OWN_OBJECT", "It is ours."))
+            )
+            is None
+        )
     assert store.states("jobs") == []
     assert record(store).refusal_code == "OWN_OBJECT"
 
@@ -177,23 +183,28 @@ def test_a_series_may_be_closed_without_a_job_and_with_a_reason(store):
 def test_a_refusal_goes_with_the_job_to_the_worker(store):
     store.receive(1, now=0)
     with store.database.transaction() as tx:
-        series.close_series(tx, 1, 1, MODEL, "pacs-count", expected=9, refuse=("MISSING_SLICES", "8 of 9 missing."))
-    assert store.claim(2).refusal == ("MISSING_SLICES", "8 of 9 missing.")
+        series.close_series(
+            tx,
+            1,
+            1,
+            series.Closing(MODEL, "pacs-count", expected=9, refusal=Refusal("MISSING_SLICES", "8 of 9 missing.")),
+        )
+    assert store.claim(2).refusal == Refusal("MISSING_SLICES", "8 of 9 missing.")
 
 
 def test_closing_again_adds_no_job_but_another_model_does(store):
     store.receive(1, now=0)
     store.close_due(30)
     with store.database.transaction() as tx:
-        assert series.close_series(tx, 1, 31, MODEL) == 1
-        assert series.close_series(tx, 1, 31, ModelRef("demo", "2", "model-digest-2")) == 2
+        assert series.close_series(tx, 1, 31, series.Closing(MODEL)) == 1
+        assert series.close_series(tx, 1, 31, series.Closing(ModelRef("demo", "2", "model-digest-2"))) == 2
     assert store.states("jobs") == ["QUEUED", "QUEUED"]
 
 
 def test_a_closed_series_has_its_job_or_neither_happened(store):
     store.receive(1, now=0)
     with pytest.raises(ZeroDivisionError), store.database.transaction() as tx:
-        series.close_series(tx, 1, 30, MODEL)
+        series.close_series(tx, 1, 30, series.Closing(MODEL))
         raise ZeroDivisionError
     assert (store.states("series"), store.states("jobs"), "series.closed" in store.events()) == (["OPEN"], [], False)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from config.reasons import Refusal
 from storage import jobs, retention, series
 from storage.jobs import ClaimedJob
 from storage.series import ModelRef
@@ -23,7 +24,7 @@ def store(tmp_path):
 def close(store: Store, now: float, **how: object) -> None:
     with store.database.transaction() as tx:
         for due in series.due_series(tx, now):
-            series.close_series(tx, due.series_pk, now, MODEL, shadow=CANDIDATE, **how)
+            series.close_series(tx, due.series_pk, now, series.Closing(MODEL, shadow=CANDIDATE, **how))
 
 
 def finish(store: Store, job: ClaimedJob, now: float, probability: float) -> int:
@@ -102,7 +103,7 @@ def test_a_late_slice_supersedes_both(store):
 def test_the_shadow_model_made_the_reporting_one_reports_the_same_input(store):
     both(store)
     with store.database.transaction() as tx:
-        series.close_series(tx, 1, 60, CANDIDATE)
+        series.close_series(tx, 1, 60, series.Closing(CANDIDATE))
     job = store.claim(61)
     assert (job.shadow, job.model) == (False, CANDIDATE)
     finish(store, job, 62, 0.2)
@@ -112,6 +113,6 @@ def test_the_shadow_model_made_the_reporting_one_reports_the_same_input(store):
 
 def test_a_series_refused_before_analysis_is_not_shadowed(store):
     store.receive(1, now=0)
-    close(store, QUIET_S, refuse=("MISSING_SLICES", "1 of 9 missing."))
-    assert store.claim(60).refusal == ("MISSING_SLICES", "1 of 9 missing.")
+    close(store, QUIET_S, refusal=Refusal("MISSING_SLICES", "1 of 9 missing."))
+    assert store.claim(60).refusal == Refusal("MISSING_SLICES", "1 of 9 missing.")
     assert store.claim(60) is None

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import storage
+from config.reasons import Refusal
 from storage import audit, deliveries, jobs, series
 from storage.status import status
 from tests.storage_factory import MODEL, Store, not_analysed
@@ -46,8 +47,13 @@ def test_series_received_without_an_outcome_and_why(store):
     with store.database.transaction() as tx:
         for uid in ("8.1", "8.2", "8.3"):
             pk = series.get_series(tx, uid).series_pk
-            series.close_series(tx, pk, 110, MODEL, "command")
-        series.close_series(tx, series.get_series(tx, "8.4").series_pk, 110, None, "x", refuse=("OWN_OBJECT", "Ours."))
+            series.close_series(tx, pk, 110, series.Closing(MODEL, "command"))
+        series.close_series(
+            tx,
+            series.get_series(tx, "8.4").series_pk,
+            110,
+            series.Closing(None, "x", refusal=Refusal("OWN_OBJECT", "Ours.")),
+        )
     first, second = store.claim(111), store.claim(111)
     with store.database.transaction() as tx:
         jobs.fail(tx, first.job_id, first.fence, 112, "the model file is missing", None)
@@ -85,8 +91,8 @@ def test_turnaround_is_the_nearest_rank_of_each_day(store):
     for number in range(20):
         store.finish(store.claim(31 + number), 31 + number, "PACS")
     with store.database.transaction() as tx:
-        [claimed] = deliveries.due(tx, "PACS", 60, 60)
-        deliveries.sent(tx, claimed.delivery_id, claimed.fence, 61)
+        [claimed] = deliveries.claim(tx, "PACS", 60, 60)
+        deliveries.mark_sent(tx, claimed.delivery_id, claimed.fence, 61)
     [day] = view(store, "turnaround_per_day")
     assert (day["day_utc"], day["results"], day["delivered"]) == ("1970-01-01", 20, 1)
     assert (day["to_result_p50_s"], day["to_result_p95_s"]) == (40.0, 49.0)
@@ -95,8 +101,12 @@ def test_turnaround_is_the_nearest_rank_of_each_day(store):
 
 def test_who_connected_and_who_was_refused(store):
     with store.database.transaction() as tx:
-        audit.append(tx, 1, "association.accepted", peer_ae="CT", address="10.0.0.1", outcome="ACCEPTED")
-        audit.append(tx, 2, "association.rejected", peer_ae="EVIL", address="10.0.0.9", outcome="UNKNOWN_AE")
+        audit.append(
+            tx, 1, "association.accepted", peer=audit.Peer(ae_title="CT", address="10.0.0.1"), outcome="ACCEPTED"
+        )
+        audit.append(
+            tx, 2, "association.rejected", peer=audit.Peer(ae_title="EVIL", address="10.0.0.9"), outcome="UNKNOWN_AE"
+        )
     rows = view(store, "connections")
     assert [(row["peer_ae"], row["outcome"]) for row in rows] == [("CT", "ACCEPTED"), ("EVIL", "UNKNOWN_AE")]
 
@@ -104,7 +114,7 @@ def test_who_connected_and_who_was_refused(store):
 def test_failures_by_cause(store):
     store.reported("PACS")
     with store.database.transaction() as tx:
-        [claimed] = deliveries.due(tx, "PACS", 40, 60)
+        [claimed] = deliveries.claim(tx, "PACS", 40, 60)
         deliveries.fail(tx, claimed.delivery_id, claimed.fence, 41, "0xA900")
         audit.append(tx, 50, "association.rejected", outcome="UNKNOWN_AE")
         audit.append(tx, 51, "association.rejected", outcome="UNKNOWN_AE")
