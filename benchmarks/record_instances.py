@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from storage import series
+from storage import recording
 from storage.arrival import Arrival, IndexedHeader
 from storage.database import Database, open_database
 from storage.files import StoredFile
@@ -46,7 +46,7 @@ def measure(database: Database, batch: list[Arrival], group: int) -> tuple[float
     started, cpu = time.perf_counter(), time.process_time()
     for first in range(0, len(batch), group):
         with database.transaction() as tx:
-            series.record_instances(tx, batch[first : first + group], float(first), 30.0)
+            recording.record_instances(tx, batch[first : first + group], float(first), 30.0)
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     return len(batch) / seconds, 1000 * cpu_s / len(batch)
 

@@ -1,82 +1,22 @@
-"""The queue of analyses: leases, fencing numbers, attempts; and the one transaction that ends a job."""
+"""The queue of analyses: fencing numbers, attempts, and the one transaction that ends a job.
+
+The states are in job_state.py; what becomes of a job whose worker is gone is in leases.py.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from config.reasons import Refusal
-from storage import audit, clock, deliveries, results
+from storage import audit, deliveries, results
 from storage.errors import StaleLease
-from storage.models import jobs, patients, series, studies
-from storage.moves import Machine, by_id, insert_row, move
-from storage.results import NewObject, NewResult, PreviousResult, ResultOutcome, previous_result
-
-__all__ = [
-    "JOB",
-    "TRANSITIONS",
-    "ClaimedJob",
-    "JobState",
-    "ModelRef",
-    "NewObject",
-    "NewResult",
-    "PreviousResult",
-    "ResultOutcome",
-    "claim",
-    "count_queued",
-    "fail",
-    "finish",
-    "hand_back",
-    "heartbeat",
-    "previous_result",
-    "release_all",
-    "release_expired",
-    "release_worker",
-    "retry",
-]
-
-
-MAX_INTERRUPTIONS = 20
-
-
-class JobState(StrEnum):
-    """Where a job is."""
-
-    QUEUED = "QUEUED"
-    RUNNING = "RUNNING"
-    REPORTED = "REPORTED"
-    FAILED = "FAILED"
-    SUPERSEDED = "SUPERSEDED"
-
-
-# Each state, and the states from which it may be entered. Rows are born QUEUED, when their series closes.
-TRANSITIONS: Mapping[str, frozenset[str]] = {
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED}),  # handed back, lease over, later; `retry`
-    JobState.RUNNING: frozenset({JobState.QUEUED}),  # claimed: the attempt counts from here
-    JobState.REPORTED: frozenset({JobState.RUNNING}),  # result, objects and outbox rows are on disk
-    JobState.FAILED: frozenset({JobState.RUNNING, JobState.QUEUED}),  # out of attempts, or trying again will not help
-    JobState.SUPERSEDED: frozenset(
-        {JobState.QUEUED, JobState.RUNNING, JobState.FAILED}
-    ),  # the series got another slice
-}
-
-JOB = Machine(
-    "job",
-    jobs,
-    TRANSITIONS,
-    select(
-        jobs.c.state,
-        jobs.c.fence,
-        jobs.c.id.label("job_id"),
-        series.c.series_instance_uid.label("series_uid"),
-        studies.c.study_instance_uid.label("study_uid"),
-        patients.c.patient_id,
-    )
-    .select_from(jobs.join(series).join(studies).join(patients))
-    .where(by_id(jobs)),
-)
+from storage.job_state import JOB, JobState
+from storage.leases import end_failed, end_out_of_attempts, release_expired
+from storage.models import jobs, series, studies
+from storage.moves import insert_row, move
+from storage.results import NewObject, NewResult
 
 
 @dataclass(frozen=True)
@@ -226,7 +166,7 @@ def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts:
     )
     while (row := tx.execute(waiting).first()) is not None:
         if row.attempts >= max_attempts:
-            _out_of_attempts(tx, row.id, JobState.QUEUED, row.attempts, now)
+            end_out_of_attempts(tx, row.id, JobState.QUEUED, row.attempts, now)
             continue
         values = {
             "worker": worker,
@@ -264,70 +204,6 @@ def _claimed(tx: Connection, job_id: int) -> ClaimedJob:
         lease_until=row.due_at,
         shadow=row.shadow,
     )
-
-
-def release_expired(tx: Connection, now: float, max_attempts: int) -> int:
-    """Queue again the jobs whose lease is over, or end them FAILED where they are out of attempts.
-
-    Returns how many were RUNNING without a worker.
-    """
-    clock.start_waits_again(tx, jobs, (JobState.QUEUED, JobState.RUNNING), now)
-    return _release(tx, now, max_attempts, "the worker's lease was over", jobs.c.due_at <= now)
-
-
-def release_worker(tx: Connection, now: float, max_attempts: int, worker: str) -> int:
-    """As `release_expired`, for the jobs of one worker that is known to be dead, without waiting for its lease."""
-    return _release(tx, now, max_attempts, "its worker died", jobs.c.worker == worker)
-
-
-def _release(tx: Connection, now: float, max_attempts: int, reason: str, condition: ColumnElement[bool]) -> int:
-    running = select(jobs.c.id, jobs.c.attempts).where(jobs.c.state == JobState.RUNNING.value, condition)
-    released = tx.execute(running.with_for_update(skip_locked=True)).all()
-    for row in released:
-        if row.attempts >= max_attempts:
-            _out_of_attempts(tx, row.id, JobState.RUNNING, row.attempts, now)
-        else:
-            _queue_again(tx, row.id, now, reason)
-    return len(released)
-
-
-def release_all(tx: Connection, now: float) -> int:
-    """When the whole node starts: queue again what was RUNNING when it stopped. Returns how many.
-
-    That stop is rarely the job's doing, so it costs no attempt; but a job may bring the whole machine down, so
-    the stops that one job is excused for are counted and end with MAX_INTERRUPTIONS.
-    """
-    running = select(jobs.c.id, jobs.c.attempts, jobs.c.interruptions).where(jobs.c.state == JobState.RUNNING.value)
-    released = tx.execute(running.with_for_update(skip_locked=True)).all()
-    for row in released:
-        interruptions = row.interruptions + 1
-        if interruptions > MAX_INTERRUPTIONS:
-            _end_failed(tx, row.id, JobState.RUNNING, now, f"the node stopped {interruptions} times while it ran")
-            continue
-        values = {"attempts": max(row.attempts - 1, 0), "interruptions": interruptions}
-        _queue_again(tx, row.id, now, "the node stopped while it ran", values)
-    return len(released)
-
-
-def _queue_again(
-    tx: Connection, job_id: int, now: float, reason: str, more: Mapping[str, object] | None = None
-) -> None:
-    # Due now, so behind everything that waits already: a series that kills workers delays nobody.
-    values = {"worker": None, "set_at": now, "due_at": now, **(more or {})}
-    move(tx, JOB, job_id, JobState.RUNNING, JobState.QUEUED, now, values=values, detail={"reason": reason})
-
-
-def _out_of_attempts(tx: Connection, job_id: int, leaving: JobState, attempts: int, now: float) -> None:
-    last = tx.scalar(select(jobs.c.failure_reason).where(jobs.c.id == job_id))
-    reason = f"out of attempts after {attempts}: {last or 'its worker died or stopped answering'}"
-    _end_failed(tx, job_id, leaving, now, reason)
-
-
-def _end_failed(
-    tx: Connection, job_id: int, leaving: JobState, now: float, reason: str, fence: int | None = None
-) -> None:
-    values = {"failure_reason": reason, "finished_at": now, "worker": None, "set_at": now}
-    move(tx, JOB, job_id, leaving, JobState.FAILED, now, fence=fence, values=values, detail={"reason": reason})
 
 
 def heartbeat(tx: Connection, job_id: int, fence: int, now: float, lease_s: float) -> bool:
@@ -406,7 +282,7 @@ def fail(tx: Connection, job_id: int, fence: int, now: float, reason: str, retry
     reason: one sentence without patient data.
     """
     if retry_at is None:
-        _end_failed(tx, job_id, JobState.RUNNING, now, reason, fence)
+        end_failed(tx, job_id, JobState.RUNNING, now, reason, fence)
         return
     values = {"worker": None, "failure_reason": reason, "set_at": now, "due_at": retry_at}
     move(tx, JOB, job_id, JobState.RUNNING, JobState.QUEUED, now, fence=fence, values=values, detail={"reason": reason})

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Table, bindparam, insert, sele
 from storage import audit, clock, deliveries, jobs, results
 from storage.arrival import Arrival, Outcome
 from storage.errors import StaleLease
+from storage.job_state import JobState
 from storage.models import conflicts, instances, patients, series, studies
 from storage.models import jobs as job_table
 from storage.moves import insert_row, move
@@ -268,7 +269,7 @@ def _restore(tx: Connection, batch: _Batch, arrival: Arrival, held: _Held, group
 def _retry_failed(tx: Connection, series_pk: int, now: float) -> None:
     """The input of a closed series is whole again and the same: what failed for want of it may go on."""
     failed = select(job_table.c.id).where(
-        job_table.c.series_pk == series_pk, job_table.c.state == jobs.JobState.FAILED.value
+        job_table.c.series_pk == series_pk, job_table.c.state == JobState.FAILED.value
     )
     for job_id in tx.scalars(failed).all():
         jobs.retry(tx, job_id, now, "a lost file of its series came back")

@@ -1,7 +1,4 @@
-"""Series: when one is complete, what closing it sets going, and reading it back.
-
-Recording instances is in recording.py; its names are offered here too.
-"""
+"""Series: when one is complete, what closing it sets going, and reading it back. Recording is in recording.py."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -11,40 +8,13 @@ from sqlalchemy import Connection, Select, func, select, update
 
 from config.reasons import Refusal
 from storage import audit, clock, jobs
-from storage.arrival import Arrival, IndexedHeader, Outcome
 from storage.errors import NotDueYet, NotFound
+from storage.job_state import JobState
 from storage.jobs import ModelRef, refusal_columns
 from storage.models import conflicts, instances, patients, result_objects, results, series, studies
 from storage.models import jobs as job_table
 from storage.moves import move
-from storage.recording import record_instance, record_instances
-from storage.series_state import SERIES, TRANSITIONS, SeriesState
-
-__all__ = [
-    "SERIES",
-    "TRANSITIONS",
-    "Arrival",
-    "DueSeries",
-    "IndexedHeader",
-    "ModelRef",
-    "Outcome",
-    "SeriesRecord",
-    "SeriesState",
-    "StoredInstance",
-    "close_series",
-    "due_series",
-    "get_series",
-    "instances_digest",
-    "known_paths",
-    "list_series",
-    "postpone",
-    "quiet_series",
-    "record_instance",
-    "record_instances",
-    "restart_quiet_times",
-    "series_instances",
-    "sop_classes",
-]
+from storage.series_state import SERIES, SeriesState
 
 QUIET_TIME = "quiet-time"
 
@@ -170,7 +140,9 @@ def next_series(tx: Connection, but: int | None) -> int | None:
     """
     queued = (
         select(job_table.c.series_pk)
-        .where(job_table.c.state == "QUEUED", job_table.c.attempts == 0, job_table.c.refusal_code.is_(None))
+        .where(
+            job_table.c.state == JobState.QUEUED.value, job_table.c.attempts == 0, job_table.c.refusal_code.is_(None)
+        )
         .where(job_table.c.series_pk != (but or 0))
         .order_by(job_table.c.shadow, job_table.c.priority.desc(), job_table.c.due_at, job_table.c.id)
         .limit(1)
@@ -198,18 +170,6 @@ def restart_quiet_times(tx: Connection, now: float) -> int:
     if changed.rowcount:
         audit.append(tx, now, "series.quiet-times-restarted", detail={"series": changed.rowcount})
     return changed.rowcount
-
-
-def postpone(tx: Connection, series_pk: int, until: float) -> None:
-    """Decide about an open series at `until`; a new instance before that sets its usual deadline.
-
-    Raises NotFound where there is no such open series.
-    """
-    changed = tx.execute(
-        update(series).where(series.c.id == series_pk, series.c.state == SeriesState.OPEN.value).values(due_at=until)
-    )
-    if changed.rowcount != 1:
-        raise NotFound(f"no open series {series_pk}")
 
 
 @dataclass(frozen=True)

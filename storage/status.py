@@ -4,18 +4,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, func, select
 
-from storage import deliveries as outbox
-from storage import jobs as queue
-from storage import series_state
+from storage.deliveries import DeliveryState
+from storage.job_state import JobState
 from storage.models import conflicts, deliveries, instances, jobs, results, series
+from storage.series_state import SeriesState
 
 
 def status(tx: Connection, now: float) -> dict[str, Any]:
     """Counts by state and how long the oldest of each queue has waited (seconds, None where nothing waits)."""
     return {
-        "series": _by_state(tx, series, series_state.SeriesState),
-        "jobs": _by_state(tx, jobs, queue.JobState),
-        "deliveries": _by_state(tx, deliveries, outbox.DeliveryState),
+        "series": _by_state(tx, series, SeriesState),
+        "jobs": _by_state(tx, jobs, JobState),
+        "deliveries": _by_state(tx, deliveries, DeliveryState),
         "destinations": _destinations(tx, now),
         "instances": _count(tx, instances),
         "instances_lost": _count(tx, instances, instances.c.gone_reason.in_(["missing", "corrupt"])),
@@ -29,10 +29,8 @@ def status(tx: Connection, now: float) -> dict[str, Any]:
             "NOT_ANALYSED": _count(tx, results, (results.c.outcome == "NOT_ANALYSED") & results.c.shadow.is_(False)),
             "SHADOW": _count(tx, results, results.c.shadow.is_(True)),
         },
-        "oldest_queued_s": _age(now, tx.scalar(_oldest(jobs, jobs.c.queued_at, queue.JobState.QUEUED))),
-        "oldest_pending_s": _age(
-            now, tx.scalar(_oldest(deliveries, deliveries.c.created_at, outbox.DeliveryState.PENDING))
-        ),
+        "oldest_queued_s": _age(now, tx.scalar(_oldest(jobs, jobs.c.queued_at, JobState.QUEUED))),
+        "oldest_pending_s": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.created_at, DeliveryState.PENDING))),
         "failed_jobs": _failed_jobs(tx),
         "failed_deliveries": _failed_deliveries(tx),
     }
@@ -42,15 +40,13 @@ def queues(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
     """What a monitor asks for often: counts by state, and how long the first of each queue has waited (seconds)."""
     return {
         "states": {
-            "series": _by_state(tx, series, series_state.SeriesState),
-            "jobs": _by_state(tx, jobs, queue.JobState),
-            "deliveries": _by_state(tx, deliveries, outbox.DeliveryState),
+            "series": _by_state(tx, series, SeriesState),
+            "jobs": _by_state(tx, jobs, JobState),
+            "deliveries": _by_state(tx, deliveries, DeliveryState),
         },
         "oldest_s": {
-            "jobs": _age(now, tx.scalar(_oldest(jobs, jobs.c.queued_at, queue.JobState.QUEUED))),
-            "deliveries": _age(
-                now, tx.scalar(_oldest(deliveries, deliveries.c.created_at, outbox.DeliveryState.PENDING))
-            ),
+            "jobs": _age(now, tx.scalar(_oldest(jobs, jobs.c.queued_at, JobState.QUEUED))),
+            "deliveries": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.created_at, DeliveryState.PENDING))),
         },
     }
 
@@ -58,9 +54,9 @@ def queues(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
 def lateness(tx: Connection, now: float) -> dict[str, float | None]:
     """For how long what is due has not been done, seconds: closing series, taking leases back, sending results."""
     return {
-        "closing": _age(now, tx.scalar(_oldest(series, series.c.due_at, series_state.SeriesState.OPEN))),
-        "leases": _age(now, tx.scalar(_oldest(jobs, jobs.c.due_at, queue.JobState.RUNNING))),
-        "sending": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.due_at, outbox.DeliveryState.PENDING))),
+        "closing": _age(now, tx.scalar(_oldest(series, series.c.due_at, SeriesState.OPEN))),
+        "leases": _age(now, tx.scalar(_oldest(jobs, jobs.c.due_at, JobState.RUNNING))),
+        "sending": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.due_at, DeliveryState.PENDING))),
     }
 
 
@@ -97,11 +93,13 @@ def _destinations(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
         counts["last_error"] = tx.scalar(
             select(deliveries.c.error)
             .where(deliveries.c.destination == destination, deliveries.c.error.is_not(None))
-            .where(deliveries.c.state.in_(["PENDING", "FAILED"]))
+            .where(deliveries.c.state.in_([DeliveryState.PENDING.value, DeliveryState.FAILED.value]))
             .order_by(deliveries.c.set_at.desc())
             .limit(1)
         )
-        oldest = _oldest(deliveries, deliveries.c.created_at, "PENDING").where(deliveries.c.destination == destination)
+        oldest = _oldest(deliveries, deliveries.c.created_at, DeliveryState.PENDING).where(
+            deliveries.c.destination == destination
+        )
         counts["oldest_pending_s"] = _age(now, tx.scalar(oldest))
     return found
 
@@ -116,7 +114,7 @@ def _failed_jobs(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
             jobs.c.finished_at,
         )
         .select_from(jobs.join(series))
-        .where(jobs.c.state == "FAILED")
+        .where(jobs.c.state == JobState.FAILED.value)
         .order_by(jobs.c.finished_at.desc())
         .limit(limit)
     )
@@ -128,7 +126,7 @@ def _failed_deliveries(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
         select(
             deliveries.c.id.label("delivery_id"), deliveries.c.destination, deliveries.c.error, deliveries.c.attempts
         )
-        .where(deliveries.c.state == "FAILED")
+        .where(deliveries.c.state == DeliveryState.FAILED.value)
         .order_by(deliveries.c.set_at.desc())
         .limit(limit)
     )

@@ -12,12 +12,13 @@ from pynetdicom.dsutils import split_dataset
 from sqlalchemy import select
 
 from config.settings import Destination, SenderSettings, Settings
-from storage import audit, jobs, series
+from storage import audit, jobs, recording, series
 from storage.arrival import Arrival, IndexedHeader
 from storage.database import Database, open_database
 from storage.files import FileStore
-from storage.jobs import ModelRef, NewObject, NewResult
+from storage.jobs import ModelRef
 from storage.models import deliveries as delivery_table
+from storage.results import NewObject, NewResult
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
@@ -99,7 +100,7 @@ class Node:
         ]
         result = NewResult("ANALYSED", model.name, model.version, model.digest, probability=0.5, threshold=0.5)
         with self.database.transaction() as tx:
-            series.record_instance(tx, arrival, now - 1, 0.5)
+            recording.record_instance(tx, arrival, now - 1, 0.5)
             (due,) = series.due_series(tx, now)
             series.close_series(tx, due.series_pk, now, series.Closing(model))
             job = jobs.claim(tx, "test", now, 60, 3)
@@ -118,7 +119,7 @@ class Node:
             for d in datasets
         ]  # fmt: skip
         with self.database.transaction() as tx:
-            series.record_instances(tx, arrivals, now, quiet_s)
+            recording.record_instances(tx, arrivals, now, quiet_s)
 
     def series(self) -> series.SeriesRecord:
         """The only series."""

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, make_url, text
 
-from storage import jobs, series
+from storage import jobs, recording, series
+from storage.arrival import Arrival, IndexedHeader, Outcome
 from storage.database import Database, open_database
 from storage.files import FileStore
-from storage.jobs import ClaimedJob, ModelRef, NewObject, NewResult
-from storage.series import Arrival, IndexedHeader, Outcome
+from storage.jobs import ClaimedJob, ModelRef
+from storage.results import NewObject, NewResult
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
@@ -79,7 +80,7 @@ class Store:
         """Slices arrive in one transaction."""
         arrivals = [self.arrival(number, **how) for number in numbers]  # type: ignore[arg-type]
         with self.database.transaction() as tx:
-            return series.record_instances(tx, arrivals, now, quiet_s)
+            return recording.record_instances(tx, arrivals, now, quiet_s)
 
     def close_due(self, now: float, model: ModelRef | None = MODEL) -> list[int | None]:
         """What the scheduler does: close what is due. Returns the jobs' ids."""

@@ -26,8 +26,9 @@ from storage import audit, series
 from storage.database import Database
 from storage.errors import NotDueYet
 from storage.files import FileStore
+from storage.jobs import ModelRef
 from storage.pseudonyms import Pseudonyms
-from storage.series import QUIET_TIME, DueSeries, ModelRef
+from storage.series import QUIET_TIME, DueSeries
 
 log = structlog.get_logger()
 

@@ -25,12 +25,12 @@ from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.uids import parse_uid
 from dicom_node.scu.association import Link, Peer, PeerUnavailable, associate
 from dicom_node.scu.query import SeriesKey
-from storage import series
+from storage import recording, series
+from storage.arrival import Arrival, Outcome
 from storage.database import Database
 from storage.errors import DatabaseUnavailable, StorageError
 from storage.files import FileStore
 from storage.pseudonyms import Pseudonyms
-from storage.series import Arrival, Outcome
 
 log = structlog.get_logger()
 
@@ -169,7 +169,7 @@ class Keeper:
             with self._database.transaction() as tx:
                 # It may have been sent to us meanwhile, perhaps in another transfer syntax: that is no conflict.
                 if arrival.sop_instance_uid not in held_instances(tx, self._wanted.series_pk):
-                    outcome = series.record_instance(tx, arrival, self._clock(), self._wanted.quiet_s)
+                    outcome = recording.record_instance(tx, arrival, self._clock(), self._wanted.quiet_s)
         except DatabaseUnavailable:
             raise  # the row may be there: a file that none names is swept
         except Exception:

@@ -17,12 +17,12 @@ import structlog
 from sqlalchemy import Connection, update
 
 from storage import audit
+from storage.arrival import Arrival, Outcome
 from storage.database import Database
 from storage.errors import CorruptFile, DatabaseUnavailable, StorageError
 from storage.files import FileStore, StoredFile
 from storage.models import instances
-from storage.recording import held_file, replace_file
-from storage.series import Arrival, Outcome, record_instances
+from storage.recording import held_file, record_instances, replace_file
 
 log = structlog.get_logger()
 

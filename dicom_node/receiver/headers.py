@@ -14,7 +14,7 @@ from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
 from dicom_node.receiver.errors import Unreadable
-from storage.series import IndexedHeader
+from storage.arrival import IndexedHeader
 
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD

@@ -23,10 +23,10 @@ from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.pdu import Command
 from dicom_node.receiver.resources import Resources
 from dicom_node.receiver.uids import parse_uid
+from storage.arrival import Arrival, Outcome
 from storage.errors import DatabaseUnavailable, StorageError
 from storage.files import FileStore, NewFile
 from storage.pseudonyms import Pseudonyms
-from storage.series import Arrival, Outcome
 
 log = structlog.get_logger()
 

@@ -26,7 +26,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.demo import pacs
-from storage import audit, deliveries, jobs, series, series_state
+from storage import audit, deliveries, job_state, series, series_state
 from storage.database import Database
 from storage.files import FileStore
 from storage.models import audit as audit_rows
@@ -37,7 +37,7 @@ from tests.programs import free_port, listening, wait_for
 ROOT = Path(__file__).resolve().parents[2]
 GRID = Grid((6, 16, 20))
 PATIENCE_S = float(os.environ.get("NODE_FAULT_PATIENCE_S", "120"))
-MACHINES = {"job": jobs.TRANSITIONS, "delivery": deliveries.TRANSITIONS, "series": series_state.TRANSITIONS}
+MACHINES = {"job": job_state.TRANSITIONS, "delivery": deliveries.TRANSITIONS, "series": series_state.TRANSITIONS}
 BORN = {"job": "QUEUED", "delivery": "PENDING", "series": "OPEN"}
 # Comprehensive 3D SR, Comprehensive SR, and Enhanced SR for "not analysed".
 REPORTS = [f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (34, 33, 22)]

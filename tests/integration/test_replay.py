@@ -19,8 +19,8 @@ from inference.models.cards import read_card
 from inference.models.registry import find_model
 from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
-from storage import series
-from storage.series import Arrival, IndexedHeader
+from storage import recording
+from storage.arrival import Arrival, IndexedHeader
 from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, ModelRef, Store
 
 
@@ -33,7 +33,7 @@ def take_in(store: Store, paths: list[Path], now: float) -> None:
         header = IndexedHeader(patient_id="P1", modality="CT", instance_number=str(number))
         arrivals.append(Arrival(*uids, EXPLICIT_LE, "CT", "NODE", "127.0.0.1", stored, header))
     with store.database.transaction() as tx:
-        series.record_instances(tx, arrivals, now, 1.0)
+        recording.record_instances(tx, arrivals, now, 1.0)
     model = read_card(find_model(store.folder / "models")).identity()
     assert store.close_due(now + 2, ModelRef(model.name, model.version, model.digest))
     assert Worker(Settings(data_dir=store.folder), store.database, store.files, "cpu").work_once(now + 3)
@@ -105,7 +105,7 @@ def test_a_slice_that_came_after_the_result_is_left_out(store: Store, phantom: l
         99, series_uid=dcmread(phantom[0]).SeriesInstanceUID, study_uid=dcmread(phantom[0]).StudyInstanceUID
     )
     with store.database.transaction() as tx:
-        series.record_instances(tx, [late], time.time(), 1.0)
+        recording.record_instances(tx, [late], time.time(), 1.0)
     status, record, _ = replay(store, "1")
     assert (status, record["agrees"]) == (0, True)
 

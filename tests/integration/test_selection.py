@@ -12,7 +12,7 @@ from dicom_node.analysis.current_model import current_model
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from storage import audit, jobs, retention, selection, series
-from storage.jobs import NewObject, NewResult
+from storage.results import NewObject, NewResult
 from storage.series import SeriesRecord
 from tests.outbox import Node, ct_series, instance, make_node, part10
 

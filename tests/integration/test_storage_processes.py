@@ -17,7 +17,7 @@ PROLOGUE = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from storage import deliveries, jobs, series
+from storage import deliveries, jobs, recording
 from tests.storage_factory import Store, analysed, MODEL
 store = Store(Path(sys.argv[1]), sys.argv[2])
 name = sys.argv[3]
@@ -28,7 +28,7 @@ RECEIVE = """
 for number in range(10):
     arrivals = [store.arrival(number * 4 + part, series_uid=f"1.{name}", study_uid="1") for part in range(4)]
     with store.database.transaction() as tx:
-        series.record_instances(tx, arrivals, 0.0, 30.0)
+        recording.record_instances(tx, arrivals, 0.0, 30.0)
 """
 WORK = """
 idle = 0
@@ -48,7 +48,7 @@ while True:
     number += 1
     arrival = store.arrival(number, series_uid=f"1.{name}", study_uid="1")
     with store.database.transaction() as tx:
-        series.record_instance(tx, arrival, 0.0, 30.0)
+        recording.record_instance(tx, arrival, 0.0, 30.0)
     print(arrival.sop_instance_uid, arrival.file.sha256, flush=True)
 """
 

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 from sqlalchemy import select
 
-from storage import audit, clock, deliveries, jobs, series, series_state
+from storage import audit, clock, deliveries, job_state, jobs, recording, series, series_state
+from storage.arrival import Outcome
 from storage.deliveries import ClaimedDelivery
 from storage.errors import StaleLease
 from storage.jobs import ClaimedJob
 from storage.models import audit as table
 from storage.reconcile import reconcile
-from storage.series import Outcome
 from tests.storage_factory import LEASE_S, MODEL, QUIET_S, Store, analysed
 
 STEPS = int(os.environ.get("DICOM_NODE_STATEFUL_STEPS", "600"))
@@ -36,7 +36,7 @@ FAST = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 DESTINATIONS = ["PACS", "ARCHIVE"]
 SERIES = ["1.1", "1.2"]
 MACHINES = {
-    "job": jobs.TRANSITIONS,
+    "job": job_state.TRANSITIONS,
     "delivery": deliveries.TRANSITIONS,
     "series": series_state.TRANSITIONS,
 }
@@ -96,7 +96,7 @@ class Node(RuleBasedStateMachine):
     def slices_arrive(self, uid: str, numbers: list[int], crash: bool) -> None:
         arrivals = [self.store.arrival(number, series_uid=uid, study_uid="1") for number in numbers]
         with contextlib.suppress(KeyboardInterrupt), self.store.database.transaction() as tx:
-            outcomes = series.record_instances(tx, arrivals, self.now, QUIET_S)
+            outcomes = recording.record_instances(tx, arrivals, self.now, QUIET_S)
             if crash:
                 raise KeyboardInterrupt
         if crash:
@@ -114,7 +114,7 @@ class Node(RuleBasedStateMachine):
     def other_bytes_arrive_under_a_known_uid(self, uid: str, number: int) -> None:
         if f"{uid}.{number}" in self.acknowledged:
             arrival = self.store.arrival(number, series_uid=uid, study_uid="1", content="other")
-            assert self.write(series.record_instance, arrival, self.now, QUIET_S) == Outcome.CONFLICT
+            assert self.write(recording.record_instance, arrival, self.now, QUIET_S) == Outcome.CONFLICT
 
     @rule()
     def quiet_series_close(self) -> None:

@@ -24,8 +24,8 @@ from inference.phantom.series import write_series
 from inference.training.cached import UnusableDataset, open_dataset
 from inference.training.runs import Listener, Stopped, train_unet
 from inference.training.settings import unet_settings
-from storage import series
-from storage.series import Arrival, IndexedHeader
+from storage import recording, series
+from storage.arrival import Arrival, IndexedHeader
 from tests.storage_factory import Store
 
 SLICES = 40
@@ -290,4 +290,4 @@ def receive(store: Store, folder: Path, now: float) -> None:
         syntax = header.file_meta.TransferSyntaxUID
         arrivals.append(Arrival(*map(str, uids), str(syntax), "CT", "NODE", "127.0.0.1", file, indexed))
     with store.database.transaction() as tx:
-        series.record_instances(tx, arrivals, now, 30.0)
+        recording.record_instances(tx, arrivals, now, 30.0)

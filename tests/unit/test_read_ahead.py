@@ -10,10 +10,10 @@ import pytest
 
 from dicom_node.analysis.read_ahead import ReadAhead
 from inference.volume.load import decode, load
-from storage import series
-from storage.series import Arrival, IndexedHeader
+from storage import leases, recording
+from storage.arrival import Arrival, IndexedHeader
 from tests.programs import wait_for
-from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, QUIET_S, Store
+from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, LEASE_S, QUIET_S, Store
 from tests.unit.ct_series import enhanced_dataset, noise, save, write_series
 
 SLICE_BYTES = 32 * 40 * 2
@@ -34,7 +34,7 @@ def receive(store: Store, series_uid: str, slices: int = 4, now: float = 0.0) ->
         uid = f"{series_uid}.{number}"
         arrivals.append(Arrival(uid, CT_IMAGE, series_uid, "1.2", EXPLICIT_LE, "CT", "NODE", "", file, header))
     with store.database.transaction() as tx:
-        series.record_instances(tx, arrivals, now, QUIET_S)
+        recording.record_instances(tx, arrivals, now, QUIET_S)
     return [store.files.absolute(arrival.file.path) for arrival in arrivals]
 
 
@@ -96,9 +96,7 @@ def test_a_series_that_was_tried_before_is_left_to_its_own_job(store: Store) -> 
     store.close_due(QUIET_S)
     assert store.claim(QUIET_S + 1, worker="dead") is not None
     with store.database.transaction() as tx:
-        from storage import jobs
-
-        jobs.release_worker(tx, QUIET_S + 2, 3, "dead")
+        leases.release_expired(tx, QUIET_S + LEASE_S + 2, 3)
     assert store.states("jobs") == ["QUEUED"] and not reader(store).step()
 
 

@@ -27,11 +27,11 @@ from dicom_node.receiver.errors import OutOfResources, ProtocolError, answer_for
 from dicom_node.receiver.negotiation import negotiate
 from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.resources import Resources
+from storage.arrival import Arrival, Outcome
 from storage.database import Database, open_database
 from storage.errors import DatabaseBusy, StorageFull
 from storage.files import FileStore, StoredFile
 from storage.models import audit, instances
-from storage.series import Arrival, Outcome
 from tests.attacker import association_request, store_command
 
 LOSSY = "1.2.840.10008.1.2.4.50"

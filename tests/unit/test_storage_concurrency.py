@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from storage import recording, retention, series
+from storage.arrival import Outcome
 from storage.errors import NotDueYet
-from storage.series import Outcome
 from tests.storage_factory import MODEL, QUIET_S, Store
 
 DAY_S = 86400.0

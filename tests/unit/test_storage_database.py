@@ -15,7 +15,7 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
 
 from storage import database as module
-from storage import deliveries, jobs, series_state
+from storage import deliveries, job_state, series_state
 from storage.database import Database, open_database
 from storage.errors import (
     DatabaseBusy,
@@ -69,7 +69,7 @@ def test_the_migrations_make_exactly_the_tables_of_the_models(database):
 def test_the_checks_allow_exactly_the_states_of_the_machines():
     for table, states in (
         ("series", series_state.SeriesState),
-        ("jobs", jobs.JobState),
+        ("jobs", job_state.JobState),
         ("deliveries", deliveries.DeliveryState),
     ):
         check = next(c for c in Base.metadata.tables[table].constraints if str(c.name).endswith("_state"))

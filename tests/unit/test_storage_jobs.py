@@ -3,9 +3,9 @@
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from storage import jobs
+from storage import job_state, jobs, leases, results
 from storage.errors import IllegalMove, NotFound, StaleLease
-from storage.jobs import NewObject
+from storage.results import NewObject
 from tests.storage_factory import ATTEMPTS, LEASE_S, Store, analysed, not_analysed
 
 
@@ -144,19 +144,12 @@ def test_a_job_handed_back_loses_no_attempt(queued):
 
 
 def test_a_stop_of_the_node_costs_no_attempt_but_not_for_ever(queued):
-    for stop in range(jobs.MAX_INTERRUPTIONS):
+    for stop in range(leases.MAX_INTERRUPTIONS):
         assert queued.claim(40 + stop).attempt == 1
-        assert move(queued, jobs.release_all, 40 + stop) == 1
+        assert move(queued, leases.release_all, 40 + stop) == 1
     assert queued.claim(100).attempt == 1
-    move(queued, jobs.release_all, 100)
+    move(queued, leases.release_all, 100)
     assert queued.states("jobs") == ["FAILED"]
-
-
-def test_the_jobs_of_a_dead_worker_need_not_wait_for_their_lease(queued):
-    queued.claim(31, worker="worker-1")
-    assert move(queued, jobs.release_worker, 32, ATTEMPTS, "worker-9") == 0
-    assert move(queued, jobs.release_worker, 32, ATTEMPTS, "worker-1") == 1
-    assert queued.claim(33).attempt == 2
 
 
 @pytest.mark.parametrize("jump", [60.0, 3600.0, 1e6])
@@ -216,7 +209,7 @@ def test_a_report_that_was_never_sent_is_not_a_predecessor(store):
     store.receive(3, now=50)
     store.close_due(80)
     second = store.claim(81)
-    assert move(store, jobs.previous_result, second.series_pk) is None
+    assert move(store, results.previous_result, second.series_pk) is None
 
 
 def test_a_report_that_may_be_at_a_destination_is_the_predecessor(store):
@@ -228,7 +221,7 @@ def test_a_report_that_may_be_at_a_destination_is_the_predecessor(store):
     store.close_due(80)
     store.finish(store.claim(81), 82, "PACS")
     store.receive(4, now=90)
-    previous = move(store, jobs.previous_result, 1)
+    previous = move(store, results.previous_result, 1)
     assert (previous.result_id, previous.revision) == (first, 1), "the second was superseded before it was sent"
     assert previous.report == sending.objects[0]
 
@@ -244,7 +237,7 @@ def test_a_report_whose_delivery_was_retried_may_be_at_the_destination_all_the_s
         deliveries.retry(tx, sending.delivery_id, 42)
     store.receive(3, now=50)
     assert store.states("deliveries") == ["SUPERSEDED"]
-    assert move(store, jobs.previous_result, 1).result_id == first
+    assert move(store, results.previous_result, 1).result_id == first
 
 
 def test_a_new_report_supersedes_the_one_before_it(store):
@@ -284,6 +277,6 @@ def test_the_database_itself_refuses_a_result_that_contradicts_itself(queued, ba
 
 
 def test_states_that_nothing_leaves_are_final():
-    left = {state for froms in jobs.TRANSITIONS.values() for state in froms}
-    assert set(jobs.JobState) - left == {jobs.JobState.REPORTED, jobs.JobState.SUPERSEDED}
-    assert set(jobs.TRANSITIONS) == set(jobs.JobState)
+    left = {state for froms in job_state.TRANSITIONS.values() for state in froms}
+    assert set(job_state.JobState) - left == {job_state.JobState.REPORTED, job_state.JobState.SUPERSEDED}
+    assert set(job_state.TRANSITIONS) == set(job_state.JobState)

@@ -6,7 +6,7 @@ import pytest
 
 from config.reasons import Refusal
 from storage import deliveries, jobs, reconcile, retention, series
-from storage.series import Outcome
+from storage.arrival import Outcome
 from tests.storage_factory import MODEL, QUIET_S, Store
 
 DAY = 86400.0

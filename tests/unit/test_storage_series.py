@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy import insert
 
 from config.reasons import Refusal
-from storage import clock, series
+from storage import arrival, clock, recording, series
+from storage.arrival import Outcome
 from storage.errors import NotDueYet, NotFound
 from storage.jobs import ModelRef
 from storage.models import instances
-from storage.series import Outcome
 from tests.storage_factory import MODEL, QUIET_S, Store
 
 NEW, DUPLICATE, CONFLICT = Outcome.NEW, Outcome.DUPLICATE, Outcome.CONFLICT
@@ -35,7 +35,7 @@ def record(store, series_uid="1.2.3"):
 def test_an_instance_becomes_a_patient_a_study_a_series_and_a_row(store):
     arrival = store.arrival(1)
     with store.database.transaction() as tx:
-        assert series.record_instance(tx, arrival, 5.0, QUIET_S) == NEW
+        assert recording.record_instance(tx, arrival, 5.0, QUIET_S) == NEW
         found = series.get_series(tx, "1.2.3")
         [held] = series.series_instances(tx, found.series_pk)
     assert (found.patient_id, found.study_instance_uid, found.modality) == ("P1", "1.2", "CT")
@@ -89,7 +89,7 @@ def test_what_belongs_elsewhere_is_set_aside(store, how, reason):
 def test_one_batch_may_hold_the_same_instance_twice_and_a_conflict(store):
     arrivals = [store.arrival(1), store.arrival(1), store.arrival(1, content="other"), store.arrival(2)]
     with store.database.transaction() as tx:
-        outcomes = series.record_instances(tx, arrivals, 0, QUIET_S)
+        outcomes = recording.record_instances(tx, arrivals, 0, QUIET_S)
     assert outcomes == [NEW, DUPLICATE, CONFLICT, NEW]
     assert record(store).instance_count == 2
 
@@ -99,7 +99,7 @@ def test_a_batch_may_hold_many_series_of_many_patients(store):
         store.arrival(n, series_uid=f"1.{n % 5}", study_uid=f"2.{n % 5}", patient_id=f"P{n % 5}") for n in range(20)
     ]
     with store.database.transaction() as tx:
-        assert set(series.record_instances(tx, arrivals, 0, QUIET_S)) == {NEW}
+        assert set(recording.record_instances(tx, arrivals, 0, QUIET_S)) == {NEW}
         assert {found.instance_count for found in series.list_series(tx)} == {4}
         assert len(series.list_series(tx, study_uid="2.1", limit=3)) == 1
 
@@ -111,7 +111,7 @@ def test_patients_without_an_id_are_not_one_patient(store):
 
 
 def test_a_header_is_cleaned_and_never_refused():
-    header = series.IndexedHeader(patient_id=" 47\x0011 ", patient_name="\ud800Doe", series_description="x" * 500)
+    header = arrival.IndexedHeader(patient_id=" 47\x0011 ", patient_name="\ud800Doe", series_description="x" * 500)
     assert header.patient_id == "4711"
     assert header.patient_name == "?Doe"
     assert len(header.series_description) == 64
@@ -121,7 +121,7 @@ def test_the_quiet_time_may_depend_on_the_sender(store):
     with store.database.transaction() as tx:
         slow = store.arrival(1, series_uid="1.1", calling_ae="SLOW")
         fast = store.arrival(1, series_uid="1.2", calling_ae="FAST")
-        series.record_instances(tx, [slow, fast], 0, lambda ae: {"SLOW": 100.0, "FAST": 10.0}[ae])
+        recording.record_instances(tx, [slow, fast], 0, lambda ae: {"SLOW": 100.0, "FAST": 10.0}[ae])
     assert due(store, 10) == ["1.2"]
     assert due(store, 100) == ["1.2", "1.1"]
 
@@ -207,23 +207,6 @@ def test_a_closed_series_has_its_job_or_neither_happened(store):
         series.close_series(tx, 1, 30, series.Closing(MODEL))
         raise ZeroDivisionError
     assert (store.states("series"), store.states("jobs"), "series.closed" in store.events()) == (["OPEN"], [], False)
-
-
-def test_postponing_waits_until_then_and_a_slice_sets_its_own_deadline(store):
-    store.receive(1, now=0)
-    with store.database.transaction() as tx:
-        series.postpone(tx, 1, 300.0)
-    assert due(store, 299) == []
-    assert due(store, 300) == ["1.2.3"]
-    store.receive(2, now=100)
-    assert due(store, 130) == ["1.2.3"]
-
-
-def test_there_is_nothing_to_postpone_about_a_closed_series(store):
-    store.receive(1, now=0)
-    store.close_due(30)
-    with store.database.transaction() as tx, pytest.raises(NotFound):
-        series.postpone(tx, 1, 300.0)
 
 
 def test_after_a_restart_a_half_received_series_waits_its_full_quiet_time(store):

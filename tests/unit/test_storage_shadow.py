@@ -7,8 +7,7 @@ import pytest
 
 from config.reasons import Refusal
 from storage import jobs, retention, series
-from storage.jobs import ClaimedJob
-from storage.series import ModelRef
+from storage.jobs import ClaimedJob, ModelRef
 from storage.status import status
 from tests.storage_factory import MODEL, QUIET_S, Store, analysed
 
