@@ -3,7 +3,7 @@
 Both sides read the same files from the page cache, round by round in turn, so that a busy machine slows both; the
 figure is the median of the rounds' ratios. Each round's volumes must be equal.
 
-    python benchmarks/decode.py SERIES_FOLDER [--slices 300] [--rounds 5] [--syntax 1.2.840.10008.1.2.4.70]
+    python -m benchmarks.decode SERIES_FOLDER [--slices 300] [--rounds 5] [--syntax 1.2.840.10008.1.2.4.70]
 """
 
 import argparse
@@ -19,9 +19,6 @@ import numpy as np
 import pydicom
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, generate_uid
-
-# Before this folder, whose `inference.py` is not the package.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from inference.volume.load import find_series, load
 

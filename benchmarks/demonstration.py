@@ -17,19 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from inference.covid.pipeline import Pipeline, load_pipeline  # noqa: E402
-from inference.errors import UnsuitableSeries  # noqa: E402
-from inference.evaluation.intervals import delong  # noqa: E402
-from inference.lungs.mask import dice  # noqa: E402
-from inference.models.registry import find_model  # noqa: E402
-from inference.phantom import write_series  # noqa: E402
-from inference.training.cohort import TEST, draw_phantom  # noqa: E402
-from inference.training.decovnet_training import roc_auc  # noqa: E402
-from inference.volume.load import load  # noqa: E402
+from inference.covid.pipeline import Pipeline, load_pipeline
+from inference.errors import UnsuitableSeries
+from inference.evaluation.intervals import delong
+from inference.evaluation.overlap import dice
+from inference.models.registry import find_model
+from inference.phantom.series import write_series
+from inference.training.cohort import TEST, draw_phantom
+from inference.training.decovnet_training import roc_auc
+from inference.volume.load import load
 
 SEEDS_FROM = 10_000
 POPULATION = replace(TEST, sizes=(512,), slices=(40, 110))

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from inference.arrays import Grey
+from inference.arrays import Grey, Mask
 from inference.covid.localisation import Localiser
 from inference.covid.occlusion import explain
 from inference.covid.pipeline import Pipeline
@@ -37,7 +37,6 @@ from inference.phantom.chest import Phantom, Scanner, make_phantom
 from inference.phantom.lesions import CONFOUNDERS, LESIONS, LesionSettings
 from inference.volume.ct_volume import CTVolume
 
-Mask = npt.NDArray[np.bool_]
 ALWAYS = 1e-9  # a threshold that every result reaches
 MOVED_RADIUS_MM, MOVED_HU = 30.0, -150
 

@@ -23,24 +23,20 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from inference.lungs.mask import clean, dice  # noqa: E402
-from inference.lungs.unet import UNet  # noqa: E402
-from inference.models.registry import find_model  # noqa: E402
-from inference.preprocess import greys, nearest_pixels, resize_slices  # noqa: E402
-from inference.training.cohort import TRAINING, Prepared, prepare  # noqa: E402
-from inference.training.demonstration import UNET_FINE_SETTINGS, UNET_SETTINGS, lung_case  # noqa: E402
-from inference.training.demonstration_card import PROFILE, UNET_FILE  # noqa: E402
-from inference.training.loop import train  # noqa: E402
-from inference.training.lung_masks import failures, unsupervised_mask  # noqa: E402
-from inference.training.unet_training import LungTask, segment  # noqa: E402
-from inference.volume.ct_volume import CTVolume  # noqa: E402
-from inference.volume.load import load  # noqa: E402
-
-Mask = npt.NDArray[np.bool_]
+from inference.arrays import Mask
+from inference.evaluation.overlap import dice
+from inference.lungs.mask import clean
+from inference.lungs.unet import UNet
+from inference.models.registry import find_model
+from inference.preprocess import greys, nearest_pixels, resize_slices
+from inference.training.cohort import TRAINING, Prepared, prepare
+from inference.training.demonstration import UNET_FINE_SETTINGS, UNET_SETTINGS, lung_case
+from inference.training.demonstration_card import PROFILE, UNET_FILE
+from inference.training.loop import train
+from inference.training.lung_masks import failures, unsupervised_mask
+from inference.training.unet_training import LungTask, segment
+from inference.volume.ct_volume import CTVolume
+from inference.volume.load import load
 
 
 def read_nrrd(path: Path) -> npt.NDArray[np.integer]:

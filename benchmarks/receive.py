@@ -1,6 +1,6 @@
 """Slices received per second: this receiver beside Orthanc, DCMTK's storescp and pynetdicom's storescp and qrscp.
 
-    python benchmarks/receive.py [--rounds 5] [--slices 300] [--associations 1 2 4] [--json FILE] [--only NAME ...]
+    python -m benchmarks.receive [--rounds 5] [--slices 300] [--associations 1 2 4] [--json FILE] [--only NAME ...]
 
 Every round starts every receiver afresh on empty folders, one after the other in turning order, and has DCMTK's
 storescu send the same series (512 x 512, explicit VR little endian) to it. Nagle's algorithm is off on both sides. The
@@ -35,11 +35,9 @@ import psutil
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from tests.programs import free_port, listening, require_program, wait_for
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tests.programs import free_port, listening, require_program, wait_for  # noqa: E402
-
 AE_TITLE = "DICOM_NODE"
 SIZE = 512
 

@@ -30,20 +30,17 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from benchmarks.real_lungs import prepare_scan, read_nrrd  # noqa: E402
-from inference.lungs.mask import Mask, clean, dice  # noqa: E402
-from inference.lungs.unet import CHANNELS, UNet  # noqa: E402
-from inference.preprocess import nearest_pixels, resize_slices  # noqa: E402
-from inference.training.cohort import TEST, TRAINING, Prepared, load_prepared, prepare_all  # noqa: E402
-from inference.training.demonstration import COARSE, UNET_SETTINGS, lung_case  # noqa: E402
-from inference.training.demonstration_card import PROFILE  # noqa: E402
-from inference.training.loop import EpochReport, train  # noqa: E402
-from inference.training.unet_training import LungCase, LungTask, segment  # noqa: E402
-from inference.volume.load import load  # noqa: E402
+from benchmarks.real_lungs import prepare_scan, read_nrrd
+from inference.evaluation.overlap import dice
+from inference.lungs.mask import Mask, clean
+from inference.lungs.unet import CHANNELS, UNet
+from inference.preprocess import nearest_pixels, resize_slices
+from inference.training.cohort import TEST, TRAINING, Prepared, load_prepared, prepare_all
+from inference.training.demonstration import COARSE, UNET_SETTINGS, lung_case
+from inference.training.demonstration_card import PROFILE
+from inference.training.loop import EpochReport, train
+from inference.training.unet_training import LungCase, LungTask, segment
+from inference.volume.load import load
 
 EVERY = 3  # slices that are learned from, as in the demonstration's training
 END_MM = 15.0  # what counts as the lungs' ends, on both sides of their first and last slice

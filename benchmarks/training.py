@@ -25,15 +25,11 @@ import torch
 from PIL import Image, ImageEnhance
 from torch.nn import functional
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from inference.covid.decovnet import DeCoVNet  # noqa: E402
-from inference.training.augmentation import AugmentationSettings, Change, draw  # noqa: E402
-from inference.training.decovnet_training import VolumeCase, VolumeTask  # noqa: E402
-from inference.training.inputs import mapped  # noqa: E402
-from inference.training.loop import EpochReport, TrainingSettings, train  # noqa: E402
+from inference.covid.decovnet import DeCoVNet
+from inference.training.augmentation import AugmentationSettings, Change, draw
+from inference.training.decovnet_training import VolumeCase, VolumeTask
+from inference.training.inputs import mapped
+from inference.training.loop import EpochReport, TrainingSettings, train
 
 SIZE = (224, 336)
 

@@ -45,15 +45,6 @@ def greys(volume: CTVolume, profile: Profile, device: torch.device = CPU) -> Gre
     return result
 
 
-def window(hu: npt.NDArray[np.int16], low: float, high: float) -> Grey:
-    """Scale HU linearly to 0..255, clipping outside the window: floor(255 x).
-
-    hu: any shape, HU.  low, high: window edges, HU.
-    Returns uint8 of the same shape.
-    """
-    return grey_table((low, high))[np.ascontiguousarray(hu).view(np.uint16)]
-
-
 @cache
 def grey_table(window_hu: tuple[float, float]) -> Grey:
     """Grey value of every int16 HU value, indexed by its bits as uint16: uint8 (65536,)."""

@@ -1,7 +1,9 @@
 """A node's index and file store with results waiting in the outbox, and what tests ask of them."""
 
 import io
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from pynetdicom.dsutils import split_dataset
 from sqlalchemy import select
 
 from config.settings import Destination, SenderSettings, Settings
+from dicom_node.delivery import sender
 from storage import audit, jobs, recording, series
 from storage.arrival import Arrival, IndexedHeader
 from storage.database import Database, open_database
@@ -157,9 +160,23 @@ def make_node(folder: Path, *destinations: Destination, **sections: object) -> N
         "response_timeout_s": 2.0,
         "poll_s": 0.02,
     }
-    sender = SenderSettings(**{**impatient, **sections.pop("sender", {})})
-    settings = Settings(data_dir=folder, destinations=destinations, sender=sender, **sections)
+    sending_settings = SenderSettings(**{**impatient, **sections.pop("sender", {})})
+    settings = Settings(data_dir=folder, destinations=destinations, sender=sending_settings, **sections)
     return Node(settings, open_database(settings.database_url), FileStore(settings.files_dir))
+
+
+@contextmanager
+def sending(node: Node) -> Iterator[None]:
+    """The sender, running in this process."""
+    stop = threading.Event()
+    thread = threading.Thread(target=sender.run, args=(node.settings, node.database, node.files, stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def ct_series(count: int, syntax: str = ExplicitVRLittleEndian) -> list[Dataset]:

@@ -1,7 +1,5 @@
 """From the U-Net's raw mask to the mask that is reported: connected components, and the two lungs apart."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -90,10 +88,3 @@ def label(mask: Grey) -> tuple[npt.NDArray[np.integer], int]:
         return labels, int(count)
     labels, count = cc3d.connected_components(mask, connectivity=6, return_N=True)
     return labels, int(count)
-
-
-def dice(one: Sequence[Mask] | Mask, other: Sequence[Mask] | Mask) -> float:
-    """Overlap of two masks, 0 to 1; 1 for two empty ones."""
-    first, second = np.asarray(one, bool), np.asarray(other, bool)
-    both = int(first.sum()) + int(second.sum())
-    return 1.0 if not both else 2.0 * int((first & second).sum()) / both

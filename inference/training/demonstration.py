@@ -27,8 +27,9 @@ from inference.covid.decovnet import DeCoVNet
 from inference.covid.pipeline import decovnet_input, resized
 from inference.device import choose_device
 from inference.evaluation.intervals import delong
+from inference.evaluation.overlap import dice
 from inference.lungs.engine import UnetEngine, open_unet
-from inference.lungs.mask import clean, dice
+from inference.lungs.mask import clean
 from inference.lungs.unet import UNet
 from inference.preprocess import nearest_pixels, resize_slices
 from inference.training.augmentation import AugmentationSettings

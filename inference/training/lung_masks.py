@@ -101,12 +101,6 @@ def left_right_share(mask: Mask) -> float:
     return float(max(first, 1 - first))
 
 
-def dice(first: Mask, second: Mask) -> float:
-    """Dice overlap of two masks of one shape; 1 where both are empty."""
-    total = float(np.count_nonzero(first)) + float(np.count_nonzero(second))
-    return 2 * float(np.count_nonzero(first & second)) / total if total else 1.0
-
-
 def label_volume(mask: Mask) -> tuple[Labels, npt.NDArray[np.int64]]:
     """Connected components (26 neighbours), and the voxel count of each label from 0."""
     try:

@@ -5,31 +5,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
 
-from dicom_node.delivery import sender
 from dicom_node.demo.pacs import Pacs
-from tests.outbox import Node, destination, encoded, make_node
+from tests.outbox import destination, encoded, make_node, sending
 from tests.programs import free_port, wait_for
-
-
-@contextmanager
-def sending(node: Node) -> Iterator[None]:
-    """The sender, running in this process."""
-    stop = threading.Event()
-    thread = threading.Thread(target=sender.run, args=(node.settings, node.database, node.files, stop))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 def test_a_result_arrives_byte_for_byte_and_is_sent_once(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What is sent where: fallbacks by what a destination accepts, and what must stay on this machine."""
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from config.settings import Destination, ModelSettings
-from dicom_node.delivery import sender
 from storage import audit
 from storage.jobs import ModelRef
 from tests.outbox import (
@@ -21,29 +19,15 @@ from tests.outbox import (
     MODEL,
     SECONDARY_CAPTURE,
     SEGMENTATION,
-    Node,
     destination,
     make_node,
+    sending,
 )
 from tests.programs import wait_for
 
 DEMONSTRATION = ModelRef("demonstration", "0.9", "e" * 64)
 ELSEWHERE = Destination(name="pacs", ae_title="PACS", host="192.0.2.1", port=104)
 """An address that is reserved for documentation: nobody is there."""
-
-
-@contextmanager
-def sending(node: Node) -> Iterator[None]:
-    """The sender, running in this process."""
-    stop = threading.Event()
-    thread = threading.Thread(target=sender.run, args=(node.settings, node.database, node.files, stop))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 @contextmanager

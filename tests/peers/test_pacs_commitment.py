@@ -1,32 +1,15 @@
 """Storage commitment and read-back against Debian's Orthanc, which answers on an association of its own."""
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from dicom_node.delivery import sender
-from tests.outbox import Node, destination, encoded, make_node
+from tests.outbox import destination, encoded, make_node, sending
 from tests.programs import free_port, orthanc, wait_for
 
 pytestmark = pytest.mark.peer
-
-
-@contextmanager
-def sending(node: Node) -> Iterator[None]:
-    """The sender, running in this process."""
-    stop = threading.Event()
-    thread = threading.Thread(target=sender.run, args=(node.settings, node.database, node.files, stop))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 def test_orthanc_commits_on_its_own_association_and_holds_our_bytes(tmp_path: Path) -> None:

@@ -1,10 +1,7 @@
 """The outbox against DCMTK's storescp, healthy and in every way in which it can be made to fail."""
 
 import struct
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,27 +9,23 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from config.settings import SenderSettings
-from dicom_node.delivery import sender
 from dicom_node.scu import push
 from dicom_node.scu.store import echo
-from tests.outbox import CT, Node, ct_series, destination, encoded, instance, make_node, same_content, write_all
+from tests.outbox import (
+    CT,
+    Node,
+    ct_series,
+    destination,
+    encoded,
+    instance,
+    make_node,
+    same_content,
+    sending,
+    write_all,
+)
 from tests.programs import CuttingProxy, free_port, storescp, wait_for
 
 pytestmark = pytest.mark.peer
-
-
-@contextmanager
-def sending(node: Node) -> Iterator[None]:
-    """The sender, running in this process."""
-    stop = threading.Event()
-    thread = threading.Thread(target=sender.run, args=(node.settings, node.database, node.files, stop))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 def stored(node: Node) -> list[bytes]:

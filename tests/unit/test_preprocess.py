@@ -18,7 +18,6 @@ from inference.preprocess import (
     resampled_count,
     resize_slices,
     verdict_range,
-    window,
 )
 from inference.volume.ct_volume import CTVolume, SourceSlice
 
@@ -37,7 +36,7 @@ def blobs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 def test_the_window_is_the_floor_of_255_x_and_clips() -> None:
     hu = np.array([-3000, -1200, -1193, -1192, 0, 599, 600, 3000], np.int16)
-    assert window(hu, -1200, 600).tolist() == [0, 0, 0, 1, 170, 254, 255, 255]
+    assert grey_table((-1200, 600))[hu.view(np.uint16)].tolist() == [0, 0, 0, 1, 170, 254, 255, 255]
 
 
 def test_grey_volume_equals_scipys_zoom_then_the_window() -> None:

@@ -11,13 +11,14 @@ import torch
 
 from inference.covid.decovnet import DeCoVNet
 from inference.errors import ModelError
+from inference.evaluation.overlap import dice
 from inference.lungs.unet import UNet
 from inference.phantom.chest import make_phantom
 from inference.training.augmentation import AugmentationSettings, Change, draw, jitter, warp
 from inference.training.dataset import LabelledCase, UnusableLabels, read_labels, split_by_date, split_by_seed
 from inference.training.decovnet_training import VolumeCase, VolumeTask, roc_auc
 from inference.training.loop import Score, TrainingSettings, freeze_statistics, train
-from inference.training.lung_masks import dice, failures, unsupervised_mask
+from inference.training.lung_masks import failures, unsupervised_mask
 from inference.training.unet_training import LungCase, LungTask
 
 STILL = AugmentationSettings(0, 0, 0, 0, 0, 0)

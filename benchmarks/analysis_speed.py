@@ -1,8 +1,8 @@
 """The model path against a plain PyTorch reference, stage by stage, on one volume and the same weights.
 
-    python -m benchmarks.inference --models DIR                      # CPU: reference, exact and fast, interleaved
-    python -m benchmarks.inference --models DIR --threads 2 --slices 40 --spacing 4
-    python -m benchmarks.inference --device cuda                     # a GPU machine: no DICOM files, random weights
+    python -m benchmarks.analysis_speed --models DIR      # CPU: reference, exact and fast, interleaved
+    python -m benchmarks.analysis_speed --models DIR --threads 2 --slices 40 --spacing 4
+    python -m benchmarks.analysis_speed --device cuda     # a GPU machine: no DICOM files, random weights
 
 The reference is written straight from the description of the preprocessing: spline zooms by scipy, batch 1, slice by
 slice, the U-Net on every slice. CPU seconds are of the whole process; on a GPU, milliseconds of the wall are printed
@@ -13,7 +13,6 @@ whichever of the two takes longer; its share is floor over time, above 100% wher
 import argparse
 import json
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,13 +25,10 @@ import torch
 from scipy import ndimage
 from torch.utils.flop_counter import FlopCounterMode
 
-# Before this folder, whose `inference.py` is not the package.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from inference.covid.decovnet import DeCoVNet
 from inference.covid.pipeline import Pipeline, decovnet_input, load_pipeline, needed_slices, resized
 from inference.covid.weights import load_networks, save_network
-from inference.lungs.mask import dice
+from inference.evaluation.overlap import dice
 from inference.lungs.unet import UNet
 from inference.models.cards import read_card, shipped_folder, write_card
 from inference.models.registry import find_model
