@@ -10,10 +10,11 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, or_, select, update
 
 from storage import audit, clock
-from storage.errors import NotFound, StaleLease
+from storage.errors import IllegalMove, NotFound, StaleLease
 from storage.models import deliveries, patients, results, series, studies
 from storage.moves import Machine, by_id, insert_row, move
 from storage.results import StoredObject, objects_of
+from storage.series_state import SERIES
 
 
 class DeliveryState(StrEnum):
@@ -29,9 +30,10 @@ class DeliveryState(StrEnum):
 
 # Each state, and the states from which it may be entered. Rows are born PENDING, with their result.
 TRANSITIONS: Mapping[str, frozenset[str]] = {
+    # An attempt failed; the destination did not keep it; an operator wants it sent again.
     DeliveryState.PENDING: frozenset(
-        {DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.FAILED}
-    ),  # try again; not committed; `retry`
+        {DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.FAILED, DeliveryState.COMMITTED}
+    ),
     DeliveryState.SENDING: frozenset({DeliveryState.PENDING}),  # from here on the destination may have it
     DeliveryState.SENT: frozenset({DeliveryState.SENDING}),  # the destination answered success
     DeliveryState.COMMITTED: frozenset({DeliveryState.SENT}),  # the destination promised to keep it
@@ -59,6 +61,10 @@ DELIVERY = Machine(
     .select_from(deliveries.join(results).join(series).join(studies).join(patients))
     .where(by_id(deliveries)),
 )
+
+
+# The counters of a delivery that begins anew.
+ANEW: Mapping[str, int] = {"attempts": 0, "refusals": 0, "commitment_attempts": 0}
 
 
 @dataclass(frozen=True)
@@ -285,16 +291,74 @@ def _not_stored(
 
 def retry(tx: Connection, delivery_id: int, now: float) -> None:
     """An operator brings a FAILED delivery back. Raises NotFound or IllegalMove."""
-    values = {"set_at": now, "due_at": now, "attempts": 0, "refusals": 0}
+    _revive(tx, delivery_id, DeliveryState.FAILED, now, "retried by an operator")
+
+
+def hurry(tx: Connection, delivery_id: int, now: float) -> None:
+    """An operator has a PENDING delivery sent now, with its counters at zero, instead of at the end of its wait.
+
+    Raises NotFound, or IllegalMove when the delivery does not wait to be sent.
+    """
+    state = DELIVERY.row(tx, delivery_id)["state"]
+    if state != DeliveryState.PENDING:
+        raise IllegalMove(f"delivery {delivery_id} is {state}; only a PENDING one can be hurried")
+    tx.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(set_at=now, due_at=now, **ANEW))
+    _note(tx, delivery_id, now, "delivery.hurried", DeliveryState.PENDING, {"reason": "hurried by an operator"})
+
+
+def resend(tx: Connection, result_id: int, destinations: Sequence[str], now: float) -> list[int]:
+    """An operator has the objects of a result sent again, byte for byte, or to a destination that had them not yet.
+
+    What waits already is hurried, and what is being sent is left alone. Returns the ids of the deliveries, one per
+    destination. Raises NotFound, or IllegalMove when the result has no objects or a later one replaces it.
+    """
+    _may_be_sent_again(tx, result_id)
+    rows = tx.execute(select(deliveries.c.destination, deliveries.c.id).where(deliveries.c.result_id == result_id))
+    existing = {row.destination: row.id for row in rows}
+    create(tx, result_id, [name for name in destinations if name not in existing], now)
+    for name in dict.fromkeys(destinations):
+        if name in existing:
+            _send_again(tx, existing[name], now)
+    rows = tx.execute(
+        select(deliveries.c.id)
+        .where(deliveries.c.result_id == result_id, deliveries.c.destination.in_(destinations))
+        .order_by(deliveries.c.id)
+    )
+    return [row.id for row in rows]
+
+
+def _may_be_sent_again(tx: Connection, result_id: int) -> None:
+    series_pk = tx.scalar(select(results.c.series_pk).where(results.c.id == result_id))
+    if series_pk is None:
+        raise NotFound(f"no result {result_id}")
+    SERIES.row(tx, series_pk)  # locked: what replaces the result comes before, or finds these deliveries
+    found = tx.execute(select(results.c.superseded_at, results.c.shadow).where(results.c.id == result_id)).one()
+    if found.superseded_at is not None:
+        raise IllegalMove(f"result {result_id} was replaced by a later one of its series; resend that one")
+    if found.shadow or not objects_of(tx, result_id):
+        raise IllegalMove(f"result {result_id} has no objects that could be sent")
+
+
+def _send_again(tx: Connection, delivery_id: int, now: float) -> None:
+    state = DeliveryState(DELIVERY.row(tx, delivery_id)["state"])
+    if state == DeliveryState.PENDING:
+        hurry(tx, delivery_id, now)
+    elif state != DeliveryState.SENDING:
+        _revive(tx, delivery_id, state, now, "sent again by an operator")
+
+
+def _revive(tx: Connection, delivery_id: int, leaving: DeliveryState, now: float, reason: str) -> None:
+    """Begin a delivery anew: PENDING, its counters at zero. The fence stays: the destination may have it."""
+    values = {"set_at": now, "due_at": now, "committed_at": None, "commitment_uid": None, "error": None, **ANEW}
     move(
         tx,
         DELIVERY,
         delivery_id,
-        DeliveryState.FAILED,
+        leaving,
         DeliveryState.PENDING,
         now,
         values=values,
-        detail={"reason": "retried by an operator"},
+        detail={"reason": reason},
     )
 
 

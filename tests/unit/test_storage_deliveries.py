@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage import deliveries
+from storage import deliveries, results
 from storage.deliveries import DeliveryState
 from storage.errors import IllegalMove, NotFound, StaleLease
 from tests.storage_factory import Store
@@ -107,6 +107,77 @@ def test_what_is_refused_for_good_stops_until_an_operator_retries_it(outbox):
         do(outbox, deliveries.retry, claimed.delivery_id, 201)
     with pytest.raises(NotFound):
         do(outbox, deliveries.retry, 999, 201)
+
+
+def test_a_delivery_that_waits_can_be_hurried(outbox):
+    [claimed] = due(outbox, 30)
+    do(outbox, deliveries.retry_later, claimed.delivery_id, 1, 31, 5000, "connection refused", refused=True)
+    do(outbox, deliveries.hurry, claimed.delivery_id, 40)
+    [again] = due(outbox, 40)
+    assert (again.attempt, again.refusals) == (1, 0), "its waits begin anew too"
+    assert outbox.events().count("delivery.hurried") == 1
+    with pytest.raises(IllegalMove, match="SENDING"):
+        do(outbox, deliveries.hurry, claimed.delivery_id, 41)
+    with pytest.raises(NotFound):
+        do(outbox, deliveries.hurry, 999, 41)
+
+
+@pytest.mark.parametrize("ended", ["SENT", "COMMITTED", "FAILED"])
+def test_a_result_is_sent_again_with_the_same_bytes_whatever_became_of_it(outbox, ended):
+    [first] = due(outbox, 30)
+    if ended == "FAILED":
+        do(outbox, deliveries.fail, first.delivery_id, first.fence, 31, "0xA900")
+    else:
+        do(outbox, deliveries.mark_sent, first.delivery_id, first.fence, 31)
+    if ended == "COMMITTED":
+        do(outbox, deliveries.mark_committed, first.delivery_id, 32)
+    assert do(outbox, deliveries.resend, first.result_id, ["PACS"], 40) == [first.delivery_id]
+    [again] = due(outbox, 40)
+    assert (again.attempt, again.refusals, again.fence, again.objects) == (1, 0, 2, first.objects)
+    [row] = outbox.rows("SELECT detail FROM audit WHERE event = 'delivery.pending' AND at = 40")
+    assert ended in row["detail"]
+    assert "sent again by an operator" in row["detail"]
+    do(outbox, deliveries.mark_sent, again.delivery_id, again.fence, 41)
+    assert states(outbox)["PACS"] == "SENT"
+
+
+def test_a_result_is_sent_to_a_destination_that_had_it_not(outbox):
+    [first] = due(outbox, 30)
+    new, old = do(outbox, deliveries.resend, first.result_id, ["ARCHIVE", "LATER", "LATER"], 40)[::-1]
+    assert states(outbox) == {"PACS": "SENDING", "ARCHIVE": "PENDING", "LATER": "PENDING"}
+    assert new != old
+    assert due(outbox, 40, "LATER")[0].objects == first.objects
+
+
+def test_what_is_being_sent_is_not_sent_twice_by_a_resend(outbox):
+    [first] = due(outbox, 30)
+    do(outbox, deliveries.resend, first.result_id, ["PACS"], 31)
+    assert states(outbox)["PACS"] == "SENDING"
+    do(outbox, deliveries.mark_sent, first.delivery_id, first.fence, 32)
+
+
+def test_a_result_that_a_late_slice_made_outdated_is_not_sent_again(outbox):
+    [first] = due(outbox, 30)
+    do(outbox, deliveries.mark_sent, first.delivery_id, first.fence, 31)
+    outbox.receive(3, now=40)
+    with pytest.raises(IllegalMove, match="replaced by a later one"):
+        do(outbox, deliveries.resend, first.result_id, ["PACS"], 41)
+    with pytest.raises(NotFound):
+        do(outbox, deliveries.resend, 999, ["PACS"], 41)
+
+
+def test_a_report_that_is_being_sent_again_stays_the_predecessor_of_the_next(outbox):
+    """It may be at the destination: a late slice takes it out of the outbox, and the next report must name it."""
+    [first] = due(outbox, 30)
+    do(outbox, deliveries.mark_sent, first.delivery_id, first.fence, 31)
+    do(outbox, deliveries.resend, first.result_id, ["PACS"], 35)
+    outbox.receive(3, now=40)
+    assert states(outbox) == {"PACS": "SUPERSEDED", "ARCHIVE": "SUPERSEDED"}
+    [job] = outbox.rows("SELECT series_pk FROM jobs WHERE state = 'REPORTED' OR state = 'SUPERSEDED'")
+    with outbox.database.read() as tx:
+        previous = results.previous_result(tx, job["series_pk"])
+    assert previous is not None
+    assert previous.result_id == first.result_id
 
 
 def test_at_start_the_senders_leases_are_given_back(outbox):
@@ -221,5 +292,5 @@ def test_a_clock_that_jumped_back_leaves_no_delivery_hanging(store, jump):
 
 def test_states_that_nothing_leaves_are_final():
     left = {state for froms in deliveries.TRANSITIONS.values() for state in froms}
-    assert set(DeliveryState) - left == {DeliveryState.COMMITTED, DeliveryState.SUPERSEDED}
+    assert set(DeliveryState) - left == {DeliveryState.SUPERSEDED}
     assert set(deliveries.TRANSITIONS) == set(DeliveryState)
