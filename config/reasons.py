@@ -33,6 +33,11 @@ class ReasonCode(StrEnum):
     NOT_WANTED = "NOT_WANTED", "left out by the filter of its source", "Change [[sources]] filter if it was wanted."
     PASSED_OVER = "PASSED_OVER", "another series of the study is analysed", 'Set select = "all" to analyse each.'
     OWN_OBJECT = "OWN_OBJECT", "images that this node had a part in", _ROUTING
+    REFUSED_INSTANCES = (
+        "REFUSED_INSTANCES",
+        "instances that this node refused and that did not come again",
+        "Send them again, mended, or decide that the series is whole: `dicom-node series accept`.",
+    )
 
     # Are the stored values as the scanner made them?
     MODALITY = "MODALITY", "a modality other than CT", _ROUTING

@@ -165,6 +165,36 @@ class Conflict(Base):
     times_seen: Mapped[int]
 
 
+class RefusedInstance(Base):
+    """An instance that was offered and not acknowledged, once for each sender and reason.
+
+    series_instance_uid, sop_instance_uid, study_instance_uid, patient_id: as far as they could be read, else empty.
+    status: the DIMSE status as four hexadecimal digits, or "ABORT" if the association ended before an answer.
+    standing: MISSING, so its series is incomplete unless the instance came later; ACCEPTED, a person decided that the
+        series may do without; UNWANTED, a rule of the site refuses it.
+    """
+
+    __tablename__ = "refused_instances"
+    __table_args__ = (
+        UniqueConstraint("series_instance_uid", "sop_instance_uid", "reason", "calling_ae"),
+        CheckConstraint("standing IN ('MISSING', 'ACCEPTED', 'UNWANTED')", name="standing"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_instance_uid: Mapped[str]
+    sop_instance_uid: Mapped[str]
+    study_instance_uid: Mapped[str]
+    patient_id: Mapped[str]
+    status: Mapped[str]
+    reason: Mapped[str]
+    calling_ae: Mapped[str]
+    address: Mapped[str]
+    standing: Mapped[str]
+    first_at: Mapped[float]
+    last_at: Mapped[float]
+    times: Mapped[int]
+
+
 class Job(Base):
     """One analysis of one input by one model: never queued twice.
 
@@ -342,6 +372,7 @@ studies = cast(Table, Study.__table__)
 series = cast(Table, Series.__table__)
 instances = cast(Table, Instance.__table__)
 conflicts = cast(Table, Conflict.__table__)
+refused_instances = cast(Table, RefusedInstance.__table__)
 jobs = cast(Table, Job.__table__)
 results = cast(Table, Result.__table__)
 result_objects = cast(Table, ResultObject.__table__)

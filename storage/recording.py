@@ -106,8 +106,7 @@ def record_instances(tx: Connection, arrivals: Sequence[Arrival], now: float, qu
     to another series; the series belongs to another study or patient) is set aside. An instance whose file was lost
     takes the new file and is NEW. Every one gets its audit row.
     """
-    if tx.dialect.name == "postgresql":
-        tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": RECORDING_LOCK})
+    lock_recording(tx)
     batch = _Batch(now, _held(tx, arrivals), _groups(tx, arrivals))
     outcomes = [_record(tx, batch, arrival) for arrival in arrivals]
     if batch.new:
@@ -115,6 +114,12 @@ def record_instances(tx: Connection, arrivals: Sequence[Arrival], now: float, qu
     for group in batch.groups.values():
         _extend(tx, group, now, quiet_s)
     return outcomes
+
+
+def lock_recording(tx: Connection) -> None:
+    """PostgreSQL: one transaction at a time records instances. SQLite has one writer at a time anyway."""
+    if tx.dialect.name == "postgresql":
+        tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": RECORDING_LOCK})
 
 
 def held_file(tx: Connection, arrival: Arrival) -> str | None:
@@ -353,7 +358,7 @@ def _extend(tx: Connection, group: _Group, now: float, quiet_s: QuietTime) -> No
     if group.latest is None:
         return
     if group.state == SeriesState.CLOSED:
-        _reopen(tx, group, now)
+        reopen(tx, group.pk, group.revision, now, "a late instance")
     wait_s = quiet_s(group.latest.calling_ae) if callable(quiet_s) else quiet_s
     since = clock.wait_from(group.set_at, now)
     values = {
@@ -366,13 +371,21 @@ def _extend(tx: Connection, group: _Group, now: float, quiet_s: QuietTime) -> No
     EXTEND_SERIES.execute(tx, values)
 
 
-def _reopen(tx: Connection, group: _Group, now: float) -> None:
-    """A new revision of a closed series; what was made of the old one and is nowhere yet is superseded."""
-    revision = group.revision + 1
-    values = {"revision": revision, "closed_at": None, "refusal_code": None, "refusal_text": None, "selection": None}
-    detail = {"reason": "a late instance", "revision": revision}
-    move(tx, SERIES, group.pk, SeriesState.CLOSED, SeriesState.OPEN, now, values=values, detail=detail)
-    reason = "a late instance opened the series again"
-    jobs.supersede_unfinished(tx, group.pk, now, reason)
-    deliveries.supersede_unsent(tx, group.pk, now, reason)
-    results.supersede(tx, group.pk, now)
+def reopen(tx: Connection, series_pk: int, revision: int, now: float, reason: str) -> None:
+    """A new revision of a closed series; what was made of the old one and is nowhere yet is superseded.
+
+    revision: the closed one's. The caller sets the deadline.
+    """
+    values = {
+        "revision": revision + 1,
+        "closed_at": None,
+        "refusal_code": None,
+        "refusal_text": None,
+        "selection": None,
+    }
+    detail = {"reason": reason, "revision": revision + 1}
+    move(tx, SERIES, series_pk, SeriesState.CLOSED, SeriesState.OPEN, now, values=values, detail=detail)
+    why = f"{reason} opened the series again"
+    jobs.supersede_unfinished(tx, series_pk, now, why)
+    deliveries.supersede_unsent(tx, series_pk, now, why)
+    results.supersede(tx, series_pk, now)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Select, func, select, update
 
 from config.reasons import Refusal
-from storage import audit, clock, jobs
+from storage import audit, clock, jobs, refused
 from storage.errors import NotDueYet, NotFound
 from storage.job_state import JobState
 from storage.jobs import ModelRef, refusal_columns
@@ -200,9 +200,13 @@ def close_series(tx: Connection, series_pk: int, now: float, closing: Closing) -
     """Close a series and queue its job in the same transaction. Returns the job's id, None if there is none yet.
 
     A closed series may be closed again for another model; an input that has a job for the model gets no other.
+    A series of which this node refused instances that did not come again is refused as incomplete.
     Raises NotDueYet: an instance came since the decision; NotFound.
     """
     found = SERIES.row(tx, series_pk)
+    refusal = closing.refusal
+    if refusal is None and closing.model is not None:
+        refusal = refused.why_incomplete(tx, found["series_uid"])
     if found["state"] == SeriesState.OPEN:
         _refuse_early_close(tx, series_pk, now, closing)
         values = {
@@ -211,17 +215,17 @@ def close_series(tx: Connection, series_pk: int, now: float, closing: Closing) -
             "instances_digest": instances_digest(series_instances(tx, series_pk)),
             "completeness": closing.completeness,
             "expected_count": closing.expected,
-            **refusal_columns(closing.refusal),
+            **refusal_columns(refusal),
             "selection": "WAITING" if closing.to_choose and closing.model else None,
         }
-        code = str(closing.refusal.code) if closing.refusal else None
+        code = str(refusal.code) if refusal else None
         detail = {"completeness": closing.completeness, "expected": closing.expected, "refusal": code}
         move(tx, SERIES, series_pk, SeriesState.OPEN, SeriesState.CLOSED, now, values=values, detail=detail)
     if closing.model is None or closing.to_choose:
         return None
     digest = str(tx.scalar(select(series.c.instances_digest).where(series.c.id == series_pk)))
-    job_id = jobs.enqueue(tx, series_pk, now, digest, closing.model, closing.refusal, closing.priority)
-    if closing.shadow is not None and closing.refusal is None:
+    job_id = jobs.enqueue(tx, series_pk, now, digest, closing.model, refusal, closing.priority)
+    if closing.shadow is not None and refusal is None:
         jobs.enqueue(tx, series_pk, now, digest, closing.shadow, priority=closing.priority, shadow=True)
     return job_id
 

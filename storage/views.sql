@@ -145,3 +145,15 @@ CREATE VIEW instances_set_aside AS
 SELECT strftime('%Y-%m-%d %H:%M:%f', received_at, 'unixepoch') AS time_utc, reason,
        sop_instance_uid, series_instance_uid, study_instance_uid, calling_ae, address, times_seen, path, sha256
 FROM conflicts;
+
+-- Which instances did this node refuse, why, and does their series still lack them? standing: missing; came later;
+-- accepted, a person decided that the series may do without; unwanted, a rule of the site refuses it.
+CREATE VIEW instances_refused AS
+SELECT strftime('%Y-%m-%d %H:%M:%f', first_at, 'unixepoch') AS first_utc,
+       strftime('%Y-%m-%d %H:%M:%f', last_at, 'unixepoch') AS last_utc, times, status, reason,
+       CASE WHEN EXISTS (SELECT 1 FROM instances
+                         WHERE instances.sop_instance_uid = refused_instances.sop_instance_uid
+                               AND (instances.gone_reason IS NULL OR instances.gone_reason = 'retention'))
+            THEN 'came later' ELSE LOWER(standing) END AS standing,
+       sop_instance_uid, series_instance_uid, study_instance_uid, patient_id, calling_ae, address
+FROM refused_instances;
