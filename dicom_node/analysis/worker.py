@@ -10,8 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
+from sqlalchemy import Connection
 
 from config.settings import Settings
+from dicom_node import lease
 from dicom_node.analysis.analyse import Analysis, analyse, open_model
 from dicom_node.analysis.read_ahead import ReadAhead
 from dicom_node.analysis.result_objects import ReportObject, report_objects
@@ -20,7 +22,7 @@ from inference.covid.pipeline import Pipeline
 from inference.finding import ModelIdentity
 from storage import audit, jobs, results, series
 from storage.database import Database
-from storage.errors import CorruptFile, StaleLease, StorageError
+from storage.errors import CorruptFile, StaleLease
 from storage.files import FileStore
 from storage.jobs import ClaimedJob
 from storage.results import NewObject, NewResult
@@ -94,7 +96,7 @@ class Worker:
             return False
         log.info("job claimed", job=job.job_id, series=short(job.series_instance_uid), attempt=job.attempt)
         try:
-            with self._heartbeat(job):
+            with self._lease(job):
                 self.handle(job)
         except StaleLease:
             log.warning("job lost to another worker", job=job.job_id)
@@ -196,28 +198,15 @@ class Worker:
             jobs.fail(tx, job.job_id, job.fence, now, reason, now + self.settings.worker.retry_delay_s)
 
     @contextmanager
-    def _heartbeat(self, job: ClaimedJob) -> Iterator[None]:
-        """Renew the lease while the body runs."""
-        done = threading.Event()
+    def _lease(self, job: ClaimedJob) -> Iterator[None]:
+        """Keep the job's lease while the body runs."""
         lease_s = self.settings.worker.lease_s
 
-        def beat() -> None:
-            while not done.wait(lease_s / 4):
-                try:
-                    with self.database.transaction() as tx:
-                        if not jobs.heartbeat(tx, job.job_id, job.fence, time.time(), lease_s):
-                            return
-                except StorageError as error:
-                    # Missing one beat is survivable: there are three more before the lease is over.
-                    log.warning("heartbeat missed", job=job.job_id, error=type(error).__name__)
+        def renew(tx: Connection, now: float) -> bool:
+            return jobs.heartbeat(tx, job.job_id, job.fence, now, lease_s)
 
-        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-        thread.start()
-        try:
+        with lease.kept(self.database, renew, lease_s, job=job.job_id):
             yield
-        finally:
-            done.set()
-            thread.join()
 
 
 def new_result(analysis: Analysis, model: ModelIdentity) -> NewResult:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import structlog
+from sqlalchemy import Connection
 
 from config.settings import Destination, Settings
+from dicom_node import lease
 from dicom_node.delivery import commitment
 from dicom_node.delivery.backoff import backoff_s
 from dicom_node.delivery.commitment_listener import CommitmentListener
@@ -23,7 +25,7 @@ from inference.models.registry import DEMONSTRATION, list_models
 from storage import deliveries
 from storage.database import Database
 from storage.deliveries import ClaimedDelivery
-from storage.errors import CorruptFile, StaleLease, StorageError
+from storage.errors import CorruptFile, StaleLease
 from storage.files import FileStore
 from storage.object_kinds import REPORT_KINDS, ObjectKind
 from storage.results import StoredObject
@@ -112,7 +114,7 @@ class DestinationSender:
     def _deliver(self, claimed: ClaimedDelivery) -> None:
         started = time.monotonic()
         progress = self._progress.setdefault(claimed.delivery_id, Progress())
-        with self._heartbeat(claimed):
+        with self._lease(claimed):
             try:
                 verdict = self._attempt(claimed, progress)
             except CorruptFile as error:
@@ -177,27 +179,15 @@ class DestinationSender:
             self._progress.pop(claimed.delivery_id, None)
 
     @contextmanager
-    def _heartbeat(self, claimed: ClaimedDelivery) -> Iterator[None]:
-        """Renew the lease while the body sends."""
-        done = threading.Event()
+    def _lease(self, claimed: ClaimedDelivery) -> Iterator[None]:
+        """Keep the delivery's lease while the body sends."""
         lease_s = self._settings.sender.lease_s
 
-        def beat() -> None:
-            while not done.wait(lease_s / 3):
-                try:
-                    with self._database.transaction() as tx:
-                        if not deliveries.heartbeat(tx, claimed.delivery_id, claimed.fence, time.time(), lease_s):
-                            return
-                except StorageError:
-                    continue  # the next beat may still be in time
+        def renew(tx: Connection, now: float) -> bool:
+            return deliveries.heartbeat(tx, claimed.delivery_id, claimed.fence, now, lease_s)
 
-        thread = threading.Thread(target=beat, name=f"lease-{self.name}", daemon=True)
-        thread.start()
-        try:
+        with lease.kept(self._database, renew, lease_s, delivery=claimed.delivery_id):
             yield
-        finally:
-            done.set()
-            thread.join()
 
 
 def send_objects(

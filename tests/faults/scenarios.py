@@ -45,7 +45,7 @@ Scenario = Callable[[Life], Node]
 
 def report(life: Life) -> Node:
     """A series comes in, its report goes out and is committed to."""
-    slow = "1.2" if "_heartbeat" in life.point else "0"
+    slow = "1.2" if "lease.kept" in life.point else "0"
     with ExitStack() as stack:
         pacs = Pacs(slow_s=float(slow))
         stack.callback(pacs.stop)
@@ -231,13 +231,13 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
             *AT_START,
             *NEW_FILE,
             "dicom_node.analysis.worker.Worker.work_once",
-            "dicom_node.analysis.worker.Worker._heartbeat.<locals>.beat",
+            "dicom_node.lease.kept.<locals>.beat",
             "dicom_node.analysis.worker.Worker._commit",
         ],
         "deliver": [
             *AT_START,
             "dicom_node.delivery.sender.DestinationSender.work_once",
-            "dicom_node.delivery.sender.DestinationSender._heartbeat.<locals>.beat",
+            "dicom_node.lease.kept.<locals>.beat",
             "dicom_node.delivery.sender.DestinationSender._record",
             "c-store",
             "dicom_node.delivery.commitment.settle_one",
