@@ -15,12 +15,15 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, event, insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
 
-from storage import audit
+from storage import audit, models
+from storage.backup import back_up
 from storage.errors import (
     DatabaseBusy,
     DatabaseCorrupt,
@@ -132,6 +135,7 @@ class Database:
     def migrate(self) -> None:
         """Bring the schema up to this version of the program and make the views anew, all or nothing.
 
+        A SQLite index that holds data is copied first, see `backup_path`.
         Raises DatabaseTooNew for a schema made by a later version.
         """
         config = Config()
@@ -140,11 +144,31 @@ class Database:
             if not self._sqlite:
                 tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
             config.attributes["connection"] = tx
+            self._back_up_before_a_change(tx, config)
             try:
                 command.upgrade(config, "head")
             except CommandError as error:
                 raise DatabaseTooNew("the index was made by a later version of this program") from error
             create_views(tx, VIEWS.read_text(encoding="utf-8"))
+
+    def backup_path(self, version: str) -> Path:
+        """Where the copy of a SQLite index lies that was made before its schema left this version."""
+        index = Path(str(self.url.database))
+        return index.with_name(f"{index.name}.schema-{version}.backup")
+
+    def _back_up_before_a_change(self, tx: Connection, config: Config) -> None:
+        """`tx` holds the write lock: the copy has what the migration begins with, whatever else runs."""
+        if not self._sqlite:
+            return
+        versions = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+        held = MigrationContext.configure(tx).get_current_revision()
+        if held not in versions[1:] or tx.scalar(select(models.audit.c.id).limit(1)) is None:
+            return
+        target = self.backup_path(str(held))
+        try:
+            back_up(Path(str(self.url.database)), target)
+        except OSError as error:
+            raise StorageError(f"{target}: no copy of the index before its schema changes: {error.strerror}") from error
 
     def close(self) -> None:
         """Close all connections."""

