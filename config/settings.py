@@ -23,7 +23,12 @@ def _ae_title(value: object) -> object:
     return title
 
 
+def _ae_title_or_none(value: object) -> object:
+    return "" if value == "" else _ae_title(value)
+
+
 AETitle = Annotated[str, BeforeValidator(_ae_title)]
+AETitleOrNone = Annotated[str, BeforeValidator(_ae_title_or_none)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -252,6 +257,8 @@ class Destination(Section):
     """After sending: "request": ask the PACS for storage commitment, and by C-FIND where it offers none; "query": ask
     by C-FIND whether it holds the objects; "none": its success answer is enough."""
 
+    answers_as: AETitleOrNone = ""
+    """AE title as which it brings its answers to storage commitment requests, if it is not `ae_title`."""
     tls: bool = False
     """Connect with TLS 1.2 or later, and check the PACS's certificate against `tls_authorities`."""
     tls_authorities: Path | None = None
@@ -279,8 +286,51 @@ class Destination(Section):
             return False
 
 
+class CommitmentSettings(Section):
+    """[sender.commitment]: how destinations are asked whether they keep what they took.
+
+    Asking ends: after `max_questions` without an answer the delivery stays SENT and counts as unconfirmed, after
+    `max_resends` answers of "not there" it is FAILED.
+    """
+
+    ae_title: AETitleOrNone = ""
+    """AE title that asks for storage commitment, if it is not `calling_ae_title`: a PACS sends its answer to the
+    address that it knows this title by."""
+    port: Port = 0
+    """Port that takes a PACS's answers to storage commitment requests on associations of its own; 0: none, the
+    answer has to come on ours, or C-FIND decides."""
+    tls: bool | None = None
+    """Take the answers at that port with TLS only, with the three files of [receiver]. Left out: as [receiver] does,
+    that is with TLS if `plain` is false there."""
+    max_connections: int = Field(default=16, ge=1)
+    """At that port, at once: each has two threads that poll. Only hosts of destinations get that far."""
+    max_connections_per_address: int = Field(default=4, ge=1)
+    """Of those, from one address: a host that has gone wrong must not keep the others' answers out."""
+    pdu_deadline_s: float = Field(default=10.0, gt=0)
+    """For a PDU's header there, and for its rest: a few hundred bytes."""
+    association_s: float = Field(default=60.0, gt=0)
+    """For an association there as a whole; an answer takes a fraction of a second."""
+    max_kib: int = Field(default=4096, ge=64)
+    """All that may come on such an association: an answer has about 200 bytes for each object. It is kept in memory."""
+    wait_s: float = Field(default=2.0, ge=0)
+    """Keep the association open for the commitment's answer for this long; later it comes on one of the PACS's own."""
+    timeout_s: float = Field(default=600.0, gt=0)
+    """Ask again after this long without an answer. Doubles with each question, up to `longest_retry_s`."""
+    attempts: int = Field(default=3, ge=1)
+    """Unanswered this often, C-FIND decides instead of storage commitment."""
+    max_questions: int = Field(default=24, ge=1)
+    """Questions without an answer until asking ends; about a day with the defaults."""
+    resend_s: float = Field(default=60.0, gt=0)
+    """Wait before objects that the PACS does not keep are sent again. Doubles each time, up to `longest_retry_s`."""
+    max_resends: int = Field(default=4, ge=0)
+    """A PACS that renames objects gets one more copy of them each time."""
+
+
 class SenderSettings(Section):
-    """[sender]: the outbox."""
+    """[sender]: the outbox.
+
+    A destination that is away is tried as long as it takes, at waits of up to `longest_retry_s`.
+    """
 
     calling_ae_title: AETitle = "DICOM_NODE"
     connect_timeout_s: float = Field(default=10.0, gt=0)
@@ -292,28 +342,7 @@ class SenderSettings(Section):
     """A PACS that answers with a final failure is asked this often before the delivery is FAILED."""
     lease_s: float = Field(default=30.0, gt=1)
     """A sender that died gives what it was sending back after this time; a living one renews its lease."""
-    commitment_ae_title: str = Field(default="", max_length=16)
-    """AE title that asks for storage commitment, where it is not `calling_ae_title`: a PACS sends its answer to the
-    address that it knows this title by."""
-    commitment_port: Port = 0
-    """Port that takes a PACS's answers to storage commitment requests on associations of its own; 0: none, the
-    answer has to come on ours, or C-FIND decides."""
-    commitment_max_connections: int = Field(default=16, ge=1)
-    """At that port, at once: each has two threads that poll. Only hosts of destinations get that far."""
-    commitment_max_connections_per_address: int = Field(default=4, ge=1)
-    """Of those, from one address: a host that has gone wrong must not keep the others' answers out."""
-    commitment_pdu_deadline_s: float = Field(default=10.0, gt=0)
-    """For a PDU's header there, and for its rest: a few hundred bytes."""
-    commitment_association_s: float = Field(default=60.0, gt=0)
-    """For an association there as a whole; an answer takes a fraction of a second."""
-    commitment_max_kib: int = Field(default=4096, ge=64)
-    """All that may come on such an association: an answer has about 200 bytes for each object. It is kept in memory."""
-    commitment_wait_s: float = Field(default=2.0, ge=0)
-    """Keep the association open for the commitment's answer for this long; later it comes on one of the PACS's own."""
-    commitment_timeout_s: float = Field(default=600.0, gt=0)
-    """A commitment that was not answered by then is asked for again."""
-    commitment_attempts: int = Field(default=3, ge=1)
-    """Unanswered this often, C-FIND decides instead."""
+    commitment: CommitmentSettings = CommitmentSettings()
     poll_s: float = Field(default=0.5, gt=0)
 
 
@@ -394,6 +423,13 @@ class Settings(BaseSettings):
         query = self.completion.query_destination
         if query and query not in names:
             raise ValueError(f"completion.query_destination {query!r} is not the name of a destination")
+        receiver = self.receiver
+        if self.sender.commitment.tls and None in (
+            receiver.tls_certificate,
+            receiver.tls_key,
+            receiver.tls_authorities,
+        ):
+            raise ValueError("sender.commitment.tls needs tls_certificate, tls_key and tls_authorities in [receiver]")
         return self
 
     @property
@@ -430,6 +466,10 @@ class Settings(BaseSettings):
         source = self.source(calling_ae)
         wanted = source.destinations if source else ()
         return tuple(d for d in self.destinations if d.send_results and (not wanted or d.name in wanted))
+
+    def may_leave(self, destination: Destination, demonstration: bool) -> bool:
+        """Whether a result may go to a destination. demonstration: a demonstration model made it; those stay here."""
+        return not demonstration or destination.is_loopback or self.model.allow_demonstration_model
 
     def destination(self, name: str) -> Destination | None:
         """The destination of this name, or None."""

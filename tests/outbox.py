@@ -160,7 +160,8 @@ def make_node(folder: Path, *destinations: Destination, **sections: object) -> N
         "response_timeout_s": 2.0,
         "poll_s": 0.02,
     }
-    sending_settings = SenderSettings(**{**impatient, **sections.pop("sender", {})})
+    chosen = {**impatient, **sections.pop("sender", {})}
+    sending_settings = SenderSettings(**{**chosen, "commitment": {"resend_s": 0.05, **chosen.get("commitment", {})}})
     settings = Settings(data_dir=folder, destinations=destinations, sender=sending_settings, **sections)
     return Node(settings, open_database(settings.database_url), FileStore(settings.files_dir))
 

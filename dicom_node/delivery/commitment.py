@@ -60,7 +60,7 @@ def settle_one(settings: Settings, destination: Destination, database: Database,
         waiting = deliveries.commitments_due(tx, destination.name, now, limit=1)
     if not waiting:
         return False
-    ask = destination.commitment == "request" and waiting[0].attempt < sender.commitment_attempts
+    ask = destination.commitment == "request" and waiting[0].attempt < sender.commitment.attempts
     if ask:
         try:
             request_commitment(sender, destination, database, waiting[0], now)
@@ -79,7 +79,7 @@ def request_commitment(sender: SenderSettings, peer: Peer, database: Database, w
     transaction_uid = str(generate_uid(prefix=None))
     with database.transaction() as tx:
         # Noted before the request: the answer may be faster than our next line.
-        deliveries.await_commitment(tx, waiting.delivery_id, now, transaction_uid, now + sender.commitment_timeout_s)
+        deliveries.await_commitment(tx, waiting.delivery_id, now, transaction_uid, now + sender.commitment.timeout_s)
     answered = Event()
 
     def on_report(event: evt.Event) -> tuple[int, None]:
@@ -100,7 +100,7 @@ def request_commitment(sender: SenderSettings, peer: Peer, database: Database, w
                 raise PeerUnavailable(f"storage commitment: {link.why_lost(started)}")
             if response.Status != SUCCESS:
                 raise NotOffered(f"storage commitment request answered with status 0x{response.Status:04X}")
-            answered.wait(sender.commitment_wait_s)
+            answered.wait(sender.commitment.wait_s)
     except NoContext as error:
         raise NotOffered(str(error)) from error
     except PeerUnavailable as error:
@@ -109,7 +109,7 @@ def request_commitment(sender: SenderSettings, peer: Peer, database: Database, w
 
 def asking_ae_title(sender: SenderSettings) -> str:
     """The AE title as which storage commitment is asked for, and its answer expected."""
-    return sender.commitment_ae_title or sender.calling_ae_title
+    return sender.commitment.ae_title or sender.calling_ae_title
 
 
 def verify_by_query(
@@ -121,7 +121,7 @@ def verify_by_query(
         held = _held(settings, destination, waiting)
     except PeerUnavailable as error:
         with database.transaction() as tx:
-            deliveries.ask_again(tx, waiting.delivery_id, now, now + settings.sender.commitment_timeout_s, str(error))
+            deliveries.ask_again(tx, waiting.delivery_id, now, now + settings.sender.commitment.timeout_s, str(error))
         return
     except (NoContext, QueryFailed) as error:
         with database.transaction() as tx:

@@ -30,7 +30,7 @@ UNRECOGNISED_OPERATION = 0x0211
 
 
 class CommitmentListener:
-    """An acceptor for storage commitment answers on `sender.commitment_port`."""
+    """An acceptor for storage commitment answers on `sender.commitment.port`."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
@@ -40,7 +40,7 @@ class CommitmentListener:
         self._journal = Journal(self._write)
         self._addresses: dict[str, set[str]] = {}
         self._looked_up_at = float("-inf")
-        self.port = settings.sender.commitment_port
+        self.port = settings.sender.commitment.port
 
     def start(self) -> None:
         """Listen. Raises PortTaken."""
@@ -121,11 +121,11 @@ class CommitmentListener:
 
 def _limits(sender: SenderSettings) -> Limits:
     return Limits(
-        connections=sender.commitment_max_connections,
-        per_address=sender.commitment_max_connections_per_address,
-        pdu_s=sender.commitment_pdu_deadline_s,
-        association_s=sender.commitment_association_s,
-        bytes=sender.commitment_max_kib * 1024,
+        connections=sender.commitment.max_connections,
+        per_address=sender.commitment.max_connections_per_address,
+        pdu_s=sender.commitment.pdu_deadline_s,
+        association_s=sender.commitment.association_s,
+        bytes=sender.commitment.max_kib * 1024,
     )
 
 

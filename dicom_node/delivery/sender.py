@@ -62,7 +62,7 @@ def run(settings: Settings, database: Database, files: FileStore, stop: threadin
     """
     senders = [DestinationSender(settings, d, database, files) for d in settings.destinations if d.send_results]
     threads = [threading.Thread(target=s.run, args=(stop,), name=f"send-{s.name}", daemon=True) for s in senders]
-    listener = CommitmentListener(settings, database) if settings.sender.commitment_port else None
+    listener = CommitmentListener(settings, database) if settings.sender.commitment.port else None
     if listener is not None:
         listener.start()
     for thread in threads:

@@ -208,7 +208,7 @@ def stranger(life: Life) -> Node:
         pacs = Pacs()
         stack.callback(pacs.stop)
         port = free_port()
-        node = life.node(pacs.port, DICOM_NODE_SENDER__COMMITMENT_PORT=str(port))
+        node = life.node(pacs.port, DICOM_NODE_SENDER__COMMITMENT__PORT=str(port))
         stack.callback(node.kill)
         node.start()
         wait_for(lambda: _refused(node, port), PATIENCE_S, "the refusal is audited")

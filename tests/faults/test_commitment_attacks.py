@@ -35,12 +35,12 @@ RESPONSE_S = 2.0
 PDU_S, ASSOCIATION_S, MAX_KIB = 2, 5, 1024
 SETTINGS = """
 data_dir = "{folder}/var"
-[sender]
-commitment_port = {port}
-commitment_ae_title = "NODE_SC"
-commitment_pdu_deadline_s = {pdu_s}
-commitment_association_s = {association_s}
-commitment_max_kib = {max_kib}
+[sender.commitment]
+port = {port}
+ae_title = "NODE_SC"
+pdu_deadline_s = {pdu_s}
+association_s = {association_s}
+max_kib = {max_kib}
 [[destinations]]
 name = "good"
 ae_title = "GOOD"

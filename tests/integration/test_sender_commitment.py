@@ -94,8 +94,8 @@ def committing_node(
     """A sender that asks such a PACS for commitment, running."""
     port = free_port()
     pacs = CommittingPacs(how, port, failing)
-    settings = {"commitment_wait_s": 1.0, "commitment_ae_title": "NODE_SC", "commitment_port": port, **options}
-    node = make_node(folder, destination(pacs.port, commitment="request"), sender=settings)
+    asking = {"wait_s": 1.0, "ae_title": "NODE_SC", "port": port, **options}
+    node = make_node(folder, destination(pacs.port, commitment="request"), sender={"commitment": asking})
     stop = threading.Event()
     thread = threading.Thread(target=sender.run, args=(node.settings, node.database, node.files, stop))
     thread.start()
@@ -132,7 +132,7 @@ def test_what_is_not_committed_is_sent_again_until_it_is(tmp_path: Path, how: st
 
 
 def test_an_unanswered_request_is_repeated_and_the_delivery_stays_sent(tmp_path: Path) -> None:
-    quick = {"commitment_timeout_s": 0.3, "commitment_wait_s": 0.1, "commitment_attempts": 3}
+    quick = {"timeout_s": 0.3, "wait_s": 0.1, "attempts": 3}
     with committing_node(tmp_path, "silent", **quick) as (node, pacs):
         node.add_result(time.time())
         # This PACS answers no query either: in the end nothing says more than its success status did.
@@ -143,7 +143,7 @@ def test_an_unanswered_request_is_repeated_and_the_delivery_stays_sent(tmp_path:
 
 
 def test_a_late_answer_to_an_outdated_request_commits_nothing(tmp_path: Path) -> None:
-    quick = {"commitment_timeout_s": 0.3, "commitment_wait_s": 0.1, "commitment_attempts": 2}
+    quick = {"timeout_s": 0.3, "wait_s": 0.1, "attempts": 2}
     with committing_node(tmp_path, "silent", **quick) as (node, pacs):
         node.add_result(time.time())
         wait_for(lambda: len(pacs.requests) == 2)

@@ -18,7 +18,7 @@ def test_orthanc_commits_on_its_own_association_and_holds_our_bytes(tmp_path: Pa
         node = make_node(
             tmp_path / "node",
             destination(server.port, ae_title="ORTHANC", commitment="request"),
-            sender={"commitment_port": port, "commitment_ae_title": "NODE_SC", "response_timeout_s": 10.0},
+            sender={"commitment": {"port": port, "ae_title": "NODE_SC", "resend_s": 0.05}, "response_timeout_s": 10.0},
         )
         objects = node.add_result(time.time(), ["report", "segmentation", "summary"])
         with sending(node):
