@@ -9,16 +9,18 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, insert, select, text, update
 
-from storage import audit, clock, deliveries, jobs, results
+from storage import audit, clock, jobs
 from storage.arrival import Arrival, Outcome
 from storage.errors import StaleLease
 from storage.job_state import JobState
 from storage.models import conflicts, instances, patients, series, studies
 from storage.models import jobs as job_table
-from storage.moves import insert_row, move
+from storage.moves import insert_row
 from storage.prepared import Prepared
-from storage.series_state import SERIES, SeriesState
+from storage.revisions import reopen
+from storage.series_state import SeriesState
 
+A_LATE_INSTANCE = "a late instance"
 RECORDING_LOCK = 0x7265636F7264  # "record": the key of PostgreSQL's advisory lock on this module
 # For one instance, building the statements costs more than running them.
 SELECT_HELD = Prepared(
@@ -33,7 +35,6 @@ SELECT_GROUP = Prepared(
         studies.c.study_instance_uid,
         series.c.patient_key,
         series.c.state,
-        series.c.revision,
         series.c.set_at,
     )
     .select_from(series.join(studies))
@@ -75,7 +76,6 @@ class _Group:
     study_uid: str
     patient_key: str
     state: str
-    revision: int
     set_at: float
     latest: Arrival | None = None
     added: int = 0
@@ -317,7 +317,7 @@ def _open_series(tx: Connection, arrival: Arrival, now: float) -> _Group:
         outcome=SeriesState.OPEN.value,
         detail={"revision": 1, "modality": header.modality},
     )
-    return _Group(pk, arrival.study_instance_uid, arrival.patient_key, SeriesState.OPEN.value, 1, now)
+    return _Group(pk, arrival.study_instance_uid, arrival.patient_key, SeriesState.OPEN.value, now)
 
 
 def _study(tx: Connection, arrival: Arrival, now: float) -> int:
@@ -358,7 +358,7 @@ def _extend(tx: Connection, group: _Group, now: float, quiet_s: QuietTime) -> No
     if group.latest is None:
         return
     if group.state == SeriesState.CLOSED:
-        reopen(tx, group.pk, group.revision, now, "a late instance")
+        reopen(tx, group.pk, now, A_LATE_INSTANCE)
     wait_s = quiet_s(group.latest.calling_ae) if callable(quiet_s) else quiet_s
     since = clock.wait_from(group.set_at, now)
     values = {
@@ -369,23 +369,3 @@ def _extend(tx: Connection, group: _Group, now: float, quiet_s: QuietTime) -> No
         "due_at": since + wait_s,
     }
     EXTEND_SERIES.execute(tx, values)
-
-
-def reopen(tx: Connection, series_pk: int, revision: int, now: float, reason: str) -> None:
-    """A new revision of a closed series; what was made of the old one and is nowhere yet is superseded.
-
-    revision: the closed one's. The caller sets the deadline.
-    """
-    values = {
-        "revision": revision + 1,
-        "closed_at": None,
-        "refusal_code": None,
-        "refusal_text": None,
-        "selection": None,
-    }
-    detail = {"reason": reason, "revision": revision + 1}
-    move(tx, SERIES, series_pk, SeriesState.CLOSED, SeriesState.OPEN, now, values=values, detail=detail)
-    why = f"{reason} opened the series again"
-    jobs.supersede_unfinished(tx, series_pk, now, why)
-    deliveries.supersede_unsent(tx, series_pk, now, why)
-    results.supersede(tx, series_pk, now)

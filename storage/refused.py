@@ -13,7 +13,8 @@ from config.reasons import ReasonCode, Refusal
 from storage import audit
 from storage.errors import NotFound
 from storage.models import instances, refused_instances, series
-from storage.recording import lock_recording, reopen
+from storage.recording import lock_recording
+from storage.revisions import reopen
 from storage.series_state import SeriesState
 
 AUDIT_AGAIN_S = 60.0
@@ -96,13 +97,13 @@ def _reopen(tx: Connection, series_uid: str, now: float, *, to_analyse: bool) ->
     row = _closed(tx, series_uid)
     if row is None or row["refusal_code"] != (None if to_analyse else ReasonCode.REFUSED_INSTANCES.value):
         return
-    reopen(tx, row["id"], row["revision"], now, "a refused instance" if to_analyse else "a person")
+    reopen(tx, row["id"], now, "a refused instance" if to_analyse else "a person")
     due_at = now + row["quiet_s"] if to_analyse else now
     tx.execute(update(series).where(series.c.id == row["id"]).values(set_at=now, due_at=due_at))
 
 
 def _closed(tx: Connection, series_uid: str) -> RowMapping | None:
-    columns = (series.c.id, series.c.revision, series.c.quiet_s, series.c.refusal_code)
+    columns = (series.c.id, series.c.quiet_s, series.c.refusal_code)
     closed = (series.c.series_instance_uid == series_uid) & (series.c.state == SeriesState.CLOSED.value)
     return tx.execute(select(*columns).where(closed).with_for_update()).mappings().first()
 

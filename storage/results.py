@@ -1,5 +1,6 @@
 """What a job found, and the DICOM objects that say so."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +11,32 @@ from sqlalchemy import Connection, Select, exists, func, insert, or_, select, up
 from storage import audit
 from storage.errors import NotFound
 from storage.files import StoredFile
+from storage.job_state import JobState
 from storage.models import deliveries, jobs, patients, result_objects, results, series, studies
 from storage.moves import insert_row
 from storage.object_kinds import ObjectKind
+
+# The columns that say what was found, with what, on what.
+SEALED = (
+    "outcome",
+    "reason_code",
+    "reason_text",
+    "probability",
+    "threshold",
+    "positive",
+    "lung_volume_ml",
+    "pixel_digest",
+    "model_name",
+    "model_version",
+    "model_digest",
+    "unet_sha256",
+    "decovnet_sha256",
+    "device",
+    "precision",
+    "versions",
+    "timings",
+    "checks",
+)
 
 
 class ResultOutcome(StrEnum):
@@ -141,7 +165,7 @@ def record(
     ]
     if rows:
         tx.execute(insert(result_objects), rows)
-    _audit(tx, result_id, job_id, now, result, objects, stale=stale, shadow=job.shadow)
+    _audit(tx, result_id, job_id, now, result, {"superseded": stale, "shadow": job.shadow})
     return result_id
 
 
@@ -169,25 +193,20 @@ def _columns(result: NewResult) -> dict[str, object]:
 
 
 def _audit(
-    tx: Connection,
-    result_id: int,
-    job_id: int,
-    now: float,
-    result: NewResult,
-    objects: Sequence[NewObject],
-    *,
-    stale: bool,
-    shadow: bool,
+    tx: Connection, result_id: int, job_id: int, now: float, result: NewResult, flags: Mapping[str, bool]
 ) -> None:
-    """The inference itself as a row: what it saw, with what, on what, how long."""
+    """The inference itself as a row. What it found has columns of its own; here is the digest that seals them."""
     named = tx.execute(
         select(series.c.series_instance_uid, studies.c.study_instance_uid, patients.c.patient_id)
         .select_from(jobs.join(series).join(studies).join(patients))
         .where(jobs.c.id == job_id)
     ).one()
-    columns = _columns(result)
-    for name in ("versions", "timings", "checks"):
-        columns[name] = json.loads(str(columns[name]))
+    detail: dict[str, object] = {
+        "model": f"{result.model_name} {result.model_version}",
+        "content_sha256": content_sha256(tx, result_id),
+    }
+    if result.reason_code is not None:
+        detail["reason"] = result.reason_code
     audit.append(
         tx,
         now,
@@ -200,15 +219,18 @@ def _audit(
             result_id=result_id,
         ),
         outcome=str(result.outcome),
-        detail={
-            **{name: value for name, value in columns.items() if value is not None},
-            "superseded": stale,
-            "shadow": shadow,
-            "objects": [
-                {"kind": item.kind, "uid": item.sop_instance_uid, "sha256": item.file.sha256} for item in objects
-            ],
-        },
+        detail=detail | {name: True for name, holds in flags.items() if holds},
     )
+
+
+def content_sha256(tx: Connection, result_id: int) -> str:
+    """SHA-256 hex over what a result says and over its objects, as the index holds them now.
+
+    The audit row of the result holds it, so that a result which was altered in the index shows.
+    """
+    row = tx.execute(select(*(results.c[name] for name in SEALED)).where(results.c.id == result_id)).one()
+    objects = [[item.sop_instance_uid, item.sha256] for item in objects_of(tx, result_id)]
+    return hashlib.sha256(json.dumps([list(row), objects], ensure_ascii=False).encode()).hexdigest()
 
 
 def supersede(tx: Connection, series_pk: int, now: float, *, shadow: bool | None = None) -> None:
@@ -256,7 +278,7 @@ def _finished_results(series_pk: int) -> Select[tuple[int]]:
     return (
         select(results.c.id)
         .select_from(results.join(jobs, jobs.c.id == results.c.job_id))
-        .where(results.c.series_pk == series_pk, jobs.c.state == "REPORTED")
+        .where(results.c.series_pk == series_pk, jobs.c.state == JobState.REPORTED.value)
     )
 
 

@@ -135,10 +135,15 @@ def _context(
         institution=report.institution,
         predecessor=dcmread(io.BytesIO(predecessor)) if predecessor else None,
         revision=revision,
-        instances_digest=instances_digest,
+        instances_digest=_seed(instances_digest, revision),
         operating_points=operating_points,
         prevalence=report.prevalence,
     )
+
+
+def _seed(instances_digest: str, revision: int) -> str:
+    """What the objects' UIDs are made of: a later revision of the same instances gets new ones."""
+    return instances_digest if revision == 1 or not instances_digest else f"{instances_digest} revision {revision}"
 
 
 def _encode(kind: ObjectKind, dataset: Dataset) -> ReportObject:

@@ -1,5 +1,7 @@
 """The queue: leases, fencing, attempts, and the transaction that ends a job."""
 
+import json
+
 import pytest
 from sqlalchemy.exc import IntegrityError
 
@@ -280,3 +282,21 @@ def test_states_that_nothing_leaves_are_final():
     left = {state for froms in job_state.TRANSITIONS.values() for state in froms}
     assert set(job_state.JobState) - left == {job_state.JobState.REPORTED, job_state.JobState.SUPERSEDED}
     assert set(job_state.TRANSITIONS) == set(job_state.JobState)
+
+
+def test_the_audit_row_of_a_result_is_short_and_seals_what_the_result_says(queued):
+    queued.finish(queued.claim(31), 32, "PACS")
+    [row] = queued.rows("SELECT detail FROM audit WHERE event = 'result.recorded'")
+    assert len(row["detail"]) < 160
+    noted = json.loads(row["detail"])["content_sha256"]
+
+    def now() -> str:
+        with queued.database.read() as tx:
+            return results.content_sha256(tx, 1)
+
+    assert now() == noted
+    for tampering in ("UPDATE results SET probability = 0.1", "UPDATE result_objects SET sha256 = 'other'"):
+        with queued.database.transaction() as tx:
+            tx.exec_driver_sql(tampering)
+        assert now() != noted
+        noted = now()

@@ -64,7 +64,7 @@ def test_a_shadow_result_is_kept_and_audited_and_sent_nowhere(store):
     assert [tuple(row.values()) for row in standing] == [(reported, "1", "current", 0.9), (shadow, "2", "shadow", 0.2)]
     [row] = store.rows("SELECT detail FROM audit WHERE event = 'result.recorded' AND result_id = :id", id=shadow)
     detail = json.loads(row["detail"])
-    assert (detail["shadow"], detail["probability"], detail["objects"]) == (True, 0.2, [])
+    assert (detail["shadow"], detail["model"]) == (True, "demo 2")
     with store.database.read() as tx:
         counted = status(tx, 100)["results"]
     assert counted == {"ANALYSED": 1, "NOT_ANALYSED": 0, "SHADOW": 1}

@@ -1,0 +1,65 @@
+"""A closed series begins anew: as the next revision of itself, by a late instance or by an operator.
+
+A revision is analysed by jobs of its own. The report of the last one stands until the new report names it as its
+predecessor, so that two reports never contradict each other.
+"""
+
+from sqlalchemy import Connection, exists, select, update
+
+from storage import deliveries, jobs, results
+from storage.errors import CorruptFile, IllegalMove
+from storage.jobs import ModelRef, refusal_of
+from storage.models import instances, series
+from storage.moves import move
+from storage.selection import Selection
+from storage.series_state import SERIES, SeriesState
+
+BY_OPERATOR = "an operator"
+# What a person may overrule; all other refusals say that the images are not fit or not complete.
+OVERRULED = frozenset({"NOT_WANTED", "PASSED_OVER"})
+
+
+def reopen(tx: Connection, series_pk: int, now: float, reason: str) -> int:
+    """CLOSED to OPEN, as a new revision. Returns its number.
+
+    What was made of the old one is superseded: its results, its unfinished jobs, and deliveries that nobody has yet.
+    Raises IllegalMove when the series is open.
+    """
+    revision = int(SERIES.row(tx, series_pk)["revision"]) + 1
+    values = {"revision": revision, "closed_at": None, "refusal_code": None, "refusal_text": None, "selection": None}
+    detail = {"reason": reason, "revision": revision}
+    move(tx, SERIES, series_pk, SeriesState.CLOSED, SeriesState.OPEN, now, values=values, detail=detail)
+    why = f"{reason} opened the series again"
+    jobs.supersede_unfinished(tx, series_pk, now, why)
+    deliveries.supersede_unsent(tx, series_pk, now, why)
+    results.supersede(tx, series_pk, now)
+    return revision
+
+
+def analyse_again(tx: Connection, series_pk: int, now: float, model: ModelRef, priority: int = 0) -> int:
+    """Queue a closed series for another analysis, as a new revision of the same instances. Returns the job's id.
+
+    model: the one to use; the same one is fine, such as after the report's settings changed.
+    A series that was refused as incomplete is refused again. Where the best series of a study is chosen, this one is.
+    Raises NotFound; IllegalMove when the series is still open; CorruptFile when images of it are gone.
+    """
+    if SERIES.row(tx, series_pk)["state"] != SeriesState.CLOSED:
+        raise IllegalMove(f"series {series_pk} still waits for images; it is analysed when it is complete")
+    is_gone = exists().where(instances.c.series_pk == series_pk, instances.c.gone_at.is_not(None))
+    if tx.scalar(select(is_gone)):
+        raise CorruptFile(f"series {series_pk}: some of its images are no longer stored; have it sent again")
+    former = tx.execute(select(series).where(series.c.id == series_pk)).one()
+    reopen(tx, series_pk, now, BY_OPERATOR)
+    refused = former.refusal_code is not None and former.refusal_code not in OVERRULED
+    values = {
+        "closed_at": now,
+        "set_at": now,
+        "refusal_code": former.refusal_code if refused else None,
+        "refusal_text": former.refusal_text if refused else None,
+    }
+    detail = {"completeness": former.completeness, "reason": "analysed again by an operator"}
+    move(tx, SERIES, series_pk, SeriesState.OPEN, SeriesState.CLOSED, now, values=values, detail=detail)
+    if former.selection is not None:
+        tx.execute(update(series).where(series.c.id == series_pk).values(selection=Selection.CHOSEN.value))
+    refusal = refusal_of(former.refusal_code, former.refusal_text) if refused else None
+    return jobs.enqueue(tx, series_pk, now, former.instances_digest, model, refusal, priority)
