@@ -5,33 +5,35 @@ level is walked to the end, so that what is cut short is never acknowledged; val
 index wants them; sequences of undefined length are stepped through without recursion. Pixel data are not read.
 """
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
 from dicom_node.receiver.errors import Unreadable
+from dicom_node.receiver.walk import (
+    LONG,
+    MAX_ELEMENTS,
+    SHORT,
+    SHORT_HEADER,
+    U32,
+    UNDEFINED,
+    Bytes,
+    Content,
+    NeedsMore,
+    Walk,
+)
 from storage.arrival import IndexedHeader
 
-UNDEFINED = 0xFFFFFFFF
-ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-MAX_DEPTH = 32
-"""Sequences in sequences. Real CT stays below 8."""
-MAX_ELEMENTS = 400_000
-"""Elements, items and fragments. An enhanced CT of 2,000 frames in undefined length sequences has about 100,000."""
 MAX_VALUE_BYTES = 4096
 """Of a value that the index wants; a longer one is cut off."""
 
 # VRs of values that are text; readers fail on an element that should be text and says that it is a number.
 _TEXT = frozenset(b"AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UN UR UT".split())
 _CODE = frozenset({b"CS"})
-# VRs whose explicit encoding has a four byte length after two reserved bytes, PS3.5 Table 7.1-1.
-_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 
+FIRST_OF_DATA_SET = 0x00080000
 SPECIFIC_CHARACTER_SET = 0x00080005
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
@@ -66,14 +68,6 @@ _WANTED = frozenset(INDEXED) | {
     SERIES_INSTANCE_UID,
 }
 
-_SHORT_HEADER = struct.Struct("<HH2sH")
-_IMPLICIT_HEADER = struct.Struct("<HHI")
-_U32 = struct.Struct("<I")
-
-
-class NeedsMore(Exception):
-    """The walk would go on beyond the bytes at hand: give it the whole data set."""
-
 
 @dataclass(frozen=True)
 class Header:
@@ -86,135 +80,80 @@ class Header:
     indexed: IndexedHeader
 
 
-class _Content(Enum):
-    """What the items of a value of undefined length hold."""
-
-    EXPLICIT = "elements in explicit VR"
-    IMPLICIT = "elements in implicit VR"
-    FRAGMENTS = "pieces of pixel data"
-
-
-class _Walk:
-    """A position in an encoded data set, and how many elements were met."""
-
-    def __init__(self, data: "bytes | bytearray | memoryview", size: int) -> None:
-        self.data = data
-        self.at_hand = len(data)
-        self.size = size
-        self.at = 0
-        self.count = 0
-
-    def element(self, within: _Content) -> tuple[int, int, _Content]:
-        """Step over the next element's header. Returns tag, length, and what its items would hold.
-
-        Raises Unreadable; NeedsMore.
-        """
-        self.count += 1
-        if self.count > MAX_ELEMENTS:
-            raise Unreadable("data set has too many elements")
-        at = self.at
-        if at + 12 > self.at_hand and self.at_hand < self.size:
-            raise NeedsMore
-        try:
-            group, element, length = _IMPLICIT_HEADER.unpack_from(self.data, at)
-            tag = group << 16 | element
-            self.at = at + 8
-            if within is not _Content.EXPLICIT or group == 0xFFFE:
-                return tag, length, within
-            group, element, vr, length = _SHORT_HEADER.unpack_from(self.data, at)
-            if not (65 <= vr[0] <= 90 and 65 <= vr[1] <= 90):
-                raise Unreadable("data set is not in its transfer syntax")
-            if vr not in _LONG:
-                return tag, length, within
-            (length,) = _U32.unpack_from(self.data, at + 8)
-            self.at = at + 12
-            content = _OPEN_ENDED.get(vr)
-            if content is None:
-                if length == UNDEFINED:
-                    raise Unreadable("an element has no length")
-                content = within
-            return tag, length, content
-        except struct.error:
-            raise Unreadable("data set is cut short") from None
-
-    def skip(self, length: int) -> None:
-        """Step over a value. Raises Unreadable where it reaches beyond the data set."""
-        self.at += length
-        if self.at > self.size:
-            raise Unreadable("data set is cut short")
-
-    def skip_open_ended(self, content: _Content) -> None:
-        """Step over the rest of a value of undefined length, with every element in its items."""
-        still_open = [_Open(content)]
-        while still_open:
-            inner = still_open[-1]
-            if inner.end is not None and self.at >= inner.end:
-                if self.at > inner.end:
-                    raise Unreadable("an item is shorter than its elements")
-                still_open.pop()
-                continue
-            tag, length, content = self.element(inner.content)
-            if tag == (ITEM_END if inner.is_item else SEQUENCE_END) and inner.end is None:
-                if length:
-                    raise Unreadable("a delimiter has a length")
-                still_open.pop()
-            elif inner.is_item:
-                self._step_into(still_open, tag, length, content)
-            elif tag != ITEM:
-                raise Unreadable("a sequence holds something other than items")
-            elif inner.content is _Content.FRAGMENTS:
-                self.skip(length)
-            else:
-                end = None if length == UNDEFINED else self.at + length
-                still_open.append(_Open(inner.content, is_item=True, end=end))
-            if len(still_open) > 2 * MAX_DEPTH:
-                raise Unreadable("sequences are nested too deep")
-
-    def _step_into(self, still_open: "list[_Open]", tag: int, length: int, content: _Content) -> None:
-        """An element inside an item: of those with a length, only the end matters."""
-        if tag >> 16 == 0xFFFE:
-            raise Unreadable("an item holds something other than elements")
-        if length == UNDEFINED:
-            still_open.append(_Open(content))
-        else:
-            self.skip(length)
-
-
-# VRs that may have an undefined length; UN then holds a sequence in implicit VR, PS3.5 6.2.2.
-_OPEN_ENDED = {
-    b"SQ": _Content.EXPLICIT,
-    b"UN": _Content.IMPLICIT,
-    b"OB": _Content.FRAGMENTS,
-    b"OW": _Content.FRAGMENTS,
-}
-
-
-@dataclass(frozen=True)
-class _Open:
-    """A sequence, or an item of one, whose end was not met yet. end: of an item with a length, its offset."""
-
-    content: _Content
-    is_item: bool = False
-    end: int | None = None
-
-
-def read_header(data: "bytes | bytearray | memoryview", size: int, implicit: bool) -> Header:
+def read_header(data: Bytes, size: int, implicit: bool) -> Header:
     """Walk a data set and pick out what the index needs.
 
     data: the data set's bytes from its first on; all, or as many as are at hand. size: of the whole data set, bytes.
     implicit: implicit VR little endian; else explicit.
-    Raises Unreadable; NeedsMore where `data` must be longer.
+    Raises Unreadable; NeedsMore if `data` must be longer.
     """
+    if _is_file(data):
+        raise Unreadable("data set is a whole file: preamble and file meta come first")
     found: dict[int, bytes] = {}
-    walk = _Walk(data, size)
-    top_level = _Content.IMPLICIT if implicit else _Content.EXPLICIT
+    _collect(Walk(data, size), implicit, found)
+    return _header(found)
+
+
+def read_identity(data: Bytes, size: int, implicit: bool) -> Header:
+    """What can be made out of a data set that is refused: fields that could not be read are empty.
+
+    Arguments as for `read_header`. Raises NeedsMore if `data` must be longer.
+    """
+    start = _after_file_meta(data, size)
+    best: dict[int, bytes] = {}
+    # A data set in another encoding than was agreed on is a common reason for the refusal.
+    for encoding in (implicit, not implicit):
+        found: dict[int, bytes] = {}
+        try:
+            _collect(Walk(data[start:], size - start), encoding, found, strict=False)
+        except NeedsMore:
+            if SERIES_INSTANCE_UID not in found:
+                raise
+        except Unreadable:
+            pass
+        best = best if len(best) > len(found) else found
+        if SERIES_INSTANCE_UID in found:
+            break
+    best.pop(SPECIFIC_CHARACTER_SET, None)  # it may be why the data set is refused
+    return _header(best)
+
+
+def _is_file(data: Bytes) -> bool:
+    """A DICOM file begins with a preamble of 128 bytes, "DICM" and group 0002, PS3.10 7.1."""
+    return data[128:134] == b"DICM\2\0"
+
+
+def _after_file_meta(data: Bytes, size: int) -> int:
+    """Where the data set begins: after the preamble and the elements of group 0002, which are in explicit VR."""
+    walk = Walk(data, size)
+    walk.at = 132 if _is_file(data) else 0
+    start = walk.at
+    try:
+        while data[start : start + 2] == b"\2\0":
+            _, length, _ = walk.element(Content.EXPLICIT)
+            walk.skip(length)
+            start = walk.at
+    except (Unreadable, NeedsMore):
+        pass
+    return min(start, len(data))
+
+
+def _collect(walk: Walk, implicit: bool, found: dict[int, bytes], strict: bool = True) -> None:
+    """Walk the top level to its end, and note the values that the index wants.
+
+    strict: raise for elements that do not belong into a data set.
+    """
+    data = walk.data
+    top_level = Content.IMPLICIT if implicit else Content.EXPLICIT
     while True:
         if not implicit:
             _take_plain(walk, found)
-        if walk.at >= size or _only_padding(walk):
+        if walk.at >= walk.size or _only_padding(walk):
             break
         header = walk.at
         tag, length, content = walk.element(top_level)
+        if strict:
+            _check_place(walk, tag)
         if length == UNDEFINED:
             walk.skip_open_ended(content)
             continue
@@ -222,10 +161,21 @@ def read_header(data: "bytes | bytearray | memoryview", size: int, implicit: boo
         walk.skip(length)
         if tag in _WANTED:
             _keep(found, tag, None if implicit else bytes(data[header + 4 : header + 6]), data, start, length)
-    return _header(found)
 
 
-def _take_plain(walk: _Walk, found: dict[int, bytes]) -> None:
+def _check_place(walk: Walk, tag: int) -> None:
+    """Raise Unreadable for an element that cannot stand on the top level of a data set.
+
+    Elements of group 0002 would follow the node's own file meta information in the file and count as part of it: a
+    reader would take the transfer syntax from them, and inflate. Those below are commands and directories.
+    """
+    if tag < FIRST_OF_DATA_SET:
+        raise Unreadable("data set has elements below group 0008")
+    if tag >> 16 == 0xFFFE and walk.at < walk.size:
+        raise Unreadable("an item or delimiter outside a sequence")
+
+
+def _take_plain(walk: Walk, found: dict[int, bytes]) -> None:
     """Go as far as there are explicit elements without anything special: most of a header, and every slice has one.
 
     As the general walk does, in a fraction of the time; it stops before whatever that must judge.
@@ -234,14 +184,14 @@ def _take_plain(walk: _Walk, found: dict[int, bytes]) -> None:
     last = min(walk.at_hand, size) - 12
     count, most = walk.count, MAX_ELEMENTS
     while at <= last and count < most:
-        group, element, vr, length = _SHORT_HEADER.unpack_from(data, at)
+        group, element, vr, length = SHORT_HEADER.unpack_from(data, at)
         start = at + 8
-        if vr in _LONG:
-            (length,) = _U32.unpack_from(data, start)
+        if vr in LONG:
+            (length,) = U32.unpack_from(data, start)
             start += 4
-        elif vr not in _SHORT:
+        elif vr not in SHORT:
             break
-        if length == UNDEFINED or start + length > size or group == 0xFFFE:
+        if length == UNDEFINED or start + length > size or not 8 <= group < 0xFFFE:
             break
         tag = group << 16 | element
         if tag in _WANTED:
@@ -251,9 +201,7 @@ def _take_plain(walk: _Walk, found: dict[int, bytes]) -> None:
     walk.at, walk.count = at, count
 
 
-def _keep(
-    found: dict[int, bytes], tag: int, vr: bytes | None, data: "bytes | bytearray | memoryview", start: int, length: int
-) -> None:
+def _keep(found: dict[int, bytes], tag: int, vr: bytes | None, data: Bytes, start: int, length: int) -> None:
     """Note the value of an element that the index wants. vr: None where none is encoded."""
     if tag in found:
         raise Unreadable("an element occurs twice")
@@ -265,7 +213,7 @@ def _keep(
     found[tag] = bytes(data[start:end])
 
 
-def _only_padding(walk: _Walk) -> bool:
+def _only_padding(walk: Walk) -> bool:
     """Some senders round the length up: up to eight zero bytes after the last element are no element."""
     left = walk.size - walk.at
     return left <= 8 and walk.size <= len(walk.data) and not any(walk.data[walk.at : walk.size])

@@ -17,12 +17,13 @@ from dicom_node.receiver import meters
 from dicom_node.receiver.acse import Context
 from dicom_node.receiver.committer import Committer, Ticket
 from dicom_node.receiver.errors import ClassMismatch, OutOfResources, ProtocolError, Refused, answer_for
-from dicom_node.receiver.headers import Header, NeedsMore, read_header
+from dicom_node.receiver.headers import Header, read_header
 from dicom_node.receiver.own_images import OwnImages
 from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.pdu import Command
 from dicom_node.receiver.resources import Resources
 from dicom_node.receiver.uids import parse_uid
+from dicom_node.receiver.walk import NeedsMore
 from storage.arrival import Arrival, Outcome
 from storage.errors import DatabaseUnavailable, StorageError
 from storage.files import FileStore, NewFile

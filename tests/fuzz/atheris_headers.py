@@ -5,7 +5,7 @@ import sys
 import atheris  # type: ignore[import-not-found]
 
 # Only what is fuzzed: with all that it imports, the start alone takes minutes.
-with atheris.instrument_imports(include=["dicom_node.receiver.headers"]):
+with atheris.instrument_imports(include=["dicom_node.receiver.headers", "dicom_node.receiver.walk"]):
     from dicom_node.receiver.errors import Unreadable
     from dicom_node.receiver.headers import read_header
 

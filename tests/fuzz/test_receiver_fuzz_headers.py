@@ -14,8 +14,9 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node.receiver.errors import Unreadable
-from dicom_node.receiver.headers import NeedsMore, read_header
+from dicom_node.receiver.headers import read_header
 from dicom_node.receiver.part10 import encode_file_start
+from dicom_node.receiver.walk import NeedsMore
 from tests.fuzz.mutations import mutate
 from tests.receiving import ct_slice
 

@@ -10,8 +10,9 @@ from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 
 from dicom_node.receiver.errors import Unreadable
-from dicom_node.receiver.headers import Header, NeedsMore, read_header
+from dicom_node.receiver.headers import Header, read_header, read_identity
 from dicom_node.receiver.uids import parse_uid
+from dicom_node.receiver.walk import NeedsMore
 from tests.attacker import data_set, element
 from tests.receiving import ct_slice
 
@@ -98,6 +99,88 @@ def test_a_header_longer_than_the_bytes_at_hand_asks_for_more() -> None:
     with pytest.raises(NeedsMore):
         read_header(data[:65536], len(data), implicit=False)
     assert read(data).sop_instance_uid == b"1.2.3.4.5\0"
+
+
+ITEM_START, ITEM_END, SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0"
+
+
+def test_a_sequence_of_unknown_vr_may_have_its_items_in_explicit_vr_too() -> None:
+    inner = element(0x00091002, b"LO", b"abcd") + element(0x00091003, b"UN", bytes(6))
+    item = ITEM_START + b"\xff" * 4 + inner + ITEM_END + bytes(4)
+    private = element(0x00091001, b"UN", item + SEQUENCE_END + bytes(4), length=UNDEFINED)
+    nested = element(0x00091001, b"UN", ITEM_START + b"\xff" * 4 + private + ITEM_END + bytes(4), length=UNDEFINED)
+    for extra in (private, nested + SEQUENCE_END + bytes(4)):
+        assert read(data_set(extra=extra)).series_instance_uid == b"1.2.3.4\0"
+
+
+def test_nested_sequences_of_unknown_vr_have_the_same_limit_of_depth() -> None:
+    value = b""
+    for _ in range(40):
+        item = ITEM_START + b"\xff" * 4 + value + ITEM_END + bytes(4) + SEQUENCE_END + bytes(4)
+        value = element(0x00091001, b"UN", item, length=UNDEFINED)
+    with pytest.raises(Unreadable):
+        read(data_set(extra=value))
+
+
+def test_a_delimiter_ends_its_sequence_whatever_length_it_says_it_has() -> None:
+    item = ITEM_START + b"\xff" * 4 + element(0x00081150, b"UI", b"1.2\0") + ITEM_END + b"\4\0\0\0"
+    sequence = element(0x00081140, b"SQ", item + SEQUENCE_END + b"\x08\0\0\0", length=UNDEFINED)
+    assert read(data_set(extra=sequence)).series_instance_uid == b"1.2.3.4\0"
+
+
+def test_a_delimiter_too_many_at_the_end_is_passed_over_and_elsewhere_refused() -> None:
+    assert read(data_set() + SEQUENCE_END + bytes(4)).series_instance_uid == b"1.2.3.4\0"
+    with pytest.raises(Unreadable, match="outside a sequence"):
+        read(data_set(extra=ITEM_END + bytes(4)))
+
+
+FILE_META = element(0x00020010, b"UI", b"1.2.840.10008.1.2.1.99")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (FILE_META + data_set(), "below group 0008"),
+        (data_set(extra=FILE_META), "below group 0008"),
+        (data_set() + FILE_META, "below group 0008"),
+        (element(0x00000002, b"UI", b"1.2") + data_set(), "below group 0008"),
+        (element(0x00041130, b"CS", b"DISK") + data_set(), "below group 0008"),
+        (element(0x00060010, b"CS", b"DISK") + data_set(), "below group 0008"),
+        (bytes(128) + b"DICM" + FILE_META + data_set(), "a whole file"),
+        (b"II*\0" + bytes(124) + b"DICM" + FILE_META + data_set(), "a whole file"),
+    ],
+)
+def test_file_meta_and_other_elements_below_group_0008_are_refused_and_the_series_is_still_known(
+    data: bytes, why: str
+) -> None:
+    with pytest.raises(Unreadable, match=why) as refused:
+        read(data)
+    assert len(str(refused.value)) <= 64
+    assert read_identity(data, len(data), False).series_instance_uid == b"1.2.3.4\0"
+
+
+def test_the_group_is_looked_at_in_implicit_vr_too() -> None:
+    sent = encode(ct_slice(), implicit=True)
+    with pytest.raises(Unreadable, match="below group 0008"):
+        read(b"\2\0\x10\0\6\0\0\0" + b"1.2.3\0" + sent, implicit=True)
+
+
+@pytest.mark.parametrize("agreed_implicit", [True, False])
+def test_the_identity_of_a_data_set_in_the_other_encoding_is_found(agreed_implicit: bool) -> None:
+    sent = ct_slice()
+    data = encode(sent, implicit=not agreed_implicit)
+    with pytest.raises(Unreadable):
+        read(data, agreed_implicit)
+    identity = read_identity(data, len(data), agreed_implicit)
+    assert identity.series_instance_uid.rstrip(b"\0").decode() == sent.SeriesInstanceUID
+    assert identity.indexed.patient_id == sent.PatientID
+
+
+def test_the_identity_of_a_data_set_that_is_cut_short_or_senseless_is_what_can_be_read() -> None:
+    cut = data_set()[:-50]
+    assert read_identity(cut, len(cut), False).sop_instance_uid == b"1.2.3.4.5\0"
+    for nothing in (b"", b"x", b"not dicom at all, just text", bytes(128) + b"DICM\2\0"):
+        assert read_identity(nothing, len(nothing), False).series_instance_uid == b""
 
 
 @pytest.mark.parametrize(
