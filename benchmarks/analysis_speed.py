@@ -295,7 +295,8 @@ def main() -> None:
 def _volume(arguments: argparse.Namespace) -> tuple[np.ndarray, float]:
     if not arguments.series:
         return synthetic_volume(arguments.slices), arguments.spacing
-    from inference.volume.load import find_series, load
+    from inference.volume.folder import find_series
+    from inference.volume.load import load
 
     volume = load(next(iter(find_series(arguments.series).values())))
     return volume.hu, volume.spacing_mm[0]

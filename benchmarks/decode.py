@@ -20,7 +20,8 @@ import pydicom
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, generate_uid
 
-from inference.volume.load import find_series, load
+from inference.volume.folder import find_series
+from inference.volume.load import load
 
 ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
     "1.2.840.10008.1.2.4.57": lambda a: imagecodecs.ljpeg_encode(a, bitspersample=16),

@@ -30,7 +30,8 @@ from inference.phantom.series import write_series
 from inference.preprocess import clamped
 from inference.suitability.check import Policy, check
 from inference.volume.ct_volume import CTVolume, upright
-from inference.volume.load import find_series, load
+from inference.volume.folder import find_series
+from inference.volume.load import load
 
 MOST_MOVED = 1e-6
 

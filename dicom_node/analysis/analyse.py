@@ -12,6 +12,7 @@ from inference.errors import CorruptInstance, ModelError, UnsuitableSeries
 from inference.finding import Finding
 from inference.models.registry import find_model
 from inference.volume.ct_volume import CTVolume
+from inference.volume.folder import Folder
 from inference.volume.load import Planes, load
 from storage.jobs import ModelRef
 
@@ -67,6 +68,18 @@ def analyse(
         return _refused(Refusal(ReasonCode.CORRUPT_INSTANCE, str(error)), volume, started)
     timings = {"load": loaded, **finding.timings_s, "total": time.perf_counter() - started}
     return Analysis(finding, None, volume, timings)
+
+
+def analyse_folder(
+    folder: Folder, series_uid: str, pipeline: Pipeline, *, own: ReportSettings | None = None, trace: bool = False
+) -> Analysis:
+    """As `analyse`, for one series of a folder; refused if files that may belong to it cannot be read."""
+    started = time.perf_counter()
+    try:
+        paths = folder.whole(series_uid)
+    except CorruptInstance as error:
+        return _refused(Refusal(ReasonCode.CORRUPT_INSTANCE, str(error)), None, started)
+    return analyse(paths, pipeline, own=own, trace=trace)
 
 
 def _refuse_own_objects(volume: CTVolume, own: ReportSettings) -> None:

@@ -36,24 +36,26 @@ def analyse(
     settings = settings_from(config)
     wanted = {"display": display or settings.report.display, "key_objects": key_objects or settings.report.key_objects}
     settings = settings.model_copy(update={"report": settings.report.model_copy(update=wanted)})
-    from dicom_node.analysis.analyse import analyse as analyse_series
-    from dicom_node.analysis.analyse import open_pipeline
+    from dicom_node.analysis.analyse import analyse_folder, open_pipeline
     from dicom_node.analysis.result_objects import write_objects
-    from inference.volume.load import find_series
+    from inference.volume.folder import read_folder
 
-    found = find_series(path)
-    if not found:
-        raise NodeError(f"no DICOM images with a SeriesInstanceUID below {path}")
+    folder = read_folder(path)
+    for file in folder.unreadable:
+        err.print(f"cannot read {file.path}: {file.reason}", markup=False, soft_wrap=True)
+    if not folder.series:
+        raise NodeError(f"no DICOM images with a SeriesInstanceUID that can be read in {path}")
     pipeline = open_pipeline(settings, device)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        for number, (uid, paths) in enumerate(found.items(), start=1):
-            task = progress.add_task(f"series {number} of {len(found)}: {len(paths)} files", total=None)
-            analysis = analyse_series(paths, pipeline, own=settings.report, trace=trace)
+        for number, (uid, paths) in enumerate(folder.series.items(), start=1):
+            task = progress.add_task(f"series {number} of {len(folder.series)}: {len(paths)} files", total=None)
+            analysis = analyse_folder(folder, uid, pipeline, own=settings.report, trace=trace)
             points = pipeline.card.operating_points
             written = write_objects(analysis, paths, pipeline.identity, settings, output, points) if output else []
             progress.remove_task(task)
-            record = _record(uid, analysis, pipeline.identity)
+            unreadable = [{"file": str(file.path), "reason": file.reason} for file in folder.suspects(uid)]
+            record = _record(uid, analysis, pipeline.identity) | ({"unreadable": unreadable} if unreadable else {})
             print_json(record | {"objects": written} if output else record) if json else _print(record, written)
 
 

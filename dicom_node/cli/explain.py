@@ -61,7 +61,7 @@ def _paths_of(series: str, settings: Settings) -> list[Path]:
         with database_of(settings).read() as tx:
             held = store.series_instances(tx, store.get_series(tx, series).series_pk)
         return [files.absolute(instance.path) for instance in held]
-    from inference.volume.load import find_series
+    from inference.volume.folder import find_series
 
     found = list(find_series(Path(series)).values())
     if len(found) != 1:

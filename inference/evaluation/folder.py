@@ -14,8 +14,7 @@ from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.evaluation.errors import EvaluationError, Problem, UnusablePredictions
 from inference.evaluation.predictions import Labels, Predictions, read_labels, read_predictions
 from inference.volume.ct_volume import CTVolume
-from inference.volume.load import load
-from inference.volume.scans import AmbiguousLabel, Scan, header_columns, scans_by_case, scans_in
+from inference.volume.scans import AmbiguousLabel, Scan, header_columns, load_scan, scans_by_case, scans_in
 
 CORRUPT = ReasonCode.CORRUPT_INSTANCE
 
@@ -95,7 +94,7 @@ def _first_analysed(scans: Sequence[Scan], probability_of: Callable[[CTVolume], 
     reason = "no series of the folder is called so"
     for scan in scans:
         try:
-            volume = load(scan.paths)
+            volume = load_scan(scan)
             return scan, volume, probability_of(volume)
         except UnsuitableSeries as error:
             said = str(error)

@@ -33,8 +33,7 @@ from inference.training.cached import (
 from inference.training.dataset import LabelledCase, Split, UnusableLabels
 from inference.training.lung_masks import AIR_BELOW_HU, MaskChecks, failures, unsupervised_mask
 from inference.volume.ct_volume import CTVolume, upright
-from inference.volume.load import load
-from inference.volume.scans import AmbiguousLabel, Scan, header_columns, scans_by_case
+from inference.volume.scans import AmbiguousLabel, Scan, header_columns, load_scan, scans_by_case
 
 NOT_FOUND, CORRUPT, DUPLICATE, CONTRADICTION = (
     "NOT_FOUND",
@@ -218,7 +217,7 @@ def _prepare(work: _Work) -> CachedCase | LeftOut:
     refusal: LeftOut | None = None
     for scan in work.scans:
         try:
-            volume = load(scan.paths)
+            volume = load_scan(scan)
             check(volume, work.policy)
             return _cached(work, scan, volume)
         except UnsuitableSeries as error:

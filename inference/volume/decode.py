@@ -16,7 +16,8 @@ from scipy import ndimage
 
 from config.reasons import ReasonCode
 from inference.errors import CorruptInstance, UnsuitableSeries
-from inference.volume.instances import EXPLICIT_LE, IMPLICIT_LE, Frame, PixelFormat
+from inference.volume.instances import Frame, PixelFormat
+from inference.volume.part10 import BIG_ENDIAN, EXPLICIT_LE, IMPLICIT_LE
 
 NATIVE = frozenset({IMPLICIT_LE, EXPLICIT_LE})
 RLE = "1.2.840.10008.1.2.5"
@@ -27,7 +28,6 @@ JPEG_2000_LOSSLESS = frozenset(
 )
 SUPPORTED = NATIVE | {RLE, JPEG_LS_LOSSLESS} | JPEG_LOSSLESS | JPEG_2000_LOSSLESS
 
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _LOSSY = frozenset(
     f"1.2.840.10008.1.2.4.{number}"
     for number in (50, 51, 53, 55, 81, 91, 93, 95, 100, 101, 102, 103, 104, 105, 106, 107, 108, 110, 112, 203)
@@ -68,7 +68,7 @@ class Codestream:
 def check_format(pixels: PixelFormat) -> None:
     """Raises UnsuitableSeries for pixels that are no CT values, or not in an encoding this node reads."""
     syntax = pixels.transfer_syntax_uid
-    if syntax == _BIG_ENDIAN:
+    if syntax == BIG_ENDIAN:
         raise UnsuitableSeries(
             ReasonCode.BIG_ENDIAN, "The images are stored in big endian byte order, which is retired."
         )

@@ -5,43 +5,34 @@ Nothing is allocated by what a header claims, and no error text carries an eleme
 
 import dataclasses
 import hashlib
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from config.reasons import ReasonCode
 from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.volume.ct_volume import SeriesHeader
 from inference.volume.elements import TAGS, Elements, functional_groups, items
 from inference.volume.fragments import Layout, Spans, frame_spans
+from inference.volume.part10 import (
+    DEFLATED,
+    EXPLICIT_LE,
+    IMPLICIT_LE,
+    UNREADABLE,
+    FileMeta,
+    quiet,
+    read_header,
+    read_meta,
+    safe_uid,
+)
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 LEGACY_ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.2"
 
-IMPLICIT_LE = "1.2.840.10008.1.2"
-EXPLICIT_LE = "1.2.840.10008.1.2.1"
-DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1"})
-
-UNREADABLE = (
-    InvalidDicomError,
-    BytesLengthException,
-    EOFError,
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    OverflowError,
-    RecursionError,
-    struct.error,
-)
 _MAX_FRAMES = 100_000
 
 
@@ -107,69 +98,46 @@ def read_frames(path: Path) -> list[Frame]:
     Raises CorruptInstance when the file is no readable DICOM object or its pixel data is shorter than its header
     says, UnsuitableSeries when it is deflated. An object without pixel data (a report, say) gives frames without spans.
     """
-    if is_deflated(path):
-        # Before pydicom sees it: a deflated megabyte can inflate to gigabytes.
-        raise UnsuitableSeries(ReasonCode.DEFLATED, "The images are stored deflated, which this node does not read.")
+    meta = FileMeta("", "", "")
     try:
-        with path.open("rb") as file:
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS.values()))
-            elements = Elements(dataset)
-            instance = _instance(path, dataset, elements)
-            if not instance.sop_class_uid:
-                raise CorruptInstance(f"instance {instance.sop_instance_uid}: its header cannot be read")
-            frames = int(elements.number("NumberOfFrames") or 1)
-            if not 1 <= frames <= _MAX_FRAMES:
-                raise CorruptInstance(f"instance {instance.sop_instance_uid}: impossible number of frames")
-            pixels = instance.pixels
-            layout = Layout(
-                implicit=bool(dataset.original_encoding[0]),
-                encapsulated=pixels.transfer_syntax_uid not in (IMPLICIT_LE, EXPLICIT_LE),
-                frames=frames,
-                frame_bytes=pixels.rows * pixels.columns * pixels.samples * (pixels.bits_allocated // 8),
-                uid=instance.sop_instance_uid,
-            )
-            spans = frame_spans(file, layout)
-            return list(_frames(dataset, elements, instance, spans))
+        with quiet(), path.open("rb") as file:
+            meta = read_meta(file)
+            if meta.transfer_syntax_uid in DEFLATED:
+                raise UnsuitableSeries(
+                    ReasonCode.DEFLATED, "The images are stored deflated, which this node does not read."
+                )
+            dataset = read_header(file, meta.transfer_syntax_uid, list(TAGS.values()))
+            return _frames_of(file, path, meta, dataset)
     except UNREADABLE:
         # Without the cause: its text may quote an element's value.
-        raise CorruptInstance(f"instance {meta_uid(path)}: its header cannot be read") from None
+        raise CorruptInstance(f"instance {safe_uid(meta.sop_instance_uid)}: its header cannot be read") from None
 
 
-def is_deflated(path: Path) -> bool:
-    """True for the deflated transfer syntaxes, told without inflating anything."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(2048)
-        return any(syntax.encode() in head for syntax in DEFLATED) and _meta_syntax(path) in DEFLATED
-    except UNREADABLE:
-        return False
+def _frames_of(file: BinaryIO, path: Path, meta: FileMeta, dataset: Dataset) -> list[Frame]:
+    """file: stands where the header ends."""
+    elements = Elements(dataset)
+    instance = _instance(path, meta, dataset, elements)
+    if not instance.sop_class_uid:
+        raise CorruptInstance(f"instance {instance.sop_instance_uid}: its header cannot be read")
+    frames = int(elements.number("NumberOfFrames") or 1)
+    if not 1 <= frames <= _MAX_FRAMES:
+        raise CorruptInstance(f"instance {instance.sop_instance_uid}: impossible number of frames")
+    pixels = instance.pixels
+    layout = Layout(
+        implicit=bool(dataset.original_encoding[0]),
+        encapsulated=pixels.transfer_syntax_uid not in (IMPLICIT_LE, EXPLICIT_LE),
+        frames=frames,
+        frame_bytes=pixels.rows * pixels.columns * pixels.samples * (pixels.bits_allocated // 8),
+        uid=instance.sop_instance_uid,
+    )
+    return list(_frames(dataset, elements, instance, frame_spans(file, layout)))
 
 
-def _meta_syntax(path: Path) -> str:
-    return str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID", ""))
-
-
-def safe_uid(value: str) -> str:
-    """A UID that may stand in a log line, whatever the file said."""
-    kept = "".join(char for char in value[:64] if char in "0123456789.")
-    return kept or "(no SOP Instance UID)"
-
-
-def meta_uid(path: Path) -> str:
-    """The SOP Instance UID that the file meta names, as far as it can be read."""
-    try:
-        meta = pydicom.filereader.read_file_meta_info(path)
-        return safe_uid(str(meta.get("MediaStorageSOPInstanceUID", "")))
-    except UNREADABLE:
-        return safe_uid("")
-
-
-def _instance(path: Path, dataset: Dataset, elements: Elements) -> Instance:
-    meta = getattr(dataset, "file_meta", Dataset())
+def _instance(path: Path, meta: FileMeta, dataset: Dataset, elements: Elements) -> Instance:
     implicit = bool(dataset.original_encoding[0])
-    syntax = str(meta.get("TransferSyntaxUID", IMPLICIT_LE if implicit else EXPLICIT_LE))
+    syntax = meta.transfer_syntax_uid or (IMPLICIT_LE if implicit else EXPLICIT_LE)
     identity = [elements.raw(name) for name in ("PatientID", "PatientName", "PatientBirthDate")]
-    uid = elements.text("SOPInstanceUID") or str(meta.get("MediaStorageSOPInstanceUID", ""))
+    uid = elements.text("SOPInstanceUID") or meta.sop_instance_uid
     return Instance(
         path=path,
         sop_instance_uid=safe_uid(uid),

@@ -7,17 +7,14 @@ memory. Then the frames are decoded in parallel threads straight into their plac
 import dataclasses
 import math
 import os
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 
 from config.reasons import ReasonCode
 from inference.errors import CorruptInstance, UnsuitableSeries
@@ -28,10 +25,7 @@ from inference.volume.instances import (
     CT_IMAGE,
     ENHANCED_CT,
     LEGACY_ENHANCED_CT,
-    UNREADABLE,
     Frame,
-    is_deflated,
-    meta_uid,
     read_frames,
 )
 
@@ -46,23 +40,6 @@ _NOTHING: Decoded = {}
 
 _CT_CLASSES = frozenset({CT_IMAGE, ENHANCED_CT, LEGACY_ENHANCED_CT})
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_SERIES_INSTANCE_UID = 0x0020000E
-
-
-def find_series(path: Path) -> dict[str, list[Path]]:
-    """The DICOM files at or under a path, by Series Instance UID, sorted by name.
-
-    Files without the DICOM preamble, unreadable ones and objects without a series (DICOMDIR) are skipped. A deflated
-    file is never inflated, so it stands under its SOP Instance UID, and `load` refuses it.
-    """
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    series: dict[str, list[Path]] = {}
-    with _quiet():
-        for file in files:
-            uid = _series_of(file)
-            if uid:
-                series.setdefault(uid, []).append(file)
-    return series
 
 
 def load(
@@ -108,8 +85,7 @@ def decode(path: Path, max_bytes: int) -> Planes:
 
     max_bytes: most memory that the slices may take.
     """
-    with _quiet():
-        frames = read_frames(path)
+    frames = read_frames(path)
     _usable(frames)
     if sum(frame.instance.pixels.rows * frame.instance.pixels.columns * 2 for frame in frames) > max_bytes:
         raise UnsuitableSeries(ReasonCode.TOO_LARGE, f"The instance needs more than {max_bytes >> 20} MiB of memory.")
@@ -136,29 +112,9 @@ class _Conflict(Exception):
     """Frames at one position differ in their pixels."""
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without pydicom's warnings, which quote the values they complain about."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _series_of(file: Path) -> str:
-    if is_deflated(file):
-        return meta_uid(file)
-    try:
-        dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[_SERIES_INSTANCE_UID])
-        value = dataset.get_item(_SERIES_INSTANCE_UID)
-        return value.value.decode("ascii").strip(" \0") if value is not None and value.value else ""
-    except UNREADABLE:
-        return ""
-
-
 def _plan(paths: Sequence[Path]) -> tuple[list[Frame], list[Stack]]:
     """All frames of a series and the stacks they form, from headers alone."""
-    with _quiet():
-        frames = [frame for path in paths for frame in read_frames(path)]
+    frames = [frame for path in paths for frame in read_frames(path)]
     if not frames:
         raise UnsuitableSeries(ReasonCode.NO_IMAGES, "The series holds no images.")
     _usable(frames)

@@ -5,14 +5,25 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import pydicom
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from inference.errors import InferenceError
 from inference.volume.ct_volume import CTVolume
-from inference.volume.load import find_series
+from inference.volume.folder import UnreadableFile, read_folder, refuse_suspects
+from inference.volume.load import load
+from inference.volume.part10 import DEFLATED, UNREADABLE, quiet, read_header, read_meta
 
 DAYS_PER_YEAR = 365.25
-TAGS = ("PatientID", "PatientSex", "PatientAge", "PatientBirthDate", "StudyDate", "StudyInstanceUID", "AccessionNumber")
+_NAMES = (
+    "PatientID",
+    "PatientSex",
+    "PatientAge",
+    "PatientBirthDate",
+    "StudyDate",
+    "StudyInstanceUID",
+    "AccessionNumber",
+)
 
 
 class AmbiguousLabel(InferenceError):
@@ -28,7 +39,11 @@ class AmbiguousLabel(InferenceError):
 
 @dataclass(frozen=True)
 class Scan:
-    """One series. names: everything that a label may call it by. patient, study: PatientID and StudyInstanceUID."""
+    """One series.
+
+    names: everything that a label may call it by.  patient, study: PatientID and StudyInstanceUID.
+    suspects: files that may belong to it and cannot be read.
+    """
 
     paths: tuple[Path, ...]
     names: frozenset[str]
@@ -36,26 +51,43 @@ class Scan:
     sex: str
     age: str
     study: str = ""
+    suspects: tuple[UnreadableFile, ...] = ()
 
 
 def scans_in(folder: Path) -> list[Scan]:
     """Every series at or below a folder, with the names of its folders among its names."""
-    return [scan_of(uid, paths, folder) for uid, paths in find_series(folder).items()]
+    found = read_folder(folder)
+    return [_scan_of(uid, paths, folder, found.suspects(uid)) for uid, paths in found.series.items()]
 
 
-def scan_of(uid: str, paths: Sequence[Path], folder: Path | None = None) -> Scan:
-    """A series from its files.
-
-    folder: where names of folders below it are names of the series too; None where folders mean nothing.
-    """
-    header = pydicom.dcmread(paths[0], stop_before_pixels=True, specific_tags=list(TAGS))
-    values = {name: str(header.get(name) or "").strip() for name in TAGS}
-    folders = {part for path in paths for part in path.relative_to(folder).parts[:-1]} if folder else set()
+def _scan_of(uid: str, paths: Sequence[Path], folder: Path, suspects: tuple[UnreadableFile, ...]) -> Scan:
+    values = _identity(paths[0])
+    folders = {part for path in paths for part in path.relative_to(folder).parts[:-1]}
     names = {uid, values["StudyInstanceUID"], values["AccessionNumber"], values["PatientID"], *folders} - {""}
     age = values["PatientAge"] or age_at(values["PatientBirthDate"], values["StudyDate"])
-    return Scan(
-        tuple(paths), frozenset(names), values["PatientID"], values["PatientSex"], age, values["StudyInstanceUID"]
-    )
+    study = values["StudyInstanceUID"]
+    return Scan(tuple(paths), frozenset(names), values["PatientID"], values["PatientSex"], age, study, suspects)
+
+
+def _identity(path: Path) -> dict[str, str]:
+    """The elements of `_NAMES` as text; all empty for a file that cannot be read so far, as a deflated one."""
+    try:
+        with quiet(), path.open("rb") as file:
+            syntax = read_meta(file).transfer_syntax_uid
+            header = Dataset() if syntax in DEFLATED else read_header(file, syntax, [Tag(name) for name in _NAMES])
+            return {name: str(header.get(name) or "").strip() for name in _NAMES}
+    except UNREADABLE:
+        return dict.fromkeys(_NAMES, "")
+
+
+def load_scan(scan: Scan) -> CTVolume:
+    """The volume of a scan.
+
+    Raises UnsuitableSeries or CorruptInstance as `load` does, and CorruptInstance if files that may belong to the
+    series cannot be read.
+    """
+    refuse_suspects(scan.suspects)
+    return load(scan.paths)
 
 
 def scans_by_case(scans: Sequence[Scan], lines: Mapping[str, int]) -> tuple[dict[str, list[Scan]], int]:

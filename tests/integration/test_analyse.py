@@ -66,6 +66,16 @@ def test_a_refusal_is_done_and_says_why(tmp_path: Path) -> None:
     assert records[0]["reason"]["code"] == "MISSING_SLICES"
 
 
+def test_end_slices_that_cannot_be_read_refuse_the_series_and_are_named(tmp_path: Path) -> None:
+    paths = write_series(make_phantom(13, slices=40, size=256), tmp_path / "series")
+    ends = sorted(paths, key=lambda path: float(dcmread(path).ImagePositionPatient[2]))[:2]
+    for path in ends:
+        path.write_bytes(path.read_bytes()[132:])
+    _, records = analyse(tmp_path / "data", str(tmp_path / "series"))
+    assert (records[0]["outcome"], records[0]["reason"]["code"]) == ("NOT_ANALYSED", "CORRUPT_INSTANCE")
+    assert [file["file"] for file in records[0]["unreadable"]] == sorted(map(str, ends))
+
+
 def test_images_that_the_node_had_a_part_in_are_not_analysed(tmp_path: Path) -> None:
     for path in write_series(make_phantom(13, slices=40, size=256), tmp_path / "series"):
         image = dcmread(path)

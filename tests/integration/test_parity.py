@@ -11,7 +11,8 @@ import pytest
 from inference.covid.pipeline import load_pipeline
 from inference.covid.weights import import_authors
 from inference.models.registry import find_model
-from inference.volume.load import find_series, load
+from inference.volume.folder import find_series
+from inference.volume.load import load
 
 # Series: slices after resampling, raw mask in mL, crop, P(COVID-19), and its tolerance.
 EXPECTED = {

@@ -14,7 +14,8 @@ from pydicom.pixels import compress
 from pydicom.uid import RLELossless
 
 from inference.errors import CorruptInstance, UnsuitableSeries
-from inference.volume.load import find_series, load
+from inference.volume.folder import find_series
+from inference.volume.load import load
 from tests.conftest import require_program
 from tests.unit.ct_series import EXPLICIT, IMPLICIT, noise, save, slice_dataset, write_series
 

@@ -16,7 +16,8 @@ from inference.phantom.chest import make_phantom
 from inference.suitability.body import find_lungs, shrink
 from inference.suitability.check import Policy, check, check_mask
 from inference.volume.ct_volume import CTVolume
-from inference.volume.load import find_series, load
+from inference.volume.folder import find_series
+from inference.volume.load import load
 
 REAL = ("MD04_every2nd", "MD05_every2nd", "lungdx_A0002_B40f_30slices")
 NAMES = [variant.name for variant in all_variants([[]])]

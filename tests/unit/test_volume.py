@@ -10,7 +10,8 @@ import pytest
 
 from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.volume.ct_volume import CTVolume
-from inference.volume.load import find_series, load, load_all
+from inference.volume.folder import find_series
+from inference.volume.load import load, load_all
 from tests.unit.ct_series import ENHANCED_CT, change, enhanced_dataset, noise, save, slice_dataset, write_series
 
 LEGACY_ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.2"

@@ -1,0 +1,144 @@
+"""The beginning of a DICOM file: its file meta information and its header, read without inflating anything.
+
+pydicom's own `dcmread` takes the transfer syntax from any element of group 0002, wherever it stands, and inflates the
+rest of the file if that says so. Here the group ends where its elements stop ascending, and nothing is inflated.
+"""
+
+import struct
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+
+IMPLICIT_LE = "1.2.840.10008.1.2"
+EXPLICIT_LE = "1.2.840.10008.1.2.1"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+DEFLATED = frozenset(
+    {
+        "1.2.840.10008.1.2.1.99",
+        "1.2.840.10008.1.2.8.1",
+        "1.2.840.10008.1.2.4.95",  # the deflated JPIP syntaxes
+        "1.2.840.10008.1.2.4.205",
+    }
+)
+
+# What pydicom raises for bytes that are not a data set.
+UNREADABLE = (
+    InvalidDicomError,
+    BytesLengthException,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    OverflowError,
+    RecursionError,
+    struct.error,
+)
+
+_SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID = 0x00020002, 0x00020003, 0x00020010
+_PIXEL_DATA = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+# Real ones have 200 to 500 bytes.
+_MAX_META_BYTES = 1 << 20
+# At the top level, where real headers have hundreds: a long run of zeros reads as one empty element after the other.
+_MAX_ELEMENTS = 100_000
+
+
+@dataclass(frozen=True)
+class FileMeta:
+    """What the file meta information says; empty where it is silent."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without pydicom's warnings, which quote the values they complain about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def read_meta(file: BinaryIO) -> FileMeta:
+    """The file meta information. The file stands at the first byte of the data set afterwards.
+
+    Raises InvalidDicomError if the file has no preamble, and the other errors of `UNREADABLE`.
+    """
+    file.seek(0)
+    if file.read(132)[128:] != b"DICM":
+        raise InvalidDicomError
+    meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_end_of_meta())
+    return FileMeta(*(_uid(meta, tag) for tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID)))
+
+
+def _end_of_meta() -> Callable[[BaseTag, str | None, int], bool]:
+    """Tells the first element after the group: of another group, or out of order, as one inside the data set is."""
+    last = 0
+
+    def ends(tag: BaseTag, vr: str | None, length: int) -> bool:
+        nonlocal last
+        if tag >> 16 != 2 or tag <= last:
+            return True
+        if length > _MAX_META_BYTES:
+            raise InvalidDicomError
+        last = int(tag)
+        return False
+
+    return ends
+
+
+def _uid(meta: Dataset, tag: int) -> str:
+    value = meta.get_item(tag).value if tag in meta else None
+    return value.decode("ascii", "replace").strip(" \0") if isinstance(value, bytes) else ""
+
+
+def read_header(file: BinaryIO, transfer_syntax_uid: str, tags: Sequence[int]) -> Dataset:
+    """The wanted elements of a data set that is not deflated, up to its pixel data, where the file stands afterwards.
+
+    transfer_syntax_uid: empty if unknown: the first element tells implicit from explicit VR.
+    Raises the errors of `UNREADABLE`.
+    """
+    implicit = transfer_syntax_uid == IMPLICIT_LE or (not transfer_syntax_uid and _looks_implicit(file))
+    return read_dataset(
+        file,
+        is_implicit_VR=implicit,
+        is_little_endian=transfer_syntax_uid != BIG_ENDIAN,
+        stop_when=_end_of_header(),
+        specific_tags=list(tags),
+    )
+
+
+def _looks_implicit(file: BinaryIO) -> bool:
+    start = file.tell()
+    vr = file.read(6)[4:]
+    file.seek(start)
+    return not (vr.isascii() and vr.isalpha() and vr.isupper())
+
+
+def _end_of_header() -> Callable[[BaseTag, str | None, int], bool]:
+    count = 0
+
+    def ends(tag: BaseTag, vr: str | None, length: int) -> bool:
+        nonlocal count
+        count += 1
+        if count > _MAX_ELEMENTS:
+            raise InvalidDicomError
+        return int(tag) in _PIXEL_DATA
+
+    return ends
+
+
+def safe_uid(value: str) -> str:
+    """A UID that may stand in a log line, whatever the file said."""
+    kept = "".join(char for char in value[:64] if char in "0123456789.")
+    return kept or "(no SOP Instance UID)"
