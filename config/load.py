@@ -1,31 +1,27 @@
-"""Read the settings once, and name every mistake with its key and line."""
+"""Read the settings once, and name every mistake with its key and its line or its environment variable."""
 
-import os
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
-from pydantic_settings import SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from config.environment import Variables, path_of
 from config.errors import ConfigError
+from config.rules import Broken, Location, Rule, broken_rules
 from config.settings import Settings
-
-ENV_PREFIX = "DICOM_NODE_"
-# Variables with our prefix that are not settings.
-OTHER_VARIABLES = {
-    "DICOM_NODE_CONFIG",
-    "DICOM_NODE_LOG_KEY",
-    "DICOM_NODE_PARENT_PID",
-    "DICOM_NODE_SHARED",
-    "DICOM_NODE_STATEFUL_STEPS",
-    "DICOM_NODE_TEST_DATABASE",
-}
+from config.toml_lines import line_of
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """One mistake in the configuration. line is 1-based, None where it is not in the file."""
+    """One mistake in the configuration.
+
+    key: the setting, or the environment variable that gave it. line: 1-based; None if it is not in the file.
+    """
 
     key: str
     line: int | None
@@ -48,81 +44,106 @@ def load_settings(path: Path | None = None) -> Settings:
     return settings
 
 
-def read(path: Path | None) -> tuple[Settings | None, list[Mistake]]:
-    """The settings, or None, and all mistakes found."""
-    text = ""
-    if path is not None:
-        try:
-            text = path.read_text(encoding="utf-8")
-            tomllib.loads(text)
-        except (OSError, UnicodeDecodeError) as error:
-            return None, [Mistake(str(path), None, f"cannot be read: {getattr(error, 'strerror', error)}")]
-        except tomllib.TOMLDecodeError as error:
-            return None, [Mistake(str(path), None, f"is not valid TOML: {error}")]
-    mistakes = _unknown_variables()
+def read(path: Path | None, rules: Sequence[Rule] = ()) -> tuple[Settings | None, list[Mistake]]:
+    """The settings, or None, and all mistakes found, in order of their lines; those of variables come last.
+
+    rules: further ones than those of `config.rules`.
+    """
     try:
-        settings = _build(path)
+        text, in_file = _file(path)
+    except ConfigError as error:
+        return None, [Mistake(str(path), None, str(error))]
+    variables, unusable = Variables.read()
+    given = _Given(text, in_file, variables)
+    settings, broken = _validated(given.values)
+    broken += [one for rule in rules for one in rule(given.values)]
+    mistakes = {given.mistake(one.location, one.message) for one in broken}
+    mistakes |= {Mistake(name, None, message) for name, message in unusable}
+    return settings, sorted(mistakes, key=lambda m: (m.line is None, m.line or 0, m.key, m.message))
+
+
+class _FromValues(Settings):
+    """Settings of the values that are handed over, with the environment already in them."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The arguments alone."""
+        return (init_settings,)
+
+
+def _file(path: Path | None) -> tuple[str, dict[str, object]]:
+    """Text and values of the file. Raises ConfigError if it is not a readable TOML file."""
+    if path is None:
+        return "", {}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return text, tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError("cannot be read: it is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"is not valid TOML: {error}") from None
+
+
+def _validated(values: Mapping[str, Any]) -> tuple[Settings | None, list[Broken]]:
+    broken = broken_rules(values)
+    try:
+        return _FromValues(**values), broken
     except ValidationError as error:
-        return None, mistakes + [_mistake(item, text) for item in error.errors()]
-    except SettingsError as error:
-        return None, [*mistakes, Mistake("environment", None, str(error.__cause__ or error))]
-    return settings, mistakes
+        # What has no location is what `broken_rules` names one by one.
+        items = [item for item in error.errors(include_input=False, include_url=False) if item["loc"]]
+        return None, broken + [Broken(tuple(item["loc"]), _sentence(item["type"], item["msg"])) for item in items]
 
 
-def _build(path: Path | None) -> Settings:
-    class FromFile(Settings):
-        model_config = SettingsConfigDict(toml_file=path)
-
-    return FromFile()
-
-
-def _unknown_variables() -> list[Mistake]:
-    mistakes = []
-    for name in sorted(os.environ):
-        if name.startswith(ENV_PREFIX) and name not in OTHER_VARIABLES:
-            section = name.removeprefix(ENV_PREFIX).split("__")[0].lower()
-            if section not in Settings.model_fields:
-                mistakes.append(Mistake(name, None, f"is no setting; sections are {', '.join(Settings.model_fields)}"))
-    return mistakes
+def _sentence(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "is not a known key"
+    if kind == "missing":
+        return "is missing"
+    return message.removeprefix("Value error, ")
 
 
-def _mistake(error: object, text: str) -> Mistake:
-    item = dict(error)  # type: ignore[call-overload]
-    location = tuple(item["loc"])
-    message = str(item["msg"])
-    if item["type"] == "extra_forbidden":
-        message = "is not a known key"
-    return Mistake(_dotted(location), line_of(location, text), message)
+@dataclass(frozen=True)
+class _Given:
+    """What was given, and by what."""
+
+    text: str
+    in_file: Mapping[str, object]
+    variables: Variables
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The variables' values over the file's."""
+        return _merged(self.in_file, self.variables.values)
+
+    def mistake(self, location: Location, message: str) -> Mistake:
+        """The mistake at this setting, named by the variable that set it, else by its line."""
+        variable = self.variables.that_set(location)
+        if variable:
+            rest = location[len(path_of(variable)) :]
+            return Mistake(variable, None, f"{_dotted(location)}: {message}" if rest else message)
+        return Mistake(_dotted(location), line_of(location, self.text), message)
 
 
-def _dotted(location: tuple[str | int, ...]) -> str:
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, table by table; an array replaces an array."""
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        result[key] = _merged(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def _dotted(location: Location) -> str:
     key = ""
     for part in location:
         key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
     return key or "settings"
-
-
-def line_of(location: tuple[str | int, ...], text: str) -> int | None:
-    """1-based line of a key in TOML text: its own line, else its table's header, else None.
-
-    location: path of keys, with indices for arrays of tables, as pydantic reports it.
-    """
-    table: tuple[str | int, ...] = ()
-    counts: dict[str, int] = {}
-    best: int | None = None
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.split("#")[0].strip()
-        if line.startswith("[["):
-            name = line.strip("[] ")
-            table = (name, counts.setdefault(name, 0))
-            counts[name] += 1
-        elif line.startswith("["):
-            table = tuple(part.strip() for part in line.strip("[] ").split("."))
-        else:
-            key = line.split("=")[0].strip().strip("\"'")
-            if "=" in line and location and (*table, *key.split(".")) == location[: len(table) + len(key.split("."))]:
-                return number
-            continue
-        if table == location[: len(table)]:
-            best = number
-    return best

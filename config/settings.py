@@ -1,7 +1,8 @@
 """The node's settings: one TOML file and environment variables, read once into typed frozen sections.
 
 An environment variable wins over the file: `DICOM_NODE_RECEIVER__PORT=11112` sets `port` in `[receiver]`.
-Each part of the program is handed its own section; no other module reads configuration.
+Each part of the program is handed its own section; no other module reads configuration. The text below each setting is
+also its description in `config/node.toml`, which `python -m config.example` writes.
 """
 
 from fnmatch import fnmatchcase
@@ -9,126 +10,114 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from config.rules import broken_rules
+from config.values import AETitle, AETitleOrNone, DatabaseUrl, Device, Host, IndexUrl, Network, Port
 
-def _ae_title(value: object) -> object:
-    """An AE title per PS3.5: 1 to 16 printable ASCII characters, no backslash, not only spaces."""
-    if not isinstance(value, str):
-        return value
-    title = value.strip()
-    if not 1 <= len(title) <= 16 or not all(" " <= c <= "~" and c != "\\" for c in title):
-        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
-    return title
-
-
-def _ae_title_or_none(value: object) -> object:
-    return "" if value == "" else _ae_title(value)
-
-
-AETitle = Annotated[str, BeforeValidator(_ae_title)]
-AETitleOrNone = Annotated[str, BeforeValidator(_ae_title_or_none)]
-Port = Annotated[int, Field(ge=0, le=65535)]
+ENV_PREFIX = "DICOM_NODE_"
+ENV_DELIMITER = "__"
 
 
 class Section(BaseModel):
     """Base of the sections: frozen, and a misspelt key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ReceiverSettings(Section):
     """[receiver]: the Storage SCP that the PACS sends to."""
 
     ae_title: AETitle = "DICOM_NODE"
-    host: str = "127.0.0.1"
-    """Address to listen on. Loopback until a site opens it on purpose."""
+    """The AE title that senders call."""
+    host: Host = "127.0.0.1"
+    """Address to listen on: loopback until the site opens it, with "0.0.0.0", once [[sources]] names the senders."""
     port: Port = 11112
+    """Port to listen on without TLS."""
     check_called_ae: bool = True
-    """Refuse an association that calls another AE title than ours."""
+    """Refuse an association that calls an AE title other than ours."""
     max_associations: int = Field(default=320, ge=1)
-    """All associations together; one more is refused as transient. Each may hold about 0.4 MiB."""
+    """Associations at once; one more is refused as transient. Each may hold about 0.4 MiB of memory."""
     max_associations_per_address: int = Field(default=240, ge=1)
-    """One sender cannot take every association."""
-    max_pdu_bytes: int = Field(default=131072, ge=4096, le=1048576)
-    """Largest PDU that is read into memory: bounds what one connection can hold."""
-    pdu_deadline_s: float = Field(default=5.0, gt=0)
-    """A PDU that was begun arrives whole within this time; cuts off slow drips."""
-    acse_timeout_s: float = Field(default=5.0, gt=0)
-    """From connection to association request."""
-    idle_timeout_s: float = Field(default=60.0, gt=0)
-    """An association on which nothing arrives is aborted."""
-    max_instance_bytes: int = Field(default=2 * 1024**3, ge=1024**2)
-    """Largest data set that is accepted."""
+    """Of those, from one address, so that one sender cannot take them all."""
     max_associations_per_ae: int = Field(default=240, ge=1)
-    """One AE title cannot take every association either."""
+    """And with one calling AE title."""
+    max_pdu_bytes: int = Field(default=131072, ge=4096, le=1048576)
+    """Largest PDU, in bytes. A PDU is read into memory whole, so this bounds what one connection can hold."""
+    pdu_deadline_s: float = Field(default=5.0, gt=0)
+    """A PDU must arrive whole within this time from its first byte; cuts off senders that drip."""
+    acse_timeout_s: float = Field(default=5.0, gt=0)
+    """Time from the connection to the association request, and for a TLS handshake."""
+    idle_timeout_s: float = Field(default=60.0, gt=0)
+    """An association on which nothing arrives for this long is aborted."""
+    max_instance_bytes: int = Field(default=2 * 1024**3, ge=1024**2)
+    """Largest data set that is accepted, in bytes."""
     max_waiting_connections: int = Field(default=512, ge=2)
-    """Connections without an association; beyond that the oldest of the address with most of them is cut."""
+    """Connections without an association. Above that, the oldest one of the address that has most of them is closed."""
     max_waiting_connections_per_address: int = Field(default=256, ge=1)
-    """Beyond that the address's oldest is cut, so that silent connections cannot keep a sender out."""
+    """Of those, from one address. Above that, its oldest is closed: silent connections cannot keep a sender out."""
     max_associations_per_minute: int = Field(default=12_000, ge=1)
-    """Of one AE title, and of one address; some senders open one for every instance. More are refused as transient."""
+    """Of one AE title, and of one address. Some senders open an association for every instance; more are refused as
+    transient."""
     max_instances_per_minute: int = Field(default=60_000, ge=1)
-    """As above; twice what a fast one reaches. A runaway sender gets A700 before the disk is full."""
+    """Of one AE title, and of one address: twice what a fast sender reaches. A runaway sender gets A700 before the disk
+    is full."""
     max_mb_per_minute: int = Field(default=61_440, ge=1)
-    """As above: 1 GiB a second."""
+    """The same in MiB: 1 GiB a second."""
     min_kib_per_s: float = Field(default=4.0, ge=0)
-    """A data set that comes slower is cut off after `slow_patience_s`: who drips holds an association for ever."""
+    """A data set that arrives more slowly on average is cut off once it has taken slow_patience_s."""
     slow_patience_s: float = Field(default=60.0, gt=0)
+    """See min_kib_per_s."""
     max_queued_series: int = Field(default=1000, ge=1)
-    """While more than this wait to be analysed, associations are refused as transient: the sender's own queue keeps
-    what the node would not get to for hours."""
+    """While more series than this wait to be analysed, associations are refused as transient: the sender's own queue
+    keeps what the node would not get to for hours."""
     processes: int = Field(default=1, ge=1, le=16)
-    """Receiver processes on the port; for machines with cores to spare. Every limit here is that of one process."""
+    """Receiver processes on the port, for machines with cores to spare. Each limit here is that of one process."""
     plain: bool = True
     """Listen on `port` without TLS. False once every sender uses TLS."""
     tls_port: Port = 2762
-    """The port with TLS, DICOM's own for it; used when the three files below are named."""
-    tls_certificate: Path | None = None
+    """Port to listen on with TLS 1.2 or later, mutually authenticated; open once the three files below are named."""
+    tls_certificate: Path | None = Field(default=None, examples=["node.pem"])
     """PEM: this node's certificate and its chain."""
-    tls_key: Path | None = None
-    tls_authorities: Path | None = None
+    tls_key: Path | None = Field(default=None, examples=["node.key"])
+    """PEM: its private key."""
+    tls_authorities: Path | None = Field(default=None, examples=["authorities.pem"])
     """PEM: the authorities that senders' certificates must come from."""
     tls_peers: dict[str, tuple[str, ...]] = {}
     """By AE title: the certificates it may show, each by common name, DNS name or "sha256:" and its hex digest. An
-    AE title alone authenticates nobody. Empty: any certificate of the authorities may use any AE title."""
+    AE title alone authenticates nobody. Empty: any certificate of the authorities may use any AE title.
+    An entry: { PACS = ["pacs.hospital.example"] }"""
     users: dict[str, SecretStr] = {}
-    """Passcode by user name. With any, an association must bring one of them by user identity negotiation, over TLS.
-    Empty: an identity that a sender brings is ignored."""
+    """Passcode by user name. If there are any, an association must bring one of them by user identity negotiation, over
+    TLS. Empty: an identity that a sender brings is ignored."""
     closing_timeout_s: float = Field(default=5.0, gt=0)
-    """A peer has this long to close the connection after our last word."""
+    """Time for a peer to close the connection after our last message."""
     drain_s: float = Field(default=45.0, ge=0)
-    """When the node stops, running associations have this long to end; less than the supervisor's patience."""
-
-    @model_validator(mode="after")
-    def _passcodes_are_encrypted(self) -> Self:
-        if self.users and (self.plain or self.tls_certificate is None):
-            raise ValueError("users need TLS and plain = false: a passcode on a line without TLS is everybody's")
-        return self
+    """When the node stops, running associations have this long to end; less than the supervisor waits."""
 
 
 ImageClass = Literal["ct", "enhanced-ct", "legacy-enhanced-ct", "results"]
 """What a source may store. "results": SR, SEG, secondary captures and key objects, for a PACS that routes the node's
-own results back and fails where they are refused: they are kept, and never analysed."""
+own results back and fails if they are refused. They are kept and never analysed."""
 
 
 class SeriesFilter(Section):
-    """[sources.series]: which series of a source are analysed, by what their first instance says of them.
+    """Which series of a source are analysed, by what their first instance says.
 
     The others are kept, with the reason in the audit trail, and make no report. In a pattern, * stands for any
     characters and ? for one; case does not matter. Empty: every series.
     """
 
     descriptions: tuple[str, ...] = ()
-    """Patterns, one of which Series Description matches."""
+    """Patterns, one of which Series Description must match, such as "*chest*"."""
     not_descriptions: tuple[str, ...] = ()
-    """Patterns that Series Description matches none of."""
+    """Patterns, none of which Series Description may match, such as "*mip*"."""
     body_parts: tuple[str, ...] = ()
-    """Body Part Examined is one of these, or is empty: many scanners leave it out."""
+    """Body Part Examined must match one of these, or be empty: many scanners leave it out."""
 
     def wants(self, description: str, body_part: str) -> bool:
-        """True where a series with this Series Description and Body Part Examined is to be analysed."""
+        """True if a series with this Series Description and Body Part Examined is to be analysed."""
 
         def matches(text: str, patterns: tuple[str, ...]) -> bool:
             return any(fnmatchcase(text.casefold(), pattern.casefold()) for pattern in patterns)
@@ -141,86 +130,89 @@ class SeriesFilter(Section):
 
 
 class Source(Section):
-    """[[sources]]: a sender that may store here. With none configured, only loopback may."""
+    """[[sources]]: a sender that may store here. If none is named, only this machine may."""
 
-    ae_title: AETitle
-    addresses: tuple[str, ...] = ()
-    """IP addresses or networks (CIDR) that this AE title may come from; empty means any."""
-    quiet_s: float | None = Field(default=None, gt=0)
-    """Quiet time of series from this source, instead of the one in [completion]."""
+    ae_title: Annotated[AETitle, Field(examples=["PACS"])]
+    """The AE title that it calls itself."""
+    addresses: tuple[Network, ...] = ()
+    """IP addresses or networks that it may come from, such as "10.20.30.40" or "10.20.31.0/24"; empty: any."""
+    quiet_s: float | None = Field(default=None, gt=0, examples=[60.0])
+    """Quiet time in seconds of its series, instead of the one in [completion]."""
     classes: tuple[ImageClass, ...] = ("ct", "enhanced-ct", "legacy-enhanced-ct")
-    """SOP classes that it may store; presentation contexts of the others are refused."""
+    """What it may store: these, or "results" as well, for a PACS that routes the node's own results back and fails if
+    they are refused. Presentation contexts of other SOP classes are refused."""
     series: SeriesFilter = SeriesFilter()
+    """Which of its series are analysed."""
     own_images: Literal["store", "refuse"] = "store"
-    """CT images that this node had a part in: kept without being analysed, or refused with a status."""
+    """CT images that this node had a part in: "store": kept and not analysed; "refuse": refused with a status."""
     priority: int = Field(default=0, ge=-100, le=100)
-    """Its series are analysed before those of a lower priority, which wait as long as there are any."""
+    """Its series are analysed before all those of a lower priority."""
     destinations: tuple[str, ...] = ()
-    """Names of the destinations that its results go to; empty: all that take results."""
+    """Names of the [[destinations]] that its results go to; empty: all that take results."""
 
 
 class CompletionSettings(Section):
     """[completion]: when is a series complete."""
 
     quiet_s: float = Field(default=30.0, gt=0)
-    """A series is closed when no new slice came for this long."""
+    """A series is complete when no new slice has come for this many seconds."""
     query_destination: str = ""
-    """Name of the destination whose PACS is asked how many slices the series has; empty: none is asked."""
+    """Name of the destination whose PACS is asked by C-FIND how many slices the series has; empty: none is asked."""
     settle_s: float = Field(default=1.0, gt=0)
-    """With a query destination: ask this long after the last slice."""
+    """With a query destination: seconds from the last slice until it is asked."""
     query_timeout_s: float = Field(default=10.0, gt=0)
-    """A PACS that takes longer to answer counts as one that cannot: the quiet time decides."""
+    """A PACS that takes longer to answer counts as silent: the quiet time decides."""
     silence_s: float = Field(default=30.0, ge=0)
-    """After that it is not asked again for this long."""
+    """A PACS that was silent is not asked again for this many seconds."""
     retrieve: Literal["get", "move", "none"] = "get"
-    """How instances that the PACS holds and the node does not are fetched: C-GET, C-MOVE to the node's own AE title
-    (which the PACS must know), or not at all."""
+    """How slices that the PACS holds and the node does not are fetched: "get": C-GET; "move": C-MOVE to the node's own
+    AE title, which the PACS must know; "none": not at all."""
     fetch_attempts: int = Field(default=3, ge=1)
-    """Fetches without gain until the series is given up as incomplete."""
+    """Fetches that bring no new slice until the series is given up as incomplete."""
     select: Literal["all", "best"] = "all"
-    """"all": every series is analysed. "best": one of each study, chosen once no instance of the study came for the
-    quiet time of each of its series."""
+    """Which series are analysed: "all"; or "best": one of each study, chosen once the study has been quiet for the
+    longest quiet time of its series."""
 
 
 class WorkerSettings(Section):
     """[worker]: the processes that analyse."""
 
-    devices: tuple[str, ...] = ("auto",)
-    """One worker process per entry: "auto", "cpu", "cuda", "cuda:0", ..."""
+    devices: tuple[Device, ...] = ("auto",)
+    """One worker process for each entry: "auto", "cpu", "cuda:0", "cuda:1", ..."""
     precision: Literal["exact", "fast"] = "exact"
-    """"exact": float32. "fast": lower precision where the model card allows it."""
+    """"exact": float32. "fast": lower precision, if the model card allows it."""
     threads: int = Field(default=0, ge=0)
     """CPU threads of one worker; 0: as many as there are cores."""
     lease_s: float = Field(default=60.0, gt=1)
-    """A worker that is silent for this long has lost its job to the next one."""
+    """A worker that has been silent for this long loses its job to another one."""
     max_attempts: int = Field(default=3, ge=1)
-    """A series that ends its worker this many times is FAILED."""
+    """A job is FAILED after this many attempts, for example if its series kills the worker."""
     retry_delay_s: float = Field(default=30.0, ge=0)
-    """Wait before a job that failed is tried again."""
+    """Wait until a job that failed is tried again."""
     poll_s: float = Field(default=0.5, gt=0)
     """How often an idle worker looks for a job."""
     nice: int = Field(default=15, ge=0, le=19)
-    """How much a worker gives way to the other processes: images must be taken as fast while one is analysed."""
+    """How far a worker gives way to the other processes: the receiver must not wait for an analysis."""
     read_ahead_mb: int = Field(default=512, ge=0)
-    """Memory for slices of the next series, read and decoded while this one is computed or slices still arrive; 0:
-    none are."""
+    """MiB of memory for slices of the next series, which are decoded while this one is computed; 0: none are."""
     drain_s: float = Field(default=45.0, ge=0)
     """When the node stops, a running analysis has this long to end; then its job is handed back. Less than the
-    supervisor's patience."""
+    supervisor waits."""
 
 
 class ModelSettings(Section):
     """[model]: which model analyses."""
 
     name: str = ""
-    """Name of an imported model; empty: the one imported last, else the demonstration model."""
+    """Name of the model; empty: the one imported last, or the demonstration model if none was imported."""
     version: str = ""
+    """Its version, if several models have that name."""
     shadow: str = ""
-    """Name of a second model that analyses every series too: computed and audited, never sent. Empty: none."""
+    """Name of a second model that analyses every series as well. Its results are kept and audited, never sent."""
     shadow_version: str = ""
-    """Its version, where several models have that name."""
+    """Its version, if several models have that name."""
     allow_demonstration_model: bool = False
-    """Allow results of the demonstration model to leave for destinations other than loopback."""
+    """Let results of the demonstration model leave this machine."""
 
 
 class ReportSettings(Section):
@@ -229,51 +221,54 @@ class ReportSettings(Section):
     report_not_analysed: bool = False
     """Also send a report that says why a series was not analysed."""
     segmentation: bool = True
-    """Also send the segmentation (SEG) of the lungs and, where the result is positive, of what drove the model."""
+    """Also send the segmentation (SEG) of the lungs and, if the result is positive, of what drove the model."""
     summary: bool = True
-    """Also send the summary image (Secondary Capture)."""
+    """Also send the summary image (Secondary Capture), for viewers that show no SR."""
     display: bool = False
-    """Also send the display report, for viewers that show a report's values only beside a region, such as OHIF."""
+    """Also send the display report, for viewers that show a value only beside a region, such as OHIF."""
     key_objects: bool = False
-    """Also send the slices with most of what drove the model as key objects (KO), where the result is positive."""
+    """Also send the slices with most of what drove the model as key objects (KO), if the result is positive."""
     manufacturer: str = "DICOM AI node"
+    """Manufacturer in the objects that the node makes; with device_name, how it knows its own images again."""
     device_name: str = "DICOM AI node"
+    """Manufacturer's Model Name in those objects."""
     device_serial: str = "0"
+    """Device Serial Number in those objects."""
     institution: str = ""
-    prevalence: float | None = Field(default=None, gt=0, lt=1)
-    """Share of the scanned patients who have the disease at this site; with it, reports state PPV and NPV."""
+    """Institution Name in those objects; empty: left out."""
+    prevalence: float | None = Field(default=None, gt=0, lt=1, examples=[0.05])
+    """Share of the scanned patients at this site who have COVID-19; with it, reports state PPV and NPV."""
 
 
 class Destination(Section):
-    """[[destinations]]: a PACS that results go to."""
+    """[[destinations]]: a PACS that results go to. Several are served in parallel."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
-    ae_title: AETitle
-    host: str
-    port: Annotated[int, Field(ge=1, le=65535)]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$", examples=["pacs"])]
+    """Its name in this file, in the index and on the command line: letters, digits, - and _."""
+    ae_title: Annotated[AETitle, Field(examples=["ORTHANC"])]
+    """Its AE title."""
+    host: Annotated[Host, Field(examples=["10.20.30.40"])]
+    """Its IP address or host name."""
+    port: Annotated[int, Field(ge=1, le=65535, examples=[4242])]
+    """Its port."""
     send_results: bool = True
     """False for a PACS that is only queried."""
     commitment: Literal["none", "request", "query"] = "none"
-    """After sending: "request": ask the PACS for storage commitment, and by C-FIND where it offers none; "query": ask
-    by C-FIND whether it holds the objects; "none": its success answer is enough."""
+    """After sending: "none": the PACS's success answer is enough; "request": ask it for storage commitment, or by
+    C-FIND if it offers none; "query": ask by C-FIND whether it holds the objects."""
 
     answers_as: AETitleOrNone = ""
     """AE title as which it brings its answers to storage commitment requests, if it is not `ae_title`."""
     tls: bool = False
     """Connect with TLS 1.2 or later, and check the PACS's certificate against `tls_authorities`."""
-    tls_authorities: Path | None = None
+    tls_authorities: Path | None = Field(default=None, examples=["authorities.pem"])
     """PEM: the authorities that the PACS's certificate must come from; empty: those of the operating system."""
-    tls_certificate: Path | None = None
+    tls_certificate: Path | None = Field(default=None, examples=["node.pem"])
     """PEM: the certificate that the node shows, with its chain; empty: it shows none."""
-    tls_key: Path | None = None
+    tls_key: Path | None = Field(default=None, examples=["node.key"])
+    """PEM: its private key."""
     tls_check_host: bool = True
-    """The PACS's certificate must name `host`. False where certificates name something else."""
-
-    @model_validator(mode="after")
-    def _tls_files_agree(self) -> Self:
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key belong together")
-        return self
+    """The PACS's certificate must name `host`. False if certificates name something else."""
 
     @property
     def is_loopback(self) -> bool:
@@ -299,7 +294,7 @@ class CommitmentSettings(Section):
     port: Port = 0
     """Port that takes a PACS's answers to storage commitment requests on associations of its own; 0: none, the
     answer has to come on ours, or C-FIND decides."""
-    tls: bool | None = None
+    tls: bool | None = Field(default=None, examples=[True])
     """Take the answers at that port with TLS only, with the three files of [receiver]. Left out: as [receiver] does,
     that is with TLS if `plain` is false there."""
     max_connections: int = Field(default=16, ge=1)
@@ -323,41 +318,47 @@ class CommitmentSettings(Section):
     resend_s: float = Field(default=60.0, gt=0)
     """Wait before objects that the PACS does not keep are sent again. Doubles each time, up to `longest_retry_s`."""
     max_resends: int = Field(default=4, ge=0)
-    """A PACS that renames objects gets one more copy of them each time."""
+    """Resends until the delivery is FAILED; a PACS that renames objects gets one more copy of them each time."""
 
 
 class SenderSettings(Section):
     """[sender]: the outbox.
 
-    A destination that is away is tried as long as it takes, at waits of up to `longest_retry_s`.
+    A destination that is away is tried until it is back, at waits of up to `longest_retry_s`.
     """
 
     calling_ae_title: AETitle = "DICOM_NODE"
+    """The AE title that the node calls a PACS with."""
     connect_timeout_s: float = Field(default=10.0, gt=0)
+    """Time for a PACS to take the connection and the association."""
     response_timeout_s: float = Field(default=60.0, gt=0)
+    """Time for a PACS to answer a message."""
     first_retry_s: float = Field(default=10.0, gt=0)
     """Wait after the first failure; doubles with each further one."""
     longest_retry_s: float = Field(default=3600.0, gt=0)
+    """The longest wait."""
     max_permanent_failures: int = Field(default=3, ge=1)
-    """A PACS that answers with a final failure is asked this often before the delivery is FAILED."""
+    """A delivery is FAILED after this many final refusals by the PACS."""
     lease_s: float = Field(default=30.0, gt=1)
-    """A sender that died gives what it was sending back after this time; a living one renews its lease."""
+    """After this time, another sender takes over from one that died; a living one renews its lease."""
     commitment: CommitmentSettings = CommitmentSettings()
+    """How destinations are asked whether they keep what they took."""
     poll_s: float = Field(default=0.5, gt=0)
+    """How often an idle sender looks for something to send, in seconds."""
 
 
 class StorageSettings(Section):
     """[storage]: files and index."""
 
-    database_url: str = ""
-    """SQLAlchemy URL; empty: SQLite in the data folder."""
+    database_url: IndexUrl = DatabaseUrl("")
+    """Where the index is: empty: SQLite, node.db in data_dir; or postgresql+psycopg://user:password@host/name."""
     pseudonym_key: SecretStr = SecretStr("")
-    """With a key (16 characters or more), index and audit trail hold keyed hashes of Patient ID and Accession Number,
-    and no names and birth dates. Who loses it can ask about no patient any more; a new one begins new patients."""
+    """With a key of 16 characters or more, index and audit trail hold keyed hashes of Patient ID and Accession Number,
+    and no names or birth dates. Keep it: without it, nobody can ask about a patient again."""
     low_disk_mb: int = Field(default=1024, ge=0)
-    """Below this much free space new associations are refused as transient."""
-    retention_days: float | None = Field(default=None, gt=0)
-    """Images may go this long after their results were delivered; empty: never."""
+    """Below this many MiB of free disk, new associations are refused as transient."""
+    retention_days: float | None = Field(default=None, gt=0, examples=[30.0])
+    """Images may be deleted this many days after their results were delivered; without it, never."""
 
     @field_validator("pseudonym_key")
     @classmethod
@@ -370,17 +371,19 @@ class StorageSettings(Section):
 class MetricsSettings(Section):
     """[metrics]: Prometheus metrics and a health check over HTTP, without patient data."""
 
-    host: str = "127.0.0.1"
-    """Whoever can connect here can read them."""
+    host: Host = "127.0.0.1"
+    """Address to listen on; whoever can connect can read them."""
     port: Port = 0
-    """0: none."""
+    """Port to listen on, 9107 for example; 0: none."""
 
 
 class LoggingSettings(Section):
-    """[logging]: one line an event, without patient identifiers."""
+    """[logging]: one line for each event, without patient identifiers."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important lines that are written: "debug", "info", "warning" or "error"."""
     json_lines: bool = False
+    """Each line as a JSON object."""
 
 
 class Settings(BaseSettings):
@@ -389,9 +392,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        env_prefix="DICOM_NODE_",
-        env_nested_delimiter="__",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
         nested_model_default_partial_update=True,
+        use_attribute_docstrings=True,
     )
 
     data_dir: Path = Path("var")
@@ -409,33 +413,16 @@ class Settings(BaseSettings):
     logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")
-    def _names_agree(self) -> Self:
-        names = [destination.name for destination in self.destinations]
-        if len(set(names)) != len(names):
-            raise ValueError("two destinations have the same name")
-        senders = [source.ae_title for source in self.sources]
-        if len(set(senders)) != len(senders):
-            raise ValueError("two sources have the same AE title; one source names all its addresses")
-        for source in self.sources:
-            for name in source.destinations:
-                if name not in names:
-                    raise ValueError(f"source {source.ae_title!r}: {name!r} is not the name of a destination")
-        query = self.completion.query_destination
-        if query and query not in names:
-            raise ValueError(f"completion.query_destination {query!r} is not the name of a destination")
-        receiver = self.receiver
-        if self.sender.commitment.tls and None in (
-            receiver.tls_certificate,
-            receiver.tls_key,
-            receiver.tls_authorities,
-        ):
-            raise ValueError("sender.commitment.tls needs tls_certificate, tls_key and tls_authorities in [receiver]")
+    def _keeps_the_rules(self) -> Self:
+        broken = broken_rules(self.model_dump())
+        if broken:
+            raise ValueError("; ".join(one.message for one in broken))
         return self
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy URL of the index."""
-        return self.storage.database_url or f"sqlite:///{self.data_dir.resolve() / 'node.db'}"
+        """SQLAlchemy URL of the index, with its password: not for a log."""
+        return self.storage.database_url.get_secret_value() or f"sqlite:///{self.data_dir.resolve() / 'node.db'}"
 
     @property
     def files_dir(self) -> Path:
@@ -474,15 +461,3 @@ class Settings(BaseSettings):
     def destination(self, name: str) -> Destination | None:
         """The destination of this name, or None."""
         return next((d for d in self.destinations if d.name == name), None)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments win over the environment, the environment over the TOML file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

@@ -1,13 +1,18 @@
 """config check and config show."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from config.load import read
+from config.rules import TLS_FILES, Broken, Location, Table, entries, section
+from config.settings import ENV_PREFIX, Settings
 from dicom_node.cli.common import ConfigOption, JsonOption, err, out, print_json, print_rows, settings_from
 from dicom_node.errors import NodeError
+from dicom_node.runtime.supervisor import DO_NOT_RESTART
+from inference.errors import InferenceError
 from inference.evaluation.prevalence import ppv_npv
 from inference.models.cards import read_card
 from inference.models.registry import find_model
@@ -25,14 +30,42 @@ def check(
     config: ConfigOption = None,
     file: Annotated[Path | None, typer.Argument(help="The TOML file; the same as --config.")] = None,
 ) -> None:
-    """Name every mistake in the configuration with its key and line."""
+    """Name every mistake in the configuration with its line, or its environment variable."""
     path = file or config
-    settings, mistakes = read(path)
+    _, mistakes = read(path, (_models_are_there, _files_are_there))
     for mistake in mistakes:
-        err.print(f"{path or 'environment'}: {mistake}", markup=False, soft_wrap=True)
-    if mistakes or settings is None:
-        raise typer.Exit(1)
-    out.print(f"{path or 'defaults and environment'}: no mistakes")
+        where = "environment" if path is None or mistake.key.upper().startswith(ENV_PREFIX) else path
+        err.print(f"{where}: {mistake}", markup=False, soft_wrap=True)
+    if mistakes:
+        raise typer.Exit(DO_NOT_RESTART)
+    out.print(f"{path or 'defaults and environment'}: no mistakes", soft_wrap=True)
+
+
+def _models_are_there(values: Table) -> Iterator[Broken]:
+    """The models that [model] names can be found."""
+    models_dir = Path(str(values.get("data_dir", Settings.model_fields["data_dir"].default))) / "models"
+    model = section(values, "model")
+    for name_key, version_key in (("name", "version"), ("shadow", "shadow_version")):
+        name, version = model.get(name_key), model.get(version_key)
+        if isinstance(name, str) and name and isinstance(version, str | None):
+            try:
+                find_model(models_dir, name, version or None)
+            except InferenceError as error:
+                yield Broken(("model", name_key), str(error))
+
+
+def _files_are_there(values: Table) -> Iterator[Broken]:
+    """The certificates and keys that the settings name can be read."""
+    tables: list[tuple[Location, Table]] = [(("receiver",), section(values, "receiver"))]
+    tables += [(("destinations", index), entry) for index, entry in entries(values, "destinations")]
+    for location, table in tables:
+        for key in TLS_FILES:
+            name = table.get(key)
+            if isinstance(name, str) and name:
+                try:
+                    Path(name).open("rb").close()
+                except OSError as error:
+                    yield Broken((*location, key), f"{name} cannot be read: {error.strerror}")
 
 
 @group.command()
@@ -42,12 +75,12 @@ def show(config: ConfigOption = None, json: JsonOption = False) -> None:
     if json:
         print_json(values)
         return
-    for section, content in values.items():
+    for name, content in values.items():
         if isinstance(content, dict):
             for key, value in content.items():
-                out.print(f"{section}.{key} = {value!r}", markup=False)
+                out.print(f"{name}.{key} = {value!r}", markup=False)
         else:
-            out.print(f"{section} = {content!r}", markup=False)
+            out.print(f"{name} = {content!r}", markup=False)
 
 
 @group.command("predictive-values")

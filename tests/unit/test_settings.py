@@ -1,13 +1,41 @@
 """One TOML file and the environment, and what the user is told about mistakes."""
 
+import os
+import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel, Secret, SecretStr
+from typer.testing import CliRunner
 
 from config.errors import ConfigError
+from config.example import example
 from config.load import load_settings, read
+from config.settings import Settings, StorageSettings
+from config.values import DatabaseUrl
+from dicom_node.cli.app import app
 
-ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = Path(__file__).resolve().parents[2] / "config" / "node.toml"
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables that a developer has set do not count here."""
+    for name in os.environ:
+        if name.startswith("DICOM_NODE_"):
+            monkeypatch.delenv(name)
+
+
+def mistakes_in(folder: Path, text: str) -> list[tuple[str, int | None]]:
+    """Key and line of every mistake in a file, in the order in which they are told."""
+    file = folder / "node.toml"
+    file.write_text(text)
+    return [(mistake.key, mistake.line) for mistake in read(file)[1]]
+
+
+PACS = '[[destinations]]\nname = "pacs"\nae_title = "A"\nhost = "h"\nport = 104\n'
 
 
 def test_no_file_gives_loopback_and_thirty_seconds_of_quiet() -> None:
@@ -17,7 +45,41 @@ def test_no_file_gives_loopback_and_thirty_seconds_of_quiet() -> None:
 
 
 def test_the_annotated_example_is_valid_and_changes_nothing() -> None:
-    assert load_settings(ROOT / "config" / "node.toml").model_dump() == load_settings(None).model_dump()
+    assert load_settings(EXAMPLE).model_dump() == load_settings(None).model_dump()
+
+
+def test_the_annotated_example_is_the_one_that_the_settings_give() -> None:
+    assert EXAMPLE.read_text() == example(), "run `python -m config.example > config/node.toml`"
+
+
+def test_every_setting_stands_in_the_annotated_example_with_its_default() -> None:
+    settings = re.sub(r"^# (?=[a-z\[])", "", EXAMPLE.read_text().partition("\n\n")[2], flags=re.MULTILINE)
+    uncommented = tomllib.loads(settings)
+    for array in ("sources", "destinations"):
+        entry = Settings.model_fields[array].annotation.__args__[0]  # type: ignore[union-attr]
+        assert set(uncommented.pop(array)[0]) == set(entry.model_fields)
+    defaults = plain(load_settings(None).model_dump(exclude={"sources", "destinations"}))
+    assert without_none(uncommented, defaults) == without_none(defaults, defaults)
+
+
+def without_none(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The values whose default can be written in TOML, table by table."""
+    return {
+        key: without_none(value, defaults[key]) if isinstance(value, dict) and value else value
+        for key, value in values.items()
+        if key not in defaults or defaults[key] is not None
+    }
+
+
+def plain(value: Any) -> Any:
+    """A dumped value as TOML would give it."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Secret | SecretStr):
+        return value.get_secret_value()
+    return str(value) if isinstance(value, Path) else value
 
 
 def test_environment_wins_over_the_file_and_leaves_its_neighbours(
@@ -75,3 +137,193 @@ def test_the_variables_that_the_node_sets_itself_are_no_mistake(monkeypatch: pyt
     monkeypatch.setenv("DICOM_NODE_LOG_KEY", "00")
     monkeypatch.setenv("DICOM_NODE_PARENT_PID", "1")
     assert load_settings(None).receiver.port == 11112
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[receiver]\nhost = "10.20.30.400"\n', [("receiver.host", 2)]),
+        ('[receiver]\nhost = "10.20.30.4:104"\n', [("receiver.host", 2)]),
+        ('[metrics]\nhost = "no host"\n', [("metrics.host", 2)]),
+        (PACS.replace('"h"', '"-pacs"'), [("destinations[0].host", 4)]),
+        ('[[sources]]\nae_title = "A"\naddresses = ["10.0.0.0/8", "10.0.0.0/40"]\n', [("sources[0].addresses[1]", 3)]),
+        (PACS + PACS, [("destinations[1].name", 7)]),
+        ('[[sources]]\nae_title = "A"\n[[sources]]\nae_title = "A "\n', [("sources[1].ae_title", 4)]),
+        (PACS + '[[sources]]\nae_title = "A"\ndestinations = ["pacs", "no"]\n', [("sources[0].destinations[1]", 8)]),
+        ('[completion]\nquery_destination = "no"\n', [("completion.query_destination", 2)]),
+        ('[storage]\ndatabase_url = "mysql://h/x"\n', [("storage.database_url", 2)]),
+        ('[storage]\ndatabase_url = "/data/node.db"\n', [("storage.database_url", 2)]),
+        ('[worker]\ndevices = ["auto", "gpu"]\n', [("worker.devices[1]", 2)]),
+        ('[receiver]\ntls_key = "k"\n', [("receiver.tls_key", 2)]),
+        ("[receiver]\nplain = false\n", [("receiver.plain", 2)]),
+        ('[receiver]\nusers = { a = "b" }\n', [("receiver.users", 2)]),
+        ("[receiver]\nport = 104\n[metrics]\nport = 104\n", [("metrics.port", 4)]),
+        (PACS + 'tls_key = "k"\n', [("destinations[0].tls_key", 6)]),
+    ],
+)
+def test_each_kind_of_mistake_is_named_on_its_line(
+    tmp_path: Path, text: str, expected: list[tuple[str, int | None]]
+) -> None:
+    assert mistakes_in(tmp_path, text) == expected
+
+
+def test_mistakes_are_told_together_and_in_order_of_their_lines(tmp_path: Path) -> None:
+    found = mistakes_in(
+        tmp_path,
+        f'[model]\nnmae = "x"\n[receiver]\nport = "a"\n{PACS}{PACS}'
+        '[completion]\nquery_destination = "no"\nquiet_s = 0\n',
+    )
+    assert found == [
+        ("model.nmae", 2),
+        ("receiver.port", 4),
+        ("destinations[1].name", 11),
+        ("completion.query_destination", 16),
+        ("completion.quiet_s", 17),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('# [receiver]\n[receiver] # here\n"port" = -1\n', 3),
+        ('[receiver]\nae_title = "A#"\n\n  port=-1 # no\n', 4),
+        ("receiver.port = -1\n", 1),
+        ("\nreceiver = { plain = true, port = -1 }\n", 2),
+        ('[report]\ninstitution = """\n[receiver]\nport = 1\n"""\n[receiver]\nport = -1\n', 7),
+        ('[worker]\ndevices = [\n  "cpu", # [\n]\n[receiver]\nport = -1\n', 6),
+    ],
+)
+def test_the_line_is_found_however_the_file_is_written(tmp_path: Path, text: str, line: int) -> None:
+    assert mistakes_in(tmp_path, text) == [("receiver.port", line)]
+
+
+def test_a_table_inside_an_array_of_tables_has_its_own_lines(tmp_path: Path) -> None:
+    text = '[[sources]]\nae_title = "A"\n[[sources]]\nae_title = "B"\n[sources.series]\nbody_parts = 3\n'
+    assert mistakes_in(tmp_path, text) == [("sources[1].series.body_parts", 6)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("DICOM_NODE_RECEIVER__PORT", "many", "integer"),
+        ("DICOM_NODE_RECEIVER__PROT", "1", "not a known key"),
+        ("DICOM_NODE_RECEIVER", '{"port": -1}', "receiver.port: "),
+        ("DICOM_NODE_RECEIVER", "{", "JSON"),
+        ("DICOM_NODE_WORKER__DEVICES", "cpu", "JSON"),
+        ("DICOM_NODE_DATA_DIR__X", "1", "not a setting"),
+        (
+            "DICOM_NODE_DESTINATIONS",
+            '[{"name": "p", "ae_title": "A", "host": "h"}]',
+            "destinations[0].port: is missing",
+        ),
+        ("DICOM_NODE_COMPLETION__QUERY_DESTINATION", "no", "not the name of a destination"),
+    ],
+)
+def test_a_mistake_in_a_variable_names_the_variable_and_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[receiver]\nport = 104\n[completion]\nquery_destination = ""\n')
+    monkeypatch.setenv(name, value)
+    _, (mistake,) = read(file)
+    assert (mistake.key, mistake.line) == (name, None)
+    assert says in mistake.message
+
+
+def test_variables_do_not_hide_the_files_own_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICOM_NODE_RECEIVER__PORT", "many")
+    monkeypatch.setenv("DICOM_NODE_WORKER__DEVICES", "cpu")
+    text = "[receiver]\nprocesses = 0\n[[destinations]]\nport = 104\n"
+    assert mistakes_in(tmp_path, text)[-2:] == [
+        ("DICOM_NODE_RECEIVER__PORT", None),
+        ("DICOM_NODE_WORKER__DEVICES", None),
+    ]
+    assert [line for _, line in mistakes_in(tmp_path, text)] == [2, 3, 3, 3, None, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "says"),
+    [
+        ("[receiver]\nport = 104\n", 0, "no mistakes"),
+        ("[receiver]\nport = -1\n", 78, "line 2: receiver.port"),
+        ('[model]\nname = "nobody"\n', 78, "line 2: model.name: no model nobody"),
+        ('[model]\nshadow = "nobody"\n[receiver]\nport = -1\n', 78, "line 2: model.shadow: no model nobody"),
+        ('[receiver]\ntls_key = "/nowhere/key"\n', 78, "/nowhere/key cannot be read"),
+        ("[receiver\n", 78, "not valid TOML"),
+    ],
+)
+def test_config_check_tells_right_from_wrong_by_its_exit_status(
+    tmp_path: Path, text: str, status: int, says: str
+) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(text)
+    done = CliRunner().invoke(app, ["config", "check", str(file)])
+    assert done.exit_code == status
+    assert says in done.output
+
+
+SECRET = "tr0ub4dor-and-3"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"postgresql+psycopg://node:{SECRET}@db/index", "postgresql+psycopg://node:***@db/index"),
+        (f"postgresql://node:a@{SECRET}@db:5432/index", "postgresql://node:***@db:5432/index"),
+        (f"postgresql://node:a/{SECRET}@db/index", "postgresql://node:***@db/index"),
+        (f"postgresql://db/index?user=a&password={SECRET}", "postgresql://db/index?user=a&password=***"),
+        ("sqlite:////data/node.db", "sqlite:////data/node.db"),
+        ("postgresql://node@db/index", "postgresql://node@db/index"),
+    ],
+)
+def test_a_database_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    settings = StorageSettings(database_url=url)
+    assert settings.database_url.get_secret_value() == url
+    assert str(settings.database_url) == shown
+    assert settings.model_dump(mode="json")["database_url"] == shown
+    assert SECRET not in repr(settings)
+
+
+def test_no_secret_is_shown(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    for name in ("node.pem", "node.key", "ca.pem"):
+        (tmp_path / name).touch()
+    file.write_text(
+        f'[storage]\npseudonym_key = "{SECRET}{SECRET}"\ndatabase_url = "postgresql://n:{SECRET}@db/i"\n'
+        f'[receiver]\nplain = false\nusers = {{ pacs = "{SECRET}" }}\n'
+        f'tls_certificate = "{tmp_path}/node.pem"\ntls_key = "{tmp_path}/node.key"\n'
+        f'tls_authorities = "{tmp_path}/ca.pem"\n'
+    )
+    for command in (["config", "show"], ["config", "show", "--json"], ["config", "check"]):
+        done = CliRunner().invoke(app, [*command, "--config", str(file)])
+        assert done.exit_code == 0, done.output
+        assert SECRET not in done.output
+    assert SECRET not in repr(load_settings(file))
+
+
+def test_a_mistake_in_a_secret_does_not_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(f'[storage]\npseudonym_key = "{SECRET}"\ndatabase_url = "mysql://n:{SECRET}@db/i"\n')
+    monkeypatch.setenv("DICOM_NODE_RECEIVER__USERS", f"pacs={SECRET}")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(file)
+    assert len(str(caught.value).splitlines()) == 4
+    assert SECRET not in str(caught.value)
+
+
+def test_whatever_is_named_like_a_secret_is_one_by_its_type() -> None:
+    def check(section: type[BaseModel]) -> None:
+        for name, field in section.model_fields.items():
+            inner = [a for a in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(a, type)]
+            if re.search(r"passw|passcode|secret|token|(^|_)key$|users|_url$", name) and "tls" not in name:
+                assert any(issubclass(a, Secret | SecretStr) for a in inner), f"{section.__name__}.{name}"
+            for kind in inner:
+                if issubclass(kind, BaseModel):
+                    check(kind)
+
+    check(Settings)
+
+
+def test_an_url_that_is_no_database_is_refused_when_given_directly() -> None:
+    with pytest.raises(ValueError, match="database URL"):
+        StorageSettings(database_url=DatabaseUrl("http://h"))

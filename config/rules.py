@@ -1,0 +1,124 @@
+"""Rules that tie several settings together, checked on the values as they were given.
+
+They take plain tables, not `Settings`, so that they can be checked even if other values have mistakes. Whatever has
+the wrong type is passed over here: the settings' own types name it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+Location = tuple[str | int, ...]
+"""Path of keys to a value, with indices for arrays: ("destinations", 1, "port")."""
+Table = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """One rule that the settings break: where, and what is wrong in words."""
+
+    location: Location
+    message: str
+
+
+Rule = Callable[[Table], Iterator[Broken]]
+TLS_FILES = ("tls_certificate", "tls_key", "tls_authorities")
+
+
+def broken_rules(values: Table) -> list[Broken]:
+    """All rules that these settings break. values: the top-level table; missing keys have their defaults."""
+    return [broken for rule in _RULES for broken in rule(values)]
+
+
+def section(values: Table, key: str) -> Table:
+    """A table in a table; an empty one if it is missing or of another type."""
+    found = values.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def entries(values: Table, key: str) -> list[tuple[int, Table]]:
+    """The tables of an array, each with its index."""
+    found = values.get(key)
+    items = enumerate(found) if isinstance(found, list | tuple) else ()
+    return [(index, item) for index, item in items if isinstance(item, Mapping)]
+
+
+def _names_differ(values: Table) -> Iterator[Broken]:
+    for array, key, word, advice in (
+        ("destinations", "name", "name", "each destination needs a name of its own"),
+        ("sources", "ae_title", "AE title", "one source names all its addresses"),
+    ):
+        first: dict[str, int] = {}
+        for index, item in entries(values, array):
+            name = str(item.get(key, "")).strip()
+            if name and first.setdefault(name, index) != index:
+                message = f"{array}[{first[name]}] has the same {word}, {name!r}: {advice}"
+                yield Broken((array, index, key), message)
+
+
+def _names_are_known(values: Table) -> Iterator[Broken]:
+    known = list(dict.fromkeys(str(item.get("name")) for _, item in entries(values, "destinations")))
+    there = f"there are: {', '.join(known)}" if known else "there are no [[destinations]]"
+    for index, source in entries(values, "sources"):
+        names = source.get("destinations")
+        for position, name in enumerate(names if isinstance(names, list | tuple) else ()):
+            if name not in known:
+                location = ("sources", index, "destinations", position)
+                yield Broken(location, f"{name!r} is not the name of a destination; {there}")
+    name = section(values, "completion").get("query_destination")
+    if name and name not in known:
+        yield Broken(("completion", "query_destination"), f"{name!r} is not the name of a destination; {there}")
+
+
+def _receiver_can_be_reached(values: Table) -> Iterator[Broken]:
+    receiver = section(values, "receiver")
+    missing = [name for name in TLS_FILES if not receiver.get(name)]
+    if missing and len(missing) < len(TLS_FILES):
+        given = next(name for name in TLS_FILES if receiver.get(name))
+        message = f"{', '.join(TLS_FILES)} belong together; missing: {', '.join(missing)}"
+        yield Broken(("receiver", given), message)
+    elif missing and receiver.get("plain") is False:
+        message = f"false needs TLS, or the node listens nowhere: name {', '.join(TLS_FILES)}"
+        yield Broken(("receiver", "plain"), message)
+    elif missing and receiver.get("tls_peers"):
+        yield Broken(("receiver", "tls_peers"), f"needs TLS: name {', '.join(TLS_FILES)}")
+    if receiver.get("users") and (missing or receiver.get("plain", True) is not False):
+        message = "users need TLS and plain = false: without TLS, anyone on the line can read a passcode"
+        yield Broken(("receiver", "users"), message)
+
+
+def _commitment_has_its_files(values: Table) -> Iterator[Broken]:
+    receiver, commitment = section(values, "receiver"), section(section(values, "sender"), "commitment")
+    if commitment.get("tls") and not all(receiver.get(name) for name in TLS_FILES):
+        yield Broken(("sender", "commitment", "tls"), f"true needs {', '.join(TLS_FILES)} in [receiver]")
+
+
+def _certificates_have_keys(values: Table) -> Iterator[Broken]:
+    for index, item in entries(values, "destinations"):
+        given = [key for key in ("tls_certificate", "tls_key") if item.get(key)]
+        if len(given) == 1:
+            yield Broken(("destinations", index, given[0]), "tls_certificate and tls_key belong together")
+
+
+def _ports_differ(values: Table) -> Iterator[Broken]:
+    receiver, sender, metrics = (section(values, key) for key in ("receiver", "sender", "metrics"))
+    listening: list[tuple[Location, object]] = []
+    if receiver.get("plain", True) is not False:
+        listening.append((("receiver", "port"), receiver.get("port", 11112)))
+    if all(receiver.get(name) for name in TLS_FILES):
+        listening.append((("receiver", "tls_port"), receiver.get("tls_port", 2762)))
+    listening.append((("sender", "commitment", "port"), section(sender, "commitment").get("port", 0)))
+    listening.append((("metrics", "port"), metrics.get("port", 0)))
+    taken: dict[object, Location] = {}
+    for location, port in listening:
+        if port and taken.setdefault(port, location) != location:
+            yield Broken(location, f"port {port} is already that of {'.'.join(map(str, taken[port]))}")
+
+
+_RULES: tuple[Rule, ...] = (
+    _names_differ,
+    _names_are_known,
+    _receiver_can_be_reached,
+    _commitment_has_its_files,
+    _certificates_have_keys,
+    _ports_differ,
+)

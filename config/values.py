@@ -1,0 +1,85 @@
+"""Types of single settings: AE titles, hosts, networks, ports, and text that must not be shown."""
+
+import re
+from ipaddress import ip_address, ip_network
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, Secret
+
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+_SCHEMES = ("sqlite", "postgresql")
+
+
+def _ae_title(value: object) -> object:
+    """An AE title per PS3.5: 1 to 16 printable ASCII characters, no backslash, not only spaces."""
+    if not isinstance(value, str):
+        return value
+    title = value.strip()
+    if not 1 <= len(title) <= 16 or not all(" " <= c <= "~" and c != "\\" for c in title):
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
+    return title
+
+
+def _host(value: str) -> str:
+    """An IP address, or a name that a resolver could know."""
+    try:
+        ip_address(value)
+    except ValueError:
+        if re.fullmatch(r"[0-9.]+", value) or ":" in value:
+            raise ValueError("is not an IP address; write one such as 10.20.30.40, without a port") from None
+        if len(value) > 253 or not all(_LABEL.fullmatch(label) for label in value.removesuffix(".").split(".")):
+            raise ValueError("is neither an IP address nor a host name") from None
+    return value
+
+
+def _network(value: str) -> str:
+    """An IP address or a network in CIDR notation."""
+    try:
+        ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError(
+            "is neither an IP address nor a network; write one such as 10.20.30.40 or 10.20.30.0/24"
+        ) from None
+    return value
+
+
+def _device(value: str) -> str:
+    """A device that a worker can be told to use."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ValueError('is not a device: "auto", "cpu", "cuda" or "cuda:1"')
+    return value
+
+
+def _ae_title_or_none(value: object) -> object:
+    return "" if value == "" else _ae_title(value)
+
+
+AETitle = Annotated[str, BeforeValidator(_ae_title)]
+AETitleOrNone = Annotated[str, BeforeValidator(_ae_title_or_none)]
+Host = Annotated[str, AfterValidator(_host)]
+Network = Annotated[str, AfterValidator(_network)]
+Device = Annotated[str, AfterValidator(_device)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class DatabaseUrl(Secret[str]):
+    """A SQLAlchemy URL. Printed, logged or dumped, it shows everything but its passwords."""
+
+    def _display(self) -> str:
+        """The URL with *** for each password."""
+        # Up to the last @ before the path: a password may hold one that was not escaped.
+        shown = re.sub(r"(?<=://)([^:/@]*):[^/]*@", r"\1:***@", self.get_secret_value())
+        shown = re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", shown)
+        return re.sub(r"(?i)([?&][^=&]*(?:pass|secret|token|key)[^=&]*=)[^&]*", r"\1***", shown)
+
+
+def _supported(url: DatabaseUrl) -> DatabaseUrl:
+    text = url.get_secret_value()
+    if text and text.split("://")[0].split("+")[0] not in _SCHEMES:
+        raise ValueError(f"a database URL begins with one of {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
+    if text and "://" not in text:
+        raise ValueError("is not a database URL, such as postgresql+psycopg://user:password@host/name")
+    return url
+
+
+IndexUrl = Annotated[DatabaseUrl, AfterValidator(_supported)]
