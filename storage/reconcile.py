@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import func, select
 
 from storage import audit, deliveries, leases
 from storage.database import Database
 from storage.errors import CorruptFile
 from storage.files import FileStore
-from storage.models import instances, result_objects, results, series, studies
+from storage.lost import mark_lost
+from storage.models import instances, result_objects, results, series
 from storage.series import known_paths, restart_quiet_times
 
 ORPHAN_AGE_S = 60.0  # a file younger than this may belong to a transaction that is still to come
@@ -83,7 +84,7 @@ def _check_instances(database: Database, files: FileStore, now: float) -> tuple[
             if reason is not None:
                 lost[reason] += 1
                 with database.transaction() as tx:
-                    _mark_gone(tx, row.id, reason, now)
+                    mark_lost(tx, instances.c.id == row.id, reason, now)
 
 
 def _why_lost(files: FileStore, path: str, size: int, sha256: str | None) -> str | None:
@@ -98,25 +99,6 @@ def _why_lost(files: FileStore, path: str, size: int, sha256: str | None) -> str
     except CorruptFile:
         return "corrupt"
     return None
-
-
-def _mark_gone(tx: Connection, instance_id: int, reason: str, now: float) -> None:
-    tx.execute(update(instances).where(instances.c.id == instance_id).values(gone_at=now, gone_reason=reason))
-    row = tx.execute(
-        select(instances, series.c.series_instance_uid, studies.c.study_instance_uid)
-        .select_from(instances.join(series).join(studies))
-        .where(instances.c.id == instance_id)
-    ).one()
-    audit.append(
-        tx,
-        now,
-        "instance.lost",
-        audit.Subject(
-            sop_uid=row.sop_instance_uid, series_uid=row.series_instance_uid, study_uid=row.study_instance_uid
-        ),
-        outcome=reason.upper(),
-        detail={"path": row.path, "sha256": row.sha256, "size": row.size},
-    )
 
 
 def _check_reports(database: Database, files: FileStore, now: float) -> int:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, bindparam, insert, select, text, update
+from sqlalchemy import Connection, bindparam, insert, select, text, update
 
 from storage import audit, clock, jobs
 from storage.arrival import Arrival, Outcome
-from storage.errors import StaleLease
 from storage.job_state import JobState
 from storage.models import conflicts, instances, patients, series, studies
 from storage.models import jobs as job_table
@@ -122,36 +121,6 @@ def lock_recording(tx: Connection) -> None:
         tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": RECORDING_LOCK})
 
 
-def held_file(tx: Connection, arrival: Arrival) -> str | None:
-    """The path of the file that the index names for these very bytes, as an instance or set aside; None for none."""
-    for table in (instances, conflicts):
-        found: str | None = tx.scalar(select(table.c.path).where(*_same_bytes(table, arrival)))
-        if found is not None:
-            return found
-    return None
-
-
-def replace_file(tx: Connection, arrival: Arrival, held: str, now: float) -> None:
-    """Let the arrival's file take the place of one with the same bytes that is no longer good.
-
-    Raises StaleLease where the index names another file by now.
-    """
-    changed = 0
-    for table in (instances, conflicts):
-        same = [*_same_bytes(table, arrival), table.c.path == held]
-        changed += tx.execute(update(table).where(*same).values(path=arrival.file.path)).rowcount
-    if changed != 1:
-        raise StaleLease("the instance's file was replaced meanwhile")
-    _note(tx, arrival, now, "instance.restored", Outcome.NEW, {"was": "missing"})
-
-
-def _same_bytes(table: Table, arrival: Arrival) -> list[ColumnElement[bool]]:
-    same = [table.c.sop_instance_uid == arrival.sop_instance_uid, table.c.sha256 == arrival.file.sha256]
-    if table is instances:
-        return [*same, instances.c.gone_at.is_(None)]
-    return [*same, conflicts.c.series_instance_uid == arrival.series_instance_uid]
-
-
 def _held(tx: Connection, arrivals: Sequence[Arrival]) -> dict[str, _Held]:
     uids = {arrival.sop_instance_uid for arrival in arrivals}
     rows = [row for uid in uids for row in SELECT_HELD.execute(tx, {"uid": uid})]
@@ -172,7 +141,7 @@ def _record(tx: Connection, batch: _Batch, arrival: Arrival) -> Outcome:
     if reason is not None:
         return _set_aside(tx, arrival, batch.now, reason)
     if held is not None and held.gone is None:
-        _note(tx, arrival, batch.now, "instance.duplicate", Outcome.DUPLICATE)
+        note_arrival(tx, arrival, batch.now, "instance.duplicate", Outcome.DUPLICATE)
         return Outcome.DUPLICATE
     if group is None:
         group = batch.groups[arrival.series_instance_uid] = _open_series(tx, arrival, batch.now)
@@ -182,7 +151,7 @@ def _record(tx: Connection, batch: _Batch, arrival: Arrival) -> Outcome:
         batch.new.append(_row(arrival, group.pk, batch.now))
         group.added += 1
         group.latest = arrival
-        _note(tx, arrival, batch.now, "instance.received", Outcome.NEW)
+        note_arrival(tx, arrival, batch.now, "instance.received", Outcome.NEW)
     batch.held[arrival.sop_instance_uid] = _Held(arrival.series_instance_uid, arrival.file.sha256, None)
     return Outcome.NEW
 
@@ -219,7 +188,7 @@ def _row(arrival: Arrival, series_pk: int, now: float) -> dict[str, Any]:
     }
 
 
-def _note(
+def note_arrival(
     tx: Connection, arrival: Arrival, now: float, event: str, outcome: str, detail: dict[str, object] | None = None
 ) -> None:
     audit.append(
@@ -253,7 +222,7 @@ def _set_aside(tx: Connection, arrival: Arrival, now: float, reason: str) -> Out
         row["series_instance_uid"] = arrival.series_instance_uid
         row["study_instance_uid"] = arrival.study_instance_uid
         tx.execute(insert(conflicts).values(**row, reason=reason, times_seen=1))
-    _note(tx, arrival, now, "instance.conflict", Outcome.CONFLICT, {"reason": reason})
+    note_arrival(tx, arrival, now, "instance.conflict", Outcome.CONFLICT, {"reason": reason})
     return Outcome.CONFLICT
 
 
@@ -264,7 +233,7 @@ def _restore(tx: Connection, batch: _Batch, arrival: Arrival, held: _Held, group
         .where(instances.c.sop_instance_uid == arrival.sop_instance_uid)
         .values(**_row(arrival, group.pk, batch.now), gone_at=None, gone_reason=None)
     )
-    _note(tx, arrival, batch.now, "instance.restored", Outcome.NEW, {"was": held.gone})
+    note_arrival(tx, arrival, batch.now, "instance.restored", Outcome.NEW, {"was": held.gone})
     if group.state == SeriesState.OPEN or held.sha256 != arrival.file.sha256:
         group.latest = arrival
     else:

@@ -18,9 +18,9 @@ from pynetdicom.association import Association
 from pynetdicom.dsutils import encode
 
 from config.settings import Settings
+from dicom_node.receiver.intake import Intake
 from dicom_node.receiver.receiver import Receiver
 from dicom_node.receiver.resources import CHECK_EVERY_S
-from dicom_node.receiver.store import Storage
 from storage.database import open_database
 from storage.files import FileStore
 
@@ -59,9 +59,9 @@ class Node:
         self.database.close()
 
     @property
-    def storage(self) -> Storage:
-        """Where the receiver's associations store."""
-        return self.receiver._storage
+    def intake(self) -> Intake:
+        """What the receiver's associations work with."""
+        return self.receiver._intake
 
     def fill_disk(self) -> None:
         """From now on there is no free space, and the receiver's last look is too long ago to be trusted."""

@@ -17,8 +17,8 @@ from dicom_node.delivery.commitment import MODEL, SYNTAXES, answer_report, askin
 from dicom_node.delivery.guarded_server import GuardedServer, Limits
 from dicom_node.errors import PortTaken
 from dicom_node.receiver.access import parse_address
-from dicom_node.receiver.committer import Note
 from dicom_node.receiver.journal import Journal
+from dicom_node.receiver.tickets import Note
 from storage import audit
 from storage.database import Database
 from storage.errors import StorageError

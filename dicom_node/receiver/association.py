@@ -26,8 +26,10 @@ from dicom_node.receiver.access import Address, Rejection, address_key
 from dicom_node.receiver.acse import ACCEPTED, APPLICATION_CONTEXT, Context, Request, encode_accept, parse_request
 from dicom_node.receiver.connection import Connection, Incoming
 from dicom_node.receiver.errors import Closed, OutOfResources, ProtocolError
+from dicom_node.receiver.intake import Intake
 from dicom_node.receiver.negotiation import STORAGE_CLASSES, Offer, negotiate
-from dicom_node.receiver.store import Caller, Reception, Storage
+from dicom_node.receiver.reception import Reception
+from dicom_node.receiver.refusals import Caller
 
 log = structlog.get_logger()
 
@@ -72,7 +74,7 @@ class Association(threading.Thread):
     address: of the peer.
     """
 
-    def __init__(self, incoming: Incoming, address: Address, gate: Gate, storage: Storage) -> None:
+    def __init__(self, incoming: Incoming, address: Address, gate: Gate, intake: Intake) -> None:
         super().__init__(name="association", daemon=True)
         self.address = str(address)
         self.network = address_key(address)
@@ -86,7 +88,7 @@ class Association(threading.Thread):
         self.active_at = time.monotonic()
         self._incoming = incoming
         self._gate = gate
-        self._storage = storage
+        self._intake = intake
         self._peer_max_pdu_bytes = 0
         self._contexts: dict[int, Context] = {}
         self._caller = Caller("", "", "", "", "")
@@ -134,8 +136,7 @@ class Association(threading.Thread):
             self._abort(connection, ProtocolError("internal error"))
         finally:
             connection.close()
-            if self._reception is not None:
-                self._reception.discard()
+            self._interrupt()
             self.state = State.ENDED
             self._gate.leave(self)
 
@@ -228,7 +229,7 @@ class Association(threading.Thread):
     def _obey(self, connection: Connection, command: pdu.Command, context: Context) -> None:
         if command.field == pdu.C_STORE_RQ and command.has_data_set and context.abstract_syntax in STORAGE_CLASSES:
             self.is_storing = True
-            self._reception = Reception(command, context, self._caller, self._storage)
+            self._reception = Reception(command, context, self._caller, self._intake)
         elif command.field == pdu.C_ECHO_RQ and not command.has_data_set:
             self._count_command()
             self._answer(connection, command, context.context_id, 0, "")
@@ -239,7 +240,7 @@ class Association(threading.Thread):
 
     def _count_command(self) -> None:
         try:
-            self._storage.resources.admit_command(self._caller.calling_ae, self._caller.network)
+            self._intake.resources.admit_command(self._caller.calling_ae, self._caller.network)
         except OutOfResources as error:
             raise ProtocolError(str(error)) from None
 
@@ -269,6 +270,11 @@ class Association(threading.Thread):
         self._gate.record(self, "association.released", "RELEASED", **self._counts())
         connection.close_after(pdu.encode_release_response())
 
+    def _interrupt(self, *why: str) -> None:
+        reception, self._reception = self._reception, None
+        if reception is not None:
+            reception.interrupt(*why)
+
     def _on_closed(self) -> None:
         if self.state is State.ESTABLISHED:
             self._gate.record(self, "association.aborted", "ABORTED", reason="connection-closed", **self._counts())
@@ -278,6 +284,7 @@ class Association(threading.Thread):
     def _abort(self, connection: Connection, error: ProtocolError) -> None:
         event = "association.aborted" if self.state is State.ESTABLISHED else "connection.aborted"
         self._gate.record(self, event, "ABORTED", reason=str(error), **self._counts())
+        self._interrupt(str(error))
         self.state = State.ENDED
         source = pdu.SERVICE_PROVIDER if error.reason else pdu.SERVICE_USER
         connection.close_after(pdu.encode_abort(source, error.reason))

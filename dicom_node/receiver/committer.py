@@ -1,6 +1,6 @@
 """Group commit: one transaction for what several associations received in the meantime.
 
-The fsync of the index is the dear part of keeping an instance, and it costs the same for one row or fifty. So the
+The fsync of the index is the expensive part of keeping an instance, and it costs the same for one row or fifty. So the
 rows are handed to one thread, which commits whatever has gathered while the last commit was under way. The file's
 own fsync runs in the association's thread at the same time: a crash in between can leave a row without its file,
 which start-up reconciles, but success is answered only after both.
@@ -9,98 +9,35 @@ which start-up reconciles, but success is answered only after both.
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 import structlog
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection
 
-from storage import audit
+from dicom_node.receiver.tickets import InFlight, Item, Lost, Note, RefusalNote, Ticket
+from storage import audit, refused
 from storage.arrival import Arrival, Outcome
 from storage.database import Database
-from storage.errors import CorruptFile, DatabaseUnavailable, StorageError
-from storage.files import FileStore, StoredFile
+from storage.errors import DatabaseUnavailable, StorageError
+from storage.files import StoredFile
+from storage.lost import mark_lost
 from storage.models import instances
-from storage.recording import held_file, record_instances, replace_file
+from storage.recording import record_instances
+from storage.refused import RefusedInstance
 
 log = structlog.get_logger()
 
 MAX_BATCH = 200
 """Rows in one transaction: bounds how long others wait for the index."""
+MAX_LEFT_OVER = 1000
+"""Notes and refusals kept over a failure of the index: more are only in the log."""
 STUCK_S = 300.0
 """A commit that takes this long will not end: ten times what the index may be locked by another process."""
 
 
-class Ticket:
-    """A promise about one arrival: what became of its row, and whether its file is durable."""
-
-    def __init__(self, arrival: Arrival) -> None:
-        self.arrival = arrival
-        # Locks that are free once the answer is known: a fraction of what events cost.
-        self._row = threading.Lock()
-        self._row.acquire()
-        self._file = threading.Lock()
-        self._file.acquire()
-        self._outcome: Outcome | None = None
-        self._error: Exception | None = None
-        self._file_is_safe = False
-
-    def decide(self, outcome: Outcome | None, error: Exception | None = None) -> None:
-        """The committer's word, once: the row is durable with this outcome, or it is not there."""
-        self._outcome, self._error = outcome, error
-        self._row.release()
-
-    def give_up(self, error: Exception) -> None:
-        """Decide where that did not happen yet: nobody is left who would."""
-        if self._outcome is None and self._error is None:
-            self.decide(None, error)
-
-    def wait(self) -> Outcome:
-        """Block until the row is durable. Raises what kept it from being so."""
-        with self._row:
-            pass
-        if self._error is not None:
-            raise self._error
-        if self._outcome is None:
-            raise StorageError("the index gave no outcome")
-        return self._outcome
-
-    def settle_file(self, is_safe: bool) -> None:
-        """The association's word, once: the file is durable, or it could not be made so."""
-        self._file_is_safe = is_safe
-        self._file.release()
-
-    def file_is_safe(self) -> bool:
-        """Block until the file's fate is known."""
-        with self._file:
-            return self._file_is_safe
-
-
-@dataclass(frozen=True)
-class Note:
-    """One audit row that belongs to no instance."""
-
-    event: str
-    at: float
-    peer_ae: str | None = None
-    address: str | None = None
-    outcome: str | None = None
-    detail: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Lost:
-    """An instance whose row was committed and whose file then could not be made durable."""
-
-    arrival: Arrival
-
-
 class _RolledBack(Exception):
     """Ends a transaction without effect."""
-
-
-Item = Ticket | Note | Lost
 
 
 class Committer:
@@ -116,9 +53,10 @@ class Committer:
         self._quiet_s = quiet_s
         self._clock = clock
         self._queue: SimpleQueue[Item | None] = SimpleQueue()
-        # By SOP Instance UID: arrivals whose file is not known to be durable yet.
-        self._in_flight: dict[str, Ticket] = {}
+        self._in_flight = InFlight()
         self._lock = threading.Lock()
+        # Notes and refusals of a transaction that failed: nobody sends those again.
+        self._left_over: list[Item] = []
         self._busy_since: float | None = None
         self._under_way: list[Item] = []
         self._ended = False
@@ -157,46 +95,31 @@ class Committer:
     def submit(self, arrival: Arrival) -> Ticket:
         """Queue an arrival whose bytes are written. The caller settles the ticket's file, whatever happens."""
         ticket = Ticket(arrival)
-        # The same instance on several associations at once: a duplicate is acknowledged on the strength of the
-        # earlier one's file, so that one has to be durable, or known not to be, first.
-        while (earlier := self._first_in_flight(ticket)) is not ticket:
-            earlier.file_is_safe()
+        self._in_flight.enter(ticket)
         self._queue.put(ticket)
         if self._ended:
             self.abandon()
         return ticket
 
-    def _first_in_flight(self, ticket: Ticket) -> Ticket:
-        with self._lock:
-            return self._in_flight.setdefault(ticket.arrival.sop_instance_uid, ticket)
-
     def settle(self, ticket: Ticket, is_safe: bool) -> None:
-        """Say what became of the ticket's file. Where it is lost, so is the instance: a resend will be kept."""
+        """Say what became of the ticket's file. If it is lost, so is the instance: a resend will be kept."""
         if not is_safe:
             self._queue.put(Lost(ticket.arrival))
-        with self._lock:
-            del self._in_flight[ticket.arrival.sop_instance_uid]
-        ticket.settle_file(is_safe)
+        self._in_flight.leave(ticket, is_safe)
 
-    def rely_on_held(self, arrival: Arrival, files: FileStore) -> None:
-        """Before an instance that the index holds already is acknowledged: make sure of the file that it names.
+    def note(self, note: Note) -> None:
+        """Queue an audit row; written with the next commit."""
+        self._queue.put(note)
 
-        That file may never have been made durable (a receiver that died between the row and the fsync), or be gone.
-        The arrival's own file, which is durable, takes its place then; else it is removed. Raises StorageError.
+    def remember(self, instance: RefusedInstance, patience_s: float = 0.0) -> None:
+        """Queue a refusal, and wait up to `patience_s` until it is durable.
+
+        It is in the index before anything that is submitted later. If the index fails it is kept for the next commit.
         """
-        with self._database.read() as tx:
-            held = held_file(tx, arrival)
-        if held is None:
-            raise StorageError("the index does not hold this instance")
-        if held == arrival.file.path:
-            return
-        try:
-            files.make_durable(held, arrival.file.sha256)
-        except CorruptFile:
-            with self._database.transaction() as tx:
-                replace_file(tx, arrival, held, self._clock())
-            return
-        files.remove(arrival.file.path)
+        refusal = RefusalNote(instance, self._clock())
+        self._queue.put(refusal)
+        if patience_s and not self._ended:
+            refusal.written.wait(patience_s)
 
     def failure(self) -> str | None:
         """Why no instance can be kept any more until this process is started anew; None while it works."""
@@ -208,10 +131,6 @@ class Committer:
         """For how long the commit under way has been so, seconds."""
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
-
-    def note(self, note: Note) -> None:
-        """Queue an audit row; written with the next commit."""
-        self._queue.put(note)
 
     def _run(self) -> None:
         going_on = True
@@ -245,11 +164,11 @@ class Committer:
     def _gather(self) -> tuple[list[Item], bool]:
         """Everything that waits, at least one item; and False once the end was asked for."""
         item = self._queue.get()
-        batch: list[Item] = []
+        batch, self._left_over = self._left_over, []
         while item is not None:
             batch.append(item)
             # A loss is the last of its transaction: what was submitted after it must find it done.
-            if len(batch) == MAX_BATCH or isinstance(item, Lost):
+            if len(batch) >= MAX_BATCH or isinstance(item, Lost):
                 return batch, True
             try:
                 item = self._queue.get_nowait()
@@ -266,6 +185,8 @@ class Committer:
             log.warning("commit failed", error=type(error).__name__, rows=len(batch))
             for ticket in tickets:
                 ticket.decide(None, error)
+            kept: list[Item] = [item for item in batch if isinstance(item, Note | RefusalNote)]
+            self._left_over = kept[:MAX_LEFT_OVER]
             return
         except Exception as error:  # noqa: BLE001  the other half of the C-STORE handler: it must answer, and live on
             log.warning("commit failed", error=type(error).__name__, rows=len(batch))
@@ -273,6 +194,10 @@ class Committer:
             return
         for ticket, outcome in zip(tickets, outcomes, strict=True):
             ticket.decide(outcome)
+        if len(tickets) < len(batch):
+            for item in batch:
+                if isinstance(item, RefusalNote):
+                    item.written.set()
 
     def _commit_one_by_one(self, batch: list[Item], error: Exception) -> None:
         """One row that the index refuses must not fail the others of its batch."""
@@ -293,8 +218,10 @@ class Committer:
             for item in batch:
                 if isinstance(item, Note):
                     _append(tx, item)
+                elif isinstance(item, RefusalNote):
+                    refused.record(tx, item.instance, item.at)
                 elif isinstance(item, Lost):
-                    _mark_lost(tx, item.arrival, now)
+                    mark_lost(tx, instances.c.path == item.arrival.file.path, "missing", now)
             return outcomes
 
 
@@ -307,22 +234,3 @@ def _append(tx: Connection, note: Note) -> None:
         outcome=note.outcome,
         detail=note.detail,
     )
-
-
-def _mark_lost(tx: Connection, arrival: Arrival, now: float) -> None:
-    """As start-up does for a file that is missing: the next one that arrives takes its place."""
-    held = (instances.c.path == arrival.file.path) & instances.c.gone_at.is_(None)
-    changed = tx.execute(update(instances).where(held).values(gone_at=now, gone_reason="missing"))
-    if changed.rowcount:
-        audit.append(
-            tx,
-            now,
-            "instance.lost",
-            audit.Subject(
-                sop_uid=arrival.sop_instance_uid,
-                series_uid=arrival.series_instance_uid,
-                study_uid=arrival.study_instance_uid,
-            ),
-            outcome="MISSING",
-            detail={"path": arrival.file.path, "sha256": arrival.file.sha256, "size": arrival.file.size},
-        )

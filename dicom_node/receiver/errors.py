@@ -4,7 +4,8 @@ ReceiverError
 ├── Refused             an instance is not kept; the sender gets a failure status, the association goes on
 │   ├── OutOfResources  A700: no space, index busy, or over a limit; later may help
 │   ├── ClassMismatch   A900: command, presentation context and data set name different SOP classes
-│   └── Unreadable      C000: not a data set, or its UIDs are not acceptable
+│   ├── Unreadable      C000: not a data set, or its UIDs are not acceptable
+│   └── OwnImage        C000: a rule of the site refuses images that this node had a part in
 ├── ProtocolError       the peer broke the upper layer protocol, a deadline or a limit: A-ABORT
 └── Closed              the connection is gone
 """
@@ -41,6 +42,10 @@ class Unreadable(Refused):
     """The data set cannot be understood, or its identifiers are not acceptable."""
 
     status = 0xC000
+
+
+class OwnImage(Refused):
+    """This node had a part in the image, and the site does not want those back from this sender."""
 
 
 class ProtocolError(ReceiverError):

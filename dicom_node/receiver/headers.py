@@ -80,6 +80,9 @@ class Header:
     indexed: IndexedHeader
 
 
+NOTHING_READ = Header(b"", b"", b"", b"", IndexedHeader())
+
+
 def read_header(data: Bytes, size: int, implicit: bool) -> Header:
     """Walk a data set and pick out what the index needs.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from dicom_node.receiver import meters
-from dicom_node.receiver.committer import Note
+from dicom_node.receiver.tickets import Note
 
 log = structlog.get_logger()
 

@@ -16,14 +16,15 @@ from dicom_node.receiver.access import AccessPolicy
 from dicom_node.receiver.association import Association
 from dicom_node.receiver.committer import Committer
 from dicom_node.receiver.connection import Deadlines
+from dicom_node.receiver.intake import Intake
 from dicom_node.receiver.journal import Journal
 from dicom_node.receiver.limits import Limits
 from dicom_node.receiver.own_images import OwnImages
 from dicom_node.receiver.pressure import Pressure
+from dicom_node.receiver.refusals import Refusals
 from dicom_node.receiver.registry import Registry
 from dicom_node.receiver.resources import Resources
 from dicom_node.receiver.server import Server
-from dicom_node.receiver.store import Storage
 from dicom_node.receiver.tls import TlsAcceptor, TlsFiles
 from storage import jobs
 from storage.database import Database, open_database
@@ -67,16 +68,20 @@ class Receiver:
             receiver.max_mb_per_minute * MIB,
         )
         self._shared_port = receiver.processes > 1
-        self._storage = Storage(
+        pseudonyms = Pseudonyms(settings.storage.pseudonym_key.get_secret_value())
+        self._intake = Intake(
+            database,
             files,
             self._committer,
             resources,
+            Refusals(self._committer, self._journal, pseudonyms),
             receiver.max_instance_bytes,
             receiver.min_kib_per_s * 1024,
             receiver.slow_patience_s,
-            Pseudonyms(settings.storage.pseudonym_key.get_secret_value()),
+            pseudonyms,
             self._shared_port,
             _own_images(settings),
+            clock,
         )
 
         def queued() -> int:
@@ -131,7 +136,7 @@ class Receiver:
                 address,
                 receiver.ae_title,
                 self._registry,
-                self._storage,
+                self._intake,
                 deadlines,
                 receiver.max_pdu_bytes,
                 tls,

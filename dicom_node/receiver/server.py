@@ -24,8 +24,8 @@ from pynetdicom.transport import AssociationServer
 from dicom_node.receiver.access import parse_address
 from dicom_node.receiver.association import Association
 from dicom_node.receiver.connection import Deadlines, Incoming
+from dicom_node.receiver.intake import Intake
 from dicom_node.receiver.registry import Registry
-from dicom_node.receiver.store import Storage
 from dicom_node.receiver.tls import TlsAcceptor
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ class Server(AssociationServer):
         address: tuple[str, int],
         ae_title: str,
         registry: Registry,
-        storage: Storage,
+        intake: Intake,
         deadlines: Deadlines,
         max_pdu_bytes: int,
         tls: TlsAcceptor | None,
@@ -53,7 +53,7 @@ class Server(AssociationServer):
         shared_port: bool = False,
     ) -> None:
         self._registry = registry
-        self._storage = storage
+        self._intake = intake
         self._deadlines = deadlines
         self._max_pdu_bytes = max_pdu_bytes
         self.tls = tls
@@ -85,7 +85,7 @@ class Server(AssociationServer):
             request.close()
             return
         incoming = Incoming(request, self._max_pdu_bytes, self._deadlines, self.tls)
-        association = Association(incoming, address, self._registry, self._storage)
+        association = Association(incoming, address, self._registry, self._intake)
         self._registry.enter(association)
         try:
             association.start()

@@ -267,7 +267,7 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
     },
     resend: {
         "receive": [
-            "dicom_node.receiver.committer.Committer.rely_on_held",
+            "storage.held.rely_on_held",
             "storage.files.FileStore.make_durable",
             "storage.files.FileStore.remove",
         ]

@@ -35,7 +35,7 @@ FEW = [
     ("report", "work:dicom_node.analysis.worker.Worker._commit:after", "tree"),
     ("report", "deliver:c-store:after", "tree"),
     ("report", "deliver:dicom_node.delivery.commitment.record_answer:before", "tree"),
-    ("resend", "receive:dicom_node.receiver.committer.Committer.rely_on_held:after", "tree"),
+    ("resend", "receive:storage.held.rely_on_held:after", "tree"),
     ("report", "receive:dicom_node.receiver.committer.Committer._write:before", "tree"),
     ("report", "schedule:dicom_node.completion.closing.Completion._close:after", "tree"),
 ]

@@ -91,7 +91,7 @@ def test_no_broken_pdu_gets_past_the_protocol(node: Node) -> None:
     for _ in range(ROUNDS):
         seeds = conversations(dice)
         ours, theirs = socket.socketpair()
-        association = Association(Incoming(_Tcp(ours), 131072, deadlines), ip_address("127.0.0.1"), gate, node.storage)
+        association = Association(Incoming(_Tcp(ours), 131072, deadlines), ip_address("127.0.0.1"), gate, node.intake)
         with theirs:
             theirs.sendall(mutate(dice.choice(seeds), dice, seeds))
             theirs.shutdown(socket.SHUT_WR)

@@ -15,7 +15,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy import select
 
 from dicom_node.receiver import pressure
-from dicom_node.receiver.committer import Committer, Ticket
+from dicom_node.receiver.committer import Committer
+from dicom_node.receiver.tickets import Ticket
 from storage import jobs, series
 from storage.arrival import Arrival
 from storage.models import audit, conflicts, instances

@@ -22,11 +22,12 @@ from sqlalchemy import select
 from dicom_node.receiver import pdu
 from dicom_node.receiver.access import AccessPolicy, address_key, parse_address
 from dicom_node.receiver.acse import ACCEPTED, Proposal, encode_accept, parse_request
-from dicom_node.receiver.committer import Committer, Note
+from dicom_node.receiver.committer import Committer
 from dicom_node.receiver.errors import OutOfResources, ProtocolError, answer_for
 from dicom_node.receiver.negotiation import negotiate
 from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.resources import Resources
+from dicom_node.receiver.tickets import Note
 from storage.arrival import Arrival, Outcome
 from storage.database import Database, open_database
 from storage.errors import DatabaseBusy, StorageFull

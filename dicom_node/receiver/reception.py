@@ -7,7 +7,8 @@ is durable (fsync of file and folder) and its row committed.
 import mmap
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 from pydicom.uid import ImplicitVRLittleEndian
@@ -15,19 +16,19 @@ from pydicom.uid import ImplicitVRLittleEndian
 from dicom_node.logs import short
 from dicom_node.receiver import meters
 from dicom_node.receiver.acse import Context
-from dicom_node.receiver.committer import Committer, Ticket
-from dicom_node.receiver.errors import ClassMismatch, OutOfResources, ProtocolError, Refused, answer_for
-from dicom_node.receiver.headers import Header, read_header
-from dicom_node.receiver.own_images import OwnImages
+from dicom_node.receiver.errors import ClassMismatch, OutOfResources, OwnImage, ProtocolError, Refused, answer_for
+from dicom_node.receiver.headers import NOTHING_READ, Header, read_header, read_identity
+from dicom_node.receiver.intake import Intake
 from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.pdu import Command
-from dicom_node.receiver.resources import Resources
+from dicom_node.receiver.refusals import Caller, Reason
+from dicom_node.receiver.tickets import Ticket
 from dicom_node.receiver.uids import parse_uid
-from dicom_node.receiver.walk import NeedsMore
+from dicom_node.receiver.walk import Bytes, NeedsMore
 from storage.arrival import Arrival, Outcome
 from storage.errors import DatabaseUnavailable, StorageError
-from storage.files import FileStore, NewFile
-from storage.pseudonyms import Pseudonyms
+from storage.files import NewFile
+from storage.held import rely_on_held
 
 log = structlog.get_logger()
 
@@ -40,36 +41,8 @@ HEAD_BYTES = 65536
 
 COUNT_BYTES = 1024**2
 """A sender's bytes are counted in pieces of this size."""
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who sends on an association. network: what limits count its address by. label: what logs call it."""
-
-    calling_ae: str
-    called_ae: str
-    address: str
-    network: str
-    label: str
-
-
-@dataclass(frozen=True)
-class Storage:
-    """Where instances go, and what limits them.
-
-    min_bytes_per_s, patience_s: after so many seconds, a data set that comes slower than this is cut off.
-    shared_port: other processes receive as well; see `Reception._commit_first`.
-    """
-
-    files: FileStore
-    committer: Committer
-    resources: Resources
-    max_instance_bytes: int
-    min_bytes_per_s: float
-    patience_s: float
-    pseudonyms: Pseudonyms
-    shared_port: bool = False
-    own: OwnImages | None = None
+INTERRUPTED = "the association ended within the instance"
+T = TypeVar("T")
 
 
 class Reception:
@@ -78,11 +51,11 @@ class Reception:
     A refused one still takes its data set off the connection, so that the refusal can be answered.
     """
 
-    def __init__(self, command: Command, context: Context, caller: Caller, storage: Storage) -> None:
+    def __init__(self, command: Command, context: Context, caller: Caller, intake: Intake) -> None:
         self.command = command
         self._context = context
         self._caller = caller
-        self._storage = storage
+        self._intake = intake
         self._head = bytearray()
         self._size = 0
         self._uncounted = 0
@@ -99,25 +72,25 @@ class Reception:
     def _open(self) -> None:
         if self._sop_class_uid != self._context.abstract_syntax:
             raise ClassMismatch("SOP class is not that of its presentation context")
-        self._storage.resources.admit_instance(self._caller.calling_ae, self._caller.network)
+        self._intake.resources.admit_instance(self._caller.calling_ae, self._caller.network)
         start = encode_file_start(self._sop_class_uid, self._sop_instance_uid, self._context.transfer_syntax)
-        self._file = self._storage.files.create()
+        self._file = self._intake.files.create()
         self._file.write(start)
         self._start_bytes = len(start)
 
     def write(self, fragment: memoryview) -> None:
         """Take the next bytes of the data set. Raises ProtocolError for a data set over the limit."""
         self._size += len(fragment)
-        if self._size > self._storage.max_instance_bytes:
+        if self._size > self._intake.max_instance_bytes:
             # It may never end, so that there would be no moment to answer at.
             raise ProtocolError("data set is larger than allowed")
         elapsed = time.monotonic() - self._began
-        if elapsed > self._storage.patience_s and self._size < elapsed * self._storage.min_bytes_per_s:
+        if elapsed > self._intake.patience_s and self._size < elapsed * self._intake.min_bytes_per_s:
             raise ProtocolError("data set comes too slowly")
-        if self._file is None:
-            return
         if len(self._head) < HEAD_BYTES:
             self._head += fragment[: HEAD_BYTES - len(self._head)]
+        if self._file is None:
+            return
         try:
             self._uncounted += len(fragment)
             if self._uncounted >= COUNT_BYTES:
@@ -128,7 +101,7 @@ class Reception:
 
     def _count_bytes(self) -> None:
         count, self._uncounted = self._uncounted, 0
-        self._storage.resources.admit_bytes(self._caller.calling_ae, self._caller.network, count)
+        self._intake.resources.admit_bytes(self._caller.calling_ae, self._caller.network, count)
 
     def finish(self) -> tuple[int, str]:
         """Keep the instance, or not. Returns the response's status and Error Comment."""
@@ -138,25 +111,46 @@ class Reception:
             self._count_bytes()
             outcome = self._keep()
         except Exception as error:  # noqa: BLE001  the C-STORE handler: one bad instance must not end the association
-            self.discard()
-            status, comment = answer_for(error)
-            meters.INSTANCES.labels(f"{status:04X}").inc()
-            log.warning(
-                "instance refused",
-                status=f"{status:04X}",
-                comment=comment,
-                error=type(error).__name__,
-                peer=self._caller.label,
-                address=self._caller.address,
-                sop_instance=short(self.command.sop_instance_uid.decode("ascii", "replace")),
-            )
-            return status, comment
+            return self._refused(error)
         meters.INSTANCES.labels(str(outcome)).inc()
         meters.BYTES.inc(self._size)
         if outcome is Outcome.CONFLICT:
             # The sender did nothing wrong that it could mend: success, and a person is told.
             log.warning("conflicting instance set aside", peer=self._caller.label, address=self._caller.address)
         return SUCCESS, ""
+
+    def _refused(self, error: Exception) -> tuple[int, str]:
+        """Write the refusal down, and say how it is answered."""
+        status, comment = answer_for(error)
+        reason = Reason(f"{status:04X}", comment, wanted=not isinstance(error, OwnImage))
+        header = self._identity()
+        self.discard()
+        meters.INSTANCES.labels(reason.status).inc()
+        log.warning(
+            "instance refused",
+            status=reason.status,
+            comment=comment,
+            error=type(error).__name__,
+            peer=self._caller.label,
+            address=self._caller.address,
+            sop_instance=short(self.command.sop_instance_uid.decode("ascii", "replace")),
+        )
+        self._intake.refusals.remember(self._caller, self.command.sop_instance_uid, header, reason)
+        return status, comment
+
+    def interrupt(self, why: str = INTERRUPTED) -> None:
+        """The association ended before the instance was whole: nothing is kept of it, and its series lacks it."""
+        reason = Reason("ABORT", why if self._refusal is None else answer_for(self._refusal)[1])
+        header = self._identity()
+        self.discard()
+        self._intake.refusals.remember(self._caller, self.command.sop_instance_uid, header, reason, patience_s=0)
+
+    def _identity(self) -> Header:
+        """What of the data set can be read, whatever is wrong with it."""
+        try:
+            return self._read(read_identity)
+        except (NeedsMore, OSError, ValueError):
+            return NOTHING_READ
 
     def discard(self) -> None:
         """Remove what was written; harmless when repeated."""
@@ -172,14 +166,14 @@ class Reception:
         file = self._file
         if file is None:
             raise OutOfResources("instance was not stored")
-        header = self._read_header(file)
+        header = self._read(read_header)
         arrival = self._arrival(header, file)
-        if self._storage.own is not None and self._storage.own.refuses(self._caller.calling_ae, file.path):
-            raise Refused("image was made by this node")
-        commit = self._commit_first if self._storage.shared_port else self._commit_together
+        if self._intake.own is not None and self._intake.own.refuses(self._caller.calling_ae, file.path):
+            raise OwnImage("image was made by this node")
+        commit = self._commit_first if self._intake.shared_port else self._commit_together
         outcome = commit(file, arrival)
         if outcome is not Outcome.NEW:
-            self._storage.committer.rely_on_held(arrival, self._storage.files)
+            rely_on_held(self._intake.database, self._intake.files, arrival, self._intake.clock())
         return outcome
 
     def _commit_first(self, file: NewFile, arrival: Arrival) -> Outcome:
@@ -190,20 +184,20 @@ class Reception:
         """
         file.commit()
         self._file = None
-        ticket = self._storage.committer.submit(arrival)
-        self._storage.committer.settle(ticket, is_safe=True)
+        ticket = self._intake.committer.submit(arrival)
+        self._intake.committer.settle(ticket, is_safe=True)
         return self._outcome(ticket)
 
     def _commit_together(self, file: NewFile, arrival: Arrival) -> Outcome:
         """The file's fsync while the committer commits the row; done when both are."""
-        ticket = self._storage.committer.submit(arrival)
+        ticket = self._intake.committer.submit(arrival)
         is_safe = False
         try:
             file.commit()
             is_safe = True
             self._file = None
         finally:
-            self._storage.committer.settle(ticket, is_safe)
+            self._intake.committer.settle(ticket, is_safe)
         return self._outcome(ticket)
 
     def _outcome(self, ticket: Ticket) -> Outcome:
@@ -212,25 +206,28 @@ class Reception:
         except DatabaseUnavailable:
             raise  # the row may be there: a file that none names is swept
         except Exception:
-            self._storage.files.remove(ticket.arrival.file.path)
+            self._intake.files.remove(ticket.arrival.file.path)
             raise
 
-    def _read_header(self, file: NewFile) -> Header:
+    def _read(self, read: Callable[[Bytes, int, bool], T]) -> T:
+        """Read in the data set's start, or in all of it if that is not enough. Raises what `read` does."""
         implicit = self._context.transfer_syntax == ImplicitVRLittleEndian
         try:
-            return read_header(self._head, self._size, implicit)
+            return read(self._head, self._size, implicit)
         except NeedsMore:
+            if self._file is None:
+                raise
             with (
                 LONG_HEADERS,
-                file.path.open("rb") as stored,
+                self._file.path.open("rb") as stored,
                 mmap.mmap(stored.fileno(), 0, access=mmap.ACCESS_READ) as whole,
                 memoryview(whole) as view,
                 view[self._start_bytes :] as data,
             ):
-                return read_header(data, self._size, implicit)
+                return read(data, self._size, implicit)
 
     def _arrival(self, header: Header, file: NewFile) -> Arrival:
-        """Raises ClassMismatch or Unreadable where the data set is not what the command says."""
+        """Raises ClassMismatch or Unreadable if the data set is not what the command says."""
         if parse_uid(header.sop_class_uid, "SOP Class UID") != self._sop_class_uid:
             raise ClassMismatch("SOP class of command and data set differ")
         if parse_uid(header.sop_instance_uid, "SOP Instance UID") != self._sop_instance_uid:
@@ -245,5 +242,5 @@ class Reception:
             called_ae=self._caller.called_ae,
             address=self._caller.address,
             file=file.describe(),
-            header=self._storage.pseudonyms.header(header.indexed),
+            header=self._intake.pseudonyms.header(header.indexed),
         )
