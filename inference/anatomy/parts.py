@@ -1,0 +1,20 @@
+"""Connected parts of a mask."""
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from inference.arrays import Mask
+
+
+def label(mask: Mask) -> tuple[npt.NDArray[np.integer], int]:
+    """Numbers of the parts that touch by faces, from 1 on, and how many there are."""
+    labels, count = ndimage.label(mask)
+    return labels, int(count)
+
+
+def sizes_of(labels: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.intp]:
+    """Cells of each part; 0 for the background."""
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    return sizes

@@ -1,0 +1,133 @@
+"""Air in a chest CT, told apart: around the patient, in the airways, in the lungs, and in bowel or stomach."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from inference.anatomy.airways import find_airways
+from inference.anatomy.cells import Cells, Floats
+from inference.anatomy.parts import label, sizes_of
+from inference.arrays import Mask
+
+AIR_BELOW_HU = -400.0
+# Air around the patient is pure; a lung that the image's side cuts is not.
+_PURE_BELOW_HU = -920.0
+# Gas in bowel or stomach is air's own -1000 HU and even; lung is -950 to -500 and full of vessels.
+_GAS_BELOW_HU = -965.0
+_SMALLEST_LUNG_ML = 100.0
+_SMALLEST_PART_ML = 2.0
+# The lungs, if in two pieces, share at least half their height and are at least a quarter of one another.
+_SECOND_LUNG_SHARE = 0.25
+# Around a lung lies chest wall, this thick at least nearly everywhere.
+_CHEST_WALL_MM, _MOST_OUTSIDE = 6.0, 0.2
+_IN_PLANE = np.zeros((3, 3, 3), bool)
+_IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
+
+
+@dataclass(frozen=True)
+class Air:
+    """Where the air is, on cells: bool (z, y, x) each, none in two.
+
+    outside: around the patient, in the field and beyond it.  airways: windpipe and main bronchi, as far as they run
+    outside the lungs.  lungs: air-filled lung.  other: in bowel, stomach, gullet, pharynx or soft tissue.
+    """
+
+    cells: Cells
+    outside: Mask
+    airways: Mask
+    lungs: Mask
+    other: Mask
+
+
+def find_air(cells: Cells) -> Air:
+    """All air of a volume that is cells, with its kind; nothing is lung if no lungs are seen."""
+    air = cells.hu < AIR_BELOW_HU
+    outside = _outside(cells, air)
+    inner = air & ~outside
+    airways = find_airways(cells, inner)
+    lungs = _lungs(cells, inner & ~airways, outside)
+    airways &= ~lungs
+    return Air(cells, outside, airways, lungs, inner & ~airways & ~lungs)
+
+
+def _outside(cells: Cells, air: Mask) -> Mask:
+    """Air that reaches the images' sides in its slice, and pockets that open into it in the next slice.
+
+    Only pure air leads from the side inwards, so that a lung which the side cuts stays lung.
+    """
+    pure = cells.hu < _PURE_BELOW_HU
+    rim = beyond_field(cells.hu.shape[1:], 0.99)
+    labels, count = ndimage.label(pure | rim, _IN_PLANE)
+    touches = np.zeros(count + 1, bool)
+    for face in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1], labels[:, rim]):
+        touches[np.unique(face)] = True
+    touches[0] = False
+    outside = _with_pockets(labels, count, touches)
+    # The half-filled cells along the skin.
+    return ndimage.binary_dilation(outside, _IN_PLANE) & (air | rim)
+
+
+def _with_pockets(labels: npt.NDArray[np.int32], count: int, touches: npt.NDArray[np.bool_]) -> Mask:
+    """Pieces of air between arm and trunk that mostly lie over outside air in the slice beside them: outside too."""
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    outside: Mask = touches[labels]
+    for order in (range(1, len(labels)), range(len(labels) - 2, -1, -1)):
+        for z in order:
+            beside = outside[z - 1 if order.step == 1 else z + 1]
+            over = np.bincount(labels[z][beside], minlength=count + 1)
+            new = (over > 0.3 * sizes) & ~touches
+            new[0] = False
+            if new.any():
+                touches |= new
+                outside[z] |= new[labels[z]]
+    return outside
+
+
+def beyond_field(shape: tuple[int, ...], share: float) -> Mask:
+    """Cells outside the circle that fits into the image, times `share`: bool (y, x). Scanners see nothing there."""
+    rows, columns = shape
+    y, x = np.ogrid[:rows, :columns]
+    middle = (rows - 1) / 2, (columns - 1) / 2
+    radius = share * max(rows, columns) / 2
+    found: Mask = (y - middle[0]) ** 2 + (x - middle[1]) ** 2 > radius**2
+    return found
+
+
+def _lungs(cells: Cells, inner: Mask, outside: Mask) -> Mask:
+    """Air inside the body that is lung: the largest pieces that hold tissue and lie at one height."""
+    labels, count = label(inner)
+    volumes = sizes_of(labels, count) * cells.cell_ml
+    large = [n for n in np.flatnonzero(volumes >= _SMALLEST_LUNG_ML) if n]
+    boxes = ndimage.find_objects(labels)
+    lungs = np.zeros(inner.shape, bool)
+    large = [n for n in large if _median(cells.hu, labels, boxes, n) > _GAS_BELOW_HU]
+    large = [n for n in large if _in_body(cells, labels, boxes, n, outside)]
+    if not large:
+        return lungs
+    largest = max(large, key=lambda n: volumes[n])
+    span = boxes[largest - 1][0]
+    keep = np.zeros(count + 1, bool)
+    keep[largest] = True
+    for n in large:
+        shared = min(span.stop, boxes[n - 1][0].stop) - max(span.start, boxes[n - 1][0].start)
+        keep[n] |= volumes[n] >= _SECOND_LUNG_SHARE * volumes[largest] and 2 * shared >= span.stop - span.start
+    return keep[labels]
+
+
+def _median(hu: Floats, labels: npt.NDArray[np.integer], boxes: list[tuple[slice, ...]], n: int) -> float:
+    box = boxes[n - 1]
+    return float(np.median(hu[box][labels[box] == n]))
+
+
+def _in_body(
+    cells: Cells, labels: npt.NDArray[np.integer], boxes: list[tuple[slice, ...]], n: int, outside: Mask
+) -> bool:
+    """Whether tissue lies around a piece of air; around the foam of a table lies air on one side at least."""
+    reach = cells.in_plane(_CHEST_WALL_MM)
+    z, y, x = boxes[n - 1]
+    box = z, slice(max(0, y.start - reach), y.stop + reach), slice(max(0, x.start - reach), x.stop + reach)
+    piece = labels[box] == n
+    ring = ndimage.maximum_filter(piece, (1, 2 * reach + 1, 2 * reach + 1)) & ~piece
+    return float(outside[box][ring].mean()) < _MOST_OUTSIDE
