@@ -26,7 +26,9 @@ from scipy import ndimage
 from torch.utils.flop_counter import FlopCounterMode
 
 from inference.covid.decovnet import DeCoVNet
-from inference.covid.pipeline import Pipeline, decovnet_input, load_pipeline, needed_slices, resized
+from inference.covid.loading import load_pipeline
+from inference.covid.pipeline import Pipeline
+from inference.covid.verdict_input import decovnet_input, needed_slices, resized
 from inference.covid.weights import load_networks, save_network
 from inference.evaluation.overlap import dice
 from inference.lungs.unet import UNet
@@ -137,7 +139,7 @@ def ours(hu: np.ndarray, spacing: float, pipeline: Pipeline, wall: bool) -> tupl
     device = pipeline._device.torch_device
     grey = clock.time("preprocess", lambda: greys(volume, profile, device))
     needed = needed_slices(len(hu), len(grey), profile)  # type: ignore[arg-type]
-    mask = clock.time("unet", lambda: pipeline.raw_masks(grey, needed))  # type: ignore[arg-type]
+    mask = clock.time("unet", lambda: pipeline.segmentation.raw_masks(grey, needed))  # type: ignore[arg-type]
     pair = clock.time("crop", lambda: resized(*decovnet_input(grey, mask, profile), profile, device))  # type: ignore[arg-type]
     probability = clock.time("decovnet", lambda: pipeline._decovnet.probability(*pair))  # type: ignore[misc]
     return probability, mask, clock.stages  # type: ignore[return-value]

@@ -22,7 +22,8 @@ import numpy as np
 
 from benchmarks.degradations import Images, Variant, read_images, write_images
 from benchmarks.variants import all_variants
-from inference.covid.pipeline import Pipeline, load_pipeline
+from inference.covid.loading import load_pipeline
+from inference.covid.pipeline import Pipeline
 from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.models.registry import find_model
 from inference.phantom.chest import Scanner, make_phantom

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.covid.pipeline import Pipeline, load_pipeline
+from inference.covid.loading import load_pipeline
+from inference.covid.pipeline import Pipeline
 from inference.errors import UnsuitableSeries
 from inference.evaluation.intervals import delong
 from inference.evaluation.overlap import dice

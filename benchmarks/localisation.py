@@ -26,6 +26,7 @@ from inference.arrays import Grey, Mask
 from inference.covid.localisation import Localiser
 from inference.covid.occlusion import explain
 from inference.covid.pipeline import Pipeline
+from inference.covid.segmentation import Segmentation
 from inference.covid.streamed import StreamedDecovnet
 from inference.covid.weights import load_networks
 from inference.device import choose_device
@@ -41,8 +42,8 @@ ALWAYS = 1e-9  # a threshold that every result reaches
 MOVED_RADIUS_MM, MOVED_HU = 30.0, -150
 
 
-class KnownLungs(Pipeline):
-    """The pipeline with the lungs of one phantom in place of the U-Net's mask, or with its own for None."""
+class KnownLungs(Segmentation):
+    """The lungs of one phantom in place of the U-Net's mask, or its own for None."""
 
     lungs: Mask | None = None
 
@@ -51,22 +52,29 @@ class KnownLungs(Pipeline):
             return super().raw_masks(grey, chosen)
         nearest = np.rint(np.linspace(0, len(self.lungs) - 1, len(grey))).astype(int)
         mask: Grey = self.lungs[nearest].view(np.uint8)
-        return mask[::-1] if self.card.profile.slices.order == "descending" else mask
+        return mask[::-1] if self._profile.slices.order == "descending" else mask
 
 
-def open_pipeline(folder: Path, threshold: float | None = None) -> KnownLungs:
+class KnownPipeline(Pipeline):
+    """A pipeline that may be given the lungs."""
+
+    segmentation: KnownLungs
+
+
+def open_pipeline(folder: Path, threshold: float | None = None) -> KnownPipeline:
     """A model on the CPU. threshold: in place of the card's."""
     card, device = read_card(folder), choose_device("cpu", 1)
     unet, decovnet = load_networks(folder, card)
     engine = open_unet(unet, device, "float32")
     localiser = Localiser(decovnet)
     card = card if threshold is None else replace(card, threshold=threshold)
-    return KnownLungs(card, engine, engine, StreamedDecovnet(decovnet, device), localiser, device)
+    lungs = KnownLungs(engine, engine, card.profile, device)
+    return KnownPipeline(card, lungs, StreamedDecovnet(decovnet, device), localiser, device)
 
 
-def analysed(pipeline: KnownLungs, phantom: Phantom, hu: npt.NDArray[np.int16], unet: bool = False) -> Finding:
+def analysed(pipeline: KnownPipeline, phantom: Phantom, hu: npt.NDArray[np.int16], unet: bool = False) -> Finding:
     """The finding on a phantom with `hu` as its voxels."""
-    pipeline.lungs = None if unet else phantom.lung_mask
+    pipeline.segmentation.lungs = None if unet else phantom.lung_mask
     return pipeline.run(volume_of(phantom, hu))
 
 
@@ -114,7 +122,7 @@ def two_places(phantom: Phantom) -> tuple[npt.NDArray[np.float64], npt.NDArray[n
     return places[low & left].mean(axis=0), places[~low & ~left].mean(axis=0)
 
 
-def follows(pipeline: KnownLungs, phantom: Phantom) -> bool:
+def follows(pipeline: KnownPipeline, phantom: Phantom) -> bool:
     """True when the hottest voxel of each of two lesions lies nearer to that lesion than to the other's place."""
     places = two_places(phantom)
     found = []
@@ -125,9 +133,9 @@ def follows(pipeline: KnownLungs, phantom: Phantom) -> bool:
     return all(found)
 
 
-def fall(pipeline: KnownLungs, phantom: Phantom) -> tuple[float, float]:
+def fall(pipeline: KnownPipeline, phantom: Phantom) -> tuple[float, float]:
     """How far a positive output's log-odds fall without the region, and without as much lung elsewhere (mean)."""
-    pipeline.lungs = phantom.lung_mask
+    pipeline.segmentation.lungs = phantom.lung_mask
     found = explain(pipeline, volume_of(phantom, phantom.hu), zones=False)
     before, (region, *elsewhere) = found.log_odds, found.occlusions
     return before - region.log_odds, before - float(np.mean([part.log_odds for part in elsewhere]))
@@ -203,7 +211,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def localised_rows(pipeline: KnownLungs, seeds: list[int], shapes: Shapes, unet: bool) -> dict[int, Row | str]:
+def localised_rows(pipeline: KnownPipeline, seeds: list[int], shapes: Shapes, unet: bool) -> dict[int, Row | str]:
     """For each phantom its row, or why there is none: "negative", or the code of a refusal."""
     found: dict[int, Row | str] = {}
     for seed in seeds:

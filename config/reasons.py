@@ -133,6 +133,8 @@ class ReasonCode(StrEnum):
     LUNG_OUTSIDE_FIELD = "LUNG_OUTSIDE_FIELD", "a lung mask that reaches over the side of the image", _PROTOCOL
     MASK_FRAGMENTED = "MASK_FRAGMENTED", "a lung mask in many small pieces", _PROTOCOL
     MASK_MISSES_LUNG = "MASK_MISSES_LUNG", "a lung mask that leaves out much of the air-filled lung", _PROTOCOL
+    MASK_OFF_GROUND = "MASK_OFF_GROUND", "a network that takes much for lung that is not", _PROTOCOL
+    CROP_IMPLAUSIBLE = "CROP_IMPLAUSIBLE", "an image part for the verdict that does not fit the lungs", _PROTOCOL
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from config.reasons import ReasonCode, Refusal
 from config.settings import ReportSettings, Settings
-from inference.covid.pipeline import Pipeline, load_pipeline
+from inference.covid.loading import load_pipeline
+from inference.covid.pipeline import Pipeline
 from inference.errors import CorruptInstance, ModelError, UnsuitableSeries
 from inference.finding import Finding
 from inference.models.registry import find_model

@@ -168,7 +168,7 @@ class _Reader:
 
     def pipeline(self, model: str | None, version: str | None, folder: Path | None, device: str) -> Pipeline:
         """The model to run: of a folder, of a name, or the node's."""
-        from inference.covid.pipeline import load_pipeline
+        from inference.covid.loading import load_pipeline
         from inference.models.registry import find_model
 
         settings = settings_from(self._config)

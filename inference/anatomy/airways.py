@@ -49,7 +49,7 @@ def _start(cells: Cells, inner: Mask, lumen: Mask) -> tuple[int, Mask] | None:
     middle, reach = (columns[0] + columns[-1]) / 2, _FROM_MIDDLE_MM / cells.spacing_mm[2]
     top, bottom = beside[-1], beside[0]
     for z in range(top, bottom + (top - bottom) // 2, -1):
-        labels, count = ndimage.label(lumen[z])
+        labels, _ = ndimage.label(lumen[z])
         best = None
         for n, box in enumerate(ndimage.find_objects(labels), start=1):
             hole = labels[box] == n
@@ -77,7 +77,8 @@ def _next(cells: Cells, inner: Mask, lumen: Mask, previous: Mask) -> Mask:
     keep = np.zeros(count + 1, bool)
     narrow = [n for n in touched if n and sizes[n] <= most]
     keep[[n for n in narrow if not _in_lung(cells, inner, labels == n)]] = True
-    return keep[labels]
+    found: Mask = keep[labels]
+    return found
 
 
 def _in_lung(cells: Cells, inner: Mask, piece: Mask) -> bool:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from inference.anatomy.airways import find_airways
+from inference.anatomy.bowel import joined_gas
 from inference.anatomy.cells import Cells, Floats
 from inference.anatomy.parts import label, sizes_of
 from inference.arrays import Mask
@@ -17,7 +18,6 @@ _PURE_BELOW_HU = -920.0
 # Gas in bowel or stomach is air's own -1000 HU and even; lung is -950 to -500 and full of vessels.
 _GAS_BELOW_HU = -965.0
 _SMALLEST_LUNG_ML = 100.0
-_SMALLEST_PART_ML = 2.0
 # The lungs, if in two pieces, share at least half their height and are at least a quarter of one another.
 _SECOND_LUNG_SHARE = 0.25
 # Around a lung lies chest wall, this thick at least nearly everywhere.
@@ -48,6 +48,9 @@ def find_air(cells: Cells) -> Air:
     inner = air & ~outside
     airways = find_airways(cells, inner)
     lungs = _lungs(cells, inner & ~airways, outside)
+    gas = joined_gas(cells, lungs)
+    if gas.any():
+        lungs = _lungs(cells, lungs & ~gas, outside)
     airways &= ~lungs
     return Air(cells, outside, airways, lungs, inner & ~airways & ~lungs)
 
@@ -66,7 +69,8 @@ def _outside(cells: Cells, air: Mask) -> Mask:
     touches[0] = False
     outside = _with_pockets(labels, count, touches)
     # The half-filled cells along the skin.
-    return ndimage.binary_dilation(outside, _IN_PLANE) & (air | rim)
+    found: Mask = ndimage.binary_dilation(outside, _IN_PLANE) & (air | rim)
+    return found
 
 
 def _with_pockets(labels: npt.NDArray[np.int32], count: int, touches: npt.NDArray[np.bool_]) -> Mask:
@@ -99,7 +103,7 @@ def _lungs(cells: Cells, inner: Mask, outside: Mask) -> Mask:
     """Air inside the body that is lung: the largest pieces that hold tissue and lie at one height."""
     labels, count = label(inner)
     volumes = sizes_of(labels, count) * cells.cell_ml
-    large = [n for n in np.flatnonzero(volumes >= _SMALLEST_LUNG_ML) if n]
+    large = [int(n) for n in np.flatnonzero(volumes >= _SMALLEST_LUNG_ML)]
     boxes = ndimage.find_objects(labels)
     lungs = np.zeros(inner.shape, bool)
     large = [n for n in large if _median(cells.hu, labels, boxes, n) > _GAS_BELOW_HU]
@@ -113,7 +117,8 @@ def _lungs(cells: Cells, inner: Mask, outside: Mask) -> Mask:
     for n in large:
         shared = min(span.stop, boxes[n - 1][0].stop) - max(span.start, boxes[n - 1][0].start)
         keep[n] |= volumes[n] >= _SECOND_LUNG_SHARE * volumes[largest] and 2 * shared >= span.stop - span.start
-    return keep[labels]
+    lungs = np.asarray(keep[labels], bool)
+    return lungs
 
 
 def _median(hu: Floats, labels: npt.NDArray[np.integer], boxes: list[tuple[slice, ...]], n: int) -> float:

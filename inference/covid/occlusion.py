@@ -50,10 +50,8 @@ def explain(
     progress: told what is taken away next.  zones: also take away each zone of the lungs.
     Raises UnsuitableSeries where the volume gives no result.
     """
-    seen: list[NetworkInput] = []
     volume = upright(volume)
-    finding = pipeline.run(volume, seen=seen)
-    (given,) = seen
+    finding, given = pipeline.run_and_show(volume)
     normal = round(float(np.median(given.image[given.mask > 0])))
     occlusions = []
     for what, part in _parts(finding, given, zones):

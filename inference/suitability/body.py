@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
+from inference.anatomy.regions import Air
 from inference.arrays import Mask
 from inference.volume.ct_volume import CTVolume
 
@@ -17,16 +17,7 @@ Floats = npt.NDArray[np.float32]
 
 _CELL_MM = 4.0
 _SLICE_MM = 2.5
-# Between lung (-950 to -500 HU) and soft tissue; consolidated lung is not counted, on purpose: it is how much
-# air there is that tells a chest from other parts.
-LUNG_BELOW_HU = -400.0
-# Gas in bowel, airways or under an arm has no tissue in it: its cells' median is air's own -1000 HU. Even in
-# severe emphysema the median of whole lungs stays above -960.
-_GAS_BELOW_HU = -965.0
 _BONE_ABOVE_HU = 200.0
-_SMALLEST_LUNG_ML = 100.0
-# The lungs, if in two pieces, share at least half their height and are at least a quarter of one another.
-_SECOND_LUNG_SHARE = 0.25
 # The lowest and highest eighth of the lungs by volume.
 _END_SHARE = 0.125
 
@@ -67,7 +58,7 @@ class Coarse:
 class Chest:
     """The air-filled lungs on the coarse grid.
 
-    volume_ml, height_mm: of the lungs, bronchi included.  first_cm2, last_cm2: their area in the volume's lowest
+    volume_ml, height_mm: of the lungs.  first_cm2, last_cm2: their area in the volume's lowest
     and highest slice.  base_to_apex_width: lateral extent of
     the lowest eighth over that of the highest.  base_offset_mm: how far the lowest eighth lies behind the centre.
     bone_offset_mm: how far midline bone lies behind the lungs' centre.  width_to_depth: of the lungs' box.
@@ -104,9 +95,9 @@ def _cells(plane: npt.NDArray[np.generic], factors: tuple[int, int], rows: int, 
     return np.asarray(means, dtype=np.float32)
 
 
-def measure_chest(coarse: Coarse) -> Chest | None:
-    """The lungs' measures, or None where nothing in the volume is a lung."""
-    lungs = find_lungs(coarse)
+def measure_chest(coarse: Coarse, air: Air) -> Chest | None:
+    """The lungs' measures, or None if nothing in the volume is a lung. air: of the same volume."""
+    lungs = coarse.shrink_mask(air.cells.to_voxels(air.lungs))
     if not lungs.any():
         return None
     areas = coarse.areas_cm2(lungs)
@@ -126,28 +117,6 @@ def measure_chest(coarse: Coarse) -> Chest | None:
         bone_offset_mm=_bone_offset(coarse, lungs) * spacing_y,
         width_to_depth=_spread(lungs, 2) * spacing_x / max(_spread(lungs, 1) * spacing_y, 1.0),
     )
-
-
-def find_lungs(coarse: Coarse) -> Mask:
-    """Air inside the body that is lung: bool on the coarse grid, airways that join it included."""
-    air = coarse.hu < LUNG_BELOW_HU
-    labels, count = ndimage.label(air)
-    outside = _side_labels(labels)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1) * coarse.cell_ml
-    inner = [label for label in np.flatnonzero(sizes >= _SMALLEST_LUNG_ML) if label and label not in outside]
-    inner = [label for label in inner if float(np.median(coarse.hu[labels == label])) > _GAS_BELOW_HU]
-    if not inner:
-        return np.zeros_like(air)
-    largest = max(inner, key=lambda label: sizes[label])
-    lungs: Mask = labels == largest
-    span = np.flatnonzero(lungs.any(axis=(1, 2)))
-    for label in inner:
-        part = labels == label
-        levels = np.flatnonzero(part.any(axis=(1, 2)))
-        shared = np.intersect1d(span, levels).size
-        if label != largest and sizes[label] >= _SECOND_LUNG_SHARE * sizes[largest] and 2 * shared >= span.size:
-            lungs = lungs | part
-    return lungs
 
 
 def _ends(lungs: Mask, areas: npt.NDArray[np.float64]) -> tuple[Mask, Mask]:
@@ -175,12 +144,6 @@ def _bone_offset(coarse: Coarse, lungs: Mask) -> float:
     strip = coarse.hu[levels, :, max(0, round(middle) - reach) : round(middle) + reach + 1] > _BONE_ABOVE_HU
     bone_rows = np.nonzero(strip)[1]
     return float(bone_rows.mean() - rows.mean()) if bone_rows.size else 0.0
-
-
-def _side_labels(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Labels that touch the four sides of the image; the first and last slice are no sides."""
-    faces = (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1])
-    return np.unique(np.concatenate([face.ravel() for face in faces]))
 
 
 def neighbour_matches(coarse: Coarse) -> npt.NDArray[np.float64]:

@@ -5,12 +5,15 @@ Either raises UnsuitableSeries at the first rule that does not hold, and otherwi
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from config.reasons import ReasonCode
+from inference.anatomy.cells import cells_of
+from inference.anatomy.regions import Air, find_air
 from inference.errors import UnsuitableSeries
 from inference.finding import QualityCheck
 from inference.suitability.body import Chest, Coarse, measure_chest, shrink
@@ -20,7 +23,7 @@ from inference.suitability.landmarks import body_middle, smaller_side
 from inference.suitability.policy import Policy, require
 from inference.volume.ct_volume import CTVolume, upright
 
-__all__ = ["Policy", "check", "check_mask", "check_outline"]
+__all__ = ["Accepted", "Policy", "accept", "check", "check_mask", "check_outline"]
 
 # Air around the patient; in the windpipe scatter and its walls raise it to between -1000 and -940.
 _AIR_HU, _AIRWAY_HU = (-1050.0, -940.0), (-1050.0, -900.0)
@@ -30,13 +33,33 @@ _TISSUE_SHARE = 0.05
 _FEWEST_VALUES = 300
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """A volume that a model may see. checks: what was checked and found, in order.  air: on its upright copy."""
+
+    checks: tuple[QualityCheck, ...]
+    air: Air
+
+
 def check(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ...]:
     """Check a volume before any model runs.
 
     Returns what was checked and found, in order.
     Raises UnsuitableSeries at the first rule that does not hold.
     """
-    return tuple(_checks(upright(volume), policy))
+    return accept(volume, policy).checks
+
+
+def accept(volume: CTVolume, policy: Policy) -> Accepted:
+    """`check`, with the air that it found in the volume."""
+    volume = upright(volume)
+    outline = _checked_outline(volume, policy)
+    _check_slices_differ(volume)
+    air = find_air(cells_of(volume))
+    coarse = shrink(volume)
+    chest = measure_chest(coarse, air)
+    seen = _check_hu(volume, coarse, chest), check_chest(coarse, chest, volume.flipped, policy)
+    return Accepted((*outline, *seen), air)
 
 
 def check_outline(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ...]:
@@ -54,19 +77,14 @@ def _outline_checks(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
     yield _check_orientation(volume)
 
 
-def _checks(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
+def _checked_outline(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ...]:
     try:
-        yield from _outline_checks(volume, policy)
+        return tuple(_outline_checks(volume, policy))
     except UnsuitableSeries as refusal:
-        if refusal.code == ReasonCode.EXTENT and measure_chest(shrink(volume)) is None:
+        if refusal.code == ReasonCode.EXTENT and not find_air(cells_of(volume)).lungs.any():
             # A head or a pelvis is shorter or longer than a chest, but that is not what is wrong with it.
             raise UnsuitableSeries(ReasonCode.NOT_CHEST, "No air-filled lungs are found in the images.") from None
         raise
-    _check_slices_differ(volume)
-    coarse = shrink(volume)
-    chest = measure_chest(coarse)
-    yield _check_hu(volume, coarse, chest)
-    yield check_chest(coarse, chest, volume.flipped, policy)
 
 
 def _check_sampling(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
@@ -189,10 +207,12 @@ def _mode(counts: npt.NDArray[np.intp], low: int, high: int) -> float:
     return float(low + int(smooth.argmax()))
 
 
-def check_mask(volume: CTVolume, lung_mask: npt.NDArray[np.bool_], policy: Policy) -> tuple[QualityCheck, ...]:
-    """Check the cleaned lung mask of a volume that passed `check`.
+def check_mask(
+    volume: CTVolume, lung_mask: npt.NDArray[np.bool_], policy: Policy, air: Air
+) -> tuple[QualityCheck, ...]:
+    """Check the lung mask of a volume that passed `accept`.
 
-    lung_mask: bool (Z, Y, X).
+    lung_mask: bool (Z, Y, X), confined to the lungs and cleaned.  air: as `accept` found it.
     Raises UnsuitableSeries: NO_LUNG_MASK, LUNG_VOLUME, LUNG_CUT_OFF, LUNG_OUTSIDE_FIELD, LUNG_BALANCE,
     MASK_FRAGMENTED or MASK_MISSES_LUNG.
     """
@@ -219,7 +239,7 @@ def check_mask(volume: CTVolume, lung_mask: npt.NDArray[np.bool_], policy: Polic
     scattered = _outside_two_largest(small)
     if scattered > policy.fragments_share:
         raise UnsuitableSeries(ReasonCode.MASK_FRAGMENTED, f"{scattered:.0%} of the lung mask lies in small pieces.")
-    covered = _covered(coarse, small)
+    covered = _covered(air, lung_mask)
     if covered < policy.mask_covers:
         raise UnsuitableSeries(
             ReasonCode.MASK_MISSES_LUNG, f"The lung mask holds only {covered:.0%} of the air-filled lung."
@@ -241,8 +261,6 @@ def _outside_two_largest(mask: npt.NDArray[np.bool_]) -> float:
     return float(sizes[:-2].sum() / sizes.sum())
 
 
-def _covered(coarse: Coarse, mask: npt.NDArray[np.bool_]) -> float:
-    chest = measure_chest(coarse)
-    if chest is None:
-        return 1.0
-    return float((chest.lungs & mask).sum() / chest.lungs.sum())
+def _covered(air: Air, mask: npt.NDArray[np.bool_]) -> float:
+    lungs = float(air.lungs.sum())
+    return float(air.cells.share_of(mask)[air.lungs].sum()) / lungs if lungs else 1.0

@@ -40,6 +40,10 @@ class Policy:
     smaller_side_share: of the smaller lung in both; normal is 0.45, one lung lost 0.
     fragments_share: share of the mask outside of its two largest parts.
     mask_covers: share of the air-filled lung that the mask must hold.
+    outside_lungs_share: share of the network's raw mask, in the slices that the verdict is made from, that the pixels
+        show not to be lung. 0.003 to 0.007 in the scans at hand, the airways.
+    crop_excess: area of the image part that the verdict is made from over that of the box around the lungs in it; 1 in
+        the scans at hand.
     derived_primary: accept DERIVED\\PRIMARY axial images, as some vendors label ordinary reconstructions.
     """
 
@@ -59,6 +63,8 @@ class Policy:
     smaller_side_share: float = 0.15
     fragments_share: float = 0.1
     mask_covers: float = 0.6
+    outside_lungs_share: float = 0.25
+    crop_excess: float = 1.5
     derived_primary: bool = True
 
     @classmethod

@@ -24,7 +24,7 @@ from torch import nn
 
 from inference.arrays import Grey
 from inference.covid.decovnet import DeCoVNet
-from inference.covid.pipeline import decovnet_input, resized
+from inference.covid.verdict_input import decovnet_input, resized
 from inference.device import choose_device
 from inference.evaluation.intervals import delong
 from inference.evaluation.overlap import dice

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from inference.arrays import Grey
 from inference.covid.decovnet import DeCoVNet
-from inference.covid.pipeline import decovnet_input, pipeline_of, resized
+from inference.covid.loading import pipeline_of
+from inference.covid.verdict_input import decovnet_input, resized
 from inference.device import Device
 from inference.errors import UnsuitableSeries
 from inference.lungs.unet import UNet
@@ -79,7 +80,7 @@ def volume_cases(
         lungs: Grey = unsupervised.view(np.uint8)
         if pipeline:
             start, stop = verdict_range(len(grey), card.profile.slices)
-            lungs = pipeline.raw_masks(grey, np.arange(start, stop, dtype=np.intp))
+            lungs = pipeline.segmentation.raw_masks(grey, np.arange(start, stop, dtype=np.intp))
         return resized(*decovnet_input(grey, lungs, card.profile), card.profile)
 
     _make_all(folder, cases, make, team, done)

@@ -34,7 +34,7 @@ PROCESSES = ("run", "receive", "schedule", "deliver", "work")
 
 def install() -> None:
     """Wrap the durable steps of this process."""
-    sys.modules["inference.covid.pipeline"] = _stand_in()
+    sys.modules["inference.covid.pipeline"] = sys.modules["inference.covid.loading"] = _stand_in()
     _wrap_registry()
     _wrap_files()
     _wrap_transactions()
@@ -176,7 +176,7 @@ def _wrap_registry() -> None:
 
 
 def _stand_in() -> types.ModuleType:
-    """`inference.covid.pipeline` without torch."""
+    """`inference.covid.pipeline` and `loading` without torch."""
     module = types.ModuleType("inference.covid.pipeline")
 
     class Pipeline:

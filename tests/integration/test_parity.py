@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.covid.pipeline import load_pipeline
+from inference.covid.loading import load_pipeline
 from inference.covid.weights import import_authors
 from inference.models.registry import find_model
 from inference.volume.folder import find_series

@@ -10,7 +10,7 @@ from scipy.ndimage import center_of_mass
 
 from benchmarks.localisation import (
     ALWAYS,
-    KnownLungs,
+    KnownPipeline,
     analysed,
     follows,
     iou,
@@ -30,7 +30,7 @@ from inference.covid.localisation import (
     region_of,
 )
 from inference.covid.occlusion import explain, on_input_grid
-from inference.covid.pipeline import decovnet_input, resized, verdict_box
+from inference.covid.verdict_input import decovnet_input, resized, verdict_box
 from inference.models.cards import Profile, read_card, shipped_folder
 from inference.phantom.chest import make_phantom
 from inference.preprocess import greys
@@ -142,11 +142,11 @@ def test_region_is_hot_dense_lung_in_parts_that_are_not_specks() -> None:
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> KnownLungs:
+def pipeline() -> KnownPipeline:
     return open_pipeline(shipped_folder() / "demonstration", ALWAYS)
 
 
-def test_what_is_localised_moves_with_the_lesion_and_overlaps_it(pipeline: KnownLungs) -> None:
+def test_what_is_localised_moves_with_the_lesion_and_overlaps_it(pipeline: KnownPipeline) -> None:
     phantom = make_phantom(4, slices=36, size=256)
     assert follows(pipeline, phantom)
     place, _ = two_places(phantom)
@@ -157,21 +157,21 @@ def test_what_is_localised_moves_with_the_lesion_and_overlaps_it(pipeline: Known
     assert iou(found, lesion) > 3 * iou(phantom.lung_mask, lesion)
 
 
-def test_a_volume_that_is_stored_turned_has_its_region_turned_too(pipeline: KnownLungs) -> None:
+def test_a_volume_that_is_stored_turned_has_its_region_turned_too(pipeline: KnownPipeline) -> None:
     phantom = make_phantom(4, slices=36, size=256)
     volume = volume_of(with_lesion(phantom, two_places(phantom)[0]), phantom.spacing_mm)
     turn = np.diag([-1.0, -1.0, 1.0, 1.0])
     turn[:2, 3] = np.array(volume.hu.shape)[[2, 1]] - 1
     prone = replace(volume, hu=np.ascontiguousarray(volume.hu[:, ::-1, ::-1]), affine=volume.affine @ turn)
-    pipeline.lungs = phantom.lung_mask
+    pipeline.segmentation.lungs = phantom.lung_mask
     usual, turned = pipeline.run(volume).localisation, pipeline.run(prone).localisation
     assert usual is not None and turned is not None and usual.any()
     assert np.array_equal(turned, usual[:, ::-1, ::-1])
 
 
-def test_localising_does_not_change_the_result_and_a_negative_one_marks_nothing(pipeline: KnownLungs) -> None:
+def test_localising_does_not_change_the_result_and_a_negative_one_marks_nothing(pipeline: KnownPipeline) -> None:
     phantom = make_phantom(5, slices=36, size=256, lesions="consolidation")
-    pipeline.lungs = phantom.lung_mask
+    pipeline.segmentation.lungs = phantom.lung_mask
     volume = volume_of(phantom.hu, phantom.spacing_mm)
     with_map, without, again = pipeline.run(volume), pipeline.run(volume, localise=False), pipeline.run(volume)
     assert with_map.probability == without.probability
@@ -183,10 +183,10 @@ def test_localising_does_not_change_the_result_and_a_negative_one_marks_nothing(
     assert not negative.positive and not negative.localisation.any() and not negative.heat.any()
 
 
-def test_output_falls_without_the_lesion_and_most_in_its_zone(pipeline: KnownLungs) -> None:
+def test_output_falls_without_the_lesion_and_most_in_its_zone(pipeline: KnownPipeline) -> None:
     phantom = make_phantom(4, slices=36, size=256)
     place, _ = two_places(phantom)  # the lower half of the left lung
-    pipeline.lungs = phantom.lung_mask
+    pipeline.segmentation.lungs = phantom.lung_mask
     hu = with_lesion(phantom, place)
     found = explain(pipeline, volume_of(hu, phantom.spacing_mm))
     falls = {part.what: found.log_odds - part.log_odds for part in found.occlusions}

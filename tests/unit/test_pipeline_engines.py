@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from inference.covid.pipeline import load_pipeline, needed_slices, number_format
+from inference.covid.loading import load_pipeline, number_format
+from inference.covid.verdict_input import needed_slices
 from inference.device import Device
 from inference.errors import ModelError
 from inference.lungs import native
@@ -167,7 +168,7 @@ def test_a_volume_too_large_for_the_gpu_is_taken_over_by_the_cpu(tmp_path: Path)
     write_series(make_phantom(3, slices=40, size=256, lesions="none"), tmp_path)
     volume = load(sorted(tmp_path.iterdir()))
     short = load_pipeline(folder, "cpu", threads=1)
-    short._unet = short._reporting = _Full()  # type: ignore[assignment]
+    short.segmentation.unet = short.segmentation.reporting = _Full()  # type: ignore[assignment]
     with pytest.raises(torch.cuda.OutOfMemoryError):
         short.run(volume)
     short._spare = lambda: load_pipeline(folder, "cpu", threads=1)

@@ -11,9 +11,10 @@ from scipy import ndimage
 from benchmarks.degradations import Images, Variant, read_images
 from benchmarks.degrade import RIGHT, Base, Models, phantom_volume, try_variant
 from benchmarks.variants import all_variants
+from inference.anatomy.cells import cells_of
+from inference.anatomy.regions import find_air
 from inference.errors import ModelError, UnsuitableSeries
 from inference.phantom.chest import make_phantom
-from inference.suitability.body import find_lungs, shrink
 from inference.suitability.check import Policy, check, check_mask
 from inference.volume.ct_volume import CTVolume
 from inference.volume.folder import find_series
@@ -186,20 +187,14 @@ def test_values_shifted_off_the_hounsfield_scale_are_seen(chest: CTVolume, shift
     assert code_of(dataclasses.replace(chest, hu=(chest.hu + shift).astype(np.int16))) == "HU_IMPLAUSIBLE"
 
 
-def test_the_coarse_lungs_are_the_true_ones(chest: CTVolume, lungs: np.ndarray) -> None:
-    coarse = shrink(chest)
-    found, truth = find_lungs(coarse), coarse.shrink_mask(lungs)
-    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.93
-
-
 def test_a_true_mask_passes(chest: CTVolume, lungs: np.ndarray) -> None:
-    (found,) = check_mask(chest, lungs, Policy())
+    (found,) = check_mask(chest, lungs, Policy(), find_air(cells_of(chest)))
     assert found.code == "LUNG_MASK"
 
 
 def mask_code(volume: CTVolume, mask: np.ndarray) -> str:
     with pytest.raises(UnsuitableSeries) as refused:
-        check_mask(volume, mask, Policy())
+        check_mask(volume, mask, Policy(), find_air(cells_of(volume)))
     return refused.value.code
 
 

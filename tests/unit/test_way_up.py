@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from benchmarks.degrade import phantom_volume
-from inference.covid.pipeline import Pipeline, load_pipeline
+from inference.anatomy.cells import cells_of
+from inference.anatomy.regions import find_air
+from inference.covid.loading import load_pipeline
+from inference.covid.pipeline import Pipeline
 from inference.errors import UnsuitableSeries
 from inference.models.cards import shipped_folder
 from inference.models.registry import DEMONSTRATION
-from inference.suitability.body import measure_chest, shrink
 from inference.suitability.check import Policy, check
 from inference.volume.ct_volume import CTVolume, as_stored, upright
 
@@ -74,14 +76,8 @@ def test_a_mirror_image_is_seen_by_the_side_of_the_heart(chest: CTVolume) -> Non
 
 def air_of(volume: CTVolume) -> np.ndarray:
     """The air-filled lungs on the volume's own grid, coarsely."""
-    coarse = shrink(volume)
-    found = measure_chest(coarse)
-    assert found is not None
-    nearest = [int(np.abs(np.asarray(coarse.levels) - z).argmin()) for z in range(len(volume.hu))]
-    whole = found.lungs[nearest].repeat(coarse.factors[0], 1).repeat(coarse.factors[1], 2)
-    mask = np.zeros(volume.hu.shape, bool)
-    mask[:, : whole.shape[1], : whole.shape[2]] = whole
-    return mask
+    cells = cells_of(volume)
+    return cells.to_voxels(find_air(cells).lungs).copy()
 
 
 def consolidated(volume: CTVolume, mask: np.ndarray) -> CTVolume:

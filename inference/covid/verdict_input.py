@@ -1,0 +1,70 @@
+"""From grey slices and the U-Net's mask to what DeCoVNet gets: which slices, which crop, which size."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from config.reasons import ReasonCode
+from inference.arrays import Box, Grey
+from inference.errors import UnsuitableSeries
+from inference.lungs.mask import clean
+from inference.models.cards import Profile
+from inference.preprocess import CPU, mask_box, nearest_resampled, resize_slices, verdict_range
+
+
+def needed_slices(slices: int, count: int, profile: Profile) -> npt.NDArray[np.intp]:
+    """Indices of the resampled slices that a result needs: the verdict's, and those nearest to a source slice."""
+    start, stop = verdict_range(count, profile.slices)
+    return np.union1d(nearest_resampled(slices, count), np.arange(start, stop, dtype=np.intp))
+
+
+def on_source_slices(raw: Grey, slices: int, profile: Profile) -> Grey:
+    """The U-Net's mask on the slices of the source: uint8 (Z, Y, X), each from the resampled slice nearest to it."""
+    on_source = raw[nearest_resampled(slices, len(raw))]
+    return on_source[::-1] if profile.slices.order == "descending" else on_source
+
+
+def verdict_source_slices(slices: int, count: int, profile: Profile) -> slice:
+    """The source slices, of `slices`, that lie nearest to those of the verdict among `count` resampled ones."""
+    start, stop = verdict_range(count, profile.slices)
+    nearest = nearest_resampled(slices, count)
+    inside = np.flatnonzero((nearest >= start) & (nearest < stop))
+    low, high = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, slices)
+    return slice(slices - high, slices - low) if profile.slices.order == "descending" else slice(low, high)
+
+
+def decovnet_input(grey: Grey, raw: Grey, profile: Profile) -> tuple[Grey, Grey]:
+    """Image and mask of the slices that the verdict is made from, cropped: uint8 (T, Y, X) both.
+
+    Raises UnsuitableSeries if there are too few slices, or no lung in them.
+    """
+    start, stop = verdict_range(len(grey), profile.slices)
+    mask = _verdict_mask(raw[start:stop], profile)
+    box = _crop(mask, profile)
+    image, mask = grey[start:stop][box], mask[box]
+    if len(image) < 2:
+        raise UnsuitableSeries(ReasonCode.TOO_FEW_SLICES, "Fewer than 2 slices are left for the verdict.")
+    return image, mask
+
+
+def verdict_box(raw: Grey, profile: Profile) -> Box:
+    """Where `decovnet_input` lies among the resampled slices."""
+    start, stop = verdict_range(len(raw), profile.slices)
+    z, y, x = _crop(_verdict_mask(raw[start:stop], profile), profile)
+    return slice(start + z.start, start + z.stop), y, x
+
+
+def _verdict_mask(raw: Grey, profile: Profile) -> Grey:
+    return clean(raw).view(np.uint8) if profile.decovnet.mask == "cleaned" else raw
+
+
+def _crop(mask: Grey, profile: Profile) -> Box:
+    if profile.decovnet.crop == "mask-box" and len(mask):
+        return mask_box(mask)
+    return slice(0, mask.shape[0]), slice(0, mask.shape[1]), slice(0, mask.shape[2])
+
+
+def resized(image: Grey, mask: Grey, profile: Profile, device: torch.device = CPU) -> tuple[Grey, Grey]:
+    """Image and mask as DeCoVNet gets them: uint8 (T, rows, columns), the mask 0 or 1.  device: where to compute."""
+    size, order = profile.decovnet.size, profile.decovnet.interpolation_order
+    return resize_slices(image, size, order, device), np.minimum(resize_slices(mask, size, order, device), 1)
