@@ -5,5 +5,9 @@ class NodeError(Exception):
     """Base of the errors of this package; the message is for the person at the command line."""
 
 
+class NoIndex(NodeError):
+    """There is no index yet: the node has not run with this configuration."""
+
+
 class PortTaken(NodeError):
     """The receiver's port cannot be listened on; restarting will not help."""

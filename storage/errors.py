@@ -9,6 +9,7 @@ StorageError
 ├── DatabaseTooNew     the index was made by a later version of this program
 ├── CorruptFile        a stored file is missing or is not what was stored
 ├── NotFound           no such row
+├── Ambiguous          several rows fit what was asked for
 ├── NotDueYet          an instance came since it was decided to close the series
 ├── IllegalMove        the state machine has no such arrow from the row's state
 └── StaleLease         somebody else holds the row by now; drop the work
@@ -49,6 +50,10 @@ class CorruptFile(StorageError):
 
 class NotFound(StorageError):
     """The row asked for does not exist."""
+
+
+class Ambiguous(StorageError):
+    """Several rows fit what a person asked for; the message names some of them."""
 
 
 class NotDueYet(StorageError):

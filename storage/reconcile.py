@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import func, select
 
-from storage import audit, deliveries, leases
+from storage import audit, deliveries, job_release
 from storage.database import Database
 from storage.errors import CorruptFile
 from storage.files import FileStore
@@ -32,7 +32,7 @@ def reconcile(
     with database.transaction() as tx:
         found = {
             "series_waiting_again": restart_quiet_times(tx, now),
-            "jobs_released": leases.release_all(tx, now) if release else 0,
+            "jobs_released": job_release.release_all(tx, now) if release else 0,
             "deliveries_released": deliveries.release_all(tx, now) if release else 0,
         }
     missing, corrupt = _check_instances(database, files, now)

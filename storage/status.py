@@ -108,6 +108,7 @@ def _failed_jobs(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
     rows = tx.execute(
         select(
             jobs.c.id.label("job_id"),
+            jobs.c.series_pk,
             series.c.series_instance_uid,
             jobs.c.shadow,
             jobs.c.failure_reason,

@@ -13,7 +13,7 @@ log = structlog.get_logger()
 
 def current_model(settings: Settings) -> ModelRef:
     """The model that newly completed series are queued for."""
-    return _reference(settings, settings.model.name, settings.model.version)
+    return model_named(settings, settings.model.name, settings.model.version)
 
 
 def shadow_model(settings: Settings) -> ModelRef | None:
@@ -23,7 +23,7 @@ def shadow_model(settings: Settings) -> ModelRef | None:
     """
     if not settings.model.shadow:
         return None
-    shadow = _reference(settings, settings.model.shadow, settings.model.shadow_version)
+    shadow = model_named(settings, settings.model.shadow, settings.model.shadow_version)
     if shadow.digest == current_model(settings).digest:
         raise ModelError(f"[model] shadow: {shadow.name} {shadow.version} is the model that reports; name another one")
     return shadow
@@ -38,6 +38,7 @@ def shadow_if_there(settings: Settings) -> ModelRef | None:
         return None
 
 
-def _reference(settings: Settings, name: str, version: str) -> ModelRef:
+def model_named(settings: Settings, name: str, version: str) -> ModelRef:
+    """A model by name and version; empty: the one that the node uses. Raises ModelError when it is not there."""
     identity = read_card(find_model(settings.models_dir, name or None, version or None)).identity()
     return ModelRef(identity.name, identity.version, identity.digest)

@@ -17,7 +17,6 @@ from dicom_node import lease
 from dicom_node.analysis.analyse import Analysis, analyse, open_model
 from dicom_node.analysis.read_ahead import ReadAhead
 from dicom_node.analysis.result_objects import ReportObject, report_objects
-from dicom_node.logs import short
 from inference.covid.pipeline import Pipeline
 from inference.finding import ModelIdentity
 from storage import audit, jobs, results, series
@@ -73,7 +72,7 @@ class Worker:
                 jobs.hand_back(tx, job.job_id, job.fence, time.time())
         except StaleLease:
             return  # finished at the last moment, or lost already
-        log.info("job handed back", job=job.job_id, series=short(job.series_instance_uid))
+        log.info("job handed back", job=job.job_id, series=job.series_pk)
 
     def _work(self, stop: threading.Event) -> None:
         log.info("worker started", worker=self.name)
@@ -94,7 +93,7 @@ class Worker:
         self._in_hand = job
         if job is None:
             return False
-        log.info("job claimed", job=job.job_id, series=short(job.series_instance_uid), attempt=job.attempt)
+        log.info("job claimed", job=job.job_id, series=job.series_pk, attempt=job.attempt)
         try:
             with self._lease(job):
                 self.handle(job)

@@ -5,11 +5,14 @@ Exit codes: 0 done (a series that was refused with a reason is done), 1 it faile
 """
 
 import sys
+from importlib.metadata import version as version_of
+from typing import Annotated
 
 import typer
 
 from config.errors import ConfigError
 from dicom_node.cli import (
+    again,
     analyse,
     audit,
     configure,
@@ -22,10 +25,12 @@ from dicom_node.cli import (
     processes,
     replay,
     series,
+    status,
     tls,
     train,
 )
 from dicom_node.errors import NodeError, PortTaken
+from dicom_node.runtime.index import no_permission
 from dicom_node.runtime.supervisor import DO_NOT_RESTART
 from inference.errors import InferenceError
 from storage.errors import StorageError
@@ -37,9 +42,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _print_version(given: bool) -> None:
+    if given:
+        print(f"dicom-node {version_of('dicom-node')}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Its version.")]
+
+
+@app.callback()
+def _root(version: VersionOption = False) -> None:
+    """Only the options that come before a command."""
+
+
 for module in (
     processes,
+    status,
     series,
+    again,
     audit,
     models,
     network,
@@ -66,7 +89,10 @@ def main() -> None:
     except (NodeError, StorageError, InferenceError) as error:
         _say(error)
         sys.exit(1)
+    except PermissionError as error:
+        _say(no_permission(error))
+        sys.exit(1)
 
 
-def _say(error: Exception) -> None:
+def _say(error: object) -> None:
     print(f"dicom-node: {error}", file=sys.stderr)

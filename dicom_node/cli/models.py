@@ -35,7 +35,7 @@ def import_(
 
     card = import_authors(unet, decovnet, settings.models_dir, allow_unverified=allow_unverified)
     identity = card.identity()
-    with database_of(settings).transaction() as tx:
+    with database_of(settings, create=True).transaction() as tx:
         detail = {
             "name": identity.name,
             "version": identity.version,
@@ -83,7 +83,7 @@ def publish(
     )
     card = install(run, settings.models_dir, publication, evaluation=evaluation, activate=activate)
     detail = {"name": name, "version": version, "digest": card.digest(), "activated": activate}
-    with database_of(settings).transaction() as tx:
+    with database_of(settings, create=True).transaction() as tx:
         audit.append(tx, time.time(), "model.published", outcome="PUBLISHED", detail=detail)
     if json:
         print_json({**detail, "unet_sha256": card.unet.sha256, "decovnet_sha256": card.decovnet.sha256})

@@ -42,7 +42,7 @@ def work(
     os.nice(settings.worker.nice)
     from dicom_node.analysis.worker import Worker
 
-    if not Worker(settings, database_of(settings), files_of(settings), device).run(stop):
+    if not Worker(settings, database_of(settings, create=True), files_of(settings), device).run(stop):
         # The interpreter would wait for the analysis, or tear the libraries down under it.
         os._exit(0)
 
@@ -64,7 +64,7 @@ def schedule(config: ConfigOption = None) -> None:
     settings = settings_from(config)
     from dicom_node.runtime.scheduler import run_scheduler
 
-    run_scheduler(settings, database_of(settings), files_of(settings), stop)
+    run_scheduler(settings, database_of(settings, create=True), files_of(settings), stop)
 
 
 def metrics(config: ConfigOption = None) -> None:
@@ -74,7 +74,7 @@ def metrics(config: ConfigOption = None) -> None:
     settings = settings_from(config)
     from dicom_node.runtime.metrics import serve
 
-    serve(settings, database_of(settings), files_of(settings), stop)
+    serve(settings, database_of(settings, create=True), files_of(settings), stop)
 
 
 def deliver(config: ConfigOption = None) -> None:
@@ -84,4 +84,4 @@ def deliver(config: ConfigOption = None) -> None:
     settings = settings_from(config)
     from dicom_node.delivery.sender import run as run_sender
 
-    run_sender(settings, database_of(settings), files_of(settings), stop)
+    run_sender(settings, database_of(settings, create=True), files_of(settings), stop)

@@ -1,67 +1,44 @@
-"""status, series list, series show and retry."""
+"""series list and series show: what came, and what became of it."""
 
-import time
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 
 from dicom_node.cli.common import (
     ConfigOption,
     JsonOption,
+    clipped,
     database_of,
-    out,
+    local_text,
+    note_reading,
+    plural,
     print_json,
     print_rows,
-    printable,
+    say,
     settings_from,
-    utc_text,
+    zone,
 )
-from dicom_node.errors import NodeError
-from dicom_node.runtime.certificate_expiry import expiries
-from storage import deliveries, jobs, results
+from storage import audit, deliveries, results
 from storage import series as store
-from storage.status import status as read_status
+from storage.lookup import find_series
+from storage.series_state import SeriesState
 
 group = typer.Typer(no_args_is_help=True, help="List and show series.")
+
+SeriesArgument = Annotated[
+    str,
+    typer.Argument(metavar="SERIES", help="Number of a series, its Series Instance UID, or a unique beginning of it."),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
-    app.command()(status)
     app.add_typer(group, name="series")
-    app.command()(retry)
 
 
-def status(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """How many series, jobs and deliveries are in which state, and what needs a person."""
-    settings = settings_from(config)
-    with database_of(settings).read() as tx:
-        counts = read_status(tx, time.time())
-    counts["certificates"] = [vars(found) for found in expiries(settings, time.time())]
-    if json:
-        print_json(counts)
-        return
-    states = {part: counts[part] for part in ("series", "jobs", "deliveries", "results")}
-    rows = [(part, state, count) for part, found in states.items() for state, count in found.items() if count]
-    print_rows("Status", ["what", "state", "count"], rows)
-    for name, value in counts.items():
-        if name not in states and not isinstance(value, dict | list):
-            out.print(f"{name}: {'none' if value is None else value}", markup=False)
-    for title in ("failed_jobs", "failed_deliveries"):
-        if counts[title]:
-            print_rows(title, list(counts[title][0]), (list(row.values()) for row in counts[title]))
-    for found in counts["certificates"]:
-        out.print(_expiry(found), markup=False, soft_wrap=True)
-    for name, found in counts["destinations"].items():
-        out.print(f"destination {name}: {found}", markup=False, soft_wrap=True)
-
-
-def _expiry(found: dict[str, object]) -> str:
-    left = found["days_left"]
-    return f"certificate {found['use']}: {'cannot be read' if left is None else f'{left} days left'} ({found['file']})"
-
-
-LIST_COLUMNS = {
+WIDE_COLUMNS = {
+    "no.": "series_pk",
     "Series Instance UID": "series_instance_uid",
     "patient": "patient_id",
     "date": "study_date",
@@ -79,70 +56,152 @@ LIST_COLUMNS = {
 
 @group.command("list")
 def list_(
-    state: Annotated[str | None, typer.Option(help="Only series in this state: OPEN or CLOSED.")] = None,
+    state: Annotated[SeriesState | None, typer.Option(case_sensitive=False, help="Only series in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="The latest so many.")] = 50,
+    wide: Annotated[bool, typer.Option("--wide", help="All columns, for a wide terminal or a file.")] = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List the series, the one with the latest image first."""
-    with database_of(settings_from(config)).read() as tx:
+    """What came, and what became of it: the series with the latest image first."""
+    database = database_of(settings_from(config))
+    with database.read() as tx:
         records = [vars(record) for record in store.list_series(tx, state=state, limit=limit)]
+    note_reading(database, "series list", rows=len(records))
     if json:
         print_json(records)
+        return
+    if not records:
+        say(f"No series is {state.lower()}." if state else "No series has come yet.")
+        return
+    if wide:
+        rows = ([_cell(record[key]) for key in WIDE_COLUMNS.values()] for record in records)
+        print_rows("Series", list(WIDE_COLUMNS), rows)
     else:
-        print_rows("Series", list(LIST_COLUMNS), ([_cell(r[key]) for key in LIST_COLUMNS.values()] for r in records))
+        columns = ("no.", f"last image ({zone()})", "patient", "images", "what became of it")
+        print_rows("", columns, (_row(record) for record in records), wide=False)
+    if len(records) == limit:
+        say(f"The latest {limit}; more with --limit.")
+    say("More about one: dicom-node series show NUMBER")
+
+
+def _row(record: dict[str, Any]) -> list[object]:
+    return [
+        record["series_pk"],
+        local_text(record["last_instance_at"])[:16],
+        clipped(record["patient_id"], 14),
+        record["instance_count"],
+        clipped(answer(record), 31),
+    ]
+
+
+def answer(record: dict[str, Any]) -> str:
+    """What became of a series, in a few words."""
+    if record["state"] == SeriesState.OPEN:
+        return "waiting for images"
+    under_way = {"QUEUED": "waiting for analysis", "RUNNING": "being analysed", "FAILED": "analysis FAILED"}
+    if record["job_state"] in under_way:
+        return under_way[record["job_state"]]
+    if record["probability"] is not None:
+        return f"{'positive' if record['positive'] else 'negative'}, {record['probability']:.3f}"
+    code = record["reason_code"] or record["refusal_code"]
+    if code:
+        return f"not analysed: {code}"
+    return "waiting for its study" if record["selection"] == "WAITING" else "not analysed"
 
 
 @group.command()
-def show(
-    uid: Annotated[str, typer.Argument(help="Series Instance UID.")],
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Show one series with its result, and where the result's objects were delivered."""
-    with database_of(settings_from(config)).read() as tx:
-        record = vars(store.get_series(tx, uid))
+def show(series: SeriesArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """What became of one series, why, and where its result went."""
+    database = database_of(settings_from(config))
+    with database.read() as tx:
+        record = vars(store.get_series(tx, find_series(tx, series)))
         result_id = record["result_id"]
         record["objects"] = [vars(item) for item in results.objects_of(tx, result_id)] if result_id else []
         record["deliveries"] = deliveries.of_result(tx, result_id) if result_id else []
+    about = audit.Subject(
+        series_uid=record["series_instance_uid"],
+        study_uid=record["study_instance_uid"],
+        patient_id=record["patient_id"],
+        result_id=result_id,
+    )
+    note_reading(database, "series show", about)
     if json:
         print_json(record)
         return
-    for key, value in record.items():
-        if key not in ("objects", "deliveries"):
-            out.print(f"{key:22} {utc_text(value) if key.endswith('_at') else printable(value)}", soft_wrap=True)
-    for title in ("objects", "deliveries"):
-        rows = record[title]
-        if rows:
-            print_rows(title, list(rows[0]), (list(row.values()) for row in rows))
+    say(f"Series {record['series_pk']}: {answer(record)}")
+    for name, value in _facts(record):
+        say(f"  {name:13} {value}")
+    for line in (*_deliveries(record), *_objects(record)):
+        say(line)
 
 
-def retry(
-    series: Annotated[str | None, typer.Option(help="Series Instance UID whose failed job is queued again.")] = None,
-    delivery: Annotated[int | None, typer.Option(help="Number of a failed delivery that is sent again.")] = None,
-    job: Annotated[int | None, typer.Option(help="Number of a failed job, such as a shadow model's.")] = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Bring a failed job, or a failed delivery, back with all its attempts."""
-    if sum(given is not None for given in (series, delivery, job)) != 1:
-        raise NodeError(
-            "give one of --series UID, --job NUMBER, --delivery NUMBER; `status` and `series list` show what has failed"
-        )
-    with database_of(settings_from(config)).transaction() as tx:
-        if delivery is not None:
-            deliveries.retry(tx, delivery, time.time())
-            done = {"delivery": delivery}
-        else:
-            job_id = job if job is not None else store.get_series(tx, str(series)).job_id
-            if job_id is None:
-                raise NodeError("this series has no job yet")
-            jobs.retry(tx, job_id, time.time())
-            done = {"job": job_id}
-    if json:
-        print_json(done)
+def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    reason = record["reason_text"] or record["refusal_text"]
+    if reason:
+        yield "because", reason
+    if record["failure_reason"]:
+        yield "because", f"{record['failure_reason']}; try again: dicom-node retry --series {record['series_pk']}"
+    yield "patient", " ".join(part for part in (record["patient_id"], record["patient_name"]) if part) or "not named"
+    yield "study date", record["study_date"] or "not given"
+    described = ", ".join(part for part in (record["modality"], record["body_part"], record["description"]) if part)
+    yield "described as", described or "nothing"
+    yield "images", f"{plural(record['instance_count'], 'image')} from {record['calling_ae']}{_completeness(record)}"
+    yield "first, last", f"{local_text(record['first_instance_at'])}, {_moment(record['last_instance_at'])}"
+    if record["closed_at"] is not None:
+        yield "complete", f"{_moment(record['closed_at'])}{_revision(record)}"
     else:
-        out.print(f"queued again: {done}", markup=False)
+        yield "complete", f"decided at {_moment(record['due_at'])}, unless more images come{_revision(record)}"
+    if record["result_id"] is not None:
+        yield "result", f"{record['result_id']}, of job {record['job_id']}"
+    yield "Series UID", record["series_instance_uid"]
+    yield "Study UID", record["study_instance_uid"]
+
+
+def _completeness(record: dict[str, Any]) -> str:
+    expected = record["expected_count"]
+    asked = "" if expected is None else f"; the PACS counts {expected}"
+    return asked or ("; complete after a quiet time" if record["completeness"] == store.QUIET_TIME else "")
+
+
+def _revision(record: dict[str, Any]) -> str:
+    return "" if record["revision"] == 1 else f" (revision {record['revision']} of the series)"
+
+
+def _moment(seconds: float) -> str:
+    return f"{local_text(seconds)} {zone(seconds)}"
+
+
+DELIVERY_WORDS = {
+    "PENDING": "waits to be sent",
+    "SENDING": "is being sent",
+    "SENT": "sent",
+    "COMMITTED": "sent, and the PACS confirms that it keeps it",
+    "FAILED": "FAILED",
+    "SUPERSEDED": "replaced by a later result",
+}
+
+
+def _deliveries(record: dict[str, Any]) -> Iterator[str]:
+    if record["result_id"] is not None and not record["deliveries"]:
+        yield "The result goes to no destination."
+    for found in record["deliveries"]:
+        words = DELIVERY_WORDS.get(found["state"], found["state"])
+        since = f" at {_moment(found['sent_at'])}" if found["sent_at"] and found["state"] != "PENDING" else ""
+        yield f"Delivery {found['id']} to {found['destination']}: {words}{since}"
+        if found["state"] == "PENDING" and found["due_at"]:
+            yield f"  next attempt {_moment(found['due_at'])}; now: dicom-node retry --delivery {found['id']}"
+        if found["state"] == "FAILED":
+            yield f"  try again: dicom-node retry --delivery {found['id']}"
+        if found["error"]:
+            yield f"  after {plural(found['attempts'], 'attempt')}: {found['error']}"
+
+
+def _objects(record: dict[str, Any]) -> Iterator[str]:
+    if record["objects"]:
+        yield "Objects of the result (kind, size, SOP Instance UID):"
+    for found in record["objects"]:
+        yield f"  {found['kind']:22} {found['size'] / 1024:7.0f} KiB"
+        yield f"    {found['sop_instance_uid']}"
 
 
 def _cell(value: object) -> object:

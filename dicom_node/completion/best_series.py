@@ -56,7 +56,7 @@ class BestSeries:
         log.info(
             "best series chosen",
             study=short(choice.members[0].study_instance_uid),
-            series=short(chosen.series_instance_uid) if chosen else None,
+            series=chosen.series_pk if chosen else None,
         )
 
     def _decide(self, members: Sequence[Member], model: ModelRef) -> Choice:

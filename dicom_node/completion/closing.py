@@ -17,7 +17,6 @@ from sqlalchemy import Connection
 from config.reasons import ReasonCode, Refusal
 from config.settings import Destination, SenderSettings, Settings
 from dicom_node.completion.retrieve import Retrieval, fetch, held_instances
-from dicom_node.logs import short
 from dicom_node.receiver.negotiation import IMAGE_CLASSES
 from dicom_node.scu.association import NoContext, PeerUnavailable
 from dicom_node.scu.patient_id import patient_id_for_pacs
@@ -181,7 +180,7 @@ class Completion:
             error = None if look.cancelled() else look.exception()
             if error is not None:
                 # The type and not the text: a library's message may quote patient data.
-                log.error("series not decided", series=short(one.series_instance_uid), error=type(error).__name__)
+                log.error("series not decided", series=one.series_pk, error=type(error).__name__)
                 self._effort(one).next_at = clock() + AFTER_ERROR_S
 
         look = self._pool.submit(self._look, one, model, pacs, clock)
@@ -257,9 +256,7 @@ class Completion:
             detail: dict[str, object] = {"how": f"c-{how}", "missing": len(missing), "fetched": got}
         except NO_PEER as error:
             outcome, detail = "FAILED", {"reason": str(error)}
-        log.info(
-            "missing instances asked for", series=short(key.series_instance_uid), outcome=outcome.lower(), **detail
-        )
+        log.info("missing instances asked for", series=one.series_pk, outcome=outcome.lower(), **detail)
         with self._database.transaction() as tx:
             audit.append(
                 tx,
@@ -310,7 +307,7 @@ class Completion:
             return  # an instance came while we asked: the series is looked at again
         log.info(
             "series closed",
-            series=short(one.series_instance_uid),
+            series=one.series_pk,
             instances=one.instance_count,
             completeness=decision.completeness,
             refused=refusal.code if refusal else None,

@@ -24,6 +24,12 @@ PATIENCE_S = 90.0
 POLL_S = 0.2
 
 
+def lock_path(data_dir: Path) -> Path:
+    """The file that a node on this machine keeps locked."""
+    # By machine: several may share the files, with an index in PostgreSQL.
+    return data_dir / f"node-{socket.gethostname()}.lock"
+
+
 @contextmanager
 def only_node(data_dir: Path, stop: threading.Event, patience_s: float = PATIENCE_S) -> Iterator[int]:
     """Hold this machine's lock on the data folder. Yields its descriptor, for the children to inherit.
@@ -31,9 +37,7 @@ def only_node(data_dir: Path, stop: threading.Event, patience_s: float = PATIENC
     Raises NodeError where another node keeps running there, or when `stop` is set meanwhile.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
-    # By machine: several may share the files, with an index in PostgreSQL.
-    path = data_dir / f"node-{socket.gethostname()}.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    fd = os.open(lock_path(data_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
         _lock(fd, stop, patience_s)
         yield fd

@@ -17,7 +17,7 @@ from dicom_node.analysis.current_model import current_model, shadow_if_there
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from dicom_node.runtime import certificate_expiry
-from storage import leases, reconcile, retention
+from storage import job_release, reconcile, retention
 from storage.database import Database
 from storage.files import FileStore
 
@@ -63,7 +63,7 @@ def _jobs(
 
     def release_leases() -> None:
         with database.transaction() as tx:
-            leases.release_expired(tx, time.time(), settings.worker.max_attempts)
+            job_release.release_expired(tx, time.time(), settings.worker.max_attempts)
 
     def delete_old_images() -> None:
         days = settings.storage.retention_days

@@ -1,0 +1,130 @@
+"""status: does the node run and take images, what waits, what has failed, and what to do about it."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from config.settings import Settings
+from dicom_node.cli.common import (
+    ConfigOption,
+    JsonOption,
+    clipped,
+    database_of,
+    duration_text,
+    local_text,
+    plural,
+    print_json,
+    say,
+    settings_from,
+    zone,
+)
+from dicom_node.errors import NoIndex
+from dicom_node.runtime.certificate_expiry import expiries
+from dicom_node.runtime.liveness import Liveness, look
+from storage.status import status as read_status
+
+GIB = 1024**3
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.command()(status)
+
+
+def status(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Does the node run and take images; what waits, what has failed, and what to do."""
+    settings = settings_from(config)
+    alive = look(settings)
+    certificates = [vars(found) for found in expiries(settings, time.time())]
+    node = {"runs": alive.runs, "accepts": alive.accepts, "why_not": alive.why_not}
+    counts: dict[str, Any] = {}
+    try:
+        with database_of(settings).read() as tx:
+            counts = read_status(tx, time.time())
+    except NoIndex:
+        pass  # before the first start
+    if json:
+        print_json({**counts, "certificates": certificates, "node": node})
+        return
+    for line in (*_node(settings, alive), "", *_work(counts), *_certificates(certificates)):
+        say(line)
+
+
+def _node(settings: Settings, alive: Liveness) -> Iterator[str]:
+    where = f"{settings.receiver.ae_title} on port {settings.receiver.port if settings.receiver.plain else '-'}"
+    if settings.receiver.tls_certificate is not None:
+        where += f", TLS on port {settings.receiver.tls_port}"
+    if alive.accepts:
+        yield f"The node runs and takes images: {where}."
+    elif alive.runs:
+        yield f"The node runs but does NOT take images ({where}): {alive.why_not}."
+    else:
+        yield "The node does NOT run on this machine. Start it with `dicom-node run`."
+
+
+def _work(counts: dict[str, Any]) -> Iterator[str]:
+    if not counts:
+        yield "Nothing is stored yet: the node has not run with this configuration."
+        return
+    series, jobs, deliveries, results = (counts[part] for part in ("series", "jobs", "deliveries", "results"))
+    waiting = [
+        plural(series["OPEN"], "series", "series") + " still arriving",
+        plural(jobs["QUEUED"], "analysis", "analyses") + _oldest(counts["oldest_queued_s"]),
+        plural(deliveries["PENDING"], "delivery", "deliveries") + _oldest(counts["oldest_pending_s"]),
+    ]
+    yield f"waiting     {'; '.join(waiting)}"
+    running = plural(jobs["RUNNING"], "analysis", "analyses"), plural(deliveries["SENDING"], "delivery", "deliveries")
+    yield f"running     {running[0]}; {running[1]}"
+    done = f"{results['ANALYSED']} analysed, {results['NOT_ANALYSED']} not analysed with a reason"
+    yield f"results     {done}" + (f", {results['SHADOW']} of a shadow model" if results["SHADOW"] else "")
+    yield f"delivered   {deliveries['SENT'] + deliveries['COMMITTED']}, of which {deliveries['COMMITTED']} confirmed"
+    removed = counts["instances_removed_by_retention"]
+    yield (
+        f"stored      {plural(counts['instances'] - removed - counts['instances_lost'], 'image')}, "
+        f"{counts['bytes_stored'] / GIB:.1f} GiB" + (f"; {removed} removed as finished and old" if removed else "")
+    )
+    if counts["instances_lost"]:
+        yield f"LOST        {plural(counts['instances_lost'], 'image')}: missing or damaged; have the series sent again"
+    if counts["conflicts"]:
+        yield f"set aside   {plural(counts['conflicts'], 'image')} that contradict what the node holds"
+    yield from _destinations(counts)
+    yield from _failures(counts)
+
+
+def _oldest(seconds: float | None) -> str:
+    return "" if seconds is None else f" (the oldest for {duration_text(seconds)})"
+
+
+def _destinations(counts: dict[str, Any]) -> Iterator[str]:
+    for name, found in counts["destinations"].items():
+        waits, failed = found.get("PENDING", 0), found.get("FAILED", 0)
+        if waits or failed:
+            yield f"to {name}: {waits} waiting, {failed} failed; last error: {found['last_error'] or 'none'}"
+
+
+def _certificates(certificates: list[dict[str, Any]]) -> Iterator[str]:
+    for found in certificates:
+        left = found["days_left"]
+        if left is None or left < 60:
+            state = "cannot be read" if left is None else "has EXPIRED" if left < 0 else f"expires in {left:.0f} days"
+            yield f"certificate {found['use']} {state}: {found['file']}"
+
+
+def _failures(counts: dict[str, Any]) -> Iterator[str]:
+    jobs, deliveries = counts["failed_jobs"], counts["failed_deliveries"]
+    yield ""
+    if not jobs and not deliveries:
+        yield "Nothing has failed."
+    if jobs:
+        yield f"{plural(counts['jobs']['FAILED'], 'analysis', 'analyses')} failed; the latest (times: {zone()}):"
+    for job in jobs:
+        number, reason = job["series_pk"], clipped(job["failure_reason"], 200)
+        yield f"  job {job['job_id']} of series {number}, {local_text(job['finished_at'])}: {reason}"
+        yield f"    try again: dicom-node retry --job {job['job_id']}; more: dicom-node series show {number}"
+    if deliveries:
+        yield f"{plural(counts['deliveries']['FAILED'], 'delivery', 'deliveries')} failed; the latest:"
+    for delivery in deliveries:
+        yield f"  to {delivery['destination']} after {plural(delivery['attempts'], 'attempt')}: {delivery['error']}"
+        yield f"    try again: dicom-node retry --delivery {delivery['delivery_id']}"
