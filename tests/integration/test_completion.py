@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.completion.closing import MISSING_SLICES, PACS_COUNT, PACS_HAS_FEWER, PACS_SILENT, Completion
+from dicom_node.completion.closing import PACS_COUNT, PACS_HAS_FEWER, PACS_SILENT, Completion
 from dicom_node.demo.pacs import Pacs
 from storage import series
 from tests.outbox import MODEL, Node, ct_series, destination, encoded, make_node, write_all
@@ -80,7 +80,7 @@ def test_slices_that_cannot_be_fetched_refuse_the_series_by_name(tmp_path: Path)
         node.receive(slices[:3], time.time(), quiet_s=0.5)
         close(node)
     record = node.series()
-    assert record.refusal_code == MISSING_SLICES
+    assert record.refusal_code == ReasonCode.MISSING_SLICES
     assert record.expected_count == 5
     assert record.refusal_text is not None and "5" in record.refusal_text
     assert record.job_state == "QUEUED"

@@ -10,8 +10,9 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, JPEGLSLossless
 
+from config.reasons import ReasonCode
 from config.settings import ReceiverSettings, SenderSettings
-from dicom_node.completion.closing import MISSING_SLICES, PACS_COUNT, Completion
+from dicom_node.completion.closing import PACS_COUNT, Completion
 from dicom_node.receiver.receiver import Receiver
 from dicom_node.scu import push
 from dicom_node.scu.query import SeriesKey, querying
@@ -150,7 +151,7 @@ def test_without_retrieval_missing_slices_refuse_the_series(tmp_path: Path, arch
         node.receive(slices[:2], time.time(), quiet_s=0.5)
         close(node)
     record = node.series()
-    assert (record.refusal_code, record.expected_count, record.instance_count) == (MISSING_SLICES, 4, 2)
+    assert (record.refusal_code, record.expected_count, record.instance_count) == (ReasonCode.MISSING_SLICES, 4, 2)
 
 
 @pytest.mark.parametrize("name", ["orthanc", "dcmqrscp"])
