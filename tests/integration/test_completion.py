@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from config.reasons import ReasonCode
 from dicom_node.completion.closing import PACS_COUNT, PACS_HAS_FEWER, PACS_SILENT, Completion
 from dicom_node.demo.pacs import Pacs
 from storage import series
