@@ -73,21 +73,13 @@ def why_incomplete(tx: Connection, series_uid: str) -> Refusal | None:
 def accept(tx: Connection, series_uid: str, now: float) -> int:
     """A person decides that a series is whole without what was refused: it is closed anew, and analysed.
 
-    Returns how many instances it does without. Raises NotFound if none of it is missing.
+    Returns how many instances it does without; the caller audits who decided. Raises NotFound if none is missing.
     """
     lock_recording(tx)
     missing = _missing(tx, series_uid)
     if not missing:
         raise NotFound("no refused instance of this series is missing")
     tx.execute(update(refused_instances).where(*_still_missing(series_uid)).values(standing="ACCEPTED"))
-    audit.append(
-        tx,
-        now,
-        "series.accepted",
-        audit.Subject(series_uid=series_uid),
-        outcome="ACCEPTED",
-        detail={"without": len(missing)},
-    )
     _reopen(tx, series_uid, now, to_analyse=False)
     return len(missing)
 

@@ -12,6 +12,7 @@ import typer
 
 from config.errors import ConfigError
 from dicom_node.cli import (
+    accept,
     again,
     analyse,
     audit,
@@ -62,6 +63,7 @@ for module in (
     processes,
     status,
     series,
+    accept,
     again,
     audit,
     models,

@@ -58,8 +58,11 @@ def send(
         console=None if json else err,
     )
     if json:
-        print_json({"sent": result.stored, "failed": result.failed, "detail": result.detail})
+        failures = [{"sop_instance_uid": uid, "reason": reason} for uid, reason in result.failures]
+        print_json({"sent": result.stored, "failed": result.failed, "detail": result.detail, "failures": failures})
     else:
+        for uid, reason in result.failures:
+            err.print(f"{uid}: {reason}", markup=False, soft_wrap=True)
         out.print(
             f"{result.stored} stored, {result.failed} failed{': ' + result.detail if result.detail else ''}",
             markup=False,

@@ -18,19 +18,20 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from sqlalchemy import Connection
 
 from config.settings import SenderSettings
-from dicom_node.receiver.errors import Refused, Unreadable
-from dicom_node.receiver.headers import read_header
+from dicom_node.receiver.errors import Refused, Unreadable, answer_for
+from dicom_node.receiver.headers import read_header, read_identity
 from dicom_node.receiver.negotiation import IMAGE_CLASSES, TRANSFER_SYNTAXES
 from dicom_node.receiver.part10 import encode_file_start
-from dicom_node.receiver.uids import parse_uid
+from dicom_node.receiver.uids import accepted_uid, parse_uid
 from dicom_node.scu.association import Link, Peer, PeerUnavailable, associate
 from dicom_node.scu.query import SeriesKey
-from storage import recording, series
+from storage import recording, refused, series
 from storage.arrival import Arrival, Outcome
 from storage.database import Database
 from storage.errors import DatabaseUnavailable, StorageError
 from storage.files import FileStore
 from storage.pseudonyms import Pseudonyms
+from storage.refused import RefusedInstance
 
 log = structlog.get_logger()
 
@@ -137,6 +138,7 @@ class Keeper:
         try:
             return self._keep(event)
         except Refused as error:
+            self._remember(event, error)
             return error.status
         except (StorageError, OSError) as error:
             log.warning("fetched instance not kept", error=type(error).__name__)
@@ -162,6 +164,26 @@ class Keeper:
         )  # fmt: skip
         self._record(arrival)
         return 0x0000
+
+    def _remember(self, event: evt.Event, error: Refused) -> None:
+        """Write a refusal down, as the receiver does."""
+        data = event.request.DataSet.getvalue()  # type: ignore[union-attr]
+        header = read_identity(data, len(data), str(event.context.transfer_syntax) == IMPLICIT_VR)
+        refused_instance = RefusedInstance(
+            sop_instance_uid=accepted_uid(header.sop_instance_uid),
+            series_instance_uid=self._wanted.series.series_instance_uid,
+            study_instance_uid=self._wanted.series.study_instance_uid,
+            patient_id=self._wanted.pseudonyms.of(self._wanted.series.patient_id),
+            status=f"{error.status:04X}",
+            reason=answer_for(error)[1],
+            calling_ae=self._peer.ae_title,
+            address=self._peer.host,
+        )
+        try:
+            with self._database.transaction() as tx:
+                refused.record(tx, refused_instance, self._clock())
+        except StorageError as failure:
+            log.warning("refusal not remembered", error=type(failure).__name__)
 
     def _record(self, arrival: Arrival) -> None:
         outcome = Outcome.DUPLICATE

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from config.uids import is_uid
 from dicom_node.receiver.committer import Committer
 from dicom_node.receiver.headers import Header
 from dicom_node.receiver.journal import Journal
+from dicom_node.receiver.uids import accepted_uid
 from storage.arrival import clean
 from storage.pseudonyms import Pseudonyms
 from storage.refused import RefusedInstance
@@ -95,9 +95,9 @@ class Refusals:
     def _refused(self, caller: Caller, command_uid: bytes, header: Header, reason: Reason) -> RefusedInstance:
         return RefusedInstance(
             # In this order: an instance whose command names another comes again under its own UID.
-            sop_instance_uid=_uid(header.sop_instance_uid) or _uid(command_uid) or _text(command_uid),
-            series_instance_uid=_uid(header.series_instance_uid),
-            study_instance_uid=_uid(header.study_instance_uid),
+            sop_instance_uid=accepted_uid(header.sop_instance_uid) or accepted_uid(command_uid) or _text(command_uid),
+            series_instance_uid=accepted_uid(header.series_instance_uid),
+            study_instance_uid=accepted_uid(header.study_instance_uid),
             patient_id=self._pseudonyms.of(header.indexed.patient_id),
             status=reason.status,
             reason=reason.comment,
@@ -126,12 +126,6 @@ class Refusals:
             self._window_ends = now + WINDOW_S
             self._instances = 0
             self._series.clear()
-
-
-def _uid(raw: bytes) -> str:
-    """The UID in an encoded element; empty if it is not one that the node accepts."""
-    text = raw.rstrip(b"\0 ").decode("ascii", "replace")
-    return text if is_uid(text) else ""
 
 
 def _text(raw: bytes) -> str:

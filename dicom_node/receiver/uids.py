@@ -1,6 +1,6 @@
 """Identifiers as they are encoded; config/uids.py has the rule which of them are accepted."""
 
-from config.uids import uid_problem
+from config.uids import is_uid, uid_problem
 from dicom_node.receiver.errors import Unreadable
 
 
@@ -18,3 +18,9 @@ def parse_uid(raw: bytes, what: str) -> str:
     if problem is not None:
         raise Unreadable(f"{what} {problem}")
     return uid
+
+
+def accepted_uid(raw: bytes) -> str:
+    """The UID in an encoded element; empty if it is not one that the node accepts."""
+    text = raw.rstrip(b"\0 ").decode("ascii", "replace")
+    return text if is_uid(text) else ""

@@ -17,11 +17,15 @@ DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 
 @dataclass(frozen=True)
 class PushResult:
-    """How many instances were stored and how many failed; detail: the first failure, or empty."""
+    """How many instances were stored and how many failed.
+
+    detail: the first failure, or empty. failures: SOP Instance UID and reason of each, with the peer's Error Comment.
+    """
 
     stored: int
     failed: int
     detail: str
+    failures: tuple[tuple[str, str], ...] = ()
 
 
 def send(
@@ -52,7 +56,8 @@ def send(
         task = progress.add_task("sending", total=len(instances))
         results = store(Address(called_ae, host, port), caller, instances, lambda _: progress.advance(task))
     failures = [r for r in results if r.outcome not in (Outcome.STORED, Outcome.WARNING)]
-    return PushResult(len(results) - len(failures), len(failures), failures[0].detail if failures else "")
+    reasons = tuple((r.sop_instance_uid, f"{r.detail}: {r.comment}" if r.comment else r.detail) for r in failures)
+    return PushResult(len(results) - len(failures), len(failures), reasons[0][1] if reasons else "", reasons)
 
 
 def find_instances(path: Path) -> list[InstanceFile]:

@@ -60,12 +60,16 @@ class InstanceFile:
 
 @dataclass(frozen=True)
 class StoreResult:
-    """The outcome of one C-STORE. status: the DIMSE status, or None where none came. detail: without patient data."""
+    """The outcome of one C-STORE. status: the DIMSE status, or None if none came. detail: without patient data.
+
+    comment: the peer's Error Comment, on one line. It may hold anything, so it goes into no log.
+    """
 
     sop_instance_uid: str
     outcome: Outcome
     status: int | None
     detail: str
+    comment: str = ""
 
 
 # C-STORE statuses outside the ranges below; PS3.7 C and PS3.4 B.2.3.
@@ -199,7 +203,9 @@ def _store_one(link: Link, instance: InstanceFile, message_id: int) -> StoreResu
     if "Status" not in answer:
         return StoreResult(instance.sop_instance_uid, Outcome.TRANSIENT, None, link.why_lost(started))
     outcome = classify(answer.Status)
-    return StoreResult(instance.sop_instance_uid, outcome, answer.Status, f"status 0x{answer.Status:04X}")
+    comment = "".join(c if c.isprintable() else " " for c in str(answer.get("ErrorComment", "")))
+    detail = f"status 0x{answer.Status:04X}"
+    return StoreResult(instance.sop_instance_uid, outcome, answer.Status, detail, comment.strip())
 
 
 def _content(link: Link, instance: InstanceFile) -> Path | Dataset | None:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from config.reasons import ReasonCode
 from dicom_node.completion.closing import PACS_COUNT, PACS_HAS_FEWER, PACS_SILENT, Completion
@@ -85,6 +86,23 @@ def test_slices_that_cannot_be_fetched_refuse_the_series_by_name(tmp_path: Path)
     assert record.expected_count == 5
     assert record.refusal_text is not None and "5" in record.refusal_text
     assert record.job_state == "QUEUED"
+
+
+def test_a_fetched_slice_that_the_node_refuses_is_remembered_like_one_that_was_sent(tmp_path: Path) -> None:
+    slices = ct_series(4)
+    write_all(slices, tmp_path / "pacs")
+    with Pacs(tmp_path / "pacs") as pacs:
+        pacs.load(tmp_path / "pacs")
+        spoilt = dcmread(tmp_path / "pacs" / "0003.dcm")
+        del spoilt.StudyInstanceUID
+        spoilt.save_as(tmp_path / "pacs" / "0003.dcm")
+        node = asking_node(tmp_path / "node", pacs.port, fetch_attempts=1)
+        node.receive(slices[:3], time.time(), quiet_s=0.5)
+        close(node)
+    assert node.series().refusal_code == MISSING_SLICES
+    [row] = node.audited("instance.refused")
+    assert row["sop_uid"] == slices[3].SOPInstanceUID
+    assert row["detail"]["reason"] == "Study Instance UID is missing"  # type: ignore[index]
 
 
 def test_a_pacs_that_is_away_leaves_the_quiet_time_to_decide_and_that_is_recorded(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """What the node refuses leaves a trace that an auditor can use, and its series is not analysed without it."""
 
+import json
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ from pydicom.uid import generate_uid
 from sqlalchemy import text
 
 from dicom_node.receiver import refusals
-from storage import refused, series
+from storage import series
 from tests.attacker import ACCEPT, DATA, attacker, data_set, element, pdu, pdv, store_command
 from tests.outbox import MODEL
 from tests.programs import wait_for
@@ -41,6 +44,11 @@ def close(node: Node) -> dict[str, Any]:
         series.close_series(tx, due.series_pk, time.time() + QUIET_S, series.Closing(MODEL))
     [row] = rows(node, "series")
     return row
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`dicom-node` at the command line."""
+    return subprocess.run([sys.executable, "-m", "dicom_node", *arguments], capture_output=True, text=True, timeout=120)
 
 
 def broken(number: int = 1) -> FileDataset:
@@ -196,6 +204,31 @@ def test_with_pseudonyms_a_refusal_names_no_patient(tmp_path: Path) -> None:
 def test_a_person_decides_that_the_series_is_whole(node: Node) -> None:
     store(node, broken(), ct_slice(2, series_uid=SERIES))
     close(node)
-    with node.database.transaction() as tx:
-        assert refused.accept(tx, SERIES, time.time()) == 1
+    config = node.settings.data_dir / "node.toml"
+    config.write_text(f'data_dir = "{node.settings.data_dir}"\n')
+    done = command("series", "accept", SERIES, "--config", str(config))
+    assert done.returncode == 0, done.stderr
+    assert "whole without 1 instance" in done.stdout
     assert close(node)["refusal_code"] is None
+    assert [row["series_uid"] for row in rows(node, "audit") if row["event"] == "operator.accept"] == [SERIES]
+    again = command("series", "accept", SERIES, "--config", str(config))
+    assert again.returncode == 1
+    assert "no refused instance of this series is missing" in again.stderr
+
+
+def test_send_says_of_each_instance_why_it_was_refused(node: Node, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    good, cut = ct_slice(1, series_uid=SERIES), ct_slice(2, series_uid=SERIES)
+    del cut.StudyInstanceUID
+    for number, each in enumerate((good, cut)):
+        each.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+    arguments = ["send", str(folder), "--host", "127.0.0.1", "--port", str(node.port)]
+    done = command(*arguments)
+    assert done.returncode == 1
+    line = f"{cut.SOPInstanceUID}: status 0xC000: Study Instance UID is missing"
+    assert line in done.stderr.splitlines()
+    listed = json.loads(command(*arguments, "--json").stdout)
+    assert listed["failures"] == [
+        {"sop_instance_uid": cut.SOPInstanceUID, "reason": "status 0xC000: Study Instance UID is missing"}
+    ]
