@@ -99,7 +99,7 @@ def test_a_fetched_slice_that_the_node_refuses_is_remembered_like_one_that_was_s
         node = asking_node(tmp_path / "node", pacs.port, fetch_attempts=1)
         node.receive(slices[:3], time.time(), quiet_s=0.5)
         close(node)
-    assert node.series().refusal_code == MISSING_SLICES
+    assert node.series().refusal_code == ReasonCode.MISSING_SLICES
     [row] = node.audited("instance.refused")
     assert row["sop_uid"] == slices[3].SOPInstanceUID
     assert row["detail"]["reason"] == "Study Instance UID is missing"  # type: ignore[index]
