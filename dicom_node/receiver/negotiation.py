@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
@@ -11,6 +13,7 @@ from pydicom.uid import (
     JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -67,7 +70,9 @@ _COMPRESSED = (
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
 )
-TRANSFER_SYNTAXES = frozenset((EXPLICIT_VR, IMPLICIT_VR, *map(str, _COMPRESSED)))
+# These hold lossless streams as well as lossy ones; the analysis looks at the stream and refuses a lossy one.
+_GENERAL = frozenset(map(str, (JPEG2000, JPEGLSNearLossless, HTJ2K)))
+TRANSFER_SYNTAXES = frozenset((EXPLICIT_VR, IMPLICIT_VR, *map(str, _COMPRESSED))) | _GENERAL
 
 Offer = Mapping[str, frozenset[str]]
 """Transfer syntaxes by abstract syntax."""
@@ -93,10 +98,12 @@ def negotiate(proposals: Iterable[Proposal], offered: Offer = OFFERED) -> tuple[
 def _answer(proposal: Proposal, known: frozenset[str] | None) -> Context:
     """Of the transfer syntaxes that both sides know, the one that the requestor names first.
 
-    But explicit VR before implicit, which loses the VR of private elements. Of several, no other is better for
-    certain: a sender that names a compressed one first mostly holds the images in it.
+    But explicit VR before implicit, which loses the VR of private elements, and what is lossless by its name before
+    what may be lossy: a sender might compress for it. Of several, no other is better for certain: a sender that names
+    a compressed one first mostly holds the images in it.
     """
-    agreed = "" if known is None else next((s for s in proposal.transfer_syntaxes if s in known), "")
+    both = [syntax for syntax in proposal.transfer_syntaxes if known is not None and syntax in known]
+    agreed = next((syntax for syntax in both if syntax not in _GENERAL), both[0] if both else "")
     if agreed == IMPLICIT_VR and EXPLICIT_VR in proposal.transfer_syntaxes:
         agreed = EXPLICIT_VR
     result = ABSTRACT_SYNTAX_UNKNOWN if known is None else ACCEPTED if agreed else TRANSFER_SYNTAXES_UNKNOWN

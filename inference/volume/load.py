@@ -19,7 +19,7 @@ import numpy.typing as npt
 from config.reasons import ReasonCode
 from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.volume.ct_volume import CTVolume, SeriesHeader, SourceSlice
-from inference.volume.decode import check_format, decode_frame, write_hu
+from inference.volume.decode import check_format, decode_frame, most_encoded_bytes, write_hu
 from inference.volume.geometry import Stack, find_stacks, shows_conflict, split_conflicting
 from inference.volume.instances import (
     CT_IMAGE,
@@ -227,6 +227,10 @@ def _decode_into(frame: Frame, out: npt.NDArray[np.int16], decoded: Decoded = _N
 
 
 def _read_spans(frame: Frame) -> bytes:
+    if sum(length for _, length in frame.spans) > most_encoded_bytes(frame.instance.pixels):
+        raise CorruptInstance(
+            f"instance {frame.instance.sop_instance_uid}: its compressed image is larger than an uncompressed one"
+        )
     try:
         with frame.instance.path.open("rb", buffering=0) as file:
             parts = []

@@ -14,6 +14,7 @@ from pydicom.pixels import compress
 from pydicom.uid import RLELossless
 
 from inference.errors import CorruptInstance, UnsuitableSeries
+from inference.volume.decode import SUPPORTED
 from inference.volume.folder import find_series
 from inference.volume.load import load
 from tests.conftest import require_program
@@ -23,9 +24,20 @@ ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
     "1.2.840.10008.1.2.4.57": lambda words: imagecodecs.ljpeg_encode(words, bitspersample=16),
     "1.2.840.10008.1.2.4.70": lambda words: imagecodecs.ljpeg_encode(words, bitspersample=16),
     "1.2.840.10008.1.2.4.80": lambda words: imagecodecs.jpegls_encode(words),
+    "1.2.840.10008.1.2.4.81": lambda words: imagecodecs.jpegls_encode(words),
     "1.2.840.10008.1.2.4.90": lambda words: imagecodecs.jpeg2k_encode(words, codecformat="j2k", reversible=True),
+    "1.2.840.10008.1.2.4.91": lambda words: imagecodecs.jpeg2k_encode(words, codecformat="j2k", reversible=True),
     "1.2.840.10008.1.2.4.201": lambda words: imagecodecs.htj2k_encode(words, reversible=True),
     "1.2.840.10008.1.2.4.202": lambda words: imagecodecs.htj2k_encode(words, reversible=True),
+    "1.2.840.10008.1.2.4.203": lambda words: imagecodecs.htj2k_encode(words, reversible=True),
+}
+LOSSY_ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
+    "1.2.840.10008.1.2.4.80": lambda words: imagecodecs.jpegls_encode(words, level=3),
+    "1.2.840.10008.1.2.4.81": lambda words: imagecodecs.jpegls_encode(words, level=1),
+    "1.2.840.10008.1.2.4.90": lambda words: imagecodecs.jpeg2k_encode(words, codecformat="j2k", level=80),
+    "1.2.840.10008.1.2.4.91": lambda words: imagecodecs.jpeg2k_encode(words, codecformat="j2k", level=80),
+    "1.2.840.10008.1.2.4.201": lambda words: imagecodecs.htj2k_encode(words, level=0.01),
+    "1.2.840.10008.1.2.4.203": lambda words: imagecodecs.htj2k_encode(words, level=0.01),
 }
 # (lowest, highest + 1, bits stored, signed): every width that scanners use, and the ends of 16 bits.
 DEPTHS = [
@@ -182,10 +194,37 @@ def test_a_stream_of_another_size_than_the_header_is_corrupt(tmp_path: Path) -> 
         load(sorted(tmp_path.iterdir()))
 
 
-def test_a_near_lossless_stream_under_a_lossless_syntax_is_refused(tmp_path: Path) -> None:
-    encode = lambda words: imagecodecs.jpegls_encode(words, level=3)  # noqa: E731
+@pytest.mark.parametrize("syntax", LOSSY_ENCODERS)
+def test_a_stream_that_loses_detail_is_refused_whatever_its_syntax_promises(tmp_path: Path, syntax: str) -> None:
     for index, plane in enumerate(noise(2)):
-        save(slice_dataset(plane, 2.0 * index), tmp_path / f"{index}.dcm", "1.2.840.10008.1.2.4.80", encode)
+        save(slice_dataset(plane, 2.0 * index), tmp_path / f"{index}.dcm", syntax, LOSSY_ENCODERS[syntax])
+    with pytest.raises(UnsuitableSeries) as refusal:
+        load(sorted(tmp_path.iterdir()))
+    assert refusal.value.code == "LOSSY_TRANSFER_SYNTAX"
+
+
+@pytest.mark.parametrize("place", ["the tile's header", "the component's style"])
+def test_a_wavelet_that_loses_detail_is_seen_wherever_it_is_declared(tmp_path: Path, place: str) -> None:
+    def irreversible_at(words: np.ndarray) -> bytes:
+        stream = imagecodecs.jpeg2k_encode(words, codecformat="j2k", reversible=True)
+        tile, style = stream.index(b"\xff\x90"), stream.index(b"\xff\x52")
+        style_end = style + 2 + int.from_bytes(stream[style + 2 : style + 4], "big")
+        if place == "the tile's header":
+            extra = bytearray(stream[style:style_end])
+            extra[13] = 0
+            size = int.from_bytes(stream[tile + 6 : tile + 10], "big") + len(extra)
+            return (
+                stream[: tile + 6]
+                + size.to_bytes(4, "big")
+                + stream[tile + 10 : tile + 12]
+                + extra
+                + stream[tile + 12 :]
+            )
+        component = b"\xff\x53\0\x09\0\0" + stream[style + 9 : style + 13] + b"\0"
+        return stream[:tile] + component + stream[tile:]
+
+    for index, plane in enumerate(noise(2)):
+        save(slice_dataset(plane, 2.0 * index), tmp_path / f"{index}.dcm", "1.2.840.10008.1.2.4.91", irreversible_at)
     with pytest.raises(UnsuitableSeries) as refusal:
         load(sorted(tmp_path.iterdir()))
     assert refusal.value.code == "LOSSY_TRANSFER_SYNTAX"
@@ -197,9 +236,8 @@ def test_a_near_lossless_stream_under_a_lossless_syntax_is_refused(tmp_path: Pat
         ("1.2.840.10008.1.2.2", "BIG_ENDIAN"),
         ("1.2.840.10008.1.2.1.99", "DEFLATED"),
         ("1.2.840.10008.1.2.4.50", "LOSSY_TRANSFER_SYNTAX"),
-        ("1.2.840.10008.1.2.4.81", "LOSSY_TRANSFER_SYNTAX"),
-        ("1.2.840.10008.1.2.4.91", "LOSSY_TRANSFER_SYNTAX"),
-        ("1.2.840.10008.1.2.4.203", "LOSSY_TRANSFER_SYNTAX"),
+        ("1.2.840.10008.1.2.4.51", "LOSSY_TRANSFER_SYNTAX"),
+        ("1.2.840.10008.1.2.4.95", "DEFLATED"),
         ("1.2.840.10008.1.2.4.94", "UNSUPPORTED_TRANSFER_SYNTAX"),
     ],
 )
@@ -257,3 +295,21 @@ def test_random_damage_ends_in_a_named_reason_or_a_volume(tmp_path: Path, syntax
             load(paths)
         except (CorruptInstance, UnsuitableSeries) as reason:
             assert "NOBODY" not in str(reason)
+
+
+def test_the_receiver_accepts_what_can_be_decoded_and_nothing_else() -> None:
+    from dicom_node.receiver.negotiation import TRANSFER_SYNTAXES
+
+    assert TRANSFER_SYNTAXES == SUPPORTED
+
+
+def test_a_syntax_that_is_lossless_by_its_name_is_agreed_before_one_that_may_be_lossy() -> None:
+    from dicom_node.receiver.acse import Proposal
+    from dicom_node.receiver.negotiation import negotiate
+
+    proposals = [
+        Proposal(1, "1.2.840.10008.5.1.4.1.1.2", ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.90", IMPLICIT)),
+        Proposal(3, "1.2.840.10008.5.1.4.1.1.2", ("1.2.840.10008.1.2.4.91",)),
+    ]
+    agreed = [context.transfer_syntax for context in negotiate(proposals)]
+    assert agreed == ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"]
