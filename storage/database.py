@@ -34,6 +34,7 @@ from storage.errors import (
     StorageFull,
 )
 from storage.models import properties
+from storage.private import make_file, make_folder
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VIEWS = Path(__file__).parent / "views.sql"
@@ -65,7 +66,7 @@ class Database:
         if self._sqlite:
             if self.url.database in (None, "", ":memory:"):
                 raise StorageError("the index needs a file: several processes share it")
-            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+            _make_private(Path(str(self.url.database)))
         # A message that shows a statement must not show its values: they hold patient data.
         self.engine = create_engine(
             self.url, hide_parameters=True, pool_size=8, max_overflow=24, **self._driver_options()
@@ -177,6 +178,16 @@ class Database:
                 self._kept.close()
                 self._kept = None
         self.engine.dispose()
+
+
+def _make_private(index: Path) -> None:
+    """SQLite gives the files beside the index, its log and the log's index, the mode that the index has."""
+    make_folder(index.parent)
+    for suffix in ("", "-wal", "-shm"):
+        path = index.with_name(index.name + suffix)
+        if path.exists() or not suffix:
+            with contextlib.suppress(OSError):  # SQLite names what is wrong, when it opens the file
+                make_file(path)
 
 
 def open_database(url: str) -> Database:

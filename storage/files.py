@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from storage.errors import CorruptFile, StorageError, StorageFull
+from storage.private import FILE_MODE, make_folder
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 SUFFIX = ".dcm"
@@ -57,7 +58,7 @@ class NewFile:
         self._committed = False
         with _full_is_named():
             # O_EXCL: a name that exists already is a broken generator, never something to overwrite.
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
 
     @property
     def path(self) -> Path:
@@ -164,7 +165,7 @@ class FileStore:
         self.root = Path(root).resolve()
         self._clock = clock
         self._folder: _DayFolder | None = None
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         fsync_folder(self.root.parent)
 
     def create(self) -> NewFile:
@@ -184,7 +185,7 @@ class FileStore:
         """
         relative = datetime.fromtimestamp(day * DAY_S, UTC).strftime("%Y/%m/%d")
         folder = self.root / relative
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for parent in folder.parents:
             fsync_folder(parent)
             if parent == self.root:

@@ -51,7 +51,6 @@ def database_of(settings: Settings, *, create: bool = False) -> Database:
 
 def files_of(settings: Settings) -> FileStore:
     """The stored files of this node."""
-    settings.files_dir.mkdir(parents=True, exist_ok=True)
     return FileStore(settings.files_dir)
 
 

@@ -211,7 +211,6 @@ def serve(settings: Settings, stop: threading.Event) -> None:
 
     Raises PortTaken; NodeError where it failed: the supervisor starts another, and senders come back to that one.
     """
-    settings.files_dir.mkdir(parents=True, exist_ok=True)
     _allow_descriptors(settings.receiver)
     database = open_database(settings.database_url)
     receiver = Receiver(settings, database, FileStore(settings.files_dir))

@@ -11,6 +11,7 @@ from config.settings import Settings
 from dicom_node.errors import NodeError, NoIndex
 from storage.database import Database, open_database
 from storage.errors import DatabaseReadOnly, DatabaseUnavailable
+from storage.private import make_folder
 
 
 def open_index(settings: Settings, *, create: bool = True) -> Database:
@@ -27,7 +28,7 @@ def open_index(settings: Settings, *, create: bool = True) -> Database:
         ) from None
     is_file = url.get_backend_name() == "sqlite"
     if is_file and create:
-        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(str(url.database)).parent)
     elif is_file and not Path(str(url.database)).exists():
         raise NoIndex(
             f"there is no index at {url.database} yet: the node has not run with this configuration (`dicom-node run`)"

@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from dicom_node.errors import NodeError
+from storage.private import FILE_MODE, make_folder
 
 log = structlog.get_logger()
 
@@ -36,8 +37,8 @@ def only_node(data_dir: Path, stop: threading.Event, patience_s: float = PATIENC
 
     Raises NodeError where another node keeps running there, or when `stop` is set meanwhile.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
-    fd = os.open(lock_path(data_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    make_folder(data_dir)
+    fd = os.open(lock_path(data_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     try:
         _lock(fd, stop, patience_s)
         yield fd

@@ -1,5 +1,6 @@
 """What happens once when the node starts, before any process of it opens the index."""
 
+import os
 import time
 
 import structlog
@@ -10,6 +11,7 @@ from dicom_node.runtime import scheduler
 from storage import audit
 from storage.database import open_database
 from storage.files import FileStore
+from storage.private import OTHERS, make_folder, tighten
 from storage.reconcile import ORPHAN_AGE_S, reconcile
 
 log = structlog.get_logger()
@@ -20,7 +22,11 @@ def prepare(settings: Settings) -> None:
 
     Raises NodeError, StorageError or ModelError when the node cannot work with this data folder or model.
     """
-    settings.files_dir.mkdir(parents=True, exist_ok=True)
+    # What the node's processes make besides, such as the counts of the metrics, is nobody else's either.
+    os.umask(OTHERS)
+    make_folder(settings.files_dir)
+    for folder in (settings.data_dir, settings.files_dir):
+        tighten(folder)
     model, shadow = current_model(settings), shadow_model(settings)
     database = open_database(settings.database_url)
     # Other machines that share the index hold leases of their own, and receive files that have no row yet.
