@@ -7,10 +7,10 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, or_, select, update
+from sqlalchemy import Connection, or_, select, update
 
 from storage import audit, clock
-from storage.errors import IllegalMove, NotFound, StaleLease
+from storage.errors import IllegalMove, NotFound
 from storage.models import deliveries, patients, results, series, studies
 from storage.moves import Machine, by_id, insert_row, move
 from storage.results import StoredObject, objects_of
@@ -37,7 +37,8 @@ TRANSITIONS: Mapping[str, frozenset[str]] = {
     DeliveryState.SENDING: frozenset({DeliveryState.PENDING}),  # from here on the destination may have it
     DeliveryState.SENT: frozenset({DeliveryState.SENDING}),  # the destination answered success
     DeliveryState.COMMITTED: frozenset({DeliveryState.SENT}),  # the destination promised to keep it
-    DeliveryState.FAILED: frozenset({DeliveryState.SENDING}),  # trying again will not help
+    # Trying again will not help: it refuses the objects, or does not keep them however often it took them.
+    DeliveryState.FAILED: frozenset({DeliveryState.SENDING, DeliveryState.SENT}),
     # A later report replaces it; one that was SENT ends so where the destination then did not keep it.
     DeliveryState.SUPERSEDED: frozenset(
         {DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.FAILED}
@@ -64,7 +65,7 @@ DELIVERY = Machine(
 
 
 # The counters of a delivery that begins anew.
-ANEW: Mapping[str, int] = {"attempts": 0, "refusals": 0, "commitment_attempts": 0}
+ANEW: Mapping[str, int] = {"attempts": 0, "refusals": 0, "commitment_attempts": 0, "resends": 0}
 
 
 @dataclass(frozen=True)
@@ -87,23 +88,6 @@ class ClaimedDelivery:
     objects: tuple[StoredObject, ...]
 
 
-@dataclass(frozen=True)
-class Commitment:
-    """A delivery whose storage commitment is to be asked for (again).
-
-    attempt: how often it was asked for already. transaction_uid: of the last time, None before the first.
-    objects: those that the destination took; a class that it does not know was left out.
-    """
-
-    delivery_id: int
-    destination: str
-    attempt: int
-    transaction_uid: str | None
-    patient_id: str
-    study_instance_uid: str
-    objects: tuple[StoredObject, ...]
-
-
 def create(tx: Connection, result_id: int, destinations: Sequence[str], now: float) -> None:
     """Put a result into the outbox, once per destination."""
     for destination in dict.fromkeys(destinations):
@@ -111,16 +95,14 @@ def create(tx: Connection, result_id: int, destinations: Sequence[str], now: flo
             "result_id": result_id,
             "destination": destination,
             "state": DeliveryState.PENDING.value,
-            "attempts": 0,
             "fence": 0,
             "set_at": now,
             "due_at": now,
             "created_at": now,
-            "commitment_attempts": 0,
-            "refusals": 0,
+            **ANEW,
         }
         delivery_id = insert_row(tx, deliveries, values)
-        _note(tx, delivery_id, now, "delivery.pending", DeliveryState.PENDING)
+        note(tx, delivery_id, now, "delivery.pending", DeliveryState.PENDING)
 
 
 def claim(tx: Connection, destination: str, now: float, lease_s: float, limit: int = 1) -> list[ClaimedDelivery]:
@@ -184,7 +166,7 @@ def _release_expired(tx: Connection, now: float, destination: str | None, *, wha
         over = over.where(deliveries.c.due_at <= now)
     released = tx.scalars(over.with_for_update(skip_locked=True)).all()
     for delivery_id in released:
-        _not_stored(
+        not_stored(
             tx, delivery_id, DeliveryState.SENDING, DeliveryState.PENDING, now, now, "the sender's lease was over"
         )
     return len(released)
@@ -218,13 +200,14 @@ def mark_sent(
     """The destination stored every object.
 
     status_by_object: DIMSE status by SOP Instance UID. warning: what a Bxxx status said.
-    commitment_at: when to ask for storage commitment (`commitments_due`); None: the destination offers none.
+    commitment_at: when to ask whether it keeps them (`commitments.due`); None: it is not asked.
     Raises StaleLease: another sender has it, and will send the same bytes.
     """
     values = {
         "sent_at": now,
         "set_at": now,
         "due_at": commitment_at,
+        "commitment_attempts": 0,
         "error": None,
         "warning": warning,
         "object_status": json.dumps(dict(status_by_object or {}), sort_keys=True),
@@ -254,7 +237,7 @@ def retry_later(
     Returns SUPERSEDED where a later report replaces this one, else PENDING. Raises StaleLease.
     """
     counted = {"refusals": deliveries.c.refusals + 1} if refused else {}
-    return _not_stored(
+    return not_stored(
         tx, delivery_id, DeliveryState.SENDING, DeliveryState.PENDING, now, retry_at, error, fence, counted
     )
 
@@ -264,10 +247,10 @@ def fail(tx: Connection, delivery_id: int, fence: int, now: float, error: str) -
 
     Returns SUPERSEDED where a later report replaces this one, else FAILED. Raises StaleLease.
     """
-    return _not_stored(tx, delivery_id, DeliveryState.SENDING, DeliveryState.FAILED, now, None, error, fence)
+    return not_stored(tx, delivery_id, DeliveryState.SENDING, DeliveryState.FAILED, now, None, error, fence)
 
 
-def _not_stored(
+def not_stored(
     tx: Connection,
     delivery_id: int,
     leaving: DeliveryState,
@@ -278,7 +261,7 @@ def _not_stored(
     fence: int | None = None,
     counted: Mapping[str, object] = MappingProxyType({}),
 ) -> DeliveryState:
-    """The destination has it not: go on as `to`, or SUPERSEDED: what a later report replaces is not sent again."""
+    """The destination does not have it: go on as `to`, or as SUPERSEDED if a later report replaces it."""
     outdated = tx.scalar(
         select(results.c.superseded_at).select_from(deliveries.join(results)).where(deliveries.c.id == delivery_id)
     )
@@ -295,15 +278,21 @@ def retry(tx: Connection, delivery_id: int, now: float) -> None:
 
 
 def hurry(tx: Connection, delivery_id: int, now: float) -> None:
-    """An operator has a PENDING delivery sent now, with its counters at zero, instead of at the end of its wait.
+    """An operator has a delivery go on now, its counters at zero, instead of at the end of its wait.
 
-    Raises NotFound, or IllegalMove when the delivery does not wait to be sent.
+    A PENDING one is sent; one that is SENT and waits for confirmation, or got none, is asked about.
+    Raises NotFound, or IllegalMove when there is nothing to hurry.
     """
     state = DELIVERY.row(tx, delivery_id)["state"]
-    if state != DeliveryState.PENDING:
-        raise IllegalMove(f"delivery {delivery_id} is {state}; only a PENDING one can be hurried")
-    tx.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(set_at=now, due_at=now, **ANEW))
-    _note(tx, delivery_id, now, "delivery.hurried", DeliveryState.PENDING, {"reason": "hurried by an operator"})
+    mine = deliveries.c.id == delivery_id
+    waits = tx.scalar(
+        select(or_(deliveries.c.due_at.is_not(None), deliveries.c.unconfirmed_at.is_not(None))).where(mine)
+    )
+    if state not in (DeliveryState.PENDING, DeliveryState.SENT) or not waits:
+        raise IllegalMove(f"delivery {delivery_id} is {state} and waits for nothing that could be hurried")
+    again = {"error": None} if state == DeliveryState.SENT else {}
+    tx.execute(update(deliveries).where(mine).values(set_at=now, due_at=now, unconfirmed_at=None, **ANEW, **again))
+    note(tx, delivery_id, now, "delivery.hurried", state, {"reason": "hurried by an operator"})
 
 
 def resend(tx: Connection, result_id: int, destinations: Sequence[str], now: float) -> list[int]:
@@ -349,7 +338,8 @@ def _send_again(tx: Connection, delivery_id: int, now: float) -> None:
 
 def _revive(tx: Connection, delivery_id: int, leaving: DeliveryState, now: float, reason: str) -> None:
     """Begin a delivery anew: PENDING, its counters at zero. The fence stays: the destination may have it."""
-    values = {"set_at": now, "due_at": now, "committed_at": None, "commitment_uid": None, "error": None, **ANEW}
+    ended = dict.fromkeys(("committed_at", "commitment_uid", "unconfirmed_at", "error"))
+    values = {"set_at": now, "due_at": now, **ended, **ANEW}
     move(
         tx,
         DELIVERY,
@@ -360,115 +350,6 @@ def _revive(tx: Connection, delivery_id: int, leaving: DeliveryState, now: float
         values=values,
         detail={"reason": reason},
     )
-
-
-def commitments_due(tx: Connection, destination: str, now: float, limit: int = 10) -> list[Commitment]:
-    """SENT deliveries whose storage commitment is to be asked for now: never asked, or not answered in time."""
-    clock.start_waits_again(tx, deliveries, (DeliveryState.SENT,), now)
-    rows = tx.execute(
-        _commitments()
-        .where(deliveries.c.destination == destination, deliveries.c.state == DeliveryState.SENT.value)
-        .where(deliveries.c.due_at <= now)
-        .order_by(deliveries.c.due_at)
-        .limit(limit)
-    ).mappings()
-    return [_commitment(tx, row) for row in rows.all()]
-
-
-def _commitments() -> Select[Any]:
-    """Deliveries as the columns of Commitment, but for the objects."""
-    return select(
-        deliveries.c.id.label("delivery_id"),
-        deliveries.c.destination,
-        deliveries.c.commitment_attempts.label("attempt"),
-        deliveries.c.commitment_uid.label("transaction_uid"),
-        patients.c.patient_id,
-        studies.c.study_instance_uid,
-        deliveries.c.result_id,
-        deliveries.c.object_status,
-    ).select_from(deliveries.join(results).join(series).join(studies).join(patients))
-
-
-def _commitment(tx: Connection, row: RowMapping) -> Commitment:
-    found = dict(row)
-    objects = objects_of(tx, found.pop("result_id"))
-    taken = json.loads(found.pop("object_status") or "{}")
-    # Without statuses nothing says that an object was left out.
-    return Commitment(**found, objects=tuple(o for o in objects if o.sop_instance_uid in taken or not taken))
-
-
-def ask_again(tx: Connection, delivery_id: int, now: float, until: float, reason: str) -> None:
-    """The destination could not be asked whether it keeps a SENT delivery: ask at `until`. Raises StaleLease."""
-    changed = tx.execute(
-        update(deliveries)
-        .where(deliveries.c.id == delivery_id, deliveries.c.state == DeliveryState.SENT.value)
-        .values(set_at=now, due_at=until)
-    )
-    if changed.rowcount != 1:
-        raise StaleLease(f"delivery {delivery_id} does not wait for a commitment")
-    _note(tx, delivery_id, now, "delivery.commitment-not-answered", None, {"reason": reason})
-
-
-def await_commitment(tx: Connection, delivery_id: int, now: float, transaction_uid: str, until: float) -> None:
-    """Note a storage commitment's Transaction UID before the N-ACTION: its answer may come on another association.
-
-    until: when to ask again. Raises StaleLease where the delivery is no longer SENT.
-    """
-    changed = tx.execute(
-        update(deliveries)
-        .where(deliveries.c.id == delivery_id, deliveries.c.state == DeliveryState.SENT.value)
-        .values(
-            commitment_uid=transaction_uid,
-            commitment_attempts=deliveries.c.commitment_attempts + 1,
-            set_at=now,
-            due_at=until,
-        )
-    )
-    if changed.rowcount != 1:
-        raise StaleLease(f"delivery {delivery_id} does not wait for a commitment")
-    _note(tx, delivery_id, now, "delivery.commitment-requested", None, {"transaction_uid": transaction_uid})
-
-
-def find_commitment(tx: Connection, transaction_uid: str) -> Commitment:
-    """The delivery that a storage commitment answer is about. Raises NotFound."""
-    row = tx.execute(_commitments().where(deliveries.c.commitment_uid == transaction_uid)).mappings().first()
-    if row is None:
-        raise NotFound("no delivery waits for this storage commitment transaction")
-    return _commitment(tx, row)
-
-
-def mark_committed(tx: Connection, delivery_id: int, now: float, how: str = "storage-commitment") -> None:
-    """The destination keeps every object. how: "storage-commitment", "c-find" or "read-back".
-
-    Harmless when repeated. Raises IllegalMove where the delivery was not SENT.
-    """
-    if DELIVERY.row(tx, delivery_id)["state"] == DeliveryState.COMMITTED:
-        return
-    values = {"committed_at": now, "set_at": now, "due_at": None}
-    move(
-        tx, DELIVERY, delivery_id, DeliveryState.SENT, DeliveryState.COMMITTED, now, values=values, detail={"how": how}
-    )
-
-
-def commitment_failed(tx: Connection, delivery_id: int, now: float, retry_at: float, error: str) -> DeliveryState:
-    """The destination does not keep what it took: SENT to PENDING, to be sent again.
-
-    Returns SUPERSEDED where a later report replaces this one, else PENDING. Raises IllegalMove.
-    """
-    tx.execute(update(deliveries).where(deliveries.c.id == delivery_id).values(commitment_uid=None))
-    return _not_stored(tx, delivery_id, DeliveryState.SENT, DeliveryState.PENDING, now, retry_at, error)
-
-
-def commitment_not_offered(tx: Connection, delivery_id: int, now: float, reason: str) -> None:
-    """Stop asking: the delivery stays SENT. Raises StaleLease where it is not."""
-    changed = tx.execute(
-        update(deliveries)
-        .where(deliveries.c.id == delivery_id, deliveries.c.state == DeliveryState.SENT.value)
-        .values(set_at=now, due_at=None)
-    )
-    if changed.rowcount != 1:
-        raise StaleLease(f"delivery {delivery_id} does not wait for a commitment")
-    _note(tx, delivery_id, now, "delivery.commitment-not-offered", None, {"reason": reason})
 
 
 def supersede_unsent(tx: Connection, series_pk: int, now: float, reason: str) -> None:
@@ -505,31 +386,19 @@ def of_result(tx: Connection, result_id: int) -> list[dict[str, Any]]:
 
 
 def destinations_with_work(tx: Connection, now: float) -> list[str]:
-    """The destinations for which `due` or `commitments_due` has something, by name."""
+    """The destinations for which `claim` or `commitments.due` has something, by name."""
     waits = deliveries.c.state.in_([DeliveryState.PENDING.value, DeliveryState.SENDING.value, DeliveryState.SENT.value])
     is_due = or_(deliveries.c.due_at <= now, deliveries.c.set_at > now + clock.TOLERANCE_S)
     found = tx.scalars(select(deliveries.c.destination).where(waits, is_due).distinct())
     return sorted(found)
 
 
-def next_due_at(tx: Connection) -> float | None:
-    """When the next delivery to any destination is due; None where none waits."""
-    waits = deliveries.c.state.in_([DeliveryState.PENDING.value, DeliveryState.SENDING.value, DeliveryState.SENT.value])
-    found: float | None = tx.scalar(
-        select(deliveries.c.due_at)
-        .where(waits, deliveries.c.due_at.is_not(None))
-        .order_by(deliveries.c.due_at)
-        .limit(1)
-    )
-    return found
-
-
-def _note(
+def note(
     tx: Connection,
     delivery_id: int,
     now: float,
     event: str,
-    outcome: DeliveryState | None,
+    outcome: str | None,
     detail: Mapping[str, object] | None = None,
 ) -> None:
     """An audit row about a delivery that is not a move."""

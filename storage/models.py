@@ -8,7 +8,7 @@ shows (see clock.py).
 
 from typing import Any, ClassVar, cast
 
-from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, MetaData, Table, UniqueConstraint
+from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, MetaData, Table, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING = {
@@ -310,6 +310,9 @@ class Delivery(Base):
     due_at: while PENDING, the next attempt; while SENDING, the end of the lease; while SENT, when to ask
         (again) for storage commitment, or null where none is wanted.
     commitment_uid: Transaction UID of the storage commitment asked for last.
+    commitment_attempts: questions whether the destination keeps it, since it was sent last.
+    resends: how often it was sent again because the destination did not keep it.
+    unconfirmed_at: when asking was given up without an answer.
     refusals: final failures that the destination answered with; after some of them it is FAILED.
     """
 
@@ -322,6 +325,12 @@ class Delivery(Base):
         ),
         CheckConstraint("state NOT IN ('PENDING', 'SENDING') OR due_at IS NOT NULL", name="due"),
         Index("ix_deliveries_destination_state_due_at", "destination", "state", "due_at"),
+        Index(
+            "ix_deliveries_unconfirmed_at",
+            "unconfirmed_at",
+            sqlite_where=text("unconfirmed_at IS NOT NULL"),
+            postgresql_where=text("unconfirmed_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -341,6 +350,26 @@ class Delivery(Base):
     commitment_uid: Mapped[str | None] = mapped_column(unique=True)
     commitment_attempts: Mapped[int]
     refusals: Mapped[int]
+    resends: Mapped[int] = mapped_column(server_default="0")
+    unconfirmed_at: Mapped[float | None]
+
+
+class CompletionEffort(Base):
+    """What was tried at a PACS to complete an open series, so that a restart does not begin it anew.
+
+    instance_count: the instances that the series had; with another one everything begins anew.
+    asked: how often the PACS was asked. fetched: fetches from it. next_at: when to ask again, Unix seconds.
+    contradicted: the PACS once counted more instances than it listed.
+    """
+
+    __tablename__ = "completion_efforts"
+
+    series_pk: Mapped[int] = mapped_column(ForeignKey("series.id"), primary_key=True)
+    instance_count: Mapped[int]
+    asked: Mapped[int]
+    fetched: Mapped[int]
+    contradicted: Mapped[bool]
+    next_at: Mapped[float]
 
 
 class AuditRow(Base):
@@ -377,4 +406,5 @@ jobs = cast(Table, Job.__table__)
 results = cast(Table, Result.__table__)
 result_objects = cast(Table, ResultObject.__table__)
 deliveries = cast(Table, Delivery.__table__)
+completion_efforts = cast(Table, CompletionEffort.__table__)
 audit = cast(Table, AuditRow.__table__)

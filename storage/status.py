@@ -33,6 +33,8 @@ def status(tx: Connection, now: float) -> dict[str, Any]:
         "oldest_pending_s": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.created_at, DeliveryState.PENDING))),
         "failed_jobs": _failed_jobs(tx),
         "failed_deliveries": _failed_deliveries(tx),
+        "unconfirmed": _count(tx, deliveries, deliveries.c.unconfirmed_at.is_not(None)),
+        "unconfirmed_deliveries": _unconfirmed_deliveries(tx),
     }
 
 
@@ -129,6 +131,17 @@ def _failed_deliveries(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
         )
         .where(deliveries.c.state == DeliveryState.FAILED.value)
         .order_by(deliveries.c.set_at.desc())
+        .limit(limit)
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def _unconfirmed_deliveries(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
+    """SENT, and the destination never said that it keeps them, however often it was asked."""
+    rows = tx.execute(
+        select(deliveries.c.id.label("delivery_id"), deliveries.c.destination, deliveries.c.error, deliveries.c.sent_at)
+        .where(deliveries.c.unconfirmed_at.is_not(None))
+        .order_by(deliveries.c.unconfirmed_at.desc())
         .limit(limit)
     )
     return [dict(row) for row in rows.mappings()]

@@ -177,8 +177,8 @@ class Worker:
         allowed: list[str] = []
         withheld: list[str] = []
         for destination in self.settings.destinations_of(calling_ae):
-            may = not model.demonstration or destination.is_loopback or self.settings.model.allow_demonstration_model
-            (allowed if may else withheld).append(destination.name)
+            may_leave = self.settings.may_leave(destination, model.demonstration)
+            (allowed if may_leave else withheld).append(destination.name)
         return allowed, withheld
 
     def _pipeline(self, job: ClaimedJob) -> Pipeline:

@@ -28,7 +28,10 @@ def retry(
         str | None, typer.Option(help="Series (number, UID or its beginning) whose failed analysis is queued again.")
     ] = None,
     delivery: Annotated[
-        int | None, typer.Option(help="Number of a delivery: one that failed, or one that waits, is sent now.")
+        int | None,
+        typer.Option(
+            help="Number of a delivery: one that failed or waits is sent now, an unconfirmed one is asked about."
+        ),
     ] = None,
     job: Annotated[int | None, typer.Option(help="Number of a failed analysis, such as a shadow model's.")] = None,
     config: ConfigOption = None,
@@ -49,12 +52,12 @@ def retry(
     if json:
         print_json(done)
     else:
-        say(f"Delivery {delivery} is sent now." if delivery is not None else f"Job {done['job']} is queued again.")
+        say(f"Delivery {delivery} goes on now." if delivery is not None else f"Job {done['job']} is queued again.")
 
 
 def _retry_delivery(tx: Connection, delivery_id: int) -> audit.Subject:
     row = DELIVERY.row(tx, delivery_id)
-    again = deliveries.hurry if row["state"] == DeliveryState.PENDING else deliveries.retry
+    again = deliveries.retry if row["state"] == DeliveryState.FAILED else deliveries.hurry
     again(tx, delivery_id, time.time())
     return audit.Subject(row["series_uid"], row["study_uid"], None, row["patient_id"], row["job_id"], row["result_id"])
 

@@ -113,9 +113,11 @@ def _certificates(certificates: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _failures(counts: dict[str, Any]) -> Iterator[str]:
-    jobs, deliveries = counts["failed_jobs"], counts["failed_deliveries"]
+    jobs, deliveries, unconfirmed = (
+        counts[name] for name in ("failed_jobs", "failed_deliveries", "unconfirmed_deliveries")
+    )
     yield ""
-    if not jobs and not deliveries:
+    if not jobs and not deliveries and not unconfirmed:
         yield "Nothing has failed."
     if jobs:
         yield f"{plural(counts['jobs']['FAILED'], 'analysis', 'analyses')} failed; the latest (times: {zone()}):"
@@ -128,3 +130,8 @@ def _failures(counts: dict[str, Any]) -> Iterator[str]:
     for delivery in deliveries:
         yield f"  to {delivery['destination']} after {plural(delivery['attempts'], 'attempt')}: {delivery['error']}"
         yield f"    try again: dicom-node retry --delivery {delivery['delivery_id']}"
+    if unconfirmed:
+        yield f"{plural(counts['unconfirmed'], 'delivery', 'deliveries')} sent but never confirmed; the latest:"
+    for delivery in unconfirmed:
+        yield f"  to {delivery['destination']}: {clipped(delivery['error'], 200)}"
+        yield f"    ask again: dicom-node retry --delivery {delivery['delivery_id']}"

@@ -102,7 +102,7 @@ def _retrieve(link: Link, model: str, identifier: Dataset, count: int, move_to: 
     association = link.association
     started = time.monotonic()
     statuses: list[Dataset] = []
-    with link.line.deadline(link.response_s + SLOWEST_S_PER_INSTANCE * count), link.ended_is_unavailable():
+    with link.exchange(link.response_s + SLOWEST_S_PER_INSTANCE * count):
         if move_to is None:
             responses = association.send_c_get(identifier, model)
         else:

@@ -116,7 +116,17 @@ class CommitmentListener:
             log.warning("refusal not audited", error=type(error).__name__)
 
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
-        return answer_report(event, self._database, self._settings.sender), None
+        return answer_report(event, self._database, self._settings.sender, time.time(), self._speaks_for(event)), None
+
+    def _speaks_for(self, event: evt.Event) -> set[str]:
+        """Names of the destinations whose answers may come from the peer's address under its AE title."""
+        requestor = event.assoc.requestor
+        address = str(parse_address(requestor.address))
+        return {
+            d.name
+            for d in self._settings.destinations
+            if requestor.ae_title == (d.answers_as or d.ae_title) and address in self._addresses.get(d.name, ())
+        }
 
 
 def _limits(sender: SenderSettings) -> Limits:

@@ -23,6 +23,8 @@ from pynetdicom.presentation import PresentationContext
 from config.settings import SenderSettings
 from dicom_node.errors import NodeError
 
+SMALLEST_PDU = 1024
+"""Bytes. A peer that takes less would have an object sent in millions of pieces; DCMTK's own limit is 4096."""
 TLS_CIPHERS = "ECDHE+AESGCM:DHE+AESGCM"
 
 
@@ -142,18 +144,33 @@ class Link:
         )
 
     @contextmanager
-    def ended_is_unavailable(self) -> Iterator[None]:
-        """pynetdicom raises RuntimeError for a request on an association that has ended meanwhile."""
-        try:
-            yield
-        except RuntimeError as error:
-            raise PeerUnavailable("the association ended before the request") from error
+    def exchange(self, seconds: float) -> Iterator[None]:
+        """A request and its responses: the connection is cut after so many seconds.
+
+        Raises PeerUnavailable for whatever the peer's bytes raise in pynetdicom and pydicom, which may be anything.
+        """
+        with self.line.deadline(seconds), peer_at_fault():
+            try:
+                yield
+            except RuntimeError as error:  # pynetdicom's, for a request on an association that has ended meanwhile
+                raise PeerUnavailable("the association ended before the request") from error
 
     def why_lost(self, started: float) -> str:
         """A sentence on why no response came. started: `time.monotonic()` when it was asked for."""
         if self.line.overran or time.monotonic() - started >= (self.association.dimse_timeout or self.response_s):
             return "no response in time"
         return "the association was aborted or the connection cut before the response"
+
+
+@contextmanager
+def peer_at_fault() -> Iterator[None]:
+    """The body handles what a peer sent: an error that is not ours (NodeError, OSError) is the peer's."""
+    try:
+        yield
+    except (NodeError, OSError):
+        raise
+    except Exception as error:  # a peer's bytes raise what they like; the text may quote them
+        raise PeerUnavailable(f"what the peer sent cannot be used ({type(error).__name__})") from error
 
 
 @contextmanager
@@ -173,6 +190,7 @@ def associate(
     association = _request(peer, caller, contexts, roles, handlers, line)
     link = Link(association, line, caller.response_timeout_s)
     try:
+        _check_acceptance(association)
         yield link
     except BaseException:
         with line.deadline(caller.response_timeout_s):
@@ -214,6 +232,15 @@ def _request(
     if not association.is_established:
         raise _why_not(association, line, peer.tls)
     return association
+
+
+def _check_acceptance(association: Association) -> None:
+    """Raises PeerUnavailable for an acceptance with which nothing can be sent."""
+    length = association.acceptor.maximum_length  # 0: any
+    if length is None:
+        raise PeerUnavailable("the association was accepted without a maximum PDU length")
+    if 0 < length < SMALLEST_PDU:
+        raise PeerUnavailable(f"the peer takes PDUs of {length} bytes at most; {SMALLEST_PDU} are needed")
 
 
 def tls_context(peer: Peer) -> ssl.SSLContext:

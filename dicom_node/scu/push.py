@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from config.settings import SenderSettings
 from dicom_node.errors import NodeError
 from dicom_node.scu.association import Address
-from dicom_node.scu.store import InstanceFile, Outcome, read_instance, store
+from dicom_node.scu.store import InstanceFile, StoreOutcome, read_instance, store
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 
@@ -55,7 +55,7 @@ def send(
     ) as progress:
         task = progress.add_task("sending", total=len(instances))
         results = store(Address(called_ae, host, port), caller, instances, lambda _: progress.advance(task))
-    failures = [r for r in results if r.outcome not in (Outcome.STORED, Outcome.WARNING)]
+    failures = [r for r in results if r.outcome not in (StoreOutcome.STORED, StoreOutcome.WARNING)]
     reasons = tuple((r.sop_instance_uid, f"{r.detail}: {r.comment}" if r.comment else r.detail) for r in failures)
     return PushResult(len(results) - len(failures), len(failures), reasons[0][1] if reasons else "", reasons)
 

@@ -92,7 +92,7 @@ class Query:
         started = time.monotonic()
         answers: list[Dataset] = []
         status = -1
-        with self._link.line.deadline(self._link.response_s), self._link.ended_is_unavailable():
+        with self._link.exchange(self._link.response_s):
             for response, answer in self._link.association.send_c_find(identifier, model):
                 status = int(response.get("Status", -1))
                 if answer is not None:

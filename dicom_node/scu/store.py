@@ -30,7 +30,7 @@ UNREADABLE = (AttributeError, EOFError, KeyError, NotImplementedError, TypeError
 UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
-class Outcome(StrEnum):
+class StoreOutcome(StrEnum):
     """What a C-STORE came to. WARNING: stored, and the peer remarked something."""
 
     STORED = "STORED"
@@ -66,7 +66,7 @@ class StoreResult:
     """
 
     sop_instance_uid: str
-    outcome: Outcome
+    outcome: StoreOutcome
     status: int | None
     detail: str
     comment: str = ""
@@ -74,27 +74,27 @@ class StoreResult:
 
 # C-STORE statuses outside the ranges below; PS3.7 C and PS3.4 B.2.3.
 SINGLE_STATUSES = {
-    0x0000: Outcome.STORED,
-    0x0001: Outcome.WARNING,
-    0x0107: Outcome.WARNING,  # attribute list error
-    0x0116: Outcome.WARNING,  # attribute value out of range
+    0x0000: StoreOutcome.STORED,
+    0x0001: StoreOutcome.WARNING,
+    0x0107: StoreOutcome.WARNING,  # attribute list error
+    0x0116: StoreOutcome.WARNING,  # attribute value out of range
     # Duplicate SOP instance: an earlier attempt was stored and its answer lost. The resend is the same instance.
-    0x0111: Outcome.WARNING,
-    0x0110: Outcome.TRANSIENT,  # processing failure
-    0x0210: Outcome.TRANSIENT,  # duplicate invocation
-    0xFE00: Outcome.TRANSIENT,  # cancelled
+    0x0111: StoreOutcome.WARNING,
+    0x0110: StoreOutcome.TRANSIENT,  # processing failure
+    0x0210: StoreOutcome.TRANSIENT,  # duplicate invocation
+    0xFE00: StoreOutcome.TRANSIENT,  # cancelled
 }
 
 
-def classify(status: int) -> Outcome:
+def classify(status: int) -> StoreOutcome:
     """What a C-STORE status means for the sender: A7xx may pass, A9xx and Cxxx will not, Bxxx is stored."""
     if status in SINGLE_STATUSES:
         return SINGLE_STATUSES[status]
     if status & 0xF000 == 0xB000:
-        return Outcome.WARNING
+        return StoreOutcome.WARNING
     if status & 0xFF00 == 0xA700:
-        return Outcome.TRANSIENT
-    return Outcome.PERMANENT
+        return StoreOutcome.TRANSIENT
+    return StoreOutcome.PERMANENT
 
 
 def echo(peer: Peer, caller: SenderSettings) -> EchoAnswer:
@@ -102,7 +102,7 @@ def echo(peer: Peer, caller: SenderSettings) -> EchoAnswer:
     try:
         with associate(peer, caller, [build_context(Verification)]) as link:
             started = time.monotonic()
-            with link.line.deadline(link.response_s), link.ended_is_unavailable():
+            with link.exchange(link.response_s):
                 answer = link.association.send_c_echo()
             if "Status" not in answer:
                 return EchoAnswer(False, link.why_lost(started))
@@ -181,10 +181,10 @@ def _store_batch(peer: Peer, caller: SenderSettings, batch: Sequence[InstanceFil
                 if result.status is None and not link.association.is_established:
                     raise PeerUnavailable(f"not sent: {result.detail}")
     except NoContext as error:
-        outcome = Outcome.PERMANENT if error.permanent else Outcome.TRANSIENT
+        outcome = StoreOutcome.PERMANENT if error.permanent else StoreOutcome.TRANSIENT
         yield from (StoreResult(i.sop_instance_uid, outcome, None, str(error)) for i in batch[done:])
     except PeerUnavailable as error:
-        yield from (StoreResult(i.sop_instance_uid, Outcome.TRANSIENT, None, str(error)) for i in batch[done:])
+        yield from (StoreResult(i.sop_instance_uid, StoreOutcome.TRANSIENT, None, str(error)) for i in batch[done:])
 
 
 def _store_one(link: Link, instance: InstanceFile, message_id: int) -> StoreResult:
@@ -196,12 +196,12 @@ def _store_one(link: Link, instance: InstanceFile, message_id: int) -> StoreResu
     started = time.monotonic()
     try:
         # The margin lets pynetdicom's own timeout act first, which aborts in good order.
-        with link.line.deadline(association.dimse_timeout + 1), link.ended_is_unavailable():
+        with link.exchange(association.dimse_timeout + 1):
             answer = association.send_c_store(content, msg_id=message_id)
     except PeerUnavailable as error:
-        return StoreResult(instance.sop_instance_uid, Outcome.TRANSIENT, None, str(error))
+        return StoreResult(instance.sop_instance_uid, StoreOutcome.TRANSIENT, None, str(error))
     if "Status" not in answer:
-        return StoreResult(instance.sop_instance_uid, Outcome.TRANSIENT, None, link.why_lost(started))
+        return StoreResult(instance.sop_instance_uid, StoreOutcome.TRANSIENT, None, link.why_lost(started))
     outcome = classify(answer.Status)
     comment = "".join(c if c.isprintable() else " " for c in str(answer.get("ErrorComment", "")))
     detail = f"status 0x{answer.Status:04X}"
@@ -222,7 +222,9 @@ def _content(link: Link, instance: InstanceFile) -> Path | Dataset | None:
 
 def _not_accepted(link: Link, instance: InstanceFile) -> StoreResult:
     reasons = [c.result for c in link.association.rejected_contexts if c.abstract_syntax == instance.sop_class_uid]
-    outcome = Outcome.PERMANENT if reasons and all(reason in (3, 4) for reason in reasons) else Outcome.TRANSIENT
+    outcome = (
+        StoreOutcome.PERMANENT if reasons and all(reason in (3, 4) for reason in reasons) else StoreOutcome.TRANSIENT
+    )
     return StoreResult(instance.sop_instance_uid, outcome, None, "the peer does not accept this class of object")
 
 

@@ -41,6 +41,16 @@ def list_models(models_dir: Path) -> list[Card]:
     return [read_card(folder) for folder in model_folders(models_dir)]
 
 
+def is_demonstration(models_dir: Path, name: str, digest: str) -> bool:
+    """Whether a demonstration model is, or was, called this or has this digest: its results are no findings.
+
+    Raises ModelError when a card cannot be read.
+    """
+    if name == DEMONSTRATION:  # whichever version of it: the card may have been replaced since
+        return True
+    return any(card.identity().demonstration and card.identity().digest == digest for card in list_models(models_dir))
+
+
 def model_folders(models_dir: Path) -> list[Path]:
     """Folders of all models that have weights, imported ones first, each group in order of its names."""
     imported = [path.parent for path in sorted(models_dir.glob(f"*/{CARD_FILE}")) if path.parent.name[0] != "."]

@@ -240,8 +240,7 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
             "dicom_node.lease.kept.<locals>.beat",
             "dicom_node.delivery.sender.DestinationSender._record",
             "c-store",
-            "dicom_node.delivery.commitment.settle_one",
-            "dicom_node.delivery.commitment.request_commitment",
+            "dicom_node.delivery.commitment.Asking.settle_one",
             "n-action",
             "n-event-report",
             "dicom_node.delivery.commitment.record_answer",
@@ -254,7 +253,7 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
             "dicom_node.completion.retrieve.Keeper._record",
             *NEW_FILE,
         ],
-        "deliver": ["dicom_node.delivery.commitment.verify_by_query"],
+        "deliver": ["dicom_node.delivery.commitment.Asking._record"],
     },
     damage: {
         "run": [

@@ -15,8 +15,9 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from dicom_node.delivery import sender
+from dicom_node.delivery.commitment import Asking
 from dicom_node.demo.pacs import Pacs
-from tests.outbox import Node, destination, make_node
+from tests.outbox import Node, destination, make_node, sending
 from tests.programs import free_port, wait_for
 
 MODEL, MODEL_INSTANCE = StorageCommitmentPushModel, StorageCommitmentPushModelInstance
@@ -136,8 +137,9 @@ def test_an_unanswered_request_is_repeated_and_the_delivery_stays_sent(tmp_path:
     with committing_node(tmp_path, "silent", **quick) as (node, pacs):
         node.add_result(time.time())
         # This PACS answers no query either: in the end nothing says more than its success status did.
-        wait_for(lambda: node.audited("delivery.commitment-not-offered"))
+        wait_for(lambda: node.audited("delivery.unconfirmed"))
         assert node.states() == {"pacs": "SENT"}
+        assert node.deliveries()[0].error.startswith("unconfirmed: ")
     assert len(pacs.requests) == 3
     assert len(pacs.stored) == 1
 
@@ -162,14 +164,14 @@ def test_a_late_answer_to_an_outdated_request_commits_nothing(tmp_path: Path) ->
 
 @pytest.mark.parametrize("commitment", ["request", "query"])
 def test_a_pacs_without_commitment_is_asked_by_query_and_what_it_lost_is_sent_again(
-    tmp_path: Path, commitment: str
+    tmp_path: Path, commitment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Pacs(tmp_path / "pacs") as pacs:
         node = make_node(tmp_path / "node", destination(pacs.port, commitment=commitment))
         objects = node.add_result(time.time(), ["report", "segmentation"])
         uid = objects["report"].SOPInstanceUID
         lost: list[bool] = []
-        settle = sender.commitment.settle_one
+        settle = Asking.settle_one
 
         def lose_once(*arguments: object) -> bool:
             if not lost and node.states() == {"pacs": "SENT"}:
@@ -177,16 +179,9 @@ def test_a_pacs_without_commitment_is_asked_by_query_and_what_it_lost_is_sent_ag
                 pacs.delete(uid)
             return settle(*arguments)  # type: ignore[arg-type]
 
-        stop = threading.Event()
-        sender.commitment.settle_one = lose_once  # type: ignore[assignment]
-        try:
-            thread = threading.Thread(target=sender.run, args=(node.settings, node.database, node.files, stop))
-            thread.start()
+        monkeypatch.setattr(Asking, "settle_one", lose_once)
+        with sending(node):
             wait_for(lambda: node.states() == {"pacs": "COMMITTED"})
-        finally:
-            stop.set()
-            thread.join(30)
-            sender.commitment.settle_one = settle
     (row,) = node.audited("delivery.committed")
     assert row["detail"]["how"] == "c-find"  # type: ignore[index]
     assert node.deliveries()[0].attempts == 2

@@ -15,7 +15,7 @@ from config.settings import SenderSettings
 from dicom_node.demo.pacs import Pacs
 from dicom_node.scu import association
 from dicom_node.scu import store as scu
-from dicom_node.scu.store import Outcome, classify, read_instance, store
+from dicom_node.scu.store import StoreOutcome, classify, read_instance, store
 from tests.outbox import COMPREHENSIVE_3D_SR, SEGMENTATION, destination, instance, write_all
 from tests.programs import free_port
 
@@ -161,7 +161,7 @@ def test_a_peer_that_misbehaves_is_left_in_time_with_no_thread_behind(
         finally:
             scu.SLOWEST_BYTES_PER_S = scu_rate
         took = time.monotonic() - started
-        assert [r.outcome for r in results] == [Outcome.TRANSIENT] * 2
+        assert [r.outcome for r in results] == [StoreOutcome.TRANSIENT] * 2
         assert took < 6
         deadline = time.monotonic() + 5
         while {t for t in threading.enumerate() if not t.daemon} - before and time.monotonic() < deadline:
@@ -210,7 +210,7 @@ def test_a_rejected_association_is_transient_and_says_why(tmp_path: Path) -> Non
     instances = [read_instance(path) for path in write_all([instance()], tmp_path)]
     with acceptor(COMPREHENSIVE_3D_SR, reject=True) as port:
         (result,) = store(destination(port, ae_title="WRONG"), IMPATIENT, instances)
-    assert result.outcome == Outcome.TRANSIENT
+    assert result.outcome == StoreOutcome.TRANSIENT
     assert "Called AE title not recognised" in result.detail
 
 
@@ -218,7 +218,7 @@ def test_no_class_accepted_is_permanent(tmp_path: Path) -> None:
     instances = [read_instance(path) for path in write_all([instance()], tmp_path)]
     with acceptor(SEGMENTATION) as port:
         (result,) = store(destination(port), IMPATIENT, instances)
-    assert (result.outcome, result.status) == (Outcome.PERMANENT, None)
+    assert (result.outcome, result.status) == (StoreOutcome.PERMANENT, None)
 
 
 def test_a_refused_class_does_not_keep_back_the_others(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_refused_class_does_not_keep_back_the_others(tmp_path: Path) -> None:
     instances = [read_instance(path) for path in write_all(datasets, tmp_path)]
     with acceptor(COMPREHENSIVE_3D_SR) as port:
         results = store(destination(port), IMPATIENT, instances)
-    assert [r.outcome for r in results] == [Outcome.STORED, Outcome.PERMANENT, Outcome.STORED]
+    assert [r.outcome for r in results] == [StoreOutcome.STORED, StoreOutcome.PERMANENT, StoreOutcome.STORED]
 
 
 def test_more_classes_than_an_association_has_contexts_are_sent_in_several(tmp_path: Path) -> None:
@@ -239,27 +239,27 @@ def test_more_classes_than_an_association_has_contexts_are_sent_in_several(tmp_p
             results = store(destination(port), IMPATIENT, instances)
     finally:
         scu.MAX_CONTEXTS = limit
-    assert [r.outcome for r in results] == [Outcome.STORED] * 20
+    assert [r.outcome for r in results] == [StoreOutcome.STORED] * 20
     assert [r.sop_instance_uid for r in results] == [d.SOPInstanceUID for d in datasets]
 
 
 @pytest.mark.parametrize(
     ("first", "last", "outcome"),
     [
-        (0x0000, 0x0000, Outcome.STORED),
-        (0xB000, 0xBFFF, Outcome.WARNING),
-        (0xA700, 0xA7FF, Outcome.TRANSIENT),
-        (0xA900, 0xA9FF, Outcome.PERMANENT),
-        (0xC000, 0xCFFF, Outcome.PERMANENT),
+        (0x0000, 0x0000, StoreOutcome.STORED),
+        (0xB000, 0xBFFF, StoreOutcome.WARNING),
+        (0xA700, 0xA7FF, StoreOutcome.TRANSIENT),
+        (0xA900, 0xA9FF, StoreOutcome.PERMANENT),
+        (0xC000, 0xCFFF, StoreOutcome.PERMANENT),
     ],
 )
-def test_every_status_of_a_range_has_the_same_meaning(first: int, last: int, outcome: Outcome) -> None:
+def test_every_status_of_a_range_has_the_same_meaning(first: int, last: int, outcome: StoreOutcome) -> None:
     assert {classify(status) for status in range(first, last + 1)} == {outcome}
 
 
 def test_a_status_that_nobody_defined_is_never_taken_for_stored() -> None:
     known = {0x0000, 0x0001, 0x0107, 0x0111, 0x0116}
-    stored = {s for s in range(0x10000) if classify(s) in (Outcome.STORED, Outcome.WARNING)}
+    stored = {s for s in range(0x10000) if classify(s) in (StoreOutcome.STORED, StoreOutcome.WARNING)}
     assert stored == known | set(range(0xB000, 0xC000))
 
 

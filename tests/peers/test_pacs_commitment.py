@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.delivery import sender
+from dicom_node.delivery.commitment import Asking
 from tests.outbox import destination, encoded, make_node, sending
 from tests.programs import free_port, orthanc, wait_for
 
@@ -34,7 +34,9 @@ def test_orthanc_commits_on_its_own_association_and_holds_our_bytes(tmp_path: Pa
     assert row["detail"]["how"] == "storage-commitment"  # type: ignore[index]
 
 
-def test_orthanc_that_lost_a_report_before_it_is_asked_gets_it_again(tmp_path: Path) -> None:
+def test_orthanc_that_lost_a_report_before_it_is_asked_gets_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with orthanc(tmp_path / "orthanc") as server:
         node = make_node(
             tmp_path / "node",
@@ -50,7 +52,7 @@ def test_orthanc_that_lost_a_report_before_it_is_asked_gets_it_again(tmp_path: P
         node.settings = node.settings.model_copy(update={"destinations": (asking,)})
         deleted: list[str] = []
         before = set(server.call("/instances"))
-        settle = sender.commitment.settle_one
+        settle = Asking.settle_one
 
         def lose_first(*arguments: object) -> bool:
             for identifier in set(server.call("/instances")) - before:
@@ -59,11 +61,8 @@ def test_orthanc_that_lost_a_report_before_it_is_asked_gets_it_again(tmp_path: P
                     server.call(f"/instances/{identifier}", method="DELETE")
             return settle(*arguments)  # type: ignore[arg-type]
 
-        sender.commitment.settle_one = lose_first  # type: ignore[assignment]
-        try:
-            with sending(node):
-                wait_for(lambda: "COMMITTED" in {row.state for row in node.deliveries()})
-        finally:
-            sender.commitment.settle_one = settle
+        monkeypatch.setattr(Asking, "settle_one", lose_first)
+        with sending(node):
+            wait_for(lambda: "COMMITTED" in {row.state for row in node.deliveries()})
         assert len(deleted) == 1
         assert len(server.call("/instances")) == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from config.settings import Destination, SenderSettings
-from dicom_node.scu.store import Outcome, echo, read_instance, store
+from dicom_node.scu.store import StoreOutcome, echo, read_instance, store
 from tests.conftest import require_program
 from tests.outbox import destination, encoded, instance, write_all
 from tests.programs import storescp
@@ -71,21 +71,23 @@ def test_tls_with_the_right_certificates_stores_and_every_other_way_does_not(tmp
     (path,) = write_all([instance()], tmp_path / "files")
     with tls_pacs(tmp_path / "scp", ours) as port:
 
-        def outcome(**tls: object) -> Outcome:
+        def outcome(**tls: object) -> StoreOutcome:
             (result,) = store(destination(port, **tls), IMPATIENT, [read_instance(path)])
             return result.outcome
 
         right = {"tls": True, "tls_authorities": ours.certificate, "tls_certificate": certificate, "tls_key": key}
         started = time.monotonic()
-        assert outcome() == Outcome.TRANSIENT  # plaintext
-        assert outcome(tls=True, tls_authorities=ours.certificate) == Outcome.TRANSIENT  # we show nothing
-        assert outcome(**{**right, "tls_certificate": other_certificate, "tls_key": other_key}) == Outcome.TRANSIENT
-        assert outcome(**{**right, "tls_authorities": theirs.certificate}) == Outcome.TRANSIENT  # a false PACS
-        assert outcome(**{**right, "tls_authorities": None}) == Outcome.TRANSIENT  # the system trusts it not
-        assert outcome(**{**right, "tls_authorities": tmp_path / "absent.pem"}) == Outcome.TRANSIENT
+        assert outcome() == StoreOutcome.TRANSIENT  # plaintext
+        assert outcome(tls=True, tls_authorities=ours.certificate) == StoreOutcome.TRANSIENT  # we show nothing
+        assert (
+            outcome(**{**right, "tls_certificate": other_certificate, "tls_key": other_key}) == StoreOutcome.TRANSIENT
+        )
+        assert outcome(**{**right, "tls_authorities": theirs.certificate}) == StoreOutcome.TRANSIENT  # a false PACS
+        assert outcome(**{**right, "tls_authorities": None}) == StoreOutcome.TRANSIENT  # the system trusts it not
+        assert outcome(**{**right, "tls_authorities": tmp_path / "absent.pem"}) == StoreOutcome.TRANSIENT
         assert time.monotonic() - started < 20
         assert list((tmp_path / "scp").iterdir()) == []
-        assert outcome(**right) == Outcome.STORED
+        assert outcome(**right) == StoreOutcome.STORED
         assert echo(destination(port, **right), IMPATIENT).ok
     (received,) = (tmp_path / "scp").iterdir()
     assert encoded(received) == encoded(path)

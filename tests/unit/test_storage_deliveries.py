@@ -2,9 +2,10 @@
 
 import pytest
 
-from storage import deliveries, results
+from storage import commitments, deliveries, results
 from storage.deliveries import DeliveryState
 from storage.errors import IllegalMove, NotFound, StaleLease
+from storage.status import status
 from tests.storage_factory import Store
 
 LEASE_S = 60.0
@@ -57,7 +58,7 @@ def test_sent_is_the_end_where_no_commitment_is_wanted(outbox):
     do(outbox, deliveries.mark_sent, claimed.delivery_id, claimed.fence, 31, {uid: 0xB000}, "coercion of data elements")
     [row] = outbox.rows("SELECT * FROM deliveries WHERE destination = 'PACS'")
     assert (row["state"], row["sent_at"], row["warning"]) == ("SENT", 31.0, "coercion of data elements")
-    assert do(outbox, deliveries.commitments_due, "PACS", 1e9) == []
+    assert do(outbox, commitments.due, "PACS", 1e9) == []
     assert due(outbox, 1e9) == []
     [audited] = outbox.rows("SELECT detail FROM audit WHERE event = 'delivery.sent'")
     assert "0xB000" in audited["detail"]
@@ -130,7 +131,7 @@ def test_a_result_is_sent_again_with_the_same_bytes_whatever_became_of_it(outbox
     else:
         do(outbox, deliveries.mark_sent, first.delivery_id, first.fence, 31)
     if ended == "COMMITTED":
-        do(outbox, deliveries.mark_committed, first.delivery_id, 32)
+        do(outbox, commitments.mark_committed, first.delivery_id, 32)
     assert do(outbox, deliveries.resend, first.result_id, ["PACS"], 40) == [first.delivery_id]
     [again] = due(outbox, 40)
     assert (again.attempt, again.refusals, again.fence, again.objects) == (1, 0, 2, first.objects)
@@ -218,57 +219,98 @@ def sent(outbox, now=31):
 
 def test_commitment_is_asked_for_and_its_answer_finds_the_delivery(outbox):
     delivery = sent(outbox)
-    [asked] = do(outbox, deliveries.commitments_due, "PACS", 31)
-    assert (asked.delivery_id, asked.attempt, asked.transaction_uid) == (delivery, 0, None)
-    do(outbox, deliveries.await_commitment, delivery, 31, "2.25.77", 100)
-    assert do(outbox, deliveries.commitments_due, "PACS", 99) == []
-    assert do(outbox, deliveries.find_commitment, "2.25.77").objects == asked.objects
-    do(outbox, deliveries.mark_committed, delivery, 50)
-    do(outbox, deliveries.mark_committed, delivery, 51)
+    [asked] = do(outbox, commitments.due, "PACS", 31)
+    assert (asked.delivery_id, asked.questions, asked.transaction_uid) == (delivery, 0, None)
+    do(outbox, commitments.ask, delivery, 31, 100, "2.25.77")
+    assert do(outbox, commitments.due, "PACS", 99) == []
+    assert do(outbox, commitments.find, "2.25.77").objects == asked.objects
+    do(outbox, commitments.mark_committed, delivery, 50)
+    do(outbox, commitments.mark_committed, delivery, 51)
     assert states(outbox)["PACS"] == "COMMITTED"
     assert outbox.events().count("delivery.committed") == 1
     with pytest.raises(NotFound):
-        do(outbox, deliveries.find_commitment, "2.25.78")
+        do(outbox, commitments.find, "2.25.78")
 
 
 def test_commitment_without_an_answer_is_asked_for_again(outbox):
     delivery = sent(outbox)
-    do(outbox, deliveries.await_commitment, delivery, 31, "2.25.77", 100)
-    [again] = do(outbox, deliveries.commitments_due, "PACS", 100)
-    assert (again.attempt, again.transaction_uid) == (1, "2.25.77")
+    do(outbox, commitments.ask, delivery, 31, 100, "2.25.77")
+    [again] = do(outbox, commitments.due, "PACS", 100)
+    assert (again.questions, again.transaction_uid) == (1, "2.25.77")
 
 
 def test_what_is_not_committed_is_sent_again(outbox):
     delivery = sent(outbox)
-    do(outbox, deliveries.await_commitment, delivery, 31, "2.25.77", 100)
-    do(outbox, deliveries.commitment_failed, delivery, 40, 50, "0x0112 no such object instance")
+    do(outbox, commitments.ask, delivery, 31, 100, "2.25.77")
+    do(outbox, commitments.send_again, delivery, 40, 50, "0x0112 no such object instance")
     [again] = due(outbox, 50)
     assert (again.delivery_id, again.attempt) == (delivery, 2)
     with pytest.raises(StaleLease):
-        do(outbox, deliveries.await_commitment, delivery, 51, "2.25.78", 100)
+        do(outbox, commitments.ask, delivery, 51, 100, "2.25.78")
     with pytest.raises(IllegalMove):
-        do(outbox, deliveries.mark_committed, delivery, 52)
+        do(outbox, commitments.mark_committed, delivery, 52)
 
 
 def test_a_superseded_report_that_is_not_committed_is_not_sent_again(outbox):
     delivery = sent(outbox)
     outbox.receive(3, now=40)
-    do(outbox, deliveries.commitment_failed, delivery, 41, 50, "0x0112 no such object instance")
+    do(outbox, commitments.send_again, delivery, 41, 50, "0x0112 no such object instance")
     assert due(outbox, 1e6) == []
 
 
-def test_a_destination_without_commitment_is_asked_no_more(outbox):
+def test_asking_without_an_answer_ends_and_an_operator_begins_it_anew(outbox):
     delivery = sent(outbox)
-    do(outbox, deliveries.commitment_not_offered, delivery, 32, "no presentation context")
-    assert do(outbox, deliveries.commitments_due, "PACS", 1e9) == []
-    assert states(outbox)["PACS"] == "SENT"
+    do(outbox, commitments.ask, delivery, 31, 100)
+    do(outbox, commitments.give_up, delivery, 100, "no presentation context")
+    assert do(outbox, commitments.due, "PACS", 1e9) == []
+    [row] = outbox.rows("SELECT * FROM deliveries WHERE destination = 'PACS'")
+    assert (row["state"], row["unconfirmed_at"]) == ("SENT", 100.0)
+    assert "unconfirmed: no presentation context" in row["error"]
+    with outbox.database.read() as tx:
+        counts = status(tx, 101)
+    assert [one["delivery_id"] for one in counts["unconfirmed_deliveries"]] == [delivery]
+    do(outbox, deliveries.hurry, delivery, 200)
+    [asked] = do(outbox, commitments.due, "PACS", 200)
+    assert asked.questions == 0
+    with outbox.database.read() as tx:
+        assert status(tx, 201)["unconfirmed_deliveries"] == []
+
+
+def test_a_late_answer_still_confirms_what_nobody_asks_about_anymore(outbox):
+    delivery = sent(outbox)
+    do(outbox, commitments.ask, delivery, 31, 100, "2.25.77")
+    do(outbox, commitments.give_up, delivery, 100, "no answer")
+    do(outbox, commitments.mark_committed, do(outbox, commitments.find, "2.25.77").delivery_id, 200)
+    [row] = outbox.rows("SELECT * FROM deliveries WHERE destination = 'PACS'")
+    assert (row["state"], row["unconfirmed_at"], row["error"]) == ("COMMITTED", None, None)
+
+
+def test_what_is_sent_again_is_counted_whatever_is_asked_in_between(outbox):
+    delivery = sent(outbox)
+    for resends in (1, 2):
+        do(outbox, commitments.ask, delivery, 31, 100)
+        do(outbox, commitments.send_again, delivery, 40, 50, "2 of 2 objects are not there")
+        assert sent(outbox, 51) == delivery
+        [again] = do(outbox, commitments.due, "PACS", 51)
+        assert (again.resends, again.questions) == (resends, 0)
+    do(outbox, commitments.fail, delivery, 60, "sent three times and not there")
+    assert states(outbox)["PACS"] == "FAILED"
+    do(outbox, deliveries.retry, delivery, 70)
+    sent(outbox, 71)
+    assert do(outbox, commitments.due, "PACS", 71)[0].resends == 0
+
+
+def test_a_sent_delivery_that_waits_for_nothing_cannot_be_hurried(outbox):
+    [claimed] = due(outbox, 30)
+    do(outbox, deliveries.mark_sent, claimed.delivery_id, claimed.fence, 31)
+    with pytest.raises(IllegalMove, match="SENT"):
+        do(outbox, deliveries.hurry, claimed.delivery_id, 32)
 
 
 def test_destinations_with_work_are_those_with_something_due(outbox):
     with outbox.database.read() as tx:
         assert deliveries.destinations_with_work(tx, 29) == []
         assert deliveries.destinations_with_work(tx, 30) == ["ARCHIVE", "PACS"]
-        assert deliveries.next_due_at(tx) == 30.0
     sent(outbox)
     [archive] = due(outbox, 30, "ARCHIVE")
     do(outbox, deliveries.mark_sent, archive.delivery_id, archive.fence, 31)
