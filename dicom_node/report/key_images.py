@@ -1,5 +1,6 @@
 """The slices that matter most -> Key Object Selection, TID 2010."""
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -31,7 +32,7 @@ def build_key_images(finding: Finding, volume: CTVolume, sources: Sequence[Datas
     slices = [volume.slices[z] for z in most_affected(finding, volume)]
     if not slices:
         raise ValueError("localisation: without one no slice matters most")
-    chosen = [_header_of(origin, uid) for uid in dict.fromkeys(slice_.sop_instance_uid for slice_ in slices)]
+    chosen = [_image(origin, uid, volume) for uid in dict.fromkeys(slice_.sop_instance_uid for slice_ in slices)]
     with silence():
         content = KeyObjectSelection(
             document_title=codes.OF_INTEREST,
@@ -64,8 +65,11 @@ def most_affected(finding: Finding, volume: CTVolume) -> list[int]:
     return sorted(chosen)
 
 
-def _header_of(origin: Origin, sop_instance_uid: str) -> Dataset:
-    return next(source for source in origin.sources if source.SOPInstanceUID == sop_instance_uid)
+def _image(origin: Origin, sop_instance_uid: str, volume: CTVolume) -> Dataset:
+    """The header of an instance, with the size by which highdicom knows an image."""
+    image = copy.copy(next(source for source in origin.sources if source.SOPInstanceUID == sop_instance_uid))
+    image.Rows, image.Columns = volume.hu.shape[1:]
+    return image
 
 
 def _with_patient(chosen: Sequence[Dataset], origin: Origin) -> list[Dataset]:

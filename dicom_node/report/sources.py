@@ -1,207 +1,311 @@
 """Headers of the source images, completed and in UTF-8, so that they can be reported on.
 
-Scanners and archives leave type 2 attributes out, write dates that are none, and use character sets whose
-text cannot be copied into another object as bytes. What is repaired here is repaired in a copy.
+Scanners and archives leave type 2 attributes out, write dates that are none, and use character sets whose text cannot
+be copied into another object as bytes. Some write far worse. Whatever a header holds, these functions give one that
+an object can be built from: `copied` lists what is taken, `values` says in which form.
 """
 
 import re
-import struct
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pydicom
+from highdicom._standard_utils import get_sop_class_iod_map
 from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
-from pydicom.tag import BaseTag
-from pydicom.uid import UID
-from pydicom.valuerep import DA, TM
+from pydicom.sequence import Sequence as Items
+from pydicom.tag import BaseTag, Tag
 
+from config.headers import UNREADABLE, quiet
+from dicom_node.report import copied, values
 from inference.errors import CorruptInstance
 from inference.volume.ct_volume import CTVolume
 
 UTF_8 = "ISO_IR 192"
 
-# Type 1 and 2 attributes of the Patient and General Study modules, and what the objects below need.
-_TYPE_2 = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "StudyID",
-    "AccessionNumber",
-)
-_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-_TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
-_MULTIVALUED_TEXT_VRS = frozenset({"LO", "PN", "SH", "UC"})
+IDENTITY = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_READ_FIRST = [*IDENTITY, *copied.SIMPLE, *copied.ITEMS]
+_READ_OTHERS = [*IDENTITY, "InstanceNumber"]
+# Representations whose bytes are text, whatever the dictionary says of the attribute; None: implicit VR.
+_TEXTUAL = frozenset({None, *"AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UN UR UT".split()})  # noqa: SIM905 - a row
+_IN_CHARACTER_SET = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
+_ONE_TEXT = frozenset({"LT", "ST", "UT"})
+_PROSE = frozenset({"LO", "SH", *_ONE_TEXT})
+_MOST_CHARACTER_SETS = 8
 # ISO 2022 escape sequences, which decoders of the double-byte sets leave in the text.
 _ESCAPE = re.compile("\x1b[\x20-\x2f]*[\x30-\x7e]")
-# What pydicom raises on elements that are not what their representation says.
-_UNREADABLE = (
-    ValueError,
-    KeyError,
-    TypeError,
-    EOFError,
-    OverflowError,
-    NotImplementedError,
-    struct.error,
-    BytesLengthException,
-)
-_PARSERS: dict[str, Callable[[Any], object]] = {"DA": DA, "TM": TM}
-_MAX_CHARACTERS = {"SH": 16, "LO": 64}
-_EQUIPMENT = (
-    "Manufacturer",
-    "ManufacturerModelName",
-    "InstitutionName",
-    "InstitutionalDepartmentName",
-    "StationName",
-    "DeviceSerialNumber",
-)
 
 
-def read_sources(volume: CTVolume) -> list[Dataset]:
-    """Completed headers of the volume's instances without pixel data, in the volume's z order.
+class Source(Dataset):
+    """A completed header.
+
+    emptied, altered: keywords of the attributes whose values could not be kept at all, or not as they were.
+    """
+
+    emptied: tuple[str, ...] = ()
+    altered: tuple[str, ...] = ()
+
+
+def read_sources(volume: CTVolume) -> list[Source]:
+    """Headers of the volume's instances in its z order: the first completed, the others with their identity alone.
 
     A multi-frame instance comes once, at its first slice.
     Raises CorruptInstance when a file can no longer be read.
     """
-    paths = dict.fromkeys(slice_.path for slice_ in volume.slices)
-    return [complete(_read(path)) for path in paths]
+    sources: list[Source] = []
+    seen: set[Path] = set()
+    with quiet():
+        for slice_ in volume.slices:
+            if slice_.path in seen:
+                continue
+            seen.add(slice_.path)
+            header = _read(slice_.path, _READ_OTHERS if sources else _READ_FIRST)
+            source = _identified(header) if sources else complete(header)
+            # As the loader has them: the volume is made of these instances, in this series.
+            source.SOPClassUID, source.SOPInstanceUID = slice_.sop_class_uid, slice_.sop_instance_uid
+            source.StudyInstanceUID, source.SeriesInstanceUID = volume.study_instance_uid, volume.series_instance_uid
+            sources.append(source)
+    return sources
 
 
-def read_headers(paths: Sequence[Path]) -> list[Dataset]:
-    """Completed headers of the files that can be read, for a report on a series that could not be analysed.
+def read_headers(paths: Sequence[Path]) -> list[Source]:
+    """Headers of the files that can be read, for a report on a series that could not be analysed: see `read_sources`.
 
     Raises CorruptInstance when none can be read.
     """
-    headers = []
-    for path in paths:
-        try:
-            headers.append(complete(_read(path)))
-        except CorruptInstance:
-            continue
+    headers: list[Source] = []
+    with quiet():
+        for path in paths:
+            try:
+                header = _read(path, _READ_OTHERS if headers else _READ_FIRST)
+            except CorruptInstance:
+                continue
+            if _has_identity(header):
+                headers.append(_identified(header) if headers else complete(header))
     if not headers:
         raise CorruptInstance("none of the series' instances has a readable header")
     return headers
 
 
-def complete(source: Dataset) -> Dataset:
-    """A copy with text in UTF-8, every type 2 attribute present, and no date, time or sex that is none.
+def can_be_named(volume: CTVolume) -> bool:
+    """Whether a report can refer to the volume: every UID of its study, series and instances is one."""
+    uids = {volume.study_instance_uid, volume.series_instance_uid}
+    uids.update(slice_.sop_instance_uid for slice_ in volume.slices)
+    return all(map(values.uid, uids))
 
-    Private attributes, pixel data and group lengths are left out. Completing twice changes nothing.
+
+def complete(source: Dataset) -> Source:
+    """A copy of what `copied` lists, valid, in UTF-8, and with every type 2 attribute present.
+
+    Completing twice changes nothing.
     """
-    with warnings.catch_warnings():
-        # pydicom's warnings quote values, and those are the patient's.
-        warnings.simplefilter("ignore")
-        copy = _in_utf_8(source, None)
+    with quiet():
+        copy = _identified(source)
+        reader = _Reader(source)
         copy.SpecificCharacterSet = UTF_8
-        for keyword in _TYPE_2:
-            if copy.get(keyword) is None:
-                setattr(copy, keyword, "")
-        _drop_invalid(copy)
-        _fit_equipment(copy)
+        for keyword in copied.SIMPLE:
+            found = reader.values(keyword)
+            if found or keyword in copied.REQUIRED:
+                _put(copy, keyword, found)
+        for keyword in copied.ITEMS:
+            items = reader.items(keyword)
+            if items:
+                copy.add(DataElement(tag_of(keyword), "SQ", Items(items)))
+        reader.emptied += _drop_incomplete(copy)
+    before = source if isinstance(source, Source) else Source()
+    copy.emptied = tuple(dict.fromkeys([*before.emptied, *reader.emptied]))
+    copy.altered = tuple(dict.fromkeys([*before.altered, *reader.altered]))
     return copy
 
 
-def _read(path: Path) -> Dataset:
-    """One header. Raises CorruptInstance naming the file, whose name the node made up."""
+def tag_of(keyword: str) -> BaseTag:
+    """The tag of an attribute of the dictionary."""
+    number = tag_for_keyword(keyword)
+    if number is None:
+        raise KeyError(keyword)
+    return Tag(number)
+
+
+def _read(path: Path, keywords: Sequence[str]) -> Dataset:
+    """These attributes of one file. Raises CorruptInstance naming the file, whose name the node made up."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-            missing = [keyword for keyword in _UIDS if not _is_uid(header.get(keyword))]
-    except (OSError, InvalidDicomError, *_UNREADABLE) as error:
+        tags = [tag_of(keyword) for keyword in keywords]
+        return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+    except (OSError, InvalidDicomError, *UNREADABLE) as error:
         raise CorruptInstance(f"{path.name}: the header cannot be read ({type(error).__name__})") from None
-    if missing:
-        raise CorruptInstance(f"{path.name}: the header has no valid {', '.join(missing)}")
-    if UID(header.SOPClassUID).type != "SOP Class":
-        raise CorruptInstance(f"{path.name}: the SOP Class is unknown")
-    return header
 
 
-def _is_uid(value: object) -> bool:
-    return isinstance(value, UID) and value.is_valid
+def _has_identity(header: Dataset) -> bool:
+    """Whether a report can refer to the instance, and highdicom knows what its class's header holds."""
+    found = _identified(header)
+    return all(keyword in found for keyword in IDENTITY) and found.SOPClassUID in get_sop_class_iod_map()
 
 
-def _in_utf_8(source: Dataset, inherited: object) -> Dataset:
-    """A copy of the public elements with decoded text; sequences recursively, each in its own character set."""
-    character_set = _character_set(source) or inherited
-    encodings = _encodings(character_set)
-    copy = Dataset()
-    for tag in source.keys():  # noqa: SIM118 - iterating a Dataset would decode every element
-        if tag.is_private or tag.element == 0 or tag.group >= 0x7FE0 or tag == 0x00080005:
-            continue
-        element = _element(source, tag, encodings)
-        if element is None:
-            continue
-        if element.VR == "SQ":
-            items = [_in_utf_8(item, character_set) for item in element.value]
-            element = DataElement(tag, "SQ", items)
-        copy.add(element)
+def _identified(header: Dataset) -> Source:
+    """The header's UIDs and its number, as far as they are valid."""
+    copy, reader = Source(), _Reader(header)
+    for keyword in _READ_OTHERS:
+        found = reader.values(keyword)
+        if found:
+            _put(copy, keyword, found)
     return copy
 
 
-def _element(source: Dataset, tag: BaseTag, encodings: list[str]) -> DataElement | None:
-    """The element with its text decoded, or None where it cannot be made sense of."""
-    try:
-        raw = source.get_item(tag)
-        if isinstance(raw, RawDataElement):
-            vr = raw.VR or dictionary_VR(tag)
-            if vr in _TEXT_VRS and isinstance(raw.value, bytes):
-                return DataElement(tag, vr, _decoded(raw.value, vr, encodings))
-        element = source[tag]
-        if element.VR in _TEXT_VRS:
-            return DataElement(tag, element.VR, _cleaned(element.value))
-        # An element of its own: what is repaired in the copy must not show in the source.
-        return DataElement(tag, element.VR, element.value)
-    except _UNREADABLE:
-        return None
+def _put(header: Dataset, keyword: str, found: Sequence[str]) -> None:
+    tag = tag_of(keyword)
+    header.add(DataElement(tag, dictionary_VR(tag), list(found) if len(found) > 1 else "".join(found)))
 
 
-def _decoded(value: bytes, vr: str, encodings: list[str]) -> str | list[str]:
-    """Text of an undecoded element.
+def _drop_incomplete(header: Dataset) -> list[str]:
+    """Leave out what may only stand beside something that is not there. Returns the keywords that were left out."""
+    dropped = []
+    trial = [keyword for keyword in copied.CLINICAL_TRIAL if keyword in header]
+    subject = header.get("ClinicalTrialSubjectID") or header.get("ClinicalTrialSubjectReadingID")
+    if not (header.get("ClinicalTrialSponsorName") and header.get("ClinicalTrialProtocolID") and subject):
+        dropped += trial
+    else:
+        # Type 2 beside them.
+        for keyword in ("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName"):
+            header.setdefault(tag_of(keyword), DataElement(tag_of(keyword), "LO", ""))
+        if "ClinicalTrialTimePointDescription" in header:
+            header.setdefault("ClinicalTrialTimePointID", DataElement(tag_of("ClinicalTrialTimePointID"), "LO", ""))
+    method = header.get("DeidentificationMethod") or header.get("DeidentificationMethodCodeSequence")
+    if header.get("PatientIdentityRemoved") == "YES" and not method:
+        dropped.append("PatientIdentityRemoved")
+    for keyword in dropped:
+        del header[tag_of(keyword)]
+    return dropped
 
-    Decoded before it is split at backslashes: the second byte of a GBK or GB18030 character may be one.
+
+class _Reader:
+    """Reads the attributes of one header in their valid form, and notes which had another or none."""
+
+    def __init__(self, source: Dataset, inherited: Sequence[str] = ()) -> None:
+        self._source = source
+        self._encodings = _encodings(source) or list(inherited)
+        self.emptied: list[str] = []
+        self.altered: list[str] = []
+
+    def values(self, keyword: str) -> list[str]:
+        """The valid values of an attribute; none if it is absent, empty or not to be trusted."""
+        try:
+            texts = _texts(self._source, tag_of(keyword), self._encodings)
+        except UNREADABLE:
+            self.emptied.append(keyword)
+            return []
+        kept = _valid(keyword, texts)
+        self._note(keyword, kept, texts)
+        return kept
+
+    def items(self, keyword: str) -> list[Dataset]:
+        """The valid items of a sequence, each with the attributes that are listed for it."""
+        try:
+            found = _items(self._source, tag_of(keyword))
+        except UNREADABLE:
+            self.emptied.append(keyword)
+            return []
+        listed, needed = copied.ITEMS[keyword]
+        kept = []
+        for item in found[: copied.MOST_ITEMS]:
+            reader, copy = _Reader(item, self._encodings), Dataset()
+            for name in listed:
+                value = reader.values(name)
+                if value:
+                    _put(copy, name, value)
+            if len(copy) and all(name in copy for name in needed):
+                kept.append(copy)
+        if len(kept) < len(found):
+            self._note(keyword, kept, found)
+        return kept
+
+    def _note(self, keyword: str, kept: Sequence[object], found: Sequence[object]) -> None:
+        if found and not kept:
+            self.emptied.append(keyword)
+        elif kept != found:
+            self.altered.append(keyword)
+
+
+def _valid(keyword: str, texts: Sequence[str]) -> list[str]:
+    """The texts in the form that the attribute's representation and multiplicity allow."""
+    tag = tag_of(keyword)
+    vr = dictionary_VR(tag)
+    identifier = keyword in copied.IDENTIFIERS
+    if dictionary_VM(tag) == "1" and len(set(texts)) > 1:
+        # Which of several persons, numbers or days is meant? Of several words all are.
+        texts = [" ".join(texts)] if vr in _PROSE and not identifier else []
+    elif dictionary_VM(tag) == "1":
+        texts = texts[:1]
+    allowed = copied.ENUMERATED.get(keyword)
+    valid = []
+    for text in texts[: copied.MOST_VALUES]:
+        value = values.RULES[vr](text)
+        unchanged = value == text.strip() or not identifier
+        if value and unchanged and (allowed is None or value in allowed):
+            valid.append(value)
+    return valid
+
+
+def _texts(source: Dataset, tag: BaseTag, encodings: Sequence[str]) -> list[str]:
+    """The texts of an attribute that are not empty. Raises one of `UNREADABLE` when it is not a text."""
+    element = source.get_item(tag) if tag in source else None
+    if element is None or not element.value:
+        return []
+    if element.VR not in _TEXTUAL:
+        raise ValueError("not a text")
+    vr = dictionary_VR(tag)
+    value = element.value
+    if isinstance(value, bytes):
+        parts = _decoded(value, vr, encodings)
+    else:
+        parts = [str(part) for part in value] if isinstance(value, MultiValue | list | tuple) else [str(value)]
+    return [text for part in parts if (text := _ESCAPE.sub("", part).strip(" \0"))]
+
+
+def _decoded(value: bytes, vr: str, encodings: Sequence[str]) -> list[str]:
+    """The texts of an element as stored.
+
+    Decoded before they are split at backslashes: the second byte of a GBK or GB18030 character may be one.
     """
+    if len(value) > copied.MOST_BYTES and vr not in _PROSE:
+        raise ValueError("too long")
+    value = value[: copied.MOST_BYTES]
+    if vr not in _IN_CHARACTER_SET:
+        return value.decode("ascii").split("\\")
     if not encodings:
         encodings = ["utf-8"] if _is_utf_8(value) else ["iso8859-1"]
     # Each of these ends the reach of an ISO 2022 escape sequence (PS3.5, 6.1.2.5.3).
     delimiters = "^=\\" if vr == "PN" else "\\\n\r\f\t"
-    text = decode_bytes(value, encodings, {ord(character) for character in delimiters})
-    text = _ESCAPE.sub("", text).rstrip(" \0")
-    if vr in _MULTIVALUED_TEXT_VRS and "\\" in text:
-        return [part.strip(" ") for part in text.split("\\")]
-    return text
+    text = decode_bytes(value, list(encodings), {ord(character) for character in delimiters})
+    return [text] if vr in _ONE_TEXT else text.split("\\")
 
 
-def _cleaned(value: object) -> str | list[str]:
-    if isinstance(value, MultiValue | list | tuple):
-        return [_ESCAPE.sub("", str(part)) for part in value]
-    return _ESCAPE.sub("", str(value)) if value is not None else ""
-
-
-def _character_set(source: Dataset) -> object:
-    """Specific Character Set as stored; None where the element cannot be read."""
-    try:
-        return source.get("SpecificCharacterSet")
-    except _UNREADABLE:
-        return None
-
-
-def _encodings(character_set: object) -> list[str]:
-    """Python codecs of a Specific Character Set; empty where none is declared."""
-    if not character_set:
+def _items(source: Dataset, tag: BaseTag) -> list[Dataset]:
+    """The items of a sequence. Raises one of `UNREADABLE` when it is not a sequence, or longer than is looked at."""
+    element = source.get_item(tag) if tag in source else None
+    if element is None or not element.value:
         return []
-    terms = list(character_set) if isinstance(character_set, MultiValue | list | tuple) else str(character_set)
-    return convert_encodings(terms)
+    if isinstance(element, RawDataElement) and len(element.value or b"") > copied.MOST_BYTES:
+        raise ValueError("too long")
+    value = source[tag].value
+    if not isinstance(value, Items):
+        raise ValueError("not a sequence")
+    return list(value)
+
+
+def _encodings(source: Dataset) -> list[str]:
+    """Python codecs of the declared Specific Character Set; none if there is none that can be read."""
+    try:
+        terms = source.get("SpecificCharacterSet")
+        if not terms:
+            return []
+        listed = list(terms) if isinstance(terms, MultiValue | list | tuple) else [str(terms)]
+        return convert_encodings(listed[:_MOST_CHARACTER_SETS])
+    except UNREADABLE:
+        return []
 
 
 def _is_utf_8(value: bytes) -> bool:
@@ -211,33 +315,3 @@ def _is_utf_8(value: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _drop_invalid(header: Dataset) -> None:
-    """Empty what the value representation forbids, as an unknown value is better than a false one."""
-    for element in list(header):
-        # The dictionary's word counts: a damaged element may claim another representation.
-        vr = dictionary_VR(element.tag) if dictionary_has_tag(element.tag) else element.VR
-        if vr in _PARSERS and not (vr == element.VR and _parses(_PARSERS[vr], element.value)):
-            header[element.tag] = DataElement(element.tag, vr, "")
-    if header.PatientSex not in ("M", "F", "O", ""):
-        header.PatientSex = ""
-
-
-def _parses(parser: Callable[[Any], object], value: object) -> bool:
-    try:
-        for part in value if isinstance(value, MultiValue) else [value]:
-            parser(part)
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
-def _fit_equipment(header: Dataset) -> None:
-    """Cut equipment texts to what their value representation allows."""
-    for keyword in _EQUIPMENT:
-        if keyword not in header:
-            continue
-        element = header[keyword]
-        value = element.value[0] if isinstance(element.value, MultiValue) and element.value else element.value
-        element.value = str(value or "")[: _MAX_CHARACTERS.get(element.VR, 64)]
