@@ -7,6 +7,7 @@ from pathlib import Path
 
 from config.reasons import ReasonCode, Refusal
 from config.settings import ReportSettings, Settings
+from config.uids import uid_problem
 from inference.covid.loading import load_pipeline
 from inference.covid.pipeline import Pipeline
 from inference.errors import CorruptInstance, ModelError, UnsuitableSeries
@@ -60,6 +61,7 @@ def analyse(
         volume = load(paths, decoded=decoded)
         decoded.clear()
         loaded = time.perf_counter() - started
+        _refuse_unnamed(volume)
         if own is not None:
             _refuse_own_objects(volume, own)
         finding = pipeline.run(volume, trace=trace)
@@ -81,6 +83,19 @@ def analyse_folder(
     except CorruptInstance as error:
         return _refused(Refusal(ReasonCode.CORRUPT_INSTANCE, str(error)), None, started)
     return analyse(paths, pipeline, own=own, trace=trace)
+
+
+def _refuse_unnamed(volume: CTVolume) -> None:
+    """A report names the study, the series and its instances: without valid UIDs there can be none."""
+    of_instances = {slice_.sop_instance_uid for slice_ in volume.slices}
+    for level, uids in (
+        ("Study", {volume.study_instance_uid}),
+        ("Series", {volume.series_instance_uid}),
+        ("SOP", of_instances),
+    ):
+        problem = next(filter(None, map(uid_problem, sorted(uids))), None)
+        if problem:
+            raise CorruptInstance(f"the {level} Instance UID {problem}")
 
 
 def _refuse_own_objects(volume: CTVolume, own: ReportSettings) -> None:

@@ -18,7 +18,7 @@ from dicom_node.report.frame import to_part10
 from dicom_node.report.lower_classes import fallback_reports
 from dicom_node.report.not_analysed import build_not_analysed
 from dicom_node.report.objects import KINDS, build_all
-from dicom_node.report.sources import read_headers, read_sources
+from dicom_node.report.sources import Source, read_headers, read_sources
 from inference.errors import CorruptInstance
 from inference.finding import ModelIdentity
 from inference.models.cards import OperatingPoint
@@ -36,6 +36,18 @@ class ReportObject:
     part10: bytes
 
 
+@dataclass(frozen=True)
+class ResultObjects:
+    """The objects of a result, the report first.
+
+    emptied, altered: attributes whose values in the source's header could not be copied at all, or not as they were.
+    """
+
+    objects: Sequence[ReportObject] = ()
+    emptied: tuple[str, ...] = ()
+    altered: tuple[str, ...] = ()
+
+
 def report_objects(
     analysis: Analysis,
     paths: Sequence[Path],
@@ -46,8 +58,8 @@ def report_objects(
     predecessor: bytes | None = None,
     revision: int = 1,
     operating_points: tuple[OperatingPoint, ...] = (),
-) -> list[ReportObject]:
-    """The objects that say what became of a series, the report first.
+) -> ResultObjects:
+    """The objects that say what became of a series.
 
     predecessor: the earlier report of the same series as a Part 10 file, which this one replaces.
     A series that was not analysed gives a report where the site asks for it, and where an earlier report must
@@ -57,12 +69,12 @@ def report_objects(
     if analysis.finding is not None and analysis.volume is not None:
         sources = read_sources(analysis.volume)
         built = build_all(analysis.finding, analysis.volume, sources, context, _kinds(settings.report))
-        return _with_fallbacks([_encode(kind, dataset) for kind, dataset in built])
+        return _stored([_encode(kind, dataset) for kind, dataset in built], sources)
     if analysis.refusal is None:
         raise ValueError("an analysis has a finding or a reason")
     own_object = analysis.refusal.code == ReasonCode.OWN_OBJECT
     if predecessor is None and (own_object or not settings.report.report_not_analysed):
-        return []
+        return ResultObjects()
     return _not_analysed(analysis.refusal, paths, model, context)
 
 
@@ -79,12 +91,12 @@ def write_objects(
     Names are made of the kind and a digest of the object's UID: nothing from a data set becomes a path.
     """
     asked_for = settings.report.model_copy(update={"report_not_analysed": True})
-    objects = report_objects(
+    built = report_objects(
         analysis, paths, model, settings.model_copy(update={"report": asked_for}), operating_points=operating_points
     )
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for item in (item for item in objects if item.kind in KINDS):
+    for item in (item for item in built.objects if item.kind in KINDS):
         file = folder / f"{item.kind}-{hashlib.sha256(item.sop_instance_uid.encode()).hexdigest()[:12]}.dcm"
         file.write_bytes(item.part10)
         written.append(str(file))
@@ -104,19 +116,21 @@ def _kinds(report: ReportSettings) -> list[ObjectKind]:
 
 def _not_analysed(
     refusal: Refusal, paths: Sequence[Path], model: ModelIdentity, context: ReportContext
-) -> list[ReportObject]:
+) -> ResultObjects:
     try:
         sources = read_headers(paths)
     except CorruptInstance:
         # Without one readable header there is no study to file a report under; the audit has the reason.
-        return []
-    return _with_fallbacks([_encode(ObjectKind.REPORT, build_not_analysed(refusal, sources, context, model))])
+        return ResultObjects()
+    report = build_not_analysed(refusal, sources, context, model)
+    return _stored([_encode(ObjectKind.REPORT, report)], sources)
 
 
-def _with_fallbacks(objects: list[ReportObject]) -> list[ReportObject]:
+def _stored(objects: list[ReportObject], sources: Sequence[Source]) -> ResultObjects:
     """The objects, and the report in the lower classes that a destination may accept instead."""
     report = next(item for item in objects if item.kind == ObjectKind.REPORT)
-    return objects + [_encode(kind, dataset) for kind, dataset in fallback_reports(report.part10)]
+    lower = [_encode(kind, dataset) for kind, dataset in fallback_reports(report.part10)]
+    return ResultObjects(objects + lower, sources[0].emptied, sources[0].altered)
 
 
 def _context(

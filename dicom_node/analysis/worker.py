@@ -16,7 +16,7 @@ from config.settings import Settings
 from dicom_node import lease
 from dicom_node.analysis.analyse import Analysis, analyse, open_model
 from dicom_node.analysis.read_ahead import ReadAhead
-from dicom_node.analysis.result_objects import ReportObject, report_objects
+from dicom_node.analysis.result_objects import ResultObjects, report_objects
 from inference.covid.pipeline import Pipeline
 from inference.finding import ModelIdentity
 from storage import audit, jobs, results, series
@@ -27,6 +27,7 @@ from storage.jobs import ClaimedJob
 from storage.results import NewObject, NewResult
 
 log = structlog.get_logger()
+_MOST_NAMED = 8
 
 
 class Worker:
@@ -123,10 +124,10 @@ class Worker:
         own = self.settings.report
         analysis = Analysis(None, refusal, None) if refusal else analyse(paths, pipeline, own=own, decoded=decoded)
         if job.shadow:
-            self._commit(job, analysis, pipeline.identity, ())
+            self._commit(job, analysis, pipeline.identity, ResultObjects())
             return
         predecessor = self.files.read_verified(previous.report.path, previous.report.sha256) if previous else None
-        objects = report_objects(
+        built = report_objects(
             analysis,
             paths,
             pipeline.identity,
@@ -136,23 +137,21 @@ class Worker:
             revision=job.revision,
             operating_points=pipeline.card.operating_points,
         )
-        self._commit(job, analysis, pipeline.identity, objects)
+        self._commit(job, analysis, pipeline.identity, built)
 
-    def _commit(
-        self, job: ClaimedJob, analysis: Analysis, model: ModelIdentity, objects: Sequence[ReportObject]
-    ) -> None:
+    def _commit(self, job: ClaimedJob, analysis: Analysis, model: ModelIdentity, built: ResultObjects) -> None:
         stored = [
             NewObject(
                 o.kind, o.sop_instance_uid, o.sop_class_uid, o.series_instance_uid, self.files.write_durably([o.part10])
             )
-            for o in objects
+            for o in built.objects
         ]
         destinations, withheld = self._destinations(model, job.calling_ae)
         with self.database.transaction() as tx:
             now = time.time()
-            jobs.finish(
-                tx, job.job_id, job.fence, now, new_result(analysis, model), stored, destinations if stored else []
-            )
+            result = new_result(analysis, model)
+            result_id = jobs.finish(tx, job.job_id, job.fence, now, result, stored, destinations if stored else [])
+            _note_repairs(tx, job, result_id, now, built)
             for name in withheld if stored else []:
                 audit.append(
                     tx,
@@ -206,6 +205,23 @@ class Worker:
 
         with lease.kept(self.database, renew, lease_s, job=job.job_id):
             yield
+
+
+def _note_repairs(tx: Connection, job: ClaimedJob, result_id: int, now: float, built: ResultObjects) -> None:
+    """Which attributes of the source's header its report could not copy: their names, never their values."""
+    if not (built.emptied or built.altered):
+        return
+    about = audit.Subject(
+        series_uid=job.series_instance_uid, study_uid=job.study_instance_uid, job_id=job.job_id, result_id=result_id
+    )
+    detail = {"left_empty": _named(built.emptied), "altered": _named(built.altered)}
+    audit.append(tx, now, "result.header_repaired", about, detail={name: said for name, said in detail.items() if said})
+
+
+def _named(keywords: Sequence[str]) -> str:
+    """The first few of the attributes by name, and how many more there are."""
+    more = len(keywords) - _MOST_NAMED
+    return ", ".join(keywords[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def new_result(analysis: Analysis, model: ModelIdentity) -> NewResult:

@@ -91,13 +91,6 @@ def read_headers(paths: Sequence[Path]) -> list[Source]:
     return headers
 
 
-def can_be_named(volume: CTVolume) -> bool:
-    """Whether a report can refer to the volume: every UID of its study, series and instances is one."""
-    uids = {volume.study_instance_uid, volume.series_instance_uid}
-    uids.update(slice_.sop_instance_uid for slice_ in volume.slices)
-    return all(map(values.uid, uids))
-
-
 def complete(source: Dataset) -> Source:
     """A copy of what `copied` lists, valid, in UTF-8, and with every type 2 attribute present.
 
@@ -205,7 +198,7 @@ class _Reader:
         """The valid items of a sequence, each with the attributes that are listed for it."""
         try:
             found = _items(self._source, tag_of(keyword))
-        except UNREADABLE:
+        except (OSError, *UNREADABLE):  # OSError: pydicom's for items that end too soon
             self.emptied.append(keyword)
             return []
         listed, needed = copied.ITEMS[keyword]

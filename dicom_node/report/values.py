@@ -11,6 +11,8 @@ from collections.abc import Callable
 from datetime import date
 from functools import partial
 
+from config.uids import is_uid
+
 MOST_CHARACTERS = {"SH": 16, "LO": 64, "ST": 1024, "LT": 10240, "UT": 1024}
 """Longest text, characters. UT has no limit in the standard; here it names an issuer."""
 _MOST_IN_NAME_GROUP = 64
@@ -22,8 +24,6 @@ _DT = re.compile(r"(\d{4}(?:\d{2}(?:\d{2})?)?)(\d{2}(?:\d{2}(?:\d{2}(?:\.\d{1,6}
 _DS = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([Ee][+-]?\d+)?")
 _AS = re.compile(r"(\d{1,3})([DWMY])")
 _CS = re.compile(r"[A-Z0-9_ ]{1,16}")
-_UI = re.compile(r"[0-9]+(\.[0-9]+)*")
-_MOST_UID_CHARACTERS = 64
 
 
 def age(text: str) -> str:
@@ -77,12 +77,8 @@ def integer(text: str) -> str:
 
 
 def uid(text: str) -> str:
-    """UI: digits and dots, at most 64.
-
-    A component with a leading zero breaks the standard, and archives hold such objects all the same: a reference to
-    them needs the UID as it is.
-    """
-    return text if len(text) <= _MOST_UID_CHARACTERS and _UI.fullmatch(text) else ""
+    """UI, by the rule of the receiver's door: a reference to an instance needs its UID as it is."""
+    return text if is_uid(text) else ""
 
 
 def person_name(text: str) -> str:

@@ -115,7 +115,7 @@ def test_not_analysed_report_that_replaces_a_result_passes_every_validator(tmp_p
     write_series(tmp_path / "s")
     volume = volume_of(tmp_path / "s")
     sources = read_sources(volume)
-    earlier = build_report(finding_on(volume), volume, sources[1:], CONTEXT)
+    earlier = build_report(finding_on(volume), volume, sources[:-1], CONTEXT)
     report = build_not_analysed(
         Refusal("ALTERNATING_SLICE_THICKNESS", "Slices of 2 and 5 mm were seen; one thickness is needed."),
         sources,
@@ -178,7 +178,7 @@ def test_objects_of_a_multi_frame_source_are_valid(tmp_path: Path, sop_class_uid
 def test_objects_of_a_revised_result_in_another_time_zone_are_valid(tmp_path: Path) -> None:
     write_series(tmp_path / "s", TimezoneOffsetFromUTC="+0800")
     volume = volume_of(tmp_path / "s")
-    earlier = build_report(finding_on(volume), volume, read_sources(volume)[1:], CONTEXT)
+    earlier = build_report(finding_on(volume), volume, read_sources(volume)[:-1], CONTEXT)
     (tmp_path / "earlier.dcm").write_bytes(to_part10(earlier))
     context = replace(CONTEXT, predecessor=earlier, revision=2)
     assert synthetic_errors(volume, tmp_path, context, [tmp_path / "earlier.dcm"]) == []

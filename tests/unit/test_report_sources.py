@@ -1,5 +1,6 @@
 """Sources as scanners write them, with names in any character set and attributes missing, are reported on."""
 
+import struct
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,17 +8,23 @@ from random import Random
 
 import pydicom
 import pytest
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
+from config.headers import quiet
 from config.reasons import Refusal
 from dicom_node.report.context import ReportContext
+from dicom_node.report.copied import MOST_ITEMS
 from dicom_node.report.frame import to_part10
 from dicom_node.report.not_analysed import build_not_analysed
-from dicom_node.report.sources import complete, read_headers, read_sources
+from dicom_node.report.objects import KINDS, build_all
+from dicom_node.report.sources import complete, read_headers, read_sources, tag_of
 from dicom_node.report.structured_report import build_report
 from inference.errors import CorruptInstance
+from inference.volume.load import load
 from tests.factories import SERIES_UID, Grid, chest, finding_on, slice_dataset, volume_of, write_series
+from tests.fuzz.headers import element, nested, rewrite
 
 CONTEXT = ReportContext(created_at=datetime(2026, 3, 1, 12, tzinfo=UTC))
 GRID = Grid(shape=(3, 8, 8))
@@ -227,3 +234,102 @@ def test_no_readable_header_at_all_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 500)
     with pytest.raises(CorruptInstance):
         read_headers([tmp_path / "a", tmp_path / "absent"])
+
+
+@pytest.mark.parametrize(
+    ("keyword", "stored", "copied"),
+    [
+        ("PatientID", b"4711\r\n", "4711"),
+        ("PatientID", b"47\r\n11", None),
+        ("PatientID", b"4711\\4712", None),
+        ("PatientID", b"4711\\4711", "4711"),
+        ("PatientID", b"4" * 65, None),
+        ("AccessionNumber", b"A" * 17, None),
+        ("PatientName", b"Doe^Jane\\Roe^Richard", None),
+        ("PatientName", b"Doe^Jane^^^^^", "Doe^Jane"),
+        ("PatientName", b"D" * 80 + b"^Jane", "D" * 64),
+        ("PatientBirthDate", b"19600229\\19600301", None),
+        ("PatientBirthDate", b"19600229 ", "19600229"),
+        ("PatientBirthDate", b"19600230", None),
+        ("StudyTime", b"2460", None),
+        ("StudyTime", b"10", "10"),
+        ("PatientAge", b"45Y", "045Y"),
+        ("PatientAge", b"45", None),
+        ("PatientAge", b"045Y", "045Y"),
+        ("PatientWeight", b"70.123456789012345678", "70.1234568"),
+        ("PatientWeight", b"1e999", None),
+        ("PatientWeight", b"70 kg", None),
+        ("StudyDescription", b"CT\\CHEST", "CT CHEST"),
+        ("StudyDescription", b"C" * 100, "C" * 64),
+        ("BodyPartExamined", b"chest", None),
+        ("SeriesNumber", b"99999999999", None),
+        ("PatientComments", b"line\r\nline\x07", "line\r\nline"),
+        ("PatientIdentityRemoved", b"YES", None),
+    ],
+)
+def test_value_is_copied_by_the_rules_of_its_representation(
+    tmp_path: Path, keyword: str, stored: bytes, copied: str | None
+) -> None:
+    write_series(tmp_path / "s", Grid(shape=(1, 4, 4)), BodyPartExamined=None, SeriesNumber=None)
+    (path,) = (tmp_path / "s").iterdir()
+    rewrite(path, {tag_of(keyword): element(tag_of(keyword), dictionary_VR(tag_of(keyword)), stored)})
+    (header,) = read_headers([path])
+    assert str(header.get(keyword) or "") == (copied or "")
+    assert (keyword in header.emptied) == (copied is None)
+    assert (keyword in header.altered) == (copied is not None and copied.encode() != stored.strip(b" "))
+
+
+@pytest.mark.parametrize("vr", ["FD", "SQ", "US", "OB"])
+def test_identifier_in_a_representation_that_is_no_text_is_left_empty(tmp_path: Path, vr: str) -> None:
+    write_series(tmp_path / "s", Grid(shape=(3, 8, 8)))
+    for path in (tmp_path / "s").iterdir():
+        rewrite(path, {tag_of("PatientID"): element(tag_of("PatientID"), vr, b"\0\0\0\0\0\0\xf0\x3f")})
+    with quiet():
+        volume = load(sorted((tmp_path / "s").iterdir()))
+    sources = read_sources(volume)
+    assert sources[0].emptied == ("PatientID",)
+    assert to_part10(build_report(finding_on(volume), volume, sources, CONTEXT))
+
+
+def test_sequences_are_copied_as_far_as_they_are_listed_and_no_deeper(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", GRID)
+    code = b"".join(
+        element(tag, vr, value)
+        for tag, vr, value in ((0x00080100, "SH", b"X1"), (0x00080102, "SH", b"99X "), (0x00080104, "LO", b"CT"))
+    )
+    deep = element(0x00081032, "SQ", nested(300, Random(1)))
+    items = b"".join(struct.pack("<HHL", 0xFFFE, 0xE000, len(code + deep)) + code + deep for _ in range(5))
+    for path in (tmp_path / "s").iterdir():
+        rewrite(path, {tag_of("ProcedureCodeSequence"): element(tag_of("ProcedureCodeSequence"), "SQ", items)})
+    report = reported(tmp_path / "s")
+    assert len(report.ProcedureCodeSequence) == 5
+    assert [one.keyword for one in report.ProcedureCodeSequence[0]] == [
+        "CodeValue",
+        "CodingSchemeDesignator",
+        "CodeMeaning",
+    ]
+    for path in (tmp_path / "s").iterdir():
+        items = b"".join(struct.pack("<HHL", 0xFFFE, 0xE000, len(code)) + code for _ in range(500))
+        rewrite(path, {tag_of("ProcedureCodeSequence"): element(tag_of("ProcedureCodeSequence"), "SQ", items)})
+    assert len(reported(tmp_path / "s").ProcedureCodeSequence) == MOST_ITEMS
+
+
+def test_uids_with_leading_zeros_are_referred_to_as_they_are(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", GRID, StudyInstanceUID="1.2.03.4", SeriesInstanceUID="1.2.3.005")
+    for path in (tmp_path / "s").iterdir():
+        path.write_bytes(path.read_bytes().replace(f"{SERIES_UID}.".encode(), f"{SERIES_UID[:-3]}.00.".encode()))
+    volume = volume_of(tmp_path / "s")
+    objects = build_all(finding_on(volume), volume, read_sources(volume), CONTEXT, KINDS)
+    for _, dataset in objects:
+        assert pydicom.dcmread(DicomBytesIO(to_part10(dataset))).StudyInstanceUID == "1.2.03.4"
+    refused = build_not_analysed(Refusal("X", "y"), read_headers(sorted((tmp_path / "s").iterdir())), CONTEXT, None)
+    assert b"1.2.3.005" in to_part10(refused)
+
+
+def test_a_clinical_trial_is_copied_whole_or_not_at_all(tmp_path: Path) -> None:
+    trial = {"ClinicalTrialSponsorName": "S", "ClinicalTrialProtocolID": "P"}
+    write_series(tmp_path / "a", GRID, **trial)
+    assert "ClinicalTrialProtocolID" not in reported(tmp_path / "a")
+    write_series(tmp_path / "b", GRID, **trial, ClinicalTrialSubjectID="7")
+    report = reported(tmp_path / "b")
+    assert (report.ClinicalTrialSubjectID, report.ClinicalTrialSiteID) == ("7", "")
