@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from config.own_equipment import OwnEquipment
 from config.reasons import ReasonCode, Refusal
 from config.settings import ReportSettings, Settings
 from config.uids import uid_problem
@@ -99,15 +100,11 @@ def _refuse_unnamed(volume: CTVolume) -> None:
 
 
 def _refuse_own_objects(volume: CTVolume, own: ReportSettings) -> None:
-    """The loop guard, for images that the node contributed to: a PACS may route them back."""
-    for manufacturer, model in volume.header.equipment:
-        # A contribution names the algorithm as its model, so the manufacturer alone tells there.
-        scanner = (volume.header.manufacturer, volume.header.manufacturer_model)
-        is_device = (manufacturer, model) == scanner
-        if manufacturer == own.manufacturer and (model == own.device_name or not is_device):
-            raise UnsuitableSeries(
-                ReasonCode.OWN_OBJECT, "This node had a part in these images; it does not analyse them again."
-            )
+    header = volume.header
+    if OwnEquipment.of(own).had_a_part((header.manufacturer, header.manufacturer_model), header.equipment):
+        raise UnsuitableSeries(
+            ReasonCode.OWN_OBJECT, "This node had a part in these images; it does not analyse them again."
+        )
 
 
 def _refused(refusal: Refusal, volume: CTVolume | None, started: float) -> Analysis:

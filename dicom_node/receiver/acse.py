@@ -9,8 +9,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.receiver.errors import ProtocolError
-from dicom_node.receiver.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.receiver.pdu import ASSOCIATE_AC, INVALID_PARAMETER
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"

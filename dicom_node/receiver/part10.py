@@ -2,10 +2,7 @@
 
 import struct
 
-IMPLEMENTATION_CLASS_UID = "2.25.299139580163391857239408013271849166285"
-# Without a version, and no Source AE Title: the same instance must give the same file whoever sends it and
-# whichever version of this program writes it. Equal digests are what tells a repetition from a conflict.
-IMPLEMENTATION_VERSION_NAME = "DICOM_NODE"
+from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _PREAMBLE = b"\0" * 128 + b"DICM"
 
@@ -19,7 +16,10 @@ def _element(number: int, vr: bytes, value: bytes) -> bytes:
 
 
 def encode_file_start(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
-    """What comes before the data set in a DICOM file."""
+    """What comes before the data set in a DICOM file.
+
+    Without a Source AE Title: the same instance must give the same file whoever sends it.
+    """
     body = b"".join(
         (
             _element(0x0001, b"OB", b"\0\1"),

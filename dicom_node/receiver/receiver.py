@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import structlog
 
+from config.own_equipment import OwnEquipment
 from config.settings import ReceiverSettings, Settings
 from dicom_node.errors import NodeError, PortTaken
 from dicom_node.receiver import meters
@@ -248,4 +249,4 @@ def _own_images(settings: Settings) -> OwnImages | None:
     refused_from = frozenset(source.ae_title for source in settings.sources if source.own_images == "refuse")
     if not refused_from:
         return None
-    return OwnImages(settings.report.manufacturer, settings.report.device_name, refused_from)
+    return OwnImages(OwnEquipment.of(settings.report), refused_from)

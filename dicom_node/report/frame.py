@@ -12,6 +12,7 @@ from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.report import wording
 from dicom_node.report.context import ReportContext, timezone_of
 from dicom_node.report.equipment import contributing_equipment
@@ -20,9 +21,6 @@ from dicom_node.report.uids import digest_of_uids, result_uid
 from dicom_node.report.wording import series_description
 from inference.finding import Finding, ModelIdentity
 from inference.volume.ct_volume import CTVolume
-
-IMPLEMENTATION_CLASS_UID = UID("2.25.99142642732600316620177720066347430364")
-IMPLEMENTATION_VERSION_NAME = "DICOM_NODE"
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def finish(dataset: Dataset, origin: Origin) -> None:
         dataset.TimezoneOffsetFromUTC = created.strftime("%z")
     if origin.context.institution:
         dataset.InstitutionName = origin.context.institution[:64]
-    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
 
 

@@ -1,8 +1,6 @@
 """The node as an SCU: verification, and storing instances unchanged."""
 
-import struct
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +14,7 @@ from pynetdicom import _config, build_context
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from config.headers import UNREADABLE, quiet
 from config.settings import SenderSettings
 from dicom_node.scu.association import Link, NoContext, Peer, PeerUnavailable, associate
 
@@ -25,8 +24,6 @@ _config.STORE_SEND_CHUNKED_DATASET = True
 MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd one-byte identifiers
 SLOWEST_BYTES_PER_S = 125_000
 """A transfer may take as long as it needs at 1 Mbit/s, on top of the time for the response."""
-# What pydicom raises for a file that is not what it seems.
-UNREADABLE = (AttributeError, EOFError, KeyError, NotImplementedError, TypeError, ValueError, struct.error)
 UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
@@ -137,8 +134,7 @@ def _read_bare(path: Path) -> InstanceFile:
         if file.read(2) != b"\x08\x00":
             raise InvalidDicomError("not a DICOM instance")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they quote values
+        with quiet():
             dataset = dcmread(
                 path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "SOPInstanceUID"]
             )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from config.headers import quiet
 from inference.errors import CorruptInstance
-from inference.volume.part10 import DEFLATED, UNREADABLE, quiet, read_header, read_meta, safe_uid
+from inference.volume.part10 import DEFLATED, UNREADABLE, read_header, read_meta, safe_uid
 
 _SERIES_INSTANCE_UID = 0x0020000E
 _DICOMDIR = "1.2.840.10008.1.3.10"

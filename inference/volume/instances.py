@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from pydicom.dataset import Dataset
 
+from config.headers import quiet
 from config.reasons import ReasonCode
 from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.volume.ct_volume import SeriesHeader
@@ -23,7 +24,6 @@ from inference.volume.part10 import (
     IMPLICIT_LE,
     UNREADABLE,
     FileMeta,
-    quiet,
     read_header,
     read_meta,
     safe_uid,

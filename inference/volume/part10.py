@@ -4,17 +4,16 @@ pydicom's own `dcmread` takes the transfer syntax from any element of group 0002
 rest of the file if that says so. Here the group ends where its elements stop ascending, and nothing is inflated.
 """
 
-import struct
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
+
+from config import headers
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
@@ -28,21 +27,8 @@ DEFLATED = frozenset(
     }
 )
 
-# What pydicom raises for bytes that are not a data set.
-UNREADABLE = (
-    InvalidDicomError,
-    BytesLengthException,
-    EOFError,
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    NotImplementedError,
-    OverflowError,
-    RecursionError,
-    struct.error,
-)
+UNREADABLE = (InvalidDicomError, OSError, *headers.UNREADABLE)
+"""What is raised for a file that is not a DICOM file."""
 
 _SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID = 0x00020002, 0x00020003, 0x00020010
 _PIXEL_DATA = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
@@ -59,14 +45,6 @@ class FileMeta:
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without pydicom's warnings, which quote the values they complain about."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def read_meta(file: BinaryIO) -> FileMeta:

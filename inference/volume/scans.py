@@ -8,11 +8,12 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
+from config.headers import quiet
 from inference.errors import InferenceError
 from inference.volume.ct_volume import CTVolume
 from inference.volume.folder import UnreadableFile, read_folder, refuse_suspects
 from inference.volume.load import load
-from inference.volume.part10 import DEFLATED, UNREADABLE, quiet, read_header, read_meta
+from inference.volume.part10 import DEFLATED, UNREADABLE, read_header, read_meta
 
 DAYS_PER_YEAR = 365.25
 _NAMES = (

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
+from config.own_equipment import OwnEquipment
 from config.settings import ReceiverSettings, Source
 from dicom_node.analysis.current_model import current_model
 from dicom_node.analysis.worker import Worker
 from dicom_node.completion.closing import Completion
+from dicom_node.receiver.own_images import OwnImages
 from dicom_node.receiver.receiver import Receiver
 from dicom_node.scu import push
+from inference.volume.instances import read_frames
 from storage import series
 from tests.outbox import SEGMENTATION, Node, ct_series, instance, make_node, write_all
 from tests.programs import free_port
@@ -90,6 +93,34 @@ def test_own_images_are_refused_where_the_site_wants_that(tmp_path: Path, own: o
     assert (refused.stored, refused.failed) == (0, 3)
     assert (others.stored, others.failed) == (3, 0)
     assert len(node.held()) == 3
+
+
+@pytest.mark.parametrize(
+    ("device", "contributor", "is_own"),
+    [
+        (("ACME", "Scanner"), None, False),
+        (("ACME", "Scanner"), ("ACME", "Workstation"), False),
+        (("ACME", "Scanner"), (NODE_NAME, "U-Net"), True),
+        ((NODE_NAME, NODE_NAME), None, True),
+        ((f"{NODE_NAME} ", NODE_NAME), None, True),
+        ((NODE_NAME, "A scanner of that manufacturer"), None, False),
+        ((NODE_NAME, "A scanner of that manufacturer"), (NODE_NAME, "A scanner of that manufacturer"), False),
+        ((NODE_NAME, "A scanner of that manufacturer"), (NODE_NAME, "U-Net"), True),
+    ],
+)
+def test_door_and_analysis_have_one_rule(
+    tmp_path: Path, device: tuple[str, str], contributor: tuple[str, str] | None, is_own: bool
+) -> None:
+    slices = contributed(manufacturer=contributor[0], model=contributor[1]) if contributor else ct_series(3)
+    for one in slices:
+        one.Manufacturer, one.ManufacturerModelName = device
+    write_all(slices, tmp_path)
+    paths = sorted(tmp_path.iterdir())
+    own = OwnEquipment(NODE_NAME, NODE_NAME)
+    door = OwnImages(own, frozenset({"PACS"}))
+    assert [door.refuses("PACS", path) for path in paths] == [is_own] * 3
+    header = read_frames(paths[0])[0].header
+    assert own.had_a_part((header.manufacturer, header.manufacturer_model), header.equipment) == is_own
 
 
 def test_own_results_are_kept_from_a_source_that_may_send_them_and_never_queued(tmp_path: Path) -> None:

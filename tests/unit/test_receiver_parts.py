@@ -24,10 +24,11 @@ from dicom_node.receiver.access import AccessPolicy, address_key, parse_address
 from dicom_node.receiver.acse import ACCEPTED, Proposal, encode_accept, parse_request
 from dicom_node.receiver.committer import Committer
 from dicom_node.receiver.errors import OutOfResources, ProtocolError, answer_for
-from dicom_node.receiver.negotiation import negotiate
+from dicom_node.receiver.negotiation import TRANSFER_SYNTAXES, negotiate
 from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.resources import Resources
 from dicom_node.receiver.tickets import Note
+from inference.volume.decode import SUPPORTED
 from storage.arrival import Arrival, Outcome
 from storage.database import Database, open_database
 from storage.errors import DatabaseBusy, StorageFull
@@ -54,6 +55,10 @@ def test_of_what_both_know_the_senders_first_is_agreed() -> None:
 @pytest.mark.parametrize("syntax", [LOSSY, DEFLATED, BIG_ENDIAN, "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.95"])
 def test_lossy_deflated_and_big_endian_are_not_agreed(syntax: str) -> None:
     assert agreed(syntax) is None
+
+
+def test_what_is_received_is_what_can_be_decoded() -> None:
+    assert TRANSFER_SYNTAXES == SUPPORTED
 
 
 def test_a_class_that_is_not_ct_is_not_agreed() -> None:

@@ -1,0 +1,36 @@
+"""The loop guard's rule: which images this node made or had a part in, told from the equipment that they name.
+
+A PACS may route them back. They are never analysed, and from senders of which the site says so they are not stored.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from config.settings import ReportSettings
+
+Device = tuple[str, str]
+"""Manufacturer and Manufacturer's Model Name, without padding."""
+
+
+@dataclass(frozen=True)
+class OwnEquipment:
+    """manufacturer, device_name: of this node, as its reports name it."""
+
+    manufacturer: str
+    device_name: str
+
+    @classmethod
+    def of(cls, report: ReportSettings) -> "OwnEquipment":
+        """The node of these settings."""
+        return cls(report.manufacturer, report.device_name)
+
+    def had_a_part(self, device: Device, contributors: Iterable[Device]) -> bool:
+        """True if the node made an image or contributed to it.
+
+        device: what made the image. contributors: of its Contributing Equipment Sequence. A contribution names the
+        algorithm as its model, so there the manufacturer alone tells; but not of the device that made the image,
+        which a scanner's manufacturer may name there as well.
+        """
+        if device == (self.manufacturer, self.device_name):
+            return True
+        return any(one[0] == self.manufacturer and one != device for one in contributors)
