@@ -1,24 +1,27 @@
 """Takes a PACS's answers to our storage commitment requests (N-EVENT-REPORT) on associations that it opens.
 
 The node offers storage commitment to nobody: what comes here are answers. Only the hosts of destinations that are
-asked for commitment get as far as the first byte.
+asked for commitment get as far as the first byte, under those destinations' AE titles, and with TLS if the receiver
+takes nothing else. An answer counts only for deliveries to its sender.
 """
 
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import cast
 
 import structlog
 from pynetdicom import AE, evt
 
-from config.settings import SenderSettings, Settings
+from config.settings import Destination, SenderSettings, Settings
 from dicom_node.delivery.commitment import MODEL, SYNTAXES, answer_report, asking_ae_title
-from dicom_node.delivery.guarded_server import GuardedServer, Limits
-from dicom_node.errors import PortTaken
+from dicom_node.delivery.guarded_server import GuardedLimits, GuardedServer
+from dicom_node.errors import NodeError, PortTaken
 from dicom_node.receiver.access import parse_address
 from dicom_node.receiver.journal import Journal
 from dicom_node.receiver.tickets import Note
+from dicom_node.receiver.tls import TlsAcceptor, TlsFiles
 from storage import audit
 from storage.database import Database
 from storage.errors import StorageError
@@ -43,8 +46,10 @@ class CommitmentListener:
         self.port = settings.sender.commitment.port
 
     def start(self) -> None:
-        """Listen. Raises PortTaken."""
+        """Listen. Raises PortTaken, or NodeError if the TLS files cannot be used."""
+        tls = self._tls()
         entity = AE(ae_title=asking_ae_title(self._settings.sender))
+        entity.require_calling_aet = sorted({d.answers_as or d.ae_title for d in self._asked()})
         entity.require_called_aet = True
         entity.maximum_associations = self._limits.connections
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = self._limits.pdu_s
@@ -54,18 +59,39 @@ class CommitmentListener:
         try:
             server = entity.make_server(
                 address,
-                evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._on_report), (evt.EVT_N_ACTION, _on_request)],
+                evt_handlers=[
+                    (evt.EVT_N_EVENT_REPORT, self._on_report),
+                    (evt.EVT_N_ACTION, _on_request),
+                    (evt.EVT_REJECTED, self._on_rejected),
+                ],
                 server_class=GuardedServer,
                 limits=self._limits,
                 knows=self._knows,
                 refuse=self._refuse,
+                tls=tls,
             )
         except OSError as error:
             raise PortTaken(f"cannot listen on {address[0]}:{address[1]}: {error.strerror}") from error
         self._server = cast(GuardedServer, server)
         self.port = int(server.server_address[1])
         threading.Thread(target=server.serve_forever, name="commitment", daemon=True).start()
-        log.info("listening for storage commitment answers", port=self.port)
+        log.info("listening for storage commitment answers", port=self.port, tls=tls is not None)
+
+    def _tls(self) -> TlsAcceptor | None:
+        """With the receiver's files; None if answers are taken without TLS."""
+        receiver, wanted = self._settings.receiver, self._settings.sender.commitment.tls
+        files = receiver.tls_certificate, receiver.tls_key, receiver.tls_authorities
+        if not (wanted or (wanted is None and not receiver.plain)):
+            return None
+        if None in files:
+            raise NodeError("the commitment port is to use TLS: name the three TLS files in [receiver]")
+        try:
+            return TlsAcceptor(TlsFiles(*cast(tuple[Path, Path, Path], files)))
+        except OSError as error:
+            raise NodeError(f"the TLS files of [receiver] cannot be used: {error.strerror or error}") from error
+
+    def _asked(self) -> list[Destination]:
+        return [d for d in self._settings.destinations if d.commitment == "request"]
 
     def stop(self) -> None:
         """Stop listening."""
@@ -77,8 +103,8 @@ class CommitmentListener:
     def _knows(self, address: str) -> bool:
         """Whether it is the address of a destination that is asked for commitment.
 
-        Names are looked up for an unknown address only, and seldom: a name server that is away must hold nobody up
-        whose address is known, and takes nobody's away.
+        Names are looked up for an unknown address only, and seldom: a name server that is away must not hold up
+        anybody whose address is known, nor take an address away.
         """
         if not self._is_known(address) and time.monotonic() - self._looked_up_at >= LOOK_UP_EVERY_S:
             self._look_up()
@@ -89,9 +115,7 @@ class CommitmentListener:
         return any(address in found for found in self._addresses.values())
 
     def _look_up(self) -> None:
-        for destination in self._settings.destinations:
-            if destination.commitment != "request":
-                continue
+        for destination in self._asked():
             try:
                 found = socket.getaddrinfo(destination.host, None)
             except OSError:
@@ -115,6 +139,9 @@ class CommitmentListener:
         except StorageError as error:
             log.warning("refusal not audited", error=type(error).__name__)
 
+    def _on_rejected(self, event: evt.Event) -> None:
+        self._refuse(str(parse_address(event.assoc.requestor.address)), "association-rejected")
+
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
         return answer_report(event, self._database, self._settings.sender, time.time(), self._speaks_for(event)), None
 
@@ -124,13 +151,13 @@ class CommitmentListener:
         address = str(parse_address(requestor.address))
         return {
             d.name
-            for d in self._settings.destinations
-            if requestor.ae_title == (d.answers_as or d.ae_title) and address in self._addresses.get(d.name, ())
+            for d in self._asked()
+            if requestor.ae_title.strip() == (d.answers_as or d.ae_title) and address in self._addresses.get(d.name, ())
         }
 
 
-def _limits(sender: SenderSettings) -> Limits:
-    return Limits(
+def _limits(sender: SenderSettings) -> GuardedLimits:
+    return GuardedLimits(
         connections=sender.commitment.max_connections,
         per_address=sender.commitment.max_connections_per_address,
         pdu_s=sender.commitment.pdu_deadline_s,

@@ -7,10 +7,11 @@ What it relies on in pynetdicom, pinned by tests/faults/test_commitment_attacks.
 - all that a peer sends comes through `recv` of the association's socket, a PDU's six header bytes and its rest
   apart; an OSError there ends the association.
 
-Memory of a connection is at most what it may send, `Limits.bytes`, and what pydicom makes of that.
+Memory of a connection is at most what it may send, `GuardedLimits.bytes`, and what pydicom makes of that.
 """
 
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,13 +22,14 @@ from pynetdicom import evt
 from pynetdicom.transport import AssociationServer, AssociationSocket
 
 from dicom_node.receiver.access import parse_address
+from dicom_node.receiver.tls import TlsAcceptor
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What peers may use; see `SenderSettings.commitment_*`.
+class GuardedLimits:
+    """What peers may use; see `CommitmentSettings`.
 
     connections, of which per_address. pdu_s: for a PDU's header, and for its rest. association_s: for everything.
     bytes: of everything that comes on an association.
@@ -44,6 +46,7 @@ class GuardedServer(AssociationServer):
     """An association server for known hosts.
 
     knows: whether an address may connect. refuse: is told the address and a word that says why, for each that may not.
+    tls: does the server's side of TLS, in the association's own thread; None: without TLS.
     """
 
     request_queue_size = 64
@@ -51,11 +54,13 @@ class GuardedServer(AssociationServer):
     def __init__(
         self,
         *arguments: Any,
-        limits: Limits,
+        limits: GuardedLimits,
         knows: Callable[[str], bool],
         refuse: Callable[[str, str], None],
+        tls: TlsAcceptor | None = None,
         **named: Any,
     ) -> None:
+        self._tls = tls
         self._limits = limits
         self._knows = knows
         self._refuse = refuse
@@ -73,7 +78,7 @@ class GuardedServer(AssociationServer):
             self.shutdown_request(request)
             self._refuse(address, reason)
         else:
-            super().process_request(request, client_address)
+            super().process_request(self._tls.wrap(request) if self._tls else request, client_address)
 
     def _why_not(self, address: str) -> str:
         if not self._knows(address):
@@ -86,10 +91,12 @@ class GuardedServer(AssociationServer):
     def _guard(self, event: evt.Event) -> None:
         transport = event.assoc.dul.socket
         if transport is not None and transport.socket is not None:
-            transport.recv = _Intake(transport, self._limits).recv  # type: ignore[method-assign]
+            address = str(parse_address(event.assoc.requestor.address))
+            intake = _Intake(transport, self._limits, lambda: self._refuse(address, "tls"))
+            transport.recv = intake.recv  # type: ignore[method-assign]
 
     def service_actions(self) -> None:
-        """Nothing: the base class collects garbage here, which whoever knocks often enough could make it do all day."""
+        """Nothing: the base class collects garbage here, and a peer that knocks often enough could keep it at that."""
 
     def shutdown(self) -> None:
         """Stop accepting."""
@@ -103,21 +110,28 @@ class GuardedServer(AssociationServer):
 
 
 class _Intake:
-    """All that is received on one association, within its limits."""
+    """All that is received on one association, within its limits.
 
-    def __init__(self, transport: AssociationSocket, limits: Limits) -> None:
+    on_tls_failure: is called when TLS was not agreed on.
+    """
+
+    def __init__(self, transport: AssociationSocket, limits: GuardedLimits, on_tls_failure: Callable[[], None]) -> None:
         self._socket = cast(socket.socket, transport.socket)
+        self._on_tls_failure = on_tls_failure
+        self._agreed = not isinstance(self._socket, ssl.SSLSocket)
         self._limits = limits
         self._left = limits.bytes
         self._ends = time.monotonic() + limits.association_s
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """That many bytes, or fewer where the peer closed. Raises OSError where a limit is passed."""
+        """That many bytes, or fewer if the peer closed. Raises OSError if a limit is passed or TLS is not agreed on."""
         # Before anything is read: a length is only a claim.
         if nr_bytes > self._left:
             raise OSError("more than an association may send")
         self._left -= nr_bytes
         deadline = min(self._ends, time.monotonic() + self._limits.pdu_s)
+        if not self._agreed:
+            self._agree(deadline)
         received = bytearray()
         while len(received) < nr_bytes:
             left = deadline - time.monotonic()
@@ -130,3 +144,12 @@ class _Intake:
             received += piece
         self._socket.settimeout(self._limits.pdu_s)  # for what is sent
         return received
+
+    def _agree(self, deadline: float) -> None:
+        self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            cast(ssl.SSLSocket, self._socket).do_handshake()
+        except OSError:
+            self._on_tls_failure()
+            raise
+        self._agreed = True

@@ -1,9 +1,10 @@
 """Storage commitment against an SCP on loopback that answers as real PACS do, and as they should not."""
 
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
+from config.settings import Destination, ReceiverSettings
 from dicom_node.delivery import sender
 from dicom_node.delivery.commitment import Asking
 from dicom_node.demo.pacs import Pacs
+from dicom_node.receiver.certificates import Authority
+from dicom_node.scu.association import Address, tls_context
 from tests.outbox import Node, destination, make_node, sending
 from tests.programs import free_port, wait_for
 
@@ -28,10 +32,12 @@ class CommittingPacs:
 
     how: "same" association, "own" association to `report_port`, "refuse" (N-ACTION fails), "silent".
     failing: how many requests are answered with failures first.
+    tls: a context for its own associations.
     """
 
-    def __init__(self, how: str, report_port: int = 0, failing: int = 0) -> None:
+    def __init__(self, how: str, report_port: int = 0, failing: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.how = how
+        self.tls = tls
         self.report_port = report_port
         self.failing = failing
         self.stored: list[str] = []
@@ -80,23 +86,52 @@ class CommittingPacs:
         if self.how == "same":
             association.send_n_event_report(report, kind, MODEL, MODEL_INSTANCE)
             return
-        own = AE(ae_title="STORESCP").associate(
-            "127.0.0.1", self.report_port, [build_context(StorageCommitmentPushModel)], "NODE_SC"
-        )
+        own = open_own(self.report_port, tls=self.tls)
         assert own.is_established
         own.send_n_event_report(report, kind, MODEL, MODEL_INSTANCE)
         own.release()
 
 
+def open_own(
+    port: int, calling_ae: str = "STORESCP", tls: ssl.SSLContext | None = None, source: str = "127.0.0.1"
+) -> Association:
+    """An association that a PACS opens to the node, whether or not the node accepts it."""
+    entity = AE(ae_title=calling_ae)
+    entity.acse_timeout = entity.network_timeout = 10
+    return entity.associate(
+        "127.0.0.1",
+        port,
+        [build_context(StorageCommitmentPushModel)],
+        "NODE_SC",
+        tls_args=(tls, "127.0.0.1") if tls else None,
+        bind_address=(source, 0),
+    )
+
+
+def answer_to(request: Dataset) -> Dataset:
+    """Event information: everything is kept."""
+    report = Dataset()
+    report.TransactionUID = request.TransactionUID
+    report.ReferencedSOPSequence = request.ReferencedSOPSequence
+    return report
+
+
 @contextmanager
 def committing_node(
-    folder: Path, how: str, failing: int = 0, **options: object
+    folder: Path,
+    how: str,
+    failing: int = 0,
+    tls: ssl.SSLContext | None = None,
+    more: Sequence[Destination] = (),
+    receiver: ReceiverSettings | None = None,
+    **options: object,
 ) -> Iterator[tuple[Node, CommittingPacs]]:
-    """A sender that asks such a PACS for commitment, running."""
+    """A sender that asks such a PACS for commitment, running. more: destinations after the PACS."""
     port = free_port()
-    pacs = CommittingPacs(how, port, failing)
+    pacs = CommittingPacs(how, port, failing, tls)
     asking = {"wait_s": 1.0, "ae_title": "NODE_SC", "port": port, **options}
-    node = make_node(folder, destination(pacs.port, commitment="request"), sender={"commitment": asking})
+    first = destination(pacs.port, commitment="request")
+    node = make_node(folder, first, *more, sender={"commitment": asking}, receiver=receiver or ReceiverSettings())
     stop = threading.Event()
     thread = threading.Thread(target=sender.run, args=(node.settings, node.database, node.files, stop))
     thread.start()
@@ -150,12 +185,8 @@ def test_a_late_answer_to_an_outdated_request_commits_nothing(tmp_path: Path) ->
         node.add_result(time.time())
         wait_for(lambda: len(pacs.requests) == 2)
         pacs.how = "own"
-        report = Dataset()
-        report.TransactionUID = pacs.requests[0].TransactionUID
-        report.ReferencedSOPSequence = pacs.requests[0].ReferencedSOPSequence
-        own = AE(ae_title="STORESCP").associate(
-            "127.0.0.1", pacs.report_port, [build_context(StorageCommitmentPushModel)], "NODE_SC"
-        )
+        report = answer_to(pacs.requests[0])
+        own = open_own(pacs.report_port)
         status, _ = own.send_n_event_report(report, 1, MODEL, MODEL_INSTANCE)
         own.release()
         assert status.Status == 0x0110
@@ -195,6 +226,63 @@ def test_strangers_cannot_reach_the_commitment_port(tmp_path: Path) -> None:
         assert stranger.recv(1) == b""
         stranger.close()
         assert node.states() == {}
+
+
+def test_an_unknown_ae_title_cannot_bring_answers(tmp_path: Path) -> None:
+    with committing_node(tmp_path, "silent") as (node, pacs):
+        node.add_result(time.time())
+        wait_for(lambda: pacs.requests)
+        stranger = open_own(pacs.report_port, "SOMEBODY")
+        assert stranger.is_rejected
+        assert node.states() == {"pacs": "SENT"}
+    assert [row["detail"]["reason"] for row in node.audited("commitment.refused")] == ["association-rejected"]  # type: ignore[index]
+
+
+def test_a_destination_cannot_answer_for_another(tmp_path: Path) -> None:
+    """The other one has the same address here, and knows the transaction: only its AE title tells it apart."""
+    other = destination(1, "other", ae_title="OTHER", commitment="request", send_results=False)
+    with committing_node(tmp_path, "silent", more=[other], wait_s=0.1) as (node, pacs):
+        node.add_result(time.time())
+        wait_for(lambda: pacs.requests)
+        for calling_ae, expected in (("OTHER", 0x0110), ("STORESCP", 0x0000)):
+            own = open_own(pacs.report_port, calling_ae)
+            status, _ = own.send_n_event_report(answer_to(pacs.requests[0]), 1, MODEL, MODEL_INSTANCE)
+            own.release()
+            assert status.Status == expected
+        assert node.states()["pacs"] == "COMMITTED"
+
+
+def test_a_pacs_that_answers_under_another_ae_title_than_it_listens_under_can_say_so(tmp_path: Path) -> None:
+    answering = destination(1, "other", ae_title="OTHER", answers_as="OTHER_SCU", commitment="request")
+    with committing_node(tmp_path, "silent", more=[answering]) as (_node, pacs):
+        wait_for(lambda: _reaches(pacs.report_port, "127.0.0.1"))
+        assert open_own(pacs.report_port, "OTHER").is_rejected
+        own = open_own(pacs.report_port, "OTHER_SCU")
+        assert own.is_established
+        own.release()
+
+
+def test_where_the_receiver_takes_tls_only_answers_come_with_tls_only(tmp_path: Path) -> None:
+    ours = Authority("ours", time.time())
+    ca = ours.write(tmp_path / "ca.pem")
+    certificate, key = ours.issue(tmp_path, "node")
+    receiver = ReceiverSettings(plain=False, tls_certificate=certificate, tls_key=key, tls_authorities=ca)
+    shown, shown_key = ours.issue(tmp_path, "pacs")
+    tls = tls_context(Address("NODE_SC", "127.0.0.1", 1, True, ca, shown, shown_key))
+    nobody = tls_context(Address("NODE_SC", "127.0.0.1", 1, True, ca))
+    patient = {"pdu_deadline_s": 20.0, "max_connections_per_address": 16}
+    with committing_node(tmp_path / "node", "own", tls=tls, receiver=receiver, **patient) as (node, pacs):
+        wait_for(lambda: _reaches(pacs.report_port, "127.0.0.1"))
+        # One that says nothing holds up nobody: the handshake is in the association's own thread.
+        silent = socket.create_connection(("127.0.0.1", pacs.report_port), timeout=5)
+        assert not open_own(pacs.report_port).is_established, "without TLS"
+        assert not open_own(pacs.report_port, tls=nobody).is_established, "without a certificate"
+        node.add_result(time.time())
+        wait_for(lambda: node.states() == {"pacs": "COMMITTED"})
+        silent.close()
+    (row,) = node.audited("delivery.committed")
+    assert row["detail"]["how"] == "storage-commitment"  # type: ignore[index]
+    assert "tls" in {row["detail"]["reason"] for row in node.audited("commitment.refused")}  # type: ignore[index]
 
 
 def test_the_node_commits_to_nothing_itself(tmp_path: Path) -> None:
