@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from config.load import read
+from config.load import Mistake, read
 from config.rules import TLS_FILES, Broken, Location, Table, entries, section
 from config.settings import ENV_PREFIX, Settings
 from dicom_node.cli.common import ConfigOption, JsonOption, err, out, print_json, print_rows, settings_from
@@ -32,13 +32,18 @@ def check(
 ) -> None:
     """Name every mistake in the configuration with its line, or its environment variable."""
     path = file or config
-    _, mistakes = read(path, (_models_are_there, _files_are_there))
+    _, mistakes = read_and_check(path)
     for mistake in mistakes:
         where = "environment" if path is None or mistake.key.upper().startswith(ENV_PREFIX) else path
         err.print(f"{where}: {mistake}", markup=False, soft_wrap=True)
     if mistakes:
         raise typer.Exit(DO_NOT_RESTART)
     out.print(f"{path or 'defaults and environment'}: no mistakes", soft_wrap=True)
+
+
+def read_and_check(path: Path | None) -> tuple[Settings | None, list[Mistake]]:
+    """The settings, or None, and every mistake, files and models that are not there among them."""
+    return read(path, (_models_are_there, _files_are_there))
 
 
 def _models_are_there(values: Table) -> Iterator[Broken]:

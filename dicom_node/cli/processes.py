@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from dicom_node.cli.common import ConfigOption, database_of, files_of, settings_from
-from dicom_node.runtime import supervisor
+from dicom_node.cli.configure import read_and_check
 from dicom_node.runtime.node_lock import only_node
-from dicom_node.runtime.supervisor import die_with_parent, stop_on_signals
+from dicom_node.runtime.signals import die_with_parent, reload_on_hangup, stop_on_signals
+from dicom_node.runtime.supervisor import Supervisor
 
 
 def register(app: typer.Typer) -> None:
@@ -20,15 +21,19 @@ def register(app: typer.Typer) -> None:
 
 
 def run(config: ConfigOption = None) -> None:
-    """Start the node: receiver, scheduler, sender and workers; restart what dies; drain on SIGTERM."""
-    stop = stop_on_signals()
+    """Start the node: receiver, scheduler, sender and workers; restart what dies.
+
+    SIGTERM: end when what is under way is done. SIGHUP: read the configuration again.
+    """
+    stop, reload = stop_on_signals(), reload_on_hangup()
     settings = settings_from(config)
     # Migrations and start-up checks run once, here, before several processes open the index.
-    from dicom_node.runtime.startup import prepare
+    from dicom_node.runtime.startup import note_stop, prepare
 
     with only_node(settings.data_dir, stop) as lock:
         prepare(settings)
-        supervisor.run(settings, config, stop, lock)
+        Supervisor(settings, config, lock, read_and_check).run(stop, reload)
+        note_stop(settings)
 
 
 def work(

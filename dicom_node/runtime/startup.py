@@ -8,13 +8,17 @@ import structlog
 from config.settings import Settings
 from dicom_node.analysis.current_model import current_model, shadow_model
 from dicom_node.runtime import scheduler
+from dicom_node.runtime.index import open_index
 from storage import audit
-from storage.database import open_database
+from storage.database import Database
+from storage.errors import StorageError
 from storage.files import FileStore
 from storage.private import OTHERS, make_folder, tighten
 from storage.reconcile import ORPHAN_AGE_S, reconcile
 
 log = structlog.get_logger()
+
+STOP_PATIENCE_S = 3.0
 
 
 def prepare(settings: Settings) -> None:
@@ -28,7 +32,7 @@ def prepare(settings: Settings) -> None:
     for folder in (settings.data_dir, settings.files_dir):
         tighten(folder)
     model, shadow = current_model(settings), shadow_model(settings)
-    database = open_database(settings.database_url)
+    database = open_index(settings)
     # Other machines that share the index hold leases of their own, and receive files that have no row yet.
     alone = settings.database_url.startswith("sqlite")
     age_s = ORPHAN_AGE_S if alone else scheduler.ORPHAN_AGE_S
@@ -50,3 +54,14 @@ def prepare(settings: Settings) -> None:
     log.info(
         "node started", ae_title=settings.receiver.ae_title, port=settings.receiver.port, model=model.name, **found
     )
+
+
+def note_stop(settings: Settings) -> None:
+    """An audit row: the node was told to stop, and has drained. Without it, the last stop was none in order."""
+    try:
+        # Without patience: an index that is held or away must not hold up the end.
+        with Database(settings.database_url, busy_timeout_s=STOP_PATIENCE_S).transaction() as tx:
+            audit.append(tx, time.time(), "node.stopped", outcome="STOPPED")
+    except StorageError as error:
+        log.warning("the stop is not in the audit trail", error=type(error).__name__)
+    log.info("node stopped")

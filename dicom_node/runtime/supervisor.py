@@ -4,7 +4,6 @@ Each child is a process of its own, so that a series that kills a worker stops n
 database only: a child can be killed and started again at any moment.
 """
 
-import ctypes
 import os
 import shutil
 import signal
@@ -19,9 +18,15 @@ from pathlib import Path
 import structlog
 from prometheus_client.multiprocess import mark_process_dead
 
+from config.load import read
 from config.settings import Settings
 from dicom_node.errors import NodeError, PortTaken
 from dicom_node.logs import KEY_VARIABLE, log_key
+from dicom_node.runtime.index import open_index
+from dicom_node.runtime.reloading import Change, Copy, Read, compare
+from dicom_node.runtime.signals import PARENT_VARIABLE
+from storage import audit
+from storage.errors import StorageError
 
 log = structlog.get_logger()
 
@@ -29,12 +34,11 @@ log = structlog.get_logger()
 DO_NOT_RESTART = 78
 LONGEST_PAUSE_S = 30.0
 DRAIN_S = 60.0
-PARENT_VARIABLE = "DICOM_NODE_PARENT_PID"
 COUNTS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder of prometheus_client's counts, see metrics.py."""
-PR_SET_PDEATHSIG = 1
-LOOK_EVERY_S = 0.5
-"""How long a process may sleep through a signal to stop."""
+TICK_S = 0.2
+TRIAL_S = 30.0
+"""A new configuration that a child refuses within this time of its start is taken back."""
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Child:
     lock: descriptor of the node's lock, which the process keeps open as long as it lives.
     variables: added to its environment.
     pause_s: wait before the next restart; doubles while it keeps dying at once.
+    ends_at: when a process that was asked to end for a new configuration is killed; None for all others.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Child:
     started: float = 0.0
     restart_at: float = 0.0
     pause_s: float = field(default=0.5)
+    ends_at: float | None = None
 
     def start(self) -> None:
         """Start the process."""
@@ -63,6 +69,12 @@ class Child:
         self.started = time.monotonic()
         log.info("child started", child=self.name, pid=self.process.pid)
 
+    def ask_to_end(self) -> None:
+        """Let it drain; what it leaves undone after DRAIN_S is lost with it."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+            self.ends_at = time.monotonic() + DRAIN_S
+
 
 def children_of(settings: Settings, config_file: Path | None, lock: int) -> list[Child]:
     """The processes of one node."""
@@ -70,54 +82,142 @@ def children_of(settings: Settings, config_file: Path | None, lock: int) -> list
     receivers = settings.receiver.processes
     counting = {COUNTS_VARIABLE: str(settings.metrics_dir.resolve())} if settings.metrics.port else {}
     children = [
-        Child("receive" if receivers == 1 else f"receive-{number}", ["receive", *config], lock, counting)
+        Child("receive" if receivers == 1 else f"receive-{number}", ["receive", *config], lock, dict(counting))
         for number in range(receivers)
     ]
     children += [Child(name, [name, *config], lock) for name in ("schedule", "deliver")]
     if counting:
-        children.append(Child("metrics", ["metrics", *config], lock, counting))
+        children.append(Child("metrics", ["metrics", *config], lock, dict(counting)))
     for number, device in enumerate(settings.worker.devices):
         children.append(Child(f"work-{number}", ["work", "--device", device, *config], lock))
     return children
 
 
-def run(settings: Settings, config_file: Path | None, stop: threading.Event, lock: int) -> None:
-    """Keep all children running until `stop` is set, then drain them.
+class Supervisor:
+    """Keeps the children of one node running.
 
-    lock: see node_lock.only_node.
-    Raises NodeError when a child says that its configuration cannot work.
+    config_file: the site's file, or None; the children read a copy of it (see reloading.py).
+    lock: see node_lock.only_node. read: how a configuration is read and checked.
     """
-    children = children_of(settings, config_file, lock)
-    if settings.receiver.processes > 1:
-        _refuse_taken_ports(settings)
-    if settings.metrics.port:
-        shutil.rmtree(settings.metrics_dir, ignore_errors=True)
-        settings.metrics_dir.mkdir(parents=True)
-    for child in children:
-        child.start()
-    try:
-        while not stop.wait(0.2):
-            for child in children:
-                _tend(child)
-    finally:
-        _drain(children)
 
+    def __init__(self, settings: Settings, config_file: Path | None, lock: int, read: Read = read) -> None:
+        self._settings = settings
+        self._read = read
+        self._copy = Copy(config_file, settings.data_dir) if config_file else None
+        self.children = children_of(settings, self._copy.path if self._copy else None, lock)
+        self._to_restart: list[Child] = []
+        self._former: Settings | None = None
+        self._changed_at = 0.0
 
-def _tend(child: Child) -> None:
-    now = time.monotonic()
-    if child.process is None:
-        if now >= child.restart_at:
+    def run(self, stop: threading.Event, reload: threading.Event) -> None:
+        """Keep all children running until `stop` is set, then drain them; read the configuration at each `reload`.
+
+        Raises NodeError when a child says that its configuration cannot work.
+        """
+        if self._settings.receiver.processes > 1:
+            _refuse_taken_ports(self._settings)
+        if self._settings.metrics.port:
+            shutil.rmtree(self._settings.metrics_dir, ignore_errors=True)
+            self._settings.metrics_dir.mkdir(parents=True)
+        for child in self.children:
             child.start()
-        return
-    status = child.process.poll()
-    if status is None:
-        return
-    if status == DO_NOT_RESTART:
-        raise NodeError(f"{child.name} cannot run with this configuration; its message is above")
-    _forget_counts(child)
-    child.pause_s = 0.5 if now - child.started > LONGEST_PAUSE_S else min(child.pause_s * 2, LONGEST_PAUSE_S)
-    child.process, child.restart_at = None, now + child.pause_s
-    log.error("child died", child=child.name, status=status, restart_in_s=child.pause_s)
+        try:
+            while not stop.wait(TICK_S):
+                if reload.is_set():
+                    reload.clear()
+                    self._reload()
+                self._restart_next()
+                for child in self.children:
+                    self._tend(child)
+        finally:
+            _drain(self.children)
+            if self._copy is not None:
+                self._copy.remove()
+
+    def _tend(self, child: Child) -> None:
+        now = time.monotonic()
+        if child.process is None:
+            if now >= child.restart_at:
+                child.start()
+            return
+        status = child.process.poll()
+        if status is None:
+            if child.ends_at is not None and now > child.ends_at:
+                child.process.kill()
+            return
+        _forget_counts(child)
+        if child.ends_at is not None:
+            child.process, child.ends_at, child.pause_s = None, None, 0.5
+            child.start()
+            return
+        if status == DO_NOT_RESTART and not self._take_back(child):
+            raise NodeError(f"{child.name} cannot run with this configuration; its message is above")
+        child.pause_s = 0.5 if now - child.started > LONGEST_PAUSE_S else min(child.pause_s * 2, LONGEST_PAUSE_S)
+        child.process, child.restart_at = None, now + child.pause_s
+        log.error("child died", child=child.name, status=status, restart_in_s=child.pause_s)
+
+    def _restart_next(self) -> None:
+        """One child after the other reads the new configuration, so that not all of them are away at once."""
+        if self._to_restart and not any(child.ends_at is not None for child in self.children):
+            self._to_restart.pop(0).ask_to_end()
+            self._changed_at = time.monotonic()
+
+    def _reload(self) -> None:
+        """Take a new configuration if it is good; else go on with the old one, and say why."""
+        if self._copy is None:
+            log.warning("nothing to reload: this node has no configuration file; its settings are in the environment")
+            return
+        try:
+            content = self._copy.source.read_bytes()
+        except OSError as error:
+            self._refuse([f"{self._copy.source} cannot be read: {error.strerror}"])
+            return
+        new, mistakes = self._read(self._copy.source)
+        if new is None or mistakes:
+            self._refuse([str(mistake) for mistake in mistakes])
+            return
+        change = compare(self._settings, new)
+        if change.waiting:
+            log.warning("settings that need a restart of the node stay as they are", settings=list(change.waiting))
+        if not change.applied:
+            log.info("configuration read again: nothing to change")
+            return
+        self._former = self._settings
+        self._copy.take(content)
+        self._apply(change)
+        log.info("configuration changed", settings=list(change.applied))
+        self._audit("configuration-changed", "CHANGED", {"settings": change.applied, "need_restart": change.waiting})
+
+    def _apply(self, change: Change) -> None:
+        self._settings = change.settings
+        for child in self.children:
+            child.variables.update(change.kept)
+        self._to_restart = list(self.children)
+
+    def _refuse(self, mistakes: list[str]) -> None:
+        log.error("the new configuration is wrong: the node goes on with the old one", mistakes=mistakes)
+        self._audit("configuration-refused", "REFUSED", {"mistakes": len(mistakes)})
+
+    def _take_back(self, child: Child) -> bool:
+        """Go back to the former configuration, with which a child could work. False if there was no change of late."""
+        if self._copy is None or self._former is None or time.monotonic() > self._changed_at + DRAIN_S + TRIAL_S:
+            return False
+        log.error("the new configuration does not work: the node goes back to the former one", child=child.name)
+        former, self._former = self._former, None
+        self._copy.give_back()
+        self._apply(compare(self._settings, former))
+        self._to_restart = [one for one in self.children if one is not child]
+        self._audit("configuration-refused", "REFUSED", {"child": child.name})
+        return True
+
+    def _audit(self, event: str, outcome: str, detail: dict[str, object]) -> None:
+        try:
+            database = open_index(self._settings)
+            with database.transaction() as tx:
+                audit.append(tx, time.time(), f"node.{event}", outcome=outcome, detail=detail)
+            database.close()
+        except (NodeError, StorageError) as error:
+            log.warning("not in the audit trail", happened=event, error=type(error).__name__)
 
 
 def _refuse_taken_ports(settings: Settings) -> None:
@@ -153,37 +253,3 @@ def _drain(children: list[Child]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def die_with_parent() -> None:
-    """In a child: be told to stop when the supervisor is gone, so that no half node keeps the port."""
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None or sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-class Stop(threading.Event):
-    """An event that a signal's handler sets while the main thread waits for it.
-
-    The kernel may give a signal to any thread, for instance to that of an association which has just begun. Python
-    runs the handler in the main thread only, and not before that wakes: so it must not sleep without an end.
-    """
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """As Event.wait. timeout: seconds; None waits until the event is set."""
-        if timeout is not None:
-            return super().wait(timeout)
-        while not super().wait(LOOK_EVERY_S):
-            pass
-        return True
-
-
-def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
-    stop = Stop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop

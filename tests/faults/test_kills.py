@@ -43,7 +43,15 @@ FEW = [
 COMMANDS = ("dicom_node.cli.", "dicom_node.analysis.replay.")
 # Of no process of a running node: the demonstration, certificates. Or an empty folder, made at every start.
 ELSEWHERE = {
-    "dicom_node.runtime.supervisor.run",
+    "dicom_node.runtime.supervisor.Supervisor.run",
+    # The children's copy of the configuration, made anew at every start.
+    "dicom_node.runtime.reloading.Copy.remove",
+    "dicom_node.runtime.reloading.Copy.take",
+    # Rows about the node itself: a stop or a change that was killed was none.
+    "dicom_node.runtime.startup.note_stop",
+    "dicom_node.runtime.supervisor.Supervisor._audit",
+    # Folders of an index that is opened, as in Database.__init__.
+    "dicom_node.runtime.index.open_index",
     # Rolled back, always.
     "dicom_node.receiver.committer.Committer._warm_up",
     "dicom_node.demo.pacs.Pacs.__init__",

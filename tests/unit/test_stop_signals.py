@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import signal, threading, time
-from dicom_node.runtime.supervisor import stop_on_signals
+from dicom_node.runtime.signals import stop_on_signals
 
 stop = stop_on_signals()
 other = threading.Thread(target=time.sleep, args=(60,), daemon=True)

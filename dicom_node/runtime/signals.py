@@ -1,0 +1,55 @@
+"""Signals to the node's processes: to stop, to read the configuration again, and that the supervisor is gone."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+
+PARENT_VARIABLE = "DICOM_NODE_PARENT_PID"
+"""Names the supervisor in the environment of its children."""
+PR_SET_PDEATHSIG = 1
+LOOK_EVERY_S = 0.5
+"""How long a process may sleep through a signal to stop."""
+
+
+def die_with_parent() -> None:
+    """In a child: be told to stop when the supervisor is gone, so that no half node keeps the port."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None or sys.platform != "linux":
+        return
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it is for the supervisor, even if the whole group gets it
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Stop(threading.Event):
+    """An event that a signal's handler sets while the main thread waits for it.
+
+    The kernel may give a signal to any thread, for instance to that of an association which has just begun. Python
+    runs the handler in the main thread only, and not before that wakes: so it must not sleep without an end.
+    """
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As Event.wait. timeout: seconds; None waits until the event is set."""
+        if timeout is not None:
+            return super().wait(timeout)
+        while not super().wait(LOOK_EVERY_S):
+            pass
+        return True
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = Stop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def reload_on_hangup() -> threading.Event:
+    """An event that SIGHUP sets: read the configuration again."""
+    asked = threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: asked.set())
+    return asked

@@ -1,0 +1,46 @@
+"""What a new configuration changes while a node runs, and what waits for its next start."""
+
+import stat
+from pathlib import Path
+
+from config.settings import Settings
+from dicom_node.runtime.reloading import Copy, compare
+
+
+def settings(**sections: object) -> Settings:
+    return Settings.model_validate(sections)
+
+
+def test_sources_destinations_limits_and_tls_are_taken_at_once(tmp_path: Path) -> None:
+    new = settings(
+        sources=[{"ae_title": "CT1"}],
+        destinations=[{"name": "pacs", "ae_title": "PACS", "host": "h", "port": 104}],
+        receiver={"max_associations": 7, "tls_certificate": "a", "tls_key": "b", "tls_authorities": "c"},
+    )
+    change = compare(settings(), new)
+    assert change.waiting == ()
+    assert {"sources", "destinations", "receiver.max_associations", "receiver.tls_certificate"} <= set(change.applied)
+    assert change.settings == new
+
+
+def test_the_port_and_the_data_stay_until_a_restart_and_the_children_are_told_so() -> None:
+    new = settings(data_dir="elsewhere", receiver={"port": 4242, "max_associations": 7})
+    change = compare(settings(), new)
+    assert (change.applied, change.waiting) == (("receiver.max_associations",), ("data_dir", "receiver.port"))
+    assert change.kept == {"DICOM_NODE_DATA_DIR": "var", "DICOM_NODE_RECEIVER__PORT": "11112"}
+    assert (change.settings.receiver.port, change.settings.receiver.max_associations) == (11112, 7)
+
+
+def test_the_same_configuration_changes_nothing() -> None:
+    one = settings(sources=[{"ae_title": "CT1"}])
+    assert (compare(one, one).applied, compare(one, one).waiting) == ((), ())
+
+
+def test_the_childrens_copy_is_private_and_goes_back_to_what_it_was(tmp_path: Path) -> None:
+    source = tmp_path / "node.toml"
+    source.write_text("first")
+    copy = Copy(source, tmp_path)
+    copy.take(b"second")
+    assert (copy.path.read_bytes(), stat.S_IMODE(copy.path.stat().st_mode)) == (b"second", 0o600)
+    copy.give_back()
+    assert copy.path.read_bytes() == b"first"
