@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.errors import InferenceError
 from inference.volume.load import Planes, decode
 from storage import series
@@ -43,14 +44,15 @@ class ReadAhead:
 
     def run(self, stop: threading.Event, poll_s: float) -> None:
         """Read ahead until `stop` is set."""
+        failures = 0
         while not stop.is_set():
             try:
-                went_on = self.step()
+                went_on, failures = self.step(), 0
             except StorageError as error:
                 log.warning("read ahead failed", error=type(error).__name__)
-                went_on = False
+                went_on, failures = False, failures + 1
             if not went_on:
-                stop.wait(poll_s)
+                stop.wait(doubling_s(poll_s, failures, LONGEST_PAUSE_S) if failures else poll_s)
 
     def take(self, series_pk: int, attempt: int) -> dict[Path, Planes]:
         """The worker has this series in hand now. Returns what was decoded of it, by file, its SHA-256 checked."""

@@ -17,6 +17,7 @@ from dicom_node import lease
 from dicom_node.analysis.analyse import Analysis, analyse, open_model
 from dicom_node.analysis.read_ahead import ReadAhead
 from dicom_node.analysis.result_objects import ResultObjects, report_objects
+from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.covid.pipeline import Pipeline
 from inference.finding import ModelIdentity
 from storage import audit, jobs, results, series
@@ -77,14 +78,17 @@ class Worker:
 
     def _work(self, stop: threading.Event) -> None:
         log.info("worker started", worker=self.name)
+        failures = 0
         while not stop.is_set():
             try:
                 worked = self.work_once(time.time())
+                failures = 0
             except Exception as error:  # noqa: BLE001 - the worker loop outlives every job
                 log.error("worker could not claim or finish", error=type(error).__name__)
-                worked = False
+                worked, failures = False, failures + 1
             if not worked:
-                stop.wait(self.settings.worker.poll_s)
+                poll_s = self.settings.worker.poll_s
+                stop.wait(doubling_s(poll_s, failures, LONGEST_PAUSE_S) if failures else poll_s)
 
     def work_once(self, now: float) -> bool:
         """Claim and handle one job. Returns False when none was waiting."""

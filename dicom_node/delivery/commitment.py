@@ -21,10 +21,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from sqlalchemy import Connection
 
 from config.settings import Destination, SenderSettings, Settings
-from dicom_node.delivery.backoff import doubling_s
 from dicom_node.scu.association import Link, NoContext, PeerUnavailable, associate
 from dicom_node.scu.patient_id import patient_id_for_pacs
 from dicom_node.scu.query import QueryFailed, SeriesKey, querying
+from dicom_node.waits import doubling_s
 from storage import commitments
 from storage.commitments import Commitment
 from storage.database import Database

@@ -16,11 +16,12 @@ from sqlalchemy import Connection
 from config.settings import Destination, Settings
 from dicom_node import lease
 from dicom_node.delivery.attempt import STORED, AttemptOutcome, Verdict, judge, send_objects
-from dicom_node.delivery.backoff import backoff_s, doubling_s
+from dicom_node.delivery.backoff import backoff_s
 from dicom_node.delivery.commitment import Asking, Clock
 from dicom_node.delivery.commitment_listener import CommitmentListener
 from dicom_node.logs import short
 from dicom_node.scu.store import StoreResult, read_instance, store
+from dicom_node.waits import doubling_s
 from inference.models.registry import is_demonstration
 from storage import deliveries
 from storage.database import Database

@@ -29,6 +29,7 @@ LEASES_EVERY_S = 5.0
 RETENTION_EVERY_S = 3600.0
 SWEEP_EVERY_S = 6 * 3600.0
 CERTIFICATES_EVERY_S = 24 * 3600.0
+FIRST_SILENCE_S, LONGEST_SILENCE_S = 1.0, 300.0
 ORPHAN_AGE_S = 24 * 3600.0
 """While the node runs, a file without a row may belong to an instance that is still being received."""
 
@@ -36,7 +37,7 @@ ORPHAN_AGE_S = 24 * 3600.0
 def run_scheduler(settings: Settings, database: Database, files: FileStore, stop: threading.Event) -> None:
     """Run the interval jobs until `stop` is set; a running job is finished first."""
     scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
-    scheduler.add_listener(_log_error, EVENT_JOB_ERROR)
+    scheduler.add_listener(Complaints(), EVENT_JOB_ERROR)
     completion = Completion(settings, database, files)
     for name, every_s, action in _jobs(settings, database, files, completion):
         scheduler.add_job(action, "interval", seconds=every_s, id=name)
@@ -83,6 +84,21 @@ def _jobs(
     ]
 
 
-def _log_error(event: JobExecutionEvent) -> None:
-    # The type and not the text: a library's message may quote patient data.
-    log.error("scheduled job failed", job=event.job_id, error=type(event.exception).__name__)
+class Complaints:
+    """Logs what fails again and again at growing distances: a job that runs each second must not fill the log."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._silences: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, event: JobExecutionEvent) -> None:
+        """A job has failed."""
+        now = self._clock()
+        until, silence_s = self._silences.get(event.job_id, (now, FIRST_SILENCE_S))
+        if now < until:
+            return
+        if now > until + 2 * silence_s:
+            silence_s = FIRST_SILENCE_S  # it has worked meanwhile
+        self._silences[event.job_id] = now + silence_s, min(2 * silence_s, LONGEST_SILENCE_S)
+        # The type and not the text: a library's message may quote patient data.
+        log.error("scheduled job failed", job=event.job_id, error=type(event.exception).__name__)

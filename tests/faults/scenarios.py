@@ -219,7 +219,7 @@ def stranger(life: Life) -> Node:
 
 STEPS: dict[Scenario, dict[str, list[str]]] = {
     report: {
-        "run": PREPARE,
+        "run": [*PREPARE, "dicom_node.runtime.startup.note_stop"],
         "receive": [*AT_START, *NEW_FILE, WRITE_ROWS, "c-store-response"],
         "schedule": [
             *AT_START,

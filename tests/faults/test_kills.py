@@ -47,11 +47,8 @@ ELSEWHERE = {
     # The children's copy of the configuration, made anew at every start.
     "dicom_node.runtime.reloading.Copy.remove",
     "dicom_node.runtime.reloading.Copy.take",
-    # Rows about the node itself: a stop or a change that was killed was none.
-    "dicom_node.runtime.startup.note_stop",
+    # A change of the configuration that was killed was none.
     "dicom_node.runtime.supervisor.Supervisor._audit",
-    # Folders of an index that is opened, as in Database.__init__.
-    "dicom_node.runtime.index.open_index",
     # Rolled back, always.
     "dicom_node.receiver.committer.Committer._warm_up",
     "dicom_node.demo.pacs.Pacs.__init__",
