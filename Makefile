@@ -1,57 +1,98 @@
-# Two commands do everything: `make demo` and `make test`.
+# `make demo` and `make test` need nothing but Linux and Python 3.11; `make` lists the rest.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 PACKAGES := dicom_node inference storage config
+CODE := $(PACKAGES) tests benchmarks setup.py
 BUILT_FROM := setup.cfg setup.py pyproject.toml $(wildcard inference/lungs/native/*.[ch])
+TORCH := $(shell sed -n 's/^ *\(torch==.*\)/\1/p' setup.cfg)
+UV := uv==0.13.9
 # The test and demonstration processes share the cores; torch is told its threads where it matters.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo test check peers attack fuzz faults install clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format unit integration peers-test coverage attack fuzz faults peers install install-test \
+	lock clean
 
-demo: $(VENV)/.demo
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.demo  ## the whole journey once: phantom CT in, reports out, audit trail
 	$(BIN)/dicom-node demo
 
-test: check peers
+test: check peers  ## checks and all tests, with the real peers where they can be installed
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.test
-	$(BIN)/ruff check $(PACKAGES) tests benchmarks setup.py
-	$(BIN)/ruff format --check $(PACKAGES) tests benchmarks setup.py
+check: $(VENV)/.test  ## style, types, and that imports point one way; no tests
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/mypy tests benchmarks
 	$(BIN)/lint-imports
 
-# Real peers: DCMTK, Orthanc, PixelMed's validator. Without root or apt, their tests skip by name.
-peers:
-	@sh tests/install_peers.sh
+format: $(VENV)/.test  ## put code into its form
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
-install: $(VENV)/.demo
+unit: $(VENV)/.test  ## tests of single parts: minutes, no other program
+	$(BIN)/python -m pytest tests/unit
 
-# Every attack on the receiver while a series is sent.
-attack: $(VENV)/.test peers
+integration: $(VENV)/.test  ## tests of parts together: real sockets, files, processes
+	$(BIN)/python -m pytest tests/integration
+
+peers-test: $(VENV)/.test peers  ## tests against DCMTK, Orthanc and validators
+	$(BIN)/python -m pytest tests/peers
+
+coverage: $(VENV)/.test  ## lines and branches that unit and integration tests run; pages in build/coverage
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=html tests/unit tests/integration
+
+attack: $(VENV)/.test peers  ## every attack on the receiver while a series is sent
 	$(BIN)/python -m pytest tests/faults/test_attacks.py tests/faults/test_commitment_attacks.py
 
-# Broken PDUs in process and over the socket, and broken data sets, by the hundred thousand; takes a quarter of an hour.
-fuzz: $(VENV)/.test
+# Broken PDUs in process and over the socket, and broken data sets, by the hundred thousand.
+fuzz: $(VENV)/.test  ## broken messages by the hundred thousand: a quarter of an hour
 	FUZZ=100000 $(BIN)/python -m pytest --timeout=0 tests/fuzz
 
-# Everything that may go wrong: every fail point of every process twenty times and more, 500 kills at random, seeded
-# bugs, full disks, the soak, 10,000 steps of anything in any order. Hours; `make test` runs a short cut of each.
-faults: $(VENV)/.test peers
+# Every fail point of every process twenty times and more, 500 kills at random, seeded bugs, full disks, the soak,
+# 10,000 steps of anything in any order. `make test` runs a short cut of each.
+faults: $(VENV)/.test peers  ## everything that may go wrong: hours
 	$(BIN)/python -m tests.faults.endurance --rounds 21
 	NODE_FAULT_ROUNDS=21 DICOM_NODE_STATEFUL_STEPS=10000 $(BIN)/python -m pytest --timeout=0 tests/faults \
 		tests/integration/test_storage_stateful.py tests/peers/test_pacs_storescp.py tests/peers/test_pacs_commitment.py
+
+# DCMTK, Orthanc, PixelMed's validator, PostgreSQL. Without root or apt, their tests skip by name.
+peers:  ## install the programs that tests talk to (Debian, as root)
+	@sh tests/install_peers.sh
+
+install: $(VENV)/.demo  ## the node in .venv
+
+install-test: $(VENV)/.test  ## the node and its tests' tools in .venv
+
+lock: $(VENV)/bin/python  ## requirements.lock anew: every dependency but torch, pinned with hashes; CI=true installs it
+	$(PIP) $(UV)
+	$(BIN)/uv pip compile setup.cfg .ci/torch-needs.txt --all-extras --universal --python-version 3.11 --upgrade \
+		--generate-hashes --excludes .ci/not-locked.txt --custom-compile-command "make lock" --quiet \
+		--output-file requirements.lock
+
+clean:  ## remove what was built, and the demonstration's data
+	rm -rf $(VENV) build dist *.egg-info var
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(VENV)/bin/python $(BUILT_FROM)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable .
+	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/bin/python $(BUILT_FROM)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[test]'
+ifdef CI
+$(VENV)/.test: $(VENV)/bin/python $(BUILT_FROM) requirements.lock
+	$(PIP) --no-deps --require-hashes --requirement requirements.lock
+	$(PIP) $(TORCH)
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@ $(VENV)/.demo
-
-clean:
-	rm -rf $(VENV) build *.egg-info var
+else
+$(VENV)/.test: $(VENV)/bin/python $(BUILT_FROM)
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.demo
+endif
