@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -74,6 +75,9 @@ def whole_slices(folder: Path, target: Path) -> Path:
     return target
 
 
+Value = TypeVar("Value")
+
+
 class Clock:
     """Seconds by stage: of the process's CPU, or of the wall where a GPU computes."""
 
@@ -81,7 +85,7 @@ class Clock:
         self.stages: Stages = {}
         self._now = time.perf_counter if wall else time.process_time
 
-    def time(self, name: str, function: Callable[[], object]) -> object:
+    def time(self, name: str, function: Callable[[], Value]) -> Value:
         """Run a function and count its time towards a stage."""
         started = self._now()
         result = function()
@@ -143,6 +147,9 @@ def ours(hu: np.ndarray, spacing: float, pipeline: Pipeline, wall: bool) -> tupl
     pair = clock.time("crop", lambda: resized(*decovnet_input(grey, mask, profile), profile, device))  # type: ignore[arg-type]
     probability = clock.time("decovnet", lambda: pipeline._decovnet.probability(*pair))  # type: ignore[misc]
     return probability, mask, clock.stages  # type: ignore[return-value]
+
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -256,7 +263,7 @@ def compare(arguments: argparse.Namespace, folder: Path, hu: np.ndarray, spacing
     inside = int(((needed >= start) & (needed < stop)).sum())
     for path in arguments.paths:
         seen = {torch.float32: count if path == "reference" else len(needed)}
-        if path == "fast" and "bfloat16" in pipelines[path]._precision():
+        if path == "fast" and "bfloat16" in str(pipelines[path].segmentation.precision):
             seen = {torch.float32: inside, torch.bfloat16: len(needed) - inside}
         mask = results[path][1][start:stop]
         crop = (int(np.ptp(np.flatnonzero(mask.any((0, 2))))), int(np.ptp(np.flatnonzero(mask.any((0, 1))))))

@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.real_lungs import prepare_scan, read_nrrd
+from inference.arrays import Mask
 from inference.evaluation.overlap import dice
-from inference.lungs.mask import Mask, clean
+from inference.lungs.mask import clean
 from inference.lungs.unet import CHANNELS, UNet
 from inference.preprocess import nearest_pixels, resize_slices
 from inference.training.cohort import TEST, TRAINING, Prepared, load_prepared, prepare_all

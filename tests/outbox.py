@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.dataset import FileMetaDataset
@@ -145,7 +146,7 @@ class Node:
         """State of the latest delivery by destination."""
         return {row.destination: row.state for row in self.deliveries()}
 
-    def deliveries(self) -> list[object]:
+    def deliveries(self) -> list[Any]:
         """The rows of the outbox."""
         with self.database.read() as tx:
             return list(tx.execute(select(delivery_table).order_by(delivery_table.c.id)).all())

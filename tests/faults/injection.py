@@ -153,7 +153,7 @@ def _wrap_network() -> None:
     wrap(scu, "_store_one", "c-store")
     wrap(Requestor, "send_n_action", "n-action")
     wrap(commitment, "answer_report", "n-event-report")
-    commitment_listener.answer_report = commitment.answer_report
+    commitment_listener.answer_report = commitment.answer_report  # type: ignore[attr-defined]
 
 
 def _hurry() -> None:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def pacs(tmp_path: Path) -> Pacs:
+def pacs(tmp_path: Path) -> Iterator[Pacs]:
     """A listening PACS that keeps what it gets."""
     server = Pacs(tmp_path / "pacs", ae_title="PACS")
     with server:

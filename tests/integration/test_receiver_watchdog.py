@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.receiver import committer, receiver
+from dicom_node.receiver import committer, receiver, tickets
 from dicom_node.receiver.committer import Committer
 from dicom_node.receiver.server import Server
 from dicom_node.scu import push
@@ -79,8 +79,8 @@ def test_where_the_thread_that_writes_to_the_index_dies_every_sender_is_answered
 def test_what_is_queued_when_it_dies_is_answered_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit, go_on = Committer._commit, threading.Event()
 
-    def late(self: Committer, batch: list[committer.Item]) -> None:
-        if any(isinstance(item, committer.Ticket) for item in batch):
+    def late(self: Committer, batch: list[tickets.Item]) -> None:
+        if any(isinstance(item, tickets.Ticket) for item in batch):
             go_on.wait()
             raise Broken
         commit(self, batch)

@@ -13,7 +13,10 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.association import Association
-from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+)
 
 from config.settings import Destination, ReceiverSettings
 from dicom_node.delivery import sender

@@ -136,7 +136,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_committed(store):
             time.sleep(0.1 + 0.07 * kill)
             receiver.send_signal(signal.SIGKILL)
             lines = [line for line in receiver.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
-            acknowledged.update(line.split() for line in lines)
+            acknowledged.update((uid, sha256) for uid, sha256 in map(str.split, lines))
     held = {row["sop_instance_uid"]: row for row in store.rows("SELECT * FROM instances")}
     assert acknowledged
     for uid, sha256 in acknowledged.items():

@@ -291,4 +291,4 @@ TestNode.settings = settings(
     derandomize=STEPS <= 600,
     suppress_health_check=list(HealthCheck),
 )
-TestNode.pytestmark = [pytest.mark.timeout(300 + STEPS // 4)]
+TestNode.pytestmark = [pytest.mark.timeout(300 + STEPS // 4)]  # type: ignore[attr-defined]

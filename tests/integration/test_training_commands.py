@@ -287,7 +287,8 @@ def receive(store: Store, folder: Path, now: float) -> None:
         indexed = IndexedHeader(patient_id=header.PatientID, modality="CT", study_date=header.StudyDate)
         file = store.files.write_durably([path.read_bytes()])
         uids = (header.SOPInstanceUID, header.SOPClassUID, header.SeriesInstanceUID, header.StudyInstanceUID)
-        syntax = header.file_meta.TransferSyntaxUID
-        arrivals.append(Arrival(*map(str, uids), str(syntax), "CT", "NODE", "127.0.0.1", file, indexed))
+        instance, sop_class, series, study = map(str, uids)
+        syntax = str(header.file_meta.TransferSyntaxUID)
+        arrivals.append(Arrival(instance, sop_class, series, study, syntax, "CT", "NODE", "127.0.0.1", file, indexed))
     with store.database.transaction() as tx:
         recording.record_instances(tx, arrivals, now, 30.0)

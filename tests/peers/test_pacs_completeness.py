@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def filled_dcmqrscp(
 
 
 ARCHIVES = pytest.mark.parametrize("archive", [filled_orthanc, filled_dcmqrscp], ids=["orthanc", "dcmqrscp"])
-Start = Callable[[Path, Sequence[Dataset]], "contextmanager[Archive]"]
+Start = Callable[[Path, Sequence[Dataset]], AbstractContextManager[Archive]]
 
 
 def asking_node(folder: Path, archive: Archive, **completion: object) -> Node:

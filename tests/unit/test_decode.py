@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.pixels import compress
+from pydicom.pixels.utils import compress
 from pydicom.uid import RLELossless
 
 from inference.errors import CorruptInstance, UnsuitableSeries

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from inference.errors import CorruptInstance
-from inference.volume import decoding_process
+from inference.volume import codestream, decoding_process
 from inference.volume.decoder_pool import POOL, DecoderFailed, DecoderPool
 from inference.volume.decoding_process import JPEG_2000, JPEG_LOSSLESS, JPEG_LS, RLE
 from inference.volume.load import load
@@ -79,7 +79,7 @@ def test_a_series_whose_stream_kills_the_decoder_is_corrupt_by_name_and_a_neighb
     import inference.volume.decode as decode
 
     # The killers known today have a header that is refused before: as if it were not.
-    whole = decode.read_jpeg(STREAM, decode.JPEG_LOSSLESS_FRAME)
+    whole = codestream.read_jpeg(STREAM, codestream.JPEG_LOSSLESS_FRAME)
     good = write_compressed(tmp_path / "good", lambda index, words: STREAM)
     bad = write_compressed(
         tmp_path / "bad", lambda index, words: KILLERS["a marker of the Huffman table"] if index == 1 else STREAM

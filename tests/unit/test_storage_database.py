@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import insert, text
+from sqlalchemy import CheckConstraint, insert, text
 from sqlalchemy.exc import IntegrityError
 
 from storage import database as module
@@ -72,7 +72,8 @@ def test_the_checks_allow_exactly_the_states_of_the_machines():
         ("jobs", job_state.JobState),
         ("deliveries", deliveries.DeliveryState),
     ):
-        check = next(c for c in Base.metadata.tables[table].constraints if str(c.name).endswith("_state"))
+        checks = [c for c in Base.metadata.tables[table].constraints if isinstance(c, CheckConstraint)]
+        check = next(c for c in checks if str(c.name).endswith("_state"))
         assert set(re.findall(r"'(\w+)'", str(check.sqltext))) == {str(state) for state in states}
 
 
