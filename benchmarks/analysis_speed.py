@@ -149,9 +149,6 @@ def ours(hu: np.ndarray, spacing: float, pipeline: Pipeline, wall: bool) -> tupl
     return probability, mask, clock.stages  # type: ignore[return-value]
 
 
-Value = TypeVar("Value")
-
-
 @dataclass(frozen=True)
 class Machine:
     """Measured rates of the device. gflops: by number format.  gbytes: read and written per second by a copy."""
