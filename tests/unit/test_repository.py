@@ -1,0 +1,86 @@
+"""What the repository says about itself: documents that are held to the code, and links that lead somewhere."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("dicom_node", "inference", "storage", "config")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def test_the_broad_excepts_are_those_that_contributing_lists() -> None:
+    found = sorted(
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for line in path.read_text().splitlines()
+        if "noqa: BLE001" in line
+    )
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("### Broad excepts")[2].partition("### ")[0]
+    assert sorted(re.findall(r"^\| `(\S+)` \|", section, flags=re.MULTILINE)) == found
+    assert f"there are {len(found)} in the packages" in section
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_and_named_files_exist(document: Path) -> None:
+    text = document.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    assert [link for link in links if not (document.parent / link).exists()] == []
+    named = re.findall(r"`((?:dicom_node|inference|storage|config|tests|benchmarks|docs)/[\w./-]*)`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_modules_that_are_run_exist(document: Path) -> None:
+    modules = re.findall(r"python -m ((?:dicom_node|inference|tests|benchmarks|config)[\w.]*)", document.read_text())
+    files = [ROOT / (module.rstrip(".").replace(".", "/") + ".py") for module in modules]
+    assert [file for file in files if not file.is_file() and not (file.with_suffix("") / "__main__.py").is_file()] == []
+
+
+def test_make_targets_in_documents_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {name for document in DOCUMENTS for name in re.findall(r"`make ([a-z-]+)", document.read_text())}
+    assert named <= targets
+
+
+def test_the_documents_index_names_every_document() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    documents = [path.name for path in (ROOT / "docs").glob("*.md") if path.name != "README.md"]
+    assert [name for name in documents if f"({name})" not in index] == []
+    decisions = (ROOT / "docs" / "decisions" / "README.md").read_text()
+    records = [path.name for path in (ROOT / "docs" / "decisions").glob("0*.md")]
+    assert [name for name in records if f"({name})" not in decisions] == []
+
+
+def test_every_floor_of_the_program_is_described() -> None:
+    described = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = [
+        f"{package}/{path.name}/"
+        for package in ("dicom_node", "inference")
+        for path in (ROOT / package).iterdir()
+        if path.is_dir() and (path / "__init__.py").is_file()
+    ]
+    assert [room for room in rooms if f"`{room}`" not in described] == []
+
+
+def test_the_version_has_a_line_in_the_changelog() -> None:
+    version = re.search(r"^version = (\S+)", (ROOT / "setup.cfg").read_text(), flags=re.MULTILINE)
+    assert version
+    assert f"## [{version[1]}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_lock_pins_what_setup_cfg_pins() -> None:
+    wanted, lock = (ROOT / "setup.cfg").read_text(), (ROOT / "requirements.lock").read_text()
+    pinned = dict(re.findall(r"^ +([A-Za-z0-9_-]+)(?:\[\w+\])?==(\S+)$", wanted, re.MULTILINE))
+    locked = dict(re.findall(r"^([a-z0-9_-]+)==([^ ;]+)", lock, re.MULTILINE))
+    del pinned["torch"]
+    assert {name: locked.get(name.lower()) for name in pinned} == pinned
+
+
+def test_no_tool_reads_two_versions_of_python() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["ruff"]["target-version"] == "py311"
+    assert "python_version = 3.11" in (ROOT / "setup.cfg").read_text()
