@@ -12,6 +12,8 @@ _LUMEN_BELOW_HU = -880.0
 # Cross-sections: of a windpipe where it is found, and the most that windpipe and bronchi may have in one slice.
 _START_CM2, _MOST_CM2 = (0.5, 7.0), 9.0
 _FROM_MIDDLE_MM = 40.0
+# Slices with this share of the most air in any slice lie beside the lungs.
+_LUNG_SHARE = 0.15
 _WALL_MM = 2.0
 # Around a bronchus within the lung lies lung; around windpipe and main bronchi mostly mediastinum.
 _RING_MM, _SURROUNDED_BY_LUNG = 6.0, 0.6
@@ -24,45 +26,49 @@ def find_airways(cells: Cells, inner: Mask) -> Mask:
     """
     found = np.zeros(inner.shape, bool)
     lumen = inner & (cells.hu < _LUMEN_BELOW_HU)
-    start = _start(cells, inner, lumen)
-    if start is None:
+    areas = np.count_nonzero(inner, axis=(1, 2)) * cells.cell_cm2
+    beside = np.flatnonzero(areas > _LUNG_SHARE * areas.max(initial=0.0))
+    if not len(beside):
         return found
-    z, first = start
-    for order in (range(z, len(inner)), range(z, -1, -1)):
+    columns = np.flatnonzero(inner[beside].any(axis=(0, 1)))
+    middle = float(columns[0] + columns[-1]) / 2
+    # From the top down, and again below a gap: a cannula, or slime in the windpipe, breaks it off.
+    z, lowest = int(beside[-1]), int(beside[0] + beside[-1]) // 2
+    while z > lowest:
+        first = _hole(cells, lumen[z], middle)
+        if first is None:
+            z -= 1
+            continue
+        _follow(cells, inner, lumen, z, first, found, up=z == int(beside[-1]))
+        empty = np.flatnonzero(~found[:z].any(axis=(1, 2)))
+        z = int(empty[-1]) if len(empty) else 0
+    return np.asarray(ndimage.binary_dilation(found, _disc(cells.in_plane(_WALL_MM))[None]), bool)
+
+
+def _follow(cells: Cells, inner: Mask, lumen: Mask, z: int, first: Mask, found: Mask, *, up: bool) -> None:
+    """Mark the lumen in `found`, from a piece of it in slice z down, and up too if asked."""
+    for order in (range(z, -1, -1), range(z, len(inner) if up else z)):
         piece = first
         for level in order:
             piece = _next(cells, inner[level], lumen[level], piece)
             if not piece.any():
                 break
             found[level] |= piece
-    wall = cells.in_plane(_WALL_MM)
-    return ndimage.binary_dilation(found, _disc(wall)[None])  # type: ignore[no-any-return]
 
 
-def _start(cells: Cells, inner: Mask, lumen: Mask) -> tuple[int, Mask] | None:
-    """The highest slice beside the lungs with a round hole of a windpipe's size near their middle, and the hole."""
-    areas = np.count_nonzero(inner, axis=(1, 2)) * cells.cell_cm2
-    beside = np.flatnonzero(areas > 0.15 * areas.max(initial=0.0))
-    if not len(beside):
-        return None
-    columns = np.flatnonzero(inner[beside].any(axis=(0, 1)))
-    middle, reach = (columns[0] + columns[-1]) / 2, _FROM_MIDDLE_MM / cells.spacing_mm[2]
-    top, bottom = beside[-1], beside[0]
-    for z in range(top, bottom + (top - bottom) // 2, -1):
-        labels, _ = ndimage.label(lumen[z])
-        best = None
-        for n, box in enumerate(ndimage.find_objects(labels), start=1):
-            hole = labels[box] == n
-            area = hole.sum() * cells.cell_cm2
-            centre = (box[1].start + box[1].stop - 1) / 2
-            round_enough = hole.mean() > 0.55 and max(hole.shape) < 2.5 * min(hole.shape)
-            if _START_CM2[0] <= area <= _START_CM2[1] and round_enough and abs(centre - middle) < reach:
-                rank = abs(centre - middle)
-                if best is None or rank < best[0]:
-                    best = rank, labels == n
-        if best:
-            return z, best[1]
-    return None
+def _hole(cells: Cells, lumen: Mask, middle: float) -> Mask | None:
+    """A round hole of a windpipe's size in one slice, the nearest to a column if there are several."""
+    labels, _ = ndimage.label(lumen)
+    best: tuple[float, int] | None = None
+    for n, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        hole = labels[rows, columns] == n
+        area = float(hole.sum()) * cells.cell_cm2
+        off = abs((columns.start + columns.stop - 1) / 2 - middle)
+        round_enough = hole.mean() > 0.55 and max(hole.shape) < 2.5 * min(hole.shape)
+        near = off * cells.spacing_mm[2] < _FROM_MIDDLE_MM
+        if _START_CM2[0] <= area <= _START_CM2[1] and round_enough and near:
+            best = min(best or (off, n), (off, n))
+    return labels == best[1] if best else None
 
 
 def _next(cells: Cells, inner: Mask, lumen: Mask, previous: Mask) -> Mask:
@@ -82,8 +88,15 @@ def _next(cells: Cells, inner: Mask, lumen: Mask, previous: Mask) -> Mask:
 
 
 def _in_lung(cells: Cells, inner: Mask, piece: Mask) -> bool:
+    reach = cells.in_plane(_RING_MM)
+    ((rows, columns),) = ndimage.find_objects(piece.view(np.uint8))
+    box = (
+        slice(max(0, rows.start - reach), rows.stop + reach),
+        slice(max(0, columns.start - reach), columns.stop + reach),
+    )
+    piece, inner = piece[box], inner[box]
     wall = ndimage.binary_dilation(piece, _disc(cells.in_plane(_WALL_MM)))
-    ring = ndimage.binary_dilation(piece, _disc(cells.in_plane(_RING_MM))) & ~wall
+    ring = ndimage.binary_dilation(piece, _disc(reach)) & ~wall
     return bool(inner[ring].mean() > _SURROUNDED_BY_LUNG) if ring.any() else False
 
 

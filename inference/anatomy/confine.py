@@ -8,7 +8,7 @@ from inference.arrays import Grey, Mask
 
 # Dense voxels that the network calls lung may be vessels, consolidation or lung pressed by an effusion, this near to
 # air-filled lung. Farther away it is another organ.
-_DENSE_WITHIN_MM = 20.0
+_DENSE_WITHIN_MM = 40.0
 
 
 def confine(raw: Grey, air: Air) -> Mask:

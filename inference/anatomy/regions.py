@@ -7,8 +7,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from inference.anatomy.airways import find_airways
-from inference.anatomy.bowel import joined_gas
 from inference.anatomy.cells import Cells, Floats
+from inference.anatomy.gas import joined_gas, pleural_gas
 from inference.anatomy.parts import label, sizes_of
 from inference.arrays import Mask
 
@@ -22,6 +22,7 @@ _SMALLEST_LUNG_ML = 100.0
 _SECOND_LUNG_SHARE = 0.25
 # Around a lung lies chest wall, this thick at least nearly everywhere.
 _CHEST_WALL_MM, _MOST_OUTSIDE = 6.0, 0.2
+_POCKET_FROM_MIDDLE_MM = 60.0
 _IN_PLANE = np.zeros((3, 3, 3), bool)
 _IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
 
@@ -51,6 +52,7 @@ def find_air(cells: Cells) -> Air:
     gas = joined_gas(cells, lungs)
     if gas.any():
         lungs = _lungs(cells, lungs & ~gas, outside)
+    lungs |= pleural_gas(cells, inner & ~lungs & ~airways & ~gas & (cells.hu < _PURE_BELOW_HU), lungs)
     airways &= ~lungs
     return Air(cells, outside, airways, lungs, inner & ~airways & ~lungs)
 
@@ -67,21 +69,37 @@ def _outside(cells: Cells, air: Mask) -> Mask:
     for face in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1], labels[:, rim]):
         touches[np.unique(face)] = True
     touches[0] = False
-    outside = _with_pockets(labels, count, touches)
+    outside = _with_pockets(labels, count, touches, _lateral(cells, labels, count))
     # The half-filled cells along the skin.
     found: Mask = ndimage.binary_dilation(outside, _IN_PLANE) & (air | rim)
     return found
 
 
-def _with_pockets(labels: npt.NDArray[np.int32], count: int, touches: npt.NDArray[np.bool_]) -> Mask:
-    """Pieces of air between arm and trunk that mostly lie over outside air in the slice beside them: outside too."""
+def _lateral(cells: Cells, labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]:
+    """Which pieces lie far to one side of the body, as those between arm and trunk do."""
+    tissue = np.count_nonzero(cells.hu > AIR_BELOW_HU, axis=(0, 1))
+    middle = float(np.average(np.arange(len(tissue)), weights=np.maximum(tissue, 1e-9)))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    columns = np.broadcast_to(np.arange(labels.shape[2], dtype=np.float32), labels.shape)
+    centres = np.bincount(labels.ravel(), columns.ravel(), minlength=count + 1) / np.maximum(sizes, 1)
+    far: npt.NDArray[np.bool_] = np.abs(centres - middle) * cells.spacing_mm[2] > _POCKET_FROM_MIDDLE_MM
+    return far
+
+
+def _with_pockets(
+    labels: npt.NDArray[np.int32], count: int, touches: npt.NDArray[np.bool_], lateral: npt.NDArray[np.bool_]
+) -> Mask:
+    """Pieces of air between arm and trunk that mostly lie over outside air in the slice beside them: outside too.
+
+    A windpipe that opens at the neck's front does not: it lies in the middle.
+    """
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     outside: Mask = touches[labels]
     for order in (range(1, len(labels)), range(len(labels) - 2, -1, -1)):
         for z in order:
             beside = outside[z - 1 if order.step == 1 else z + 1]
             over = np.bincount(labels[z][beside], minlength=count + 1)
-            new = (over > 0.3 * sizes) & ~touches
+            new = (over > 0.3 * sizes) & ~touches & lateral
             new[0] = False
             if new.any():
                 touches |= new

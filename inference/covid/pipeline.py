@@ -25,7 +25,7 @@ from inference.covid.verdict_input import (
 )
 from inference.device import Device, one_thread
 from inference.finding import Finding
-from inference.lungs.mask import clean, sides
+from inference.lungs.mask import sides, without_specks
 from inference.models.cards import Card
 from inference.preprocess import greys, verdict_range
 from inference.suitability.check import accept, check_mask
@@ -114,7 +114,7 @@ class Pipeline:
             raw = self.segmentation.raw_masks(grey, needed)
         with timings.stage("mask"):
             on_source = on_source_slices(raw, len(volume.hu), profile)
-            lungs = clean(confine(on_source, accepted.air).view(np.uint8))
+            lungs = without_specks(confine(on_source, accepted.air), volume.voxel_ml)
             inside = verdict_source_slices(len(volume.hu), len(grey), profile)
             checks = (
                 *accepted.checks,

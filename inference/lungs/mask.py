@@ -7,6 +7,7 @@ from inference.arrays import Grey, Mask
 
 # The smaller lung, apart from the larger, is kept from this share of the larger on; less is bowel gas or noise.
 _SECOND_LUNG_SHARE = 0.1
+_SPECK_ML = 1.0
 
 
 def clean(raw: Grey) -> Mask:
@@ -25,6 +26,19 @@ def clean(raw: Grey) -> Mask:
     largest = np.argsort(sizes, kind="stable")[::-1][:2]
     keep = np.zeros(len(sizes), bool)
     keep[[part for part in largest if sizes[part] > _SECOND_LUNG_SHARE * sizes[largest[0]]]] = True
+    result[box] = keep[labels]
+    return result
+
+
+def without_specks(mask: Mask, voxel_ml: float) -> Mask:
+    """A mask without its smallest connected parts, what noise leaves along an edge: bool (Z, Y, X)."""
+    result = np.zeros(mask.shape, bool)
+    box = bounding_box(mask)
+    if box is None:
+        return result
+    labels, count = label(mask[box].view(np.uint8))
+    keep = np.bincount(labels.ravel(), minlength=count + 1) * voxel_ml >= _SPECK_ML
+    keep[0] = False
     result[box] = keep[labels]
     return result
 

@@ -1,7 +1,7 @@
 """Put a chest together: anatomy, trees and lesions, scanned with blur, noise and a field of view."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from inference.phantom.anatomy import (
     paint_table,
     pleural_depth,
 )
+from inference.phantom.extras import ARM_RADIUS_MM, Extras, check_names
 from inference.phantom.grid import Floats, Grid, SmoothField
 from inference.phantom.lesions import (
     CONFOUNDERS,
@@ -105,6 +106,7 @@ def make_phantom(
     lesions: str = "none",
     lesion_settings: LesionSettings | None = None,
     confounders: Collection[str] = (),
+    extras: Collection[str] = (),
     scanner: Scanner | None = None,
 ) -> Phantom:
     """Scan one synthetic chest.
@@ -113,7 +115,7 @@ def make_phantom(
     slices: number of slices; None gives 110, or what `spacing_mm` needs to cover the lungs.
     size: rows and columns.
     spacing_mm: (z, y, x); None covers the lungs with `slices` and the body with `size`.
-    lesions: one of LESIONS.  confounders: any of CONFOUNDERS.
+    lesions: one of LESIONS.  confounders: any of CONFOUNDERS.  extras: any of EXTRAS.
     Raises ValueError for a name that is neither, or a volume too small to hold a chest.
     """
     if lesions not in LESIONS or not set(confounders) <= set(CONFOUNDERS):
@@ -121,12 +123,15 @@ def make_phantom(
     scanner = scanner or Scanner()
     body_seed, content_seed, scan_seed = np.random.SeedSequence(seed).spawn(3)
     anatomy = draw_anatomy(np.random.default_rng(body_seed))
+    extra = Extras(anatomy, check_names(extras), side=1 if seed % 2 else -1)
+    if "arms" in extra.names and scanner.field_mm is None:
+        scanner = replace(scanner, field_mm=2 * (anatomy.body_width + 2 * ARM_RADIUS_MM) + 48)
     grid = _place(anatomy, scanner, slices, size, spacing_mm)
     rng = np.random.default_rng(content_seed)
     contents = _fill(rng, anatomy, grid, lesions, lesion_settings or LesionSettings(), confounders)
     fluid = effusion_level(rng, anatomy) if "effusion" in confounders else {}
     hu, lung_mask, lesion_mask = _scan(
-        np.random.default_rng(scan_seed), anatomy, grid, contents, fluid, confounders, scanner
+        np.random.default_rng(scan_seed), anatomy, grid, contents, fluid, confounders, extra, scanner
     )
     return Phantom(seed, hu, lung_mask, lesion_mask, grid.spacing_mm, lesions, tuple(sorted(confounders)), scanner)
 
@@ -191,6 +196,7 @@ def _scan(
     contents: _Contents,
     fluid: dict[int, tuple[float, float]],
     confounders: Collection[str],
+    extra: Extras,
     scanner: Scanner,
 ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     hu = np.empty(grid.shape, np.int16)
@@ -201,13 +207,17 @@ def _scan(
     y, x = grid.axis(1)[:, None], grid.axis(2)[None, :]
     for index, z in enumerate(map(float, grid.axis(0))):
         plane, _ = paint_body(anatomy, z, x, y)
+        extra.around(plane, z, x, y)
         depth = pleural_depth(anatomy, z, x, y)
         lung = depth > 0
+        extra.change_lungs(plane, lung, z, x, y)
         _pour(plane, lung, fluid, anatomy, z, x, y)
         healthy = anatomy.lung_hu + anatomy.gravity_hu * (y / anatomy.cage_depth) + 14 * texture.slice(index)
         if dependent:  # the back of the lung collapses a little under its own weight
             healthy = healthy + dependent * np.exp(-np.maximum(depth, 0) / 7) * np.clip(y / anatomy.cage_depth, 0, 1)
         _breathe(plane, lung, healthy, contents, index)
+        extra.fill(plane, lung, z, x, y)
+        extra.airway(plane, z, x, y)
         lungs[index] = lung
         lesions[index] = lung & (contents.covid[index] >= LESION_FROM_HU)
         if "motion" in confounders:

@@ -31,6 +31,7 @@ _LUNG_OVER_AIR_HU = 30.0
 _TISSUE_HU = (-140.0, 100.0)
 _TISSUE_SHARE = 0.05
 _FEWEST_VALUES = 300
+_FRAGMENT_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def check_mask(
     share = smaller_side(small, body_middle(coarse, small))
     if share < policy.smaller_side_share:
         raise UnsuitableSeries(ReasonCode.LUNG_BALANCE, f"One side holds only {share:.0%} of the lung mask.")
-    scattered = _outside_two_largest(small)
+    scattered = _in_fragments(small)
     if scattered > policy.fragments_share:
         raise UnsuitableSeries(ReasonCode.MASK_FRAGMENTED, f"{scattered:.0%} of the lung mask lies in small pieces.")
     covered = _covered(air, lung_mask)
@@ -253,12 +254,13 @@ def _sides(mask: npt.NDArray[np.bool_], y_mm: float, x_mm: float) -> list[tuple[
     return [(mask[:, 0], x_mm), (mask[:, -1], x_mm), (mask[:, :, 0], y_mm), (mask[:, :, -1], y_mm)]
 
 
-def _outside_two_largest(mask: npt.NDArray[np.bool_]) -> float:
+def _in_fragments(mask: npt.NDArray[np.bool_]) -> float:
+    """Share of a mask in parts that are neither a lung nor a large part of one."""
     labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
     if count <= 2:
         return 0.0
-    sizes = np.sort(np.bincount(labels.ravel())[1:])
-    return float(sizes[:-2].sum() / sizes.sum())
+    sizes = np.sort(np.bincount(labels.ravel())[1:])[:-2]
+    return float(sizes[sizes < _FRAGMENT_SHARE * mask.sum()].sum() / mask.sum())
 
 
 def _covered(air: Air, mask: npt.NDArray[np.bool_]) -> float:

@@ -34,3 +34,43 @@ def test_a_network_that_takes_all_air_for_lung_is_confined_to_the_lungs(spacing:
     assert found.sum() == pytest.approx(phantom.lung_mask.sum(), rel=0.03)
     ends = np.flatnonzero(phantom.lung_mask.any(axis=(1, 2)))
     assert not found[: max(0, ends[0] - 1)].any() and not found[ends[-1] + 2 :].any()
+
+
+@pytest.mark.parametrize(
+    ("extras", "least"),
+    [
+        (("neck", "arms", "bowel", "stomach", "tracheostomy"), 0.97),
+        (("hiatal-hernia", "azygos-lobe"), 0.97),
+        (("pneumonectomy",), 0.97),
+        (("collapsed-lobe", "neck"), 0.95),
+        (("bulla", "stomach"), 0.97),
+        (("pneumothorax", "bowel"), 0.97),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_is_beside_the_lungs_goes_and_what_is_changed_in_them_stays(extras: tuple[str, ...], least: float) -> None:
+    pixel = 1.7 if "arms" in extras else 1.4
+    seed = 4 + len(extras[0])
+    scanner = Scanner(below_mm=60, above_mm=60)
+    phantom = make_phantom(seed, size=256, spacing_mm=(4.0, pixel, pixel), extras=extras, scanner=scanner)
+    found = confine(everything(phantom), air_of(phantom))
+    assert dice(found, phantom.lung_mask) > least
+    outside = float((found & ~phantom.lung_mask).sum()) / float(phantom.lung_mask.sum())
+    assert outside < 0.015, f"{outside:.1%} of the lungs' volume is something else"
+
+
+def test_the_windpipe_is_found_below_a_tracheostomy() -> None:
+    scanner = Scanner(below_mm=20, above_mm=60)
+    phantom = make_phantom(4, size=256, spacing_mm=(3.0, 1.4, 1.4), extras=("neck", "tracheostomy"), scanner=scanner)
+    air = air_of(phantom)
+    middle = air.airways[len(air.airways) // 2 : -30]
+    assert middle.any(axis=(1, 2)).mean() > 0.9
+    assert not (air.outside & air.lungs).any() and not (air.airways & air.lungs).any()
+
+
+def test_nothing_is_lung_where_there_is_none() -> None:
+    hu = np.full((40, 128, 128), 40, np.int16)
+    hu[:, :10] = hu[:, -10:] = -1000
+    air = find_air(cells_of(CTVolume(hu, (3.0, 3.0, 3.0), np.eye(4), (), "1.2.3", "1.2.4")))
+    assert not air.lungs.any() and not air.airways.any()
+    assert not confine(np.ones(hu.shape, np.uint8), air).any()
