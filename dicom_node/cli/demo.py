@@ -1,5 +1,8 @@
 """demo: the main job once, end to end."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from dicom_node.cli.common import out
@@ -10,12 +13,16 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
 
 
-def demo() -> None:
-    """Send a positive and a negative phantom through a node on this machine and print both reports."""
+def demo(
+    output: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder of what it makes; that of the last demonstration is emptied.")
+    ] = Path("var/demo"),
+) -> None:
+    """Send a positive and a negative phantom through a node on this machine; show what came back beside the truth."""
     from config.settings import LoggingSettings
     from dicom_node import logs
     from dicom_node.demo.journey import run_demo
 
     logs.configure(LoggingSettings(level="warning"))
-    if not run_demo(out):
+    if not run_demo(out, output):
         raise typer.Exit(1)

@@ -20,7 +20,6 @@ from dicom_node.report.not_analysed import build_not_analysed
 from dicom_node.report.objects import KINDS, build_all
 from dicom_node.report.sources import read_sources
 from dicom_node.report.structured_report import build_report
-from dicom_node.report.text import as_text
 from dicom_node.report.uids import result_uid
 from dicom_node.report.wording import series_description
 from inference.finding import Finding
@@ -203,14 +202,6 @@ def test_uids_are_derived_and_legal() -> None:
         result_uid("report1.2", "", "digest", "model", "1"),
     }
     assert len(others | {uid}) == 7
-
-
-def test_report_as_text_shows_values_with_units(volume: CTVolume) -> None:
-    text = as_text(build_all(finding_on(volume), volume, read_sources(volume), CONTEXT)[0][1])
-    assert "Certainty of Finding = 91.273 %" in text
-    assert "Has interpretation = Positive" in text
-    assert "Volume = 25.9 mL" in text
-    assert "segment 1" in text
 
 
 def test_made_by_this_implementation(volume: CTVolume) -> None:
