@@ -8,7 +8,7 @@ CODE := $(PACKAGES) tests benchmarks setup.py
 BUILT_FROM := setup.cfg setup.py pyproject.toml $(wildcard inference/lungs/native/*.[ch])
 TORCH := $(shell sed -n 's/^ *\(torch==.*\)/\1/p' setup.cfg)
 UV := uv==0.13.9
-# The test and demonstration processes share the cores; torch is told its threads where it matters.
+# The test and demonstration processes share the cores; torch is told its threads when it matters.
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
@@ -21,7 +21,7 @@ help:  ## this list
 demo: $(VENV)/.demo  ## the whole journey once: phantom CT in, reports out, audit trail
 	$(BIN)/dicom-node demo
 
-test: check peers  ## checks and all tests, with the real peers where they can be installed
+test: check peers  ## checks and all tests, with the real peers if they can be installed
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.test  ## style, types, and that imports point one way; no tests

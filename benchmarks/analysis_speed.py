@@ -7,7 +7,7 @@
 The reference is written straight from the description of the preprocessing: spline zooms by scipy, batch 1, slice by
 slice, the U-Net on every slice. CPU seconds are of the whole process; on a GPU, milliseconds of the wall are printed
 instead. A stage's floor is what its operations need at the machine's measured rates (matrix product, memory copy),
-whichever of the two takes longer; its share is floor over time, above 100% where an algorithm needs fewer operations.
+whichever of the two takes longer; its share is floor over time, above 100% if an algorithm needs fewer operations.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def synthetic_volume(slices: int, seed: int = 0) -> np.ndarray:
 
 
 def random_model(folder: Path) -> Path:
-    """The authors' card beside random weights: the same work where the published files are not at hand."""
+    """The authors' card with random weights: the same work when the published files are not at hand."""
     torch.manual_seed(0)
     card = read_card(shipped_folder() / "zheng2020-authors")
     unet = save_network(UNet(), folder / card.unet.file)
@@ -79,7 +79,7 @@ Value = TypeVar("Value")
 
 
 class Clock:
-    """Seconds by stage: of the process's CPU, or of the wall where a GPU computes."""
+    """Seconds by stage: of the process's CPU, or of the wall clock when a GPU computes."""
 
     def __init__(self, wall: bool) -> None:
         self.stages: Stages = {}
@@ -226,7 +226,7 @@ def median(runs: list[Stages]) -> Stages:
 
 
 def compare(arguments: argparse.Namespace, folder: Path, hu: np.ndarray, spacing: float) -> None:
-    """Interleave the paths on one volume and print them beside each other."""
+    """Interleave the paths on one volume and print them side by side."""
     torch.set_num_threads(arguments.threads)
     wall = arguments.device == "cuda"
     pipelines = {

@@ -234,7 +234,7 @@ def repeated_elsewhere(images: Images) -> Images:
 
 
 def shuffled(images: Images) -> Images:
-    """Names and instance numbers mean nothing any more."""
+    """Names and instance numbers no longer mean anything."""
     order = np.random.default_rng(0).permutation(len(images))
     return [
         replace(image.with_values(InstanceNumber=int(number) + 1), name=f"x{number:04d}")

@@ -46,7 +46,7 @@ class Models:
         self._seen: dict[tuple[int, str], float | str] = {}
 
     def probabilities(self, volume: CTVolume) -> tuple[float, ...]:
-        """Of each model. Raises UnsuitableSeries where any refuses."""
+        """Of each model. Raises UnsuitableSeries if any refuses."""
         return tuple(self._probability(number, volume) for number in range(len(self.pipelines)))
 
     def _probability(self, number: int, volume: CTVolume) -> float:
@@ -72,7 +72,7 @@ class Base:
     volume: CTVolume
 
     def is_same(self, other: CTVolume) -> bool:
-        """True where another volume has the same voxels at the same places, to a thousandth of a millimetre."""
+        """True if another volume has the same voxels at the same places, to a thousandth of a millimetre."""
         one, two = upright(self.volume), upright(other)
         return np.array_equal(one.hu, two.hu) and np.allclose(one.affine, two.affine, atol=1e-3)
 

@@ -33,7 +33,7 @@ POPULATION = replace(TEST, sizes=(512,), slices=(40, 110))
 
 
 def judge(pipeline: Pipeline, seed: int) -> dict[str, object]:
-    """What the node says of one phantom, beside the truth."""
+    """What the node says of one phantom, and the truth."""
     phantom = draw_phantom(POPULATION, seed)
     row: dict[str, object] = {"seed": seed, "covid": phantom.covid, "lesions": phantom.lesions}
     row |= {"confounders": phantom.confounders, "slices": len(phantom.hu)}

@@ -100,7 +100,7 @@ def random_ball(lungs: Mask, voxels: int, spacing_mm: tuple[float, float, float]
 
 
 def hottest(finding: Finding) -> tuple[int, ...]:
-    """The hottest voxel of the region, or of all of the heat where there is no region."""
+    """The hottest voxel of the region, or of all of the heat if there is no region."""
     assert finding.heat is not None and finding.localisation is not None
     shown = np.where(finding.localisation, finding.heat, 0) if finding.localisation.any() else finding.heat
     return tuple(int(i) for i in np.unravel_index(shown.argmax(), shown.shape))
@@ -184,7 +184,7 @@ class Row:
 
 
 def row_of(finding: Finding, phantom: Phantom, rng: np.random.Generator) -> Row:
-    """One localised phantom beside its baselines."""
+    """One localised phantom and its baselines."""
     region, lungs, lesions = finding.localisation, finding.lung_mask, phantom.lesion_mask
     assert region is not None
     ball = random_ball(lungs, np.count_nonzero(region), phantom.spacing_mm, rng)

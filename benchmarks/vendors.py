@@ -17,7 +17,7 @@ def stored_as(intercept: int, *, signed: bool, padding: int | None = None, paddi
     """The same values as 16-bit words with another intercept.
 
     padding: stored value outside the round field of view, which also gets Pixel Padding Value; None leaves it.
-    padding_tag: the element's value as written, where that differs (63536 for -2000).
+    padding_tag: the element's value as written, if that differs (63536 for -2000).
     """
 
     def change(images: Images) -> Images:

@@ -118,7 +118,7 @@ class Attacker:
         return self.answer()[0]
 
     def store(self, command_uid: bytes, content: bytes, piece: int = 16000) -> int | None:
-        """C-STORE. Returns the status; None where the association was ended instead."""
+        """C-STORE. Returns the status; None if the association was ended instead."""
         self.send(pdu(DATA, pdv(store_command(command_uid), 3)))
         for start in range(0, len(content), piece):
             is_last = start + piece >= len(content)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install the real peers that the tests talk to, where this is Debian and we are root; else say what is missing.
+# Install the real peers that the tests talk to, if this is Debian and we are root; else say what is missing.
 missing=
 [ -x /usr/bin/storescu ] || missing="$missing dcmtk"
 [ -x /usr/sbin/Orthanc ] || [ -x /usr/sbin/orthanc ] || [ -x /usr/bin/orthanc ] || [ -x /usr/bin/Orthanc ] || missing="$missing orthanc"

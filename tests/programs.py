@@ -99,7 +99,7 @@ class Orthanc:
         self.http_port = http_port
 
     def call(self, path: str, body: bytes | None = None, method: str | None = None) -> Any:
-        """One REST call; returns the parsed JSON answer, or None where there is none."""
+        """One REST call; returns the parsed JSON answer, or None if there is none."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", data=body, method=method)
         with urllib.request.urlopen(request, timeout=20) as answer:
             content = answer.read()

@@ -28,7 +28,7 @@ class Options:
 
     threshold: the one in use, for predictive values and subgroups.  prevalence: the site's, 0 to 1, if it is known.
     interval: of the ROC AUC; "auto" is DeLong's, or the bootstrap of patients where patients have several cases.
-    subgroups: further columns to split by, beside the known ones.
+    subgroups: further columns to split by, besides the known ones.
     """
 
     thresholds: tuple[float, ...] = metrics.PAPER_THRESHOLDS
@@ -105,7 +105,7 @@ def assess(
     """Compute every figure. Deterministic: the same file and options give the same figures.
 
     comparison, model: what else is known of these predictions; they are only carried along.
-    Raises EvaluationError where a subgroup column does not exist or is none; MissingExtra without scikit-learn.
+    Raises EvaluationError if a subgroup column does not exist or is none; MissingExtra without scikit-learn.
     """
     label, probability = predictions.label, predictions.probability
     positives = int(label.sum())
@@ -160,7 +160,7 @@ def _bootstrap(predictions: Predictions, options: Options, groups: npt.NDArray[n
 
 
 def _patients(patient: Sequence[str]) -> tuple[npt.NDArray[np.int64] | None, int | None]:
-    """Patient number of each case where any patient has several, and the number of patients where it is known."""
+    """Patient number of each case if any patient has several, and the number of patients if it is known."""
     if not patient:
         return None, None
     names, numbers = np.unique(np.array(patient), return_inverse=True)

@@ -1,4 +1,4 @@
-"""Two models on the same cases: a second version that ran in shadow beside the one in use."""
+"""Two models on the same cases: a second version that ran as the shadow of the one in use."""
 
 import math
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Comparison:
 def compare(first: Predictions, shadow: Predictions, threshold: float) -> Comparison:
     """Compare two models' probabilities case by case.
 
-    Raises EvaluationError where either names no cases, they share none, or the truth of a case differs.
+    Raises EvaluationError if either names no cases, they share none, or the truth of a case differs.
     """
     one, two = _shared_cases(first, shadow)
     label, before, after = first.label[one], first.probability[one], shadow.probability[two]

@@ -1,4 +1,4 @@
-"""The optional packages of the extra `evaluate`, imported where they are used."""
+"""The optional packages of the extra `evaluate`, imported when they are used."""
 
 from importlib import import_module
 from types import ModuleType

@@ -42,9 +42,9 @@ def predict_folder(
 
     labels: CSV of case and label; a case is a SeriesInstanceUID, StudyInstanceUID, AccessionNumber, PatientID, or
         the name of a folder that holds the case's files. Its other columns come along.
-    probability_of: the model; raises UnsuitableSeries where it refuses.  done: told after each case of how many.
-    Of a case's several series the one with the most files is taken, or the next where that one is refused.
-    Raises UnusablePredictions for labels that cannot be used, EvaluationError where no case could be analysed.
+    probability_of: the model; raises UnsuitableSeries if it refuses.  done: told after each case of how many.
+    Of a case's several series the one with the most files is taken, or the next if that one is refused.
+    Raises UnusablePredictions for labels that cannot be used, EvaluationError if no case could be analysed.
     """
     truth = read_labels(labels)
     scans, unlabelled = _by_case(scans_in(folder), truth)

@@ -29,7 +29,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bootstrapped:
-    """Percentile intervals of one bootstrap; None where every resample gave the same value."""
+    """Percentile intervals of one bootstrap; None if every resample gave the same value."""
 
     roc_auc: Interval | None
     pr_auc: Interval | None
@@ -68,7 +68,7 @@ def delong_components(label: Bools, probability: Floats) -> tuple[float, Floats,
 def delong(label: Bools, probability: Floats) -> Interval | None:
     """DeLong's interval of the area under the ROC curve, cut at 0 and 1.
 
-    None where it cannot be had: fewer than two cases of a class, or classes without any overlap, for which the
+    None if it cannot be had: fewer than two cases of a class, or classes without any overlap, for which the
     method's variance is zero and its interval would be a single point.
     """
     if label.sum() < 2 or (~label).sum() < 2:

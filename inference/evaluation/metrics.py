@@ -1,6 +1,6 @@
 """Counts and shares at a threshold, curves, operating points and calibration.
 
-A case is called positive where its probability is at or above the threshold, as the node's report calls it.
+A case is called positive if its probability is at or above the threshold, as the node's report calls it.
 scikit-learn computes the curves and areas.
 """
 
@@ -129,7 +129,7 @@ def operating_points(label: Bools, probability: Floats, target: float = TARGET) 
         the highest threshold, which gives the paper's 0.786 specificity and 0.880 sensitivity.
     balanced: the lower of sensitivity and specificity is as high as it gets; the paper's 0.907 and 0.911.
     youden: the greatest sum of both.
-    sensitivity_at_least_0.95, specificity_at_least_0.95: not merely near; left out where no threshold does it.
+    sensitivity_at_least_0.95, specificity_at_least_0.95: not merely near; left out if no threshold does it.
     """
     curve = roc_curve(label, probability)
     # The first point calls nothing positive: no threshold does that that a site could set. Rounded, for 1 - fpr is.

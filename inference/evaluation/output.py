@@ -18,7 +18,7 @@ def write(predictions: Predictions, assessment: Assessment, folder: Path) -> lis
     """Write the page, the figures as JSON, the threshold table as CSV and each plot as PNG and SVG.
 
     Makes the folder; replaces files of the same names. None of the files names a case or a patient.
-    Raises EvaluationError where the folder cannot be written to, MissingExtra without matplotlib.
+    Raises EvaluationError if the folder cannot be written to, MissingExtra without matplotlib.
     """
     plots = draw(predictions, assessment)
     files = {f"{name}.{form}": data for name, forms in plots.items() for form, data in forms.items()}

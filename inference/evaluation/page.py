@@ -222,7 +222,7 @@ def _making(assessment: Assessment) -> str:
     )
     made = escape(", ".join(sorted(methods)) or "none could be made")
     return who + (
-        "<p>A case is called positive where its probability is at or above the threshold. Intervals are 95%: Wilson's "
+        "<p>A case is called positive if its probability is at or above the threshold. Intervals are 95%: Wilson's "
         f"for shares; for the areas and the Brier score {made} ({settings['resamples']} resamples, seed "
         f"{settings['seed']}). PR AUC is average precision; with straight lines between the points it would be "
         f"{number(assessment.pr_auc_trapezoid)}. Operating points are chosen on these very cases and so flatter the "
@@ -250,7 +250,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three decimals, or a dash where the figure is not defined."""
+    """Three decimals, or a dash if the figure is not defined."""
     return "–" if value is None else f"{value:.3f}"
 
 

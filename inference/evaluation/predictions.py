@@ -22,9 +22,9 @@ class Predictions:
 
     source, sha256: the file's name without its folder, and the digest of its bytes.
     probability: (N,) float64, 0 to 1.  label: (N,) bool, True is COVID-19.
-    case: N names, or none where the file has no such column.  patient: likewise; series of one patient share it.
+    case: N names, or none if the file has no such column.  patient: likewise; series of one patient share it.
     columns: every other column of the CSV by normalised name, N values each, "" where empty.
-    left_out: lines that could not be used, where the reader was told to go on without them.
+    left_out: lines that could not be used, if the reader was told to go on without them.
     notes: what a reader of the result should know about the input.
     """
 
@@ -58,11 +58,11 @@ def read_predictions(
 ) -> Predictions:
     """Read predictions and labels from a CSV or from the published text form.
 
-    labels: a CSV of case and label, where the predictions do not carry the label themselves; its other columns
+    labels: a CSV of case and label, if the predictions do not carry the label themselves; its other columns
         (sex, age, scanner ...) come along.
     skip_unusable: go on without lines that lack a value or hold one that cannot be, and list them in `left_out`.
         A case that stands twice with different values is refused all the same.
-    Raises UnusablePredictions, which names file, line and column; EvaluationError where the file cannot be read or
+    Raises UnusablePredictions, which names file, line and column; EvaluationError if the file cannot be read or
     no case is left.
     """
     table = read_table(path, names or ColumnNames(), required=("probability",) if labels else ("probability", "label"))
@@ -218,7 +218,7 @@ def _join(table: Table, labels: Table, problems: list[Problem]) -> tuple[Table, 
             joined.append(Row(row.line, roles, {**match.others, **row.others}))
         elif row.problem is not None or not case:
             joined.append(row)
-        elif case not in unusable:  # those are told of where they stand, in the file of labels
+        elif case not in unusable:  # those are named where they stand, in the file of labels
             problems.append(Problem(table.file, row.line, table.titles["case"], f"has no label in {labels.file}"))
     titles = {**labels.titles, **table.titles, "label": labels.titles["label"]}
     unmatched = len(known.keys() - {row.roles.get("case", "") for row in table.rows})

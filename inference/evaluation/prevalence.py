@@ -1,4 +1,4 @@
-"""What a positive or a negative result means where the disease is rarer or more common. Plain Python only."""
+"""What a positive or a negative result means if the disease is rarer or more common. Plain Python only."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import NamedTuple
 class PredictiveValues(NamedTuple):
     """ppv: the share of positive results that are right.  npv: the share of negative results that are right.
 
-    None where no result of that sign can occur.
+    None if no result of that sign can occur.
     """
 
     ppv: float | None
@@ -27,8 +27,8 @@ def ppv_npv(sensitivity: float, specificity: float, prevalence: float) -> Predic
     """Positive and negative predictive value by Bayes' theorem.
 
     sensitivity, specificity, prevalence: 0 to 1; the prevalence is that of the people who are scanned.
-    Returns both values, 0 to 1, or None where no result of that sign can occur.
-    Raises ValueError where an argument is not a number from 0 to 1.
+    Returns both values, 0 to 1, or None if no result of that sign can occur.
+    Raises ValueError if an argument is not a number from 0 to 1.
     Source: Altman and Bland 1994, "Diagnostic tests 2: predictive values", BMJ 309:102.
     """
     for name, value in (("sensitivity", sensitivity), ("specificity", specificity), ("prevalence", prevalence)):

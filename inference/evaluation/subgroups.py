@@ -33,7 +33,7 @@ SEXES = {"m": "male", "male": "male", "man": "male", "f": "female", "female": "f
 
 @dataclass(frozen=True)
 class SubgroupRow:
-    """One subgroup's figures. None where a class is missing. few: a class has fewer than ten cases."""
+    """One subgroup's figures. None if a class is missing. few: a class has fewer than ten cases."""
 
     value: str
     cases: int
@@ -52,7 +52,7 @@ def subgroup_rows(
 ) -> dict[str, list[SubgroupRow]]:
     """Figures by each known column that the file has, and by each column asked for.
 
-    Raises EvaluationError where an asked column does not exist or has more than 30 values.
+    Raises EvaluationError if an asked column does not exist or has more than 30 values.
     """
     result = {}
     for title, column in _columns(predictions.columns, asked).items():

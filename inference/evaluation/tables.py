@@ -20,7 +20,7 @@ MAX_FILE_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Names of the columns in a CSV header, where they are not among the names known here."""
+    """Names of the columns in a CSV header, if they are not among the names known here."""
 
     case: str | None = None
     patient: str | None = None
@@ -61,7 +61,7 @@ def read_table(path: Path, names: ColumnNames, required: Sequence[str]) -> Table
     """Read a CSV (comma, semicolon, tab or bar; UTF-8 or UTF-16) with a header, or the published text form.
 
     required: roles that must be there, of "case", "probability" and "label".
-    Raises UnusablePredictions where a column is missing or the text is not CSV; EvaluationError where the file is
+    Raises UnusablePredictions if a column is missing or the text is not CSV; EvaluationError if the file is
     empty, too large or cannot be read. Single odd lines become rows with a problem, for the caller to judge.
     """
     text, digest = _text(path)

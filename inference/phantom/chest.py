@@ -237,7 +237,7 @@ def _pour(
     x: Floats,
     y: Floats,
 ) -> None:
-    """Replace lung by effusion where it lies; it is not lung any more."""
+    """Replace lung by effusion where it lies; it is no longer lung."""
     for side, (behind, top) in fluid.items():
         height = np.clip(z / top, 0, 1)
         wet = lung & (np.sign(x) == side) & (y > behind + (anatomy.cage_depth - behind) * height)

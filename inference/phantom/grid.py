@@ -26,7 +26,7 @@ class Grid:
         return (self.first_mm[which] + steps).astype(np.float32)
 
     def box(self, low_mm: Floats, high_mm: Floats) -> tuple[slice, slice, slice] | None:
-        """Index ranges of the voxels within low..high (z, y, x), or None where there are none."""
+        """Index ranges of the voxels within low..high (z, y, x), or None if there are none."""
         ranges = []
         for which in range(3):
             low = (float(low_mm[which]) - self.first_mm[which]) / self.spacing_mm[which]

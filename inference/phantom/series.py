@@ -1,6 +1,6 @@
 """A phantom as DICOM files, with the headers that a scanner writes.
 
-pydicom and imagecodecs are imported where they are used: phantoms are also made for training, on
+pydicom and imagecodecs are imported when they are used: phantoms are also made for training, on
 machines that have neither.
 """
 
@@ -58,7 +58,7 @@ def write_series(
     folder: made if need be; files are called 0001.dcm and so on.
     transfer_syntax: one of TRANSFER_SYNTAXES.  bits: 12 or 16 stored.
     patient_name: None gives PHANTOM^POSITIVE or PHANTOM^NEGATIVE.  study_date: YYYYMMDD.
-    Raises ValueError where `bits` or `transfer_syntax` is another, or 12 bits cannot hold the values.
+    Raises ValueError if `bits` or `transfer_syntax` is another, or 12 bits cannot hold the values.
     """
     stored = _stored_values(phantom, bits)
     key = _key(phantom)

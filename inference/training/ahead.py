@@ -39,7 +39,7 @@ class Ahead(Generic[T]):
         self._refill()
 
     def take(self, sample: int) -> T:
-        """A sample; loaded here and now where it was not expected next."""
+        """A sample; loaded here and now if it was not expected next."""
         started = time.perf_counter()
         try:
             if not self._loading or self._loading[0][0] != sample:

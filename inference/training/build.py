@@ -82,7 +82,7 @@ def build_dataset(
     split: parts the cases; every case's patient is settled before it is asked.
     card: its profile prepares the volumes, its suitability rules judge them.
     Raises UnusableLabels for labels that contradict the headers or each other or leave a patient on both sides, before
-    any scan is read; UnusableDataset where the folder is taken or no case is left.
+    any scan is read; UnusableDataset if the folder is taken or no case is left.
     """
     if (folder / MANIFEST).exists():
         raise UnusableDataset(f"{folder} holds a data set already; choose another folder")
@@ -148,7 +148,7 @@ def _with_patients(
 ) -> list[LabelledCase]:
     """Each case with its patient: as the labels name it, else its PatientID, else the case itself.
 
-    Raises UnusableLabels where all of several cases would be one patient, which is a pseudonym.
+    Raises UnusableLabels if all of several cases would be one patient, which is a pseudonym.
     """
     settled = []
     for case in cases:
@@ -157,14 +157,14 @@ def _with_patients(
         settled.append(replace(case, patient=f"PatientID {identifier}") if unnamed else case)
     if len(settled) > 2 and len({case.patient for case in settled}) == 1:
         raise UnusableLabels(
-            "every case has the same PatientID: give a patient column in the labels, or --ignore-patient-id where each "
+            "every case has the same PatientID: give a patient column in the labels, or --ignore-patient-id if each "
             "case is a patient of its own"
         )
     return settled
 
 
 def _check_patients(parts: Split, found: Mapping[str, Sequence[Scan]], settings: BuildSettings) -> None:
-    """Raises UnusableLabels where the headers say that one patient, or one study, is in two parts."""
+    """Raises UnusableLabels if the headers say that one patient, or one study, is in two parts."""
     seen: dict[tuple[str, str], tuple[str, int]] = {}
     for name in ("training", "validation", "test"):
         for case in getattr(parts, name):
@@ -174,7 +174,7 @@ def _check_patients(parts: Split, found: Mapping[str, Sequence[Scan]], settings:
                     raise UnusableLabels(
                         f"lines {line} and {case.line} of the labels have the same {kind}, one in {other} and one in "
                         f"{name}: give both the same patient in the labels"
-                        + (", or --ignore-patient-id where it is a pseudonym" if kind == "PatientID" else "")
+                        + (", or --ignore-patient-id if it is a pseudonym" if kind == "PatientID" else "")
                     )
 
 

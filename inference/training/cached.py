@@ -104,7 +104,7 @@ class Dataset:
     def removed(self) -> frozenset[str]:
         """Cases whose lung mask is not learned from, from removed.txt: one a line, the rest of it a comment after #.
 
-        Raises UnusableDataset for a name that is no case.
+        Raises UnusableDataset for a name that is not a case.
         """
         try:
             lines = (self.folder / REMOVED).read_text(encoding="utf-8").splitlines()
@@ -163,14 +163,14 @@ def write_volume(path: Path, grey: Grey, lungs: npt.NDArray[np.bool_]) -> str:
 
 
 def is_dataset(folder: Path) -> bool:
-    """True where `dataset build` has made this folder."""
+    """True if `dataset build` has made this folder."""
     return (folder / MANIFEST).is_file()
 
 
 def open_dataset(folder: Path) -> Dataset:
     """The data set of a folder.
 
-    Raises UnusableDataset where there is none, or one of another format, or a patient is in two parts of it.
+    Raises UnusableDataset if there is none, or one of another format, or a patient is in two parts of it.
     """
     try:
         content: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

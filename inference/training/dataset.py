@@ -21,8 +21,8 @@ class LabelledCase:
     """One line of labels.csv.
 
     case: SeriesInstanceUID, StudyInstanceUID, AccessionNumber, PatientID, or the name of a folder of the case's files.
-    patient: whoever shares it goes to one part; the case itself where the file names none.
-    line: in the file, from 1; 0 where there is none.
+    patient: whoever shares it goes to one part; the case itself if the file names none.
+    line: in the file, from 1; 0 if there is none.
     """
 
     case: str
@@ -89,7 +89,7 @@ def split_by_date(
 ) -> Split:
     """Test on everything from `first_test_date` on, as the paper does; the rest trains and validates.
 
-    Raises UnusableLabels where a patient has cases on both sides of the date.
+    Raises UnusableLabels if a patient has cases on both sides of the date.
     """
     before = [case for case in cases if case.date < first_test_date]
     after = [case for case in cases if case.date >= first_test_date]
@@ -115,7 +115,7 @@ def split_by_seed(
 
 
 def _hold_out(cases: Sequence[LabelledCase], share: float, seed: int) -> tuple[list[LabelledCase], list[LabelledCase]]:
-    """Draw patients of each class, at least one where there are two, so that both parts hold both classes."""
+    """Draw patients of each class, at least one if there are two, so that both parts hold both classes."""
     held: set[str] = set()
     sick = {case.patient for case in cases if case.covid}
     well = {case.patient for case in cases} - sick

@@ -102,7 +102,7 @@ class VolumeTask:
 
 
 def _copied(tensor: Tensor, device: torch.device) -> Tensor:
-    """A volume read from its file into memory where it is mapped, ready for a GPU."""
+    """A volume read from its file into memory if it is mapped, ready for a GPU."""
     return ready_for(tensor if tensor.device.type != "cpu" else tensor.clone(), device)
 
 

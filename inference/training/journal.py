@@ -1,4 +1,4 @@
-"""What a training run leaves to look at: history.csv, curves.png, and TensorBoard's files where it is installed."""
+"""What a training run leaves to look at: history.csv, curves.png, and TensorBoard's files if it is installed."""
 
 import csv
 import io

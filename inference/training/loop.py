@@ -121,7 +121,7 @@ def train(
     data: str = "",
     team: Team | None = None,
 ) -> Score:
-    """Train until `settings.epochs` are done, from the checkpoint in `folder` where there is one.
+    """Train until `settings.epochs` are done, from the checkpoint in `folder` if there is one.
 
     The network holds the weights of the best epoch afterwards.
     report: called after each epoch.  progress: called with (samples done, samples of the epoch) after each step.
@@ -130,7 +130,7 @@ def train(
     data: what is learned from, by any digest; a checkpoint of other data is refused as one of other settings is.
     team: the processes that train together; every one of them calls this.
     Returns the score of the best epoch.
-    Raises ModelError where the checkpoint is of other settings or data, or the loss is no number any more.
+    Raises ModelError if the checkpoint is of other settings or data, or the loss is not finite.
     """
     team = team or Team()
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,7 @@ class _Run:
         self._seconds, self._waited = 0.0, 0.0
 
     def epoch(self) -> bool:
-        """The rest of an epoch; False where `stop` ended it."""
+        """The rest of an epoch; False if `stop` ended it."""
         settings, state, network = self.settings, self.state, self.task.network
         order = self.task.order(_generator(settings.seed, state.epoch, -1))
         network.train()
@@ -215,13 +215,11 @@ class _Run:
         return True
 
     def judge(self) -> EpochReport:
-        """Score the epoch that has just ended, keep it where it is the best, and write a checkpoint."""
+        """Score the epoch that has just ended, keep it if it is the best, and write a checkpoint."""
         state = self.state
         mean = state.loss_sum / max(state.step, 1)
         if not math.isfinite(mean):
-            raise ModelError(
-                f"the loss of epoch {state.epoch + 1} is no number any more: try a lower training.learning_rate"
-            )
+            raise ModelError(f"the loss of epoch {state.epoch + 1} is not finite: try a lower training.learning_rate")
         score = _validate(self.task)
         best = state.best is None or score.rank > state.best.rank
         if best:
@@ -239,7 +237,7 @@ class _Run:
         return [range(start, min(start + size, samples)) for start in range(self.state.step, samples, size)]
 
     def _own(self, step: range, rank: int | None = None) -> range:
-        """The part of a step that a process learns from; this one's where no rank is given."""
+        """The part of a step that a process learns from; this one's if no rank is given."""
         start = (self.team.rank if rank is None else rank) * self.settings.samples_per_step
         return step[start : start + self.settings.samples_per_step]
 
@@ -316,7 +314,7 @@ def _generator(seed: int, epoch: int, step: int) -> torch.Generator:
 
 @contextmanager
 def _chance(seed: int, epoch: int, step: int, device: torch.device) -> Iterator[torch.Generator]:
-    """A generator for augmentation; torch's own, which dropout uses, is seeded beside it and put back."""
+    """A generator for augmentation; torch's own, which dropout uses, is seeded as well and put back."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(_seed(seed, epoch, step))

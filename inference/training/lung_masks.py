@@ -125,7 +125,7 @@ def _without_outside(air: Mask) -> Mask:
 
 
 def _largest_lungs(air: Mask) -> Mask:
-    """The largest component, and the second where it is large enough to be the other lung."""
+    """The largest component, and the second if it is large enough to be the other lung."""
     labels, counts = label_volume(air)
     if len(counts) < 2:
         return np.zeros(air.shape, bool)
@@ -139,7 +139,7 @@ def _largest_lungs(air: Mask) -> Mask:
 def _fill(mask: Mask, pixel_mm2: float) -> Mask:
     """Vessels and lesions in the lung: what it encloses from all sides, and small holes of single slices.
 
-    A large hole of one slice is no lung: the dome of the diaphragm, or the heart between lungs that touch in front.
+    A large hole in one slice is not lung: the dome of the diaphragm, or the heart between lungs that touch in front.
     """
     filled: Mask = ndimage.binary_fill_holes(mask)
     for plane in filled:
@@ -173,7 +173,7 @@ def _trachea(air: Mask, spacing_mm: tuple[float, float, float]) -> Mask:
             break
         previous = np.isin(labels, narrow)
         found[index] = previous
-    # The wall is a voxel or two of partial volume, which is no lung either.
+    # The wall is a voxel or two of partial volume, which is not lung either.
     return ndimage.binary_dilation(found, np.ones((1, 3, 3), bool))  # type: ignore[no-any-return]
 
 

@@ -51,7 +51,7 @@ class Team:
         return [parts[number % self.size][number // self.size] for number in range(total)]
 
     def any(self, flag: bool) -> bool:
-        """True where it is true in any process."""
+        """True if it is true in any process."""
         return any(self.collect([flag], self.size))
 
     def add_gradients(self, network: nn.Module) -> None:

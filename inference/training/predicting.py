@@ -16,7 +16,7 @@ def predict_dataset(
 
     The volumes went through the node's checks when the data set was built; the check of the network's own mask needs
     the scan itself and is not made here.
-    Raises UnusableDataset where the model wants grey values that the data set does not hold, EvaluationError where no
+    Raises UnusableDataset if the model wants grey values that the data set does not hold, EvaluationError if no
     case is left.
     """
     held, wanted = dataset.profile, pipeline.card.profile

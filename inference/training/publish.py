@@ -34,8 +34,8 @@ def publish(
     """Write the card of a run's model with its data and figures, and install it.
 
     run: folder of `train decovnet`.  evaluation: the evaluation.json of exactly these weights.
-    activate: also make it the model that is used where the settings name none.
-    Raises ModelError where the run is not finished, its weights are altered, the evaluation is of other weights, or
+    activate: also make it the model that is used when the settings name none.
+    Raises ModelError if the run is not finished, its weights are altered, the evaluation is of other weights, or
     another model has this name and version.
     """
     if not (run / CARD_FILE).is_file():
@@ -99,7 +99,7 @@ def _evaluation(assessed: Mapping[str, Any], threshold: float) -> dict[str, obje
 
 
 def _points(assessed: Mapping[str, Any], threshold: float) -> tuple[OperatingPoint, ...]:
-    """The threshold in use, where it was evaluated, and the paper's three points."""
+    """The threshold in use, if it was evaluated, and the paper's three points."""
     in_use = [row for row in assessed.get("thresholds", ()) if row["threshold"] == threshold]
     rows = {"in_use": in_use[0]} if in_use else {}
     rows |= {name: row for name, row in (assessed.get("operating_points") or {}).items() if name in POINTS}

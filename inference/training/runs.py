@@ -75,7 +75,7 @@ def train_unet(
     """Train the U-Net on the unsupervised masks of the training part; the folder then holds unet.safetensors.
 
     Cases that removed.txt names are neither learned from nor validated with.
-    Raises UnusableDataset where a part is empty, ModelError for a folder of another run, Stopped.
+    Raises UnusableDataset if a part is empty, ModelError for a folder of another run, Stopped.
     """
     team, listener = team or Team(), listener or Listener()
     removed = dataset.removed()

@@ -59,7 +59,7 @@ def decovnet_settings(table: Mapping[str, object]) -> DecovnetSettings:
 
 
 def merged(table: Mapping[str, object], changes: object) -> dict[str, object]:
-    """Nested tables with changes laid over them. Raises ModelError where a change is no table."""
+    """Nested tables with changes laid over them. Raises ModelError if a change is not a table."""
     if not isinstance(changes, Mapping):
         raise ModelError("settings: expected a table")
     result = dict(table)
@@ -70,7 +70,7 @@ def merged(table: Mapping[str, object], changes: object) -> dict[str, object]:
 
 
 def parse_change(text: str) -> dict[str, object]:
-    """`a.b = value` in TOML, where a bare word is a text too. Raises ModelError."""
+    """`a.b = value` in TOML, in which a bare word is text too. Raises ModelError."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ModelError(f"--set {text}: expected KEY=VALUE, such as training.epochs=20")

@@ -51,7 +51,7 @@ class _Patched(importlib.machinery.SourceFileLoader):
         for module, old, new in BUGS[os.environ[VARIABLE]].patches:
             if module == fullname:
                 if source.count(old) != 1:
-                    raise AssertionError(f"the bug {os.environ[VARIABLE]} does not fit {fullname} any more")
+                    raise AssertionError(f"the bug {os.environ[VARIABLE]} no longer fits {fullname}")
                 source = source.replace(old, new)
         return compile(source, self.path, "exec", dont_inherit=True)
 

@@ -153,7 +153,7 @@ def ct_series(slices: int = GRID.shape[0], series_uid: str | None = None) -> dic
 
 
 def send(port: int, instances: Mapping[str, bytes], acknowledged: dict[str, str]) -> bool:
-    """One association with the instances that are not acknowledged yet. False where it ended early.
+    """One association with the instances that are not acknowledged yet. False if it ended early.
 
     acknowledged: gets the SHA-256 of each data set that was answered with success, when it was.
     """

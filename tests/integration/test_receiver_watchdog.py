@@ -1,4 +1,4 @@
-"""A receiver that can keep nothing any more says so to every sender, and makes room for another process."""
+"""A receiver that can no longer keep anything says so to every sender, and makes room for another process."""
 
 import os
 import sqlite3

@@ -1,4 +1,4 @@
-"""Several processes at one index: nobody waits for ever, nobody claims twice, a kill loses nothing committed."""
+"""Several processes at one index: nobody waits forever, nobody claims twice, a kill loses nothing committed."""
 
 import os
 import signal

@@ -247,7 +247,7 @@ def test_a_shadow_model_is_computed_by_the_worker_and_compared_by_evaluate(
                 series.close_series(
                     tx, due.series_pk, now + 60, series.Closing(current_model(settings), shadow=shadow_model(settings))
                 )
-        logs.configure(settings.logging)  # the command before it logged to a stream that is closed by now
+        logs.configure(settings.logging)  # the command before it logged to a stream that is now closed
         worker = Worker(settings, store.database, store.files, "cpu")
         while worker.work_once(now + 61):
             pass

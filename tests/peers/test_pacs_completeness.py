@@ -24,7 +24,7 @@ pytestmark = pytest.mark.peer
 
 @dataclass
 class Archive:
-    """A running archive that holds slices. delete: lose one of them, or None where the archive cannot."""
+    """A running archive that holds slices. delete: lose one of them, or None if the archive cannot."""
 
     port: int
     ae_title: str
