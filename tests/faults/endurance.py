@@ -1,4 +1,4 @@
-"""Every fail point killed at again and again, many nodes side by side, for until it ends.
+"""Every fail point killed at again and again, many nodes side by side, for hours.
 
     python -m tests.faults.endurance --rounds 21 [--lanes 8] [--minutes M] [--counts FILE]
 
