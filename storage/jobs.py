@@ -29,6 +29,14 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
+class Models:
+    """What completed series are queued for. shadow: analyses them too, without being reported; or None."""
+
+    reporting: ModelRef
+    shadow: ModelRef | None = None
+
+
+@dataclass(frozen=True)
 class ClaimedJob:
     """A job to run now; its holder sends heartbeats and ends it with `finish`, `fail` or `hand_back`.
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, exists, func, select, update
 from config.reasons import Refusal
 from storage import audit, jobs
 from storage.errors import NotDueYet
-from storage.jobs import ModelRef, refusal_columns, refusal_of
+from storage.jobs import Models, refusal_columns, refusal_of
 from storage.models import jobs as job_table
 from storage.models import patients, results, series, studies
 from storage.results import previous_result
@@ -126,9 +126,7 @@ def members(tx: Connection, study_pk: int) -> list[Member]:
     ]
 
 
-def record_choice(
-    tx: Connection, choice: Choice, now: float, model: ModelRef, shadow: ModelRef | None = None, priority: int = 0
-) -> int | None:
+def record_choice(tx: Connection, choice: Choice, now: float, models: Models, priority: int = 0) -> int | None:
     """Queue the chosen series and say so of the others, with one audit row. Returns the job's id, None without one.
 
     Raises NotDueYet where a series of the study changed since the choice was made.
@@ -158,9 +156,9 @@ def record_choice(
         return None
     _set(tx, choice.chosen, Selection.CHOSEN, choice.refusal)
     digest = next(m.instances_digest for m in choice.members if m.series_pk == choice.chosen)
-    job_id = jobs.enqueue(tx, choice.chosen, now, digest, model, choice.refusal, priority)
-    if shadow is not None and choice.refusal is None:
-        jobs.enqueue(tx, choice.chosen, now, digest, shadow, priority=priority, shadow=True)
+    job_id = jobs.enqueue(tx, choice.chosen, now, digest, models.reporting, choice.refusal, priority)
+    if models.shadow is not None and choice.refusal is None:
+        jobs.enqueue(tx, choice.chosen, now, digest, models.shadow, priority=priority, shadow=True)
     return job_id
 
 

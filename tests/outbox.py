@@ -20,7 +20,7 @@ from storage import audit, jobs, recording, series
 from storage.arrival import Arrival, IndexedHeader
 from storage.database import Database, open_database
 from storage.files import FileStore
-from storage.jobs import ModelRef
+from storage.jobs import ModelRef, Models
 from storage.models import deliveries as delivery_table
 from storage.results import NewObject, NewResult
 
@@ -36,6 +36,7 @@ CLASS_OF_KIND = {
     "summary": SECONDARY_CAPTURE,
 }
 MODEL = ModelRef("test-model", "1", "d" * 64)
+MODELS = Models(MODEL)
 
 
 def instance(

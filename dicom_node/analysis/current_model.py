@@ -6,7 +6,7 @@ from config.settings import Settings
 from inference.errors import ModelError
 from inference.models.cards import read_card
 from inference.models.registry import find_model
-from storage.jobs import ModelRef
+from storage.jobs import ModelRef, Models
 
 log = structlog.get_logger()
 
@@ -17,9 +17,9 @@ def current_model(settings: Settings) -> ModelRef:
 
 
 def shadow_model(settings: Settings) -> ModelRef | None:
-    """The model that analyses them beside it, without being reported; None where none is configured.
+    """The model that analyses them beside it, without being reported; None if none is configured.
 
-    Raises ModelError where it is not there, or is the reporting model itself.
+    Raises ModelError if it is not there, or is the reporting model itself.
     """
     if not settings.model.shadow:
         return None
@@ -29,13 +29,15 @@ def shadow_model(settings: Settings) -> ModelRef | None:
     return shadow
 
 
-def shadow_if_there(settings: Settings) -> ModelRef | None:
-    """The shadow model; series are closed without one where it is missing or has become the reporting model."""
+def current_models(settings: Settings) -> Models:
+    """What newly completed series are queued for; without a shadow if that is missing or has become the reporting
+    model."""
+    reporting = current_model(settings)
     try:
-        return shadow_model(settings)
+        return Models(reporting, shadow_model(settings))
     except ModelError as error:
         log.warning("no shadow model", reason=str(error))
-        return None
+        return Models(reporting)
 
 
 def model_named(settings: Settings, name: str, version: str) -> ModelRef:

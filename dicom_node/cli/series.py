@@ -19,6 +19,7 @@ from dicom_node.cli.common import (
     settings_from,
     zone,
 )
+from dicom_node.completion.rule import PACS_LIST
 from storage import audit, deliveries, results
 from storage import series as store
 from storage.lookup import find_series
@@ -159,6 +160,8 @@ def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _completeness(record: dict[str, Any]) -> str:
     expected = record["expected_count"]
+    if record["completeness"] == PACS_LIST:
+        return f"; the PACS counts more, but lists {expected}, also when asked again"
     asked = "" if expected is None else f"; the PACS counts {expected}"
     return asked or ("; complete after a quiet time" if record["completeness"] == store.QUIET_TIME else "")
 

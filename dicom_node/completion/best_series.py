@@ -21,7 +21,7 @@ from storage import selection, series
 from storage.database import Database
 from storage.errors import NotDueYet
 from storage.files import FileStore
-from storage.jobs import ModelRef
+from storage.jobs import ModelRef, Models
 from storage.selection import Choice, Member, Selection
 
 log = structlog.get_logger()
@@ -35,22 +35,22 @@ class BestSeries:
         self._database = database
         self._files = files
 
-    def choose(self, model: ModelRef, now: float, shadow: ModelRef | None = None) -> None:
-        """Decide about every study that is ready. model, shadow: what the chosen series are queued for."""
+    def choose(self, models: Models, now: float) -> None:
+        """Decide about every study that is ready. models: what the chosen series are queued for."""
         with self._database.read() as tx:
             ready = selection.undecided_studies(tx, now)
         for study_pk in ready:
             with self._database.read() as tx:
                 found = selection.members(tx, study_pk)
-            choice = self._decide(found, model)
-            self._record(choice, now, model, shadow)
+            choice = self._decide(found, models.reporting)
+            self._record(choice, now, models)
 
-    def _record(self, choice: Choice, now: float, model: ModelRef, shadow: ModelRef | None) -> None:
+    def _record(self, choice: Choice, now: float, models: Models) -> None:
         chosen = next((m for m in choice.members if m.series_pk == choice.chosen), None)
         source = self._settings.source(chosen.calling_ae) if chosen else None
         try:
             with self._database.transaction() as tx:
-                selection.record_choice(tx, choice, now, model, shadow, source.priority if source else 0)
+                selection.record_choice(tx, choice, now, models, source.priority if source else 0)
         except NotDueYet:
             return  # an instance came meanwhile: the study is looked at again once it is quiet
         log.info(

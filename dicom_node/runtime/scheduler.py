@@ -13,7 +13,7 @@ from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from config.settings import Settings
-from dicom_node.analysis.current_model import current_model, shadow_if_there
+from dicom_node.analysis.current_model import current_models
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from dicom_node.runtime import certificate_expiry
@@ -55,12 +55,12 @@ def _jobs(
     """Name, interval in seconds and action of each job."""
 
     def close_series() -> None:
-        completion.close_due_series(current_model(settings), time.time(), shadow_if_there(settings))
+        completion.close_due_series(current_models(settings), time.time())
 
     best = BestSeries(settings, database, files)
 
     def choose_series() -> None:
-        best.choose(current_model(settings), time.time(), shadow_if_there(settings))
+        best.choose(current_models(settings), time.time())
 
     def release_leases() -> None:
         with database.transaction() as tx:

@@ -14,7 +14,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from config.settings import SenderSettings
 from dicom_node.errors import NodeError
-from dicom_node.scu.association import Link, Peer, PeerUnavailable, associate
+from dicom_node.scu.association import Link, Peer, PeerUnavailable, associate, peer_at_fault
 
 STUDY_ROOT = str(StudyRootQueryRetrieveInformationModelFind)
 PATIENT_ROOT = str(PatientRootQueryRetrieveInformationModelFind)
@@ -51,10 +51,12 @@ class Query:
         """
         identifier = _identifier("SERIES", series)
         identifier.NumberOfSeriesRelatedInstances = None
-        answers = [a for a in self._ask(identifier, series) if a.get("SeriesInstanceUID") == series.series_instance_uid]
-        if not answers:
+        answers = self._ask(identifier, series)
+        with peer_at_fault():
+            about = [a for a in answers if a.get("SeriesInstanceUID") == series.series_instance_uid]
+            stated = [_whole_number(answer.get("NumberOfSeriesRelatedInstances")) for answer in about]
+        if not stated:
             return 0
-        stated = [_whole_number(answer.get("NumberOfSeriesRelatedInstances")) for answer in answers]
         if len(stated) == 1 and stated[0] is not None:
             return stated[0]
         return len(self.instances(series))
@@ -63,13 +65,15 @@ class Query:
         """SOP Instance UIDs of the series that the PACS holds. Raises QueryFailed or PeerUnavailable."""
         identifier = _identifier("IMAGE", series)
         identifier.SOPInstanceUID = ""
-        # A PACS that ignores the series key answers for the whole study.
-        same = [
-            answer
-            for answer in self._ask(identifier, series)
-            if answer.get("SeriesInstanceUID", series.series_instance_uid) == series.series_instance_uid
-        ]
-        return {str(answer.SOPInstanceUID) for answer in same if answer.get("SOPInstanceUID")}
+        answers = self._ask(identifier, series)
+        with peer_at_fault():
+            # A PACS that ignores the series key answers for the whole study.
+            same = [
+                answer
+                for answer in answers
+                if answer.get("SeriesInstanceUID", series.series_instance_uid) == series.series_instance_uid
+            ]
+            return {str(answer.SOPInstanceUID) for answer in same if answer.get("SOPInstanceUID")}
 
     def _ask(self, identifier: Dataset, series: SeriesKey) -> list[Dataset]:
         """Answers of the first information model that gives any: Study Root, else Patient Root."""

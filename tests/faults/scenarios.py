@@ -249,7 +249,8 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
     best: {"schedule": ["dicom_node.completion.best_series.BestSeries._record"]},
     fetch: {
         "schedule": [
-            "dicom_node.completion.closing.Completion._fetch",
+            "dicom_node.completion.closing.Completion._try",
+            "dicom_node.completion.asking.QueriedPacs.fetch",
             "dicom_node.completion.retrieve.Keeper._record",
             *NEW_FILE,
         ],

@@ -2,16 +2,24 @@
 
 import socket
 import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from config.reasons import ReasonCode
-from dicom_node.completion.closing import PACS_COUNT, PACS_HAS_FEWER, PACS_SILENT, Completion
+from dicom_node.completion.closing import Completion
+from dicom_node.completion.rule import PACS_COUNT, PACS_HAS_FEWER, PACS_LIST, PACS_SILENT
 from dicom_node.demo.pacs import Pacs
-from storage import series
-from tests.outbox import MODEL, Node, ct_series, destination, encoded, make_node, write_all
+from storage import efforts, series
+from storage.errors import StorageFull
+from tests.outbox import MODELS, Node, ct_series, destination, encoded, make_node, write_all
 from tests.programs import free_port, wait_for
 
 SETTLE_S = 0.1
@@ -31,7 +39,7 @@ def close(node: Node, timeout_s: float = 15.0) -> float:
     try:
 
         def closed() -> bool:
-            completion.close_due_series(MODEL, time.time())
+            completion.close_due_series(MODELS, time.time())
             return node.series().state == "CLOSED"
 
         wait_for(closed, timeout_s, "the series closes")
@@ -130,9 +138,9 @@ def test_without_a_pacs_to_ask_the_quiet_time_counts(tmp_path: Path) -> None:
     now = 1_700_000_000.0
     node.receive(ct_series(3), now, quiet_s=30)
     completion = Completion(node.settings, node.database, node.files)
-    completion.close_due_series(MODEL, now + 29.9)
+    completion.close_due_series(MODELS, now + 29.9)
     assert node.series().state == "OPEN"
-    completion.close_due_series(MODEL, now + 30.0)
+    completion.close_due_series(MODELS, now + 30.0)
     assert (node.series().state, node.series().completeness) == ("CLOSED", "quiet-time")
     completion.stop()
 
@@ -147,10 +155,144 @@ def test_a_silent_pacs_delays_no_series_beyond_its_own_timeout(tmp_path: Path) -
         started = time.monotonic()
 
         def all_closed() -> bool:
-            completion.close_due_series(MODEL, time.time())
+            completion.close_due_series(MODELS, time.time())
             with node.database.read() as tx:
                 return all(s.state == "CLOSED" for s in series.list_series(tx))
 
         wait_for(all_closed, 15)
         completion.stop()
     assert time.monotonic() - started < 6
+
+
+class CountingPacs:
+    """Answers C-FIND: it counts `count` instances and lists `listed`. It gives none of them.
+
+    odd: a value for the count that is no number.
+    """
+
+    def __init__(self, slices: Sequence[Dataset], count: int, odd: bytes | None = None) -> None:
+        self.slices, self.count, self.odd = slices, count, odd
+        self.questions: Counter[str] = Counter()
+        entity = AE(ae_title="DEMO_PACS")
+        entity.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+        self._server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, self._find)])
+        self.port = int(self._server.server_address[1])
+
+    def __enter__(self) -> "CountingPacs":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset]]:
+        level = str(event.identifier.QueryRetrieveLevel)
+        self.questions[level] += 1
+        for instance in self.slices if level == "IMAGE" else self.slices[:1]:
+            answer = Dataset()
+            answer.QueryRetrieveLevel = level
+            answer.SeriesInstanceUID = instance.SeriesInstanceUID
+            if level == "IMAGE":
+                answer.SOPInstanceUID = instance.SOPInstanceUID
+            elif self.odd is not None:
+                answer[0x00201209] = RawDataElement(Tag(0x00201209), "IS", len(self.odd), self.odd, 0, False, True)
+            else:
+                answer.NumberOfSeriesRelatedInstances = self.count
+            yield 0xFF00, answer
+
+
+def live(node: Node, now: float, until: float, restart: bool = False) -> float:
+    """The scheduler's job over simulated time, every second of it until the series is closed. Returns when that was.
+
+    restart: every time in a new process, which remembers nothing but the index.
+    """
+    completion = Completion(node.settings, node.database, node.files)
+    while now < until and node.series().state == "OPEN":
+        completion.close_due_series(MODELS, now)
+        wait_for(lambda asking=completion: not asking._in_flight)
+        if restart:
+            completion.stop()
+            completion = Completion(node.settings, node.database, node.files)
+        now += 1.0
+    completion.stop()
+    return now
+
+
+BEGIN = 2_000_000_000.0
+
+
+def test_a_pacs_that_counts_more_than_it_lists_is_asked_again_and_then_its_list_is_believed(tmp_path: Path) -> None:
+    slices = ct_series(40)
+    with CountingPacs(slices, 41) as pacs:
+        node = asking_node(tmp_path / "node", pacs.port)
+        node.receive(slices, BEGIN, quiet_s=60)
+        closed = live(node, BEGIN + 1, BEGIN + 100)
+        assert pacs.questions == {"SERIES": 2, "IMAGE": 2}
+    assert closed < BEGIN + 10
+    record = node.series()
+    assert (record.completeness, record.expected_count, record.refusal_code) == (PACS_LIST, 40, None)
+    assert record.job_state == "QUEUED"
+    (row,) = node.audited("series.count-contradicted")
+    assert row["outcome"] == "LIST_BELIEVED"
+    assert row["detail"]["reason"] == "The PACS counts 41 instances and lists 40, also when asked again."  # type: ignore[index]
+
+
+def test_slices_that_it_lists_and_does_not_give_refuse_the_series_in_a_true_sentence(tmp_path: Path) -> None:
+    slices = ct_series(40)
+    with CountingPacs(slices, 41) as pacs:
+        node = asking_node(tmp_path / "node", pacs.port)
+        node.receive(slices[:38], BEGIN, quiet_s=30)
+        live(node, BEGIN + 1, BEGIN + 1000)
+    record = node.series()
+    assert record.refusal_code == ReasonCode.MISSING_SLICES
+    assert record.refusal_text is not None
+    assert "counts 41 instances of this series and lists 40; 38 instances are here" in record.refusal_text
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_cannot_be_fetched_is_asked_for_a_few_times_and_no_more_after_restarts(
+    tmp_path: Path, restart: bool
+) -> None:
+    slices = ct_series(5)
+    day_s = 86400.0
+    with CountingPacs(slices, 5) as pacs:
+        node = asking_node(tmp_path / "node", pacs.port, settle_s=1.0)
+        node.receive(slices[:3], BEGIN, quiet_s=600)
+        closed = live(node, BEGIN + 1, BEGIN + day_s, restart)
+        assert BEGIN + 600 <= closed < BEGIN + 700
+        assert pacs.questions["SERIES"] < 25, "ten minutes, at distances of up to a minute"
+    assert len(node.audited("series.fetch")) == node.settings.completion.fetch_attempts
+    assert node.series().refusal_code == ReasonCode.MISSING_SLICES
+    with node.database.read() as tx:
+        assert efforts.all_efforts(tx) == {}
+
+
+def test_an_answer_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:
+    slices = ct_series(3)
+    with CountingPacs(slices, 3, odd=b"\xff\xfe\\7.5x") as pacs:
+        node = asking_node(tmp_path / "node", pacs.port)
+        node.receive(slices, BEGIN, quiet_s=30)
+        live(node, BEGIN + 1, BEGIN + 200)
+    assert node.series().state == "CLOSED"
+    assert node.series().job_state == "QUEUED"
+
+
+def test_a_fault_of_our_own_is_tried_again_at_growing_distances(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+
+    def full(*_arguments: object) -> None:
+        tried.append(1.0)
+        raise StorageFull("no space")
+
+    slices = ct_series(3)
+    with CountingPacs(slices, 3) as pacs:
+        node = asking_node(tmp_path / "node", pacs.port)
+        node.receive(slices, BEGIN, quiet_s=30)
+        monkeypatch.setattr(Completion, "_close", full)
+        live(node, BEGIN + 1, BEGIN + 600)
+        assert 6 <= len(tried) <= 9
+        monkeypatch.undo()
+        live(node, BEGIN + 600, BEGIN + 1500)
+    assert node.series().state == "CLOSED"

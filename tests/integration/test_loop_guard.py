@@ -10,7 +10,7 @@ from pydicom import Dataset
 
 from config.own_equipment import OwnEquipment
 from config.settings import ReceiverSettings, Source
-from dicom_node.analysis.current_model import current_model
+from dicom_node.analysis.current_model import current_models
 from dicom_node.analysis.worker import Worker
 from dicom_node.completion.closing import Completion
 from dicom_node.receiver.own_images import OwnImages
@@ -46,7 +46,7 @@ def send(datasets: list[Dataset], folder: Path, node: Node) -> push.PushResult:
 
 def close(node: Node) -> series.SeriesRecord:
     completion = Completion(node.settings, node.database, node.files)
-    completion.close_due_series(current_model(node.settings), time.time() + 3600)
+    completion.close_due_series(current_models(node.settings), time.time() + 3600)
     completion.stop()
     return node.series()
 

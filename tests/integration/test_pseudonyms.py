@@ -12,14 +12,15 @@ from pydantic import ValidationError
 from pydicom import dcmread
 
 from config.settings import Settings
-from dicom_node.completion.closing import PACS_COUNT, Completion
+from dicom_node.completion.closing import Completion
+from dicom_node.completion.rule import PACS_COUNT
 from dicom_node.demo import pacs as pacs_module
 from dicom_node.demo.pacs import Pacs
 from storage import series
 from storage.arrival import IndexedHeader
 from storage.pseudonyms import Pseudonyms
 from storage.series import SeriesRecord
-from tests.outbox import MODEL, ct_series, destination, write_all
+from tests.outbox import MODELS, ct_series, destination, write_all
 from tests.programs import wait_for
 from tests.receiving import BIRTH_DATE, NAME, PATIENT_ID, Node, ct_slice, store
 
@@ -69,7 +70,7 @@ def test_a_pacs_that_knows_patients_only_is_asked_with_the_id_from_the_files(
             completion = Completion(node.settings, node.database, node.files)
 
             def closed() -> bool:
-                completion.close_due_series(MODEL, time.time())
+                completion.close_due_series(MODELS, time.time())
                 return series_of(node).state == "CLOSED"
 
             wait_for(closed, 30, "the series closes")

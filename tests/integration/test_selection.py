@@ -8,10 +8,11 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
-from dicom_node.analysis.current_model import current_model
+from dicom_node.analysis.current_model import current_model, current_models
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from storage import audit, jobs, retention, selection, series
+from storage.jobs import Models
 from storage.results import NewObject, NewResult
 from storage.series import SeriesRecord
 from tests.outbox import Node, ct_series, instance, make_node, part10
@@ -34,11 +35,11 @@ class Site:
     def wait(self, seconds: float) -> None:
         """Time passes; then the scheduler does its work."""
         self.now += seconds
-        model = current_model(self.node.settings)
+        models = current_models(self.node.settings)
         completion = Completion(self.node.settings, self.node.database, self.node.files)
-        completion.close_due_series(model, self.now)
+        completion.close_due_series(models, self.now)
         completion.stop()
-        BestSeries(self.node.settings, self.node.database, self.node.files).choose(model, self.now)
+        BestSeries(self.node.settings, self.node.database, self.node.files).choose(models, self.now)
 
     def work(self, probability: float | None = 0.9) -> str:
         """The worker ends the only queued job, NOT_ANALYSED without a probability. Returns its series."""
@@ -214,7 +215,7 @@ def test_a_slice_that_comes_between_deciding_and_recording_is_not_overlooked(sit
     site.wait(29.9)
     completion = Completion(site.node.settings, site.node.database, site.node.files)
     site.now += 1
-    completion.close_due_series(current_model(site.node.settings), site.now)
+    completion.close_due_series(current_models(site.node.settings), site.now)
     completion.stop()
     with site.node.database.read() as tx:
         (study,) = selection.undecided_studies(tx, site.now)
@@ -222,7 +223,7 @@ def test_a_slice_that_comes_between_deciding_and_recording_is_not_overlooked(sit
     site.receive(slices[-1:])
     best = BestSeries(site.node.settings, site.node.database, site.node.files)
     model = current_model(site.node.settings)
-    best._record(best._decide(before, model), site.now, model, None)
+    best._record(best._decide(before, model), site.now, Models(model))
     assert site.series(uid).state == "OPEN"
     assert not site.has_job()
 
@@ -231,7 +232,7 @@ def test_a_restart_makes_the_study_wait_its_quiet_time_again(site: Site) -> None
     site.receive(chest(5.0))
     site.now += 31
     completion = Completion(site.node.settings, site.node.database, site.node.files)
-    completion.close_due_series(current_model(site.node.settings), site.now)
+    completion.close_due_series(current_models(site.node.settings), site.now)
     completion.stop()
     with site.node.database.transaction() as tx:
         assert series.restart_quiet_times(tx, site.now) == 1
@@ -246,7 +247,7 @@ def test_a_site_that_wants_every_series_again_gets_what_still_waits(site: Site) 
     site.wait(29.9)
     site.now += 1
     completion = Completion(site.node.settings, site.node.database, site.node.files)
-    completion.close_due_series(current_model(site.node.settings), site.now)
+    completion.close_due_series(current_models(site.node.settings), site.now)
     completion.stop()
     every = site.node.settings.completion.model_copy(update={"select": "all"})
     site.node.settings = site.node.settings.model_copy(update={"completion": every})

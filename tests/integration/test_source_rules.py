@@ -14,6 +14,7 @@ from dicom_node.analysis.current_model import current_model
 from dicom_node.analysis.worker import Worker
 from dicom_node.completion.closing import Completion
 from storage import jobs, series
+from storage.jobs import Models
 from tests.outbox import destination, make_node
 from tests.receiving import Node, ct_slice, store
 from tests.storage_factory import MODEL, QUIET_S, Store
@@ -57,7 +58,7 @@ def test_a_series_that_the_filter_leaves_out_is_kept_audited_and_not_analysed(tm
             assert store(node, sent)[0][0] == 0x0000
         node.stop()
         completion = Completion(node.settings, node.database, node.files)
-        completion.close_due_series(MODEL, time.time() + 1)
+        completion.close_due_series(Models(MODEL), time.time() + 1)
         completion.stop()
         with node.database.read() as tx:
             found = {record.description: record for record in series.list_series(tx)}

@@ -12,11 +12,12 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEGLSLossless
 
 from config.reasons import ReasonCode
 from config.settings import ReceiverSettings, SenderSettings
-from dicom_node.completion.closing import PACS_COUNT, Completion
+from dicom_node.completion.closing import Completion
+from dicom_node.completion.rule import PACS_COUNT
 from dicom_node.receiver.receiver import Receiver
 from dicom_node.scu import push
 from dicom_node.scu.query import SeriesKey, querying
-from tests.outbox import MODEL, Node, ct_series, destination, encoded, make_node, write_all
+from tests.outbox import MODELS, Node, ct_series, destination, encoded, make_node, write_all
 from tests.programs import dcmqrscp, free_port, orthanc, wait_for
 
 pytestmark = pytest.mark.peer
@@ -78,7 +79,7 @@ def close(node: Node, timeout_s: float = 20.0) -> float:
     try:
         while node.series().state != "CLOSED":
             assert time.monotonic() - started < timeout_s
-            completion.close_due_series(MODEL, time.time())
+            completion.close_due_series(MODELS, time.time())
             wait_for(lambda: node.series().state == "CLOSED" or time.monotonic() > started, 1)
             time.sleep(0.05)
         return time.monotonic() - started

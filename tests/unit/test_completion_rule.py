@@ -2,7 +2,18 @@
 
 import pytest
 
-from dicom_node.completion.closing import PACS_COUNT, PACS_HAS_FEWER, PACS_SILENT, Action, Decision, decide
+from dicom_node.completion.rule import (
+    PACS_COUNT,
+    PACS_HAS_FEWER,
+    PACS_LIST,
+    PACS_SILENT,
+    Action,
+    Decision,
+    Said,
+    decide,
+    missing_sentence,
+    next_look,
+)
 from storage.series import QUIET_TIME
 
 WAIT = Decision(Action.WAIT)
@@ -43,3 +54,27 @@ def test_more_there_than_here_is_never_complete() -> None:
     for quiet in (False, True):
         for may_fetch in (False, True):
             assert decide(3, 4, asked=True, quiet=quiet, may_fetch=may_fetch).action != Action.CLOSE
+
+
+def test_a_count_above_the_list_is_asked_about_again_and_then_the_list_counts() -> None:
+    known = {"asked": True, "quiet": True, "may_fetch": True}
+    assert decide(40, 41, **known, missing=0).action == Action.WAIT
+    assert decide(40, 41, **known, missing=0, contradicted=True) == Decision(Action.CLOSE, PACS_LIST)
+    assert decide(38, 41, **known, missing=2, contradicted=True).action == Action.FETCH
+    assert decide(38, 41, asked=True, quiet=True, may_fetch=False, missing=2).action == Action.REFUSE
+
+
+def test_the_sentence_says_what_the_pacs_counts_and_what_it_lists() -> None:
+    listed = frozenset(str(number) for number in range(40))
+    assert "holds 41 instances" in missing_sentence(38, Said(41, listed | {"40"}))
+    sentence = missing_sentence(38, Said(41, listed))
+    assert "counts 41" in sentence
+    assert "lists 40" in sentence
+    assert "38 instances are here" in sentence
+
+
+def test_questions_come_at_growing_distances_and_always_at_the_end_of_the_quiet_time() -> None:
+    waits = [next_look(1e9, asked, 0.0, 1.0) for asked in range(10)]
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 64, 64, 64]
+    assert next_look(30.0, 5, 0.0, 1.0) == 30.0
+    assert next_look(30.0, 5, 31.0, 1.0) == 63.0

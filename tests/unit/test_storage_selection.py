@@ -8,6 +8,7 @@ import pytest
 from config.reasons import Refusal
 from storage import jobs, selection, series
 from storage.errors import NotDueYet
+from storage.jobs import Models
 from storage.selection import Choice, Member, Selection
 from tests.storage_factory import MODEL, QUIET_S, Store, not_analysed
 
@@ -39,7 +40,7 @@ def choose(store: Store, found: list[Member], chosen: int | None, now: float) ->
         m.series_pk: (Selection.PASSED_OVER, Refusal("PASSED_OVER", "Why.")) for m in found if m.series_pk != chosen
     }
     with store.database.transaction() as tx:
-        return selection.record_choice(tx, Choice(found, chosen, None, others, {"why": "a test"}), now, MODEL)
+        return selection.record_choice(tx, Choice(found, chosen, None, others, {"why": "a test"}), now, Models(MODEL))
 
 
 def two_series(store: Store) -> None:
