@@ -4,7 +4,7 @@ from pydicom.sr.coding import Code
 
 IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
 DIAGNOSTIC_IMAGING_REPORT = Code("18748-4", "LN", "Diagnostic Imaging Report")
-CT_REPORTED = Code("25045-6", "LN", "CT unspecified body region")
+CT_CHEST = Code("24627-2", "LN", "CT Chest")
 OF_INTEREST = Code("113000", "DCM", "Of Interest")
 
 # Headings and text of the report.
@@ -18,9 +18,10 @@ COMMENT = Code("121106", "DCM", "Comment")
 DISEASE = Code("64572001", "SCT", "Disease")
 COVID_19 = Code("840539006", "SCT", "COVID-19")
 ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")
-ABNORMAL_STRUCTURE = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+SPATIAL_CONCEPT = Code("309825002", "SCT", "Spatial and Relational Concept")
 LUNG = Code("39607008", "SCT", "Lung")
-OPACITY = Code("112001", "DCM", "Opacity")
+# What a network looked at: not a lesion, and not an opacity.
+VISUAL_EXPLANATION = Code("130401", "DCM", "Visual explanation")
 LEFT = Code("7771000", "SCT", "Left")
 RIGHT = Code("24028007", "SCT", "Right")
 BILATERAL = Code("51440002", "SCT", "Bilateral")
@@ -45,3 +46,10 @@ SOURCE_SERIES = Code("121232", "DCM", "Source series for segmentation")
 PRIVATE_SCHEME = "99DICOMNODE"
 PRIVATE_SCHEME_NAME = "DICOM AI node private codes"
 SHARE_OF_LUNG = Code("LUNG_SHARE", PRIVATE_SCHEME, "Share of lung volume")
+
+# Viewers that show a region write the name of each number beside it, and nothing else of the group.
+OUTPUT_SHOWN = Code("COVID19_OUTPUT", PRIVATE_SCHEME, "COVID-19 AI output, RESEARCH")
+RIGHT_LUNG_SHOWN = Code("RIGHT_LUNG_ML", PRIVATE_SCHEME, "Right lung")
+LEFT_LUNG_SHOWN = Code("LEFT_LUNG_ML", PRIVATE_SCHEME, "Left lung")
+RIGHT_REGION_SHOWN = Code("RIGHT_REGION_ML", PRIVATE_SCHEME, "Right lung, drove the output")
+LEFT_REGION_SHOWN = Code("LEFT_REGION_ML", PRIVATE_SCHEME, "Left lung, drove the output")

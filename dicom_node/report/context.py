@@ -15,14 +15,14 @@ _OFFSET = re.compile(r"([+-])(\d{2})(\d{2})")
 class ReportContext:
     """Who reports, and when.
 
-    created_at: aware; an object states its times in the source's zone where the source names one.
+    created_at: aware; an object states its times in the source's zone if the source names one, else in this one.
     manufacturer, device_name, device_serial, software_version: of the node.
-    institution: where the node stands; empty leaves it out.
+    institution: where the node stands; if empty, it is left out.
     predecessor: the earlier report that this one replaces; its four UIDs are used.
     revision: 1 for the first report of a series, one more for each that replaces it.
-    instances_digest: digest of the instances that came in, for the UIDs; empty: computed from the sources.
+    instances_digest: digest of the instances that came in, for the UIDs; if empty, computed from the sources.
     operating_points: what the model card publishes about its thresholds.
-    prevalence: share of patients with the disease at this site, 0 to 1, where it is configured.
+    prevalence: share of patients with the disease at this site, 0 to 1, if configured.
     """
 
     created_at: datetime
@@ -44,19 +44,19 @@ class ReportContext:
             raise ValueError("revision: starts at 1")
 
     def created_in_zone_of(self, source: Dataset) -> datetime:
-        """`created_at` in the source's time zone, or as it is where the source names none."""
+        """`created_at` in the source's time zone, or as it is if the source names none."""
         offset = timezone_of(source)
         return self.created_at if offset is None else self.created_at.astimezone(offset)
 
 
 def timezone_of(source: Dataset) -> timezone | None:
-    """The zone in Timezone Offset From UTC, or None where it is absent or malformed."""
+    """The zone in Timezone Offset From UTC, or None if it is absent or malformed."""
     match = _OFFSET.fullmatch(str(source.get("TimezoneOffsetFromUTC") or "").strip())
     if match is None:
         return None
     sign, hours, minutes = match.groups()
     offset = timedelta(hours=int(hours), minutes=int(minutes))
     # PS3.3 C.12.1.1.8: from -1200 to +1400.
-    if int(minutes) > 59 or offset > timedelta(hours=14):
+    if int(minutes) > 59 or offset > timedelta(hours=12 if sign == "-" else 14):
         return None
     return timezone(-offset if sign == "-" else offset)

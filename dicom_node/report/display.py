@@ -1,62 +1,63 @@
 """The result once more, for viewers that show measurements only with a region: Comprehensive 3D SR, TID 1410.
 
-OHIF shows no value of a report whose groups refer to segments. Here every group has an outline on one slice. It
-stands in a series of its own and adds nothing to the report.
+OHIF shows no value of a report whose groups refer to segments. Here every group has an outline on one slice, and what
+the viewer writes beside it, the names of its numbers, says what the number is, of which lung, and that it is research.
+The report stands in a series of its own and adds nothing to the other.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from highdicom.sr import (
     Comprehensive3DSR,
+    FindingSite,
     GraphicTypeValues,
     ImageRegion,
+    Measurement,
     MeasurementReport,
     PlanarROIMeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
     RelationshipTypeValues,
     SourceImageForRegion,
     TextContentItem,
     TrackingIdentifier,
 )
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 
+from config.headers import quiet
 from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext
-from dicom_node.report.equipment import observer
-from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of, silence
-from dicom_node.report.planes import anatomy_of
-from dicom_node.report.segmentation import LUNGS, is_multi_frame
-from dicom_node.report.structured_report import (
-    CLASSIFICATION,
-    classification_content,
-    lung_content,
-    previous_versions,
-    sentences_of,
-)
+from dicom_node.report.equipment import classifier, lung_segmenter, observer
+from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of
+from dicom_node.report.regions import Region, Side, outline, regions_of
+from dicom_node.report.segmentation import is_multi_frame
+from dicom_node.report.structured_report import NODE_CODES, previous_versions, sentences_of
 from inference.finding import Finding
 from inference.volume.ct_volume import CTVolume
+
+Group = PlanarROIMeasurementsAndQualitativeEvaluations
+_LATERALITY = {Side.RIGHT: codes.RIGHT, Side.LEFT: codes.LEFT}
+_LUNG_SHOWN = {Side.RIGHT: codes.RIGHT_LUNG_SHOWN, Side.LEFT: codes.LEFT_LUNG_SHOWN}
+_REGION_SHOWN = {Side.RIGHT: codes.RIGHT_REGION_SHOWN, Side.LEFT: codes.LEFT_REGION_SHOWN}
 
 
 def build_display_report(
     finding: Finding, volume: CTVolume, sources: Sequence[Dataset], context: ReportContext
-) -> Dataset:
-    """The verdict and the lung volume, each with a box on the slice that the summary image shows."""
+) -> Dataset | None:
+    """Output and volume of each lung, and of each part that drove the model; None if there is nothing to outline."""
     origin = origin_of(finding, volume, sources, context)
-    anatomy = anatomy_of(finding, volume)
-    z = anatomy.turn.source_slice(anatomy.focus[0], anatomy.hu.shape[0])
-    lungs = finding.lung_mask[z]
-    region = lungs if finding.localisation is None or not finding.localisation[z].any() else finding.localisation[z]
-    kind = Kind(f"display report on {'lungs' if region is lungs else 'localisation'}", 9003, "display")
-    verdict = _group(CLASSIFICATION, region, z, volume, origin, classification_content(finding, origin))
+    groups = _groups(finding, volume, origin)
+    if not groups:
+        return None
     for sentence in sentences_of(finding, volume, origin):
-        verdict[0].ContentSequence.append(TextContentItem(codes.COMMENT, sentence, RelationshipTypeValues.CONTAINS))
-    with silence():
+        groups[0][0].ContentSequence.append(TextContentItem(codes.COMMENT, sentence, RelationshipTypeValues.CONTAINS))
+    kind = Kind(f"display report of {len(groups)} regions", 9003, "display")
+    with quiet():
         content = MeasurementReport(
             observation_context=observer(context),
-            procedure_reported=codes.CT_REPORTED,
-            imaging_measurements=[verdict, _group(LUNGS, lungs, z, volume, origin, lung_content(finding, origin))],
+            procedure_reported=codes.CT_CHEST,
+            imaging_measurements=groups,
             title=codes.IMAGING_MEASUREMENT_REPORT,
         )
         report = Comprehensive3DSR(
@@ -69,33 +70,70 @@ def build_display_report(
             **identity(kind, origin),
         )
     finish(report, origin)
+    report.CodingSchemeIdentificationSequence = [NODE_CODES]
     return report
 
 
+def _groups(finding: Finding, volume: CTVolume, origin: Origin) -> list[Group]:
+    parts, lungs = regions_of(finding, volume)
+    with quiet():
+        return [
+            *(_part(part, f"AI region {number}", finding, volume, origin) for number, part in enumerate(parts, 1)),
+            *(_lung(lung, finding, volume, origin) for lung in lungs),
+        ]
+
+
+def _part(region: Region, title: str, finding: Finding, volume: CTVolume, origin: Origin) -> Group:
+    """A connected part of what drove the model."""
+    return _group(
+        region,
+        title,
+        _REGION_SHOWN[region.side],
+        finding,
+        volume,
+        origin,
+        finding_category=codes.SPATIAL_CONCEPT,
+        finding_type=codes.VISUAL_EXPLANATION,
+        algorithm_id=classifier(finding.model, origin.context),
+    )
+
+
+def _lung(region: Region, finding: Finding, volume: CTVolume, origin: Origin) -> Group:
+    return _group(
+        region,
+        "AI",
+        _LUNG_SHOWN[region.side],
+        finding,
+        volume,
+        origin,
+        finding_category=codes.ANATOMICAL_STRUCTURE,
+        finding_type=codes.LUNG,
+        algorithm_id=lung_segmenter(finding.model, origin.context),
+    )
+
+
 def _group(
-    title: str,
-    mask: npt.NDArray[np.bool_],
-    z: int,
-    volume: CTVolume,
-    origin: Origin,
-    content: dict[str, Any],
-) -> PlanarROIMeasurementsAndQualitativeEvaluations:
-    source = volume.slices[z]
+    region: Region, title: str, shown: Code, finding: Finding, volume: CTVolume, origin: Origin, **content: Any
+) -> Group:
+    """One region with the output and its volume. shown: what a viewer writes beside the volume."""
+    source = volume.slices[region.z]
     frames = [source.frame + 1] if is_multi_frame(source.sop_class_uid) else None
-    box = ImageRegion(
+    line = ImageRegion(
         graphic_type=GraphicTypeValues.POLYLINE,
-        graphic_data=outline_box(mask),
+        graphic_data=outline(region.mask),
         source_image=SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid, frames),
     )
-    tracking = TrackingIdentifier(origin.uid(f"display tracking {title}"), wording.titled(title, origin.model))
+    named = wording.titled(f"COVID-19 {title}, {region.side} lung, RESEARCH", origin.model)
     return PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=tracking, referenced_region=box, **content
+        tracking_identifier=TrackingIdentifier(origin.uid(f"display tracking {named}"), named),
+        referenced_region=line,
+        finding_sites=[FindingSite(codes.LUNG, laterality=_LATERALITY[region.side])],
+        measurements=[
+            Measurement(codes.OUTPUT_SHOWN, round(100 * finding.probability, 4), codes.PERCENT),
+            Measurement(shown, round(region.voxels * volume.voxel_ml, 1), codes.MILLILITRE),
+        ],
+        qualitative_evaluations=[
+            QualitativeEvaluation(codes.INTERPRETATION, codes.POSITIVE if finding.positive else codes.NEGATIVE)
+        ],
+        **content,
     )
-
-
-def outline_box(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Closed box around the mask's pixels, or around all of an empty mask: (column, row) from the image's corner."""
-    rows, columns = np.nonzero(mask) if mask.any() else np.indices(mask.shape).reshape(2, -1)
-    left, right = columns.min(), columns.max() + 1
-    top, bottom = rows.min(), rows.max() + 1
-    return np.array([[left, top], [right, top], [right, bottom], [left, bottom], [left, top]], dtype=float)

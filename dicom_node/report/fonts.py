@@ -9,6 +9,7 @@ from PIL import ImageFont
 Font = ImageFont.FreeTypeFont
 
 _NOT_SHOWN = "(see header)"
+_MOST_CHARACTERS = 200
 # Where Linux distributions put fonts with Chinese, Japanese, Korean, Greek and Cyrillic.
 _SYSTEM_FONTS = (
     "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
@@ -33,7 +34,7 @@ def bundled(size_px: int) -> Font:
 
 
 def font_for(text: str, size_px: int) -> Font | None:
-    """A font that has every character of the text, or None where this machine has none."""
+    """A font that has every character of the text, or None if this machine has none."""
     if _covers(bundled(size_px), text):
         return bundled(size_px)
     for path in _SYSTEM_FONTS:
@@ -48,10 +49,10 @@ def showable_name(name: str, size_px: int) -> tuple[str, Font]:
     """A person's name as this machine can draw it, and the font.
 
     name: PN with its component groups (alphabetic=ideographic=phonetic). The alphabetic and ideographic groups
-        are shown where there are glyphs for them, at the least without their accents; a name that cannot be drawn
-        is left to the header.
+        are shown if there are glyphs for them, if need be without their accents. A name that cannot be drawn is left to
+        the header.
     """
-    groups = [" ".join(group.replace("^", " ").split()) for group in name.split("=")[:2]]
+    groups = [" ".join(group.replace("^", " ").split()) for group in name[:_MOST_CHARACTERS].split("=")[:2]]
     candidates = [" ".join(filter(None, groups)), *filter(None, groups)]
     candidates += [_without_accents(candidate) for candidate in candidates]
     for candidate in candidates:

@@ -1,9 +1,7 @@
 """What every object of the node has in common around its content: identity, series, times, equipment."""
 
 import io
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +10,9 @@ from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from config.headers import quiet
 from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.report import wording
-from dicom_node.report.context import ReportContext, timezone_of
+from dicom_node.report.context import ReportContext
 from dicom_node.report.equipment import contributing_equipment
 from dicom_node.report.sources import UTF_8, complete
 from dicom_node.report.uids import digest_of_uids, result_uid
@@ -100,7 +98,7 @@ def new_object(sop_class_uid: str, modality: str, kind: Kind, origin: Origin, **
     first = origin.first
     arguments = identity(kind, origin)
     equipment = arguments.pop("contributing_equipment")
-    with silence():
+    with quiet():
         created = SOPClass(
             study_instance_uid=first.StudyInstanceUID,
             sop_class_uid=sop_class_uid,
@@ -139,46 +137,17 @@ def finish(dataset: Dataset, origin: Origin) -> None:
     dataset.InstanceCreationTime = created.strftime("%H%M%S.%f")
     dataset.SeriesDate = dataset.InstanceCreationDate
     dataset.SeriesTime = dataset.InstanceCreationTime
-    if timezone_of(origin.first) is not None:
-        dataset.TimezoneOffsetFromUTC = created.strftime("%z")
+    # Without one in the source its times are taken for local ones, as the node's are.
+    dataset.TimezoneOffsetFromUTC = created.strftime("%z")[:5]
     if origin.context.institution:
         dataset.InstitutionName = origin.context.institution[:64]
     dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
 
 
-@contextmanager
-def silence() -> Iterator[None]:
-    """Keep highdicom's warnings out of the log: they quote the patient's name."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def to_part10(dataset: Dataset) -> bytes:
     """The object as the bytes of a DICOM file (PS3.10)."""
     buffer = io.BytesIO()
-    with silence():
+    with quiet():
         dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
-
-
-def slice_name(volume: CTVolume, origin: Origin, z: int) -> str:
-    """How the source calls a slice: by its Instance Number, or by its frame."""
-    source = volume.slices[z]
-    if len(origin.sources) < len(volume.slices):
-        return f"frame {source.frame + 1}"
-    for header in origin.sources:
-        if header.SOPInstanceUID == source.sop_instance_uid and header.get("InstanceNumber") is not None:
-            return f"image {header.InstanceNumber}"
-    return f"slice {z + 1} from below"
-
-
-def verdict_slices(finding: Finding, volume: CTVolume, origin: Origin) -> str:
-    """Which of the slices the output was computed from, in a sentence; empty where it was from all."""
-    count = len(volume.slices)
-    if finding.verdict_slices is None or finding.verdict_slices == (0, count - 1):
-        return ""
-    low, high = finding.verdict_slices
-    names = slice_name(volume, origin, low), slice_name(volume, origin, high)
-    return wording.verdict_slices(high - low + 1, count, *names)

@@ -9,10 +9,11 @@ from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
 from highdicom.sr import DeviceObserverIdentifyingAttributes, ObserverContext
 from pydicom.dataset import Dataset
 
+from config.headers import quiet
 from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext
 from dicom_node.report.equipment import OBSERVER_DEVICE, node_uid
-from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of, silence
+from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of
 from dicom_node.report.segmentation import is_multi_frame
 from dicom_node.report.sources import complete
 from inference.finding import Finding
@@ -33,7 +34,7 @@ def build_key_images(finding: Finding, volume: CTVolume, sources: Sequence[Datas
     if not slices:
         raise ValueError("localisation: without one no slice matters most")
     chosen = [_image(origin, uid, volume) for uid in dict.fromkeys(slice_.sop_instance_uid for slice_ in slices)]
-    with silence():
+    with quiet():
         content = KeyObjectSelection(
             document_title=codes.OF_INTEREST,
             referenced_objects=chosen,

@@ -17,11 +17,12 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
+from config.headers import quiet
 from config.reasons import Refusal
 from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext
 from dicom_node.report.equipment import observer
-from dicom_node.report.frame import Kind, Origin, finish, identity, silence
+from dicom_node.report.frame import Kind, Origin, finish, identity
 from dicom_node.report.sources import complete
 from dicom_node.report.structured_report import previous_versions
 from inference.finding import ModelIdentity
@@ -42,7 +43,7 @@ def build_not_analysed(
     origin = Origin(completed, context, model)
     # Another reason is another report, even on the same instances.
     kind = Kind(f"not analysed: {refusal.code}: {refusal.sentence}", 9001, "not analysed")
-    with silence():
+    with quiet():
         report = EnhancedSR(
             evidence=completed,
             content=_content(refusal, origin),

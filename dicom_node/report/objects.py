@@ -29,7 +29,7 @@ def build_all(
     """The objects of the kinds asked for, the report first.
 
     With "segmentation" among them the report refers to the segments. A finding without any segment gives no
-    segmentation, and one without localisation no key images.
+    segmentation and no display report, and one without localisation no key images.
     Raises ValueError when a kind is unknown or the finding cannot be reported.
     """
     unknown = set(kinds) - set(KINDS)
@@ -46,7 +46,9 @@ def build_all(
     if ObjectKind.SUMMARY in kinds:
         built.append((ObjectKind.SUMMARY, build_summary(finding, volume, sources, context)))
     if ObjectKind.DISPLAY_REPORT in kinds:
-        built.append((ObjectKind.DISPLAY_REPORT, build_display_report(finding, volume, sources, context)))
+        display = build_display_report(finding, volume, sources, context)
+        if display is not None:
+            built.append((ObjectKind.DISPLAY_REPORT, display))
     if ObjectKind.KEY_IMAGES in kinds and most_affected(finding, volume):
         built.append((ObjectKind.KEY_IMAGES, build_key_images(finding, volume, sources, context)))
     return built

@@ -30,7 +30,7 @@ Array = npt.NDArray[np.generic]
 class Anatomy:
     """A finding's arrays as views that ascend (towards the head, towards the back, to the patient's left).
 
-    spacing_mm: in that order. region, heat (0 to 255): None where nothing is localised.
+    spacing_mm: in that order. region, heat (0 to 255): None if nothing is localised.
     focus: voxel that the planes go through.
     """
 
@@ -41,6 +41,11 @@ class Anatomy:
     spacing_mm: tuple[float, float, float]
     focus: tuple[int, int, int]
     turn: "Turn"
+
+    @property
+    def shows_hottest(self) -> bool:
+        """Whether the planes go through a voxel that is as hot as any."""
+        return self.heat is not None and self.heat[self.focus] == self.heat.max()
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,13 @@ def anatomy_of(finding: Finding, volume: CTVolume) -> Anatomy:
 def _focus(
     lungs: npt.NDArray[np.bool_], region: npt.NDArray[np.bool_] | None, heat: npt.NDArray[np.uint8] | None
 ) -> tuple[int, int, int]:
-    """The hottest voxel of the region, or of all where there is none; else the middle of the region or of a lung."""
+    """The hottest voxel of the region, or of the lungs if all is hottest there; else the middle of region or lung."""
+    place = lungs if region is None else region
     if heat is not None:
-        hottest = heat.max() if region is None else heat[region].max()
         # Of equally hot voxels the middle one: saturated maps have many.
-        found = heat == hottest
-        return _middle(np.argwhere(found if region is None else found & region))
+        hottest = (heat == (heat.max() if region is None else heat[region].max())) & place
+        if hottest.any():
+            return _middle(np.argwhere(hottest))
     if region is not None:
         return _middle(np.argwhere(region))
     if lungs.any():
@@ -117,7 +123,7 @@ def _middle(voxels: npt.NDArray[np.intp]) -> tuple[int, int, int]:
 
 
 def lung_box(anatomy: Anatomy) -> tuple[slice, slice, slice]:
-    """The part of the volume worth showing: the lungs and a margin, or all of it where there are none."""
+    """The part of the volume worth showing: the lungs and a margin, or all of it if there are none."""
     ranges = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)

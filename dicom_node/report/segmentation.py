@@ -19,17 +19,18 @@ from pydicom.sr.coding import Code
 from pydicom.uid import EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage, SegmentationStorage
 from pydicom.valuerep import DSfloat
 
+from config.headers import quiet
 from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext
 from dicom_node.report.equipment import algorithm_version
-from dicom_node.report.frame import Kind, Origin, new_object, origin_of, silence
+from dicom_node.report.frame import Kind, Origin, new_object, origin_of
 from inference.finding import Finding
 from inference.volume.ct_volume import CTVolume, SourceSlice
 
 LUNGS = "Lungs"
-OPACITY = "Opacity"
+REGION = "What drove the model"
 _LUNG_COLOUR = CIELabColor(70.0, -25.0, -25.0)
-_OPACITY_COLOUR = CIELabColor(65.0, 45.0, 60.0)
+_REGION_COLOUR = CIELabColor(65.0, 45.0, 60.0)
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,13 @@ def segments_of(finding: Finding) -> list[Segment]:
     if finding.localisation is not None:
         found.append(
             Segment(
-                OPACITY,
+                REGION,
                 "What drove the model, no lesion boundary",
-                codes.ABNORMAL_STRUCTURE,
-                codes.OPACITY,
+                codes.SPATIAL_CONCEPT,
+                codes.VISUAL_EXPLANATION,
                 "DeCoVNet",
                 model.decovnet_sha256,
-                _OPACITY_COLOUR,
+                _REGION_COLOUR,
                 finding.localisation,
             )
         )
@@ -113,7 +114,7 @@ def _describe(seg: Dataset, segments: Sequence[Segment], origin: Origin) -> None
     seg.ContentLabel = "COVID19_CT_AI"
     seg.ContentDescription = "Research only: lungs, and what drove the model"
     seg.ContentCreatorName = ""
-    with silence():
+    with quiet():
         seg.SegmentSequence = [_segment_item(number, segment, origin) for number, segment in enumerate(segments, 1)]
 
 

@@ -28,16 +28,18 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
+from config.headers import quiet
 from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext
 from dicom_node.report.equipment import classifier, lung_segmenter, observer
-from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of, silence, verdict_slices
-from dicom_node.report.segmentation import LUNGS, OPACITY, segments_of
+from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of
+from dicom_node.report.naming import acquisition, verdict_slices
+from dicom_node.report.segmentation import LUNGS, REGION, segments_of
 from inference.finding import Finding
 from inference.volume.ct_volume import CTVolume
 
 CLASSIFICATION = "COVID-19 classification"
-_NODE_CODES = CodingSchemeIdentificationItem(codes.PRIVATE_SCHEME, name=codes.PRIVATE_SCHEME_NAME)
+NODE_CODES = CodingSchemeIdentificationItem(codes.PRIVATE_SCHEME, name=codes.PRIVATE_SCHEME_NAME)
 
 Group = MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations
 
@@ -53,16 +55,16 @@ def build_report(
 
     sources: headers of the volume's instances, see `read_sources`.
     segmentation: of the same finding, see `build_segmentation`; its segments carry the groups of the report.
-    Raises ValueError when the probability is none.
+    Raises ValueError when the probability is not a number from 0 to 1.
     """
     if not (math.isfinite(finding.probability) and 0 <= finding.probability <= 1):
         raise ValueError("probability: expected a number from 0 to 1")
     origin = origin_of(finding, volume, sources, context)
     kind = _kind(segmentation)
-    with silence():
+    with quiet():
         content = MeasurementReport(
             observation_context=observer(context),
-            procedure_reported=codes.CT_REPORTED,
+            procedure_reported=codes.CT_CHEST,
             imaging_measurements=_groups(finding, volume, origin, segmentation),
             title=codes.IMAGING_MEASUREMENT_REPORT,
         )
@@ -77,12 +79,12 @@ def build_report(
         )
     finish(report, origin)
     if segmentation is not None:
-        report.CodingSchemeIdentificationSequence = [_NODE_CODES]
+        report.CodingSchemeIdentificationSequence = [NODE_CODES]
     return report
 
 
 def previous_versions(origin: Origin, sop_instance_uid: str) -> list[Dataset] | None:
-    """The report that this one replaces; none where it would be a rebuild of the same report."""
+    """The report that this one replaces; none if it is this very report, built again."""
     earlier = origin.context.predecessor
     if earlier is None or earlier.SOPInstanceUID == sop_instance_uid:
         return None
@@ -104,9 +106,9 @@ def _groups(finding: Finding, volume: CTVolume, origin: Origin, segmentation: Da
         builder.build(CLASSIFICATION, lungs, sentences, classification_content(finding, origin)),
         builder.build(LUNGS, lungs, [], lung_content(finding, origin)),
     ]
-    if OPACITY in numbers:
-        content = opacity_content(finding, volume, origin)
-        groups.append(builder.build(OPACITY, numbers[OPACITY], [wording.LOCALISATION], content))
+    if REGION in numbers:
+        content = region_content(finding, volume, origin)
+        groups.append(builder.build(REGION, numbers[REGION], [wording.LOCALISATION], content))
     return groups
 
 
@@ -157,7 +159,7 @@ def classification_content(finding: Finding, origin: Origin) -> dict[str, Any]:
 
 
 def lung_content(finding: Finding, origin: Origin) -> dict[str, Any]:
-    """What the group on the lungs holds: the total volume, then each side where the two could be told apart."""
+    """What the group on the lungs holds: the total volume, then each side if the two could be told apart."""
     volumes = [_volume(finding.lung_volume_ml, None)]
     if finding.left_lung_ml > 0 or finding.right_lung_ml > 0:
         volumes += [_volume(finding.left_lung_ml, codes.LEFT), _volume(finding.right_lung_ml, codes.RIGHT)]
@@ -170,7 +172,7 @@ def lung_content(finding: Finding, origin: Origin) -> dict[str, Any]:
     }
 
 
-def opacity_content(finding: Finding, volume: CTVolume, origin: Origin) -> dict[str, Any]:
+def region_content(finding: Finding, volume: CTVolume, origin: Origin) -> dict[str, Any]:
     """What the group on the localisation holds: its volume, and the share of the lungs that it covers."""
     assert finding.localisation is not None  # noqa: S101 - only called where its segment exists
     lung_voxels = np.count_nonzero(finding.lung_mask)
@@ -179,8 +181,8 @@ def opacity_content(finding: Finding, volume: CTVolume, origin: Origin) -> dict[
         share = 100 * np.count_nonzero(finding.localisation & finding.lung_mask) / lung_voxels
         measurements.append(Measurement(codes.SHARE_OF_LUNG, round(share, 2), codes.PERCENT))
     return {
-        "finding_category": codes.ABNORMAL_STRUCTURE,
-        "finding_type": codes.OPACITY,
+        "finding_category": codes.SPATIAL_CONCEPT,
+        "finding_type": codes.VISUAL_EXPLANATION,
         "finding_sites": [FindingSite(codes.LUNG)],
         "algorithm_id": classifier(finding.model, origin.context),
         "measurements": measurements,
@@ -203,6 +205,7 @@ def sentences_of(finding: Finding, volume: CTVolume, origin: Origin) -> list[str
             None,
             [
                 wording.nothing_localised(finding),
+                acquisition(volume, origin),
                 verdict_slices(finding, volume, origin),
                 wording.part_analysed(volume.part),
                 wording.checks_passed(finding.checks),

@@ -1,4 +1,4 @@
-"""The sentences of the report. Every word that a reader could act on stands here."""
+"""The sentences of the report: every word that a reader could act on."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,14 @@ RESEARCH = "For research use only. Not for diagnosis, treatment or any other cli
 DEMONSTRATION = (
     "DEMONSTRATION MODEL: it was trained on synthetic phantoms only, so its output says nothing about this patient."
 )
-UNVERIFIED = "The weights are not those that a model card pins: nothing published about the model holds for them."
+UNVERIFIED = "No model card pins these weights: nothing that was published about the model applies to them."
 LOCALISATION = (
-    "The opacity segment is the dense part of the lungs that drove the model's output, from its class activation map. "
-    "It is not the boundary of a lesion, and its volume is not that of one."
+    "This region is the dense part of the lungs that drove the model's output, from its class activation map. It is "
+    "not the boundary of a lesion, and its volume is not that of one."
 )
-KEY_IMAGES = "The slices with most of the region that drove the model's output; it is not the boundary of a lesion."
+KEY_IMAGES = (
+    "The slices with the most of the region that drove the model's output. That region is not the boundary of a lesion."
+)
 _ABBREVIATIONS = frozenset({"HU"})
 _PREDICTIVE = "Predictive values depend on how common the disease is among those examined."
 
@@ -30,7 +32,7 @@ def series_description(what: str, model: ModelIdentity | None) -> str:
 
 
 def titled(title: str, model: ModelIdentity | None) -> str:
-    """A title inside the report, marked where a demonstration model made it."""
+    """A title inside the report, marked if a demonstration model made it."""
     return f"{title} (DEMONSTRATION MODEL)" if model is not None and model.demonstration else title
 
 
@@ -45,12 +47,23 @@ def warnings_of(model: ModelIdentity | None) -> list[str]:
 
 
 def percent(probability: float, threshold: float) -> str:
-    """The probability in percent with as few decimals as show on which side of the threshold it lies."""
-    for decimals in range(1, 10):
+    """The probability in whole percent, with decimals only as far as they show its side of the threshold.
+
+    Never 0 or 100: no output of a network is as certain as that.
+    """
+    for decimals in range(10):
         shown = round(100 * probability, decimals)
         if (shown >= 100 * threshold) == (probability >= threshold):
+            if decimals == 0 and shown in (0, 100):
+                return "<1" if shown == 0 else ">99"
             return f"{shown:.{decimals}f}"
     return f"{100 * probability!r}"
+
+
+def share(part: int, whole: int) -> str:
+    """A share in whole percent."""
+    percent_of_whole = 100 * part / whole
+    return "<1" if 0 < percent_of_whole < 0.5 else f"{percent_of_whole:.0f}"
 
 
 def threshold_text(threshold: float) -> str:
@@ -65,8 +78,8 @@ def verdict(finding: Finding) -> str:
     sign = "positive" if finding.positive else "negative"
     return (
         f"The model's output for COVID-19 is {percent(finding.probability, threshold)} %, {side} of "
-        f"{100 * threshold:.10g} %: {sign}. This is how sure the model is about the whole scan, not the probability "
-        "that the patient has COVID-19; other lung disease can score as high."
+        f"{100 * threshold:.10g} %: {sign}. It says how sure the model is about the whole scan. It is not the "
+        "probability that the patient has COVID-19: other lung diseases can score as high."
     )
 
 
@@ -83,25 +96,33 @@ def operating_points(points: Sequence[OperatingPoint], threshold: float, prevale
 
 
 def nothing_localised(finding: Finding) -> str:
-    """Why no region is marked; empty where one is, or none was asked for."""
+    """Why no region is marked; empty if one is, or if none was asked for."""
     if finding.localisation is None or finding.localisation.any():
         return ""
     if finding.positive:
         return (
-            "No dense part of the lungs stands out as what drove the model's output: look at the whole scan, and doubt "
+            "No dense part of the lungs stands out as what drove the model's output. Look at the whole scan, and doubt "
             "the result."
         )
-    return "No region is marked where the result is negative. That does not mean that the lungs are free of lesions."
+    return "No region is marked when the result is negative. That does not mean that the lungs are free of lesions."
 
 
 def verdict_slices(used: int, count: int, lowest: str, highest: str) -> str:
     """Which slices the output was computed from.  lowest, highest: how the source calls the outermost two."""
-    return f"The output rests on {used} of {count} slices, from {lowest} up to {highest}; the others did not count."
+    return f"The output rests on {used} of {count} slices, from {lowest} up to {highest}. The others did not count."
+
+
+def acquisition(description: str, kernel: str, thickness_mm: float | None) -> str:
+    """What was analysed: the series' own description, its kernel and its slice thickness."""
+    kernel = f"kernel {kernel}" if kernel else "kernel not stated"
+    thickness = f"slice thickness {thickness_mm:.3g} mm" if thickness_mm else "slice thickness not stated"
+    series = f'Series "{description}"' if description else "Series without description"
+    return f"{series}, {kernel}, {thickness}."
 
 
 def part_analysed(part: str) -> str:
     """Which of the series' volumes this is about; empty for a whole series."""
-    return f"Of the several volumes of the series this one was analysed: {part}." if part else ""
+    return f"The series holds several volumes. This one was analysed: {part}." if part else ""
 
 
 def check_name(code: str) -> str:
@@ -110,7 +131,7 @@ def check_name(code: str) -> str:
 
 
 def checks_passed(checks: Sequence[QualityCheck]) -> str:
-    """The quality checks that the series passed, in one text; empty where there were none."""
+    """The quality checks that the series passed, in one text; empty if there were none."""
     if not checks:
         return ""
     return "Checks passed: " + " ".join(f"{check.code}: {check.sentence}" for check in checks)

@@ -18,7 +18,8 @@ from config.uids import is_uid
 from dicom_node.analysis.analyse import Analysis, analyse
 from dicom_node.analysis.result_objects import ResultObjects, report_objects
 from dicom_node.report import copied
-from dicom_node.report.sources import IDENTITY, read_headers, tag_of
+from dicom_node.report.header_reader import tag_of
+from dicom_node.report.sources import IDENTITY, read_headers
 from inference.errors import CorruptInstance
 from inference.finding import Finding
 from inference.volume.ct_volume import CTVolume

@@ -18,13 +18,14 @@ from dicom_node.report.fallback import as_accepted
 from dicom_node.report.frame import to_part10
 from dicom_node.report.not_analysed import build_not_analysed
 from dicom_node.report.objects import KINDS, build_all
+from dicom_node.report.regions import MOST_FINDINGS, outline
 from dicom_node.report.sources import read_sources
 from dicom_node.report.structured_report import build_report
 from dicom_node.report.uids import result_uid
 from dicom_node.report.wording import series_description
 from inference.finding import Finding
 from inference.volume.ct_volume import CTVolume
-from tests.factories import SERIES_UID, Grid, finding_on, lesion, model, volume_of, write_enhanced, write_series
+from tests.factories import SERIES_UID, Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
 from tests.validators import evidence, rows
 
 CONTEXT = ReportContext(created_at=datetime(2026, 3, 1, 12, tzinfo=UTC))
@@ -95,24 +96,104 @@ def test_no_localisation_no_key_images(volume: CTVolume) -> None:
     assert [kind for kind, _ in objects] == ["report", "segmentation", "summary", "display-report"]
 
 
-def test_every_group_of_the_display_report_has_a_box_on_one_slice(volume: CTVolume) -> None:
-    objects = dict(build_all(localised(volume), volume, read_sources(volume), CONTEXT, KINDS))
-    display = pydicom.dcmread(DicomBytesIO(to_part10(objects["display-report"])))
-    groups = display.ContentSequence[-1].ContentSequence
-    assert [group.ContentTemplateSequence[0].TemplateIdentifier for group in groups] == ["1410", "1410"]
-    boxes = [[item for item in group.ContentSequence if item.ValueType == "SCOORD"] for group in groups]
-    assert [len(box) for box in boxes] == [1, 1]
-    region = lesion(Grid())[4]
-    rows_, columns = np.nonzero(region)
-    data = list(boxes[0][0].GraphicData)
-    assert (min(data[::2]), max(data[::2])) == (columns.min(), columns.max() + 1)
-    assert (min(data[1::2]), max(data[1::2])) == (rows_.min(), rows_.max() + 1)
-    source = boxes[0][0].ContentSequence[0].ReferencedSOPSequence[0]
-    assert source.ReferencedSOPInstanceUID == f"{SERIES_UID}.5"
-    values = [value for _, _, kind, _, value in rows(display) if kind == "NUM"]
-    assert values[:2] == ["91.273 %,UCUM", "25.9 mL,UCUM"]
-    assert display.SeriesNumber == 9003
-    assert display.SOPInstanceUID != objects["report"].SOPInstanceUID
+def display_of(volume: CTVolume, finding: Finding) -> Dataset:
+    """The display report as a reader of the file gets it."""
+    objects = dict(build_all(finding, volume, read_sources(volume), CONTEXT, KINDS))
+    return pydicom.dcmread(DicomBytesIO(to_part10(objects["display-report"])))
+
+
+def shown(display: Dataset) -> list[tuple[str, list[str], str]]:
+    """What a viewer shows: of each group the name, its numbers as name, value and unit, and on which instance."""
+    found = []
+    for group in display.ContentSequence[-1].ContentSequence:
+        items = group.ContentSequence
+        (name,) = [i.TextValue for i in items if i.ConceptNameCodeSequence[0].CodeValue == "112039"]
+        numbers = [
+            f"{i.ConceptNameCodeSequence[0].CodeMeaning}: {i.MeasuredValueSequence[0].NumericValue}"
+            for i in items
+            if i.ValueType == "NUM"
+        ]
+        (line,) = [i for i in items if i.ValueType == "SCOORD"]
+        found.append((name, numbers, line.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID))
+    return found
+
+
+def test_display_report_has_a_region_for_each_lung_and_each_connected_finding(volume: CTVolume) -> None:
+    grid = Grid()
+    region = lesion(grid)
+    region[2:4, 14:17, 26:30] = True  # in the other lung, smaller
+    display = display_of(volume, finding_on(volume, lung_mask=lungs(grid), localisation=region))
+    groups = shown(display)
+    assert [name for name, _, _ in groups] == [
+        "COVID-19 AI region 1, right lung, RESEARCH",
+        "COVID-19 AI region 2, left lung, RESEARCH",
+        "COVID-19 AI, right lung, RESEARCH",
+        "COVID-19 AI, left lung, RESEARCH",
+    ]
+    millilitres = [round(voxels * 0.012, 1) for voxels in (lesion(grid).sum(), 24)]
+    assert groups[0][1] == [
+        "COVID-19 AI output, RESEARCH: 91.273",
+        f"Right lung, drove the output: {millilitres[0]}",
+    ]
+    assert groups[1][1][1] == f"Left lung, drove the output: {millilitres[1]}"
+    assert [numbers[1].split(":")[0] for _, numbers, _ in groups[2:]] == ["Right lung", "Left lung"]
+    # A viewer writes the numbers beside the line: on slices of their own they cannot cover each other.
+    assert len({instance for _, _, instance in groups}) == 4
+    assert (display.SeriesNumber, display.Modality) == (9003, "SR")
+
+
+def test_no_region_of_the_display_report_reaches_over_the_middle(volume: CTVolume) -> None:
+    grid = Grid()
+    display = display_of(volume, finding_on(volume, lung_mask=lungs(grid), localisation=lesion(grid)))
+    middle = grid.shape[2] / 2
+    for group in display.ContentSequence[-1].ContentSequence:
+        (line,) = [item for item in group.ContentSequence if item.ValueType == "SCOORD"]
+        columns, rows_ = line.GraphicData[::2], line.GraphicData[1::2]
+        assert max(columns) <= middle or min(columns) >= middle
+        assert (columns[0], rows_[0]) == (columns[-1], rows_[-1])
+
+
+@pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0)])
+def test_sides_of_the_display_report_are_the_patient_s(tmp_path: Path, orientation: tuple[float, ...]) -> None:
+    grid = Grid(orientation=orientation)
+    write_series(tmp_path / "s", grid)
+    turned = volume_of(tmp_path / "s")
+    lower_columns = lungs(grid)
+    lower_columns[:, :, grid.shape[2] // 2 :] = False
+    (name, numbers, _) = shown(display_of(turned, finding_on(turned, lung_mask=lungs(grid))))[0]
+    # The lower columns are the patient's right in the usual orientation, and the left in the turned one.
+    expected = lower_columns if orientation[0] == 1 else lungs(grid) & ~lower_columns
+    assert name == "COVID-19 AI, right lung, RESEARCH"
+    assert numbers[1] == f"Right lung: {round(expected.sum() * turned.voxel_ml, 1)}"
+
+
+def test_many_findings_are_shown_the_largest_first(tmp_path: Path) -> None:
+    grid = Grid(shape=(24, 64, 64))
+    write_series(tmp_path / "s", grid)
+    volume = volume_of(tmp_path / "s")
+    region = np.zeros(grid.shape, bool)
+    for number in range(12):
+        row, column = 4 + 12 * (number // 4), 4 + 14 * (number % 4)
+        region[10:13, row : row + 3, column : column + 1 + number % 5] = True
+    groups = shown(display_of(volume, finding_on(volume, lung_mask=lungs(grid), localisation=region)))
+    sizes = [float(numbers[1].split(": ")[1]) for _, numbers, _ in groups[:-2]]
+    assert len(sizes) == MOST_FINDINGS and sizes == sorted(sizes, reverse=True)
+
+
+def test_outline_keeps_to_the_region(volume: CTVolume) -> None:
+    mask = np.zeros((8, 9), bool)
+    mask[2:5, 1:4] = True
+    mask[4, 4:6] = True
+    line = outline(mask)
+    assert line.min(axis=0).tolist() == [1, 2] and line.max(axis=0).tolist() == [6, 5]
+    assert (line[0] == line[-1]).all()
+    assert [4.0, 2.5] in line.tolist() and [6.0, 4.5] in line.tolist()
+
+
+def test_nothing_to_outline_no_display_report(volume: CTVolume) -> None:
+    finding = finding_on(volume, lung_mask=np.zeros(volume.hu.shape, bool))
+    kinds = [kind for kind, _ in build_all(finding, volume, read_sources(volume), CONTEXT, KINDS)]
+    assert kinds == ["report", "summary"]
 
 
 @pytest.mark.parametrize(

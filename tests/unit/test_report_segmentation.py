@@ -156,7 +156,7 @@ def test_segments_say_what_they_are_and_who_made_them(tmp_path: Path) -> None:
     seg = written(volume, made_from(volume, grid))
     first, second = seg.SegmentSequence
     assert (first.SegmentLabel, second.SegmentLabel) == ("Lungs", "What drove the model, no lesion boundary")
-    assert [s.SegmentedPropertyTypeCodeSequence[0].CodeValue for s in (first, second)] == ["39607008", "112001"]
+    assert [s.SegmentedPropertyTypeCodeSequence[0].CodeValue for s in (first, second)] == ["39607008", "130401"]
     assert [s.SegmentAlgorithmType for s in (first, second)] == ["AUTOMATIC", "AUTOMATIC"]
     versions = [s.SegmentationAlgorithmIdentificationSequence[0].AlgorithmVersion for s in (first, second)]
     assert versions == ["1.0+a1a1a1a1a1a1", "1.0+b2b2b2b2b2b2"]
@@ -240,7 +240,7 @@ def expected_rows(report: Dataset, seg: Dataset) -> list[Row]:
         (3, contains, "NUM", "111012,DCM", "91.273 %,UCUM"),
         (3, contains, "CODE", "363713009,SCT", "10828004,SCT"),
         *segment(1),
-        *[(3, contains, "TEXT", "121106,DCM", "...")] * 3,
+        *[(3, contains, "TEXT", "121106,DCM", "...")] * 4,
         *head("Lungs", 1, "91723000,SCT", "39607008,SCT", True),
         *algorithm("covid-ct U-Net", 2),
         (3, contains, "NUM", "118565006,SCT", "25.9 mL,UCUM"),
@@ -254,7 +254,7 @@ def expected_rows(report: Dataset, seg: Dataset) -> list[Row]:
             )
         ],
         *segment(1),
-        *head("Opacity", 2, "49755003,SCT", "112001,DCM", False),
+        *head("What drove the model", 2, "309825002,SCT", "130401,DCM", False),
         *algorithm("covid-ct DeCoVNet", 5),
         # 2 x 6 x 7 voxels of 12 mm3, of 2160 in the lungs, by hand.
         (3, contains, "NUM", "118565006,SCT", "1.0 mL,UCUM"),
@@ -265,7 +265,7 @@ def expected_rows(report: Dataset, seg: Dataset) -> list[Row]:
             contains,
             "TEXT",
             "121106,DCM",
-            "The opacity segment is the dense part of the lungs that drove the model's output, from its class "
+            "This region is the dense part of the lungs that drove the model's output, from its class "
             "activation map. It is not the boundary of a lesion, and its volume is not that of one.",
         ),
     ]

@@ -17,9 +17,10 @@ from config.reasons import Refusal
 from dicom_node.report.context import ReportContext
 from dicom_node.report.copied import MOST_ITEMS
 from dicom_node.report.frame import to_part10
+from dicom_node.report.header_reader import tag_of
 from dicom_node.report.not_analysed import build_not_analysed
 from dicom_node.report.objects import KINDS, build_all
-from dicom_node.report.sources import complete, read_headers, read_sources, tag_of
+from dicom_node.report.sources import complete, read_headers, read_sources
 from dicom_node.report.structured_report import build_report
 from inference.errors import CorruptInstance
 from inference.volume.load import load

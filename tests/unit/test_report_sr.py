@@ -53,7 +53,7 @@ def expected_rows(report: Dataset) -> list[Row]:
         (1, context, "TEXT", "121014,DCM", "Node makers"),
         (1, context, "TEXT", "121015,DCM", "node"),
         (1, context, "TEXT", "121016,DCM", "S1"),
-        (1, modifier, "CODE", "121058,DCM", "25045-6,LN"),
+        (1, modifier, "CODE", "121058,DCM", "24627-2,LN"),
         (1, contains, "CONTAINER", "126010,DCM", ""),
         (2, contains, "CONTAINER", "125007,DCM", ""),
         (3, context, "TEXT", "112039,DCM", "COVID-19 classification"),
@@ -73,6 +73,7 @@ def expected_rows(report: Dataset) -> list[Row]:
         (3, contains, "NUM", "111012,DCM", "91.273 %,UCUM"),
         (3, contains, "CODE", "363713009,SCT", "10828004,SCT"),
         (3, contains, "UIDREF", "121232,DCM", SERIES_UID),
+        (3, contains, "TEXT", "121106,DCM", "..."),
         (3, contains, "TEXT", "121106,DCM", "..."),
         (3, contains, "TEXT", "121106,DCM", "..."),
         (3, contains, "TEXT", "121106,DCM", "Checks passed: SLICE_SPACING: Slices are evenly spaced."),
@@ -139,11 +140,11 @@ def test_report_is_preliminary_unverified_and_complete(volume: CTVolume) -> None
 @pytest.mark.parametrize(
     ("probability", "percent", "interpretation", "text"),
     [
-        (0.25611900, "25.6119 %,UCUM", "260385009,SCT", "25.6 %, below the threshold of 50 %: negative"),
-        (0.5, "50.0 %,UCUM", "10828004,SCT", "50.0 %, at or above the threshold of 50 %: positive"),
+        (0.25611900, "25.6119 %,UCUM", "260385009,SCT", "26 %, below the threshold of 50 %: negative"),
+        (0.5, "50.0 %,UCUM", "10828004,SCT", "50 %, at or above the threshold of 50 %: positive"),
         (0.49996, "49.996 %,UCUM", "260385009,SCT", "49.996 %, below the threshold of 50 %: negative"),
-        (0.0, "0.0 %,UCUM", "260385009,SCT", "0.0 %"),
-        (1.0, "100.0 %,UCUM", "10828004,SCT", "100.0 %"),
+        (0.0, "0.0 %,UCUM", "260385009,SCT", "<1 %"),
+        (1.0, "100.0 %,UCUM", "10828004,SCT", ">99 %"),
     ],
 )
 def test_number_interpretation_and_sentence_agree(
@@ -178,7 +179,7 @@ def test_demonstration_model_says_so_in_title_and_text(volume: CTVolume) -> None
 
 def test_weights_that_no_card_pins_are_named_unverified(volume: CTVolume) -> None:
     finding = finding_on(volume, model=model(verified=False))
-    assert "not those that a model card pins" in texts(build_report(finding, volume, read_sources(volume), CONTEXT))
+    assert "No model card pins these weights" in texts(build_report(finding, volume, read_sources(volume), CONTEXT))
 
 
 def test_operating_points_carry_the_right_names_and_the_site_s_predictive_values(volume: CTVolume) -> None:
@@ -189,6 +190,20 @@ def test_operating_points_carry_the_right_names_and_the_site_s_predictive_values
     # 0.084 / (0.084 + 0.0162) and 0.8838 / (0.8838 + 0.016), by hand.
     assert "prevalence of 10 %" in text and "value of 0.838 " in text and "value of 0.982." in text
     assert "depend on how common" in text
+
+
+def test_series_kernel_and_thickness_are_named(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", SeriesDescription="Thorax 1.0 B70f", ConvolutionKernel="B70f", SliceThickness=1)
+    volume = volume_of(tmp_path / "s")
+    said = texts(build_report(finding_on(volume), volume, read_sources(volume), CONTEXT))
+    assert 'Series "Thorax 1.0 B70f", kernel B70f, slice thickness 1 mm.' in said
+
+
+def test_series_that_states_neither_kernel_nor_thickness_is_said_to(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", SliceThickness=None)
+    volume = volume_of(tmp_path / "s")
+    said = texts(build_report(finding_on(volume), volume, read_sources(volume), CONTEXT))
+    assert "Series without description, kernel not stated, slice thickness not stated." in said
 
 
 def test_no_operating_point_no_word_of_one(volume: CTVolume) -> None:
@@ -214,18 +229,19 @@ def test_times_are_stated_in_the_zone_of_the_source(tmp_path: Path) -> None:
     assert contributions.count("20260302073015.250000") == 2
 
 
-def test_source_without_zone_gets_the_node_s_local_times_and_no_offset(volume: CTVolume) -> None:
+def test_source_without_zone_gets_the_node_s_local_times_and_its_offset(volume: CTVolume) -> None:
     context = replace(CONTEXT, created_at=NOW.astimezone(timezone(timedelta(hours=1))))
     report = written(build_report(finding_on(volume), volume, read_sources(volume), context))
-    assert "TimezoneOffsetFromUTC" not in report
+    assert report.TimezoneOffsetFromUTC == "+0100"
     assert (report.ContentDate, report.ContentTime) == ("20260302", "003015.250000")
 
 
-@pytest.mark.parametrize("offset", ["0800", "+2500", "+08:00", "garbage"])
+@pytest.mark.parametrize("offset", ["0800", "+2500", "-1300", "+08:00", "garbage"])
 def test_malformed_zone_of_a_source_is_ignored(tmp_path: Path, offset: str) -> None:
     write_series(tmp_path / "s", TimezoneOffsetFromUTC=offset)
     volume = volume_of(tmp_path / "s")
-    assert "TimezoneOffsetFromUTC" not in build_report(finding_on(volume), volume, read_sources(volume), CONTEXT)
+    report = build_report(finding_on(volume), volume, read_sources(volume), CONTEXT)
+    assert report.TimezoneOffsetFromUTC == "+0000"
 
 
 def test_rebuild_has_the_same_uids_and_another_model_or_input_has_others(volume: CTVolume) -> None:

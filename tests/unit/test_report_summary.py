@@ -12,14 +12,16 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
+from config.headers import quiet
 from dicom_node.report import page
 from dicom_node.report.context import ReportContext
 from dicom_node.report.fonts import bundled, font_for, showable_name
-from dicom_node.report.frame import to_part10
+from dicom_node.report.frame import Origin, to_part10
 from dicom_node.report.objects import build_all
 from dicom_node.report.planes import LUNG_COLOUR, REGION_COLOUR, anatomy_of, axial, coronal, lung_box, sagittal
 from dicom_node.report.sources import read_sources
 from dicom_node.report.summary import build_summary
+from dicom_node.report.typesetting import MOST_CHARACTERS
 from inference.finding import QualityCheck
 from inference.models.cards import OperatingPoint
 from inference.volume.ct_volume import CTVolume
@@ -152,7 +154,7 @@ def test_page_says_the_result_its_meaning_and_what_it_rests_on(tmp_path: Path, d
         "born 1960-02-29",
         "Study 2020-03-01",
         "RESEARCH USE ONLY  -  NOT FOR DIAGNOSIS",
-        "91.3 %",
+        "91 %",
         "POSITIVE: at or above threshold 50 %",
         "sensitivity 0.840, specificity 0.982",
         "Lungs 26 mL (right 15, left 11)",
@@ -161,7 +163,8 @@ def test_page_says_the_result_its_meaning_and_what_it_rests_on(tmp_path: Path, d
         "slice spacing, lung volume",
         "covid-ct 1.0",
         "a1a1a1a1 / b2b2b2b2",
-        "revision 2",
+        "2026-03-01 12:00 UTC+00:00, revision 2",
+        "kernel not stated, slice thickness 4 mm.",
         "image 5",
     ):
         assert words in text, words
@@ -184,9 +187,11 @@ def test_why_nothing_is_localised_is_said_in_report_and_on_the_page(tmp_path: Pa
     nothing = np.zeros(volume.hu.shape, bool)
     cold, elsewhere = np.zeros(volume.hu.shape, np.uint8), np.zeros(volume.hu.shape, np.uint8)
     elsewhere[2, 1, 1] = 255
+    inside = np.where(finding_on(volume).lung_mask, elsewhere.max(), 0).astype(np.uint8)
     for probability, heat, said, legend in (
-        (0.2, cold, "No region is marked where the result is negative.", "planes through the middle of the lungs"),
-        (0.9, elsewhere, "doubt the result", "planes through the hottest point"),
+        (0.2, cold, "No region is marked when the result is negative.", "planes through the middle of the lungs"),
+        (0.9, elsewhere, "doubt the result", "hottest outside the lungs: planes through their middle"),
+        (0.9, inside, "doubt the result", "planes through the hottest point"),
     ):
         drawn.clear()
         finding = finding_on(volume, probability, localisation=nothing, heat=heat)
@@ -204,6 +209,57 @@ def test_slices_that_the_output_rests_on_are_named_where_they_are_not_all(tmp_pa
         objects = dict(build_all(finding_on(volume, verdict_slices=chosen), volume, read_sources(volume), CONTEXT))
         for text in (" ".join(drawn), " ".join(row[4] for row in rows(objects["report"]))):
             assert (said in text) if said else ("rests on" not in text)
+
+
+def test_slices_that_did_not_count_are_marked_in_the_strip(tmp_path: Path, drawn: list[str]) -> None:
+    grid = Grid(shape=(20, 32, 40))
+    write_series(tmp_path / "s", grid)
+    volume = volume_of(tmp_path / "s")
+    pages = {}
+    for counted in (None, (10, 19)):
+        drawn.clear()
+        pages[counted] = summary_of(volume, lung_mask=lungs(grid), verdict_slices=counted).pixel_array[520:].astype(int)
+        strip = drawn[drawn.index("lungs as found by the U-Net") :]
+        marked = [int(strip[at + 1].split()[1]) for at, words in enumerate(strip) if words == "not counted"]
+        assert marked == ([] if counted is None else [number for number in marked if number <= 10])
+        assert counted is None or len(marked) == 5
+    # The lower row of the strip, which shows the base, is darker.
+    assert pages[(10, 19)][125:].sum() < pages[None][125:].sum()
+
+
+def test_share_of_the_lungs_is_in_whole_percent(tmp_path: Path, drawn: list[str]) -> None:
+    write_series(tmp_path / "s")
+    summary_of(volume_of(tmp_path / "s"), lung_mask=lungs(Grid()), localisation=lesion(Grid()))
+    share = 100 * lesion(Grid()).sum() / lungs(Grid()).sum()
+    assert f"{share:.0f} % of the lungs" in " ".join(drawn)
+
+
+@pytest.mark.parametrize("length", [1_000, 1_000_000])
+@pytest.mark.parametrize("words", ["W", "W ", "张", "é"])
+def test_text_of_any_length_is_clipped_before_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, length: int
+) -> None:
+    write_series(tmp_path / "s", Grid(shape=(4, 16, 16)))
+    volume = volume_of(tmp_path / "s")
+    measured: list[int] = []
+    original = ImageDraw.ImageDraw.textlength
+
+    def measure(self: ImageDraw.ImageDraw, text: str, *args: object, **kwargs: object) -> float:
+        measured.append(len(text))
+        return original(self, text, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "textlength", measure)
+    long = words * (length // len(words))
+    point = OperatingPoint(long, 0.5, 0.8, 0.9, long)
+    context = replace(CONTEXT, operating_points=(point,), software_version=long, device_name=long)
+    finding = finding_on(volume, checks=(QualityCheck(long, long),), model=model(name=long, version=long))
+    first = read_sources(volume)[0]
+    origin = Origin([first], context, finding.model)
+    with quiet():
+        first.PatientName = first.PatientID = first.StudyDate = first.SeriesDescription = long
+        page.draw_page(finding, volume, anatomy_of(finding, volume), origin)
+    assert max(measured) <= MOST_CHARACTERS + 3
+    assert len(measured) < 50_000
 
 
 def test_heat_is_drawn_where_it_is(tmp_path: Path) -> None:
