@@ -5,6 +5,7 @@ Words travel over a socket as they are; nothing is unpickled. See `decoding_proc
 
 import atexit
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -34,7 +35,11 @@ class DecoderFailed(Exception):
 
 
 class _Died(Exception):
-    """The process is gone, or was stopped because it hangs."""
+    """The process is gone, or was stopped because it hangs. for_certain: a new one would end in the same way."""
+
+    def __init__(self, *, for_certain: bool) -> None:
+        super().__init__()
+        self.for_certain = for_certain
 
 
 class _Decoder:
@@ -77,8 +82,8 @@ class _Decoder:
                 return None
             return np.frombuffer(receive(self._channel, rows * columns * 2), "<u2").reshape(rows, columns)
         except (OSError, EOFError):
-            self._kill()
-            raise _Died from None
+            status = self._kill()
+            raise _Died(for_certain=status == -signal.SIGXCPU) from None
 
     def end(self) -> None:
         """Let the process end, and wait for it."""
@@ -117,7 +122,9 @@ class DecoderPool:
             decoder = self._take()
             try:
                 words = decoder.ask(codec, parts, rows, columns)
-            except _Died:
+            except _Died as death:
+                if death.for_certain:
+                    break
                 continue
             self._put_back(decoder)
             if words is None:
