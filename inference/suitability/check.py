@@ -183,7 +183,7 @@ def _check_hu(volume: CTVolume, coarse: Coarse, chest: Chest | None) -> QualityC
     by 60 is seen. Values at or below -1150 are padding.
     """
     values = volume.hu[:, ::4, ::4].ravel()
-    counts = np.bincount(np.clip(values, -1150, 3000).astype(np.int32) + 1150)
+    counts = np.bincount(np.clip(values, -1150, 3000).astype(np.int32) + 1150, minlength=4151)
     if int((counts[1:] > 0).sum()) < _FEWEST_VALUES:
         raise UnsuitableSeries(ReasonCode.QUANTISED, "The images have too few grey levels for CT, as screenshots do.")
     air, allowed = _mode(counts, -1149, -700), _AIR_HU

@@ -134,8 +134,8 @@ class CTVolume:
                 continue
             if clamped is self.hu:
                 clamped = self.hu.copy()
-            clamped[z][plane < low_hu] = round(below_hu)
-            clamped[z][plane > high_hu] = round(above_hu)
+            clamped[z][plane < low_hu] = min(max(round(below_hu), -32768), 32767)
+            clamped[z][plane > high_hu] = min(max(round(above_hu), -32768), 32767)
         return clamped
 
     def position_mm(self, z: float, row: float, column: float) -> tuple[float, float, float]:

@@ -66,6 +66,8 @@ _NUMBERS = {
     "SharedFunctionalGroupsSequence": 0x52009229,
     "PerFrameFunctionalGroupsSequence": 0x52009230,
 }
+# Beyond any length in mm, angle, count or number of an image; sums and products of such numbers are finite.
+_LARGEST = 1e9
 # Tags made once: making them costs more than reading most elements does.
 TAGS = {name: Tag(number) for name, number in _NUMBERS.items()}
 _FUNCTIONAL_GROUPS = {
@@ -106,16 +108,24 @@ class Elements:
         return "\\".join(self.texts(name))
 
     def numbers(self, name: str) -> tuple[float, ...]:
-        """Decimal strings as floats; empty when any of them is not a finite number."""
-        try:
-            values = tuple(float(part) for part in self.texts(name))
-        except ValueError:
-            return ()
-        return values if all(map(math.isfinite, values)) else ()
+        """Decimal strings as floats; empty if any of them is not a number, or one that nothing measured can have."""
+        values = self._floats(name)
+        return values if all(abs(value) <= _LARGEST for value in values) else ()
 
     def number(self, name: str) -> float | None:
         values = self.numbers(name)
         return values[0] if values else None
+
+    def stated(self, name: str, low: float, high: float) -> float | None:
+        """A number that must lie from low to high: None if there is none, NaN if it lies elsewhere."""
+        values = self._floats(name)
+        return None if not values else values[0] if low <= values[0] <= high else math.nan
+
+    def _floats(self, name: str) -> tuple[float, ...]:
+        try:
+            return tuple(float(part) for part in self.texts(name))
+        except ValueError:
+            return ()
 
     def word(self, name: str) -> int | None:
         raw = self.raw(name)

@@ -3,6 +3,7 @@
 import io
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import BinaryIO
 
 from inference.errors import CorruptInstance
@@ -13,6 +14,8 @@ Spans = tuple[tuple[int, int], ...]
 _PIXEL_DATA = struct.pack("<HH", 0x7FE0, 0x0010)
 _ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
+# JPEG and JPEG-LS, JPEG 2000; both end alike. Zeros may follow, to an even length or to a block.
+_STREAM_STARTS, _STREAM_END, _PADDING_BYTES = (b"\xff\xd8", b"\xff\x4f"), b"\xff\xd9", 64
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,15 @@ class Layout:
 def frame_spans(file: BinaryIO, layout: Layout) -> list[Spans]:
     """The spans of every frame, from a file that stands at its Pixel Data element.
 
-    Frames without spans when no Pixel Data is there. Raises CorruptInstance where less is there than promised.
+    One frame without spans if there is no Pixel Data, or there are no pixels in it by the header: nothing is made for
+    frames whose bytes are not there. Raises CorruptInstance if less is there than promised.
     """
     start = file.tell()
     size = file.seek(0, io.SEEK_END)
     file.seek(start)
     head = file.read(12)
-    if len(head) < 12 or head[:4] != _PIXEL_DATA:
-        return [()] * layout.frames
+    if len(head) < 12 or head[:4] != _PIXEL_DATA or not layout.frame_bytes:
+        return [()]
     length = struct.unpack_from("<L", head, 4 if layout.implicit else 8)[0]
     first = start + (8 if layout.implicit else 12)
     if (length == _UNDEFINED) != layout.encapsulated:
@@ -54,7 +58,7 @@ def frame_spans(file: BinaryIO, layout: Layout) -> list[Spans]:
 
 def _encapsulated_spans(file: BinaryIO, first: int, size: int, layout: Layout) -> list[Spans]:
     items = _item_spans(file, first, size, layout.uid)
-    table, fragments = items[:1], items[1:]
+    table, fragments = items[:1], [span for span in items[1:] if span[1]]  # an empty fragment holds nothing
     if len(fragments) < layout.frames:
         raise CorruptInstance(
             f"instance {layout.uid}: {len(fragments)} fragments of pixel data for {layout.frames} frames"
@@ -63,17 +67,32 @@ def _encapsulated_spans(file: BinaryIO, first: int, size: int, layout: Layout) -
         return [tuple(fragments)]
     if len(fragments) == layout.frames:
         return [(fragment,) for fragment in fragments]
-    offset, length = table[0]
-    file.seek(offset)
-    starts = set(struct.unpack(f"<{length // 4}L", file.read(length // 4 * 4)))
-    frames: list[list[tuple[int, int]]] = []
-    for fragment in fragments:
-        if not frames or fragment[0] - fragments[0][0] in starts:
-            frames.append([])
-        frames[-1].append(fragment)
-    if len(frames) != layout.frames:
+    starts = _starts_by_table(file, table[0], fragments)
+    if len(starts) != layout.frames:
+        starts = _starts_by_stream(file, fragments)
+    if len(starts) != layout.frames:
         raise CorruptInstance(f"instance {layout.uid}: its frames cannot be told apart in its fragments")
-    return [tuple(frame) for frame in frames]
+    return [tuple(fragments[start:end]) for start, end in pairwise([*starts, len(fragments)])]
+
+
+def _starts_by_table(file: BinaryIO, table: tuple[int, int], fragments: list[tuple[int, int]]) -> list[int]:
+    """Indices of the fragments that begin a frame by the Basic Offset Table."""
+    offset, length = table
+    file.seek(offset)
+    offsets = set(struct.unpack(f"<{length // 4}L", file.read(length // 4 * 4)))
+    return [0] + [n for n, (start, _) in enumerate(fragments) if n and start - fragments[0][0] in offsets]
+
+
+def _starts_by_stream(file: BinaryIO, fragments: list[tuple[int, int]]) -> list[int]:
+    """Indices of the fragments that begin an image, after one that ends one, by the streams' own markers."""
+    starts, ended = [], True
+    for index, (offset, length) in enumerate(fragments):
+        file.seek(offset)
+        if ended and file.read(2) in _STREAM_STARTS:
+            starts.append(index)
+        file.seek(offset + max(0, length - _PADDING_BYTES))
+        ended = file.read(min(length, _PADDING_BYTES)).rstrip(b"\0").endswith(_STREAM_END)
+    return starts
 
 
 def _item_spans(file: BinaryIO, first: int, size: int, uid: str) -> list[tuple[int, int]]:

@@ -204,7 +204,7 @@ def _every_frame_has_geometry(frames: Sequence[Frame]) -> None:
     if lacking:
         raise UnsuitableSeries(
             ReasonCode.NO_POSITION,
-            f"{lacking} of {len(frames)} images lack a position, an orientation or a pixel spacing.",
+            f"{lacking} of {len(frames)} images lack a position, an orientation or a pixel spacing that can be used.",
         )
 
 

@@ -5,6 +5,7 @@ Nothing is allocated by what a header claims, and no error text carries an eleme
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 LEGACY_ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.2"
 
 _MAX_FRAMES = 100_000
+# What a length within an image, in mm, a rescale slope and an intercept can be at all; NaN stands for others.
+_LENGTH_MM, _SLOPE, _INTERCEPT = (1e-3, 1e3), (1e-4, 1e4), (-1e6, 1e6)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class Frame:
     """One image of an instance.
 
     position_mm: (3) LPS of the first pixel's centre, None where absent.  orientation: (6) row and column cosines.
-    spacing_mm: (between rows, between columns).  spans: (offset, bytes) of the encoded frame in the file.
+    spacing_mm: (between rows, between columns).  slope, intercept: NaN if what is stored cannot be.
+    spans: (offset, bytes) of the encoded frame in the file.
     split_keys: what may tell several volumes of one series apart, by name.
     """
 
@@ -177,6 +181,7 @@ def _pixel_format(elements: Elements, syntax: str) -> PixelFormat:
 
 def _header(elements: Elements, syntax: str) -> SeriesHeader:
     """The header of one frame; `elements` looks into the frame's functional groups first."""
+    between = elements.stated("SpacingBetweenSlices", *_LENGTH_MM) or math.nan
     return SeriesHeader(
         modality=elements.text("Modality"),
         image_type=elements.texts("FrameType") or elements.texts("ImageType"),
@@ -184,7 +189,7 @@ def _header(elements: Elements, syntax: str) -> SeriesHeader:
         manufacturer=elements.text("Manufacturer"),
         manufacturer_model=elements.text("ManufacturerModelName"),
         kernel=elements.text("ConvolutionKernel"),
-        slice_thickness_mm=elements.number("SliceThickness"),
+        slice_thickness_mm=_thickness(elements),
         series_description=elements.text("SeriesDescription"),
         study_description=elements.text("StudyDescription"),
         protocol_name=elements.text("ProtocolName"),
@@ -196,7 +201,7 @@ def _header(elements: Elements, syntax: str) -> SeriesHeader:
         bits_stored=elements.word("BitsStored") or 0,
         sop_class_uid=elements.text("SOPClassUID"),
         rescale_type=elements.text("RescaleType"),
-        spacing_between_slices_mm=elements.number("SpacingBetweenSlices"),
+        spacing_between_slices_mm=None if math.isnan(between) else between,
         tilt_deg=elements.number("GantryDetectorTilt"),
         lossy=elements.text("LossyImageCompression") == "01",
         quality_control=elements.text("QualityControlImage") == "YES",
@@ -207,9 +212,16 @@ def _header(elements: Elements, syntax: str) -> SeriesHeader:
     )
 
 
+def _thickness(elements: Elements) -> float | None:
+    """None or 0 if the scanner does not say, NaN if what it says cannot be."""
+    return 0.0 if elements.number("SliceThickness") == 0 else elements.stated("SliceThickness", *_LENGTH_MM)
+
+
 def _frames(dataset: Dataset, elements: Elements, instance: Instance, spans: list[Spans]) -> Iterator[Frame]:
-    if instance.sop_class_uid not in (ENHANCED_CT, LEGACY_ENHANCED_CT):
-        yield from (_frame(elements, instance, index, span) for index, span in enumerate(spans))
+    if instance.sop_class_uid not in (ENHANCED_CT, LEGACY_ENHANCED_CT) or spans == [()]:
+        first = _frame(elements, instance, 0, spans[0])
+        yield first
+        yield from (dataclasses.replace(first, index=index, spans=spans[index]) for index in range(1, len(spans)))
         return
     shared = functional_groups(items(dataset, "SharedFunctionalGroupsSequence")[:1])
     per_frame = items(dataset, "PerFrameFunctionalGroupsSequence")
@@ -219,11 +231,15 @@ def _frames(dataset: Dataset, elements: Elements, instance: Instance, spans: lis
         yield _frame(Elements(*functional_groups([item]), *shared, dataset), instance, index, span)
 
 
+def _is_length(mm: float) -> bool:
+    return _LENGTH_MM[0] <= mm <= _LENGTH_MM[1]
+
+
 def _frame(elements: Elements, instance: Instance, index: int, spans: Spans) -> Frame:
     position = elements.numbers("ImagePositionPatient")
     orientation = elements.numbers("ImageOrientationPatient")
     spacing = elements.numbers("PixelSpacing")
-    slope, intercept = elements.number("RescaleSlope"), elements.number("RescaleIntercept")
+    slope, intercept = elements.stated("RescaleSlope", *_SLOPE), elements.stated("RescaleIntercept", *_INTERCEPT)
     enhanced = instance.sop_class_uid in (ENHANCED_CT, LEGACY_ENHANCED_CT)
     header = instance.header
     if enhanced:
@@ -235,7 +251,7 @@ def _frame(elements: Elements, instance: Instance, index: int, spans: Spans) -> 
         index=index,
         position_mm=(position[0], position[1], position[2]) if len(position) == 3 else None,
         orientation=orientation if len(orientation) == 6 else None,
-        spacing_mm=(spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None,
+        spacing_mm=(spacing[0], spacing[1]) if len(spacing) == 2 and all(map(_is_length, spacing)) else None,
         slope=1.0 if slope is None else slope,
         intercept=0.0 if intercept is None else intercept,
         spans=spans,

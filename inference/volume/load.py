@@ -129,9 +129,13 @@ def _usable(frames: Sequence[Frame]) -> None:
         check_format(frame.instance.pixels)
         if not frame.spans:
             raise CorruptInstance(f"instance {frame.instance.sop_instance_uid}: it has no pixel data")
-        if not (math.isfinite(frame.slope) and frame.slope > 0 and abs(frame.intercept) < 1 << 20):
+        if math.isnan(frame.slope) or math.isnan(frame.intercept):
             raise UnsuitableSeries(
-                ReasonCode.BAD_RESCALE, "The rescale slope is zero or negative, or the intercept absurd."
+                ReasonCode.BAD_RESCALE, "The rescale slope or intercept is not a number that CT images can have."
+            )
+        if frame.header.slice_thickness_mm is not None and math.isnan(frame.header.slice_thickness_mm):
+            raise UnsuitableSeries(
+                ReasonCode.SLICE_THICKNESS, "The slice thickness in the header is not a length that a slice can have."
             )
 
 

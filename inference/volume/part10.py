@@ -30,7 +30,7 @@ DEFLATED = frozenset(
 UNREADABLE = (InvalidDicomError, OSError, *headers.UNREADABLE)
 """What is raised for a file that is not a DICOM file."""
 
-_SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID = 0x00020002, 0x00020003, 0x00020010
+_GROUP_LENGTH, _SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID = 0x00020000, 0x00020002, 0x00020003, 0x00020010
 _PIXEL_DATA = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 # Real ones have 200 to 500 bytes.
 _MAX_META_BYTES = 1 << 20
@@ -55,21 +55,27 @@ def read_meta(file: BinaryIO) -> FileMeta:
     file.seek(0)
     if file.read(132)[128:] != b"DICM":
         raise InvalidDicomError
-    meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_end_of_meta())
-    return FileMeta(*(_uid(meta, tag) for tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID)))
+    meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_end_of_meta(file))
+    return FileMeta(
+        *(_uid(meta, tag) for tag in (_GROUP_LENGTH, _SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID))
+    )
 
 
-def _end_of_meta() -> Callable[[BaseTag, str | None, int], bool]:
-    """Tells the first element after the group: of another group, or out of order, as one inside the data set is."""
-    last = 0
+def _end_of_meta(file: BinaryIO) -> Callable[[BaseTag, str | None, int], bool]:
+    """Tells the first element after the group: of another group, or out of order behind the group's stated length."""
+    last, stated_end = 0, 0
 
     def ends(tag: BaseTag, vr: str | None, length: int) -> bool:
-        nonlocal last
-        if tag >> 16 != 2 or tag <= last:
+        nonlocal last, stated_end
+        at = file.tell()
+        if tag >> 16 != 2 or (tag <= last and at > stated_end):
             return True
         if length > _MAX_META_BYTES:
             raise InvalidDicomError
-        last = int(tag)
+        if tag == _GROUP_LENGTH and not last:
+            stated_end = at + 4 + int.from_bytes(file.read(4), "little")
+            file.seek(at)
+        last = max(last, int(tag))
         return False
 
     return ends

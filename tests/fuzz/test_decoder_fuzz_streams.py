@@ -58,10 +58,13 @@ def broken(stream: bytes, dice: random.Random) -> bytes:
     return bytes(data)
 
 
-def claims_more(stream: bytes) -> bool:
-    """True for a JPEG-LS stream of another size than it was: a huge one costs the limit of time, over and over."""
+def runs_into_the_limit(stream: bytes) -> bool:
+    """True for a JPEG-LS stream of another size than it was, or without an end: its decoder does not stop then.
+
+    The limit of time stops it, but a campaign of such streams takes days.
+    """
     place = stream.find(b"\xff\xf7")
-    return place >= 0 and stream[place + 5 : place + 9] != b"\0\x40\0\x40"
+    return place >= 0 and (stream[place + 5 : place + 9] != b"\0\x40\0\x40" or b"\xff\xd9" not in stream[place:])
 
 
 def keep(name: str, number: int, stream: bytes) -> None:
@@ -96,7 +99,7 @@ def test_a_broken_stream_that_no_check_stops_harms_the_decoding_process_alone(na
     dice, stream = random.Random(SEED + 1), STREAMS[name][1]()
     for number in range(ROUNDS // 10):
         data = broken(stream, dice)
-        if claims_more(data):
+        if runs_into_the_limit(data):
             continue
         try:
             assert POOL.decode(CODECS[name], [data], 64, 64).shape == (64, 64)
