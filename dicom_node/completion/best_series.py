@@ -80,6 +80,11 @@ class BestSeries:
             return error.refusal
         except CorruptInstance as error:
             return Refusal(ReasonCode.CORRUPT_INSTANCE, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever one series holds, the others of the study are decided
+            log.error(
+                "series could not be examined", series=short(member.series_instance_uid), error=type(error).__name__
+            )
+            return Refusal(ReasonCode.CORRUPT_INSTANCE, "Its headers cannot be examined.")
 
 
 def decide(members: Sequence[Member], examined: Mapping[int, Candidate | Refusal]) -> Choice:

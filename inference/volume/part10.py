@@ -56,9 +56,7 @@ def read_meta(file: BinaryIO) -> FileMeta:
     if file.read(132)[128:] != b"DICM":
         raise InvalidDicomError
     meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_end_of_meta(file))
-    return FileMeta(
-        *(_uid(meta, tag) for tag in (_GROUP_LENGTH, _SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID))
-    )
+    return FileMeta(*(_uid(meta, tag) for tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID)))
 
 
 def _end_of_meta(file: BinaryIO) -> Callable[[BaseTag, str | None, int], bool]:

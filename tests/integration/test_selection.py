@@ -9,8 +9,10 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from dicom_node.analysis.current_model import current_model, current_models
+from dicom_node.completion import best_series
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
+from inference.suitability import ranking
 from storage import audit, jobs, retention, selection, series
 from storage.jobs import Models
 from storage.results import NewObject, NewResult
@@ -168,6 +170,40 @@ def test_a_study_without_a_suitable_series_has_one_outcome_with_its_reason(site:
     site.wait(1)
     assert not site.has_job()
     assert site.series(few).selection == "UNSUITABLE"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"ImageOrientationPatient": ["1e308", "0", "0", "0", "1", "0"]},
+        {"SpacingBetweenSlices": "1e-308"},
+        {"SliceThickness": "1e308"},
+        {"PixelSpacing": ["1e-308", "1e-308"]},
+        {"RescaleSlope": "1e308"},
+    ],
+    ids=lambda odd: next(iter(odd)),
+)
+def test_a_series_of_impossible_numbers_does_not_keep_the_others_waiting(site: Site, odd: dict[str, object]) -> None:
+    good = site.receive(chest(5.0))
+    bad = site.receive(chest(1.25, **odd))
+    site.wait(31)
+    assert site.work() == (bad if "SpacingBetweenSlices" in odd else good)
+
+
+def test_what_nobody_thought_of_in_one_series_does_not_keep_the_others_waiting(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = site.receive(chest(5.0)), site.receive(chest(1.25))
+
+    def examine(paths: list[Path], policy: object) -> ranking.Candidate:
+        if len(paths) > 100:
+            raise OverflowError("no one thought of this")
+        return ranking.examine(paths, policy)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(best_series, "examine", examine)
+    site.wait(31)
+    assert site.work() == good
+    assert (site.series(bad).selection, site.series(bad).refusal_code) == ("UNSUITABLE", "CORRUPT_INSTANCE")
 
 
 def test_a_late_series_is_passed_over_once_the_study_has_its_result(site: Site) -> None:
