@@ -1,7 +1,7 @@
 """From the files of one series to an outcome: the part that the worker and `dicom-node analyse` share."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ NOT_ANALYSED = "NOT_ANALYSED"
 class Analysis:
     """What became of a series: a finding, or the reason why there is none.
 
-    volume: None where the files gave no volume.
+    volume: None if the files gave no volume.
     """
 
     finding: Finding | None
@@ -41,27 +41,51 @@ class Analysis:
         return ANALYSED if self.finding is not None else NOT_ANALYSED
 
 
-def analyse(
-    paths: Sequence[Path],
-    pipeline: Pipeline,
-    *,
-    trace: bool = False,
-    own: ReportSettings | None = None,
-    decoded: dict[Path, Planes] | None = None,
-) -> Analysis:
-    """Load one series and run the pipeline on it.
+@dataclass(frozen=True)
+class Loaded:
+    """One series as a volume, or the reason why it is none. seconds: what that took."""
 
-    own: names the node by its manufacturer and device name; what it made or had a part in is refused.
-    decoded: slices that were decoded before, see `volume.load`; emptied, as the volume holds them then.
-    A series that cannot be analysed is an outcome, not an error: every other exception is a fault of the node.
+    volume: CTVolume | None
+    refusal: Refusal | None
+    seconds: float
+
+
+def load_series(paths: Sequence[Path], decoded: Mapping[Path, Planes] | None = None) -> Loaded:
+    """Load one series. decoded: slices that were decoded before, see `volume.load`.
+
+    A series that is no volume is an outcome, not an error: every other exception is a fault of the node.
     """
     started = time.perf_counter()
-    volume: CTVolume | None = None
+    volume, refusal = None, None
     try:
-        decoded = {} if decoded is None else decoded
-        volume = load(paths, decoded=decoded)
-        decoded.clear()
-        loaded = time.perf_counter() - started
+        volume = load(paths, decoded=decoded or {})
+    except UnsuitableSeries as error:
+        refusal = error.refusal
+    except CorruptInstance as error:
+        refusal = Refusal(ReasonCode.CORRUPT_INSTANCE, str(error))
+    return Loaded(volume, refusal, time.perf_counter() - started)
+
+
+def analyse(
+    paths: Sequence[Path], pipeline: Pipeline, *, trace: bool = False, own: ReportSettings | None = None
+) -> Analysis:
+    """Load one series and run the pipeline on it, see `analyse_loaded`."""
+    return analyse_loaded(load_series(paths), pipeline, trace=trace, own=own)
+
+
+def analyse_loaded(
+    loaded: Loaded, pipeline: Pipeline, *, trace: bool = False, own: ReportSettings | None = None
+) -> Analysis:
+    """Run the pipeline on a series that was loaded.
+
+    own: names the node by its manufacturer and device name; what it made or had a part in is refused.
+    A series that cannot be analysed is an outcome, not an error: every other exception is a fault of the node.
+    """
+    started = time.perf_counter() - loaded.seconds
+    volume = loaded.volume
+    if volume is None:
+        return Analysis(None, loaded.refusal, None, {"total": loaded.seconds})
+    try:
         _refuse_unnamed(volume)
         if own is not None:
             _refuse_own_objects(volume, own)
@@ -70,7 +94,7 @@ def analyse(
         return _refused(error.refusal, volume, started)
     except CorruptInstance as error:
         return _refused(Refusal(ReasonCode.CORRUPT_INSTANCE, str(error)), volume, started)
-    timings = {"load": loaded, **finding.timings_s, "total": time.perf_counter() - started}
+    timings = {"load": loaded.seconds, **finding.timings_s, "total": time.perf_counter() - started}
     return Analysis(finding, None, volume, timings)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from config.settings import Settings
 from dicom_node import lease
-from dicom_node.analysis.analyse import Analysis, analyse, open_model
+from dicom_node.analysis.analyse import Analysis, Loaded, analyse_loaded, load_series, open_model
 from dicom_node.analysis.read_ahead import ReadAhead
 from dicom_node.analysis.result_objects import ResultObjects, report_objects
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
@@ -26,6 +26,7 @@ from storage.errors import CorruptFile, StaleLease
 from storage.files import FileStore
 from storage.jobs import ClaimedJob
 from storage.results import NewObject, NewResult
+from storage.series import StoredInstance
 
 log = structlog.get_logger()
 _MOST_NAMED = 8
@@ -117,23 +118,16 @@ class Worker:
             previous = results.previous_result(tx, job.series_pk)
         if series.instances_digest(instances) != job.instances_digest:
             raise StaleLease(f"job {job.job_id}: the series has changed since it was queued")
-        decoded = self._read_ahead.take(job.series_pk, job.attempt)
-        # The digest is checked when a file is read: a disk that lies must not become a finding.
-        for instance in instances:
-            if self.files.absolute(instance.path) not in decoded:
-                self.files.read_verified(instance.path, instance.sha256)
-        paths = [self.files.absolute(instance.path) for instance in instances]
+        loaded = self._load(job, instances)
         pipeline = self._pipeline(job)
-        refusal = job.refusal
-        own = self.settings.report
-        analysis = Analysis(None, refusal, None) if refusal else analyse(paths, pipeline, own=own, decoded=decoded)
+        analysis = analyse_loaded(loaded, pipeline, own=self.settings.report)
         if job.shadow:
             self._commit(job, analysis, pipeline.identity, ResultObjects())
             return
         predecessor = self.files.read_verified(previous.report.path, previous.report.sha256) if previous else None
         built = report_objects(
             analysis,
-            paths,
+            [self.files.absolute(instance.path) for instance in instances],
             pipeline.identity,
             self.settings,
             instances_digest=job.instances_digest,
@@ -142,6 +136,17 @@ class Worker:
             operating_points=pipeline.card.operating_points,
         )
         self._commit(job, analysis, pipeline.identity, built)
+
+    def _load(self, job: ClaimedJob, instances: Sequence[StoredInstance]) -> Loaded:
+        """The series as a volume; what was read ahead of it is let go afterwards, as the volume holds it then."""
+        decoded = self._read_ahead.take(job.series_pk, job.attempt)
+        # The digest is checked when a file is read: a disk that lies must not become a finding.
+        for instance in instances:
+            if self.files.absolute(instance.path) not in decoded:
+                self.files.read_verified(instance.path, instance.sha256)
+        if job.refusal is not None:
+            return Loaded(None, job.refusal, 0.0)
+        return load_series([self.files.absolute(instance.path) for instance in instances], decoded)
 
     def _commit(self, job: ClaimedJob, analysis: Analysis, model: ModelIdentity, built: ResultObjects) -> None:
         stored = [

@@ -32,7 +32,11 @@ def analyse(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Load, analyse and print every series below PATH. One JSON object a line with --json."""
+    """Load, analyse and print every series below PATH. One JSON object a line with --json.
+
+    A series beside which files cannot be read is refused as corrupt; such files that belong to no series make the
+    command fail.
+    """
     settings = settings_from(config)
     wanted = {"display": display or settings.report.display, "key_objects": key_objects or settings.report.key_objects}
     settings = settings.model_copy(update={"report": settings.report.model_copy(update=wanted)})
@@ -57,6 +61,9 @@ def analyse(
             unreadable = [{"file": str(file.path), "reason": file.reason} for file in folder.suspects(uid)]
             record = _record(uid, analysis, pipeline.identity) | ({"unreadable": unreadable} if unreadable else {})
             print_json(record | {"objects": written} if output else record) if json else _print(record, written)
+    suspects = {file.path for uid in folder.series for file in folder.suspects(uid)}
+    if any(file.path not in suspects for file in folder.unreadable):
+        raise typer.Exit(1)  # no series answers for them
 
 
 def _record(uid: str, analysis: Analysis, model: ModelIdentity) -> dict[str, object]:

@@ -124,9 +124,13 @@ def masks(
 
 def _scans(source: Path | None, config: Path | None) -> list[Scan]:
     if source is not None:
-        from inference.volume.scans import scans_in
+        from inference.volume.folder import read_folder
+        from inference.volume.scans import scans_of
 
-        return scans_in(source)
+        folder = read_folder(source)
+        for file in folder.unreadable:
+            err.print(f"cannot read {file.path}: {file.reason}", markup=False, soft_wrap=True)
+        return scans_of(folder, source)
     from dicom_node.cli.own_data import stored_scans
 
     settings = settings_from(config)

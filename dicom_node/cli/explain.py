@@ -15,13 +15,16 @@ from dicom_node.cli.common import (
     database_of,
     err,
     files_of,
+    note_reading,
     out,
     print_json,
     print_rows,
     settings_from,
 )
 from dicom_node.errors import NodeError
+from storage import audit
 from storage import series as store
+from storage.lookup import find_series
 
 # torch takes seconds to import: only this command pays for it.
 if TYPE_CHECKING:
@@ -34,7 +37,9 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    series: Annotated[str, typer.Argument(help="Series Instance UID that the node holds, or a folder or file.")],
+    series: Annotated[
+        str, typer.Argument(help="A series that the node holds (number, UID or its beginning); or a folder, or a file.")
+    ],
     device: Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:0", ...')] = "auto",
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -55,18 +60,28 @@ def explain(
 
 
 def _paths_of(series: str, settings: Settings) -> list[Path]:
-    """The files of a series. Raises NodeError where there is none, or more than one; NotFound for an unknown UID."""
-    if not Path(series).exists():
-        files = files_of(settings)
-        with database_of(settings).read() as tx:
-            held = store.series_instances(tx, store.get_series(tx, series).series_pk)
-        return [files.absolute(instance.path) for instance in held]
-    from inference.volume.folder import find_series
+    """The files of a series.
 
-    found = list(find_series(Path(series)).values())
-    if len(found) != 1:
-        raise NodeError(f"{series} holds {len(found)} series; give a folder with one")
-    return found[0]
+    Raises NodeError if a folder holds none or several, CorruptInstance if files of it cannot be read, NotFound.
+    """
+    if not Path(series).exists():
+        files, database = files_of(settings), database_of(settings)
+        with database.read() as tx:
+            record = store.get_series(tx, find_series(tx, series))
+            held = store.series_instances(tx, record.series_pk)
+        about = audit.Subject(
+            series_uid=record.series_instance_uid, study_uid=record.study_instance_uid, patient_id=record.patient_id
+        )
+        note_reading(database, "explain", about)
+        return [files.absolute(instance.path) for instance in held]
+    from inference.volume.folder import read_folder
+
+    folder = read_folder(Path(series))
+    for file in folder.unreadable:
+        err.print(f"cannot read {file.path}: {file.reason}", markup=False, soft_wrap=True)
+    if len(folder.series) != 1:
+        raise NodeError(f"{series} holds {len(folder.series)} series; give a folder with one")
+    return folder.whole(next(iter(folder.series)))
 
 
 def _record(found: Explanation) -> dict[str, object]:

@@ -59,13 +59,18 @@ def send(
     )
     if json:
         failures = [{"sop_instance_uid": uid, "reason": reason} for uid, reason in result.failures]
-        print_json({"sent": result.stored, "failed": result.failed, "detail": result.detail, "failures": failures})
+        unreadable = [{"file": str(file), "reason": reason} for file, reason in result.unreadable]
+        record = {"sent": result.stored, "failed": result.failed, "detail": result.detail}
+        print_json({**record, "failures": failures, "unreadable": unreadable})
     else:
         for uid, reason in result.failures:
             err.print(f"{uid}: {reason}", markup=False, soft_wrap=True)
+        for file, reason in result.unreadable:
+            err.print(f"not sent, cannot be read: {file}: {reason}", markup=False, soft_wrap=True)
         out.print(
-            f"{result.stored} stored, {result.failed} failed{': ' + result.detail if result.detail else ''}",
+            f"{result.stored} stored, {result.failed} failed, {len(result.unreadable)} not readable"
+            f"{': ' + result.detail if result.detail else ''}",
             markup=False,
         )
-    if result.failed or result.stored == 0:
+    if result.failed or result.unreadable or result.stored == 0:
         raise typer.Exit(PEER_UNREACHABLE if result.stored == 0 else 1)

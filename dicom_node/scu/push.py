@@ -11,6 +11,7 @@ from config.settings import SenderSettings
 from dicom_node.errors import NodeError
 from dicom_node.scu.association import Address
 from dicom_node.scu.store import InstanceFile, StoreOutcome, read_instance, store
+from inference.volume.folder import read_folder
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 
@@ -20,12 +21,14 @@ class PushResult:
     """How many instances were stored and how many failed.
 
     detail: the first failure, or empty. failures: SOP Instance UID and reason of each, with the peer's Error Comment.
+    unreadable: path and reason of the files that look like DICOM and cannot be sent.
     """
 
     stored: int
     failed: int
     detail: str
     failures: tuple[tuple[str, str], ...] = ()
+    unreadable: tuple[tuple[Path, str], ...] = ()
 
 
 def send(
@@ -42,8 +45,11 @@ def send(
     Raises NodeError when there is no DICOM instance at `path`.
     """
     instances = find_instances(path)
+    readable = {instance.path for instance in instances}
+    unreadable = tuple((f.path, f.reason) for f in read_folder(path).unreadable if f.path not in readable)
     if not instances:
-        raise NodeError("there is no DICOM instance at this path")
+        what = f"{len(unreadable)} files that look like DICOM but cannot be read" if unreadable else "no DICOM instance"
+        raise NodeError(f"nothing can be sent: {path} holds {what}")
     caller = (settings or SenderSettings()).model_copy(update={"calling_ae_title": calling_ae})
     with Progress(
         TextColumn("sending"),
@@ -57,11 +63,12 @@ def send(
         results = store(Address(called_ae, host, port), caller, instances, lambda _: progress.advance(task))
     failures = [r for r in results if r.outcome not in (StoreOutcome.STORED, StoreOutcome.WARNING)]
     reasons = tuple((r.sop_instance_uid, f"{r.detail}: {r.comment}" if r.comment else r.detail) for r in failures)
-    return PushResult(len(results) - len(failures), len(failures), reasons[0][1] if reasons else "", reasons)
+    first = reasons[0][1] if reasons else ""
+    return PushResult(len(results) - len(failures), len(failures), first, reasons, unreadable)
 
 
 def find_instances(path: Path) -> list[InstanceFile]:
-    """The DICOM instances at or below a path, in the order of their names; other files are passed over."""
+    """The DICOM instances at or below a path, in the order of their names, without what cannot be read."""
     candidates = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     found = []
     for candidate in candidates:

@@ -11,7 +11,7 @@ from pydicom.tag import Tag
 from config.headers import quiet
 from inference.errors import InferenceError
 from inference.volume.ct_volume import CTVolume
-from inference.volume.folder import UnreadableFile, read_folder, refuse_suspects
+from inference.volume.folder import Folder, UnreadableFile, read_folder, refuse_suspects
 from inference.volume.load import load
 from inference.volume.part10 import DEFLATED, UNREADABLE, read_header, read_meta
 
@@ -57,7 +57,11 @@ class Scan:
 
 def scans_in(folder: Path) -> list[Scan]:
     """Every series at or below a folder, with the names of its folders among its names."""
-    found = read_folder(folder)
+    return scans_of(read_folder(folder), folder)
+
+
+def scans_of(found: Folder, folder: Path) -> list[Scan]:
+    """As `scans_in`, of a folder that was read already."""
     return [_scan_of(uid, paths, folder, found.suspects(uid)) for uid, paths in found.series.items()]
 
 

@@ -71,7 +71,10 @@ def test_end_slices_that_cannot_be_read_refuse_the_series_and_are_named(tmp_path
     ends = sorted(paths, key=lambda path: float(dcmread(path).ImagePositionPatient[2]))[:2]
     for path in ends:
         path.write_bytes(path.read_bytes()[132:])
-    _, records = analyse(tmp_path / "data", str(tmp_path / "series"))
+    (tmp_path / "series" / "elsewhere").mkdir()
+    (tmp_path / "series" / "elsewhere" / "cut.dcm").write_bytes(b"")
+    status, records = analyse(tmp_path / "data", str(tmp_path / "series"))
+    assert status == 1, "a file that belongs to no series that could answer for it"
     assert (records[0]["outcome"], records[0]["reason"]["code"]) == ("NOT_ANALYSED", "CORRUPT_INSTANCE")
     assert [file["file"] for file in records[0]["unreadable"]] == sorted(map(str, ends))
 

@@ -16,6 +16,8 @@ from dicom_node.cli.app import main
 from dicom_node.runtime.node_lock import lock_path, only_node
 from storage import deliveries, jobs
 from tests.programs import free_port
+from tests.receiving import Node as Receiver
+from tests.receiving import ct_slice
 from tests.storage_factory import Store
 
 LONG = "1.2.840.113619.2.55.3.604688119.868.1234567890.12"
@@ -165,6 +167,21 @@ def test_who_read_about_which_series_is_in_the_audit_trail(store: Store, command
         ("1.2.3", "series show"),
         (None, "series list"),
     ]
+
+
+def test_files_that_cannot_be_sent_are_named_and_the_command_fails(tmp_path: Path, command: Command) -> None:
+    ct_slice().save_as(tmp_path / "good.dcm", enforce_file_format=True)
+    (tmp_path / "empty.dcm").write_bytes(b"")
+    with Receiver(tmp_path / "node") as receiver:
+        said = command("send", str(tmp_path), "--port", str(receiver.port), rc=1)
+    assert f"not sent, cannot be read: {tmp_path / 'empty.dcm'}: empty" in said
+    assert "1 stored, 0 failed, 1 not readable" in said
+
+
+def test_a_series_with_files_that_cannot_be_read_is_not_explained(tmp_path: Path, command: Command) -> None:
+    ct_slice().save_as(tmp_path / "good.dcm", enforce_file_format=True)
+    (tmp_path / "empty.dcm").write_bytes(b"")
+    assert "1 file of the series, or beside it, cannot be read (empty)" in command("explain", str(tmp_path), rc=1)
 
 
 def test_the_version_is_told_without_a_command(command: Command) -> None:

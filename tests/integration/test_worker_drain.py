@@ -32,9 +32,10 @@ class Slow(Worker):
 
     def found(self) -> tuple[object, ...]:
         from dicom_node.analysis.analyse import Analysis
+        from dicom_node.analysis.result_objects import ResultObjects
         from tests.factories import model
 
-        return Analysis(None, Refusal("MISSING_SLICES", "Slices are missing."), None), model(), []
+        return Analysis(None, Refusal("MISSING_SLICES", "Slices are missing."), None), model(), ResultObjects()
 
 
 @pytest.fixture
