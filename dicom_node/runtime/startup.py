@@ -5,14 +5,17 @@ import time
 
 import structlog
 
+from config.errors import ConfigError
 from config.settings import Settings
 from dicom_node.analysis.current_model import current_model, shadow_model
 from dicom_node.runtime import scheduler
 from dicom_node.runtime.index import open_index
+from inference.errors import ModelError
 from storage import audit
 from storage.database import Database
 from storage.errors import StorageError
 from storage.files import FileStore
+from storage.jobs import ModelRef
 from storage.private import OTHERS, make_folder, tighten
 from storage.reconcile import ORPHAN_AGE_S, reconcile
 
@@ -24,14 +27,14 @@ STOP_PATIENCE_S = 3.0
 def prepare(settings: Settings) -> None:
     """Create the data folder, migrate the index, and make files and rows agree.
 
-    Raises NodeError, StorageError or ModelError when the node cannot work with this data folder or model.
+    Raises NodeError or StorageError when the node cannot work with this data folder, ConfigError with this model.
     """
     # What the node's processes make besides, such as the counts of the metrics, is nobody else's either.
     os.umask(OTHERS)
     make_folder(settings.files_dir)
     for folder in (settings.data_dir, settings.files_dir):
         tighten(folder)
-    model, shadow = current_model(settings), shadow_model(settings)
+    model, shadow = _models(settings)
     database = open_index(settings)
     # Other machines that share the index hold leases of their own, and receive files that have no row yet.
     alone = settings.database_url.startswith("sqlite")
@@ -54,6 +57,14 @@ def prepare(settings: Settings) -> None:
     log.info(
         "node started", ae_title=settings.receiver.ae_title, port=settings.receiver.port, model=model.name, **found
     )
+
+
+def _models(settings: Settings) -> tuple[ModelRef, ModelRef | None]:
+    """The models that [model] names. Raises ConfigError if one is not there: starting again would not help."""
+    try:
+        return current_model(settings), shadow_model(settings)
+    except ModelError as error:
+        raise ConfigError(f"[model]: {error}") from None
 
 
 def note_stop(settings: Settings) -> None:

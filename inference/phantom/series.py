@@ -33,12 +33,6 @@ _NAMESPACE = uuid.UUID("6a0f6c2e-51f0-5d0c-9b0a-3d1f6f1f5a55")
 Stored = npt.NDArray[np.uint16] | npt.NDArray[np.int16]
 
 
-def derived_uid(phantom: Phantom, part: str) -> str:
-    """A UID under 2.25 that is the same for the same phantom and part, and different for any other."""
-    voxels = hashlib.sha256(np.ascontiguousarray(phantom.hu).data).hexdigest()
-    return _uid(f"{phantom.seed}/{voxels}/{phantom.spacing_mm}", part)
-
-
 def _uid(phantom_key: str, part: str) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, f'{phantom_key}/{part}').int}"
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -327,3 +329,11 @@ def test_whatever_is_named_like_a_secret_is_one_by_its_type() -> None:
 def test_an_url_that_is_no_database_is_refused_when_given_directly() -> None:
     with pytest.raises(ValueError, match="database URL"):
         StorageSettings(database_url=DatabaseUrl("http://h"))
+
+
+def test_a_node_whose_model_is_not_there_ends_as_wrongly_configured(tmp_path: Path) -> None:
+    variables = {**os.environ, "DICOM_NODE_DATA_DIR": str(tmp_path), "DICOM_NODE_MODEL__NAME": "nobody"}
+    command = [sys.executable, "-m", "dicom_node", "run"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 78
+    assert "no model nobody" in done.stderr
