@@ -74,10 +74,12 @@ class Arrival:
 class Outcome(StrEnum):
     """What became of an arrival.
 
-    NEW: its file is now the instance's; keep it. DUPLICATE: the index holds the same bytes already. CONFLICT: set
-    aside, the first time with this file. After both of these, `held_file` says which file the index names.
+    NEW: its file is now the instance's; keep it. DUPLICATE: the index holds the same bytes already, or the same image.
+    SECOND_COPY: other bytes for an instance of this person, study and series, set aside to be compared. CONFLICT: set
+    aside because it contradicts the index. After all but NEW, `held_file` says which file the index names.
     """
 
     NEW = "NEW"
     DUPLICATE = "DUPLICATE"
+    SECOND_COPY = "SECOND_COPY"
     CONFLICT = "CONFLICT"

@@ -3,9 +3,11 @@
 from sqlalchemy import ColumnElement, Connection, Table, select, update
 
 from storage.arrival import Arrival, Outcome
+from storage.copies import SAME
 from storage.database import Database
 from storage.errors import CorruptFile, StaleLease, StorageError
 from storage.files import FileStore
+from storage.lost import mark_lost
 from storage.models import conflicts, instances
 from storage.recording import note_arrival
 
@@ -20,24 +22,41 @@ def rely_on_held(database: Database, files: FileStore, arrival: Arrival, now: fl
         held = held_file(tx, arrival)
     if held is None:
         raise StorageError("the index does not hold this instance")
-    if held == arrival.file.path:
+    path, sha256 = held
+    if path == arrival.file.path:
         return
     try:
-        files.make_durable(held, arrival.file.sha256)
+        files.make_durable(path, sha256)
     except CorruptFile:
         with database.transaction() as tx:
-            replace_file(tx, arrival, held, now)
-        return
+            if sha256 != arrival.file.sha256:
+                # Of the same image in other bytes; sent once more it takes the place of what is lost.
+                mark_lost(tx, instances.c.path == path, "corrupt", now)
+            else:
+                replace_file(tx, arrival, path, now)
+                return
+        raise
     files.remove(arrival.file.path)
 
 
-def held_file(tx: Connection, arrival: Arrival) -> str | None:
-    """The path of the file that the index names for these very bytes, as an instance or set aside; or None."""
+def held_file(tx: Connection, arrival: Arrival) -> tuple[str, str] | None:
+    """Path and SHA-256 of the file that the index names for these bytes, or None.
+
+    That of the instance or of what was set aside; for the second copy of an image, that of the instance.
+    """
     for table in (instances, conflicts):
-        found: str | None = tx.scalar(select(table.c.path).where(*_same_bytes(table, arrival)))
+        found = tx.execute(select(table).where(*_same_bytes(table, arrival))).mappings().first()
+        if found is not None and found.get("verdict") == SAME:
+            return _first_copy(tx, arrival)
         if found is not None:
-            return found
+            return found["path"], found["sha256"]
     return None
+
+
+def _first_copy(tx: Connection, arrival: Arrival) -> tuple[str, str] | None:
+    first = (instances.c.sop_instance_uid == arrival.sop_instance_uid) & instances.c.gone_at.is_(None)
+    row = tx.execute(select(instances.c.path, instances.c.sha256).where(first)).first()
+    return (row.path, row.sha256) if row else None
 
 
 def replace_file(tx: Connection, arrival: Arrival, held: str, now: float) -> None:

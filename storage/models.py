@@ -145,7 +145,11 @@ class Instance(Base):
 
 
 class Conflict(Base):
-    """An instance set aside: its UID was already taken, or its series belongs elsewhere. Its file is kept."""
+    """An instance set aside: its UID was already taken, or its series belongs elsewhere.
+
+    verdict: null until it was compared with the instance that is held; SAME, the same image in another encoding, and
+        its file deleted; CONTRADICTS, and its file is kept for a person to look at.
+    """
 
     __tablename__ = "conflicts"
     __table_args__ = (UniqueConstraint("sop_instance_uid", "series_instance_uid", "sha256"),)
@@ -163,6 +167,7 @@ class Conflict(Base):
     address: Mapped[str]
     received_at: Mapped[float]
     times_seen: Mapped[int]
+    verdict: Mapped[str | None] = mapped_column(index=True)
 
 
 class RefusedInstance(Base):

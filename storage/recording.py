@@ -3,7 +3,7 @@
 Many instances go into one transaction (group commit): the fsync of the index is the dear part, the rows are not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, insert, select, text, update
 
 from storage import audit, clock, jobs
 from storage.arrival import Arrival, Outcome
+from storage.copies import CONTRADICTS, SAME
 from storage.job_state import JobState
 from storage.models import conflicts, instances, patients, series, studies
 from storage.models import jobs as job_table
@@ -20,6 +21,7 @@ from storage.revisions import reopen
 from storage.series_state import SeriesState
 
 A_LATE_INSTANCE = "a late instance"
+OTHER_BYTES = "the SOP Instance UID holds other content"
 RECORDING_LOCK = 0x7265636F7264  # "record": the key of PostgreSQL's advisory lock on this module
 # For one instance, building the statements costs more than running them.
 SELECT_HELD = Prepared(
@@ -101,9 +103,9 @@ def record_instances(tx: Connection, arrivals: Sequence[Arrival], now: float, qu
     quiet_s: seconds without a new instance after which a series is closed; or a function of the calling AE title.
 
     NEW moves the deadline of its open series; a closed series is opened again as a new revision, its unfinished
-    jobs and unsent deliveries superseded. DUPLICATE changes nothing. CONFLICT (the UID holds other bytes, or belongs
-    to another series; the series belongs to another study or patient) is set aside. An instance whose file was lost
-    takes the new file and is NEW. Every one gets its audit row.
+    jobs and unsent deliveries superseded. DUPLICATE changes nothing. CONFLICT (the UID belongs to another series, or
+    the series to another study or patient) is set aside, and so is a SECOND_COPY (the UID holds other bytes), to be
+    compared. An instance whose file was lost takes the new file and is NEW. Every one gets its audit row.
     """
     lock_recording(tx)
     batch = _Batch(now, _held(tx, arrivals), _groups(tx, arrivals))
@@ -139,7 +141,8 @@ def _record(tx: Connection, batch: _Batch, arrival: Arrival) -> Outcome:
     group = batch.groups.get(arrival.series_instance_uid)
     reason = _conflict(held, group, arrival)
     if reason is not None:
-        return _set_aside(tx, arrival, batch.now, reason)
+        may_be_same = reason == OTHER_BYTES and held is not None and held.gone is None
+        return _set_aside(tx, arrival, batch.now, reason, may_be_same)
     if held is not None and held.gone is None:
         note_arrival(tx, arrival, batch.now, "instance.duplicate", Outcome.DUPLICATE)
         return Outcome.DUPLICATE
@@ -160,13 +163,13 @@ def _conflict(held: _Held | None, group: _Group | None, arrival: Arrival) -> str
     """Why this arrival cannot be what it says it is; None where it can."""
     if held is not None and held.series_uid != arrival.series_instance_uid:
         return "the SOP Instance UID belongs to another series"
-    # Of an instance whose file was lost nothing better is left; of one that was removed on purpose we know the digest.
-    if held is not None and held.gone in (None, "retention") and held.sha256 != arrival.file.sha256:
-        return "the SOP Instance UID holds other content"
     if group is not None and group.study_uid != arrival.study_instance_uid:
         return "the series belongs to another study"
     if group is not None and group.patient_key != arrival.patient_key:
         return "the series belongs to another patient"
+    # Of an instance whose file was lost nothing better is left; of one that was removed on purpose we know the digest.
+    if held is not None and held.gone in (None, "retention") and held.sha256 != arrival.file.sha256:
+        return OTHER_BYTES
     return None
 
 
@@ -207,23 +210,35 @@ def note_arrival(
     )
 
 
-def _set_aside(tx: Connection, arrival: Arrival, now: float, reason: str) -> Outcome:
-    """Keep what contradicts the index beside it; the same bytes a second time are only counted."""
+def _set_aside(tx: Connection, arrival: Arrival, now: float, reason: str, may_be_same: bool) -> Outcome:
+    """Keep what contradicts the index, or may do so, beside it; the same bytes a second time are only counted."""
     same = (
         (conflicts.c.sop_instance_uid == arrival.sop_instance_uid)
         & (conflicts.c.series_instance_uid == arrival.series_instance_uid)
         & (conflicts.c.sha256 == arrival.file.sha256)
     )
-    seen = tx.execute(update(conflicts).where(same).values(times_seen=conflicts.c.times_seen + 1))
-    if not seen.rowcount:
+    seen = tx.execute(select(conflicts.c.verdict).where(same)).first()
+    verdict = seen.verdict if seen else None if may_be_same else CONTRADICTS
+    if seen:
+        tx.execute(update(conflicts).where(same).values(times_seen=conflicts.c.times_seen + 1))
+    else:
         row = _row(arrival, 0, now)
         for name in ("series_pk", "sop_class_uid", "transfer_syntax_uid", "instance_number", "image_type"):
             del row[name]
         row["series_instance_uid"] = arrival.series_instance_uid
         row["study_instance_uid"] = arrival.study_instance_uid
-        tx.execute(insert(conflicts).values(**row, reason=reason, times_seen=1))
-    note_arrival(tx, arrival, now, "instance.conflict", Outcome.CONFLICT, {"reason": reason})
-    return Outcome.CONFLICT
+        tx.execute(insert(conflicts).values(**row, reason=reason, times_seen=1, verdict=verdict))
+    outcome, event = _KNOWN_AS[verdict]
+    note_arrival(tx, arrival, now, event, outcome, {"reason": reason} if verdict == CONTRADICTS else None)
+    return outcome
+
+
+# What an arrival that was set aside is, by the verdict on it.
+_KNOWN_AS: Mapping[str | None, tuple[Outcome, str]] = {
+    None: (Outcome.SECOND_COPY, "instance.second-copy"),
+    SAME: (Outcome.DUPLICATE, "instance.duplicate"),
+    CONTRADICTS: (Outcome.CONFLICT, "instance.conflict"),
+}
 
 
 def _restore(tx: Connection, batch: _Batch, arrival: Arrival, held: _Held, group: _Group) -> None:

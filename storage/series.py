@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Select, func, select, update
 
 from config.reasons import Refusal
 from storage import audit, clock, jobs, refused
+from storage.copies import SAME
 from storage.errors import NotDueYet, NotFound
 from storage.job_state import JobState
 from storage.jobs import ModelRef, refusal_columns
@@ -329,6 +330,8 @@ def known_paths(tx: Connection, paths: Sequence[str]) -> set[str]:
         some = list(paths[start : start + 500])
         kept = (instances.c.gone_reason.is_(None)) | (instances.c.gone_reason == "corrupt")
         known.update(tx.scalars(select(instances.c.path).where(instances.c.path.in_(some), kept)))
-        for table in (conflicts, result_objects):
-            known.update(tx.scalars(select(table.c.path).where(table.c.path.in_(some))))
+        # The file of a second copy goes once it was judged to be the same image.
+        aside = conflicts.c.verdict.is_distinct_from(SAME)
+        known.update(tx.scalars(select(conflicts.c.path).where(conflicts.c.path.in_(some), aside)))
+        known.update(tx.scalars(select(result_objects.c.path).where(result_objects.c.path.in_(some))))
     return known

@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, func, select
 
+from storage.copies import CONTRADICTS, SAME
 from storage.deliveries import DeliveryState
 from storage.job_state import JobState
 from storage.models import conflicts, deliveries, instances, jobs, results, series
@@ -23,7 +24,9 @@ def status(tx: Connection, now: float) -> dict[str, Any]:
         "bytes_stored": int(
             tx.scalar(select(func.coalesce(func.sum(instances.c.size), 0)).where(instances.c.gone_at.is_(None))) or 0
         ),
-        "conflicts": _count(tx, conflicts),
+        "conflicts": _count(tx, conflicts, conflicts.c.verdict == CONTRADICTS),
+        "second_copies": _count(tx, conflicts, conflicts.c.verdict == SAME),
+        "second_copies_to_compare": _count(tx, conflicts, conflicts.c.verdict.is_(None)),
         "results": {
             "ANALYSED": _count(tx, results, (results.c.outcome == "ANALYSED") & results.c.shadow.is_(False)),
             "NOT_ANALYSED": _count(tx, results, (results.c.outcome == "NOT_ANALYSED") & results.c.shadow.is_(False)),

@@ -122,7 +122,7 @@ FROM (
     SELECT 'delivery delayed to ' || destination, COALESCE(error, 'unknown'), set_at
     FROM deliveries WHERE state = 'PENDING' AND attempts > 0
     UNION ALL
-    SELECT 'instance set aside', reason, received_at FROM conflicts
+    SELECT 'instance set aside', reason, received_at FROM conflicts WHERE verdict = 'CONTRADICTS'
     UNION ALL
     SELECT 'instance file ' || gone_reason, 'the file store lost it', gone_at
     FROM instances WHERE gone_reason IN ('missing', 'corrupt')
@@ -145,11 +145,14 @@ FROM deliveries
 JOIN results ON results.id = deliveries.result_id
 JOIN series ON series.id = results.series_pk;
 
--- Which instances were set aside because they contradict what the node holds?
+-- Which instances were set aside because they contradict what the node holds? standing: contradicts; or to be compared,
+-- for what may be the same image by a second route. Those that were found to be that are not listed.
 CREATE VIEW instances_set_aside AS
 SELECT strftime('%Y-%m-%d %H:%M:%f', received_at, 'unixepoch') AS time_utc, reason,
-       sop_instance_uid, series_instance_uid, study_instance_uid, calling_ae, address, times_seen, path, sha256
-FROM conflicts;
+       sop_instance_uid, series_instance_uid, study_instance_uid, calling_ae, address, times_seen, path, sha256,
+       CASE WHEN verdict IS NULL THEN 'to be compared' ELSE 'contradicts' END AS standing
+FROM conflicts
+WHERE verdict IS NULL OR verdict <> 'SAME';
 
 -- Which instances did this node refuse, why, and does their series still lack them? standing: missing; came later;
 -- accepted, a person decided that the series may do without; unwanted, a rule of the site refuses it.

@@ -60,6 +60,7 @@ class Committer:
         self._busy_since: float | None = None
         self._under_way: list[Item] = []
         self._ended = False
+        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
@@ -118,8 +119,8 @@ class Committer:
         """
         refusal = RefusalNote(instance, self._clock())
         self._queue.put(refusal)
-        if patience_s and not self._ended:
-            refusal.written.wait(patience_s)
+        if patience_s and not self._abandoned:
+            refusal.settled.wait(patience_s)
 
     def failure(self) -> str | None:
         """Why no instance can be kept any more until this process is started anew; None while it works."""
@@ -149,6 +150,7 @@ class Committer:
 
     def abandon(self) -> None:
         """Answer all who wait for a thread that ended or is stuck; what becomes of the batch it began, nobody knows."""
+        self._abandoned = True
         error = DatabaseUnavailable("the index is written no more")
         with self._lock:
             left, self._under_way = self._under_way, []
@@ -160,6 +162,8 @@ class Committer:
         for item in left:
             if isinstance(item, Ticket):
                 item.give_up(error)
+            elif isinstance(item, RefusalNote):
+                item.settled.set()
 
     def _gather(self) -> tuple[list[Item], bool]:
         """Everything that waits, at least one item; and False once the end was asked for."""
@@ -197,7 +201,7 @@ class Committer:
         if len(tickets) < len(batch):
             for item in batch:
                 if isinstance(item, RefusalNote):
-                    item.written.set()
+                    item.settled.set()
 
     def _commit_one_by_one(self, batch: list[Item], error: Exception) -> None:
         """One row that the index refuses must not fail the others of its batch."""

@@ -115,7 +115,8 @@ class Reception:
         meters.INSTANCES.labels(str(outcome)).inc()
         meters.BYTES.inc(self._size)
         if outcome is Outcome.CONFLICT:
-            # The sender did nothing wrong that it could mend: success, and a person is told.
+            # The sender did nothing wrong that it could mend: success, and a person is told. Of other bytes for a known
+            # instance, not before they were compared: it may be the same image by a second route.
             log.warning("conflicting instance set aside", peer=self._caller.label, address=self._caller.address)
         return SUCCESS, ""
 

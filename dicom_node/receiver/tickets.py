@@ -75,11 +75,11 @@ class Lost:
 
 @dataclass(frozen=True)
 class RefusalNote:
-    """An instance that is not kept, to be remembered. written: set once that is durable."""
+    """An instance that is not kept, to be remembered. settled: set once that is durable, or nobody is left to do it."""
 
     instance: RefusedInstance
     at: float
-    written: threading.Event = field(default_factory=threading.Event)
+    settled: threading.Event = field(default_factory=threading.Event)
 
 
 Item = Ticket | Note | Lost | RefusalNote

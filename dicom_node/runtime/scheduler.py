@@ -16,6 +16,7 @@ from config.settings import Settings
 from dicom_node.analysis.current_model import current_models
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
+from dicom_node.completion.second_copies import compare
 from dicom_node.runtime import certificate_expiry
 from storage import job_release, reconcile, retention
 from storage.database import Database
@@ -26,6 +27,7 @@ log = structlog.get_logger()
 CLOSE_EVERY_S = 0.5
 CHOOSE_EVERY_S = 1.0
 LEASES_EVERY_S = 5.0
+COMPARE_EVERY_S = 2.0
 RETENTION_EVERY_S = 3600.0
 SWEEP_EVERY_S = 6 * 3600.0
 CERTIFICATES_EVERY_S = 24 * 3600.0
@@ -66,6 +68,9 @@ def _jobs(
         with database.transaction() as tx:
             job_release.release_expired(tx, time.time(), settings.worker.max_attempts)
 
+    def compare_copies() -> None:
+        compare(database, files, time.time())
+
     def delete_old_images() -> None:
         days = settings.storage.retention_days
         if days is not None:
@@ -77,6 +82,7 @@ def _jobs(
     return [
         ("close series", CLOSE_EVERY_S, close_series),
         ("choose series", CHOOSE_EVERY_S, choose_series),
+        ("compare copies", COMPARE_EVERY_S, compare_copies),
         ("release leases", LEASES_EVERY_S, release_leases),
         ("retention", RETENTION_EVERY_S, delete_old_images),
         ("sweep", SWEEP_EVERY_S, sweep_orphans),

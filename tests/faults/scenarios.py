@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.files import FileStore
+from tests.attacker import element
 from tests.faults.campaign import PATIENCE_S, Archive, Node, Pacs, Zygote, check, ct_series
 from tests.programs import free_port, wait_for
 
@@ -157,6 +158,30 @@ def resend(life: Life) -> Node:
     return node
 
 
+def second_route(life: Life) -> Node:
+    """A series comes again in other bytes, which hold the same images."""
+    with ExitStack() as stack:
+        pacs = Pacs()
+        stack.callback(pacs.stop)
+        node = life.node(pacs.port)
+        stack.callback(node.kill)
+        node.start()
+        acknowledged: dict[str, str] = {}
+        everything = ct_series()
+        node.send(everything, acknowledged)
+        padding = element(0xFFFCFFFC, b"OB", bytes(2))
+        node.send({uid: data + padding for uid, data in everything.items()}, {})
+        same = "SELECT * FROM conflicts WHERE verdict = 'SAME'"
+        wait_for(lambda: (node.tend(), len(node.rows(same)) == len(everything))[1], 60, "all are judged")
+        node.settle()
+        check(node, pacs, acknowledged)
+        node.end()
+        assert node.rows("SELECT count(*) AS n FROM conflicts") == [{"n": len(everything)}]
+        FileStore(node.data / "files").sweep_orphans(_kept(node), time.time() + 10)
+        assert len(list((node.data / "files").rglob("*.dcm"))) == len(_kept(node)), "what is left is named by rows"
+    return node
+
+
 def retention(life: Life) -> Node:
     """The images of a delivered series go, and nothing else."""
     with ExitStack() as stack:
@@ -271,6 +296,9 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
             "storage.files.FileStore.make_durable",
             "storage.files.FileStore.remove",
         ]
+    },
+    second_route: {
+        "schedule": ["dicom_node.completion.second_copies.compare", "storage.files.FileStore.remove"],
     },
     retention: {"schedule": ["storage.retention.delete_old_images", "storage.files.FileStore.remove"]},
     drain: {"work": ["dicom_node.analysis.worker.Worker._hand_back"]},

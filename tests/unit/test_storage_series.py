@@ -14,6 +14,7 @@ from storage.models import instances
 from tests.storage_factory import MODEL, QUIET_S, Store
 
 NEW, DUPLICATE, CONFLICT = Outcome.NEW, Outcome.DUPLICATE, Outcome.CONFLICT
+SECOND_COPY = Outcome.SECOND_COPY
 
 
 @pytest.fixture
@@ -51,15 +52,15 @@ def test_the_same_bytes_again_change_nothing_but_the_audit(store):
     assert store.events()[-1] == "instance.duplicate"
 
 
-def test_the_same_uid_with_other_bytes_is_set_aside(store):
+def test_the_same_uid_with_other_bytes_is_set_aside_to_be_compared(store):
     store.receive(1, now=0)
     before = store.rows("SELECT * FROM series"), store.rows("SELECT * FROM instances")
-    assert store.receive(1, now=20, content="other") == [CONFLICT]
+    assert store.receive(1, now=20, content="other") == [SECOND_COPY]
     assert (store.rows("SELECT * FROM series"), store.rows("SELECT * FROM instances")) == before
     [aside] = store.rows("SELECT * FROM conflicts")
     assert aside["sha256"] == hashlib.sha256(b"other").hexdigest()
     assert store.files.read_verified(aside["path"], aside["sha256"]) == b"other"
-    assert store.events()[-1] == "instance.conflict"
+    assert store.events()[-1] == "instance.second-copy"
 
 
 def test_the_same_conflict_again_is_counted(store):
@@ -90,7 +91,7 @@ def test_one_batch_may_hold_the_same_instance_twice_and_a_conflict(store):
     arrivals = [store.arrival(1), store.arrival(1), store.arrival(1, content="other"), store.arrival(2)]
     with store.database.transaction() as tx:
         outcomes = recording.record_instances(tx, arrivals, 0, QUIET_S)
-    assert outcomes == [NEW, DUPLICATE, CONFLICT, NEW]
+    assert outcomes == [NEW, DUPLICATE, SECOND_COPY, NEW]
     assert record(store).instance_count == 2
 
 

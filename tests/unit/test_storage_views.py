@@ -7,7 +7,7 @@ import pytest
 
 import storage
 from config.reasons import Refusal
-from storage import audit, deliveries, jobs, series
+from storage import audit, copies, deliveries, jobs, series
 from storage.status import status
 from tests.storage_factory import MODEL, Store, not_analysed
 
@@ -21,6 +21,13 @@ def store(tmp_path):
 def view(store, name, **where):
     conditions = " AND ".join(f"{column} = :{column}" for column in where)
     return store.rows(f"SELECT * FROM {name}" + (f" WHERE {conditions}" if where else ""), **where)
+
+
+def judge(store, *differences):
+    """Decide about what was set aside, as the comparison does."""
+    with store.database.transaction() as tx:
+        for copy, difference in zip(copies.to_compare(tx, 10), differences, strict=True):
+            copies.judge(tx, copy, difference, 50)
 
 
 def test_every_view_is_named_explained_and_answers_on_an_empty_index(store):
@@ -119,6 +126,7 @@ def test_failures_by_cause(store):
         audit.append(tx, 50, "association.rejected", outcome="UNKNOWN_AE")
         audit.append(tx, 51, "association.rejected", outcome="UNKNOWN_AE")
     store.receive(1, now=42, content="other")
+    judge(store, "other pixels")
     store.receive(1, now=43, series_uid="6.6")
     store.close_due(100)
     job = store.claim(101)
@@ -139,18 +147,26 @@ def test_where_results_went_and_what_was_set_aside(store):
     [delivery] = view(store, "delivery_overview")
     assert (delivery["state"], delivery["next_attempt_utc"]) == ("PENDING", "1970-01-01 00:00:30.000")
     [aside] = view(store, "instances_set_aside")
-    assert aside["sop_instance_uid"] == "1.2.3.1"
+    assert (aside["sop_instance_uid"], aside["standing"]) == ("1.2.3.1", "to be compared")
+    judge(store, "other pixels")
+    assert [row["standing"] for row in view(store, "instances_set_aside")] == ["contradicts"]
+    store.receive(1, now=43, content="third")
+    judge(store, None)
+    assert [row["standing"] for row in view(store, "instances_set_aside")] == ["contradicts"]
 
 
 def test_status_counts_everything(store):
     store.reported("PACS")
     store.receive(1, now=40, series_uid="1.9")
     store.receive(1, now=41, content="other")
+    store.receive(1, now=41, content="third")
+    judge(store, "other pixels", None)
     with store.database.read() as tx:
         found = status(tx, 100)
     assert found["series"] == {"OPEN": 1, "CLOSED": 1}
     assert found["jobs"]["REPORTED"] == 1
     assert found["deliveries"]["PENDING"] == 1
     assert (found["instances"], found["conflicts"], found["results"]["ANALYSED"]) == (3, 1, 1)
+    assert (found["second_copies"], found["second_copies_to_compare"]) == (1, 0)
     assert found["oldest_pending_s"] == 70.0
     assert found["destinations"]["PACS"]["PENDING"] == 1

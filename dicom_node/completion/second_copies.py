@@ -1,0 +1,48 @@
+"""Compares instances that came again in other bytes with those that the node holds, a few at a time."""
+
+import structlog
+
+from dicom_node.logs import short
+from inference.volume.same_image import difference
+from storage import copies
+from storage.copies import SecondCopy
+from storage.database import Database
+from storage.errors import CorruptFile
+from storage.files import FileStore
+
+log = structlog.get_logger()
+
+AT_ONCE = 20
+"""Compared in one go: the workers need the processors more."""
+MAX_BYTES = 256 << 20
+"""Decoded pixels of one file."""
+
+
+def compare(database: Database, files: FileStore, now: float) -> int:
+    """Judge the second copies that wait for it, up to AT_ONCE. Returns how many it judged."""
+    with database.read() as tx:
+        waiting = copies.to_compare(tx, AT_ONCE)
+    judged = [copy for copy in waiting if _is_good(files, copy.held_path, copy.held_sha256)]
+    for copy in judged:
+        found = _difference(files, copy)
+        with database.transaction() as tx:
+            copies.judge(tx, copy, found, now)
+        if found is None:
+            files.remove(copy.path)  # after a crash before this, the sweep does it
+        else:
+            log.warning("conflicting instance set aside", sop_instance=short(copy.sop_instance_uid), difference=found)
+    return len(judged)
+
+
+def _difference(files: FileStore, copy: SecondCopy) -> str | None:
+    if not _is_good(files, copy.path, copy.sha256):
+        return "a file that is lost"
+    return difference(files.absolute(copy.held_path), files.absolute(copy.path), MAX_BYTES)
+
+
+def _is_good(files: FileStore, path: str, sha256: str) -> bool:
+    try:
+        files.read_verified(path, sha256)
+    except CorruptFile:
+        return False
+    return True

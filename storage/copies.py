@@ -1,0 +1,72 @@
+"""Instances that came again in other bytes: perhaps the same image by a second route, in another encoding.
+
+The receiver sets them aside without a word. What they hold is compared later, off the way of what arrives: the same
+image is counted and its second file deleted; another image under the same UID is a contradiction, and a person is told.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select, update
+
+from storage import audit
+from storage.models import conflicts, instances
+
+SAME, CONTRADICTS = "SAME", "CONTRADICTS"
+
+
+@dataclass(frozen=True)
+class SecondCopy:
+    """Two files of one SOP Instance UID. path, sha256: of the instance that is held, and of the one set aside."""
+
+    conflict_pk: int
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    calling_ae: str
+    address: str
+    held_path: str
+    held_sha256: str
+    path: str
+    sha256: str
+
+
+def to_compare(tx: Connection, limit: int) -> list[SecondCopy]:
+    """Those that are not judged yet and whose first file is there, the oldest first."""
+    rows = tx.execute(
+        select(
+            conflicts.c.id.label("conflict_pk"),
+            conflicts.c.sop_instance_uid,
+            conflicts.c.series_instance_uid,
+            conflicts.c.study_instance_uid,
+            conflicts.c.calling_ae,
+            conflicts.c.address,
+            instances.c.path.label("held_path"),
+            instances.c.sha256.label("held_sha256"),
+            conflicts.c.path,
+            conflicts.c.sha256,
+        )
+        .join_from(conflicts, instances, conflicts.c.sop_instance_uid == instances.c.sop_instance_uid)
+        .where(conflicts.c.verdict.is_(None), instances.c.gone_at.is_(None))
+        .order_by(conflicts.c.id)
+        .limit(limit)
+    )
+    return [SecondCopy(**row) for row in rows.mappings()]
+
+
+def judge(tx: Connection, copy: SecondCopy, difference: str | None, now: float) -> None:
+    """Record what a comparison found. difference: what tells the two apart; None if they hold the same image."""
+    verdict = SAME if difference is None else CONTRADICTS
+    undecided = (conflicts.c.id == copy.conflict_pk) & conflicts.c.verdict.is_(None)
+    if not tx.execute(update(conflicts).where(undecided).values(verdict=verdict)).rowcount:
+        return
+    audit.append(
+        tx,
+        now,
+        "instance.same-image" if difference is None else "instance.conflict",
+        audit.Subject(
+            series_uid=copy.series_instance_uid, study_uid=copy.study_instance_uid, sop_uid=copy.sop_instance_uid
+        ),
+        peer=audit.Peer(ae_title=copy.calling_ae, address=copy.address),
+        outcome="DUPLICATE" if difference is None else "CONFLICT",
+        detail={"sha256": copy.sha256, "held": copy.held_sha256, "difference": difference},
+    )
