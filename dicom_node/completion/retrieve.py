@@ -168,7 +168,7 @@ class Keeper:
     def _remember(self, event: evt.Event, error: Refused) -> None:
         """Write a refusal down, as the receiver does."""
         data = event.request.DataSet.getvalue()  # type: ignore[union-attr]
-        header = read_identity(data, len(data), str(event.context.transfer_syntax) == IMPLICIT_VR)
+        header = read_identity(data, str(event.context.transfer_syntax) == IMPLICIT_VR)
         refused_instance = RefusedInstance(
             sop_instance_uid=accepted_uid(header.sop_instance_uid),
             series_instance_uid=self._wanted.series.series_instance_uid,

@@ -5,6 +5,7 @@ level is walked to the end, so that what is cut short is never acknowledged; val
 index wants them; sequences of undefined length are stepped through without recursion. Pixel data are not read.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ from storage.arrival import IndexedHeader
 
 MAX_VALUE_BYTES = 4096
 """Of a value that the index wants; a longer one is cut off."""
+
+MAX_ELEMENTS_OF_REFUSED = 20_000
+"""Of a data set that is refused: its identity is not worth more of the others' time."""
 
 # VRs of values that are text; readers fail on an element that should be text and says that it is a number.
 _TEXT = frozenset(b"AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UN UR UT".split())
@@ -97,23 +101,20 @@ def read_header(data: Bytes, size: int, implicit: bool) -> Header:
     return _header(found)
 
 
-def read_identity(data: Bytes, size: int, implicit: bool) -> Header:
+def read_identity(data: Bytes, implicit: bool) -> Header:
     """What can be made out of a data set that is refused: fields that could not be read are empty.
 
-    Arguments as for `read_header`. Raises NeedsMore if `data` must be longer.
+    data: as much of it as there is. implicit: as for `read_header`.
     """
-    start = _after_file_meta(data, size)
+    start = _after_file_meta(data)
     best: dict[int, bytes] = {}
     # A data set in another encoding than was agreed on is a common reason for the refusal.
     for encoding in (implicit, not implicit):
         found: dict[int, bytes] = {}
-        try:
-            _collect(Walk(data[start:], size - start), encoding, found, strict=False)
-        except NeedsMore:
-            if SERIES_INSTANCE_UID not in found:
-                raise
-        except Unreadable:
-            pass
+        walk = Walk(data, len(data))
+        walk.at, walk.count = start, MAX_ELEMENTS - MAX_ELEMENTS_OF_REFUSED
+        with contextlib.suppress(Unreadable):
+            _collect(walk, encoding, found, strict=False)
         best = best if len(best) > len(found) else found
         if SERIES_INSTANCE_UID in found:
             break
@@ -126,19 +127,16 @@ def _is_file(data: Bytes) -> bool:
     return data[128:134] == b"DICM\2\0"
 
 
-def _after_file_meta(data: Bytes, size: int) -> int:
+def _after_file_meta(data: Bytes) -> int:
     """Where the data set begins: after the preamble and the elements of group 0002, which are in explicit VR."""
-    walk = Walk(data, size)
-    walk.at = 132 if _is_file(data) else 0
-    start = walk.at
-    try:
+    walk = Walk(data, len(data))
+    walk.at = start = 132 if _is_file(data) else 0
+    with contextlib.suppress(Unreadable):
         while data[start : start + 2] == b"\2\0":
             _, length, _ = walk.element(Content.EXPLICIT)
             walk.skip(length)
             start = walk.at
-    except (Unreadable, NeedsMore):
-        pass
-    return min(start, len(data))
+    return start
 
 
 def _collect(walk: Walk, implicit: bool, found: dict[int, bytes], strict: bool = True) -> None:

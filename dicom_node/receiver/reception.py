@@ -4,11 +4,11 @@ The encoded data set goes to the file as it comes; nothing is decoded. `finish` 
 is durable (fsync of file and folder) and its row committed.
 """
 
+import contextlib
 import mmap
 import threading
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Iterator
 
 import structlog
 from pydicom.uid import ImplicitVRLittleEndian
@@ -24,7 +24,7 @@ from dicom_node.receiver.pdu import Command
 from dicom_node.receiver.refusals import Caller, Reason
 from dicom_node.receiver.tickets import Ticket
 from dicom_node.receiver.uids import parse_uid
-from dicom_node.receiver.walk import Bytes, NeedsMore
+from dicom_node.receiver.walk import NeedsMore
 from storage.arrival import Arrival, Outcome
 from storage.errors import DatabaseUnavailable, StorageError
 from storage.files import NewFile
@@ -42,7 +42,6 @@ HEAD_BYTES = 65536
 COUNT_BYTES = 1024**2
 """A sender's bytes are counted in pieces of this size."""
 INTERRUPTED = "the association ended within the instance"
-T = TypeVar("T")
 
 
 class Reception:
@@ -124,8 +123,7 @@ class Reception:
         """Write the refusal down, and say how it is answered."""
         status, comment = answer_for(error)
         reason = Reason(f"{status:04X}", comment, wanted=not isinstance(error, OwnImage))
-        header = self._identity()
-        self.discard()
+        header = self._identity_of_refused()
         meters.INSTANCES.labels(reason.status).inc()
         log.warning(
             "instance refused",
@@ -142,16 +140,22 @@ class Reception:
     def interrupt(self, why: str = INTERRUPTED) -> None:
         """The association ended before the instance was whole: nothing is kept of it, and its series lacks it."""
         reason = Reason("ABORT", why if self._refusal is None else answer_for(self._refusal)[1])
-        header = self._identity()
-        self.discard()
+        header = self._identity_of_refused()
         self._intake.refusals.remember(self._caller, self.command.sop_instance_uid, header, reason, patience_s=0)
 
-    def _identity(self) -> Header:
-        """What of the data set can be read, whatever is wrong with it."""
+    def _identity_of_refused(self) -> Header:
+        """What of the data set can be read, whatever is wrong with it; the file is removed."""
+        implicit = self._context.transfer_syntax == ImplicitVRLittleEndian
         try:
-            return self._read(read_identity)
-        except (NeedsMore, OSError, ValueError):
+            header = read_identity(self._head, implicit)
+            if header.series_instance_uid or self._file is None or self._size <= len(self._head):
+                return header
+            with LONG_HEADERS, self._file_as_bytes(self._file) as data:
+                return read_identity(data, implicit)
+        except (OSError, ValueError):
             return NOTHING_READ
+        finally:
+            self.discard()
 
     def discard(self) -> None:
         """Remove what was written; harmless when repeated."""
@@ -167,7 +171,7 @@ class Reception:
         file = self._file
         if file is None:
             raise OutOfResources("instance was not stored")
-        header = self._read(read_header)
+        header = self._read_header(file)
         arrival = self._arrival(header, file)
         if self._intake.own is not None and self._intake.own.refuses(self._caller.calling_ae, file.path):
             raise OwnImage("image was made by this node")
@@ -210,22 +214,24 @@ class Reception:
             self._intake.files.remove(ticket.arrival.file.path)
             raise
 
-    def _read(self, read: Callable[[Bytes, int, bool], T]) -> T:
-        """Read in the data set's start, or in all of it if that is not enough. Raises what `read` does."""
+    def _read_header(self, file: NewFile) -> Header:
         implicit = self._context.transfer_syntax == ImplicitVRLittleEndian
         try:
-            return read(self._head, self._size, implicit)
+            return read_header(self._head, self._size, implicit)
         except NeedsMore:
-            if self._file is None:
-                raise
-            with (
-                LONG_HEADERS,
-                self._file.path.open("rb") as stored,
-                mmap.mmap(stored.fileno(), 0, access=mmap.ACCESS_READ) as whole,
-                memoryview(whole) as view,
-                view[self._start_bytes :] as data,
-            ):
-                return read(data, self._size, implicit)
+            with LONG_HEADERS, self._file_as_bytes(file) as data:
+                return read_header(data, self._size, implicit)
+
+    @contextlib.contextmanager
+    def _file_as_bytes(self, file: NewFile) -> Iterator[memoryview]:
+        """What was written of the data set, without reading it into memory."""
+        with (
+            file.path.open("rb") as stored,
+            mmap.mmap(stored.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+            memoryview(whole) as view,
+            view[self._start_bytes :] as data,
+        ):
+            yield data
 
     def _arrival(self, header: Header, file: NewFile) -> Arrival:
         """Raises ClassMismatch or Unreadable if the data set is not what the command says."""

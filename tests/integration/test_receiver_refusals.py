@@ -150,6 +150,20 @@ def test_an_instance_during_which_the_connection_broke_is_missing_until_it_comes
     assert [row["standing"] for row in rows(node)] == ["came later"]
 
 
+def test_the_series_is_found_behind_a_header_that_is_longer_than_what_is_kept_of_it(node: Node) -> None:
+    extra = element(0x00091001, b"OB", bytes(100_000))
+    content = data_set(series=SERIES.encode(), extra=extra)[:-20]
+    with attacker(node.port) as sender:
+        assert sender.associate() == ACCEPT
+        assert sender.store(b"1.2.3.4.5", content) == 0xC000
+        sender.send(pdu(DATA, pdv(store_command(b"1.2.3.4.6"), 3)))
+        for start in range(0, len(content), 16000):
+            sender.send(pdu(DATA, pdv(content[start : start + 16000], 0)))
+    wait_for(lambda: len(rows(node)) == 2, 10, "both are remembered")
+    assert [row["series_instance_uid"] for row in rows(node)] == [SERIES, SERIES]
+    wait_for(lambda: not any(path.is_file() for path in node.files.root.rglob("*")), 10, "no file is left")
+
+
 def test_what_cannot_be_read_at_all_is_remembered_under_the_uid_of_its_command(node: Node) -> None:
     with attacker(node.port) as sender:
         assert sender.associate() == ACCEPT

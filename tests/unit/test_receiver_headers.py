@@ -156,7 +156,7 @@ def test_file_meta_and_other_elements_below_group_0008_are_refused_and_the_serie
     with pytest.raises(Unreadable, match=why) as refused:
         read(data)
     assert len(str(refused.value)) <= 64
-    assert read_identity(data, len(data), False).series_instance_uid == b"1.2.3.4\0"
+    assert read_identity(data, False).series_instance_uid == b"1.2.3.4\0"
 
 
 def test_the_group_is_looked_at_in_implicit_vr_too() -> None:
@@ -171,16 +171,16 @@ def test_the_identity_of_a_data_set_in_the_other_encoding_is_found(agreed_implic
     data = encode(sent, implicit=not agreed_implicit)
     with pytest.raises(Unreadable):
         read(data, agreed_implicit)
-    identity = read_identity(data, len(data), agreed_implicit)
+    identity = read_identity(data, agreed_implicit)
     assert identity.series_instance_uid.rstrip(b"\0").decode() == sent.SeriesInstanceUID
     assert identity.indexed.patient_id == sent.PatientID
 
 
 def test_the_identity_of_a_data_set_that_is_cut_short_or_senseless_is_what_can_be_read() -> None:
     cut = data_set()[:-50]
-    assert read_identity(cut, len(cut), False).sop_instance_uid == b"1.2.3.4.5\0"
+    assert read_identity(cut, False).sop_instance_uid == b"1.2.3.4.5\0"
     for nothing in (b"", b"x", b"not dicom at all, just text", bytes(128) + b"DICM\2\0"):
-        assert read_identity(nothing, len(nothing), False).series_instance_uid == b""
+        assert read_identity(nothing, False).series_instance_uid == b""
 
 
 @pytest.mark.parametrize(
