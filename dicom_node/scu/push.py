@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from config.settings import SenderSettings
 from dicom_node.errors import NodeError
-from dicom_node.scu.association import Address
+from dicom_node.scu.association import Address, Peer
 from dicom_node.scu.store import InstanceFile, StoreOutcome, read_instance, store
 from inference.volume.folder import read_folder
 
@@ -40,6 +40,12 @@ def send(
     console: Console | None = None,
     settings: SenderSettings | None = None,
 ) -> PushResult:
+    """Send to an address without TLS; see `send_to`."""
+    caller = (settings or SenderSettings()).model_copy(update={"calling_ae_title": calling_ae})
+    return send_to(Address(called_ae, host, port), caller, path, console)
+
+
+def send_to(peer: Peer, caller: SenderSettings, path: Path, console: Console | None = None) -> PushResult:
     """Send a DICOM file, or all below a folder, with C-STORE. console: where progress is drawn, or None.
 
     Raises NodeError when there is no DICOM instance at `path`.
@@ -50,7 +56,6 @@ def send(
     if not instances:
         what = f"{len(unreadable)} files that look like DICOM but cannot be read" if unreadable else "no DICOM instance"
         raise NodeError(f"nothing can be sent: {path} holds {what}")
-    caller = (settings or SenderSettings()).model_copy(update={"calling_ae_title": calling_ae})
     with Progress(
         TextColumn("sending"),
         BarColumn(),
@@ -60,7 +65,7 @@ def send(
         disable=console is None,
     ) as progress:
         task = progress.add_task("sending", total=len(instances))
-        results = store(Address(called_ae, host, port), caller, instances, lambda _: progress.advance(task))
+        results = store(peer, caller, instances, lambda _: progress.advance(task))
     failures = [r for r in results if r.outcome not in (StoreOutcome.STORED, StoreOutcome.WARNING)]
     reasons = tuple((r.sop_instance_uid, f"{r.detail}: {r.comment}" if r.comment else r.detail) for r in failures)
     first = reasons[0][1] if reasons else ""
