@@ -258,7 +258,7 @@ class Destination(Section):
     C-FIND if it offers none; "query": ask by C-FIND whether it holds the objects."""
 
     answers_as: AETitleOrNone = ""
-    """AE title as which it brings its answers to storage commitment requests, if it is not `ae_title`."""
+    """AE title that it uses when it answers storage commitment requests, if it is not ae_title."""
     tls: bool = False
     """Connect with TLS 1.2 or later, and check the PACS's certificate against `tls_authorities`."""
     tls_authorities: Path | None = Field(default=None, examples=["authorities.pem"])
@@ -289,34 +289,35 @@ class CommitmentSettings(Section):
     """
 
     ae_title: AETitleOrNone = ""
-    """AE title that asks for storage commitment, if it is not `calling_ae_title`: a PACS sends its answer to the
-    address that it knows this title by."""
+    """AE title that asks for storage commitment, if it is not calling_ae_title. A PACS sends its answer to the address
+    that it knows this title by."""
     port: Port = 0
-    """Port that takes a PACS's answers to storage commitment requests on associations of its own; 0: none, the
-    answer has to come on ours, or C-FIND decides."""
+    """Port for a PACS that opens an association of its own to answer a storage commitment request. 0: none; the answer
+    must come on ours, or C-FIND decides."""
     tls: bool | None = Field(default=None, examples=[True])
-    """Take the answers at that port with TLS only, with the three files of [receiver]. Left out: as [receiver] does,
-    that is with TLS if `plain` is false there."""
+    """Take answers at that port only with TLS, with the three files of [receiver]. Left out: with TLS if plain is false
+    in [receiver]."""
     max_connections: int = Field(default=16, ge=1)
-    """At that port, at once: each has two threads that poll. Only hosts of destinations get that far."""
+    """Connections to that port at once; each has two threads that poll. Only hosts of destinations get that far."""
     max_connections_per_address: int = Field(default=4, ge=1)
     """Of those, from one address: a host that has gone wrong must not keep the others' answers out."""
     pdu_deadline_s: float = Field(default=10.0, gt=0)
-    """For a PDU's header there, and for its rest: a few hundred bytes."""
+    """Time for a PDU's header at that port, and for its rest: a few hundred bytes."""
     association_s: float = Field(default=60.0, gt=0)
-    """For an association there as a whole; an answer takes a fraction of a second."""
+    """Time for a whole association at that port; an answer takes a fraction of a second."""
     max_kib: int = Field(default=4096, ge=64)
-    """All that may come on such an association: an answer has about 200 bytes for each object. It is kept in memory."""
+    """Largest sum of what arrives on such an association, in KiB, which is kept in memory. An answer has about 200 bytes
+    for each object."""
     wait_s: float = Field(default=2.0, ge=0)
-    """Keep the association open for the commitment's answer for this long; later it comes on one of the PACS's own."""
+    """Time for which our association stays open for the answer; later it comes on one of the PACS's own."""
     timeout_s: float = Field(default=600.0, gt=0)
-    """Ask again after this long without an answer. Doubles with each question, up to `longest_retry_s`."""
+    """Ask again after this time without an answer. Doubles with each question, up to longest_retry_s."""
     attempts: int = Field(default=3, ge=1)
-    """Unanswered this often, C-FIND decides instead of storage commitment."""
+    """After this many unanswered requests, C-FIND decides instead of storage commitment."""
     max_questions: int = Field(default=24, ge=1)
     """Questions without an answer until asking ends; about a day with the defaults."""
     resend_s: float = Field(default=60.0, gt=0)
-    """Wait before objects that the PACS does not keep are sent again. Doubles each time, up to `longest_retry_s`."""
+    """Wait before objects that the PACS does not keep are sent again. Doubles each time, up to longest_retry_s."""
     max_resends: int = Field(default=4, ge=0)
     """Resends until the delivery is FAILED; a PACS that renames objects gets one more copy of them each time."""
 
