@@ -306,8 +306,8 @@ class CommitmentSettings(Section):
     association_s: float = Field(default=60.0, gt=0)
     """Time for a whole association at that port; an answer takes a fraction of a second."""
     max_kib: int = Field(default=4096, ge=64)
-    """Largest sum of what arrives on such an association, in KiB, kept in memory. An answer has about 200 bytes for each
-    object."""
+    """Largest sum of what arrives on such an association, in KiB, kept in memory. An answer has about 200 bytes for
+    each object."""
     wait_s: float = Field(default=2.0, ge=0)
     """Time for which our association stays open for the answer; later it comes on one of the PACS's own."""
     timeout_s: float = Field(default=600.0, gt=0)
