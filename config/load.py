@@ -1,12 +1,13 @@
 """Read the settings once, and name every mistake with its key and its line or its environment variable."""
 
+import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from config.environment import Variables, path_of
@@ -100,15 +101,38 @@ def _validated(values: Mapping[str, Any]) -> tuple[Settings | None, list[Broken]
     except ValidationError as error:
         # What has no location is what `broken_rules` names one by one.
         items = [item for item in error.errors(include_input=False, include_url=False) if item["loc"]]
-        return None, broken + [Broken(tuple(item["loc"]), _sentence(item["type"], item["msg"])) for item in items]
+        return None, broken + [Broken(item["loc"], _sentence(item["loc"], item["type"], item["msg"])) for item in items]
 
 
-def _sentence(kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return "is not a known key"
-    if kind == "missing":
-        return "is missing"
-    return message.removeprefix("Value error, ")
+_SENTENCES = {
+    "missing": "is missing",
+    "string_type": "must be text in quotes",
+    "tuple_type": 'must be a list, such as ["a", "b"]; tables of their own begin with [[ ]]',
+    "dict_type": 'must be a table, such as { PACS = ["pacs.example"] }',
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+}
+
+
+def _sentence(location: Location, kind: str, message: str) -> str:
+    """What is wrong, in our words if pydantic's speak of Python."""
+    if kind != "extra_forbidden":
+        return _SENTENCES.get(kind, message.removeprefix("Value error, "))
+    near = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), n=1)
+    return f"is not a known key; did you mean {near[0]}?" if near else "is not a known key"
+
+
+def _known_keys(location: Location) -> list[str]:
+    """The keys of the table at this place."""
+    table: type[BaseModel] = Settings
+    for part in location:
+        if isinstance(part, str) and part in table.model_fields:
+            kind = table.model_fields[part].annotation
+            inner = [one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, BaseModel)]
+            if not inner:
+                return []
+            table = inner[0]
+    return list(table.model_fields)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, Secret
 
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
-_SCHEMES = ("sqlite", "postgresql")
+_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 
 
 def _ae_title(value: object) -> object:
@@ -74,11 +74,23 @@ class DatabaseUrl(Secret[str]):
 
 
 def _supported(url: DatabaseUrl) -> DatabaseUrl:
+    """An empty URL, or that of a database which the index can be in. No message shows it: it may hold a password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     text = url.get_secret_value()
-    if text and text.split("://")[0].split("+")[0] not in _SCHEMES:
-        raise ValueError(f"a database URL begins with one of {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
-    if text and "://" not in text:
-        raise ValueError("is not a database URL, such as postgresql+psycopg://user:password@host/name")
+    if not text:
+        return url
+    try:
+        parsed = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ValueError("is not a database URL, such as postgresql+psycopg://user:password@host/name") from None
+    if parsed.drivername not in _DRIVERS:
+        raise ValueError(f"a database URL begins with one of {', '.join(f'{name}://' for name in _DRIVERS)}")
+    if parsed.drivername.startswith("sqlite") and parsed.database in (None, "", ":memory:"):
+        raise ValueError(
+            "the index needs a file, such as sqlite:////var/lib/dicom-node/node.db: several processes share it"
+        )
     return url
 
 

@@ -56,7 +56,7 @@ class MaskSettings:
 class BuildSettings:
     """How a data set is made.
 
-    ignore_patient_id: PatientID says nothing about who a case is of, as in pseudonymised files that all share one.
+    ignore_patient_id: PatientID does not tell whose case it is, as in pseudonymised files that all share one.
     workers: processes; a volume of 300 slices takes up to 1 GiB in each.
     """
 
@@ -191,7 +191,7 @@ def _identities(scans: Sequence[Scan], settings: BuildSettings) -> Iterator[tupl
 
 @dataclass(frozen=True)
 class _Work:
-    """What another process is handed, so nothing in it that cannot be: a card's tables, for one."""
+    """What another process is handed; so nothing that cannot be pickled, such as a card's tables."""
 
     number: int
     case: LabelledCase

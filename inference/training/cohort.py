@@ -178,7 +178,7 @@ def load_prepared(path: Path) -> Prepared:
 def prepare_all(
     population: Population, count: int, folder: Path, workers: int, say: Callable[[str], None]
 ) -> list[Path]:
-    """Files of the population's first `count` phantoms, made where `folder` does not hold them yet."""
+    """Files of the population's first `count` phantoms, made if `folder` does not hold them yet."""
     folder.mkdir(parents=True, exist_ok=True)
     started, done = time.monotonic(), []
     wanted = [(population, seed, folder) for seed in range(count)]

@@ -19,7 +19,7 @@ GOOD, FAILED, MASK = (90, 200, 120), (230, 70, 60), (255, 170, 0)
 def draw_sheets(dataset: Dataset, folder: Path | None = None) -> list[Path]:
     """Write masks-001.png and so on, failed masks first; each tile shows a coronal and an axial slice of a case.
 
-    folder: where to; the data set's own where None.  Returns the paths.
+    folder: where to; the data set's own if None.  Returns the paths.
     """
     removed = dataset.removed()
     cases = sorted(dataset.cases, key=lambda case: (case.case not in removed, not case.mask_failures))

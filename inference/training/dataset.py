@@ -21,7 +21,7 @@ class LabelledCase:
     """One line of labels.csv.
 
     case: SeriesInstanceUID, StudyInstanceUID, AccessionNumber, PatientID, or the name of a folder of the case's files.
-    patient: whoever shares it goes to one part; the case itself if the file names none.
+    patient: cases that share it go to the same part; the case itself if the file names none.
     line: in the file, from 1; 0 if there is none.
     """
 
@@ -34,7 +34,7 @@ class LabelledCase:
 
 @dataclass(frozen=True)
 class Split:
-    """Parts that no patient is in two of."""
+    """The parts of the data. No patient is in two of them."""
 
     training: tuple[LabelledCase, ...]
     validation: tuple[LabelledCase, ...]
@@ -115,7 +115,7 @@ def split_by_seed(
 
 
 def _hold_out(cases: Sequence[LabelledCase], share: float, seed: int) -> tuple[list[LabelledCase], list[LabelledCase]]:
-    """Draw patients of each class, at least one if there are two, so that both parts hold both classes."""
+    """Draw patients of each class, at least one if there are two or more, so that both parts hold both classes."""
     held: set[str] = set()
     sick = {case.patient for case in cases if case.covid}
     well = {case.patient for case in cases} - sick

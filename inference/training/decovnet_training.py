@@ -112,7 +112,7 @@ def probability(network: nn.Module, volume: Tensor) -> float:
 
 
 def roc_auc(labels: Sequence[bool], probabilities: Sequence[float]) -> float:
-    """Area under the ROC curve, ties counted half; 0.5 where only one class is present."""
+    """Area under the ROC curve, ties counted half; 0.5 if only one class is present."""
     positives = sum(labels)
     negatives = len(labels) - positives
     if not positives or not negatives:

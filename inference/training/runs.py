@@ -42,7 +42,7 @@ class Stopped(ModelError):
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told what a run does.
+    """What is called while a run goes on.
 
     preparing: (cases done, cases).  progress: (samples done, samples of the epoch).  epoch: each finished one.
     stop: True ends the run, with a checkpoint.

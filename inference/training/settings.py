@@ -1,4 +1,4 @@
-"""Settings of the two trainings: the paper's as defaults, each of them to be changed in TOML."""
+"""Settings of the two trainings: the paper's by default; each can be changed in TOML."""
 
 import tomllib
 from collections.abc import Mapping

@@ -155,6 +155,9 @@ def test_the_variables_that_the_node_sets_itself_are_no_mistake(monkeypatch: pyt
         ('[completion]\nquery_destination = "no"\n', [("completion.query_destination", 2)]),
         ('[storage]\ndatabase_url = "mysql://h/x"\n', [("storage.database_url", 2)]),
         ('[storage]\ndatabase_url = "/data/node.db"\n', [("storage.database_url", 2)]),
+        ('[storage]\ndatabase_url = "postgresql+nobody://h/x"\n', [("storage.database_url", 2)]),
+        ('[storage]\ndatabase_url = "postgresql://h:port/x"\n', [("storage.database_url", 2)]),
+        ('[storage]\ndatabase_url = "sqlite://"\n', [("storage.database_url", 2)]),
         ('[worker]\ndevices = ["auto", "gpu"]\n', [("worker.devices[1]", 2)]),
         ('[receiver]\ntls_key = "k"\n', [("receiver.tls_key", 2)]),
         ("[receiver]\nplain = false\n", [("receiver.plain", 2)]),
@@ -337,3 +340,20 @@ def test_a_node_whose_model_is_not_there_ends_as_wrongly_configured(tmp_path: Pa
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 78
     assert "no model nobody" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[recevier]\nport = 104\n", "did you mean receiver?"),
+        ("[receiver]\nae_titel = 1\n", "did you mean ae_title?"),
+        ("[[destinations]]\nname = 1\n", "must be text in quotes"),
+        ('[sources]\nae_title = "A"\n', "must be a list"),
+        ("[sender.commitment]\nprot = 104\n", "did you mean port?"),
+        ("receiver = 104\n", "must be a table"),
+    ],
+)
+def test_a_mistake_is_told_in_the_words_of_the_file(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(text)
+    assert any(says in mistake.message for mistake in read(file)[1])
