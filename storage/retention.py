@@ -1,4 +1,4 @@
-"""Deleting old images, where a site wants that: only what is finished, and only the images.
+"""Deleting old images if a site wants that: only what is finished, and only the images.
 
 The index, results, reports and the audit trail stay, so every question about the past keeps its answer.
 """
@@ -7,11 +7,16 @@ from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select, upd
 
 from storage import audit
 from storage.database import Database
+from storage.deliveries import DeliveryState
 from storage.files import FileStore
+from storage.job_state import JobState
 from storage.models import deliveries, instances, jobs, patients, results, series, studies
-from storage.series_state import SERIES
+from storage.series_state import SERIES, Selection, SeriesState
 
 DAY_S = 86400.0
+NOT_CHOSEN = (Selection.PASSED_OVER, Selection.UNSUITABLE)
+UNFINISHED = (JobState.QUEUED, JobState.RUNNING, JobState.FAILED)
+UNDELIVERED = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.FAILED)
 
 
 def delete_old_images(database: Database, files: FileStore, now: float, days: float) -> int:
@@ -35,17 +40,23 @@ def delete_old_images(database: Database, files: FileStore, now: float, days: fl
 def finished_series(tx: Connection, before: float, series_pk: int | None = None) -> list[int]:
     """The series that still have images and about which everything was done before this moment.
 
-    Done is: closed; its job reported, or kept on purpose without one, as where another series of the study is
-    analysed; every delivery sent, and committed where that is wanted. What failed is not done: somebody may want to
+    Done is: closed; its job reported, or kept on purpose without one, as when another series of the study is
+    analysed; every delivery sent, and committed if that is wanted. What failed is not done: somebody may want to
     retry it.
     """
     query = (
         select(series.c.id)
-        .where(series.c.state == "CLOSED", series.c.closed_at <= before)
+        .where(series.c.state == SeriesState.CLOSED.value, series.c.closed_at <= before)
         .where(exists().where(instances.c.series_pk == series.c.id, instances.c.gone_at.is_(None)))
         .where(~exists().where(instances.c.series_pk == series.c.id, instances.c.received_at > before))
-        .where(or_(_reported(), _kept_without_a_job(), series.c.selection.in_(["PASSED_OVER", "UNSUITABLE"])))
-        .where(~exists().where(jobs.c.series_pk == series.c.id, jobs.c.state.in_(["QUEUED", "RUNNING", "FAILED"])))
+        .where(
+            or_(
+                _reported(),
+                _kept_without_a_job(),
+                series.c.selection.in_(NOT_CHOSEN),
+            )
+        )
+        .where(~exists().where(jobs.c.series_pk == series.c.id, jobs.c.state.in_(UNFINISHED)))
         .where(~_results_where(results.c.created_at > before))
         .where(~_deliveries_where(or_(*_undelivered(before))))
     )
@@ -58,7 +69,7 @@ def _reported() -> ColumnElement[bool]:
     return exists().where(
         jobs.c.series_pk == series.c.id,
         jobs.c.revision == series.c.revision,
-        jobs.c.state == "REPORTED",
+        jobs.c.state == JobState.REPORTED.value,
         jobs.c.shadow.is_(False),
     )
 
@@ -78,8 +89,8 @@ def _deliveries_where(condition: ColumnElement[bool]) -> ColumnElement[bool]:
 def _undelivered(before: float) -> list[ColumnElement[bool]]:
     """What keeps a series' images: still to be sent, failed, waiting for a commitment, or delivered too recently."""
     return [
-        deliveries.c.state.in_(["PENDING", "SENDING", "FAILED"]),
-        and_(deliveries.c.state == "SENT", deliveries.c.due_at.is_not(None)),
+        deliveries.c.state.in_(UNDELIVERED),
+        and_(deliveries.c.state == DeliveryState.SENT.value, deliveries.c.due_at.is_not(None)),
         deliveries.c.sent_at > before,
         deliveries.c.committed_at > before,
     ]

@@ -11,8 +11,7 @@ from storage.errors import CorruptFile, IllegalMove
 from storage.jobs import ModelRef, refusal_of
 from storage.models import instances, series
 from storage.moves import move
-from storage.selection import Selection
-from storage.series_state import SERIES, SeriesState
+from storage.series_state import SERIES, Selection, SeriesState
 
 BY_OPERATOR = "an operator"
 # What a person may overrule; all other refusals say that the images are not fit or not complete.

@@ -1,4 +1,4 @@
-"""Which series of a study is analysed, where a site wants the best one only: what is known, and recording the choice.
+"""Which series of a study is analysed if a site wants the best one only: what is known, and recording the choice.
 
 A series closes WAITING. Once its study is quiet one series becomes CHOSEN and gets a job, the others are PASSED_OVER
 or UNSUITABLE. When its job is done it becomes ANALYSED, which ends the matter until a late instance opens it again,
@@ -7,29 +7,18 @@ or UNSUITABLE, and the next one is chosen. Opening a series again takes it out, 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from sqlalchemy import Connection, exists, func, select, update
 
 from config.reasons import Refusal
 from storage import audit, jobs
 from storage.errors import NotDueYet
+from storage.job_state import JobState
 from storage.jobs import Models, refusal_columns, refusal_of
 from storage.models import jobs as job_table
 from storage.models import patients, results, series, studies
 from storage.results import previous_result
-from storage.series_state import SERIES, SeriesState
-
-
-class Selection(StrEnum):
-    """What was decided about a series."""
-
-    WAITING = "WAITING"
-    CHOSEN = "CHOSEN"
-    ANALYSED = "ANALYSED"
-    PASSED_OVER = "PASSED_OVER"
-    UNSUITABLE = "UNSUITABLE"
-
+from storage.series_state import SERIES, Selection, SeriesState
 
 UNDECIDED = (Selection.WAITING.value, Selection.CHOSEN.value)
 
@@ -61,7 +50,7 @@ class Member:
 class Choice:
     """What to record about a study.
 
-    members: as they were when this was decided.  chosen: the series to queue, or None where none is to be analysed.
+    members: as they were when this was decided.  chosen: the series to queue, or None if none is to be analysed.
     refusal: set if the chosen one is only to be reported as not analysed.
     others: what the other series become, each with the reason; those left out stay as they are.
     detail: for the audit row; JSON types only.
@@ -77,7 +66,7 @@ class Choice:
 def undecided_studies(tx: Connection, now: float) -> list[int]:
     """Studies that are quiet, whose series are all closed, and which wait for a choice or for its outcome."""
     waiting = select(series.c.study_pk).where(series.c.selection.in_(UNDECIDED)).distinct()
-    unfinished = ["QUEUED", "RUNNING", "FAILED"]
+    unfinished = [JobState.QUEUED, JobState.RUNNING, JobState.FAILED]
     busy = exists().where(
         job_table.c.series_pk == series.c.id, job_table.c.shadow.is_(False), job_table.c.state.in_(unfinished)
     )
@@ -129,7 +118,7 @@ def members(tx: Connection, study_pk: int) -> list[Member]:
 def record_choice(tx: Connection, choice: Choice, now: float, models: Models, priority: int = 0) -> int | None:
     """Queue the chosen series and say so of the others, with one audit row. Returns the job's id, None without one.
 
-    Raises NotDueYet where a series of the study changed since the choice was made.
+    Raises NotDueYet if a series of the study changed since the choice was made.
     """
     first = choice.members[0]
     for member in sorted(choice.members, key=lambda one: one.series_instance_uid):

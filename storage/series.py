@@ -15,7 +15,7 @@ from storage.jobs import ModelRef, refusal_columns
 from storage.models import conflicts, instances, patients, result_objects, results, series, studies
 from storage.models import jobs as job_table
 from storage.moves import move
-from storage.series_state import SERIES, SeriesState
+from storage.series_state import SERIES, Selection, SeriesState
 
 QUIET_TIME = "quiet-time"
 
@@ -166,7 +166,7 @@ def restart_quiet_times(tx: Connection, now: float) -> int:
 
     While the node was away its senders could not send, so that time was not quiet.
     """
-    waits = (series.c.state == SeriesState.OPEN.value) | (series.c.selection == "WAITING")
+    waits = (series.c.state == SeriesState.OPEN.value) | (series.c.selection == Selection.WAITING.value)
     changed = tx.execute(update(series).where(waits).values(set_at=now, due_at=now + series.c.quiet_s))
     if changed.rowcount:
         audit.append(tx, now, "series.quiet-times-restarted", detail={"series": changed.rowcount})
@@ -217,7 +217,7 @@ def close_series(tx: Connection, series_pk: int, now: float, closing: Closing) -
             "completeness": closing.completeness,
             "expected_count": closing.expected,
             **refusal_columns(refusal),
-            "selection": "WAITING" if closing.to_choose and closing.model else None,
+            "selection": Selection.WAITING.value if closing.to_choose and closing.model else None,
         }
         code = str(refusal.code) if refusal else None
         detail = {"completeness": closing.completeness, "expected": closing.expected, "refusal": code}

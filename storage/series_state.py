@@ -16,6 +16,16 @@ class SeriesState(StrEnum):
     CLOSED = "CLOSED"
 
 
+class Selection(StrEnum):
+    """What was decided about a closed series if only the best of a study is analysed (see selection.py)."""
+
+    WAITING = "WAITING"
+    CHOSEN = "CHOSEN"
+    ANALYSED = "ANALYSED"
+    PASSED_OVER = "PASSED_OVER"
+    UNSUITABLE = "UNSUITABLE"
+
+
 # Each state, and the states from which it may be entered. Rows are born OPEN, with their first instance.
 TRANSITIONS: Mapping[str, frozenset[str]] = {
     SeriesState.CLOSED: frozenset(

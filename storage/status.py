@@ -8,6 +8,7 @@ from storage.copies import CONTRADICTS, SAME
 from storage.deliveries import DeliveryState
 from storage.job_state import JobState
 from storage.models import conflicts, deliveries, instances, jobs, results, series
+from storage.results import ResultOutcome
 from storage.series_state import SeriesState
 
 
@@ -28,8 +29,7 @@ def status(tx: Connection, now: float) -> dict[str, Any]:
         "second_copies": _count(tx, conflicts, conflicts.c.verdict == SAME),
         "second_copies_to_compare": _count(tx, conflicts, conflicts.c.verdict.is_(None)),
         "results": {
-            "ANALYSED": _count(tx, results, (results.c.outcome == "ANALYSED") & results.c.shadow.is_(False)),
-            "NOT_ANALYSED": _count(tx, results, (results.c.outcome == "NOT_ANALYSED") & results.c.shadow.is_(False)),
+            **{str(one): _count(tx, results, (results.c.outcome == one) & ~results.c.shadow) for one in ResultOutcome},
             "SHADOW": _count(tx, results, results.c.shadow.is_(True)),
         },
         "oldest_queued_s": _age(now, tx.scalar(_oldest(jobs, jobs.c.queued_at, JobState.QUEUED))),

@@ -22,7 +22,9 @@ from storage.database import Database
 from storage.errors import NotDueYet
 from storage.files import FileStore
 from storage.jobs import ModelRef, Models
-from storage.selection import Choice, Member, Selection
+from storage.results import ResultOutcome
+from storage.selection import Choice, Member
+from storage.series_state import Selection
 
 log = structlog.get_logger()
 
@@ -165,11 +167,13 @@ def _passed_over_by(analysed: Member, members: Sequence[Member]) -> Choice:
 def _result(members: Sequence[Member]) -> Member | None:
     """The series that the study's result is about, if it has one."""
     chosen = (Selection.CHOSEN, Selection.ANALYSED)
-    return next((m for m in members if m.selection in chosen and m.outcome == "ANALYSED"), None)
+    return next((m for m in members if m.selection in chosen and m.outcome == ResultOutcome.ANALYSED), None)
 
 
 def _was_refused(member: Member) -> bool:
-    return member.selection == Selection.CHOSEN and member.outcome is not None and member.outcome != "ANALYSED"
+    return (
+        member.selection == Selection.CHOSEN and member.outcome is not None and member.outcome != ResultOutcome.ANALYSED
+    )
 
 
 def _takes_part(member: Member) -> bool:
@@ -179,7 +183,7 @@ def _takes_part(member: Member) -> bool:
 
 
 def _done(member: Member) -> Selection:
-    return Selection.ANALYSED if member.outcome == "ANALYSED" else Selection.UNSUITABLE
+    return Selection.ANALYSED if member.outcome == ResultOutcome.ANALYSED else Selection.UNSUITABLE
 
 
 def _reason(found: Candidate | Refusal) -> Refusal | None:

@@ -9,7 +9,8 @@ from config.reasons import Refusal
 from storage import jobs, selection, series
 from storage.errors import NotDueYet
 from storage.jobs import Models
-from storage.selection import Choice, Member, Selection
+from storage.selection import Choice, Member
+from storage.series_state import Selection
 from tests.storage_factory import MODEL, QUIET_S, Store, not_analysed
 
 
