@@ -67,7 +67,7 @@ class Arrival:
 
     @property
     def patient_key(self) -> str:
-        """What tells patients apart: the Patient ID, or the study where the header has none."""
+        """What tells patients apart: the Patient ID, or the study if the header has none."""
         return f"id:{self.header.patient_id}" if self.header.patient_id else f"study:{self.study_instance_uid}"
 
 

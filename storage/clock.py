@@ -23,8 +23,8 @@ def start_waits_again(tx: Connection, table: Table, states: Collection[str], now
 
 
 def wait_from(set_at: float, now: float) -> float:
-    """The moment a wait begins that is set `now`, where the one before began at `set_at`.
+    """The moment a wait begins that is set `now`, if the one before began at `set_at`.
 
-    That is `now`, or the earlier beginning where it is an instant later: never a shorter wait than before.
+    That is `now`, or the earlier beginning if that is an instant later: never a shorter wait than before.
     """
     return set_at if now < set_at <= now + TOLERANCE_S else now

@@ -142,5 +142,5 @@ def fail(tx: Connection, delivery_id: int, now: float, error: str) -> DeliverySt
     return not_stored(tx, delivery_id, DeliveryState.SENT, DeliveryState.FAILED, now, None, error, counted=NO_QUESTION)
 
 
-# An answer to the request that is out is no answer to what is sent next.
+# An answer to the request that is out does not answer what is sent next.
 NO_QUESTION = {"commitment_uid": None, "unconfirmed_at": None}

@@ -191,7 +191,7 @@ def _make_private(index: Path) -> None:
 
 
 def open_database(url: str) -> Database:
-    """The index at this URL, its schema up to date; created where there is none."""
+    """The index at this URL, its schema up to date; created if there is none."""
     database = Database(url)
     database.migrate()
     return database

@@ -39,7 +39,7 @@ TRANSITIONS: Mapping[str, frozenset[str]] = {
     DeliveryState.COMMITTED: frozenset({DeliveryState.SENT}),  # the destination promised to keep it
     # Trying again will not help: it refuses the objects, or does not keep them however often it took them.
     DeliveryState.FAILED: frozenset({DeliveryState.SENDING, DeliveryState.SENT}),
-    # A later report replaces it; one that was SENT ends so where the destination then did not keep it.
+    # A later report replaces it; one that was SENT ends so if the destination then did not keep it.
     DeliveryState.SUPERSEDED: frozenset(
         {DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.FAILED}
     ),
@@ -178,7 +178,7 @@ def release_all(tx: Connection, now: float) -> int:
 
 
 def heartbeat(tx: Connection, delivery_id: int, fence: int, now: float, lease_s: float) -> bool:
-    """Lengthen the lease of a long sending. False: the lease is somebody else's by now."""
+    """Lengthen the lease of a long sending. False: the lease is somebody else's now."""
     changed = tx.execute(
         update(deliveries)
         .where(deliveries.c.id == delivery_id, deliveries.c.fence == fence)
@@ -234,7 +234,7 @@ def retry_later(
     """The attempt failed and another may succeed: PENDING until `retry_at`.
 
     refused: with a final failure, which is counted in the row: a restart grants no further ones.
-    Returns SUPERSEDED where a later report replaces this one, else PENDING. Raises StaleLease.
+    Returns SUPERSEDED if a later report replaces this one, else PENDING. Raises StaleLease.
     """
     counted = {"refusals": deliveries.c.refusals + 1} if refused else {}
     return not_stored(
@@ -245,7 +245,7 @@ def retry_later(
 def fail(tx: Connection, delivery_id: int, fence: int, now: float, error: str) -> DeliveryState:
     """The destination refuses for good. Shown in `status` until `retry`.
 
-    Returns SUPERSEDED where a later report replaces this one, else FAILED. Raises StaleLease.
+    Returns SUPERSEDED if a later report replaces this one, else FAILED. Raises StaleLease.
     """
     return not_stored(tx, delivery_id, DeliveryState.SENDING, DeliveryState.FAILED, now, None, error, fence)
 

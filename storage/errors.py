@@ -12,7 +12,7 @@ StorageError
 ├── Ambiguous          several rows fit what was asked for
 ├── NotDueYet          an instance came since it was decided to close the series
 ├── IllegalMove        the state machine has no such arrow from the row's state
-└── StaleLease         somebody else holds the row by now; drop the work
+└── StaleLease         somebody else holds the row now; drop the work
 """
 
 

@@ -162,7 +162,7 @@ def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts:
 
     Shadow jobs come after all others: nobody waits for them.
     Jobs whose worker is gone (lease over) are queued again first. A job out of attempts ends FAILED and stops
-    nothing else. Returns None where nothing waits.
+    nothing else. Returns None if nothing waits.
     """
     release_expired(tx, now, max_attempts)
     waiting = (
@@ -215,7 +215,7 @@ def _claimed(tx: Connection, job_id: int) -> ClaimedJob:
 
 
 def heartbeat(tx: Connection, job_id: int, fence: int, now: float, lease_s: float) -> bool:
-    """Lengthen the lease. False: the job is somebody else's or superseded by now; drop the work."""
+    """Lengthen the lease. False: the job is somebody else's now, or superseded; drop the work."""
     changed = tx.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == JobState.RUNNING.value)
@@ -285,7 +285,7 @@ def hand_back(tx: Connection, job_id: int, fence: int, now: float) -> None:
 
 
 def fail(tx: Connection, job_id: int, fence: int, now: float, reason: str, retry_at: float | None) -> None:
-    """The attempt failed: QUEUED until `retry_at`, or FAILED where that is None. Raises StaleLease.
+    """The attempt failed: QUEUED until `retry_at`, or FAILED if that is None. Raises StaleLease.
 
     reason: one sentence without patient data.
     """

@@ -37,7 +37,7 @@ class Property(Base):
 
 
 class Patient(Base):
-    """A patient as the first instance named them. `key` is the Patient ID, or the study's UID where that is empty."""
+    """A patient as the first instance named them. `key` is the Patient ID, or the study's UID if that is empty."""
 
     __tablename__ = "patients"
 
@@ -74,7 +74,7 @@ class Series(Base):
     instances_digest: SHA-256 over the sorted "SOP Instance UID, file SHA-256" lines at its last close.
     completeness, expected_count: how it was found complete and the count asked for, at its last close.
     refusal_code, refusal_text: why it was closed without being analysed, if it was.
-    selection: its part in the choice of the study's best series (see selection.py); null where every one is analysed.
+    selection: its part in the choice of the study's best series (see selection.py); null if every one is analysed.
     """
 
     __tablename__ = "series"
@@ -313,7 +313,7 @@ class Delivery(Base):
     """The sending of one result to one destination.
 
     due_at: while PENDING, the next attempt; while SENDING, the end of the lease; while SENT, when to ask
-        (again) for storage commitment, or null where none is wanted.
+        (again) for storage commitment, or null if none is wanted.
     commitment_uid: Transaction UID of the storage commitment asked for last.
     commitment_attempts: questions whether the destination keeps it, since it was sent last.
     resends: how often it was sent again because the destination did not keep it.

@@ -17,7 +17,7 @@ class Machine:
     """A table whose rows have states.
 
     transitions: for each state, the states from which it may be entered.
-    subject: a query by bind parameter "id" that yields `state`, `fence` where the table has one, and what the
+    subject: a query by bind parameter "id" that yields `state`, `fence` if the table has one, and what the
         audit row names: some of patient_id, study_uid, series_uid, job_id, result_id; other columns, such as
         destination, go into its detail.
     """
@@ -59,7 +59,7 @@ def move(
 ) -> None:
     """Bring a row from one state into another, with its audit row.
 
-    fence: the lease's fencing number, where the move is its holder's. values: other columns set with it.
+    fence: the lease's fencing number, if the move is its holder's. values: other columns set with it.
     detail: more for the audit row; JSON types only.
     Raises NotFound, StaleLease (the fence is not the current one, or its holder's row moved on) or IllegalMove
     (the row is in another state, or there is no such arrow).

@@ -43,7 +43,7 @@ class Prepared:
             cursor.close()
 
     def _for(self, dialect: Dialect) -> tuple[str, tuple[str, ...] | None]:
-        """The statement's text, and the order of its parameters where they have no names."""
+        """The statement's text, and the order of its parameters if they have no names."""
         found = self._compiled.get(dialect.name)
         if found is None:
             compiled = self._statement.compile(dialect=dialect, column_keys=self._columns)

@@ -1,6 +1,6 @@
 """Recording received instances: the transaction whose commit lets the receiver answer success.
 
-Many instances go into one transaction (group commit): the fsync of the index is the dear part, the rows are not.
+Many instances go into one transaction (group commit): the fsync of the index is expensive, the rows are not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -160,7 +160,7 @@ def _record(tx: Connection, batch: _Batch, arrival: Arrival) -> Outcome:
 
 
 def _conflict(held: _Held | None, group: _Group | None, arrival: Arrival) -> str | None:
-    """Why this arrival cannot be what it says it is; None where it can."""
+    """Why this arrival cannot be what it says it is; None if it can be."""
     if held is not None and held.series_uid != arrival.series_instance_uid:
         return "the SOP Instance UID belongs to another series"
     if group is not None and group.study_uid != arrival.study_instance_uid:
@@ -265,7 +265,7 @@ def _retry_failed(tx: Connection, series_pk: int, now: float) -> None:
 
 
 def _open_series(tx: Connection, arrival: Arrival, now: float) -> _Group:
-    """The row of a series whose first instance this is, and those of its study and patient where they are new."""
+    """The row of a series whose first instance this is, and those of its study and patient if they are new."""
     header = arrival.header
     study_pk = _study(tx, arrival, now)
     values = {
@@ -338,7 +338,7 @@ def _patient(tx: Connection, arrival: Arrival, now: float) -> int:
 
 
 def _extend(tx: Connection, group: _Group, now: float, quiet_s: QuietTime) -> None:
-    """Move the deadline of a series that got instances; open it again where it was closed."""
+    """Move the deadline of a series that got instances; open it again if it was closed."""
     if group.latest is None:
         return
     if group.state == SeriesState.CLOSED:

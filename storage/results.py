@@ -50,9 +50,9 @@ class ResultOutcome(StrEnum):
 class NewResult:
     """What the worker found.
 
-    probability, threshold: 0 to 1; None where not analysed, as are positive and lung_volume_ml (millilitres).
-    reason_code, reason_text: why it was not analysed; None where it was.
-    pixel_digest: SHA-256 hex of the pixels and geometry that the model saw, None where none were loaded.
+    probability, threshold: 0 to 1; None if not analysed, as are positive and lung_volume_ml (millilitres).
+    reason_code, reason_text: why it was not analysed; None if it was.
+    pixel_digest: SHA-256 hex of the pixels and geometry that the model saw, None if none were loaded.
     versions, timings (seconds by stage), checks: JSON types only.
     """
 
@@ -117,7 +117,7 @@ class ResultInput:
     """What a result was made from, for its replay.
 
     instances_digest: as in `series.instances_digest`.  last_instance_at: Unix seconds; what came later was not seen.
-    refusal_code: set where the job was to be refused without any analysis.
+    refusal_code: set if the job was to be refused without any analysis.
     """
 
     job_id: int
@@ -249,7 +249,7 @@ def objects_of(tx: Connection, result_id: int) -> tuple[StoredObject, ...]:
 
 
 def previous_result(tx: Connection, series_pk: int) -> PreviousResult | None:
-    """The latest result of a series that a destination may hold, for Predecessor Documents; None where there is none.
+    """The latest result of a series that a destination may hold, for Predecessor Documents; None if there is none.
 
     A result whose every delivery was superseded before its first attempt never left the node: to name it would
     point at nothing, and leave the report before it standing.
@@ -283,7 +283,7 @@ def _finished_results(series_pk: int) -> Select[tuple[int]]:
 
 
 def of_job(tx: Connection, job_id: int) -> int | None:
-    """The id of a job's result; None where it has none."""
+    """The id of a job's result; None if it has none."""
     found: int | None = tx.scalar(select(results.c.id).where(results.c.job_id == job_id))
     return found
 

@@ -42,7 +42,7 @@ class DueSeries:
 
 @dataclass(frozen=True)
 class StoredInstance:
-    """One instance of a series. path: in the file store. gone: why there is no good file any more, or None."""
+    """One instance of a series. path: in the file store. gone: why there is no longer a good file, or None."""
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -120,7 +120,7 @@ def _waiting() -> Select[tuple[object, ...]]:
 def due_series(tx: Connection, now: float) -> list[DueSeries]:
     """The open series whose deadline has passed, the earliest first. Needs a write transaction.
 
-    Where the clock jumped back, the quiet times start again from now.
+    If the clock jumped back, the quiet times start again from now.
     """
     clock.start_waits_again(tx, series, (SeriesState.OPEN,), now)
     rows = tx.execute(_waiting().where(series.c.due_at <= now)).mappings()
@@ -135,7 +135,7 @@ def quiet_series(tx: Connection, now: float, idle_s: float) -> list[DueSeries]:
 
 def next_series(tx: Connection, but: int | None) -> int | None:
     """The series that will be analysed next: of the job that was not tried yet and waits longest, or else the open
-    one that is due first. None where there is none.
+    one that is due first. None if there is none.
 
     but: a series that is in hand already.
     """
@@ -232,7 +232,7 @@ def close_series(tx: Connection, series_pk: int, now: float, closing: Closing) -
 
 
 def _refuse_early_close(tx: Connection, series_pk: int, now: float, closing: Closing) -> None:
-    """A decision is about the series as it was then: raise NotDueYet where an instance came since."""
+    """A decision is about the series as it was then: raise NotDueYet if an instance came since."""
     row = tx.execute(select(series.c.due_at, series.c.instance_count).where(series.c.id == series_pk)).one()
     if closing.completeness == QUIET_TIME and row.due_at > now:
         raise NotDueYet(f"series {series_pk}: its quiet time is not over")

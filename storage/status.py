@@ -13,7 +13,7 @@ from storage.series_state import SeriesState
 
 
 def status(tx: Connection, now: float) -> dict[str, Any]:
-    """Counts by state and how long the oldest of each queue has waited (seconds, None where nothing waits)."""
+    """Counts by state and how long the oldest of each queue has waited (seconds, None if nothing waits)."""
     return {
         "series": _by_state(tx, series, SeriesState),
         "jobs": _by_state(tx, jobs, JobState),
