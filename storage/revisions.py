@@ -39,7 +39,7 @@ def analyse_again(tx: Connection, series_pk: int, now: float, model: ModelRef, p
     """Queue a closed series for another analysis, as a new revision of the same instances. Returns the job's id.
 
     model: the one to use; the same one is fine, such as after the report's settings changed.
-    A series that was refused as incomplete is refused again. If the site has the best series of a study chosen, this one is.
+    A series that was refused as incomplete is refused again. In a study whose best series is chosen, this one is.
     Raises NotFound; IllegalMove when the series is still open; CorruptFile when images of it are gone.
     """
     if SERIES.row(tx, series_pk)["state"] != SeriesState.CLOSED:
