@@ -1,4 +1,4 @@
-"""config check and config show."""
+"""config: check it, show it, begin one; and what a model's figures mean at a site's prevalence."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from config.example import example
 from config.load import Mistake, read
 from config.rules import TLS_FILES, Broken, Location, Table, entries, section
 from config.settings import ENV_PREFIX, Settings
@@ -86,6 +87,12 @@ def show(config: ConfigOption = None, json: JsonOption = False) -> None:
                 out.print(f"{name}.{key} = {value!r}", markup=False)
         else:
             out.print(f"{name} = {content!r}", markup=False)
+
+
+@group.command("example")
+def example_file() -> None:
+    """Print the annotated example: every setting with what it does and its default. To begin with: > node.toml."""
+    print(example(), end="")
 
 
 @group.command("predictive-values")

@@ -158,7 +158,8 @@ def test_an_installed_node_has_its_models_and_analyses(
     # The index is made by its migrations, and its views come from views.sql.
     run([node, "status"], work, **data)
     assert (work / "var" / "node.db").is_file()
-    assert "no mistakes" in run([node, "config", "check"], work, **data)
+    (work / "node.toml").write_text(run([node, "config", "example"], work))
+    assert "no mistakes" in run([node, "config", "check", "node.toml"], work, **data)
 
 
 def test_the_demonstration_runs_from_an_installed_wheel(folder: Path, installed: Callable, wheel: Path) -> None:

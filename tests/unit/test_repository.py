@@ -1,6 +1,7 @@
 """What the repository says about itself: documents that are held to the code, and links that lead somewhere."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -44,6 +45,19 @@ def test_make_targets_in_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     named = {name for document in DOCUMENTS for name in re.findall(r"`make ([a-z-]+)", document.read_text())}
     assert named <= targets
+
+
+def test_make_alone_lists_every_target_that_a_person_calls() -> None:
+    said = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert phony
+    assert set(re.findall(r"^  make (\S+)", said, flags=re.MULTILINE)) == set(phony[1].replace("\\", " ").split())
+
+
+def test_benchmarks_are_modules() -> None:
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        assert "sys.path" not in path.read_text(), path.name
+        assert path.stem not in PACKAGES, f"{path.name} has the name of a package"
 
 
 def test_the_documents_index_names_every_document() -> None:

@@ -52,6 +52,7 @@ def test_the_annotated_example_is_valid_and_changes_nothing() -> None:
 
 def test_the_annotated_example_is_the_one_that_the_settings_give() -> None:
     assert EXAMPLE.read_text() == example(), "run `python -m config.example > config/node.toml`"
+    assert CliRunner().invoke(app, ["config", "example"]).output == example()
 
 
 def test_every_setting_stands_in_the_annotated_example_with_its_default() -> None:
