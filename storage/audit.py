@@ -20,7 +20,10 @@ from storage.models import audit
 from storage.prepared import Prepared
 
 PENDING = "audit_rows"
-SELECT_LAST = Prepared(select(audit.c.hash).where(audit.c.id == select(func.max(audit.c.id)).scalar_subquery()))
+HEAD = "audit_head"
+SELECT_LAST = Prepared(
+    select(audit.c.hash, audit.c.id).where(audit.c.id == select(func.max(audit.c.id)).scalar_subquery())
+)
 FIRST = "0" * 64
 # Made once: json.dumps makes an encoder for each call with options. Rows are hashed as they are written here.
 _DETAIL = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
@@ -103,16 +106,24 @@ def flush(tx: Connection) -> None:
     if tx.dialect.name == "postgresql":
         tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CHAIN_LOCK})
     last = SELECT_LAST.execute(tx, {})
-    previous = last[0][0] if last else FIRST
+    previous, number = last[0] if last else (FIRST, 0)
     for row in rows:
         row["previous"] = previous
         row["hash"] = previous = _digest(previous, row)
     INSERT_ROWS.execute(tx, *rows)
+    tx.info[HEAD] = (number + len(rows), previous)
+
+
+def written_head(tx: Connection) -> tuple[int, str] | None:
+    """Of the transaction just committed: the hash of its last row and a number that the row's is not below."""
+    head: tuple[int, str] | None = tx.info.pop(HEAD, None)
+    return head
 
 
 def forget(tx: Connection) -> None:
     """Drop the rows collected so far: their transaction did not happen."""
     tx.info.pop(PENDING, None)
+    tx.info.pop(HEAD, None)
 
 
 def _digest(previous: str, row: Mapping[str, Any]) -> str:
@@ -141,6 +152,14 @@ def head(tx: Connection) -> tuple[int, str]:
     flush_if_writing(tx)
     row = tx.execute(select(audit.c.id, audit.c.hash).order_by(audit.c.id.desc()).limit(1)).first()
     return (row.id, row.hash) if row else (0, FIRST)
+
+
+def holds(tx: Connection, head: tuple[int, str]) -> bool:
+    """True if the trail has the row that was its last once; see `written_head`."""
+    if head[1] == FIRST:
+        return True
+    found = select(audit.c.id).where(audit.c.id >= head[0], audit.c.hash == head[1]).limit(1)
+    return tx.scalar(found) is not None
 
 
 def flush_if_writing(tx: Connection) -> None:

@@ -6,6 +6,7 @@ take the write lock at BEGIN, so that no transaction can find half-way that anot
 
 import contextlib
 import hashlib
+import os
 import re
 import sqlite3
 import threading
@@ -21,6 +22,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, event, insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from storage import audit, models
 from storage.backup import back_up
@@ -32,7 +34,9 @@ from storage.errors import (
     DatabaseUnavailable,
     StorageError,
     StorageFull,
+    StoreReplaced,
 )
+from storage.mark import Mark
 from storage.models import properties
 from storage.private import make_file, make_folder
 
@@ -40,6 +44,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 VIEWS = Path(__file__).parent / "views.sql"
 MIGRATION_LOCK = 0x6D696772  # "migr": the key of PostgreSQL's advisory lock while the schema changes
 BUSY_TIMEOUT_S = 30.0
+LOG = "log"  # in a connection's info: device and inode of the write-ahead log that it opened
 # The first that matches names the error; SQLite's names from sqlite3.h, PostgreSQL's SQLSTATE classes.
 TRANSLATION: tuple[tuple[str, type[StorageError]], ...] = (
     (r"SQLITE_FULL|SQLITE_IOERR_WRITE|SQLITE_IOERR_SHMSIZE|53100", StorageFull),
@@ -63,6 +68,10 @@ class Database:
         # SQLite only: the connection of whoever writes, kept because taking one from the pool and putting it back
         # costs more than the transaction of a received instance.
         self._kept: Connection | None = None
+        # SQLite only: device and inode of the file that the first connection opened, and the longest that it was.
+        self._opened: tuple[int, int] | None = None
+        self._size = 0
+        self.mark: Mark | None = None  # of the files that belong to it, see `bind`
         if self._sqlite:
             if self.url.database in (None, "", ":memory:"):
                 raise StorageError("the index needs a file: several processes share it")
@@ -72,13 +81,58 @@ class Database:
             self.url, hide_parameters=True, pool_size=8, max_overflow=24, **self._driver_options()
         )
         if self._sqlite:
+            event.listen(self.engine, "do_connect", self._refuse_another_file)
             event.listen(self.engine, "connect", self._set_pragmas)
             event.listen(self.engine, "begin", _begin)
 
     def _driver_options(self) -> dict[str, Any]:
         return {"connect_args": {"timeout": self._busy_timeout_s}} if self._sqlite else {"pool_pre_ping": True}
 
-    def _set_pragmas(self, connection: sqlite3.Connection, _record: object) -> None:
+    @property
+    def where(self) -> str:
+        """The index as a person knows it: its file, or its URL without the password."""
+        return str(self.url.database) if self._sqlite else self.url.render_as_string(hide_password=True)
+
+    def bind(self, mark: Mark) -> None:
+        """From now on every transaction makes sure of the files folder too, and notes how far the audit trail is."""
+        mark.open()
+        self.mark = mark
+
+    def check(self) -> None:
+        """Raises StoreReplaced if the index or the files folder is no longer what was opened: stat calls, no query.
+
+        What was committed before this returns is in the files that have their names.
+        """
+        self._check(self._kept)
+
+    def _check(self, connection: Connection | None) -> None:
+        self._check_index(connection)
+        if self.mark is not None:
+            self.mark.check()
+
+    def _check_index(self, connection: Connection | None) -> None:
+        """The index has its name; so has the log that this connection writes to."""
+        if self._opened is None:
+            return
+        index = str(self.url.database)
+        found = _stat(index)
+        # SQLite never makes an index smaller by itself: something else was copied over it.
+        if found is None or (found.st_dev, found.st_ino) != self._opened or found.st_size < self._size:
+            raise StoreReplaced("the index was removed, renamed or replaced")
+        self._size = found.st_size
+        if connection is None:
+            return
+        log = _inode(f"{index}-wal")
+        if connection.info.get(LOG) is None:
+            connection.info[LOG] = log  # SQLite makes it with the first commit
+        elif log != connection.info[LOG]:
+            raise StoreReplaced("the log of the index was removed or replaced")
+
+    def _refuse_another_file(self, *_: object) -> None:
+        """Before a further connection is made: it must be to the file that the first one opened."""
+        self._check_index(None)
+
+    def _set_pragmas(self, connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # BEGIN is ours (see _begin), not the driver's
         for pragma in (
             f"busy_timeout = {int(self._busy_timeout_s * 1000)}",
@@ -87,21 +141,32 @@ class Database:
             "foreign_keys = ON",
         ):
             connection.execute(f"PRAGMA {pragma}")
+        index = str(self.url.database)
+        self._opened = self._opened or _inode(index)
+        record.info[LOG] = _inode(f"{index}-wal")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A write transaction: committed and durable when the block ends, rolled back when it raises.
 
         Raises StorageFull, DatabaseBusy, DatabaseReadOnly or DatabaseCorrupt; nothing was written then. Or
-        DatabaseUnavailable, after which that is not known.
+        DatabaseUnavailable, after which that is not known; StoreReplaced is one.
         """
         with _named_errors(), self._writing() as tx:
             try:
+                self._check(tx)
                 with tx.begin():
                     yield tx
                     audit.flush(tx)
+                self._check(tx)  # what was committed to a file without a name is lost
+                self._note_head(tx)
             finally:
                 audit.forget(tx)
+
+    def _note_head(self, tx: Connection) -> None:
+        head = audit.written_head(tx)
+        if head is not None and self.mark is not None:
+            self.mark.note(head)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -215,6 +280,18 @@ def create_views(tx: Connection, script: str) -> None:
         tx.execute(insert(properties).values(name="views", value=digest))
     else:
         tx.execute(update(properties).where(properties.c.name == "views").values(value=digest))
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    found = _stat(path)
+    return (found.st_dev, found.st_ino) if found is not None else None
 
 
 def _begin(connection: Connection) -> None:

@@ -6,7 +6,9 @@ StorageError
 ├── DatabaseReadOnly   the index cannot be written
 ├── DatabaseCorrupt    the index file is damaged
 ├── DatabaseUnavailable  the index could not be reached, or its disk failed
+│   └── StoreReplaced  the index or the files folder is no longer the one that was opened
 ├── DatabaseTooNew     the index was made by a later version of this program
+├── StoreMismatch      the index and the stored files do not belong together
 ├── CorruptFile        a stored file is missing or is not what was stored
 ├── NotFound           no such row
 ├── Ambiguous          several rows fit what was asked for
@@ -38,6 +40,14 @@ class DatabaseCorrupt(StorageError):
 
 class DatabaseUnavailable(StorageError):
     """The index could not be reached, or its disk failed. Whether the transaction happened is not known."""
+
+
+class StoreReplaced(DatabaseUnavailable):
+    """Index or files folder was removed, renamed or replaced since it was opened: nothing may be acknowledged."""
+
+
+class StoreMismatch(StorageError):
+    """The index and the stored files do not belong together. The message says what was found and what to do."""
 
 
 class DatabaseTooNew(StorageError):

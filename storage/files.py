@@ -1,7 +1,7 @@
 """Durable files under generated names. Nothing that came over the network becomes part of a path.
 
 A file is created under its final name and needs no rename: only a row in the index makes it real, and the
-sweep removes what no row names. Paths are relative to the store's root, with forward slashes.
+sweep sets aside what no row names. Paths are relative to the store's root, with forward slashes.
 """
 
 import contextlib
@@ -11,9 +11,9 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +22,7 @@ from storage.private import FILE_MODE, make_folder
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 SUFFIX = ".dcm"
+QUARANTINE = "quarantine"
 DAY_S = 86_400
 
 
@@ -241,45 +242,78 @@ class FileStore:
             return False
         return True
 
-    def sweep_orphans(
-        self,
-        known: Collection[str] | Callable[[Sequence[str]], Collection[str]],
-        older_than: float,
-    ) -> list[str]:
-        """Delete what `find_orphans` finds. Returns the paths deleted."""
-        return [path for path in self.find_orphans(known, older_than) if self.remove(path)]
+    def folders(self, older_than: float) -> Iterator[tuple[int, list[str]]]:
+        """Folder by folder: the number of its files, and the paths of those last written before `older_than`.
 
-    def find_orphans(
-        self,
-        known: Collection[str] | Callable[[Sequence[str]], Collection[str]],
-        older_than: float,
-    ) -> list[str]:
-        """The files that no row names and that were last written before `older_than` (Unix seconds).
-
-        known: the paths that rows name, or a function that picks those out of one folder's paths.
-        A file that is just being received has no row yet: `older_than` spares it.
+        older_than: Unix seconds. A file that is just being received has no row yet: this is how to spare it.
         """
-        pick = known if callable(known) else frozenset(known).intersection
-        found: list[str] = []
-        for folder, _, names in os.walk(self.root):
-            base = Path(folder)
-            candidates = [
-                (base / name).relative_to(self.root).as_posix()
-                for name in sorted(names)
-                if name.endswith(SUFFIX) and _modified_before(base / name, older_than)
-            ]
-            # Asked after listing: a row that is written in between is seen.
-            named = set(pick(candidates))
-            found += [path for path in candidates if path not in named]
+        for folder, below, names in os.walk(self.root):
+            if Path(folder) == self.root and QUARANTINE in below:
+                below.remove(QUARANTINE)
+            base = Path(folder).relative_to(self.root)
+            stored = sorted(name for name in names if name.endswith(SUFFIX))
+            old = [name for name in stored if _modified_before(os.path.join(folder, name), older_than)]
+            yield len(stored), [(base / name).as_posix() for name in old]
+
+    def quarantine_of(self, moment: float) -> str:
+        """The folder in which files that are set aside on that day (UTC) are kept, below the root."""
+        return f"{QUARANTINE}/{datetime.fromtimestamp(moment, UTC):%Y-%m-%d}"
+
+    def set_aside(self, path: str, folder: str) -> None:
+        """Move a stored file to a folder of the quarantine, under its own path there; harmless if it is gone."""
+        self._move(path, f"{folder}/{path}")
+
+    def take_back(self, path: str) -> str:
+        """Move a file of the quarantine to where it was, durably. Returns its path there."""
+        _, _, stored = path.split("/", 2)
+        self._move(path, stored)
+        return stored
+
+    def _move(self, source: str, target: str) -> None:
+        old, new = self.absolute(source), self.absolute(target)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(old, new)
+        for folder in new.parents:
+            fsync_folder(folder)
+            if folder == self.root:
+                break
+        fsync_folder(old.parent)
+
+    def quarantined(self) -> list[tuple[str, list[str]]]:
+        """The folders of the quarantine, oldest first, each with the paths of its files, all below the root."""
+        found = []
+        for day in sorted(filter(_is_a_day, (self.root / QUARANTINE).glob("*"))):
+            paths = sorted(path.relative_to(self.root).as_posix() for path in day.rglob(f"*{SUFFIX}"))
+            found.append((day.relative_to(self.root).as_posix(), paths))
         return found
+
+    def delete_quarantine(self, folder: str) -> int:
+        """Delete a folder of the quarantine with its files. Returns how many there were."""
+        day = self.absolute(folder)
+        count = sum(1 for _ in day.rglob(f"*{SUFFIX}"))
+        shutil.rmtree(day)
+        return count
 
     def free_bytes(self) -> int:
         """Bytes that the file system still has for us."""
         return shutil.disk_usage(self.root).free
 
 
-def _modified_before(path: Path, moment: float) -> bool:
+def is_quarantined(path: str) -> bool:
+    """True for the path of a file that was set aside."""
+    return path.startswith(f"{QUARANTINE}/")
+
+
+def _is_a_day(folder: Path) -> bool:
     try:
-        return path.stat().st_mtime < moment
+        return date.fromisoformat(folder.name).isoformat() == folder.name
+    except ValueError:
+        return False
+
+
+def _modified_before(path: str, moment: float) -> bool:
+    try:
+        return moment == float("inf") or os.stat(path).st_mtime < moment
     except FileNotFoundError:
         return False

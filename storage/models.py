@@ -181,13 +181,7 @@ class RefusedInstance(Base):
 
     __tablename__ = "refused_instances"
     __table_args__ = (
-        UniqueConstraint(
-            "series_instance_uid",
-            "sop_instance_uid",
-            "reason",
-            "calling_ae",
-            name="uq_refused_instances_series_sop_reason_ae",  # PostgreSQL takes 63 characters
-        ),
+        UniqueConstraint("series_instance_uid", "sop_instance_uid", "reason", "calling_ae"),
         CheckConstraint("standing IN ('MISSING', 'ACCEPTED', 'UNWANTED')", name="standing"),
     )
 
@@ -336,12 +330,6 @@ class Delivery(Base):
         ),
         CheckConstraint("state NOT IN ('PENDING', 'SENDING') OR due_at IS NOT NULL", name="due"),
         Index("ix_deliveries_destination_state_due_at", "destination", "state", "due_at"),
-        Index(
-            "ix_deliveries_waiting_set_at",
-            "set_at",
-            sqlite_where=text("due_at IS NOT NULL"),
-            postgresql_where=text("due_at IS NOT NULL"),
-        ),
         Index(
             "ix_deliveries_unconfirmed_at",
             "unconfirmed_at",

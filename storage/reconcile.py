@@ -1,7 +1,5 @@
 """At start, before anything else runs: make files and rows agree, and give back what was held when the node stopped."""
 
-from collections.abc import Sequence
-
 from sqlalchemy import func, select
 
 from storage import audit, deliveries, job_release
@@ -10,7 +8,8 @@ from storage.errors import CorruptFile
 from storage.files import FileStore
 from storage.lost import mark_lost
 from storage.models import instances, result_objects, results, series
-from storage.series import known_paths, restart_quiet_times
+from storage.orphans import sweep
+from storage.series import restart_quiet_times
 
 ORPHAN_AGE_S = 60.0  # a file younger than this may belong to a transaction that is still to come
 VERIFY_LAST_S = 600.0  # the last arrivals before a stop may be torn: their digests are checked, not only their sizes
@@ -23,11 +22,11 @@ def reconcile(
     """Bring index and file store together after a stop of any kind. Run it while no other process of the node runs.
 
     Open series wait their full quiet time again. An instance whose file is missing or torn is marked and audited;
-    when its sender sends it again, it is taken. Files that no row names are deleted. Leases of workers and senders
-    are given back; `release=False` leaves them to their owners, where other machines share the index.
+    when its sender sends it again, it is taken. Files that no row names are set aside (see orphans.py). Leases of
+    workers and senders are given back; `release=False` leaves them to their owners, if other machines share the index.
 
-    Returns counts: series_waiting_again, files_missing, files_corrupt, reports_lost, orphans_swept, jobs_released,
-    deliveries_released.
+    Returns counts: series_waiting_again, files_missing, files_corrupt, reports_lost, orphans_swept, orphans_left,
+    jobs_released, deliveries_released.
     """
     with database.transaction() as tx:
         found = {
@@ -36,30 +35,15 @@ def reconcile(
             "deliveries_released": deliveries.release_all(tx, now) if release else 0,
         }
     missing, corrupt = _check_instances(database, files, now)
+    swept = sweep(database, files, now, orphan_age_s)
     return {
         **found,
         "files_missing": missing,
         "files_corrupt": corrupt,
         "reports_lost": _check_reports(database, files, now),
-        "orphans_swept": len(sweep(database, files, now, orphan_age_s)),
+        "orphans_swept": len(swept.taken),
+        "orphans_left": swept.held_back,
     }
-
-
-def sweep(database: Database, files: FileStore, now: float, age_s: float = ORPHAN_AGE_S) -> list[str]:
-    """Delete the files without a row that are older than `age_s` seconds, audited. Returns their paths."""
-
-    def known(paths: Sequence[str]) -> set[str]:
-        with database.read() as tx:
-            return known_paths(tx, paths)
-
-    swept = files.find_orphans(known, now - age_s)
-    if swept:
-        # Before they go: a crash in between has them swept and audited once more, never gone without a word.
-        with database.transaction() as tx:
-            audit.append(tx, now, "files.swept", outcome="SWEPT", detail={"files": len(swept), "first": swept[:20]})
-    for path in swept:
-        files.remove(path)
-    return swept
 
 
 def _check_instances(database: Database, files: FileStore, now: float) -> tuple[int, int]:

@@ -1,18 +1,17 @@
 """Series: when one is complete, what closing it sets going, and reading it back. Recording is in recording.py."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Select, func, select, update
 
 from config.reasons import Refusal
 from storage import audit, clock, jobs, refused
-from storage.copies import SAME
 from storage.errors import NotDueYet, NotFound
 from storage.job_state import JobState
 from storage.jobs import ModelRef, refusal_columns
-from storage.models import conflicts, instances, patients, result_objects, results, series, studies
+from storage.models import instances, patients, results, series, studies
 from storage.models import jobs as job_table
 from storage.moves import move
 from storage.series_state import SERIES, Selection, SeriesState
@@ -321,17 +320,3 @@ def get_series(tx: Connection, series_: int | str) -> SeriesRecord:
     if row is None:
         raise NotFound("no such series")
     return SeriesRecord(**row)
-
-
-def known_paths(tx: Connection, paths: Sequence[str]) -> set[str]:
-    """Those of the paths that a row names and whose file must stay: for `FileStore.sweep_orphans`."""
-    known: set[str] = set()
-    for start in range(0, len(paths), 500):
-        some = list(paths[start : start + 500])
-        kept = (instances.c.gone_reason.is_(None)) | (instances.c.gone_reason == "corrupt")
-        known.update(tx.scalars(select(instances.c.path).where(instances.c.path.in_(some), kept)))
-        # The file of a second copy goes once it was judged to be the same image.
-        aside = conflicts.c.verdict.is_distinct_from(SAME)
-        known.update(tx.scalars(select(conflicts.c.path).where(conflicts.c.path.in_(some), aside)))
-        known.update(tx.scalars(select(result_objects.c.path).where(result_objects.c.path.in_(some))))
-    return known

@@ -21,8 +21,8 @@ from config.settings import Settings
 from dicom_node.receiver.intake import Intake
 from dicom_node.receiver.receiver import Receiver
 from dicom_node.receiver.resources import CHECK_EVERY_S
-from storage.database import open_database
 from storage.files import FileStore
+from storage.identity import open_store
 
 # Tests send what no toolkit would.
 _config.ENFORCE_UID_CONFORMANCE = False
@@ -44,7 +44,7 @@ class Node:
     def __init__(self, folder: Path, receiver: dict[str, Any] | None = None, **settings: Any) -> None:
         settings.setdefault("storage", {"low_disk_mb": 1})
         self.settings = Settings(data_dir=folder, receiver={"port": 0, **(receiver or {})}, **settings)
-        self.database = open_database(self.settings.database_url)
+        self.database = open_store(self.settings.database_url, self.settings.files_dir)
         self.files = _Disk(self.settings.files_dir)
         self.receiver = Receiver(self.settings, self.database, self.files)
         self._stopping: threading.Thread | None = None

@@ -5,11 +5,15 @@ from typing import Annotated
 
 import typer
 
+from config.settings import Settings
 from dicom_node.cli.common import ConfigOption, database_of, files_of, settings_from
 from dicom_node.cli.configure import read_and_check
 from dicom_node.runtime.node_lock import only_node
-from dicom_node.runtime.signals import die_with_parent, reload_on_hangup, stop_on_signals
+from dicom_node.runtime.signals import die_with_parent, is_child, reload_on_hangup, stop_on_signals
+from dicom_node.runtime.store_watch import watched
 from dicom_node.runtime.supervisor import Supervisor
+from storage.database import Database
+from storage.identity import open_store
 
 
 def register(app: typer.Typer) -> None:
@@ -47,9 +51,11 @@ def work(
     os.nice(settings.worker.nice)
     from dicom_node.analysis.worker import Worker
 
-    if not Worker(settings, database_of(settings, create=True), files_of(settings), device).run(stop):
-        # The interpreter would wait for the analysis, or tear the libraries down under it.
-        os._exit(0)
+    database = _database_of(settings)
+    with watched(database, stop):
+        if not Worker(settings, database, files_of(settings), device).run(stop):
+            # The interpreter would wait for the analysis, or tear the libraries down under it.
+            os._exit(0)
 
 
 def receive(config: ConfigOption = None) -> None:
@@ -59,7 +65,7 @@ def receive(config: ConfigOption = None) -> None:
     settings = settings_from(config)
     from dicom_node.receiver.receiver import serve
 
-    serve(settings, stop)
+    serve(settings, stop, create=not is_child())
 
 
 def schedule(config: ConfigOption = None) -> None:
@@ -69,7 +75,9 @@ def schedule(config: ConfigOption = None) -> None:
     settings = settings_from(config)
     from dicom_node.runtime.scheduler import run_scheduler
 
-    run_scheduler(settings, database_of(settings, create=True), files_of(settings), stop)
+    database = _database_of(settings)
+    with watched(database, stop):
+        run_scheduler(settings, database, files_of(settings), stop)
 
 
 def metrics(config: ConfigOption = None) -> None:
@@ -79,7 +87,7 @@ def metrics(config: ConfigOption = None) -> None:
     settings = settings_from(config)
     from dicom_node.runtime.metrics import serve
 
-    serve(settings, database_of(settings, create=True), files_of(settings), stop)
+    serve(settings, _database_of(settings), files_of(settings), stop)
 
 
 def deliver(config: ConfigOption = None) -> None:
@@ -89,4 +97,13 @@ def deliver(config: ConfigOption = None) -> None:
     settings = settings_from(config)
     from dicom_node.delivery.sender import run as run_sender
 
-    run_sender(settings, database_of(settings, create=True), files_of(settings), stop)
+    database = _database_of(settings)
+    with watched(database, stop):
+        run_sender(settings, database, files_of(settings), stop)
+
+
+def _database_of(settings: Settings) -> Database:
+    """The index. A process of a node makes none: if it is gone, a new one would hide that."""
+    if not is_child():
+        return database_of(settings, create=True)
+    return open_store(settings.database_url, settings.files_dir, create=False)

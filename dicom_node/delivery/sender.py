@@ -111,7 +111,7 @@ class DestinationSender:
         if now < self._away_until <= now + LONGEST_PAUSE_S:
             return False
         with self._database.read() as tx:
-            if not deliveries.has_work(tx, self.name, now):
+            if self.name not in deliveries.destinations_with_work(tx, now):
                 return False
         with self._database.transaction() as tx:
             claimed = deliveries.claim(tx, self.name, now, self._settings.sender.lease_s)

@@ -25,13 +25,18 @@ class OwnImages:
             return False
         try:
             with quiet():
-                tags = [_MANUFACTURER, _MODEL, _CONTRIBUTORS]
-                header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-                contributors = map(_device, header.get("ContributingEquipmentSequence") or [])
-                return self.own.had_a_part(_device(header), contributors)
+                header = read_equipment(path)
+                contributors = map(device_of, header.get("ContributingEquipmentSequence") or [])
+                return self.own.had_a_part(device_of(header), contributors)
         except (OSError, *UNREADABLE):
             return False
 
 
-def _device(dataset: Dataset) -> Device:
+def read_equipment(path: Path) -> Dataset:
+    """The elements of a file that name equipment. Raises what pydicom raises for bytes that are no data set."""
+    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[_MANUFACTURER, _MODEL, _CONTRIBUTORS])
+
+
+def device_of(dataset: Dataset) -> Device:
+    """What made an image, or contributed to it."""
     return str(dataset.get("Manufacturer", "")).strip(), str(dataset.get("ManufacturerModelName", "")).strip()

@@ -11,29 +11,37 @@ import structlog
 
 from dicom_node.receiver.committer import Committer
 from dicom_node.receiver.resources import Resources
-from storage.errors import StorageError
+from storage.errors import StorageError, StoreReplaced
 
 log = structlog.get_logger()
 
-LOOK_EVERY_S = 2.0
+LOOK_EVERY_S = 1.0
 SLOW_INDEX_S = 10.0
 """A commit that takes this long holds up every sender; more of them would only time out."""
 
 
 class Pressure:
-    """Looks at the queue every two seconds in a thread of its own, so that no association waits for that.
+    """Looks at the queue every second in a thread of its own, so that no association waits for that.
 
-    queued: how many series wait to be analysed.
+    check: raises StoreReplaced if index or files are no longer what was opened. queued: how many series wait to be
+    analysed.
     """
 
     def __init__(
-        self, resources: Resources, committer: Committer, queued: Callable[[], int], max_queued_series: int
+        self,
+        resources: Resources,
+        committer: Committer,
+        check: Callable[[], None],
+        queued: Callable[[], int],
+        max_queued_series: int,
     ) -> None:
         self._resources = resources
         self._committer = committer
+        self._check = check
         self._queued = queued
         self._max_queued_series = max_queued_series
         self._queue_is_over = False
+        self._is_replaced = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="pressure", daemon=True)
 
@@ -49,6 +57,8 @@ class Pressure:
 
     def reason(self) -> str | None:
         """Why no association should be accepted just now; None where nothing speaks against it."""
+        if self._look_for_another():
+            return "store-replaced"
         if self._resources.is_low():
             return "low-disk"
         failure = self._committer.failure()
@@ -62,7 +72,21 @@ class Pressure:
         while not self._stop.wait(LOOK_EVERY_S):
             self._look()
 
+    def _look_for_another(self) -> bool:
+        """True while index or files are not what was opened; said once."""
+        try:
+            self._check()
+        except StoreReplaced as error:
+            if not self._is_replaced:
+                log.error("nothing is received until the node is started again", reason=str(error))
+            self._is_replaced = True
+        else:
+            self._is_replaced = False
+        return self._is_replaced
+
     def _look(self) -> None:
+        if self._look_for_another():
+            return
         try:
             is_over = self._queued() > self._max_queued_series
         except StorageError as error:

@@ -28,8 +28,9 @@ from dicom_node.receiver.resources import Resources
 from dicom_node.receiver.server import Server
 from dicom_node.receiver.tls import TlsAcceptor, TlsFiles
 from storage import jobs
-from storage.database import Database, open_database
+from storage.database import Database
 from storage.files import FileStore
+from storage.identity import open_store
 from storage.pseudonyms import Pseudonyms
 
 log = structlog.get_logger()
@@ -89,7 +90,7 @@ class Receiver:
             with database.read() as tx:
                 return jobs.count_queued(tx)
 
-        self._pressure = Pressure(resources, self._committer, queued, receiver.max_queued_series)
+        self._pressure = Pressure(resources, self._committer, database.check, queued, receiver.max_queued_series)
         self._registry = Registry(
             AccessPolicy.of(settings), Limits.of(receiver), resources, self._journal, self._pressure.reason
         )
@@ -207,13 +208,13 @@ def _is_busy(association: Association) -> bool:
     return association.is_storing or (association.counts and time.monotonic() - association.active_at < IDLE_S)
 
 
-def serve(settings: Settings, stop: threading.Event) -> None:
-    """Run a receiver until `stop` is set, then drain it.
+def serve(settings: Settings, stop: threading.Event, *, create: bool = True) -> None:
+    """Run a receiver until `stop` is set, then drain it. create: make the index if there is none.
 
     Raises PortTaken; NodeError where it failed: the supervisor starts another, and senders come back to that one.
     """
     _allow_descriptors(settings.receiver)
-    database = open_database(settings.database_url)
+    database = open_store(settings.database_url, settings.files_dir, create=create)
     receiver = Receiver(settings, database, FileStore(settings.files_dir))
     receiver.start()
     meters.RECEIVERS.set(1)

@@ -179,6 +179,8 @@ class Reception:
         outcome = commit(file, arrival)
         if outcome is not Outcome.NEW:
             rely_on_held(self._intake.database, self._intake.files, arrival, self._intake.clock())
+        # The last thing before the answer: row and file lie where the next start looks for them.
+        self._intake.database.check()
         return outcome
 
     def _commit_first(self, file: NewFile, arrival: Arrival) -> Outcome:

@@ -81,6 +81,7 @@ _SERIES_AND_IMAGE = (
     "SeriesNumber",
     "SeriesDescription",
     "InstanceNumber",
+    "BodyPartExamined",
     "ConvolutionKernel",
     "SliceThickness",
     "FrameOfReferenceUID",

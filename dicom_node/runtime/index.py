@@ -9,16 +9,18 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from config.settings import Settings
 from dicom_node.errors import NodeError, NoIndex
-from storage.database import Database, open_database
+from storage.database import Database
 from storage.errors import DatabaseReadOnly, DatabaseUnavailable
+from storage.identity import open_store, refuse_lost_index
 from storage.private import make_folder
 
 
 def open_index(settings: Settings, *, create: bool = True) -> Database:
-    """The index of these settings, its schema up to date.
+    """The index of these settings, its schema up to date; it belongs to the stored files.
 
     create: make it if there is none. A command that only reads must not: what root makes the node cannot open.
-    Raises NoIndex; NodeError when it cannot be opened, PermissionError for its folder; StorageError.
+    Raises NoIndex; NodeError when it cannot be opened, PermissionError for its folder; StoreMismatch and other
+    StorageError.
     """
     try:
         url = make_url(settings.database_url)
@@ -27,6 +29,7 @@ def open_index(settings: Settings, *, create: bool = True) -> Database:
             "[storage] database_url is not a database URL, such as postgresql+psycopg://host/name"
         ) from None
     is_file = url.get_backend_name() == "sqlite"
+    refuse_lost_index(settings.database_url, settings.files_dir)
     if is_file and create:
         make_folder(Path(str(url.database)).parent)
     elif is_file and not Path(str(url.database)).exists():
@@ -34,7 +37,7 @@ def open_index(settings: Settings, *, create: bool = True) -> Database:
             f"there is no index at {url.database} yet: the node has not run with this configuration (`dicom-node run`)"
         )
     try:
-        return open_database(settings.database_url)
+        return open_store(settings.database_url, settings.files_dir)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise NodeError(
             f"[storage] database_url needs the driver for {url.drivername}, which is not installed: "

@@ -25,7 +25,7 @@ from dicom_node.errors import NodeError
 from dicom_node.runtime.certificate_expiry import DAY_S, expiries
 from dicom_node.runtime.supervisor import COUNTS_VARIABLE
 from storage.database import Database
-from storage.errors import StorageError
+from storage.errors import StorageError, StoreReplaced
 from storage.files import FileStore
 from storage.status import lateness, queues
 
@@ -82,8 +82,11 @@ def problems(settings: Settings, database: Database, files: FileStore, receivers
     if receivers is not None and receivers < settings.receiver.processes:
         found.append("receiver-down")
     try:
+        database.check()
         with database.read() as tx:
             late = lateness(tx, time.time())
+    except StoreReplaced:
+        return [*found, "store-replaced"]
     except StorageError:
         return [*found, "index-unreadable"]
     return found + [f"{part}-late" for part, seconds in late.items() if seconds is not None and seconds > LATE_S]

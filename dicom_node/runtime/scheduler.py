@@ -18,9 +18,10 @@ from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from dicom_node.completion.second_copies import compare
 from dicom_node.runtime import certificate_expiry
-from storage import job_release, reconcile, retention
+from storage import job_release, orphans, retention
 from storage.database import Database
 from storage.files import FileStore
+from storage.identity import Epoch
 
 log = structlog.get_logger()
 
@@ -30,6 +31,7 @@ LEASES_EVERY_S = 5.0
 COMPARE_EVERY_S = 2.0
 RETENTION_EVERY_S = 3600.0
 SWEEP_EVERY_S = 6 * 3600.0
+EPOCH_EVERY_S = 60.0
 CERTIFICATES_EVERY_S = 24 * 3600.0
 FIRST_SILENCE_S, LONGEST_SILENCE_S = 1.0, 300.0
 ORPHAN_AGE_S = 24 * 3600.0
@@ -77,7 +79,10 @@ def _jobs(
             retention.delete_old_images(database, files, time.time(), days)
 
     def sweep_orphans() -> None:
-        reconcile.sweep(database, files, time.time(), ORPHAN_AGE_S)
+        orphans.sweep(database, files, time.time(), ORPHAN_AGE_S)
+        orphans.empty_quarantine(database, files, time.time(), settings.storage.quarantine_days)
+
+    epoch = Epoch(database, files)
 
     return [
         ("close series", CLOSE_EVERY_S, close_series),
@@ -86,6 +91,7 @@ def _jobs(
         ("release leases", LEASES_EVERY_S, release_leases),
         ("retention", RETENTION_EVERY_S, delete_old_images),
         ("sweep", SWEEP_EVERY_S, sweep_orphans),
+        ("epoch", EPOCH_EVERY_S, epoch.raise_after_work),
         ("certificates", CERTIFICATES_EVERY_S, lambda: certificate_expiry.warn(settings)),
     ]
 

@@ -13,6 +13,11 @@ LOOK_EVERY_S = 0.5
 """How long a process may sleep through a signal to stop."""
 
 
+def is_child() -> bool:
+    """True in a process that the supervisor started."""
+    return PARENT_VARIABLE in os.environ
+
+
 def die_with_parent() -> None:
     """In a child: be told to stop when the supervisor is gone, so that no half node keeps the port."""
     parent = os.environ.get(PARENT_VARIABLE)

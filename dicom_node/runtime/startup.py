@@ -12,9 +12,9 @@ from dicom_node.runtime import scheduler
 from dicom_node.runtime.index import open_index
 from inference.errors import ModelError
 from storage import audit
-from storage.database import Database
 from storage.errors import StorageError
 from storage.files import FileStore
+from storage.identity import claim, open_store
 from storage.jobs import ModelRef
 from storage.private import OTHERS, make_folder, tighten
 from storage.reconcile import ORPHAN_AGE_S, reconcile
@@ -36,10 +36,12 @@ def prepare(settings: Settings) -> None:
         tighten(folder)
     model, shadow = _models(settings)
     database = open_index(settings)
+    files = FileStore(settings.files_dir)
+    identity = claim(database, files)
     # Other machines that share the index hold leases of their own, and receive files that have no row yet.
     alone = settings.database_url.startswith("sqlite")
     age_s = ORPHAN_AGE_S if alone else scheduler.ORPHAN_AGE_S
-    found = reconcile(database, FileStore(settings.files_dir), time.time(), release=alone, orphan_age_s=age_s)
+    found = reconcile(database, files, time.time(), release=alone, orphan_age_s=age_s)
     with database.transaction() as tx:
         audit.append(
             tx,
@@ -51,6 +53,8 @@ def prepare(settings: Settings) -> None:
                 "version": model.version,
                 "model_digest": model.digest,
                 "shadow_digest": shadow.digest if shadow else None,
+                "store": identity.store,
+                "epoch": identity.epoch,
                 **found,
             },
         )
@@ -71,7 +75,9 @@ def note_stop(settings: Settings) -> None:
     """An audit row: the node was told to stop, and has drained. Without it, the last stop was none in order."""
     try:
         # Without patience: an index that is held or away must not hold up the end.
-        with Database(settings.database_url, busy_timeout_s=STOP_PATIENCE_S).transaction() as tx:
+        patience_s = STOP_PATIENCE_S
+        database = open_store(settings.database_url, settings.files_dir, create=False, busy_timeout_s=patience_s)
+        with database.transaction() as tx:
             audit.append(tx, time.time(), "node.stopped", outcome="STOPPED")
     except StorageError as error:
         log.warning("the stop is not in the audit trail", error=type(error).__name__)

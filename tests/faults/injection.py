@@ -99,6 +99,13 @@ def _wrap_files() -> None:
     wrap(files.FileStore, "_make_durably", "storage.files.FileStore._make_durably")
     wrap(files.FileStore, "make_durable", "storage.files.FileStore.make_durable")
     wrap(files.FileStore, "remove", "storage.files.FileStore.remove")
+    wrap(files.FileStore, "_move", "storage.files.FileStore._move")
+    wrap(files.FileStore, "delete_quarantine", "storage.files.FileStore.delete_quarantine")
+
+    from storage import mark
+
+    wrap(mark.Mark, "write", "storage.mark.Mark.write")
+    wrap(mark.Mark, "sync", "storage.mark.Mark.sync")
 
 
 def _note_syncs() -> None:
@@ -161,6 +168,7 @@ def _hurry() -> None:
     from dicom_node.runtime import scheduler
 
     scheduler.LEASES_EVERY_S = scheduler.RETENTION_EVERY_S = 0.5
+    scheduler.SWEEP_EVERY_S = scheduler.EPOCH_EVERY_S = 0.5
 
 
 def _wrap_registry() -> None:

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ NEW_FILE = [
     "storage.files._DayFolder.sync",
     "storage.files.FileStore._make_durably",
 ]
-PREPARE = [*AT_START, "storage.reconcile.reconcile", "dicom_node.runtime.startup.prepare"]
+EPOCH = ["storage.identity.raise_epoch", "storage.mark.Mark.write", "storage.mark.Mark.sync"]
+PREPARE = [*AT_START, *EPOCH, "storage.reconcile.reconcile", "dicom_node.runtime.startup.prepare"]
 WRITE_ROWS = "dicom_node.receiver.committer.Committer._write"
 
 
@@ -177,8 +177,8 @@ def second_route(life: Life) -> Node:
         check(node, pacs, acknowledged)
         node.end()
         assert node.rows("SELECT count(*) AS n FROM conflicts") == [{"n": len(everything)}]
-        FileStore(node.data / "files").sweep_orphans(_kept(node), time.time() + 10)
-        assert len(list((node.data / "files").rglob("*.dcm"))) == len(_kept(node)), "what is left is named by rows"
+        left = {path for _, paths in FileStore(node.data / "files").folders(float("inf")) for path in paths}
+        assert _kept(node) <= left, "a row without its file"
     return node
 
 
@@ -192,15 +192,17 @@ def retention(life: Life) -> Node:
         node.start()
         acknowledged: dict[str, str] = {}
         node.send(ct_series(), acknowledged)
+        old = _quarantine_of_long_ago(node)
         node.settle()
         wait_for(lambda: (node.tend(), node.rows("SELECT * FROM audit WHERE event = 'series.images-deleted'"))[1], 60)
+        wait_for(lambda: (node.tend(), not old.exists())[1], 60, "what was set aside long ago is deleted")
         if life.point:
             wait_for(lambda: (node.tend(), node.died)[1], 30, "the point is reached")
         node.settle()
         node.end()
         check(node, pacs, acknowledged, deleted=True)
-        FileStore(node.data / "files").sweep_orphans(_kept(node), time.time() + 10)
-        assert len(list((node.data / "files").rglob("*.dcm"))) == len(_kept(node)), "what is left is named by rows"
+        left = {path for _, paths in FileStore(node.data / "files").folders(float("inf")) for path in paths}
+        assert _kept(node) <= left, "a row without its file"
     return node
 
 
@@ -248,6 +250,7 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
         "receive": [*AT_START, *NEW_FILE, WRITE_ROWS, "c-store-response"],
         "schedule": [
             *AT_START,
+            *EPOCH,
             "dicom_node.completion.closing.Completion.close_due_series",
             "dicom_node.completion.closing.Completion._close",
             "dicom_node.runtime.scheduler._jobs.<locals>.release_leases",
@@ -285,8 +288,8 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
         "run": [
             "storage.reconcile._check_instances",
             "storage.reconcile._check_reports",
-            "storage.reconcile.sweep",
-            "storage.files.FileStore.remove",
+            "storage.orphans._record",
+            "storage.files.FileStore._move",
         ],
         "work": ["dicom_node.analysis.worker.Worker._failed"],
     },
@@ -300,7 +303,14 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
     second_route: {
         "schedule": ["dicom_node.completion.second_copies.compare", "storage.files.FileStore.remove"],
     },
-    retention: {"schedule": ["storage.retention.delete_old_images", "storage.files.FileStore.remove"]},
+    retention: {
+        "schedule": [
+            "storage.retention.delete_old_images",
+            "storage.files.FileStore.remove",
+            "storage.orphans.empty_quarantine",
+            "storage.files.FileStore.delete_quarantine",
+        ]
+    },
     drain: {"work": ["dicom_node.analysis.worker.Worker._hand_back"]},
     stranger: {"deliver": ["dicom_node.delivery.commitment_listener.CommitmentListener._write"]},
 }
@@ -331,6 +341,16 @@ def _files(node: Node, uids: list[str]) -> list[Path]:
 def _kept(node: Node) -> set[str]:
     rows = node.rows("SELECT path FROM result_objects UNION SELECT path FROM instances WHERE gone_at IS NULL")
     return {row["path"] for row in rows}
+
+
+def _quarantine_of_long_ago(node: Node) -> Path:
+    """A file that a sweep set aside in 2020."""
+    file = node.data / "files" / "quarantine" / "2020-01-01" / "2019" / "12" / "31" / ("0" * 32 + ".dcm")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"nobody's")
+    with (node.faults / "synced").open("a") as synced:
+        synced.write(f"name {file}\nbytes {file}\n")
+    return file
 
 
 def _damage(node: Node, lost: str) -> None:

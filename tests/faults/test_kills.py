@@ -40,7 +40,7 @@ FEW = [
     ("report", "schedule:dicom_node.completion.closing.Completion._close:after", "tree"),
 ]
 # Commands: who gave one sees that it failed, and gives it again.
-COMMANDS = ("dicom_node.cli.", "dicom_node.analysis.replay.")
+COMMANDS = ("dicom_node.cli.", "dicom_node.analysis.replay.", "dicom_node.runtime.adoption.")
 # Of no process of a running node: the demonstration, certificates. Or an empty folder, made at every start.
 ELSEWHERE = {
     "dicom_node.runtime.supervisor.Supervisor.run",
@@ -51,6 +51,9 @@ ELSEWHERE = {
     "dicom_node.runtime.supervisor.Supervisor._audit",
     # Rolled back, always.
     "dicom_node.receiver.committer.Committer._warm_up",
+    "dicom_node.demo.journey.run_demo",
+    "dicom_node.demo.journey._answer",
+    "dicom_node.demo.journey._empty",
     "dicom_node.demo.pacs.Pacs.__init__",
     "dicom_node.demo.pacs.Pacs._on_store",
     "dicom_node.receiver.certificates.Authority.issue",

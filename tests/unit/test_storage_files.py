@@ -171,33 +171,37 @@ def test_a_path_out_of_the_store_is_refused(files, path):
         files.absolute(path)
 
 
-def test_the_sweep_takes_only_old_files_without_a_row(files):
-    known, orphan, young = (files.write_durably([name]) for name in (b"known", b"orphan", b"young"))
-    for stored in (known, orphan):
-        os.utime(files.absolute(stored.path), (1000, 1000))
-    assert files.sweep_orphans({known.path}, older_than=2000) == [orphan.path]
-    assert sorted(everything(files)) == sorted(files.absolute(stored.path) for stored in (known, young))
-
-
-def test_the_sweep_asks_folder_by_folder(files):
-    stored = files.write_durably([b"x"])
-    os.utime(files.absolute(stored.path), (1000, 1000))
-    asked = []
-
-    def known(paths):
-        asked.append(list(paths))
-        return paths
-
-    assert files.sweep_orphans(known, older_than=2000) == []
-    assert [stored.path] in asked
-
-
-def test_the_sweep_leaves_what_it_did_not_make(files):
+def test_old_files_are_listed_folder_by_folder_with_the_number_of_all(files):
+    old, young = (files.write_durably([name]) for name in (b"old", b"young"))
     foreign = files.root / "lost+found.txt"
     foreign.write_text("not ours")
-    os.utime(foreign, (1000, 1000))
-    assert files.sweep_orphans(set(), older_than=2000) == []
-    assert foreign.exists()
+    for path in (foreign, files.absolute(old.path)):
+        os.utime(path, (1000, 1000))
+    assert [found for found in files.folders(older_than=2000) if found[0]] == [(2, [old.path])]
+    assert [found for found in files.folders(float("inf")) if found[0]] == [(2, sorted([old.path, young.path]))]
+
+
+def test_a_file_that_is_set_aside_is_kept_under_its_path_and_can_come_back(files, monkeypatch):
+    stored = files.write_durably([b"x"])
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd)))
+    folder = files.quarantine_of(NOVEMBER)
+    files.set_aside(stored.path, folder)
+    assert folder == "quarantine/2026-11-23"
+    assert files.quarantined() == [(folder, [f"{folder}/{stored.path}"])]
+    assert all(count == 0 for count, _ in files.folders(float("inf")))
+    assert {str(files.root / "2026/11/23"), str(files.root / folder / "2026/11/23")} <= set(synced)
+    files.set_aside(stored.path, folder)  # again: harmless
+    assert files.take_back(f"{folder}/{stored.path}") == stored.path
+    assert files.read_verified(stored.path, stored.sha256) == b"x"
+
+
+def test_a_folder_of_the_quarantine_is_deleted_as_a_whole(files):
+    for day in (NOVEMBER, NOVEMBER + 86400):
+        files.set_aside(files.write_durably([b"x"]).path, files.quarantine_of(day))
+    assert files.delete_quarantine("quarantine/2026-11-23") == 1
+    assert [folder for folder, _ in files.quarantined()] == ["quarantine/2026-11-24"]
 
 
 def test_free_space_is_a_number_of_bytes(files):

@@ -62,7 +62,7 @@ def test_leases_may_be_left_to_other_machines(store):
     assert store.states("jobs") == ["RUNNING"]
 
 
-def test_files_without_a_row_are_swept_and_named_in_the_audit(store):
+def test_files_without_a_row_are_set_aside_and_named_in_the_audit(store):
     store.reported("PACS")
     store.receive(1, now=0, content="other")
     kept = [
@@ -75,6 +75,7 @@ def test_files_without_a_row_are_swept_and_named_in_the_audit(store):
         age(store, path)
     assert start(store)["orphans_swept"] == 1
     assert not store.files.absolute(orphan.path).exists()
+    assert store.files.absolute(f"quarantine/1970-01-01/{orphan.path}").read_bytes() == b"orphan"
     assert all(store.files.absolute(path).exists() for path in [*kept, young.path])
     assert store.events()[-1] == "files.swept"
 
@@ -277,15 +278,18 @@ def test_what_was_kept_on_purpose_without_a_job_goes_too(store):
     assert delete(store, 30 + 7 * DAY) == 1
 
 
-def test_a_crash_between_the_row_and_the_file_is_swept(store, monkeypatch):
+def test_what_retention_was_deleting_at_a_crash_is_deleted_at_the_start(store, monkeypatch):
     finished(store)
     monkeypatch.setattr(store.files, "remove", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         delete(store, 100 * DAY)
     monkeypatch.undo()
-    for row in store.rows("SELECT path FROM instances"):
-        age(store, row["path"])
-    assert start(store, now=100 * DAY)["orphans_swept"] == 2
+    paths = [store.files.absolute(row["path"]) for row in store.rows("SELECT path FROM instances")]
+    assert all(path.exists() for path in paths)
+    for path in paths:
+        os.utime(path, (1, 1))
+    assert start(store, now=100 * DAY)["orphans_swept"] == 0
+    assert not any(path.exists() for path in paths)
 
 
 def test_a_deleted_image_that_is_sent_again_changes_no_result(store):

@@ -1,0 +1,179 @@
+"""Record the stored files that the index does not know, from their own headers: what is left when an index was lost.
+
+Each becomes a row as if it had just been received, with an audit row of its own. Objects of the node's own results are
+set aside: they would come back as images, and what was adopted is analysed again anyway.
+"""
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import ImplicitVRLittleEndian
+from sqlalchemy import Connection
+
+from config.headers import UNREADABLE, quiet
+from config.own_equipment import OwnEquipment
+from dicom_node.implementation import IMPLEMENTATION_CLASS_UID
+from dicom_node.receiver.errors import Refused
+from dicom_node.receiver.headers import read_header
+from dicom_node.receiver.negotiation import RESULT_CLASSES
+from dicom_node.receiver.own_images import device_of, read_equipment
+from dicom_node.receiver.uids import parse_uid
+from storage import audit
+from storage.arrival import Arrival, Outcome
+from storage.database import Database
+from storage.errors import CorruptFile
+from storage.files import FileStore, StoredFile, is_quarantined
+from storage.held import held_file
+from storage.orphans import survey
+from storage.pseudonyms import Pseudonyms
+from storage.recording import record_instances
+
+AT_ONCE = 100
+"""Instances in one transaction."""
+SENDER = "ADOPTED"
+"""In place of the calling AE title, which no file holds. It is no source's, so the node's own rules hold."""
+META_START = 132 + 12  # preamble, "DICM", and the group length's own element: PS3.10 7.1
+
+
+class _OwnObject(Exception):
+    """A file that this node made itself, or that no receiver of it wrote."""
+
+
+@dataclass
+class Adoption:
+    """adopted, conflicts: how many instances were recorded so. The others are paths.
+
+    spare: bytes that the index has in another file. own: objects of own results. Both are set aside. unreadable: left.
+    """
+
+    adopted: int = 0
+    conflicts: int = 0
+    spare: list[str] = field(default_factory=list)
+    own: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Adopter:
+    """database: None for a dry run beside an index that is not there. report: gets the number of files looked at."""
+
+    database: Database | None
+    files: FileStore
+    own: OwnEquipment
+    pseudonyms: Pseudonyms
+    quiet_s: float
+    report: Callable[[int, int], None] = lambda done, of: None
+
+    def candidates(self) -> list[str]:
+        """The files without a row, and those whose row says that they are missing; in the order in which they came."""
+        found = survey(self.database, self.files, float("inf"))
+        kept = [path for _, paths in self.files.quarantined() for path in paths]
+        return sorted([*found.unknown, *found.lost, *kept], key=lambda path: (self._written(path), path))
+
+    def _written(self, path: str) -> float:
+        return os.stat(self.files.absolute(path)).st_mtime
+
+    def run(self, now: float, *, dry: bool = False) -> Adoption:
+        """Adopt all candidates. dry: only say what would become of them; conflicts are not known then."""
+        done = Adoption()
+        paths = self.candidates()
+        for start in range(0, len(paths), AT_ONCE):
+            some = list(self._readable(paths[start : start + AT_ONCE], done))
+            if dry or self.database is None:
+                done.adopted += len(some)
+            else:
+                self._record(self.database, some, now, done)
+            self.report(min(start + AT_ONCE, len(paths)), len(paths))
+        if not dry:
+            for path in [*done.own, *done.spare]:
+                if not is_quarantined(path):
+                    self.files.set_aside(path, self.files.quarantine_of(now))
+        return done
+
+    def _readable(self, paths: Sequence[str], done: Adoption) -> Iterator[Arrival]:
+        for path in paths:
+            try:
+                yield self._arrival(path)
+            except _OwnObject:
+                done.own.append(path)
+            except (Refused, CorruptFile, InvalidDicomError, OSError, *UNREADABLE):
+                done.unreadable.append(path)
+
+    def _arrival(self, path: str) -> Arrival:
+        """Raises _OwnObject; Refused and others for a file that is not whole."""
+        file = self.files.absolute(path)
+        with quiet():
+            meta = read_file_meta_info(str(file))
+            if str(meta.ImplementationClassUID) != IMPLEMENTATION_CLASS_UID or self._is_own_result(file, meta):
+                raise _OwnObject
+        start = META_START + int(meta.FileMetaInformationGroupLength)
+        syntax = str(meta.TransferSyntaxUID)
+        with (
+            file.open("rb") as stored,
+            mmap.mmap(stored.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+            memoryview(whole) as view,
+            view[start:] as data,
+        ):
+            header = read_header(data, len(data), syntax == ImplicitVRLittleEndian)
+            kept = StoredFile(path, hashlib.sha256(view).hexdigest(), len(view))
+        uid = parse_uid(header.sop_instance_uid, "SOP Instance UID")
+        sop_class = parse_uid(header.sop_class_uid, "SOP Class UID")
+        if (sop_class, uid) != (str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID)):
+            raise CorruptFile("file meta information and data set name different instances")
+        return Arrival(
+            sop_instance_uid=uid,
+            sop_class_uid=sop_class,
+            series_instance_uid=parse_uid(header.series_instance_uid, "Series Instance UID"),
+            study_instance_uid=parse_uid(header.study_instance_uid, "Study Instance UID"),
+            transfer_syntax_uid=syntax,
+            calling_ae=SENDER,
+            called_ae="",
+            address="",
+            file=kept,
+            header=self.pseudonyms.header(header.indexed),
+        )
+
+    def _is_own_result(self, file: Path, meta: Dataset) -> bool:
+        """A report or another object of a result that names this node as what made it."""
+        if str(meta.MediaStorageSOPClassUID) not in RESULT_CLASSES:
+            return False
+        return self.own.had_a_part(device_of(read_equipment(file)), ())
+
+    def _record(self, database: Database, arrivals: list[Arrival], now: float, done: Adoption) -> None:
+        arrivals = [self._in_its_place(arrival) for arrival in arrivals]
+        with database.transaction() as tx:
+            outcomes = record_instances(tx, arrivals, now, self.quiet_s)
+            for arrival, outcome in zip(arrivals, outcomes, strict=True):
+                about = audit.Subject(
+                    series_uid=arrival.series_instance_uid,
+                    study_uid=arrival.study_instance_uid,
+                    sop_uid=arrival.sop_instance_uid,
+                    patient_id=arrival.header.patient_id,
+                )
+                path = arrival.file.path
+                audit.append(tx, now, "instance.adopted", about, outcome=str(outcome), detail={"path": path})
+            spare = [arrival.file.path for arrival in arrivals if not _is_named(tx, arrival)]
+        done.adopted += outcomes.count(Outcome.NEW)
+        done.conflicts += outcomes.count(Outcome.CONFLICT)
+        done.spare += spare
+
+    def _in_its_place(self, arrival: Arrival) -> Arrival:
+        """The arrival with its file where files with a row are, and durable."""
+        path, file = arrival.file.path, arrival.file
+        if is_quarantined(path):
+            file = replace(file, path=self.files.take_back(path))
+        self.files.make_durable(file.path, file.sha256)
+        return replace(arrival, file=file)
+
+
+def _is_named(tx: Connection, arrival: Arrival) -> bool:
+    """True if a row names the arrival's own file."""
+    held = held_file(tx, arrival)
+    return held is not None and held[0] == arrival.file.path

@@ -1,0 +1,244 @@
+"""Which index belongs to which files. Both hold the identity of the store and an epoch; see mark.py.
+
+The files' mark is raised first and the index in the next moment, so the files may be one epoch ahead after a crash, and
+never behind. Below an epoch, the end of the audit trail decides: the files note it with every commit.
+"""
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import Connection, delete, exists, insert, inspect, select, text
+from sqlalchemy.engine import make_url
+
+from storage import audit
+from storage.database import BUSY_TIMEOUT_S, Database
+from storage.errors import DatabaseCorrupt, DatabaseReadOnly, StoreMismatch
+from storage.files import SUFFIX, FileStore
+from storage.mark import Identity, Mark
+from storage.models import conflicts, instances, properties, result_objects
+from storage.orphans import freely_swept, survey
+
+STORE, EPOCH = "store", "epoch"
+EPOCH_LOCK = 0x65706F6368  # "epoch": the key of PostgreSQL's advisory lock while the epoch is raised
+ADOPT = "'dicom-node index adopt'"
+CORRECT = "Correct data_dir or storage.database_url if one of them names the wrong place"
+
+
+def open_store(url: str, root: Path, *, create: bool = True, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Database:
+    """The index at this URL, its schema up to date: that of the files below `root`.
+
+    From then on every transaction makes sure that both are still what was opened.
+    create: make the index if there is none. Not for the processes of a node: it has made one at its start.
+    Raises StoreMismatch, before anything is changed, if they do not belong together.
+    """
+    mark = Mark(root)
+    refuse_lost_index(url, root)
+    if not create and is_missing(url):
+        raise StoreMismatch(_index_is_empty(str(make_url(url).database), root))
+    database = Database(url, busy_timeout_s)
+    with _named_faults(database):
+        with database.read() as tx:
+            held = identity_of(tx)
+            refuse_mismatch(tx, held, mark, root, database.where)
+        if held is None and not create:
+            raise StoreMismatch(_index_is_empty(database.where, root))
+        database.migrate()
+    if held is not None and mark.read() is not None:
+        database.bind(mark)
+    return database
+
+
+@contextlib.contextmanager
+def _named_faults(database: Database) -> Iterator[None]:
+    """Say of an index that cannot be opened where it is and what to do."""
+    try:
+        yield
+    except DatabaseReadOnly as error:
+        raise DatabaseReadOnly(
+            f"the index {database.where} cannot be written: the user that runs the node needs write permission for it "
+            "and for its folder, on a file system that is not read-only"
+        ) from error
+    except DatabaseCorrupt as error:
+        raise DatabaseCorrupt(
+            f"the index {database.where} is damaged. Restore a backup of it; if there is none, move it away, and "
+            f"{ADOPT} makes a new one from the files"
+        ) from error
+
+
+def look(url: str, root: Path) -> tuple[Identity | None, Identity | None, str | None]:
+    """The identities of index and files, and why they do not belong together; None if they do. Changes nothing."""
+    mark = Mark(root)
+    try:
+        refuse_lost_index(url, root)
+        if is_missing(url):
+            return None, mark.read(), None
+        database = Database(url)
+        with _named_faults(database), database.read() as tx:
+            held = identity_of(tx)
+            return held, mark.read(), _mismatch(tx, held, mark.read(), mark.noted(), root, database.where)
+    except StoreMismatch as error:
+        return None, mark.read(), str(error)
+
+
+def open_for_adoption(url: str, root: Path, *, merge: bool) -> tuple[Database, FileStore]:
+    """Index and files whatever they are to each other, the index made where there is none.
+
+    Raises StoreMismatch if they belong to different nodes, unless `merge`.
+    """
+    held, found, reason = look(url, root)
+    if held is not None and found is not None and held.store != found.store and not merge:
+        raise StoreMismatch(str(reason))
+    database = Database(url)
+    with _named_faults(database):
+        database.migrate()
+    return database, FileStore(root)
+
+
+def claim(database: Database, files: FileStore) -> Identity:
+    """What the node does at its start: raise the epoch of a store, or make one of an index and files without identity.
+
+    Raises StoreMismatch if index and files without an identity do not agree.
+    """
+    with database.read() as tx:
+        held = identity_of(tx)
+    if held is None and Mark(files.root).read() is None:
+        _refuse_strangers(database, files)
+    return raise_epoch(database, files)
+
+
+def raise_epoch(database: Database, files: FileStore) -> Identity:
+    """Let index and files be an epoch further, and make the note of the audit trail durable."""
+    mark = database.mark or Mark(files.root)
+    with database.transaction() as tx:
+        if tx.dialect.name == "postgresql":
+            tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": EPOCH_LOCK})
+        known = [identity for identity in (identity_of(tx), mark.read()) if identity is not None]
+        store = known[0].store if known else uuid.uuid4().hex
+        raised = Identity(store, max([0, *(identity.epoch for identity in known)]) + 1)
+        mark.write(raised)
+        _keep(tx, STORE, raised.store)
+        _keep(tx, EPOCH, str(raised.epoch))
+    database.bind(mark)
+    with database.read() as tx:
+        mark.note(audit.head(tx))
+    mark.sync()
+    return raised
+
+
+class Epoch:
+    """Raises the epoch of a running node, so that a copy of index or files tells its age to about a minute."""
+
+    def __init__(self, database: Database, files: FileStore) -> None:
+        self._database = database
+        self._files = files
+        self._head = self._audit_head()
+
+    def raise_after_work(self) -> None:
+        """Raise it if anything was recorded since the last time."""
+        head = self._audit_head()
+        if head != self._head:
+            self._head = head
+            raise_epoch(self._database, self._files)
+
+    def _audit_head(self) -> tuple[int, str]:
+        with self._database.read() as tx:
+            return audit.head(tx)
+
+
+def identity_of(tx: Connection) -> Identity | None:
+    """The identity that the index holds; None for one without, and for a database without tables."""
+    if not inspect(tx).has_table(properties.name):
+        return None
+    named = properties.c.name.in_([STORE, EPOCH])
+    held = {row.name: row.value for row in tx.execute(select(properties).where(named))}
+    return Identity(held[STORE], int(held[EPOCH])) if len(held) == 2 else None
+
+
+def refuse_mismatch(tx: Connection, held: Identity | None, mark: Mark, root: Path, index: str) -> None:
+    """Raises StoreMismatch if the index with this identity does not belong to the files with this mark."""
+    found = mark.read()
+    reason = _mismatch(tx, held, found, mark.noted(), root, index)
+    if reason is not None:
+        raise StoreMismatch(reason)
+
+
+def _mismatch(
+    tx: Connection, held: Identity | None, found: Identity | None, noted: tuple[int, str] | None, root: Path, index: str
+) -> str | None:
+    """What does not fit, and what to do about it; None if index and files belong together."""
+    if held is None:
+        return _index_is_empty(index, root) if found is not None else None
+    if found is None:
+        return _files_are_lost(index, root) if _has_files(tx) else None
+    if held.store != found.store:
+        return (
+            f"the index {index} and the files in {root} belong to different nodes (stores {held.store[:8]} and "
+            f"{found.store[:8]}). {CORRECT}; {ADOPT} with --merge records the other node's files in this index"
+        )
+    if held.epoch > found.epoch:
+        return (
+            f"the files in {root} are older than the index {index} (epochs {found.epoch} and {held.epoch}). Restore "
+            f"the files that belong to it; if they are lost, {ADOPT} goes on with those that are there"
+        )
+    if held.epoch < found.epoch - 1 or (noted is not None and not audit.holds(tx, noted)):
+        return (
+            f"the index {index} is older than the files in {root}, or went another way: it lacks what was recorded "
+            f"last (epochs {held.epoch} and {found.epoch}). Restore the index that belongs to them; if it is lost, "
+            f"{ADOPT} records the files that this one does not know"
+        )
+    return None
+
+
+def _index_is_empty(index: str, root: Path) -> str:
+    return (
+        f"the index {index} is missing or empty, but the files in {root} belong to one. {CORRECT}, or restore the "
+        f"index; if it is lost, {ADOPT} makes a new one from the files"
+    )
+
+
+def _files_are_lost(index: str, root: Path) -> str:
+    return (
+        f"the files in {root} are missing, but the index {index} names some. {CORRECT}, mount the folder, or restore "
+        f"the files; if they are lost, {ADOPT} goes on without them"
+    )
+
+
+def _has_files(tx: Connection) -> bool:
+    """True if rows name files that should be there."""
+    return any(tx.scalar(select(exists().where(condition))) for condition in (
+        instances.c.gone_at.is_(None), conflicts.c.id.is_not(None), result_objects.c.id.is_not(None)
+    ))  # fmt: skip
+
+
+def refuse_lost_index(url: str, root: Path) -> None:
+    """A SQLite index that is not there must not be made anew beside files that belong to one. Raises StoreMismatch."""
+    if is_missing(url) and (Mark(root).read() is not None or next(root.rglob(f"*{SUFFIX}"), None) is not None):
+        raise StoreMismatch(_index_is_empty(str(make_url(url).database), root))
+
+
+def is_missing(url: str) -> bool:
+    """True for a SQLite index whose file is not there."""
+    parsed = make_url(url)
+    return parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists()
+
+
+def _refuse_strangers(database: Database, files: FileStore) -> None:
+    """Index and files of a version without identities: nearly every file must be named by a row, and be there."""
+    found = survey(database, files, float("inf"))
+    with database.read() as tx:
+        names_files = _has_files(tx)
+    if names_files and not found.named:
+        raise StoreMismatch(_files_are_lost(database.where, files.root))
+    unknown = len(found.unknown)
+    if unknown > freely_swept(found.files) or (unknown and not names_files):
+        raise StoreMismatch(
+            f"the index {database.where} does not know {unknown} of the {found.files} files in {files.root}: it is "
+            f"older than they are, or another's. {CORRECT}, or restore the index; if it is lost, {ADOPT} records them"
+        )
+
+
+def _keep(tx: Connection, name: str, value: str) -> None:
+    tx.execute(delete(properties).where(properties.c.name == name))
+    tx.execute(insert(properties).values(name=name, value=value))

@@ -1,0 +1,106 @@
+"""What the files folder says of itself: which store it is, how old, and how far the audit trail had come.
+
+    store.json   {"store": UUID, "epoch": number}: replaced as a whole and made durable before the index says the same
+    store.head   number and hash of the last audit row: overwritten with every commit, not synced
+
+After a power failure `store.head` may be behind the index; it is never ahead of it. So an index that lacks the row
+that it names is older than the files.
+"""
+
+import json
+import os
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from storage.errors import StorageError, StoreReplaced
+from storage.files import fsync_folder
+from storage.private import FILE_MODE
+
+IDENTITY, HEAD = "store.json", "store.head"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Of an index or of a files folder. store: UUID, hex. epoch: grows with each start and each minute of work."""
+
+    store: str
+    epoch: int
+
+
+class Mark:
+    """The mark of one files folder. Nothing is opened or written before `open` and `write`."""
+
+    def __init__(self, root: Path) -> None:
+        self._identity, self._head = root / IDENTITY, root / HEAD
+        self._fd = -1
+        self._file: tuple[int, int] | None = None
+
+    def read(self) -> Identity | None:
+        """The identity, None if there is none. Raises StorageError for one that cannot be read."""
+        try:
+            value = json.loads(self._identity.read_bytes())
+            return Identity(str(value["store"]), int(value["epoch"]))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{self._identity} cannot be read: {type(error).__name__}; restore it") from error
+
+    def write(self, identity: Identity) -> None:
+        """Replace the identity, durably."""
+        new = self._identity.with_name(f"{IDENTITY}.new")
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+        try:
+            os.write(fd, json.dumps(asdict(identity)).encode())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(new, self._identity)
+        fsync_folder(self._identity.parent)
+
+    def open(self) -> None:
+        """Hold the note open from now on, so that `check` can tell this folder from another under its name."""
+        if self._fd < 0:
+            self._fd = os.open(self._head, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+            found = os.fstat(self._fd)
+            self._file = found.st_dev, found.st_ino
+
+    def check(self) -> None:
+        """Raises StoreReplaced if another folder, or none, has the name of the one that was opened."""
+        if self._file is None:
+            return
+        try:
+            found = os.stat(self._head)
+        except OSError:
+            raise StoreReplaced("the files folder was removed or renamed") from None
+        if (found.st_dev, found.st_ino) != self._file:
+            raise StoreReplaced("the files folder was replaced")
+
+    def note(self, head: tuple[int, str]) -> None:
+        """Write down how far the audit trail is, in one piece; does nothing before `open`."""
+        if self._fd >= 0:
+            line = f"{head[0]:020d} {head[1]}"
+            os.pwrite(self._fd, f"{line} {zlib.crc32(line.encode()):08x}\n".encode(), 0)
+
+    def sync(self) -> None:
+        """Make the note durable."""
+        if self._fd >= 0:
+            os.fsync(self._fd)
+
+    def noted(self) -> tuple[int, str] | None:
+        """What was noted last; None if there is nothing, or nothing whole."""
+        try:
+            line, _, check = self._head.read_text("ascii").strip().rpartition(" ")
+            number, _, digest = line.partition(" ")
+            return (int(number), digest) if int(check, 16) == zlib.crc32(line.encode()) else None
+        except (OSError, ValueError):
+            return None
+
+    def close(self) -> None:
+        """Hold the note no longer."""
+        fd, self._fd, self._file = self._fd, -1, None
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()

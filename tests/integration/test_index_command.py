@@ -1,0 +1,273 @@
+"""index status, adopt and sweep, on what a real receiver stored."""
+
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from click.testing import Result
+from pydicom import dcmread
+from pydicom.uid import UID, EnhancedSRStorage, generate_uid
+from typer.testing import CliRunner
+
+from config.settings import Settings
+from dicom_node.cli.app import app
+from dicom_node.implementation import IMPLEMENTATION_CLASS_UID
+from dicom_node.report.frame import to_part10
+from dicom_node.runtime.node_lock import only_node
+from dicom_node.runtime.startup import prepare
+from storage import audit
+from storage.files import FileStore
+from tests.receiving import Node, ct_slice, store
+from tests.storage_factory import Store
+
+
+class Folder:
+    """A data folder of a stopped node, with commands on it."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.settings = Settings(data_dir=data, receiver={"port": 0}, storage={"low_disk_mb": 1})
+
+    def run(self, *arguments: str, status: int = 0, **variables: str) -> Result:
+        environment = {"DICOM_NODE_DATA_DIR": str(self.data), **variables}
+        done = CliRunner().invoke(app, ["index", *arguments], env=environment)
+        structlog.reset_defaults()  # the command's own stream is closed
+        assert done.exit_code == status, (done.output, done.exception)
+        return done
+
+    def json(self, *arguments: str, status: int = 0, **variables: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.run(*arguments, "--json", status=status, **variables).stdout)
+        return found
+
+    def prepare(self) -> None:
+        """What the node does at its start."""
+        prepare(self.settings)
+
+    def receive(self, *slices: Any) -> None:
+        with Node(self.data) as node:
+            assert store(node, *slices) == [(0, "")] * len(slices)
+
+    def lose_index(self) -> None:
+        for path in self.data.glob("node.db*"):
+            path.unlink()
+
+    def files(self) -> set[Path]:
+        return {path.relative_to(self.data / "files") for path in (self.data / "files").rglob("*.dcm")}
+
+    def rows(self, statement: str) -> list[dict[str, Any]]:
+        with Store(self.data, f"sqlite:///{self.data}/node.db") as held:
+            return held.rows(statement)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    made = Folder(tmp_path / "node")
+    made.prepare()
+    return made
+
+
+def test_status_tells_what_index_and_files_hold_and_that_they_belong_together(folder: Folder) -> None:
+    folder.receive(ct_slice(1), ct_slice(2))
+    found = folder.json("status")
+    assert found["index"] == found["files"] and found["index"]["epoch"] == 1 and found["problem"] is None
+    assert (found["instances"], found["stored_files"], found["unknown_files"]) == (2, 2, 0)
+    assert found["last_sweep"] is None
+    assert "belong together" in folder.run("status").stdout
+
+
+def test_status_names_the_problem_and_ends_with_1(folder: Folder) -> None:
+    folder.receive(ct_slice(1))
+    folder.lose_index()
+    found = folder.json("status", status=1)
+    assert "is missing or empty" in found["problem"] and (found["stored_files"], found["unknown_files"]) == (1, 1)
+    assert not (folder.data / "node.db").exists(), "asking makes no index"
+    assert "do not belong together" in folder.run("status", status=1).stdout
+
+
+def test_status_of_a_folder_where_no_node_ran_says_so(tmp_path: Path) -> None:
+    found = Folder(tmp_path / "new").json("status")
+    assert found["index"] is None and found["stored_files"] == 0
+    assert not (tmp_path / "new" / "node.db").exists()
+
+
+def test_every_received_instance_is_recorded_again_as_it_was(folder: Folder) -> None:
+    slices = [ct_slice(number, series_uid="1.2.3") for number in range(1, 5)]
+    slices += [ct_slice(1, syntax="1.2.840.10008.1.2", series_uid="1.2.4")]
+    folder.receive(*slices)
+    columns = "sop_instance_uid, sop_class_uid, transfer_syntax_uid, instance_number, path, sha256, size, gone_at"
+    question = f"SELECT {columns}, series_instance_uid FROM instances JOIN series ON series.id = series_pk ORDER BY 1"
+    before, people = folder.rows(question), folder.rows("SELECT key, patient_id, name, birth_date, sex FROM patients")
+    folder.lose_index()
+    assert folder.json("adopt", "--dry-run")["adopted"] == 5
+    assert not (folder.data / "node.db").exists(), "a dry run makes no index"
+    assert folder.json("adopt")["adopted"] == 5
+    assert folder.rows(question) == before
+    assert folder.rows("SELECT key, patient_id, name, birth_date, sex FROM patients") == people
+    assert len(folder.rows("SELECT * FROM audit WHERE event = 'instance.adopted' AND outcome = 'NEW'")) == 5
+    folder.prepare()
+    assert folder.json("status")["problem"] is None
+    assert folder.json("adopt")["adopted"] == 0
+
+
+def test_an_older_index_gets_the_instances_that_it_lacks(folder: Folder, tmp_path: Path) -> None:
+    folder.receive(ct_slice(1, series_uid="1.2.3"))
+    shutil.copytree(folder.data, tmp_path / "backup")
+    folder.prepare()
+    folder.receive(ct_slice(2, series_uid="1.2.3"), ct_slice(1))
+    for path in folder.data.glob("node.db*"):
+        path.unlink()
+    for path in (tmp_path / "backup").glob("node.db*"):
+        shutil.copy(path, folder.data)
+    files = folder.files()
+    with pytest.raises(Exception, match="is older than the files"):
+        folder.prepare()
+    assert folder.files() == files
+    assert folder.json("adopt")["adopted"] == 2
+    folder.prepare()
+    assert folder.files() == files
+    assert folder.rows("SELECT instance_count FROM series ORDER BY id") == [
+        {"instance_count": 2},
+        {"instance_count": 1},
+    ]
+
+
+def test_conflicts_stay_conflicts_and_come_in_their_order(folder: Folder) -> None:
+    first = ct_slice(1)
+    second = ct_slice(2, series_uid=first.SeriesInstanceUID)
+    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID
+    second.StudyInstanceUID = first.StudyInstanceUID
+    folder.receive(first, second)
+    (held,) = folder.rows("SELECT sha256 FROM instances")
+    folder.lose_index()
+    done = folder.json("adopt")
+    assert (done["adopted"], done["conflicts"]) == (1, 1)
+    assert folder.rows("SELECT sha256 FROM instances") == [held]
+
+
+def test_objects_of_own_results_are_set_aside_and_not_taken_for_images(folder: Folder) -> None:
+    folder.receive(ct_slice(1))
+    own = _own_report()
+    (folder.data / "files" / "2026").mkdir(parents=True, exist_ok=True)
+    (folder.data / "files" / "2026" / "own.dcm").write_bytes(own)
+    folder.lose_index()
+    done = folder.json("adopt")
+    assert (done["adopted"], done["own"]) == (1, ["2026/own.dcm"])
+    assert any(path.parts[0] == "quarantine" and path.name == "own.dcm" for path in folder.files())
+    assert folder.json("status")["unknown_files"] == 0
+
+
+def _own_report() -> bytes:
+    """What an analysis stores for a series that was not analysed."""
+
+    report = ct_slice(1)
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = EnhancedSRStorage
+    report.SOPInstanceUID = report.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    settings = Settings().report
+    report.Manufacturer, report.ManufacturerModelName, report.Modality = (
+        settings.manufacturer,
+        settings.device_name,
+        "SR",
+    )
+    report.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    return to_part10(report)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "not DICOM"])
+def test_a_file_that_is_not_whole_is_named_and_left(folder: Folder, damage: str) -> None:
+    folder.receive(ct_slice(1), ct_slice(2))
+    path = sorted((folder.data / "files").rglob("*.dcm"))[0]
+    content = {"cut": path.read_bytes()[:-100], "empty": b"", "not DICOM": b"x" * 5000}[damage]
+    path.write_bytes(content)
+    folder.lose_index()
+    done = folder.json("adopt")
+    assert done["adopted"] == 1
+    assert done["unreadable"] == [path.relative_to(folder.data / "files").as_posix()]
+    assert path.read_bytes() == content
+
+
+def test_what_was_swept_by_mistake_comes_back(folder: Folder) -> None:
+    folder.receive(ct_slice(1), ct_slice(2))
+    files = FileStore(folder.data / "files")
+    names = {path.name for path in folder.files()}
+    for path in [path.as_posix() for path in folder.files()]:
+        files.set_aside(path, "quarantine/2026-11-23")
+    folder.lose_index()
+    assert folder.json("adopt")["adopted"] == 2
+    assert {path.name for path in folder.files() if path.parts[0] != "quarantine"} == names
+
+
+def test_a_file_that_was_thought_missing_and_is_back_is_an_instance_again(folder: Folder, tmp_path: Path) -> None:
+    folder.receive(ct_slice(1))
+    (path,) = (folder.data / "files").rglob("*.dcm")
+    path.rename(tmp_path / "away")
+    folder.prepare()
+    assert folder.rows("SELECT gone_reason FROM instances") == [{"gone_reason": "missing"}]
+    (tmp_path / "away").rename(path)
+    assert folder.json("adopt")["adopted"] == 1
+    assert folder.rows("SELECT gone_reason FROM instances") == [{"gone_reason": None}]
+
+
+def test_a_second_file_with_the_same_bytes_is_set_aside(folder: Folder) -> None:
+    folder.receive(ct_slice(1))
+    (path,) = (folder.data / "files").rglob("*.dcm")
+    shutil.copy2(path, path.with_name("0" * 32 + ".dcm"))
+    assert len(folder.json("adopt")["spare"]) == 1
+    found = folder.json("status")
+    assert (found["stored_files"], found["unknown_files"], found["quarantined_files"]) == (1, 0, 1)
+
+
+def test_another_nodes_files_are_recorded_only_if_that_is_asked_for(folder: Folder, tmp_path: Path) -> None:
+    other = Folder(tmp_path / "other")
+    other.prepare()
+    other.receive(ct_slice(1))
+    shutil.rmtree(folder.data / "files")
+    shutil.copytree(other.data / "files", folder.data / "files")
+    done = folder.run("adopt", status=1)
+    assert "belong to different nodes" in str(done.exception)
+    assert folder.json("adopt", "--merge")["adopted"] == 1
+    folder.prepare()
+
+
+def test_a_pseudonymised_index_is_made_of_pseudonyms_again(folder: Folder) -> None:
+    folder.receive(ct_slice(1))
+    folder.lose_index()
+    folder.json("adopt", DICOM_NODE_STORAGE__PSEUDONYM_KEY="x" * 16)
+    ((person),) = folder.rows("SELECT patient_id, name, birth_date FROM patients")
+    assert person["patient_id"].startswith("~") and (person["name"], person["birth_date"]) == ("", "")
+
+
+def test_nothing_is_adopted_under_a_running_node(folder: Folder) -> None:
+    with only_node(folder.data, threading.Event()):
+        done = folder.run("adopt", status=1)
+    assert "another node runs on this data folder" in str(done.exception)
+
+
+def test_many_unknown_files_are_swept_only_by_command(folder: Folder) -> None:
+    folder.receive(ct_slice(1))
+    for number in range(30):
+        path = FileStore(folder.data / "files").write_durably([str(number).encode()]).path
+        os.utime(folder.data / "files" / path, (1, 1))
+    folder.prepare()
+    assert len(folder.files()) == 31
+    shown = folder.run("sweep").stdout
+    assert "30 files are in no row of the index" in shown and "--yes" in shown
+    assert folder.json("status")["last_sweep"]["outcome"] == "TOO_MANY"
+    assert len(folder.json("sweep", "--yes")["files"]) == 30
+    found = folder.json("status")
+    assert (found["stored_files"], found["quarantined_files"], found["last_sweep"]["outcome"]) == (1, 30, "SWEPT")
+    assert "knows all stored files" in folder.run("sweep").stdout
+
+
+def test_the_adopted_trail_is_whole_and_no_name_is_printed(folder: Folder) -> None:
+    folder.receive(ct_slice(1))
+    folder.lose_index()
+    printed = folder.run("adopt").output
+    assert "PLANTED" not in printed and "Planted" not in printed
+    with Store(folder.data, f"sqlite:///{folder.data}/node.db") as held, held.database.read() as tx:
+        assert audit.verify(tx) is None
+    assert dcmread(next((folder.data / "files").rglob("*.dcm"))).PatientID == "PLANTED-4711"
