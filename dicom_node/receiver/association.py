@@ -27,14 +27,12 @@ from dicom_node.receiver.acse import ACCEPTED, APPLICATION_CONTEXT, Context, Req
 from dicom_node.receiver.connection import Connection, Incoming
 from dicom_node.receiver.errors import Closed, OutOfResources, ProtocolError
 from dicom_node.receiver.intake import Intake
+from dicom_node.receiver.messages import Messages
 from dicom_node.receiver.negotiation import STORAGE_CLASSES, Offer, negotiate
 from dicom_node.receiver.reception import Reception
 from dicom_node.receiver.refusals import Caller
 
 log = structlog.get_logger()
-
-MAX_EMPTY = 64
-"""Empty fragments in a row. One may end a message; more than a few are a peer that wants to stay without sending."""
 
 
 class State(StrEnum):
@@ -92,11 +90,9 @@ class Association(threading.Thread):
         self._peer_max_pdu_bytes = 0
         self._contexts: dict[int, Context] = {}
         self._caller = Caller("", "", "", "", "")
-        self._command = bytearray()
-        self._command_context = 0
-        self._command_began = 0.0
-        self._empty = 0
         self._reception: Reception | None = None
+        self._connection: Connection
+        self._messages: Messages
 
     def cut(self) -> None:
         """End the connection from another thread."""
@@ -141,12 +137,13 @@ class Association(threading.Thread):
             self._gate.leave(self)
 
     def _serve(self, connection: Connection) -> None:
+        self._connection, self._messages = connection, Messages(self, connection.deadlines.pdu_s)
         kind, content = connection.receive_request()
         self._begin(connection, kind, content)
         while self.state is State.ESTABLISHED:
             kind, content = connection.receive()
             if kind == pdu.P_DATA:
-                self._take_data(connection, content)
+                self._messages.take(content)
             elif kind == pdu.RELEASE_RQ:
                 self._release(connection)
             elif kind == pdu.ABORT:
@@ -177,66 +174,22 @@ class Association(threading.Thread):
         self.state = State.ESTABLISHED
         self._gate.record(self, "association.accepted", "ACCEPTED", contexts=len(self._contexts))
 
-    def _take_data(self, connection: Connection, content: memoryview) -> None:
-        """A P-DATA-TF PDU: presentation data values, each a piece of a command or of a data set."""
-        at = 0
-        if not content:
-            self._take_empty()
-        while at < len(content):
-            if at + pdu.PDV_HEADER_BYTES > len(content):
-                raise ProtocolError("presentation data value is cut short", pdu.INVALID_PARAMETER)
-            length, context_id, control = pdu.parse_pdv_header(content, at)
-            end = at + 4 + length
-            if length < 2 or end > len(content):
-                raise ProtocolError("presentation data value is malformed", pdu.INVALID_PARAMETER)
-            fragment = content[at + pdu.PDV_HEADER_BYTES : end]
-            is_last = bool(control & pdu.IS_LAST)
-            if fragment:
-                self._empty = 0
-            else:
-                self._take_empty()
-            if control & pdu.IS_COMMAND:
-                self._take_command(connection, context_id, fragment, is_last)
-            else:
-                self._take_data_set(connection, context_id, fragment, is_last)
-            at = end
-
-    def _take_empty(self) -> None:
-        self._empty += 1
-        if self._empty > MAX_EMPTY:
-            raise ProtocolError("presentation data without data", pdu.INVALID_PARAMETER)
-
-    def _take_command(self, connection: Connection, context_id: int, fragment: memoryview, is_last: bool) -> None:
-        if self._reception is not None or (self._command and context_id != self._command_context):
-            raise ProtocolError("a command inside another message", pdu.INVALID_PARAMETER)
-        if len(self._command) + len(fragment) > pdu.MAX_COMMAND_BYTES:
-            raise ProtocolError("command set is too long", pdu.INVALID_PARAMETER)
-        if not self._command:
-            self._command_began = time.monotonic()
-        elif time.monotonic() - self._command_began > connection.deadlines.pdu_s:
-            raise ProtocolError("command set comes too slowly")
-        self._command += fragment
-        self._command_context = context_id
-        if not is_last:
-            return
-        command = pdu.parse_command(bytes(self._command))
-        self._command.clear()
+    def on_command(self, command: pdu.Command, context_id: int) -> bool:
+        """Obey a command; see messages.Listener."""
         context = self._contexts.get(context_id)
         if context is None:
             raise ProtocolError("presentation context was not accepted", pdu.INVALID_PARAMETER)
-        self._obey(connection, command, context)
-
-    def _obey(self, connection: Connection, command: pdu.Command, context: Context) -> None:
         if command.field == pdu.C_STORE_RQ and command.has_data_set and context.abstract_syntax in STORAGE_CLASSES:
             self.is_storing = True
             self._reception = Reception(command, context, self._caller, self._intake)
         elif command.field == pdu.C_ECHO_RQ and not command.has_data_set:
             self._count_command()
-            self._answer(connection, command, context.context_id, 0, "")
+            self._answer(command, context_id, 0, "")
         elif command.field == pdu.C_CANCEL_RQ:  # nothing that we do can be cancelled
             self._count_command()
         else:
             raise ProtocolError("command is not of an accepted service", pdu.INVALID_PARAMETER)
+        return self._reception is not None
 
     def _count_command(self) -> None:
         try:
@@ -244,9 +197,10 @@ class Association(threading.Thread):
         except OutOfResources as error:
             raise ProtocolError(str(error)) from None
 
-    def _take_data_set(self, connection: Connection, context_id: int, fragment: memoryview, is_last: bool) -> None:
+    def on_data(self, fragment: memoryview, is_last: bool) -> None:
+        """Take a piece of an instance, and answer after the last; see messages.Listener."""
         reception = self._reception
-        if reception is None or context_id != self._command_context:
+        if reception is None:
             raise ProtocolError("a data set without its command", pdu.INVALID_PARAMETER)
         reception.write(fragment)
         if not is_last:
@@ -257,14 +211,14 @@ class Association(threading.Thread):
         self.active_at = time.monotonic()
         self.instances += status == 0
         self.failures += status != 0
-        self._answer(connection, reception.command, context_id, status, comment)
+        self._answer(reception.command, reception.context_id, status, comment)
 
-    def _answer(self, connection: Connection, command: pdu.Command, context_id: int, status: int, comment: str) -> None:
+    def _answer(self, command: pdu.Command, context_id: int, status: int, comment: str) -> None:
         response = pdu.encode_response(command, status, comment)
-        connection.send(pdu.encode_command_pdus(context_id, response, self._peer_max_pdu_bytes))
+        self._connection.send(pdu.encode_command_pdus(context_id, response, self._peer_max_pdu_bytes))
 
     def _release(self, connection: Connection) -> None:
-        if self._reception is not None or self._command:
+        if not self._messages.is_between:
             raise ProtocolError("release inside a message", pdu.UNEXPECTED_PDU)
         self.state = State.ENDED
         self._gate.record(self, "association.released", "RELEASED", **self._counts())

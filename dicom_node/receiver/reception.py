@@ -52,6 +52,7 @@ class Reception:
 
     def __init__(self, command: Command, context: Context, caller: Caller, intake: Intake) -> None:
         self.command = command
+        self.context_id = context.context_id
         self._context = context
         self._caller = caller
         self._intake = intake
