@@ -15,8 +15,10 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import generate_uid
 from sqlalchemy import text
 
+from dicom_node.analysis.current_model import current_model
+from dicom_node.analysis.worker import Worker
 from dicom_node.receiver import refusals
-from storage import series
+from storage import results, series
 from tests.attacker import ACCEPT, DATA, attacker, data_set, element, pdu, pdv, store_command
 from tests.outbox import MODEL
 from tests.programs import wait_for
@@ -246,3 +248,24 @@ def test_send_says_of_each_instance_why_it_was_refused(node: Node, tmp_path: Pat
     assert listed["failures"] == [
         {"sop_instance_uid": cut.SOPInstanceUID, "reason": "status 0xC000: Study Instance UID is missing"}
     ]
+
+
+def test_the_report_and_the_command_line_say_that_instances_were_refused(tmp_path: Path) -> None:
+    with Node(tmp_path, report={"report_not_analysed": True}) as node:
+        store(node, broken(), ct_slice(2, series_uid=SERIES), ct_slice(3, series_uid=SERIES))
+        now = time.time() + QUIET_S
+        with node.database.transaction() as tx:
+            [due] = series.due_series(tx, now)
+            series.close_series(tx, due.series_pk, now, series.Closing(current_model(node.settings)))
+        assert Worker(node.settings, node.database, node.files, "cpu").work_once(now)
+        with node.database.read() as tx:
+            record = series.get_series(tx, SERIES)
+            objects = results.objects_of(tx, record.result_id or 0)
+        assert (record.outcome, record.reason_code) == ("NOT_ANALYSED", "REFUSED_INSTANCES")
+        report = node.files.absolute(objects[0].path).read_bytes()
+        assert b"refused 1 instance of the series" in report
+        assert b"SOP instance of command and data set differ" in report
+        config = tmp_path / "node.toml"
+        config.write_text(f'data_dir = "{tmp_path}"\n')
+        shown = command("series", "show", SERIES, "--config", str(config))
+        assert "This node refused 1 instance of the series" in shown.stdout
