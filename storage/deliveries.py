@@ -83,6 +83,7 @@ class ClaimedDelivery:
     result_id: int
     model_name: str
     model_digest: str
+    series_pk: int
     series_instance_uid: str
     study_instance_uid: str
     objects: tuple[StoredObject, ...]
@@ -148,6 +149,7 @@ def _claimed(tx: Connection, delivery_id: int) -> ClaimedDelivery:
             deliveries.c.result_id,
             results.c.model_name,
             results.c.model_digest,
+            results.c.series_pk,
             series.c.series_instance_uid,
             studies.c.study_instance_uid,
         )

@@ -6,6 +6,7 @@ predecessor, so that two reports never contradict each other.
 
 from sqlalchemy import Connection, exists, select, update
 
+from config.reasons import ReasonCode
 from storage import deliveries, jobs, results
 from storage.errors import CorruptFile, IllegalMove
 from storage.jobs import ModelRef, refusal_of
@@ -15,7 +16,7 @@ from storage.series_state import SERIES, Selection, SeriesState
 
 BY_OPERATOR = "an operator"
 # What a person may overrule; all other refusals say that the images are not fit or not complete.
-OVERRULED = frozenset({"NOT_WANTED", "PASSED_OVER"})
+OVERRULED = frozenset({ReasonCode.NOT_WANTED, ReasonCode.PASSED_OVER})
 
 
 def reopen(tx: Connection, series_pk: int, now: float, reason: str) -> int:

@@ -18,9 +18,7 @@ from inference.volume.ct_volume import CTVolume
 from inference.volume.folder import Folder
 from inference.volume.load import Planes, load
 from storage.jobs import ModelRef
-
-ANALYSED = "ANALYSED"
-NOT_ANALYSED = "NOT_ANALYSED"
+from storage.results import ResultOutcome
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,9 @@ class Analysis:
     timings_s: dict[str, float] = field(default_factory=dict)
 
     @property
-    def outcome(self) -> str:
-        """ANALYSED or NOT_ANALYSED."""
-        return ANALYSED if self.finding is not None else NOT_ANALYSED
+    def outcome(self) -> ResultOutcome:
+        """ANALYSED with a finding, else NOT_ANALYSED."""
+        return ResultOutcome.ANALYSED if self.finding is not None else ResultOutcome.NOT_ANALYSED
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from inference.models.registry import find_model
 from inference.volume.scans import Scan, age_at
 from storage.files import FileStore
 from storage.models import instances, patients, results, series, studies
+from storage.results import ResultOutcome
+from storage.series_state import SeriesState
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def stored_scans(tx: Connection, files: FileStore) -> list[Scan]:
             patients.c.birth_date,
         )
         .select_from(series.join(studies).join(patients))
-        .where(series.c.state == "CLOSED")
+        .where(series.c.state == SeriesState.CLOSED.value)
         .order_by(series.c.id)
     )
     return [
@@ -85,7 +87,11 @@ def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
             results.c.model_digest,
         )
         .select_from(results.join(series, series.c.id == results.c.series_pk).join(studies).join(patients))
-        .where(results.c.superseded_at.is_(None), results.c.shadow.is_(shadow), results.c.outcome == "ANALYSED")
+        .where(
+            results.c.superseded_at.is_(None),
+            results.c.shadow.is_(shadow),
+            results.c.outcome == ResultOutcome.ANALYSED.value,
+        )
         .order_by(results.c.id)
     )
     return [

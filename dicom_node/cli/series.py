@@ -22,8 +22,10 @@ from dicom_node.cli.common import (
 from dicom_node.completion.rule import PACS_LIST
 from storage import audit, deliveries, results
 from storage import series as store
+from storage.deliveries import DeliveryState
+from storage.job_state import JobState
 from storage.lookup import find_series
-from storage.series_state import SeriesState
+from storage.series_state import Selection, SeriesState
 
 group = typer.Typer(no_args_is_help=True, help="List and show series.")
 
@@ -95,19 +97,25 @@ def _row(record: dict[str, Any]) -> list[object]:
     ]
 
 
+UNDER_WAY = {
+    JobState.QUEUED: "waiting for analysis",
+    JobState.RUNNING: "being analysed",
+    JobState.FAILED: "analysis FAILED",
+}
+
+
 def answer(record: dict[str, Any]) -> str:
     """What became of a series, in a few words."""
     if record["state"] == SeriesState.OPEN:
         return "waiting for images"
-    under_way = {"QUEUED": "waiting for analysis", "RUNNING": "being analysed", "FAILED": "analysis FAILED"}
-    if record["job_state"] in under_way:
-        return under_way[record["job_state"]]
+    if record["job_state"] in UNDER_WAY:
+        return UNDER_WAY[record["job_state"]]
     if record["probability"] is not None:
         return f"{'positive' if record['positive'] else 'negative'}, {record['probability']:.3f}"
     code = record["reason_code"] or record["refusal_code"]
     if code:
         return f"not analysed: {code}"
-    return "waiting for its study" if record["selection"] == "WAITING" else "not analysed"
+    return "waiting for its study" if record["selection"] == Selection.WAITING else "not analysed"
 
 
 @group.command()
@@ -175,12 +183,12 @@ def _moment(seconds: float) -> str:
 
 
 DELIVERY_WORDS = {
-    "PENDING": "waits to be sent",
-    "SENDING": "is being sent",
-    "SENT": "sent",
-    "COMMITTED": "sent, and the PACS confirms that it keeps it",
-    "FAILED": "FAILED",
-    "SUPERSEDED": "replaced by a later result",
+    DeliveryState.PENDING: "waits to be sent",
+    DeliveryState.SENDING: "is being sent",
+    DeliveryState.SENT: "sent",
+    DeliveryState.COMMITTED: "sent, and the PACS confirms that it keeps it",
+    DeliveryState.FAILED: "FAILED",
+    DeliveryState.SUPERSEDED: "replaced by a later result",
 }
 
 
@@ -189,11 +197,13 @@ def _deliveries(record: dict[str, Any]) -> Iterator[str]:
         yield "The result goes to no destination."
     for found in record["deliveries"]:
         words = DELIVERY_WORDS.get(found["state"], found["state"])
-        since = f" at {_moment(found['sent_at'])}" if found["sent_at"] and found["state"] != "PENDING" else ""
+        since = (
+            f" at {_moment(found['sent_at'])}" if found["sent_at"] and found["state"] != DeliveryState.PENDING else ""
+        )
         yield f"Delivery {found['id']} to {found['destination']}: {words}{since}"
-        if found["state"] == "PENDING" and found["due_at"]:
+        if found["state"] == DeliveryState.PENDING and found["due_at"]:
             yield f"  next attempt {_moment(found['due_at'])}; now: dicom-node retry --delivery {found['id']}"
-        if found["state"] == "FAILED":
+        if found["state"] == DeliveryState.FAILED:
             yield f"  try again: dicom-node retry --delivery {found['id']}"
         if found["error"]:
             yield f"  after {plural(found['attempts'], 'attempt')}: {found['error']}"

@@ -23,6 +23,9 @@ from dicom_node.cli.common import (
 from dicom_node.errors import NoIndex
 from dicom_node.runtime.certificate_expiry import expiries
 from dicom_node.runtime.liveness import Liveness, look
+from storage.deliveries import DeliveryState
+from storage.job_state import JobState
+from storage.series_state import SeriesState
 from storage.status import status as read_status
 
 GIB = 1024**3
@@ -70,16 +73,17 @@ def _work(counts: dict[str, Any]) -> Iterator[str]:
         return
     series, jobs, deliveries, results = (counts[part] for part in ("series", "jobs", "deliveries", "results"))
     waiting = [
-        plural(series["OPEN"], "series", "series") + " still arriving",
-        plural(jobs["QUEUED"], "analysis", "analyses") + _oldest(counts["oldest_queued_s"]),
-        plural(deliveries["PENDING"], "delivery", "deliveries") + _oldest(counts["oldest_pending_s"]),
+        plural(series[SeriesState.OPEN], "series", "series") + " still arriving",
+        plural(jobs[JobState.QUEUED], "analysis", "analyses") + _oldest(counts["oldest_queued_s"]),
+        plural(deliveries[DeliveryState.PENDING], "delivery", "deliveries") + _oldest(counts["oldest_pending_s"]),
     ]
     yield f"waiting     {'; '.join(waiting)}"
-    running = plural(jobs["RUNNING"], "analysis", "analyses"), plural(deliveries["SENDING"], "delivery", "deliveries")
-    yield f"running     {running[0]}; {running[1]}"
+    analysed = plural(jobs[JobState.RUNNING], "analysis", "analyses")
+    yield f"running     {analysed}; {plural(deliveries[DeliveryState.SENDING], 'delivery', 'deliveries')}"
     done = f"{results['ANALYSED']} analysed, {results['NOT_ANALYSED']} not analysed with a reason"
     yield f"results     {done}" + (f", {results['SHADOW']} of a shadow model" if results["SHADOW"] else "")
-    yield f"delivered   {deliveries['SENT'] + deliveries['COMMITTED']}, of which {deliveries['COMMITTED']} confirmed"
+    confirmed = deliveries[DeliveryState.COMMITTED]
+    yield f"delivered   {deliveries[DeliveryState.SENT] + confirmed}, of which {confirmed} confirmed"
     removed = counts["instances_removed_by_retention"]
     yield (
         f"stored      {plural(counts['instances'] - removed - counts['instances_lost'], 'image')}, "
@@ -99,7 +103,7 @@ def _oldest(seconds: float | None) -> str:
 
 def _destinations(counts: dict[str, Any]) -> Iterator[str]:
     for name, found in counts["destinations"].items():
-        waits, failed = found.get("PENDING", 0), found.get("FAILED", 0)
+        waits, failed = found.get(DeliveryState.PENDING, 0), found.get(DeliveryState.FAILED, 0)
         if waits or failed:
             yield f"to {name}: {waits} waiting, {failed} failed; last error: {found['last_error'] or 'none'}"
 

@@ -19,7 +19,6 @@ from dicom_node.delivery.attempt import STORED, AttemptOutcome, Verdict, judge, 
 from dicom_node.delivery.backoff import backoff_s
 from dicom_node.delivery.commitment import Asking, Clock
 from dicom_node.delivery.commitment_listener import CommitmentListener
-from dicom_node.logs import short
 from dicom_node.scu.store import StoreResult, read_instance, store
 from dicom_node.waits import doubling_s
 from inference.models.registry import is_demonstration
@@ -134,7 +133,7 @@ class DestinationSender:
         (log.info if delivered else log.warning)(
             "delivery attempted",
             destination=self.name,
-            series=short(claimed.series_instance_uid),
+            series=claimed.series_pk,
             attempt=claimed.attempt,
             outcome=verdict.outcome.lower(),
             detail=verdict.text,
