@@ -12,9 +12,10 @@ from dicom_node.analysis.read_ahead import ReadAhead
 from inference.volume.load import decode, load
 from storage import job_release, recording
 from storage.arrival import Arrival, IndexedHeader
+from tests.lossless_jpeg import encode as lossless_jpeg
 from tests.programs import wait_for
 from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, LEASE_S, QUIET_S, Store
-from tests.unit.ct_series import enhanced_dataset, noise, save, write_series
+from tests.unit.ct_series import enhanced_dataset, noise, save, slice_dataset, write_series
 
 SLICE_BYTES = 32 * 40 * 2
 
@@ -113,6 +114,25 @@ def test_an_altered_file_is_not_kept(store: Store) -> None:
     ahead = reader(store)
     read_all(ahead)
     assert set(ahead.take(1, attempt=1)) == {paths[0], paths[2], paths[3]}
+
+
+def test_a_slice_that_kills_its_decoder_is_left_to_its_own_job(store: Store) -> None:
+    plane = noise(1, 32, 40)[0].astype(np.uint16)
+    stream = b"\xff\xd8\xff\xe0" + lossless_jpeg(plane)[4:]  # without a Huffman table
+    files = []
+    for index in range(3):
+        path = store.folder / f"{index}.dcm"
+        save(slice_dataset(plane, 2.0 * index), path, "1.2.840.10008.1.2.4.70", lambda words: stream)
+        files.append(store.files.write_durably([path.read_bytes()]))
+    arrivals = [
+        Arrival(f"1.5.{n}", CT_IMAGE, "1.5", "1.2", EXPLICIT_LE, "CT", "NODE", "", file, IndexedHeader(modality="CT"))
+        for n, file in enumerate(files)
+    ]
+    with store.database.transaction() as tx:
+        recording.record_instances(tx, arrivals, 0.0, QUIET_S)
+    ahead = reader(store)
+    read_all(ahead)
+    assert ahead.take(1, attempt=1) == {}
 
 
 def test_slices_that_come_while_it_runs_are_decoded(store: Store) -> None:
