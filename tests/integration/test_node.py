@@ -77,6 +77,30 @@ def test_two_series_go_in_and_two_reports_that_name_them_come_out(
         assert node.stop() == 0
 
 
+def test_a_result_is_sent_again_byte_for_byte_and_made_again_with_new_uids_that_name_it(
+    phantoms: dict[str, Path], pacs: Pacs, tmp_path: Path
+) -> None:
+    uid = series_of(phantoms["negative"])
+    with running(Node(tmp_path / "node", pacs.port)) as node:
+        send(phantoms["negative"], node)
+        wait_for(lambda: node.command("series", "show", uid)["deliveries"][:1], 200, "the result")
+        wait_for(lambda: node.command("series", "show", uid)["deliveries"][0]["state"] == "SENT", 60, "it is sent")
+        first = [path.read_bytes() for path in pacs.received()]
+
+        node.command("resend", uid)
+        wait_for(lambda: len(pacs.received()) == 2 * len(first), 60, "it came again")
+        assert sorted(path.read_bytes() for path in pacs.received()[len(first) :]) == sorted(first)
+
+        node.command("reanalyse", uid)
+        wait_for(lambda: len({report.SOPInstanceUID for report in reports(pacs)}) == 2, 200, "another report")
+        former, later = reports(pacs)[0], reports(pacs)[-1]
+        [named] = later.PredecessorDocumentsSequence
+        assert (
+            named.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == former.SOPInstanceUID
+        )
+        assert {"operator.resend", "operator.reanalyse"} <= {row["event"] for row in node.command("audit")}
+
+
 def test_a_killed_node_goes_on_where_it_was_and_reports_once(
     phantoms: dict[str, Path], pacs: Pacs, tmp_path: Path
 ) -> None:
