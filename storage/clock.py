@@ -7,7 +7,7 @@ it is neither early nor left hanging until the clock catches up.
 
 from collections.abc import Collection
 
-from sqlalchemy import Connection, Table, update
+from sqlalchemy import ColumnElement, Connection, Table, update
 
 # Processes read the clock before they wait for the write lock, and hosts differ a little: that is no jump.
 TOLERANCE_S = 5.0
@@ -15,11 +15,16 @@ TOLERANCE_S = 5.0
 
 def start_waits_again(tx: Connection, table: Table, states: Collection[str], now: float) -> int:
     """Shift the waits of the rows in these states that were set in the future. Returns how many there were."""
-    went_back = (table.c.state.in_(sorted(states))) & (table.c.set_at > now + TOLERANCE_S)
+    went_back = table.c.state.in_(sorted(states)) & set_in_the_future(table, now)
     moved = tx.execute(
         update(table).where(went_back).values(due_at=now + (table.c.due_at - table.c.set_at), set_at=now)
     )
     return moved.rowcount
+
+
+def set_in_the_future(table: Table, now: float) -> ColumnElement[bool]:
+    """The condition for rows that wait, and whose wait was set at a moment that has not come yet."""
+    return table.c.due_at.is_not(None) & (table.c.set_at > now + TOLERANCE_S)
 
 
 def wait_from(set_at: float, now: float) -> float:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, exists, or_, select, update
 
 from storage import audit, clock
 from storage.errors import IllegalMove, NotFound
@@ -64,6 +64,7 @@ DELIVERY = Machine(
 )
 
 
+WAITING = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.SENT)
 # The counters of a delivery that begins anew.
 ANEW: Mapping[str, int] = {"attempts": 0, "refusals": 0, "commitment_attempts": 0, "resends": 0}
 
@@ -111,7 +112,7 @@ def claim(tx: Connection, destination: str, now: float, lease_s: float, limit: i
 
     A sender that died gives its deliveries back here, when its lease is over.
     """
-    clock.start_waits_again(tx, deliveries, (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.SENT), now)
+    clock.start_waits_again(tx, deliveries, WAITING, now)
     _release_expired(tx, now, destination)
     waiting = (
         select(deliveries.c.id, deliveries.c.fence, deliveries.c.attempts)
@@ -387,12 +388,16 @@ def of_result(tx: Connection, result_id: int) -> list[dict[str, Any]]:
     return [dict(row) for row in rows.mappings()]
 
 
-def destinations_with_work(tx: Connection, now: float) -> list[str]:
-    """The destinations for which `claim` or `commitments.due` has something, by name."""
-    waits = deliveries.c.state.in_([DeliveryState.PENDING.value, DeliveryState.SENDING.value, DeliveryState.SENT.value])
-    is_due = or_(deliveries.c.due_at <= now, deliveries.c.set_at > now + clock.TOLERANCE_S)
-    found = tx.scalars(select(deliveries.c.destination).where(waits, is_due).distinct())
-    return sorted(found)
+def has_work(tx: Connection, destination: str, now: float) -> bool:
+    """Whether `claim` or `commitments.due` may have something for a destination. Every part of it is one seek."""
+    due = [
+        exists().where(
+            deliveries.c.destination == destination, deliveries.c.state == state.value, deliveries.c.due_at <= now
+        )
+        for state in WAITING
+    ]
+    clock_went_back = exists().where(clock.set_in_the_future(deliveries, now))
+    return bool(tx.scalar(select(or_(*due, clock_went_back))))
 
 
 def note(

@@ -331,6 +331,12 @@ class Delivery(Base):
         CheckConstraint("state NOT IN ('PENDING', 'SENDING') OR due_at IS NOT NULL", name="due"),
         Index("ix_deliveries_destination_state_due_at", "destination", "state", "due_at"),
         Index(
+            "ix_deliveries_waiting_set_at",
+            "set_at",
+            sqlite_where=text("due_at IS NOT NULL"),
+            postgresql_where=text("due_at IS NOT NULL"),
+        ),
+        Index(
             "ix_deliveries_unconfirmed_at",
             "unconfirmed_at",
             sqlite_where=text("unconfirmed_at IS NOT NULL"),

@@ -110,7 +110,7 @@ class DestinationSender:
         if now < self._away_until <= now + LONGEST_PAUSE_S:
             return False
         with self._database.read() as tx:
-            if self.name not in deliveries.destinations_with_work(tx, now):
+            if not deliveries.has_work(tx, self.name, now):
                 return False
         with self._database.transaction() as tx:
             claimed = deliveries.claim(tx, self.name, now, self._settings.sender.lease_s)

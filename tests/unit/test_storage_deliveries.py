@@ -1,6 +1,7 @@
 """The outbox: one delivery per result and destination, leases, retries, storage commitment."""
 
 import pytest
+from sqlalchemy import event
 
 from storage import commitments, deliveries, results
 from storage.deliveries import DeliveryState
@@ -307,15 +308,39 @@ def test_a_sent_delivery_that_waits_for_nothing_cannot_be_hurried(outbox):
         do(outbox, deliveries.hurry, claimed.delivery_id, 32)
 
 
-def test_destinations_with_work_are_those_with_something_due(outbox):
-    with outbox.database.read() as tx:
-        assert deliveries.destinations_with_work(tx, 29) == []
-        assert deliveries.destinations_with_work(tx, 30) == ["ARCHIVE", "PACS"]
+def with_work(store, now):
+    with store.database.read() as tx:
+        return [name for name in ("ARCHIVE", "PACS") if deliveries.has_work(tx, name, now)]
+
+
+def test_a_destination_has_work_when_something_is_due(outbox):
+    assert with_work(outbox, 29) == []
+    assert with_work(outbox, 30) == ["ARCHIVE", "PACS"]
     sent(outbox)
     [archive] = due(outbox, 30, "ARCHIVE")
     do(outbox, deliveries.mark_sent, archive.delivery_id, archive.fence, 31)
-    with outbox.database.read() as tx:
-        assert deliveries.destinations_with_work(tx, 31) == ["PACS"]
+    assert with_work(outbox, 31) == ["PACS"]
+
+
+def test_what_a_sender_asks_all_the_time_is_a_seek_however_long_the_outbox_grew(outbox):
+    """No plan may read the deliveries that are done."""
+    seen = []
+
+    def note(_connection, _cursor, statement, parameters, *_):
+        if "deliveries" in statement and not statement.startswith(("INSERT", "EXPLAIN")):
+            seen.append((statement, parameters))
+
+    event.listen(outbox.database.engine, "before_cursor_execute", note)
+    with_work(outbox, 29)
+    due(outbox, 29)
+    do(outbox, commitments.due, "PACS", 29)
+    event.remove(outbox.database.engine, "before_cursor_execute", note)
+    assert len(seen) >= 5
+    with outbox.database.engine.connect() as connection:
+        for statement, parameters in seen:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+            scans = [row[3] for row in plan if row[3].startswith("SCAN deliveries")]
+            assert all("ix_deliveries_waiting" in scan for scan in scans), (statement, scans)
 
 
 @pytest.mark.parametrize("jump", [60.0, 3600.0, 1e6])
@@ -326,8 +351,7 @@ def test_a_clock_that_jumped_back_leaves_no_delivery_hanging(store, jump):
     [claimed] = due(store, back)
     do(store, deliveries.retry_later, claimed.delivery_id, claimed.fence, back + 1, back + 11, "refused")
     further = back - jump
-    with store.database.read() as tx:
-        assert deliveries.destinations_with_work(tx, further) == ["PACS"]
+    assert "PACS" in with_work(store, further)
     assert due(store, further) == []
     assert len(due(store, further + 10)) == 1
 
