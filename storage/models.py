@@ -181,7 +181,13 @@ class RefusedInstance(Base):
 
     __tablename__ = "refused_instances"
     __table_args__ = (
-        UniqueConstraint("series_instance_uid", "sop_instance_uid", "reason", "calling_ae"),
+        UniqueConstraint(
+            "series_instance_uid",
+            "sop_instance_uid",
+            "reason",
+            "calling_ae",
+            name="uq_refused_instances_series_sop_reason_ae",  # PostgreSQL takes 63 characters
+        ),
         CheckConstraint("standing IN ('MISSING', 'ACCEPTED', 'UNWANTED')", name="standing"),
     )
 

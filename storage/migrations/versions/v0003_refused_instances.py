@@ -33,6 +33,6 @@ def upgrade() -> None:
             "sop_instance_uid",
             "reason",
             "calling_ae",
-            name="uq_refused_instances_series_instance_uid_sop_instance_uid_reason_calling_ae",
+            name="uq_refused_instances_series_sop_reason_ae",
         ),
     )
