@@ -13,6 +13,7 @@ from storage import audit, results, series
 from storage.database import Database
 from storage.files import FileStore
 from storage.jobs import ModelRef
+from storage.lookup import find_result
 from storage.results import ResultInput
 
 # Same input, model, device and versions give the same bytes; other ones add their sums in another order.
@@ -68,7 +69,7 @@ def replay(settings: Settings, database: Database, files: FileStore, wanted: str
     is, NodeError where there is nothing to recompute.
     """
     with database.read() as tx:
-        result_id = int(wanted) if wanted.isdigit() else results.latest_of_series(tx, wanted)
+        result_id = find_result(tx, wanted)
         row, source = results.get_result(tx, result_id), results.input_of(tx, result_id)
         held = series.series_instances(tx, source.series_pk)
     try:

@@ -2,7 +2,9 @@
 
 import csv
 import json as json_module
+import re
 import sys
+import textwrap
 from typing import Annotated, Any
 
 import typer
@@ -11,16 +13,27 @@ from dicom_node.cli.common import (
     ConfigOption,
     JsonOption,
     database_of,
+    local_text,
+    note_reading,
     out,
     print_json,
     print_rows,
+    say,
     seconds_of,
     settings_from,
     utc_text,
+    zone,
 )
 from storage import audit as trail
+from storage import series as store
+from storage.errors import NotFound
+from storage.lookup import find_series
 from storage.pseudonyms import Pseudonyms
 
+LATEST = 20
+"""Rows of a table that nothing narrows down."""
+LINES_OF_DETAIL = 2
+DIGEST = re.compile("[0-9a-f]{40,}")
 COLUMNS = ("at", "event", "outcome", "peer_ae", "address", "patient_id", "series_uid", "detail")
 
 
@@ -32,9 +45,9 @@ def register(app: typer.Typer) -> None:
 def audit(
     patient: Annotated[str | None, typer.Option(help="Patient ID.")] = None,
     study: Annotated[str | None, typer.Option(help="Study Instance UID.")] = None,
-    series: Annotated[str | None, typer.Option(help="Series Instance UID.")] = None,
-    since: Annotated[str | None, typer.Option(help="ISO date or time; UTC without a zone.")] = None,
-    until: Annotated[str | None, typer.Option(help="ISO date or time; UTC without a zone.")] = None,
+    series: Annotated[str | None, typer.Option(help="Number of a series, its UID, or its beginning.")] = None,
+    since: Annotated[str | None, typer.Option(help="ISO date or time; without a zone, that of this machine.")] = None,
+    until: Annotated[str | None, typer.Option(help="ISO date or time; without a zone, that of this machine.")] = None,
     outcome: Annotated[str | None, typer.Option(help="Such as REPORTED, REJECTED, NOT_ANALYSED.")] = None,
     event: Annotated[
         str | None, typer.Option(help='An event or its first word: "job", "association.rejected".')
@@ -42,17 +55,25 @@ def audit(
     without: Annotated[str | None, typer.Option(help="Leave out events that begin with this word.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The latest so many.")] = None,
     verify: Annotated[bool, typer.Option(help="Only check that no row was changed or removed.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="A table with all columns.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of a table.")] = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Filter and print the audit trail, oldest first."""
+    """What happened, oldest first: to every image, every result, every association.
+
+    Without a filter, the latest rows; --json and --csv give all.
+    """
     settings = settings_from(config)
     database = database_of(settings)
     if verify:
         _verify(database.read)
         return
+    filters = (patient, study, series, since, until, outcome, event, without)
+    if limit is None and not (json or as_csv or any(filters)):
+        limit = LATEST
     with database.read() as tx:
+        series = _uid_of(tx, series) if series else None
         rows = trail.search(
             tx,
             patient=Pseudonyms(settings.storage.pseudonym_key.get_secret_value()).of(patient) if patient else None,
@@ -66,12 +87,49 @@ def audit(
         )
     if without:
         rows = [row for row in rows if not str(row["event"]).startswith(f"{without}.")][-(limit or 0) :]
+    note_reading(database, "audit", trail.Subject(series_uid=series, study_uid=study), rows=len(rows))
     if json:
         print_json([row | {"time": utc_text(row["at"])} for row in rows])
     elif as_csv:
         _print_csv(rows)
-    else:
+    elif wide:
         print_rows("Audit trail (UTC)", COLUMNS, ([_cell(row, column) for column in COLUMNS] for row in rows))
+    else:
+        _print_lines(rows, limit)
+
+
+def _uid_of(tx: Any, wanted: str) -> str:
+    """The whole UID of a series; one that has no row, such as of a refused image, is taken as it is."""
+    try:
+        return store.get_series(tx, find_series(tx, wanted)).series_instance_uid
+    except NotFound:
+        return wanted
+
+
+def _print_lines(rows: Any, limit: int | None) -> None:
+    """Each event in a few lines of 80 columns."""
+    for row in rows:
+        peer = " ".join(filter(None, (row["peer_ae"], row["address"])))
+        say(f"{local_text(row['at'])}  {row['event']}  {row['outcome'] or ''}  {peer}".rstrip())
+        for name in ("patient_id", "series_uid", "sop_uid"):
+            if row[name]:
+                say(f"    {name.removesuffix('_id').removesuffix('_uid'):8} {row[name]}")
+        detail = ", ".join(f"{key} {_short(value)}" for key, value in row["detail"].items())
+        lines = textwrap.wrap(detail, 76, max_lines=LINES_OF_DETAIL, placeholder=" …")
+        for line in lines:
+            say(f"    {line}")
+    if not rows:
+        say("No event is like that." if limit != LATEST else "Nothing has happened yet.")
+        return
+    if limit == len(rows):
+        say(f"The latest {len(rows)}; more with --limit, --series, --since, --event.")
+    say(f"Times: {zone()}. Whole digests and details: --wide.")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, str):
+        return f"{value[:12]}…" if DIGEST.fullmatch(value) else value
+    return json_module.dumps(value, ensure_ascii=False)
 
 
 def _verify(read: Any) -> None:

@@ -141,14 +141,14 @@ def utc_text(seconds: float | None) -> str:
 
 
 def seconds_of(text: str | None) -> float | None:
-    """Unix seconds of an ISO date or time; without a zone it is UTC.
+    """Unix seconds of an ISO date or time; without a zone it is in that of this machine (TZ).
 
-    Raises typer.BadParameter when the text is no ISO time.
+    Raises typer.BadParameter when the text is not an ISO time.
     """
     if text is None:
         return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no ISO date or time, such as 2026-03-01 or 2026-03-01T08:30") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        raise typer.BadParameter(f"{text!r} is not an ISO date or time such as 2026-03-01T08:30") from None
+    return moment.timestamp()

@@ -18,6 +18,7 @@ from dicom_node.cli.common import (
     database_of,
     err,
     files_of,
+    note_reading,
     out,
     print_json,
     print_rows,
@@ -134,8 +135,11 @@ def _scans(source: Path | None, config: Path | None) -> list[Scan]:
     from dicom_node.cli.own_data import stored_scans
 
     settings = settings_from(config)
-    with database_of(settings).read() as tx:
-        return stored_scans(tx, files_of(settings))
+    database = database_of(settings)
+    with database.read() as tx:
+        found = stored_scans(tx, files_of(settings))
+    note_reading(database, "dataset build", series=len(found))
+    return found
 
 
 def _split(

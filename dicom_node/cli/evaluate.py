@@ -15,6 +15,7 @@ from dicom_node.cli.common import (
     JsonOption,
     database_of,
     err,
+    note_reading,
     out,
     print_json,
     print_rows,
@@ -210,8 +211,10 @@ class _Reader:
         if self._labels is None:
             raise NodeError("the node's results need --labels, a CSV of case and label")
         settings = settings_from(self._config)
-        with database_of(settings).read() as tx:
+        database = database_of(settings)
+        with database.read() as tx:
             result = node_predictions(tx, settings, self._labels, shadow=shadow)
+        note_reading(database, "evaluate", results=len(result.rows))
         return self._kept(result, site_only)
 
     def _kept(self, result: FolderPredictions, site_only: Path) -> Predictions:

@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
 
 
 def replay(
-    result: Annotated[str, typer.Argument(help="A result's number, or a Series Instance UID for its latest result.")],
+    result: Annotated[
+        str, typer.Argument(help="Number of a result, or a series' UID (or its beginning) for its latest result.")
+    ],
     device: Annotated[str, typer.Option(help='"cpu", "cuda", ...; without it, as the result was computed.')] = "",
     config: ConfigOption = None,
     json: JsonOption = False,

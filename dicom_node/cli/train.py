@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -58,23 +59,12 @@ def unet(
     Further settings (--set, or a TOML file): training.balance, training.samples_per_step, training.checkpoint_steps,
     training.augmentation.rotation_degrees, slices_per_step, slices_per_volume, statistics, ...
     """
-    from inference.training.cached import open_dataset
-    from inference.training.parallel import join_team, leave_team
     from inference.training.runs import train_unet
     from inference.training.settings import merged, unet_settings
 
-    table = merged(settings_of(settings_file, set_), _direct(epochs, learning_rate, seed, precision))
-    settings = unet_settings(table)
-    team, own_device = join_team(device)
-    try:
-        with _listening(settings.training.epochs, "Dice", talks=team.leads) as listener:
-            result = train_unet(
-                open_dataset(dataset), output, settings, device=own_device, team=team, listener=listener
-            )
-        if team.leads:
-            _say(result, json)
-    finally:
-        leave_team()
+    settings = unet_settings(merged(settings_of(settings_file, set_), _direct(epochs, learning_rate, seed, precision)))
+    run = Run(dataset, device, settings.training.epochs, "Dice", json)
+    run.train(lambda data, **how: train_unet(data, output, settings, **how))
 
 
 @group.command()
@@ -96,23 +86,38 @@ def decovnet(
     Further settings (--set, or a TOML file): training.balance, training.samples_per_step, training.checkpoint_steps,
     training.augmentation.rotation_degrees, dropout, start, statistics, ...
     """
-    from inference.training.cached import open_dataset
-    from inference.training.parallel import join_team, leave_team
     from inference.training.runs import train_decovnet
     from inference.training.settings import decovnet_settings, merged
 
     table = merged(settings_of(settings_file, set_), _direct(epochs, learning_rate, seed, precision))
     settings = decovnet_settings(table)
-    team, own_device = join_team(device)
-    try:
-        with _listening(settings.training.epochs, "ROC AUC", talks=team.leads) as listener:
-            result = train_decovnet(
-                open_dataset(dataset), unet, output, settings, device=own_device, team=team, listener=listener
-            )
-        if team.leads:
-            _say(result, json)
-    finally:
-        leave_team()
+    run = Run(dataset, device, settings.training.epochs, "ROC AUC", json)
+    run.train(lambda data, **how: train_decovnet(data, unet, output, settings, **how))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What both trainings have in common. metric: name of the figure that says which epoch is the best."""
+
+    dataset: Path
+    device: str
+    epochs: int
+    metric: str
+    json: bool
+
+    def train(self, training: Callable[..., RunResult]) -> None:
+        """Run a training in the team of processes that this one belongs to, with its progress, and say the result."""
+        from inference.training.cached import open_dataset
+        from inference.training.parallel import join_team, leave_team
+
+        team, own_device = join_team(self.device)
+        try:
+            with _listening(self.epochs, self.metric, talks=team.leads) as listener:
+                result = training(open_dataset(self.dataset), device=own_device, team=team, listener=listener)
+            if team.leads:
+                _say(result, self.json)
+        finally:
+            leave_team()
 
 
 def _direct(

@@ -159,6 +159,19 @@ def test_a_series_is_analysed_again_with_the_nodes_model_or_another(store: Store
     assert "no such model" in command("reanalyse", "1", "--model", "no such model:1", rc=1)
 
 
+def test_the_audit_trail_shows_the_latest_events_in_80_columns_and_how_to_see_more(
+    store: Store, command: Command
+) -> None:
+    shown = command("audit")
+    events = [line for line in shown.splitlines() if line[:2] == "20"]
+    assert len(events) == 20 and widest(shown) <= 80
+    assert "The latest 20; more with --limit" in shown
+    assert len(json.loads(command("audit", "--json"))) > 20
+    assert command("audit", "--event", "no-such").startswith("No event is like that.")
+    of_series = command("audit", "--series", "2")
+    assert f"series   {LONG}1" in of_series and f"{LONG}2" not in of_series
+
+
 def test_who_read_about_which_series_is_in_the_audit_trail(store: Store, command: Command) -> None:
     command("series", "show", "1")
     command("series", "list", "--json")
