@@ -15,7 +15,7 @@ from config.settings import ReportSettings, Settings
 from dicom_node.analysis.analyse import Analysis
 from dicom_node.report.context import ReportContext
 from dicom_node.report.frame import to_part10
-from dicom_node.report.lower_classes import fallback_reports
+from dicom_node.report.lower_classes import in_lower_classes
 from dicom_node.report.not_analysed import build_not_analysed
 from dicom_node.report.objects import KINDS, build_all
 from dicom_node.report.sources import Source, read_headers, read_sources
@@ -129,7 +129,7 @@ def _not_analysed(
 def _stored(objects: list[ReportObject], sources: Sequence[Source]) -> ResultObjects:
     """The objects, and the report in the lower classes that a destination may accept instead."""
     report = next(item for item in objects if item.kind == ObjectKind.REPORT)
-    lower = [_encode(kind, dataset) for kind, dataset in fallback_reports(report.part10)]
+    lower = [_encode(kind, dataset) for kind, dataset in in_lower_classes(report.part10)]
     return ResultObjects(objects + lower, sources[0].emptied, sources[0].altered)
 
 

@@ -4,7 +4,11 @@ from pydicom.sr.coding import Code
 
 IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
 DIAGNOSTIC_IMAGING_REPORT = Code("18748-4", "LN", "Diagnostic Imaging Report")
-CT_CHEST = Code("24627-2", "LN", "CT Chest")
+# CID 100, which validators hold reports to, has no CT of the chest: the site says which region.
+CT_REPORTED = Code("25045-6", "LN", "CT unspecified body region")
+PROCEDURE_SITE = Code("363704007", "SCT", "Procedure site")
+CHEST = Code("816094009", "SCT", "Chest")
+PROCEDURE_REPORTED = Code("121058", "DCM", "Procedure reported")
 OF_INTEREST = Code("113000", "DCM", "Of Interest")
 
 # Headings and text of the report.

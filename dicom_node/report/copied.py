@@ -81,7 +81,6 @@ _SERIES_AND_IMAGE = (
     "SeriesNumber",
     "SeriesDescription",
     "InstanceNumber",
-    "BodyPartExamined",
     "ConvolutionKernel",
     "SliceThickness",
     "FrameOfReferenceUID",

@@ -14,7 +14,6 @@ from highdicom.sr import (
     GraphicTypeValues,
     ImageRegion,
     Measurement,
-    MeasurementReport,
     PlanarROIMeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
     RelationshipTypeValues,
@@ -28,11 +27,11 @@ from pydicom.sr.coding import Code
 from config.headers import quiet
 from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext
-from dicom_node.report.equipment import classifier, lung_segmenter, observer
+from dicom_node.report.equipment import classifier, lung_segmenter
 from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of
 from dicom_node.report.regions import Region, Side, outline, regions_of
 from dicom_node.report.segmentation import is_multi_frame
-from dicom_node.report.structured_report import NODE_CODES, previous_versions, sentences_of
+from dicom_node.report.structured_report import NODE_CODES, measurement_report, previous_versions, sentences_of
 from inference.finding import Finding
 from inference.volume.ct_volume import CTVolume
 
@@ -54,15 +53,9 @@ def build_display_report(
         groups[0][0].ContentSequence.append(TextContentItem(codes.COMMENT, sentence, RelationshipTypeValues.CONTAINS))
     kind = Kind(f"display report of {len(groups)} regions", 9003, "display")
     with quiet():
-        content = MeasurementReport(
-            observation_context=observer(context),
-            procedure_reported=codes.CT_CHEST,
-            imaging_measurements=groups,
-            title=codes.IMAGING_MEASUREMENT_REPORT,
-        )
         report = Comprehensive3DSR(
             evidence=origin.sources,
-            content=content[0],
+            content=measurement_report(groups, context),
             is_complete=True,
             is_final=False,
             is_verified=False,

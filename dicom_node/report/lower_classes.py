@@ -1,29 +1,63 @@
-"""The report in the classes that a destination may accept instead of Comprehensive 3D SR, made with the result.
+"""The report in the classes that a destination may take instead of Comprehensive 3D SR, made with the result.
 
-They are stored beside the report and sent only where it is refused: like every object, each is on disk before its
-first send, so that every resend is the same instance.
+They are stored beside the report and sent only when it is refused. Like every object, each is on disk before its first
+send, so that every resend is the same instance. The content is the same in each class: it has no coordinates, which
+set the classes apart.
 """
 
+import copy
 import io
 
 from pydicom import Dataset, dcmread
+from pydicom.uid import UID, Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
 
-from dicom_node.report.fallback import REPORT_CLASSES, as_accepted
-from storage.object_kinds import REPORT_KINDS, ObjectKind
+from dicom_node.report.uids import result_uid
+from storage.object_kinds import ObjectKind
+
+CLASSES = {
+    ObjectKind.REPORT: Comprehensive3DSRStorage,
+    ObjectKind.COMPREHENSIVE_REPORT: ComprehensiveSRStorage,
+    ObjectKind.ENHANCED_REPORT: EnhancedSRStorage,
+}
+"""The class of each kind of report, highest first. "Not analysed" is an Enhanced SR from the start."""
 
 
-def fallback_reports(report: bytes) -> list[tuple[ObjectKind, Dataset]]:
-    """The report in each lower class, with its kind.
+def in_lower_classes(report: bytes) -> list[tuple[ObjectKind, Dataset]]:
+    """The report in each class below its own, with its kind.
 
-    report: a Part 10 file; one that is in a lower class already gives only those below it.
+    report: a Part 10 file. Anything but a report of one of the classes gives nothing.
     """
     dataset = dcmread(io.BytesIO(report))
-    if dataset.SOPClassUID not in REPORT_CLASSES:
-        return []
-    built = []
-    for number in range(REPORT_CLASSES.index(dataset.SOPClassUID) + 1, len(REPORT_CLASSES)):
-        # Who refuses a class accepts, as far as this copy is concerned, the classes from its own one down.
-        copy = as_accepted(dataset, REPORT_CLASSES[number:])
-        if copy is not None:
-            built.append((REPORT_KINDS[number], copy))
-    return built
+    lower = _below(dataset.SOPClassUID)
+    return [(kind, in_class(dataset, kind)) for kind, sop_class_uid in CLASSES.items() if sop_class_uid in lower]
+
+
+def in_class(report: Dataset, kind: ObjectKind) -> Dataset:
+    """A copy of the report in the class of `kind`, a lower one than its own.
+
+    Its UID depends only on the report's and on the class. An earlier report that it replaces is named as this
+    function would have made it: a destination that refuses a class gets all reports in a lower one.
+    """
+    sop_class_uid = CLASSES[kind]
+    other = copy.deepcopy(report)
+    other.SOPClassUID = sop_class_uid
+    other.SOPInstanceUID = _uid_in_class(report.SOPInstanceUID, sop_class_uid)
+    other.file_meta.MediaStorageSOPClassUID = other.SOPClassUID
+    other.file_meta.MediaStorageSOPInstanceUID = other.SOPInstanceUID
+    for study in other.get("PredecessorDocumentsSequence", []):
+        for series in study.ReferencedSeriesSequence:
+            for earlier in series.ReferencedSOPSequence:
+                if sop_class_uid in _below(earlier.ReferencedSOPClassUID):
+                    earlier.ReferencedSOPInstanceUID = _uid_in_class(earlier.ReferencedSOPInstanceUID, sop_class_uid)
+                    earlier.ReferencedSOPClassUID = sop_class_uid
+    return other
+
+
+def _below(sop_class_uid: str) -> list[UID]:
+    """The classes below one of a report; none for any other class."""
+    ordered = list(CLASSES.values())
+    return ordered[ordered.index(sop_class_uid) + 1 :] if sop_class_uid in ordered else []
+
+
+def _uid_in_class(sop_instance_uid: str, sop_class_uid: str) -> str:
+    return result_uid("report in another class", str(sop_instance_uid), "", "", str(sop_class_uid))

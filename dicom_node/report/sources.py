@@ -1,8 +1,8 @@
 """Headers of the source images, completed and in UTF-8, so that they can be reported on.
 
-Scanners and archives leave type 2 attributes out, write dates that are none, and use character sets whose text cannot
-be copied into another object as bytes. Some write far worse. Whatever a header holds, these functions give one that
-an object can be built from: `copied` lists what is taken, `values` says in which form.
+Scanners and archives leave type 2 attributes out, write dates that are not dates, and use character sets whose text
+cannot be copied into another object as bytes. Some write far worse. Whatever a header holds, these functions give one
+that an object can be built from: `copied` lists what is taken, `values` says in which form.
 """
 
 from collections.abc import Sequence

@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import (
+    CodeContentItem,
+    CodedConcept,
     Comprehensive3DSR,
+    ContentSequence,
     FindingSite,
     Measurement,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
     ReferencedSegment,
     RelationshipTypeValues,
@@ -41,7 +45,11 @@ from inference.volume.ct_volume import CTVolume
 CLASSIFICATION = "COVID-19 classification"
 NODE_CODES = CodingSchemeIdentificationItem(codes.PRIVATE_SCHEME, name=codes.PRIVATE_SCHEME_NAME)
 
-Group = MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations
+Group = (
+    MeasurementsAndQualitativeEvaluations
+    | PlanarROIMeasurementsAndQualitativeEvaluations
+    | VolumetricROIMeasurementsAndQualitativeEvaluations
+)
 
 
 def build_report(
@@ -62,15 +70,9 @@ def build_report(
     origin = origin_of(finding, volume, sources, context)
     kind = _kind(segmentation)
     with quiet():
-        content = MeasurementReport(
-            observation_context=observer(context),
-            procedure_reported=codes.CT_CHEST,
-            imaging_measurements=_groups(finding, volume, origin, segmentation),
-            title=codes.IMAGING_MEASUREMENT_REPORT,
-        )
         report = Comprehensive3DSR(
             evidence=[*origin.sources, *([] if segmentation is None else [segmentation])],
-            content=content[0],
+            content=measurement_report(_groups(finding, volume, origin, segmentation), context),
             is_complete=True,
             is_final=False,
             is_verified=False,
@@ -81,6 +83,22 @@ def build_report(
     if segmentation is not None:
         report.CodingSchemeIdentificationSequence = [NODE_CODES]
     return report
+
+
+def measurement_report(groups: Sequence[Group], context: ReportContext) -> Dataset:
+    """The content tree on a CT of the chest, TID 1500."""
+    with quiet():
+        (root,) = MeasurementReport(
+            observation_context=observer(context),
+            procedure_reported=codes.CT_REPORTED,
+            imaging_measurements=groups,
+            title=codes.IMAGING_MEASUREMENT_REPORT,
+        )
+    name = CodedConcept.from_code(codes.PROCEDURE_REPORTED)
+    (procedure,) = (item for item in root.ContentSequence if item.name == name)
+    site = CodeContentItem(codes.PROCEDURE_SITE, codes.CHEST, RelationshipTypeValues.HAS_CONCEPT_MOD)
+    procedure.ContentSequence = ContentSequence([site])
+    return root
 
 
 def previous_versions(origin: Origin, sop_instance_uid: str) -> list[Dataset] | None:

@@ -11,7 +11,6 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from dicom_node.report import codes
 from dicom_node.report.context import ReportContext
 from dicom_node.report.frame import Kind, Origin, new_object, origin_of
-from dicom_node.report.naming import values_of
 from dicom_node.report.page import draw_page
 from dicom_node.report.planes import Anatomy, anatomy_of
 from inference.finding import Finding
@@ -57,7 +56,8 @@ def _add_context(capture: Dataset, volume: CTVolume, anatomy: Anatomy, origin: O
     capture.DateOfSecondaryCapture = created.strftime("%Y%m%d")
     capture.TimeOfSecondaryCapture = created.strftime("%H%M%S.%f")
     capture.PatientOrientation = None
-    capture.BodyPartExamined = values_of(origin.first, "BodyPartExamined") or "CHEST"
+    # What was analysed, whatever the source calls it.
+    capture.BodyPartExamined = "CHEST"
     capture.DerivationDescription = "Summary of an automatic analysis. Research only, not for diagnosis."
     source = volume.slices[anatomy.turn.source_slice(anatomy.focus[0], anatomy.hu.shape[0])]
     reference = Dataset()

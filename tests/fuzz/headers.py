@@ -2,15 +2,23 @@
 
 import random
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
+from pydicom.datadict import dictionary_VR
 from pydicom.tag import BaseTag
+
+from dicom_node.report import copied
+from dicom_node.report.header_reader import tag_of
 
 BINARY = ("AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV", "OB", "OD", "OF", "OL", "OV", "OW")
 TEXTUAL = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT")
 REPRESENTATIONS = (*BINARY, *TEXTUAL, "UN", "SQ")
 _LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
 _MOST_SHORT = 0xFFFE
+
+# Every attribute that reaches an object.
+KEYWORDS = (*copied.SIMPLE, *copied.ITEMS, "SpecificCharacterSet")
 
 _TEXTS = (
     b"",
@@ -105,3 +113,13 @@ def rewrite(path: Path, changes: dict[BaseTag, bytes]) -> None:
     start = 144 + struct.unpack_from("<L", data, 140)[0]
     elements = split(data[start:]) | {int(tag): encoded for tag, encoded in changes.items()}
     path.write_bytes(data[:start] + b"".join(elements[tag] for tag in sorted(elements)))
+
+
+def spoil(folder: Path, keywords: Sequence[str], dice: random.Random) -> None:
+    """Replace these elements in each file of a series, its own values in each, half of them in the right VR."""
+    for path in sorted(folder.iterdir()):
+        changes = {}
+        for keyword in keywords:
+            vr = dice.choice((dice.choice(REPRESENTATIONS), dictionary_VR(tag_of(keyword))))
+            changes[tag_of(keyword)] = element(tag_of(keyword), vr, hostile_value(dice, vr))
+        rewrite(path, changes)

@@ -24,11 +24,10 @@ from inference.errors import CorruptInstance
 from inference.finding import Finding
 from inference.volume.ct_volume import CTVolume
 from tests.factories import Grid, finding_on, lesion, model, write_series
-from tests.fuzz.headers import REPRESENTATIONS, TEXTUAL, element, hostile_value, rewrite
+from tests.fuzz.headers import KEYWORDS, REPRESENTATIONS, TEXTUAL, element, hostile_value, rewrite, spoil
 
 ROUNDS = int(os.environ.get("FUZZ", "4000"))
 GRID = Grid(shape=(4, 24, 24))
-KEYWORDS = (*copied.SIMPLE, *copied.ITEMS, "SpecificCharacterSet")
 SETTINGS = Settings(report=ReportSettings(display=True, key_objects=True, report_not_analysed=True))
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -106,12 +105,7 @@ def test_a_series_with_any_header_ends_in_its_objects_or_in_a_coded_reason(tmp_p
         folder = tmp_path / str(number)
         write_series(folder, GRID)
         keywords = dice.sample([*KEYWORDS, *IDENTITY], dice.choice((1, 8, 40)))
-        for path in folder.iterdir():
-            changes = {}
-            for keyword in keywords:
-                vr = dice.choice((*REPRESENTATIONS, dictionary_VR(tag_of(keyword))))
-                changes[tag_of(keyword)] = element(tag_of(keyword), vr, hostile_value(dice, vr))
-            rewrite(path, changes)
+        spoil(folder, keywords, dice)
         analysis, built = outcome(folder)
         if analysis.finding is None:
             assert analysis.refusal is not None and analysis.refusal.code

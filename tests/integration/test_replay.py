@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from config.settings import Settings
+from config.settings import ReportSettings, Settings
 from dicom_node.analysis.worker import Worker
 from inference.models.cards import read_card
 from inference.models.registry import find_model
@@ -24,7 +24,7 @@ from storage.arrival import Arrival, IndexedHeader
 from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, ModelRef, Store
 
 
-def take_in(store: Store, paths: list[Path], now: float) -> None:
+def take_in(store: Store, paths: list[Path], now: float, report: ReportSettings | None = None) -> None:
     """The slices as the receiver leaves them, the series closed, and its job done by a worker."""
     arrivals = []
     for number, path in enumerate(paths):
@@ -36,7 +36,8 @@ def take_in(store: Store, paths: list[Path], now: float) -> None:
         recording.record_instances(tx, arrivals, now, 1.0)
     model = read_card(find_model(store.folder / "models")).identity()
     assert store.close_due(now + 2, ModelRef(model.name, model.version, model.digest))
-    assert Worker(Settings(data_dir=store.folder), store.database, store.files, "cpu").work_once(now + 3)
+    settings = Settings(data_dir=store.folder, report=report or ReportSettings())
+    assert Worker(settings, store.database, store.files, "cpu").work_once(now + 3)
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
-from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage, SegmentationStorage
+from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage, SegmentationStorage
 
 from config.reasons import Refusal
 from dicom_node.report.context import ReportContext
-from dicom_node.report.fallback import as_accepted
 from dicom_node.report.frame import to_part10
+from dicom_node.report.lower_classes import CLASSES, in_class, in_lower_classes
 from dicom_node.report.not_analysed import build_not_analysed
 from dicom_node.report.objects import KINDS, build_all
 from dicom_node.report.regions import MOST_FINDINGS, outline
@@ -25,6 +25,7 @@ from dicom_node.report.uids import result_uid
 from dicom_node.report.wording import series_description
 from inference.finding import Finding
 from inference.volume.ct_volume import CTVolume
+from storage.object_kinds import ObjectKind
 from tests.factories import SERIES_UID, Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
 from tests.validators import evidence, rows
 
@@ -196,39 +197,34 @@ def test_nothing_to_outline_no_display_report(volume: CTVolume) -> None:
     assert kinds == ["report", "summary"]
 
 
-@pytest.mark.parametrize(
-    ("accepted", "expected"),
-    [
-        ([Comprehensive3DSRStorage, ComprehensiveSRStorage], Comprehensive3DSRStorage),
-        ([ComprehensiveSRStorage, EnhancedSRStorage], ComprehensiveSRStorage),
-        ([EnhancedSRStorage], EnhancedSRStorage),
-        ([SegmentationStorage], None),
-    ],
-)
-def test_report_takes_the_first_class_that_is_accepted(
-    volume: CTVolume, accepted: list[str], expected: str | None
-) -> None:
+def test_report_comes_in_every_lower_class_with_the_same_content(volume: CTVolume) -> None:
     report = build_report(finding_on(volume), volume, read_sources(volume), CONTEXT)
-    sent = as_accepted(report, accepted)
-    if expected is None:
-        assert sent is None
-        return
-    assert sent is not None
-    read = pydicom.dcmread(DicomBytesIO(to_part10(sent)))
-    assert read.SOPClassUID == read.file_meta.MediaStorageSOPClassUID == expected
-    assert read.SOPInstanceUID == read.file_meta.MediaStorageSOPInstanceUID
-    assert rows(read) == rows(report)
-    assert (read.SOPInstanceUID == report.SOPInstanceUID) == (expected == Comprehensive3DSRStorage)
-    assert report.SOPClassUID == Comprehensive3DSRStorage
+    copies = in_lower_classes(to_part10(report))
+    assert [(kind, copy.SOPClassUID) for kind, copy in copies] == [
+        ("report-comprehensive", ComprehensiveSRStorage),
+        ("report-enhanced", EnhancedSRStorage),
+    ]
+    for _, lower in copies:
+        read = pydicom.dcmread(DicomBytesIO(to_part10(lower)))
+        assert read.SOPClassUID == read.file_meta.MediaStorageSOPClassUID
+        assert read.SOPInstanceUID == read.file_meta.MediaStorageSOPInstanceUID
+        assert rows(read) == rows(report)
+    assert len({report.SOPInstanceUID, *(copy.SOPInstanceUID for _, copy in copies)}) == 3
+
+
+def test_every_kind_of_report_has_a_class(volume: CTVolume) -> None:
+    assert {kind for kind in ObjectKind if kind.is_report} == set(CLASSES)
+    refused = build_not_analysed(Refusal("X", "y"), read_sources(volume), CONTEXT, None)
+    assert in_lower_classes(to_part10(refused)) == []
 
 
 def test_report_in_another_class_has_the_same_uid_each_time_and_names_what_it_replaces(volume: CTVolume) -> None:
     sources = read_sources(volume)
     earlier = build_report(finding_on(volume), volume, sources[1:], CONTEXT)
     report = build_report(finding_on(volume), volume, sources, replace(CONTEXT, predecessor=earlier, revision=2))
-    first, again = (as_accepted(copy.deepcopy(report), [ComprehensiveSRStorage]) for _ in range(2))
-    sent_earlier = as_accepted(earlier, [ComprehensiveSRStorage])
-    assert first is not None and again is not None and sent_earlier is not None
+    first, again, sent_earlier = (
+        in_class(one, ObjectKind.COMPREHENSIVE_REPORT) for one in (report, copy.deepcopy(report), earlier)
+    )
     assert first.SOPInstanceUID == again.SOPInstanceUID
     reference = first.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert reference.ReferencedSOPInstanceUID == sent_earlier.SOPInstanceUID

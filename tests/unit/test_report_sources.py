@@ -262,7 +262,7 @@ def test_no_readable_header_at_all_is_an_error(tmp_path: Path) -> None:
         ("PatientWeight", b"70 kg", None),
         ("StudyDescription", b"CT\\CHEST", "CT CHEST"),
         ("StudyDescription", b"C" * 100, "C" * 64),
-        ("BodyPartExamined", b"chest", None),
+        ("TypeOfPatientID", b"text", None),
         ("SeriesNumber", b"99999999999", None),
         ("PatientComments", b"line\r\nline\x07", "line\r\nline"),
         ("PatientIdentityRemoved", b"YES", None),
@@ -271,7 +271,7 @@ def test_no_readable_header_at_all_is_an_error(tmp_path: Path) -> None:
 def test_value_is_copied_by_the_rules_of_its_representation(
     tmp_path: Path, keyword: str, stored: bytes, copied: str | None
 ) -> None:
-    write_series(tmp_path / "s", Grid(shape=(1, 4, 4)), BodyPartExamined=None, SeriesNumber=None)
+    write_series(tmp_path / "s", Grid(shape=(1, 4, 4)), SeriesNumber=None)
     (path,) = (tmp_path / "s").iterdir()
     rewrite(path, {tag_of(keyword): element(tag_of(keyword), dictionary_VR(tag_of(keyword)), stored)})
     (header,) = read_headers([path])

@@ -1,0 +1,49 @@
+"""A header that a report cannot copy as it is costs the series nothing, and the audit names what was left out."""
+
+import json
+import time
+from pathlib import Path
+
+from pydicom import dcmread
+
+from config.settings import ReportSettings
+from dicom_node.report.header_reader import tag_of
+from tests.factories import Grid, write_series
+from tests.fuzz.headers import element, rewrite
+from tests.integration.test_replay import take_in
+from tests.storage_factory import Store
+
+UNTOLD = b"Hopper^Grace\\Lovelace^Ada"
+
+
+def test_what_a_report_could_not_copy_is_audited_by_name_and_never_by_value(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", Grid(shape=(6, 32, 32)))
+    paths = sorted((tmp_path / "s").iterdir())
+    changes = {
+        "PatientName": ("PN", UNTOLD),
+        "PatientID": ("FD", b"\0\0\0\0\0\0\xf0\x3f"),
+        "StudyDate": ("DA", b"20200301\\20200302"),
+        "StudyDescription": ("LO", b"C" * 100),
+    }
+    for path in paths:
+        rewrite(path, {tag_of(keyword): element(tag_of(keyword), *stored) for keyword, stored in changes.items()})
+    with Store(tmp_path / "node", f"sqlite:///{tmp_path}/node/node.db") as store:
+        take_in(store, paths, time.time() - 60, ReportSettings(report_not_analysed=True))
+        ((job,),) = [store.rows("SELECT state FROM jobs")]
+        assert job["state"] == "REPORTED"
+        (report,) = store.rows("SELECT path FROM result_objects WHERE kind = 'report'")
+        (row,) = store.rows("SELECT detail, result_id, series_uid FROM audit WHERE event = 'result.header_repaired'")
+        everything = store.rows("SELECT * FROM audit")
+        sent = dcmread(store.files.absolute(str(report["path"])))
+    assert json.loads(str(row["detail"])) == {
+        "left_empty": "PatientName, PatientID, StudyDate",
+        "altered": "StudyDescription",
+    }
+    assert (
+        row["result_id"] == 1
+        and row["series_uid"]
+        == sent.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].SeriesInstanceUID
+    )
+    assert "Hopper" not in str(everything)
+    assert (sent.PatientName, sent.PatientID, sent.StudyDate) == ("", "", "")
+    assert sent.StudyDescription == "C" * 64
