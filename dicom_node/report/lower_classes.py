@@ -9,7 +9,7 @@ import copy
 import io
 
 from pydicom import Dataset, dcmread
-from pydicom.uid import UID, Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
 
 from dicom_node.report.uids import result_uid
 from storage.object_kinds import ObjectKind
@@ -53,9 +53,9 @@ def in_class(report: Dataset, kind: ObjectKind) -> Dataset:
     return other
 
 
-def _below(sop_class_uid: str) -> list[UID]:
+def _below(sop_class_uid: str) -> list[str]:
     """The classes below one of a report; none for any other class."""
-    ordered = list(CLASSES.values())
+    ordered: list[str] = list(CLASSES.values())
     return ordered[ordered.index(sop_class_uid) + 1 :] if sop_class_uid in ordered else []
 
 
