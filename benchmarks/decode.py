@@ -1,18 +1,22 @@
 """How fast a compressed series becomes Hounsfield units, against pydicom in a loop.
 
 Both sides read the same files from the page cache, round by round in turn, so that a busy machine slows both; the
-figure is the median of the rounds' ratios. Each round's volumes must be equal.
+figure is the median of the rounds' ratios. Each round's volumes must be equal. A third side decodes in this process,
+to show what the decoding processes cost: theirs are started anew each round, and their processor time counts.
 
     python -m benchmarks.decode SERIES_FOLDER [--slices 300] [--rounds 5] [--syntax 1.2.840.10008.1.2.4.70]
 """
 
 import argparse
 import os
+import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import imagecodecs
 import numpy as np
@@ -20,6 +24,8 @@ import pydicom
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, generate_uid
 
+from inference.volume.decoder_pool import POOL
+from inference.volume.decoding_process import decode
 from inference.volume.folder import find_series
 from inference.volume.load import load
 
@@ -60,10 +66,28 @@ def pydicom_loop(paths: list[Path]) -> np.ndarray:
     return np.stack([hu for _, hu in sorted(slices, key=lambda item: item[0])])
 
 
-def timed(call: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
-    start = time.perf_counter()
+def cpu_s() -> float:
+    """Processor time of this process and of those that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def timed(call: Callable[[], np.ndarray]) -> tuple[float, float, np.ndarray]:
+    """Seconds on the clock, seconds of processor time, and what came of it."""
+    start, used = time.perf_counter(), cpu_s()
     result = call()
-    return time.perf_counter() - start, result
+    took = time.perf_counter() - start
+    POOL.end()
+    return took, cpu_s() - used, result
+
+
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """Decode without the processes that the node decodes in."""
+    with mock.patch.object(
+        POOL, "decode", lambda codec, parts, rows, columns: decode(codec, b"".join(parts), rows, columns)
+    ):
+        yield
 
 
 def main() -> int:
@@ -75,22 +99,36 @@ def main() -> int:
     parser.add_argument("--syntax", choices=sorted(ENCODERS), default="1.2.840.10008.1.2.4.70")
     arguments = parser.parse_args()
     source = next(iter(find_series(arguments.series).values()))
-    ratios, ours_s, theirs_s = [], [], []
+    rounds: dict[str, list[tuple[float, float]]] = {"ours": [], "pydicom": [], "in this process": []}
     with tempfile.TemporaryDirectory() as folder:
         paths = long_series(source, Path(folder), arguments.slices, arguments.syntax)
         for _ in range(arguments.rounds):
-            ours, volume = timed(lambda: load(paths, workers=arguments.workers).hu)
-            theirs, expected = timed(lambda: pydicom_loop(paths))
-            assert np.array_equal(volume, expected)
-            ratios.append(theirs / ours)
-            ours_s.append(ours)
-            theirs_s.append(theirs)
+            *ours, volume = timed(lambda: load(paths, workers=arguments.workers).hu)
+            with in_this_process():
+                *inside, same = timed(lambda: load(paths, workers=arguments.workers).hu)
+            *theirs, expected = timed(lambda: pydicom_loop(paths))
+            assert np.array_equal(volume, expected) and np.array_equal(same, expected)
+            for name, figures in (("ours", ours), ("in this process", inside), ("pydicom", theirs)):
+                rounds[name].append((figures[0], figures[1]))
+    report(arguments, rounds)
+    return 0
+
+
+def report(arguments: argparse.Namespace, rounds: dict[str, list[tuple[float, float]]]) -> None:
+    """The medians, and the medians of the rounds' ratios."""
+    wall, cpu = ({name: np.array(figures)[:, which] for name, figures in rounds.items()} for which in (0, 1))
     sys.stdout.write(
         f"{UID(arguments.syntax).name}, {arguments.slices} slices, {arguments.workers} threads\n"
-        f"this node {np.median(ours_s):.2f} s, pydicom in a loop {np.median(theirs_s):.2f} s, "
-        f"ratio {np.median(ratios):.2f} (of {arguments.rounds} rounds: {min(ratios):.2f} to {max(ratios):.2f})\n"
+        f"this node {np.median(wall['ours']):.2f} s, pydicom in a loop {np.median(wall['pydicom']):.2f} s, "
+        f"ratio {np.median(wall['pydicom'] / wall['ours']):.2f}\n"
     )
-    return 0
+    inside = "in this process"
+    for name, figures in (("clock", wall), ("processor", cpu)):
+        ratio = np.median(figures["ours"] / figures[inside])
+        sys.stdout.write(
+            f"{name}: in decoding processes {np.median(figures['ours']):.2f} s, {inside} "
+            f"{np.median(figures[inside]):.2f} s, ratio {ratio:.2f}\n"
+        )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 JPEG_LOSSLESS_FRAME, JPEG_LS_FRAME = 0xC3, 0xF7
+_SCAN, _RESTART_INTERVAL = 0xDA, 0xDD
 
 # The first marker after a scan's entropy-coded bytes; restart markers belong to them. T.81 B.1.1.2 and T.87 C.1.
 _AFTER_JPEG_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
@@ -42,35 +43,39 @@ class Codestream:
 
 
 def read_jpeg(data: bytes, frame_marker: int) -> Codestream:
-    """A lossless JPEG or a JPEG-LS stream.
+    """A lossless JPEG or a JPEG-LS stream; comments, application data and fill bytes are left out.
 
     Source: ITU-T T.81 annex B (SOF3) and T.87 annex C (SOF55, NEAR in the scan header).
     """
-    found, restart, scan = None, 0, b""
-    for marker, content, after in _jpeg_segments(data):
-        if marker == frame_marker:
-            found = struct.unpack_from(">BHHB", content)
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+    frame, restart, kept = b"", 0, [b"\xff\xd8"]
+    segments = list(_jpeg_segments(data, _SCAN))
+    for marker, content, _ in segments:
+        if 0xC0 <= marker <= 0xCF and marker not in (frame_marker, 0xC4, 0xC8, 0xCC):
             raise ValueError("another coding process than the transfer syntax says")
-        elif marker == 0xDD:
+        if marker == frame_marker:
+            frame = content
+        elif marker == _RESTART_INTERVAL:
             (restart,) = struct.unpack_from(">H", content)
-        elif marker == 0xDA:
-            scan, start = content, after
-            break
-    if found is None:
-        raise ValueError("no frame header")
-    precision, rows, columns, components = found
+        if not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            kept.append(_segment(marker, content))
+    _, scan, after = segments[-1]
+    precision, rows, columns, components = struct.unpack_from(">BHHB", frame)
     at = 1 + 2 * scan[0]
     near_or_shift = scan[at] if frame_marker == JPEG_LS_FRAME else scan[at + 2] & 0x0F  # NEAR, or the point transform
-    end = (_AFTER_JPEG_LS_SCAN if frame_marker == JPEG_LS_FRAME else _AFTER_JPEG_SCAN).search(data, start)
+    end = (_AFTER_JPEG_LS_SCAN if frame_marker == JPEG_LS_FRAME else _AFTER_JPEG_SCAN).search(data, after)
     if end is None or end[1][0] != _END_OF_IMAGE:
         raise CutOff
     restart_rows = 0 if restart >= rows * columns else _whole_rows(restart, columns)
-    return Codestream(data[: end.end()], rows, columns, precision, components, near_or_shift == 0, restart_rows)
+    stream = b"".join((*kept, data[after : end.start()], b"\xff\xd9"))
+    return Codestream(stream, rows, columns, precision, components, near_or_shift == 0, restart_rows)
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Marker, content and the offset behind it of each marker segment."""
+def _segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def _jpeg_segments(data: bytes, last: int = -1) -> Iterator[tuple[int, bytes, int]]:
+    """Marker, content and the offset behind it of each marker segment, up to one of the marker `last`."""
     if data[:2] != b"\xff\xd8":
         raise ValueError("no start of image")
     offset = 2
@@ -86,6 +91,8 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
         if length < 2 or after > len(data):
             raise CutOff
         yield marker, data[offset + 4 : after], after
+        if marker == last:
+            return
         offset = after
 
 
@@ -103,8 +110,10 @@ def strips(stream: Codestream) -> list[bytes]:
     that does not know restart markers can read it.
     """
     data = stream.data
-    after = next(after for marker, _, after in _jpeg_segments(data) if marker == 0xDA)
-    frame = next(after - len(content) for marker, content, after in _jpeg_segments(data) if marker == 0xC3)
+    segments = list(_jpeg_segments(stream.data, _SCAN))
+    after = segments[-1][2]
+    frame = next(after - len(content) for marker, content, after in segments if marker == JPEG_LOSSLESS_FRAME)
+    data = stream.data
     pieces = _RESTART.split(data[after:-2])
     scans, markers = pieces[::2], pieces[1::2]
     if [marker[0] for marker in markers] != [0xD0 + index % 8 for index in range(len(markers))]:
