@@ -38,6 +38,8 @@ _TEXT = frozenset(b"AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UN UR UT".split
 _CODE = frozenset({b"CS"})
 
 FIRST_OF_DATA_SET = 0x00080000
+# Groups that do not belong on the top level of a data set.
+_ELSEWHERE = frozenset({*range(8), 0xFFFE})
 SPECIFIC_CHARACTER_SET = 0x00080005
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
@@ -184,18 +186,20 @@ def _take_plain(walk: Walk, found: dict[int, bytes]) -> None:
     data, at, size = walk.data, walk.at, walk.size
     last = min(walk.at_hand, size) - 12
     count, most = walk.count, MAX_ELEMENTS
+    # Names of this function are found faster than the module's: a header has hundreds of elements.
+    read, long, short, wanted, elsewhere = SHORT_HEADER.unpack_from, LONG, SHORT, _WANTED, _ELSEWHERE
     while at <= last and count < most:
-        group, element, vr, length = SHORT_HEADER.unpack_from(data, at)
+        group, element, vr, length = read(data, at)
         start = at + 8
-        if vr in LONG:
+        if vr in long:
             (length,) = U32.unpack_from(data, start)
             start += 4
-        elif vr not in SHORT:
+        elif vr not in short:
             break
-        if length == UNDEFINED or start + length > size or not 8 <= group < 0xFFFE:
+        if length == UNDEFINED or start + length > size or group in elsewhere:
             break
         tag = group << 16 | element
-        if tag in _WANTED:
+        if tag in wanted:
             _keep(found, tag, vr, data, start, length)
         at = start + length
         count += 1
