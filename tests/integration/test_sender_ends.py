@@ -23,7 +23,8 @@ from dicom_node.delivery.sender import DestinationSender
 from storage import deliveries
 from storage.models import deliveries as delivery_table
 from storage.status import status
-from tests.odd_peers import OddPeer, acceptance
+from tests.attacker import DATA, command_element, pdu, pdv
+from tests.odd_peers import OddPeer, acceptance, maximum_length
 from tests.outbox import Node, destination, make_node
 from tests.programs import free_port
 
@@ -200,6 +201,7 @@ def test_a_pacs_that_is_away_is_tried_as_long_as_it_takes_but_seldom_however_muc
     ("answer", "why"),
     [
         (lambda request: acceptance(request, b""), "without a maximum PDU length"),
+        (lambda request: acceptance(request, maximum_length(7)), "PDUs of 7 bytes at most"),
         (lambda _request: b"\x09\x00\x00\x00\x00\x04abcd", "aborted or not answered"),
         (lambda _request: bytes(range(200)), "aborted or not answered"),
     ],
@@ -211,10 +213,31 @@ def test_a_peer_that_answers_as_no_toolkit_would_costs_one_attempt_and_its_backo
         node = make_node(tmp_path, destination(peer.port), sender=REAL)
         node.add_result(BEGIN)
         _sender(node).work_once(BEGIN)
+        assert (peer.requests, peer.received) == (1, 0), "nothing is sent to it"
     (row,) = node.deliveries()
     assert (row.state, row.attempts) == ("PENDING", 1)  # type: ignore[attr-defined]
     assert BEGIN + 5 <= row.due_at <= BEGIN + 30  # type: ignore[attr-defined]
     assert why in row.error  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        b"\x09\x00\x00\x00\x00\x04abcd",  # a PDU of no type
+        pdu(DATA, pdv(b"\xff" * 14, 3)),  # a command set that is none
+        pdu(DATA, b"\xff\xff\xff\xff\x01\x03" + b"\xff" * 14),  # a length that lies
+        pdu(DATA, pdv(command_element(0x0100, b"\x30\x80"), 3)),  # the answer to another question
+    ],
+)
+def test_garbage_instead_of_an_answer_costs_one_attempt_and_its_backoff(tmp_path: Path, later: bytes) -> None:
+    with OddPeer(acceptance, later) as peer:
+        node = make_node(tmp_path, destination(peer.port), sender=REAL)
+        node.add_result(BEGIN)
+        _sender(node).work_once(BEGIN)
+    (row,) = node.deliveries()
+    assert (row.state, row.attempts) == ("PENDING", 1)  # type: ignore[attr-defined]
+    assert row.due_at >= BEGIN + 5  # type: ignore[attr-defined]
+    assert row.error  # type: ignore[attr-defined]
 
 
 def test_an_error_of_our_own_costs_one_attempt_and_its_backoff_too(
