@@ -283,6 +283,8 @@ def retry(tx: Connection, delivery_id: int, now: float) -> None:
 def hurry(tx: Connection, delivery_id: int, now: float) -> None:
     """An operator has a delivery go on now, its counters at zero, instead of at the end of its wait.
 
+    If the destination was away just before, "now" is within a minute.
+
     A PENDING one is sent; one that is SENT and waits for confirmation, or got none, is asked about.
     Raises NotFound, or IllegalMove when there is nothing to hurry.
     """
@@ -381,7 +383,7 @@ def supersede_unsent(tx: Connection, series_pk: int, now: float, reason: str) ->
 
 
 def of_result(tx: Connection, result_id: int) -> list[dict[str, Any]]:
-    """The deliveries of a result as a person wants to see them: where to, which state, since when, what went wrong."""
+    """The deliveries of a result as a person wants to see them: destination, state, times, what went wrong."""
     names = ("id", "destination", "state", "attempts", "created_at", "sent_at", "due_at", "error")
     columns = [deliveries.c[name] for name in names]
     rows = tx.execute(select(*columns).where(deliveries.c.result_id == result_id).order_by(deliveries.c.id))

@@ -1,6 +1,6 @@
 """The best series of a study: once the study is quiet its series are ranked, one is analysed, the audit says why.
 
-Headers and geometry decide here; the worker judges the pixels, and where it refuses, the next series in the ranking
+Headers and geometry decide here; the worker judges the pixels, and if it refuses, the next series in the ranking
 is analysed. A study whose result may be at a destination keeps that series: a late series is passed over, and a late
 instance of the reported series has it reported again, in place of the earlier report.
 """
@@ -54,7 +54,7 @@ class BestSeries:
             with self._database.transaction() as tx:
                 selection.record_choice(tx, choice, now, models, source.priority if source else 0)
         except NotDueYet:
-            return  # an instance came meanwhile: the study is looked at again once it is quiet
+            return  # an instance came in the meantime: the study is looked at again once it is quiet
         log.info(
             "best series chosen",
             study=short(choice.members[0].study_instance_uid),

@@ -77,7 +77,7 @@ def fetch(
 ) -> int:
     """Fetch instances; with `move` the node's receiver takes them. Returns how many of them are here now.
 
-    Raises PeerUnavailable, or NoContext where the peer does not do it.
+    Raises PeerUnavailable, or NoContext if the peer does not do it.
     """
     if not wanted.missing:
         return 0
@@ -189,7 +189,7 @@ class Keeper:
         outcome = Outcome.DUPLICATE
         try:
             with self._database.transaction() as tx:
-                # It may have been sent to us meanwhile, perhaps in another transfer syntax: that is no conflict.
+                # It may have been sent to us in the meantime, perhaps in another transfer syntax: that is no conflict.
                 if arrival.sop_instance_uid not in held_instances(tx, self._wanted.series_pk):
                     outcome = recording.record_instance(tx, arrival, self._clock(), self._wanted.quiet_s)
         except DatabaseUnavailable:
@@ -201,7 +201,7 @@ class Keeper:
             self._files.remove(arrival.file.path)
 
     def count_here(self) -> int:
-        """How many of the wanted instances the node holds by now, however they came."""
+        """How many of the wanted instances the node holds now, however they came."""
         with self._database.read() as tx:
             return len(self._wanted.missing & held_instances(tx, self._wanted.series_pk).keys())
 

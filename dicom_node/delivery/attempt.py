@@ -88,7 +88,7 @@ def judge(objects: Sequence[StoredObject], results: dict[str, StoreResult]) -> V
 
 
 def _instead(answered: Sequence[tuple[StoredObject, StoreResult]]) -> str:
-    """What tells the result where the destination does not take the report in its own class; empty where it does."""
+    """What tells the result if the destination does not take the report in its own class; empty if it does."""
     delivered = {o.kind for o, r in answered if r.outcome in STORED}
     refused = {o.kind for o, r in answered if class_refused(r)}
     if ObjectKind.REPORT not in refused:

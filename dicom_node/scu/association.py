@@ -107,8 +107,8 @@ class Line:
         """Shut the connection down; whoever reads or writes on it wakes up, and whoever waits for the association."""
         self.overran = True
         if self._association is not None:
-            # pynetdicom's requests wait without limit for its own thread to pause, which may have ended meanwhile:
-            # seen where a commitment's answer came while the association was released.
+            # pynetdicom's requests wait without limit for its own thread to pause, which may have ended in the meantime:
+            # seen when a commitment's answer came while the association was released.
             self._association._is_paused = True
         if self._socket is not None:
             try:
@@ -118,7 +118,7 @@ class Line:
 
     @contextmanager
     def deadline(self, seconds: float) -> Iterator[None]:
-        """Cut the connection when the body takes longer."""
+        """Cut the connection if the body takes longer."""
         timer = Timer(seconds, self.cut)
         timer.daemon = True
         timer.start()
@@ -152,7 +152,9 @@ class Link:
         with self.line.deadline(seconds), peer_at_fault():
             try:
                 yield
-            except RuntimeError as error:  # pynetdicom's, for a request on an association that has ended meanwhile
+            except (
+                RuntimeError
+            ) as error:  # pynetdicom's, for a request on an association that has ended in the meantime
                 raise PeerUnavailable("the association ended before the request") from error
 
     def why_lost(self, started: float) -> str:
@@ -184,7 +186,7 @@ def associate(
 ) -> Iterator[Link]:
     """Open an association; release it at the end, abort it after an exception.
 
-    Raises PeerUnavailable, or NoContext when the peer accepts none of the contexts.
+    Raises PeerUnavailable, or NoContext if the peer accepts none of the contexts.
     """
     line = Line(caller.response_timeout_s)
     association = _request(peer, caller, contexts, roles, handlers, line)
@@ -246,7 +248,7 @@ def _check_acceptance(association: Association) -> None:
 def tls_context(peer: Peer) -> ssl.SSLContext:
     """DICOM's BCP 195 profile (PS3.15 B.12), from the files as they are now.
 
-    Raises OSError, of which ssl.SSLError is one, where they cannot be read or do not fit.
+    Raises OSError (ssl.SSLError is one) if they cannot be read or do not fit.
     """
     context = ssl.create_default_context(cafile=peer.tls_authorities)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -44,9 +44,9 @@ class Query:
         self._models = [model for model in (STUDY_ROOT, PATIENT_ROOT) if link.accepted(model)]
 
     def count(self, series: SeriesKey) -> int:
-        """How many instances of the series the PACS holds; 0 where it does not know the series.
+        """How many instances of the series the PACS holds; 0 if it does not know the series.
 
-        Takes NumberOfSeriesRelatedInstances, and counts instances where the PACS leaves that out.
+        Takes NumberOfSeriesRelatedInstances, or counts instances if the PACS leaves that out.
         Raises QueryFailed or PeerUnavailable.
         """
         identifier = _identifier("SERIES", series)
@@ -112,7 +112,7 @@ class Query:
 
 @contextmanager
 def querying(peer: Peer, caller: SenderSettings) -> Iterator[Query]:
-    """An association for questions. Raises PeerUnavailable, or NoContext where the peer answers none."""
+    """An association for questions. Raises PeerUnavailable, or NoContext if the peer answers none."""
     with associate(peer, caller, [build_context(STUDY_ROOT), build_context(PATIENT_ROOT)]) as link:
         yield Query(link)
 

@@ -112,7 +112,7 @@ def echo(peer: Peer, caller: SenderSettings) -> EchoAnswer:
 
 
 def read_instance(path: Path) -> InstanceFile:
-    """What is needed to send a file, from its file meta, or from its data set where it has none.
+    """What is needed to send a file, from its file meta, or from its data set if it has none.
 
     Raises InvalidDicomError when it is not a DICOM instance.
     """
@@ -153,7 +153,7 @@ def store(
 ) -> list[StoreResult]:
     """C-STORE instances in their order, as many as fit the contexts of one association in each.
 
-    The encoded data sets are sent as the files hold them, in their own transfer syntax. Where the peer takes an
+    The encoded data sets are sent as the files hold them, in their own transfer syntax. If the peer takes an
     uncompressed class only in the other little endian encoding, that instance alone is converted.
     Returns one result for each instance; never raises for what the network does.
     """
