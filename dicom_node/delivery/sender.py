@@ -149,8 +149,8 @@ class DestinationSender:
         except CorruptFile as error:
             # The bytes are gone or altered: sending others under the same UID would be worse than not sending.
             return Verdict(AttemptOutcome.REFUSED, str(error))
-        except Exception as error:  # one delivery must hold up neither itself nor the others
-            log.error("delivery raised", destination=self.name, exc_info=error)
+        except Exception as error:  # noqa: BLE001 - one delivery must hold up neither itself nor the others
+            log.error("delivery raised", destination=self.name, error=type(error).__name__)
             return Verdict(AttemptOutcome.TRANSIENT, f"could not be sent ({type(error).__name__})")
         progress.statuses.update({uid: r.status or 0 for uid, r in results.items() if r.outcome in STORED})
         return judge(claimed.objects, results)

@@ -107,8 +107,8 @@ class Line:
         """Shut the connection down; whoever reads or writes on it wakes up, and whoever waits for the association."""
         self.overran = True
         if self._association is not None:
-            # pynetdicom's requests wait without limit for its own thread to pause, which may have ended in the meantime:
-            # seen when a commitment's answer came while the association was released.
+            # pynetdicom's requests wait without limit for its own thread to pause, although that may have ended: seen
+            # when a commitment's answer came while the association was released.
             self._association._is_paused = True
         if self._socket is not None:
             try:
