@@ -158,7 +158,7 @@ def _bind(database: Database, files: FileStore, done: Adoption) -> None:
 
 def _print_adoption(done: Adoption, dry_run: bool) -> None:
     would = "would be " if dry_run else ""
-    out.print(f"{done.adopted} instances {would}adopted, {done.conflicts} set aside as conflicts.")
+    out.print(f"{done.adopted} instances {would}adopted, {done.conflicts} set aside beside one that came before.")
     for paths, what in (
         (done.spare, f"files {would}moved to the quarantine: the index has their bytes in another file"),
         (done.own, f"files {would}moved to the quarantine: objects of own results, which no row names"),

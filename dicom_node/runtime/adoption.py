@@ -48,7 +48,7 @@ class _OwnObject(Exception):
 
 @dataclass
 class Adoption:
-    """adopted, conflicts: how many instances were recorded so. The others are paths.
+    """adopted: how many became instances. conflicts: how many were set aside beside one. The others are paths.
 
     spare: bytes that the index has in another file. own: objects of own results. Both are set aside. unreadable: left.
     """
@@ -161,7 +161,7 @@ class Adopter:
                 audit.append(tx, now, "instance.adopted", about, outcome=str(outcome), detail={"path": path})
             spare = [arrival.file.path for arrival in arrivals if not _is_named(tx, arrival)]
         done.adopted += outcomes.count(Outcome.NEW)
-        done.conflicts += outcomes.count(Outcome.CONFLICT)
+        done.conflicts += outcomes.count(Outcome.CONFLICT) + outcomes.count(Outcome.SECOND_COPY)
         done.spare += spare
 
     def _in_its_place(self, arrival: Arrival) -> Arrival:
