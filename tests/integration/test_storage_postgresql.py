@@ -12,6 +12,7 @@ from tests.postgresql import postgresql_server
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTRACT = ["series", "concurrency", "selection", "jobs", "deliveries", "audit", "views", "reconcile", "refused"]
+LOST = ["identity", "orphans"]
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +22,11 @@ def server() -> Iterator[str]:
         yield url
 
 
-def test_the_contract_of_the_index_holds_on_postgresql(server: str) -> None:
-    files = [f"tests/unit/test_storage_{name}.py" for name in CONTRACT]
-    files.append("tests/integration/test_storage_processes.py")
+@pytest.mark.parametrize("names", [CONTRACT, LOST])
+def test_the_contract_of_the_index_holds_on_postgresql(names: list[str], server: str) -> None:
+    files = [f"tests/unit/test_storage_{name}.py" for name in names]
+    if names is CONTRACT:
+        files.append("tests/integration/test_storage_processes.py")
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
         cwd=ROOT,
