@@ -1,7 +1,9 @@
 """Every accepted transfer syntax gives the same Hounsfield units, and damage is noticed."""
 
 import shutil
+import struct
 import subprocess
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -313,3 +315,39 @@ def test_a_syntax_that_is_lossless_by_its_name_is_agreed_before_one_that_may_be_
     ]
     agreed = [context.transfer_syntax for context in negotiate(proposals)]
     assert agreed == ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"]
+
+
+@pytest.mark.parametrize("way", ["the file meta", "a late element of a long file meta", "the data set"])
+def test_nothing_is_ever_inflated_whatever_a_file_says_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    deflated = b"1.2.840.10008.1.2.1.99"
+    paths = write_series(tmp_path, noise(3))
+    whole = paths[0].read_bytes()
+    data_set = whole.index(b"\x08\0\x08\0CS")
+    bomb = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    inflates_to = bomb.compress(bytes(64 << 20)) + bomb.flush()
+    syntax = struct.pack("<HH2sH", 2, 0x10, b"UI", len(deflated)) + deflated
+    if way == "the data set":
+        paths[0].write_bytes(whole[:data_set] + syntax + inflates_to)
+    else:
+        uid = struct.pack("<HH2sH", 2, 3, b"UI", 4000) + b"1.2".ljust(4000, b"\0")
+        head = whole[:132] + (uid if "late" in way else struct.pack("<HH2sH", 2, 3, b"UI", 4) + b"1.2\0")
+        paths[0].write_bytes(head + syntax + inflates_to)
+
+    def inflate(*arguments: object, **options: object) -> bytes:
+        raise AssertionError("something was inflated")
+
+    monkeypatch.setattr(zlib, "decompress", inflate)
+    monkeypatch.setattr(zlib, "decompressobj", inflate)
+    with pytest.raises((UnsuitableSeries, CorruptInstance)) as refused:
+        load(paths)
+    if way != "the data set":
+        assert isinstance(refused.value, UnsuitableSeries) and refused.value.code == "DEFLATED"
+    assert paths[1] in find_series(tmp_path)["2.25.2"]
+
+
+def test_a_compressed_frame_far_larger_than_its_image_is_not_read(tmp_path: Path) -> None:
+    paths = damaged_series(tmp_path, "1.2.840.10008.1.2.4.80", lambda encoded: encoded + bytes(4 << 20))
+    with pytest.raises(CorruptInstance, match="larger than an uncompressed one"):
+        load(paths)
