@@ -138,21 +138,6 @@ class CTVolume:
             clamped[z][plane > high_hu] = min(max(round(above_hu), -32768), 32767)
         return clamped
 
-    def position_mm(self, z: float, row: float, column: float) -> tuple[float, float, float]:
-        """LPS millimetres of a voxel's centre."""
-        x_mm, y_mm, z_mm, _ = self.affine @ np.array([column, row, z, 1.0])
-        return float(x_mm), float(y_mm), float(z_mm)
-
-    def source_of(self, position_mm: tuple[float, float, float]) -> tuple[SourceSlice, int, int]:
-        """The slice, row and column of the voxel that holds a point in LPS millimetres.
-
-        Raises ValueError for a point outside the volume.
-        """
-        column, row, z, _ = np.rint(np.linalg.inv(self.affine) @ np.array([*position_mm, 1.0])).astype(int)
-        if not all(0 <= index < size for index, size in zip((z, row, column), self.hu.shape, strict=True)):
-            raise ValueError("the point lies outside the volume")
-        return self.slices[z], int(row), int(column)
-
 
 def upright(volume: CTVolume) -> CTVolume:
     """The volume with rows running to the patient's left and columns to the back, as its own geometry says.

@@ -6,8 +6,7 @@ missing slice or a changed spacing does.
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,6 +15,16 @@ import numpy.typing as npt
 
 from config.reasons import ReasonCode
 from inference.errors import UnsuitableSeries
+from inference.volume.agreement import (
+    PIXEL_SPACING_TOLERANCE,
+    common_axes,
+    common_grid,
+    every_frame_has_geometry,
+    no_localizers,
+    one_reconstruction,
+    one_scan_after_the_other,
+    same_subject,
+)
 from inference.volume.instances import Frame
 
 # Largest distance of a slice from the regular grid, as a share of the spacing and in mm, whichever is larger.
@@ -25,10 +34,6 @@ GRID_TOLERANCE_OF_SPACING = 0.1
 GRID_TOLERANCE_MM = 0.06
 # Two slices nearer than this share one position: below the finest spacing of CT (0.25 mm), above rounding.
 SAME_POSITION_MM = 0.05
-# Direction cosines are written with 4 to 6 decimals; 0.005 is 0.3 degrees, 1 mm at the edge of a 400 mm image.
-COSINE_TOLERANCE = 0.005
-# Pixel spacing within one series: decimals again; two reconstructions of one scan differ by more than 1%.
-PIXEL_SPACING_TOLERANCE = 1e-3
 # Angle between the slice normal and the patient's long axis, degrees. Chest CT is made without tilt; 5 degrees is
 # a table that is not quite level, and moves the far edge of a 400 mm image by 35 mm.
 AXIAL_TOLERANCE_DEG = 5.0
@@ -37,11 +42,6 @@ SHEAR_TOLERANCE_DEG = 0.5
 # Largest sideways step of one slice off the straight stack, mm: table feed without any is exact, and half a
 # pixel of a 500 mm, 512 pixel image is the most that goes unseen.
 SIDEWAYS_TOLERANCE_MM = 0.5
-
-# Slice thickness within one reconstruction, as a share: scanners write 0.6 and 0.625 for the same.
-THICKNESS_TOLERANCE = 0.1
-
-_LOCALIZER = "LOCALIZER"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def find_stacks(frames: Sequence[Frame]) -> list[Stack]:
     between two acquisitions is a gap, and two series mixed into one are not made good.
     Raises UnsuitableSeries with the reason why the series as a whole is no volume.
     """
-    _same_subject(frames)
+    same_subject(frames)
     try:
         return [stack_of(frames)]
     except UnsuitableSeries as whole:
@@ -156,10 +156,10 @@ def stack_of(frames: Sequence[Frame], part: str = "") -> Stack:
     SINGLE_SLICE, MIXED_RECONSTRUCTIONS, MIXED_ACQUISITIONS, NOT_AXIAL, GANTRY_TILT, SIDEWAYS_SHIFT, MISSING_SLICES or
     IRREGULAR_SPACING.
     """
-    _every_frame_has_geometry(frames)
-    _no_localizers(frames)
-    rows, columns, normal = _common_axes(frames)
-    spacing_y, spacing_x = _common_grid(frames)
+    every_frame_has_geometry(frames)
+    no_localizers(frames)
+    rows, columns, normal = common_axes(frames)
+    spacing_y, spacing_x = common_grid(frames)
     positions = np.array([frame.position_mm for frame in frames], dtype=np.float64)
     order, groups = _by_height(positions @ normal)
     candidates = tuple(tuple(frames[index] for index in order[group]) for group in groups)
@@ -167,8 +167,8 @@ def stack_of(frames: Sequence[Frame], part: str = "") -> Stack:
         raise UnsuitableSeries(
             ReasonCode.SINGLE_SLICE, "The series holds images at one position only, which is no volume."
         )
-    _one_reconstruction(frames)
-    _one_scan_after_the_other(candidates)
+    one_reconstruction(frames)
+    one_scan_after_the_other(candidates)
     places = np.array([positions[order[group]].mean(axis=0) for group in groups])
     _is_axial(normal)
     _is_straight(places, normal)
@@ -179,105 +179,11 @@ def stack_of(frames: Sequence[Frame], part: str = "") -> Stack:
     return Stack(candidates, (step, spacing_y, spacing_x), affine, part)
 
 
-def _same_subject(frames: Sequence[Frame]) -> None:
-    identities: list[tuple[ReasonCode, Callable[[Frame], str], str]] = [
-        (ReasonCode.MIXED_SERIES, lambda frame: frame.instance.series_instance_uid, "series"),
-        (ReasonCode.MIXED_SERIES, lambda frame: frame.instance.study_instance_uid, "studies"),
-        (ReasonCode.MIXED_PATIENTS, lambda frame: frame.instance.patient, "patients"),
-        (
-            ReasonCode.MIXED_FRAMES_OF_REFERENCE,
-            lambda frame: frame.instance.frame_of_reference_uid,
-            "frames of reference",
-        ),
-        (ReasonCode.MIXED_SCANNERS, lambda frame: frame.header.manufacturer_model, "scanner models"),
-    ]
-    for code, identity, what in identities:
-        count = len({identity(frame) for frame in frames})
-        if count > 1:
-            raise UnsuitableSeries(code, f"The images belong to {count} different {what}; one volume has one.")
-
-
-def _every_frame_has_geometry(frames: Sequence[Frame]) -> None:
-    lacking = sum(
-        frame.position_mm is None or frame.orientation is None or frame.spacing_mm is None for frame in frames
-    )
-    if lacking:
-        raise UnsuitableSeries(
-            ReasonCode.NO_POSITION,
-            f"{lacking} of {len(frames)} images lack a position, an orientation or a pixel spacing that can be used.",
-        )
-
-
-def _no_localizers(frames: Sequence[Frame]) -> None:
-    count = sum(_LOCALIZER in frame.header.image_type or "SCOUT" in frame.header.image_type for frame in frames)
-    if count:
-        raise UnsuitableSeries(ReasonCode.LOCALIZER, f"{count} of {len(frames)} images are localizers, not slices.")
-
-
-def _common_axes(
-    frames: Sequence[Frame],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Row direction, column direction and the normal, turned towards the patient's head."""
-    orientations = np.array([frame.orientation for frame in frames], dtype=np.float64)
-    common = np.median(orientations, axis=0)
-    away = np.abs(orientations - common).max(axis=1) > COSINE_TOLERANCE
-    if away.any():
-        raise UnsuitableSeries(
-            ReasonCode.MIXED_ORIENTATIONS,
-            f"{int(away.sum())} of {len(frames)} images lie in another orientation than the rest.",
-        )
-    rows, columns = common[:3], common[3:]
-    normal = np.cross(rows, columns)
-    lengths = np.array([np.linalg.norm(rows), np.linalg.norm(columns), np.linalg.norm(normal)])
-    if np.abs(lengths - 1).max() > COSINE_TOLERANCE or abs(rows @ columns) > COSINE_TOLERANCE:
-        raise UnsuitableSeries(
-            ReasonCode.BAD_ORIENTATION, "The images' row and column directions are not at right angles."
-        )
-    normal = normal / lengths[2]
-    return rows, columns, -normal if normal[2] < 0 else normal
-
-
-def _common_grid(frames: Sequence[Frame]) -> tuple[float, float]:
-    """(between rows, between columns) in mm, from the most common spacing."""
-    matrices = {(frame.instance.pixels.rows, frame.instance.pixels.columns) for frame in frames}
-    if len(matrices) > 1:
-        raise UnsuitableSeries(
-            ReasonCode.MIXED_MATRIX, f"The images have {len(matrices)} different numbers of rows and columns."
-        )
-    spacings = Counter(frame.spacing_mm for frame in frames if frame.spacing_mm)
-    common = spacings.most_common(1)[0][0]
-    for spacing in spacings:
-        if any(abs(a - b) > PIXEL_SPACING_TOLERANCE * b for a, b in zip(spacing, common, strict=True)):
-            raise UnsuitableSeries(ReasonCode.MIXED_PIXEL_SPACING, "The images have different pixel spacings.")
-    return common
-
-
 def _by_height(heights: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.intp], list[slice]]:
     """Indices in ascending height, and the runs of them that share one position."""
     order = np.argsort(heights, kind="stable")
     starts = [0, *(np.flatnonzero(np.diff(heights[order]) > SAME_POSITION_MM) + 1).tolist(), len(order)]
     return order, [slice(first, last) for first, last in pairwise(starts)]
-
-
-def _one_reconstruction(frames: Sequence[Frame]) -> None:
-    """One kernel and one thickness; slices that name none are held against nobody."""
-    kernels = {frame.header.kernel for frame in frames} - {""}
-    thicknesses = [mm for frame in frames if (mm := frame.header.slice_thickness_mm)]
-    if len(kernels) > 1 or (thicknesses and max(thicknesses) > (1 + THICKNESS_TOLERANCE) * min(thicknesses)):
-        raise UnsuitableSeries(
-            ReasonCode.MIXED_RECONSTRUCTIONS, "The slices were reconstructed with different kernels or thicknesses."
-        )
-
-
-def _one_scan_after_the_other(candidates: Sequence[Sequence[Frame]]) -> None:
-    """Acquisitions may follow one another along the patient; interleaved, they are several scans of one region."""
-    numbers = [frames[0].header.acquisition_number for frames in candidates if len(frames) == 1]
-    changes = sum(a != b for a, b in pairwise(numbers))
-    if changes > 2 * max(0, len(set(numbers)) - 1):
-        raise UnsuitableSeries(
-            ReasonCode.MIXED_ACQUISITIONS,
-            "Slices of several acquisitions lie between one another, so this is not one volume.",
-        )
 
 
 def _is_axial(normal: npt.NDArray[np.float64]) -> None:

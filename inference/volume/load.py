@@ -68,18 +68,6 @@ def load(
         return _settled(stack, stacks, workers, max_bytes, decoded)
 
 
-def load_all(
-    paths: Sequence[Path], *, workers: int = DEFAULT_WORKERS, max_bytes: int = DEFAULT_MAX_BYTES
-) -> list[CTVolume]:
-    """Every volume of one series: a list of one but for a series that splits. Errors as for `load`."""
-    frames, stacks = _plan(paths)
-    try:
-        return [_assemble(stack, stacks, workers, max_bytes, _NOTHING) for stack in stacks]
-    except _Conflict:
-        stacks = split_conflicting(frames)
-        return [_settled(stack, stacks, workers, max_bytes, _NOTHING) for stack in stacks]
-
-
 def decode(path: Path, max_bytes: int) -> Planes:
     """The HU of each frame of one file, for `load`. Raises UnsuitableSeries or CorruptInstance where it has none.
 

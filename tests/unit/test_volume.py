@@ -11,7 +11,7 @@ import pytest
 from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.volume.ct_volume import CTVolume
 from inference.volume.folder import find_series
-from inference.volume.load import load, load_all
+from inference.volume.load import load
 from tests.unit.ct_series import ENHANCED_CT, change, enhanced_dataset, noise, save, slice_dataset, write_series
 
 LEGACY_ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.2"
@@ -30,13 +30,11 @@ def test_voxels_geometry_and_sources_are_those_of_the_files(tmp_path: Path) -> N
     volume = load(list(reversed(paths)))
     assert np.array_equal(volume.hu, stored - 1024)
     assert volume.spacing_mm == (2.5, 0.75, 0.5)
-    assert volume.position_mm(3, 10, 20) == pytest.approx((-100 + 20 * 0.5, -120 + 10 * 0.75, -2.5))
-    source, row, column = volume.source_of((-90.0, -112.5, -2.4))
-    dataset = pydicom.dcmread(paths[3])
-    assert (source.sop_instance_uid, source.frame, row, column) == (dataset.SOPInstanceUID, 0, 10, 20)
-    assert dataset.pixel_array[row, column] - 1024 == volume.hu[3, row, column]
-    with pytest.raises(ValueError, match="outside"):
-        volume.source_of((-90.0, -112.5, 40.0))
+    assert volume.affine @ [20, 10, 3, 1] == pytest.approx([-100 + 20 * 0.5, -120 + 10 * 0.75, -2.5, 1])
+    source, dataset = volume.slices[3], pydicom.dcmread(paths[3])
+    assert (source.sop_instance_uid, source.frame) == (dataset.SOPInstanceUID, 0)
+    assert source.position_mm == (-100, -120, -2.5)
+    assert np.array_equal(dataset.pixel_array.astype(int) - 1024, volume.hu[3])
 
 
 @pytest.mark.parametrize("sop_class", [ENHANCED_CT, LEGACY_ENHANCED_CT])
@@ -223,16 +221,14 @@ def test_different_pixels_at_one_position_are_refused(tmp_path: Path) -> None:
     assert refusal(paths) == "CONFLICTING_SLICES"
 
 
-def test_two_acquisitions_are_two_volumes(tmp_path: Path) -> None:
+def test_of_two_acquisitions_the_larger_is_loaded_and_says_which_it_is(tmp_path: Path) -> None:
     stored = noise(12)
     first = write_series(tmp_path / "a", stored[:5], AcquisitionNumber=1)
     second = write_series(tmp_path / "b", stored[5:], AcquisitionNumber=2)
-    volumes = load_all([*second, *first])
-    assert [len(volume.hu) for volume in volumes] == [5, 7]
-    assert [volume.part for volume in volumes] == ["acquisition 1 of 2", "acquisition 2 of 2"]
-    chosen = load([*first, *second])
+    chosen = load([*second, *first])
+    assert chosen.part == "acquisition 2 of 2"
     assert np.array_equal(chosen.hu, stored[5:] - 1024)
-    assert set(chosen.passed_over) == {source.sop_instance_uid for source in volumes[0].slices}
+    assert set(chosen.passed_over) == {source.sop_instance_uid for source in load(first).slices}
 
 
 def test_two_equal_phases_are_split_by_temporal_position_and_the_first_is_loaded(tmp_path: Path) -> None:
