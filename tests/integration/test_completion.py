@@ -11,7 +11,7 @@ from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
 
 from config.reasons import ReasonCode
 from dicom_node.completion.closing import Completion
@@ -209,7 +209,7 @@ def live(node: Node, now: float, until: float, restart: bool = False) -> float:
     completion = Completion(node.settings, node.database, node.files)
     while now < until and node.series().state == "OPEN":
         completion.close_due_series(MODELS, now)
-        wait_for(lambda asking=completion: not asking._in_flight)
+        wait_for(lambda asking=completion: not asking._in_flight)  # type: ignore[misc]
         if restart:
             completion.stop()
             completion = Completion(node.settings, node.database, node.files)

@@ -13,7 +13,7 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless
 from sqlalchemy import text
 
 from dicom_node.completion.second_copies import compare
-from storage import reconcile
+from storage import orphans
 from tests.factories import Grid, chest, slice_dataset
 from tests.outbox import Node, ct_series, make_node
 
@@ -151,7 +151,8 @@ def test_what_is_judged_the_same_when_the_node_dies_is_swept(node: Node) -> None
     compare(node.database, node.files, time.time())
     node.files.remove = remove  # type: ignore[method-assign]
     assert files(node) == 2
-    assert len(reconcile.sweep(node.database, node.files, time.time() + 3600)) == 1
+    orphans.sweep(node.database, node.files, time.time() + 3600, age_s=60)
+    assert files(node) == 1
     [held] = rows(node, "instances")
     node.files.read_verified(held["path"], held["sha256"])
 
