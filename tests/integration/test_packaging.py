@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import sysconfig
@@ -151,13 +152,16 @@ def test_an_installed_node_has_its_models_and_analyses(
         "from pathlib import Path\n"
         "from inference.phantom.chest import make_phantom\n"
         "from inference.phantom.series import write_series\n"
-        "write_series(make_phantom(seed=1), Path('series'))\n"
+        "write_series(make_phantom(seed=1, slices=40, size=256), Path('series'))\n"
     )
     run([str(programs / "python"), "-c", write], work)
     assert '"probability"' in run([node, "analyse", "series", "--json"], work, **data)
     # The index is made by its migrations, and its views come from views.sql.
+    make = "from storage.database import open_database; open_database('sqlite:///var/node.db')"
+    run([str(programs / "python"), "-c", make], work)
+    with sqlite3.connect(work / "var" / "node.db") as index:
+        assert index.execute("SELECT count(*) FROM views_version").fetchone()[0] == 1
     run([node, "status"], work, **data)
-    assert (work / "var" / "node.db").is_file()
     (work / "node.toml").write_text(run([node, "config", "example"], work))
     assert "no mistakes" in run([node, "config", "check", "node.toml"], work, **data)
 
