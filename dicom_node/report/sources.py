@@ -7,19 +7,20 @@ that an object can be built from: `copied` lists what is taken, `values` says in
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-import pydicom
 from highdicom._standard_utils import get_sop_class_iod_map
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.sequence import Sequence as Items
 
-from config.headers import UNREADABLE, quiet
+from config.headers import quiet
 from dicom_node.report import copied
 from dicom_node.report.header_reader import HeaderReader, put, tag_of
 from inference.errors import CorruptInstance
 from inference.volume.ct_volume import CTVolume
+from inference.volume.part10 import DEFLATED, UNREADABLE, read_header, read_meta
 
 UTF_8 = "ISO_IR 192"
 
@@ -104,12 +105,24 @@ def complete(source: Dataset) -> Source:
 
 
 def _read(path: Path, keywords: Sequence[str]) -> Dataset:
-    """These attributes of one file. Raises CorruptInstance naming the file, whose name the node made up."""
+    """These attributes of one file, as the loader reads it. Raises CorruptInstance naming the file by its own name."""
     try:
-        tags = [tag_of(keyword) for keyword in keywords]
-        return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
-    except (OSError, InvalidDicomError, *UNREADABLE) as error:
+        with path.open("rb") as file:
+            syntax = _transfer_syntax(file)
+            if syntax in DEFLATED:
+                raise CorruptInstance(f"{path.name}: it is deflated")
+            return read_header(file, syntax, [tag_of(keyword) for keyword in keywords])
+    except UNREADABLE as error:
         raise CorruptInstance(f"{path.name}: the header cannot be read ({type(error).__name__})") from None
+
+
+def _transfer_syntax(file: BinaryIO) -> str:
+    """Of a file; empty for a bare data set."""
+    try:
+        return read_meta(file).transfer_syntax_uid
+    except InvalidDicomError:
+        file.seek(0)
+        return ""
 
 
 def _has_identity(header: Dataset) -> bool:
