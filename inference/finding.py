@@ -42,11 +42,11 @@ class Finding:
     lung_mask: bool (Z, Y, X) on the grid of the source volume; cleaned (connected components).
     lung_volume_ml, left_lung_ml, right_lung_ml: millilitres of the cleaned mask.
     localisation: bool (Z, Y, X), the part of the lungs that drove a positive result: empty for a negative one, and
-        where the model rested on nothing that stands out in the lungs; None where it was not asked for.
-    heat: uint8 (Z, Y, X), the map that `localisation` is cut from, 255 where it is strongest; all 0 for a negative
-        result, None where it was not asked for.
+        if the model rested on nothing that stands out in the lungs; None if it was not asked for.
+    heat: uint8 (Z, Y, X), the map that `localisation` is cut from, 255 at its strongest; all 0 for a negative
+        result, None if it was not asked for.
     verdict_slices: lowest and highest z of the source slices that the probability was computed from, all of them
-        where None.
+        if None.
     pixel_digest: SHA-256 hex of the HU volume and its geometry as the pipeline saw them.
     timings_s: seconds by stage.
     trace: intermediate values by name (JSON types only); empty unless asked for.

@@ -88,7 +88,7 @@ def mask_box(mask: Grey) -> Box:
     """The mask's bounding box, each upper bound exclusive of the last index, as the published model had it.
 
     mask: uint8 (T, Y, X), not 0 in the lung. One stray pixel moves the box.
-    Raises UnsuitableSeries (NO_LUNG_MASK) where the box holds no voxel.
+    Raises UnsuitableSeries (NO_LUNG_MASK) if the box holds no voxel.
     """
     box = []
     for others in ((1, 2), (0, 2), (0, 1)):
@@ -140,7 +140,7 @@ def nearest_pixels(mask: Grey, size: tuple[int, int]) -> Grey:
 
 
 def clamped(volume: CTVolume, intensity: Intensity) -> npt.NDArray[np.int16]:
-    """HU after the profile's limits on stored values: (Z, Y, X) int16, the volume's own array where it has none."""
+    """HU after the profile's limits on stored values: (Z, Y, X) int16, the volume's own array if it has none."""
     clamp = intensity.raw_clamp
     if clamp is None or _cuts_window(clamp.high, intensity.window_hu[1], volume):
         return volume.hu
@@ -148,7 +148,7 @@ def clamped(volume: CTVolume, intensity: Intensity) -> npt.NDArray[np.int16]:
 
 
 def _cuts_window(high: float, window_high: float, volume: CTVolume) -> bool:
-    """True where an upper limit on stored values lies below the window's upper edge in some slice.
+    """True if an upper limit on stored values lies below the window's upper edge in some slice.
 
     The limits are made for stored values near HU + 1024. Scanners that store HU + 8192 (United Imaging, photon
     counting) would have all tissue cut away; nothing in the window needs the limits, so they are left out.

@@ -56,7 +56,7 @@ class ReadAhead:
                 stop.wait(doubling_s(poll_s, failures, LONGEST_PAUSE_S) if failures else poll_s)
 
     def take(self, series_pk: int, attempt: int) -> dict[Path, Planes]:
-        """The worker has this series in hand now. Returns what was decoded of it, by file, its SHA-256 checked."""
+        """The worker begins with this series. Returns what was decoded of it, by file, its SHA-256 checked."""
         with self._lock:
             found = self._planes if self._series_pk == series_pk else {}
             self._in_hand, self._alone = series_pk, attempt > 1
@@ -69,7 +69,7 @@ class ReadAhead:
             self._in_hand, self._alone = None, False
 
     def step(self) -> bool:
-        """Decode the next file. Returns False where there is none to decode."""
+        """Decode the next file. Returns False if there is none to decode."""
         if self._alone:
             return False
         with self._database.read() as tx:
@@ -91,7 +91,7 @@ class ReadAhead:
         )
 
     def _decode(self, item: StoredInstance, room: int, still_wanted: Callable[[], bool]) -> bool:
-        """Decode one file and keep it. Returns False where it was not kept."""
+        """Decode one file and keep it. Returns False if it was not kept."""
         path = self._files.absolute(item.path)
         try:
             self._files.read_verified(item.path, item.sha256)

@@ -83,7 +83,7 @@ class Slices:
 
 @dataclass(frozen=True)
 class UnetInput:
-    """What the U-Net gets: slices of `size` (rows, columns), resampled in plane where they differ."""
+    """What the U-Net gets: slices of `size` (rows, columns), resampled in plane if they differ."""
 
     size: tuple[int, int]
     interpolation_order: Literal[1, 3]
@@ -121,8 +121,8 @@ class Profile:
 class Weights:
     """One network's weights.
 
-    file: safetensors file beside the card; sha256 of its bytes, empty where the card ships without weights.
-    checkpoint_sha256: of the published file that it was imported from, empty where there was none.
+    file: safetensors file in the folder of the card; sha256 of its bytes, empty if the card ships without weights.
+    checkpoint_sha256: of the published file that it was imported from, empty if there was none.
     """
 
     file: str
@@ -131,7 +131,7 @@ class Weights:
 
     def __post_init__(self) -> None:
         if Path(self.file).name != self.file or self.file in ("", ".", ".."):
-            raise ValueError("file: must be a plain file name beside the card")
+            raise ValueError("file: must be a plain file name in the folder of the card")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Card:
     """A model card.
 
     precisions: number formats that the U-Net may run in on the slices that the verdict is made from; formats
-        other than float32 only where a measured difference allows them.
+        other than float32 only if a measured difference allows them.
     reporting_precisions: the same for slices that only the reported mask needs, which cannot move the verdict.
     suitability: the rules that a series must pass, read by `inference.suitability.check`.
     published: `models publish` wrote the card for exactly these weights.

@@ -14,9 +14,9 @@ def find_model(models_dir: Path, name: str | None = None, version: str | None = 
     """The folder of a model's card and weights.
 
     models_dir: folder of imported models; need not exist.
-    name: None means the active imported model, or the demonstration model where none was imported.
+    name: None means the active imported model, or the demonstration model if none was imported.
     version: None means the active version of that name, or its only one.
-    Raises ModelError when there is no such model, or more than one and none of them active.
+    Raises ModelError if there is no such model, or more than one and none of them active.
     """
     active = active_model(models_dir)
     if name is None:
@@ -42,7 +42,7 @@ def list_models(models_dir: Path) -> list[Card]:
 
 
 def is_demonstration(models_dir: Path, name: str, digest: str) -> bool:
-    """Whether a demonstration model is, or was, called this or has this digest: its results are no findings.
+    """Whether a demonstration model is, or was, called this or has this digest: its results are not findings.
 
     Raises ModelError when a card cannot be read.
     """
@@ -93,7 +93,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _has_weights(folder: Path) -> bool:
-    """True where the weights lie beside a shipped card: that of the authors' networks comes without them."""
+    """True if the weights lie beside a shipped card: that of the authors' networks comes without them."""
     card = read_card(folder)
     return all((folder / weights.file).is_file() for weights in (card.unet, card.decovnet))
 

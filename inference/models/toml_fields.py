@@ -56,7 +56,7 @@ def build(kind: type[T], table: object, where: str) -> T:
 def convert(hint: Any, value: object, where: str) -> Any:
     """Check one TOML value against a type annotation and give it that type.
 
-    Raises ModelError where they differ; an int is accepted as a float, nothing else is coerced.
+    Raises ModelError if they differ; an int is accepted as a float, nothing else is coerced.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType or origin is typing.Union:

@@ -13,7 +13,7 @@ from inference.suitability.check import check_outline
 from inference.suitability.policy import Policy
 from inference.volume.load import outline
 
-# A scan this long covers most adults' lungs; whether it does these is seen in the pixels. More is no better.
+# A scan this long covers most adults' lungs; only the pixels show whether it does these. Longer is not better.
 _WHOLE_MM, _COVERAGE_STEP_MM = 240.0, 40.0
 _CONTIGUOUS = 1.1
 # Upper edges of what counts as one thickness, mm.
@@ -60,7 +60,7 @@ class Candidate:
 def examine(paths: Sequence[Path], policy: Policy) -> Candidate:
     """What the headers of a series say of it.
 
-    Raises UnsuitableSeries or CorruptInstance where its headers or its geometry rule it out already.
+    Raises UnsuitableSeries or CorruptInstance if its headers or its geometry rule it out.
     """
     volume = outline(paths)
     check_outline(volume, policy)
@@ -84,7 +84,7 @@ def kernel_class(name: str) -> str:
 
 
 def why_better(one: Candidate, other: Candidate) -> str:
-    """The first merit in which one series is ahead of another; empty where it is in none."""
+    """The first merit in which one series is ahead of another; empty if there is none."""
     pairs = zip(one.merits().items(), other.merits().values(), strict=True)
     ahead = next(dropwhile(lambda pair: pair[0][1] == pair[1], pairs), None)
     return ahead[0][0] if ahead is not None and ahead[0][1] > ahead[1] else ""

@@ -97,7 +97,7 @@ def common_grid(frames: Sequence[Frame]) -> tuple[float, float]:
 
 
 def one_reconstruction(frames: Sequence[Frame]) -> None:
-    """One kernel and one thickness; slices that name none are held against nobody."""
+    """One kernel and one thickness; slices that name none count as agreeing."""
     kernels = {frame.header.kernel for frame in frames} - {""}
     thicknesses = [mm for frame in frames if (mm := frame.header.slice_thickness_mm)]
     if len(kernels) > 1 or (thicknesses and max(thicknesses) > (1 + THICKNESS_TOLERANCE) * min(thicknesses)):

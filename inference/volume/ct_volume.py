@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class SourceSlice:
-    """Where one slice of the volume came from.
+    """The source of one slice of the volume.
 
     frame: 0-based frame of a multi-frame instance, 0 for a classic one.
     position_mm: ImagePositionPatient of the slice's first pixel, LPS millimetres.
@@ -26,7 +26,7 @@ class SourceSlice:
 
 @dataclass(frozen=True)
 class SeriesHeader:
-    """What the suitability rules and the report need from the headers; empty where the source is silent.
+    """What the suitability rules and the report need from the headers; empty if the source does not say.
 
     Values are those of the lowest slice, but a flag is set when any slice sets it, `has_rescale` only when
     every slice has both values, and `bits_stored` is the smallest.
@@ -37,9 +37,9 @@ class SeriesHeader:
     lossy: the pixels went through lossy compression at some time.
     quality_control: Quality Control Image is YES.
     derivation: Derivation Description.
-    images_in_acquisition: how many images the scanner says it made, 0 where it does not.
+    images_in_acquisition: how many images the scanner says it made, 0 if it does not say.
     equipment: (manufacturer, model) of the device that made the images and of all that contributed to any of them.
-    number_step: the step of the instance numbers where it is the same from each slice to the next; 0 where not.
+    number_step: the step of the instance numbers if it is the same from each slice to the next, else 0.
     """
 
     modality: str = ""
@@ -120,8 +120,8 @@ class CTVolume:
         """HU as if stored values under `low` had been `below`, and those over `high` `above`, before rescale.
 
         low, below, high, above: stored values (not HU), as a profile that clamps before the rescale has them.
-        Returns (Z, Y, X) int16, `hu` itself where nothing changes. The comparison is made in HU through each
-        slice's own line, so it is exact wherever |slope| >= 1 or slope and intercept are whole numbers, and
+        Returns (Z, Y, X) int16, `hu` itself if nothing changes. The comparison is made in HU through each
+        slice's own line, so it is exact if |slope| >= 1 or slope and intercept are whole numbers, and
         within one HU of the limits otherwise. Values clipped to int16 stay on their side of any limit within
         int16.
         """
@@ -142,8 +142,8 @@ class CTVolume:
 def upright(volume: CTVolume) -> CTVolume:
     """The volume with rows running to the patient's left and columns to the back, as its own geometry says.
 
-    Scanners store prone and feet-first patients either so, or turned or mirrored with an orientation that says so.
-    Returns the volume itself where nothing is to be reversed, or where rows run from front to back.
+    Scanners store prone and feet-first patients either so, or turned or mirrored with an orientation that says it.
+    Returns the volume itself if nothing is to be reversed, or if rows run from front to back.
     """
     across, down = (float(volume.affine[axis, axis]) / volume.spacing_mm[2 - axis] for axis in (0, 1))
     if min(abs(across), abs(down)) < 0.99 or (across > 0 and down > 0):

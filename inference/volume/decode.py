@@ -55,7 +55,7 @@ PADDING_IS_AIR_BELOW_HU = -900
 
 
 def check_format(pixels: PixelFormat) -> None:
-    """Raises UnsuitableSeries for pixels that are no CT values, or not in an encoding this node reads."""
+    """Raises UnsuitableSeries for pixels that are not CT values, or not in an encoding that this node reads."""
     syntax = pixels.transfer_syntax_uid
     if syntax == BIG_ENDIAN:
         raise UnsuitableSeries(
@@ -67,7 +67,7 @@ def check_format(pixels: PixelFormat) -> None:
         )
     if syntax not in SUPPORTED:
         raise UnsuitableSeries(
-            ReasonCode.UNSUPPORTED_TRANSFER_SYNTAX, "The images' transfer syntax is not one this node reads."
+            ReasonCode.UNSUPPORTED_TRANSFER_SYNTAX, "The images' transfer syntax is not one that this node reads."
         )
     if pixels.photometric == "MONOCHROME1":
         raise UnsuitableSeries(
@@ -189,7 +189,7 @@ def _padding_to_air(
 ) -> None:
     """Set padding that would read as tissue to air.
 
-    Only where it reaches the image's edge, as the surround of a round field of view does: a padding value of 0 in
+    Only if it reaches the image's edge, as the surround of a round field of view does: a padding value of 0 in
     a series whose tissue also holds 0 must not punch holes into the patient.
     """
     words = np.array(padding, dtype=np.uint16)

@@ -2,7 +2,7 @@
 
 A decoder is code in C that eats strangers' bytes. What it does wrong ends this process, and costs the node one
 frame. Each frame has its own limits of memory and processor time. The process ends with its parent, which holds the
-other end of the socket, and imports nothing but what decoding needs, so that it starts in a fifth of a second.
+other end of the socket. It imports nothing but what decoding needs, so that it starts in a fifth of a second.
 """
 
 import contextlib
@@ -125,7 +125,7 @@ def decode(codec: int, encoded: bytes, rows: int, columns: int) -> Words:
 def _decode_rle(encoded: bytes, rows: int, columns: int) -> Words:
     """Two byte planes, high byte first, each decoded into a buffer of its own size.
 
-    imagecodecs' decoder of whole frames is not used: it reads outside the data where an offset points there.
+    imagecodecs' decoder of whole frames is not used: it reads outside the data if an offset points there.
     """
     (first,) = FIRST_PLANE.unpack_from(encoded)
     pixels = rows * columns

@@ -40,7 +40,7 @@ AXIAL_TOLERANCE_DEG = 5.0
 # Drift of the slices within their own plane, degrees against the normal. Half a degree is 2.6 mm over 300 mm.
 SHEAR_TOLERANCE_DEG = 0.5
 # Largest sideways step of one slice off the straight stack, mm: table feed without any is exact, and half a
-# pixel of a 500 mm, 512 pixel image is the most that goes unseen.
+# pixel of a 500 mm, 512 pixel image is the most that passes.
 SIDEWAYS_TOLERANCE_MM = 0.5
 
 
@@ -65,12 +65,12 @@ class Stack:
 
 
 def find_stacks(frames: Sequence[Frame]) -> list[Stack]:
-    """The volumes of one series: usually one; several where one header value separates clean volumes.
+    """The volumes of one series: usually one; several if one header value separates clean volumes.
 
     Tried in this order: the series as it is, then split by acquisition, then by temporal position. A split counts
     only when every part is a clean volume by itself, all cover the same region and all are reconstructed alike: a gap
     between two acquisitions is a gap, and two series mixed into one are not made good.
-    Raises UnsuitableSeries with the reason why the series as a whole is no volume.
+    Raises UnsuitableSeries with the reason why the series as a whole is not a volume.
     """
     same_subject(frames)
     try:
@@ -84,14 +84,14 @@ def find_stacks(frames: Sequence[Frame]) -> list[Stack]:
 
 
 def shows_conflict(stack: Stack) -> bool:
-    """True where frames share a position, so that only their pixels can tell duplicates from a conflict."""
+    """True if frames share a position, so that only their pixels can tell duplicates from a conflict."""
     return any(len(frames) > 1 for frames in stack.candidates)
 
 
 def split_conflicting(frames: Sequence[Frame]) -> list[Stack]:
     """As the split in `find_stacks`, for a series whose doubled positions hold different pixels.
 
-    Raises UnsuitableSeries CONFLICTING_SLICES where nothing separates them.
+    Raises UnsuitableSeries CONFLICTING_SLICES if nothing separates them.
     """
     stacks = _split(frames)
     if not stacks:
@@ -121,7 +121,7 @@ def _split(frames: Sequence[Frame]) -> list[Stack]:
 def _scan_one_region(stacks: Sequence[Stack]) -> bool:
     """True when the parts are scans of one region, reconstructed alike and lying over one another.
 
-    Pieces with a gap between them, and series that were mixed together, are no volumes of one series.
+    Pieces with a gap between them, and series that were mixed together, are not volumes of one series.
     """
     ranges = [(float(one.affine[2, 3]), float(one.affine[2, 3]) + one.height_mm) for one in stacks]
     shared_mm = min(high for _, high in ranges) - max(low for low, _ in ranges)
@@ -165,7 +165,7 @@ def stack_of(frames: Sequence[Frame], part: str = "") -> Stack:
     candidates = tuple(tuple(frames[index] for index in order[group]) for group in groups)
     if len(candidates) < 2:
         raise UnsuitableSeries(
-            ReasonCode.SINGLE_SLICE, "The series holds images at one position only, which is no volume."
+            ReasonCode.SINGLE_SLICE, "The series holds images at one position only, which is not a volume."
         )
     one_reconstruction(frames)
     one_scan_after_the_other(candidates)
@@ -199,7 +199,7 @@ def _is_axial(normal: npt.NDArray[np.float64]) -> None:
 
 
 def _is_straight(places: npt.NDArray[np.float64], normal: npt.NDArray[np.float64]) -> None:
-    """The stack goes straight up its normal: no shear, no slice beside the others."""
+    """The stack goes straight up its normal: no shear, no slice off to the side."""
     run = places[-1] - places[0]
     shear = math.degrees(math.acos(min(1.0, abs(float(run @ normal)) / max(float(np.linalg.norm(run)), 1e-9))))
     if shear > SHEAR_TOLERANCE_DEG:
@@ -211,7 +211,7 @@ def _is_straight(places: npt.NDArray[np.float64], normal: npt.NDArray[np.float64
     if aside.max() > SIDEWAYS_TOLERANCE_MM:
         raise UnsuitableSeries(
             ReasonCode.SIDEWAYS_SHIFT,
-            f"Some images lie up to {aside.max():.1f} mm beside the others; one stack is straight.",
+            f"Some images lie up to {aside.max():.1f} mm to the side of the others; one stack is straight.",
         )
 
 
@@ -233,9 +233,9 @@ def _regular_step(heights: npt.NDArray[np.float64]) -> float:
 
 
 def _refuse_missing(steps: npt.NDArray[np.float64]) -> None:
-    """Raises MISSING_SLICES where every step is a whole number of the smallest ones, and the wide ones lie about.
+    """Raises MISSING_SLICES if every step is a multiple of the smallest, and the wide ones are scattered.
 
-    Wide steps only, all in one run at an end, are another spacing, not holes.
+    Wide steps that form one run at an end are another spacing, not holes.
     """
     usual = float(np.median(steps[steps <= 1.3 * steps.min()]))
     whole = np.rint(steps / usual)

@@ -1,6 +1,6 @@
 """Headers of stored CT instances, read without touching a pixel: what each frame is and where its bytes lie.
 
-Nothing is allocated by what a header claims, and no error text carries an element's value but UIDs.
+Nothing is allocated by what a header claims, and no error text carries the value of an element except UIDs.
 """
 
 import dataclasses
@@ -78,7 +78,7 @@ class Instance:
 class Frame:
     """One image of an instance.
 
-    position_mm: (3) LPS of the first pixel's centre, None where absent.  orientation: (6) row and column cosines.
+    position_mm: (3) LPS of the first pixel's centre, None if absent.  orientation: (6) row and column cosines.
     spacing_mm: (between rows, between columns).  slope, intercept: NaN if what is stored cannot be.
     spans: (offset, bytes) of the encoded frame in the file.
     split_keys: what may tell several volumes of one series apart, by name.
@@ -99,8 +99,8 @@ class Frame:
 def read_frames(path: Path) -> list[Frame]:
     """The frames of one stored instance with a CT header, geometry as stored, pixels not read.
 
-    Raises CorruptInstance when the file is no readable DICOM object or its pixel data is shorter than its header
-    says, UnsuitableSeries when it is deflated. An object without pixel data (a report, say) gives frames without spans.
+    Raises CorruptInstance if the file is not a readable DICOM object or its pixel data is shorter than its header
+    says, UnsuitableSeries if it is deflated. An object without pixel data (a report, say) gives frames without spans.
     """
     meta = FileMeta("", "", "")
     try:
@@ -118,7 +118,7 @@ def read_frames(path: Path) -> list[Frame]:
 
 
 def _frames_of(file: BinaryIO, path: Path, meta: FileMeta, dataset: Dataset) -> list[Frame]:
-    """file: stands where the header ends."""
+    """The frames of a header. file: stands at the end of the header."""
     elements = Elements(dataset)
     instance = _instance(path, meta, dataset, elements)
     if not instance.sop_class_uid:

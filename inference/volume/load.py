@@ -1,6 +1,6 @@
 """Stored CT instances to one volume in Hounsfield units, or a named reason why not.
 
-Headers are read and the geometry is settled first, so that a series that is no volume costs no decoding and no
+Headers are read and the geometry is settled first, so that a series that is not a volume costs no decoding and no
 memory. Then the frames are decoded in parallel threads straight into their place.
 """
 
@@ -69,7 +69,7 @@ def load(
 
 
 def decode(path: Path, max_bytes: int) -> Planes:
-    """The HU of each frame of one file, for `load`. Raises UnsuitableSeries or CorruptInstance where it has none.
+    """The HU of each frame of one file, for `load`. Raises UnsuitableSeries or CorruptInstance if it has none.
 
     max_bytes: most memory that the slices may take.
     """
@@ -275,7 +275,7 @@ def _merged_header(frames: Sequence[Frame]) -> SeriesHeader:
 
 
 def _number_step(frames: Sequence[Frame]) -> int:
-    """The one step from slice to slice of the instance numbers, up or down; 0 where there is no such step."""
+    """The one step from slice to slice of the instance numbers, up or down; 0 if there is no such step."""
     numbers = [frame.instance.number for frame in frames]
     steps = {abs(b - a) if a is not None and b is not None else 0 for a, b in pairwise(numbers)}
     return steps.pop() if len(steps) == 1 else 0

@@ -1,7 +1,8 @@
 """The beginning of a DICOM file: its file meta information and its header, read without inflating anything.
 
 pydicom's own `dcmread` takes the transfer syntax from any element of group 0002, wherever it stands, and inflates the
-rest of the file if that says so. Here the group ends where its elements stop ascending, and nothing is inflated.
+rest of the file if the syntax is a deflated one. Here the group ends at its stated length, or where its elements stop
+ascending, and nothing is inflated.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ _MAX_ELEMENTS = 100_000
 
 @dataclass(frozen=True)
 class FileMeta:
-    """What the file meta information says; empty where it is silent."""
+    """What the file meta information says; empty if it does not say."""
 
     sop_class_uid: str
     sop_instance_uid: str

@@ -98,8 +98,8 @@ def load_scan(scan: Scan) -> CTVolume:
 def scans_by_case(scans: Sequence[Scan], lines: Mapping[str, int]) -> tuple[dict[str, list[Scan]], int]:
     """The scans of each labelled case, those with the most files first, and the number of scans that no label names.
 
-    lines: where each case stands in the labels.
-    Raises AmbiguousLabel where two cases are names of one series.
+    lines: the line of each case in the labels.
+    Raises AmbiguousLabel if two cases are names of one series.
     """
     found: dict[str, list[Scan]] = {}
     unlabelled = 0
@@ -128,7 +128,7 @@ def header_columns(scan: Scan, volume: CTVolume) -> dict[str, str]:
 
 
 def age_at(born: str, scanned: str) -> str:
-    """Years between two DICOM dates, or nothing where either is none."""
+    """Years between two DICOM dates, or nothing if either is not a date."""
     try:
         days = (date.fromisoformat(scanned) - date.fromisoformat(born)).days
     except ValueError:
