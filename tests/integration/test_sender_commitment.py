@@ -170,6 +170,14 @@ def test_what_is_not_committed_is_sent_again_until_it_is(tmp_path: Path, how: st
     assert sum("0x0112" in reason for reason in reasons) == 2
 
 
+def test_a_pacs_that_never_commits_to_a_result_gets_it_a_few_times_and_then_it_fails(tmp_path: Path) -> None:
+    with committing_node(tmp_path, "same", failing=99, max_resends=2) as (node, pacs):
+        node.add_result(time.time())
+        wait_for(lambda: node.states() == {"pacs": "FAILED"})
+    assert len(pacs.stored) == len(pacs.requests) == 3
+    assert "does not commit to 1 of 1 objects: 0x0112" in node.deliveries()[0].error
+
+
 def test_an_unanswered_request_is_repeated_and_the_delivery_stays_sent(tmp_path: Path) -> None:
     quick = {"timeout_s": 0.3, "wait_s": 0.1, "attempts": 3}
     with committing_node(tmp_path, "silent", **quick) as (node, pacs):

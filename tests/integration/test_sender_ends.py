@@ -17,8 +17,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind,
 )
 from sqlalchemy import func, select
+from typer.testing import CliRunner
 
 from config.settings import SenderSettings
+from dicom_node.cli.app import app
 from dicom_node.delivery.sender import DestinationSender
 from storage import deliveries
 from storage.models import deliveries as delivery_table
@@ -159,6 +161,9 @@ def test_a_question_without_an_answer_is_asked_ever_more_rarely_and_then_no_more
                 counts = status(tx, last)
             assert counts["unconfirmed"] == 1
             assert "24 questions" in counts["unconfirmed_deliveries"][0]["error"]
+            said = CliRunner(env={"DICOM_NODE_DATA_DIR": str(tmp_path)}).invoke(app, ["status"]).output
+            assert "1 delivery sent but never confirmed" in said
+            assert "ask again: dicom-node retry --delivery 1" in said
         else:
             # Here the queries say that nothing is there: it is sent again, and each time asked about anew.
             assert node.states() == {"pacs": "FAILED"}
