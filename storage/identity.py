@@ -105,7 +105,8 @@ def claim(database: Database, files: FileStore) -> Identity:
         held = identity_of(tx)
     if held is None and Mark(files.root).read() is None:
         _refuse_strangers(database, files)
-    return raise_epoch(database, files)
+    with _named_faults(database):
+        return raise_epoch(database, files)
 
 
 def raise_epoch(database: Database, files: FileStore) -> Identity:
