@@ -105,7 +105,7 @@ class Attacker:
             pass
 
     def answer(self) -> tuple[int, bytes]:
-        """Type and content of the next PDU; type 0 where the connection was closed instead."""
+        """Type and content of the next PDU; type 0 if the connection was closed instead."""
         header = self._exactly(6)
         if len(header) < 6:
             return 0, b""

@@ -17,7 +17,7 @@ SHARED = Path(os.environ.get("DICOM_NODE_SHARED", ROOT.parent / "shared"))
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of scans and weights that may not be in the repository; skips where it is absent."""
+    """The folder of scans and weights that may not be in the repository; skips if it is absent."""
     if not (SHARED / "data").is_dir():
         pytest.skip(f"real scans and weights are not at {SHARED}; set DICOM_NODE_SHARED to their folder")
     return SHARED

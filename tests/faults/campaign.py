@@ -282,7 +282,7 @@ class Node:
         self.starts += 1
 
     def tend(self) -> None:
-        """Start it where it is not running, as the service manager does: once the whole group is gone."""
+        """Start it if it is not running, as the service manager does: once the whole group is gone."""
         if self._pid and self._zygote.status(self._pid) is None:
             return
         self.kill()
@@ -330,7 +330,7 @@ class Node:
         return status
 
     def end(self) -> None:
-        """Stop it in good order; where it died a moment ago, after it was started again."""
+        """Stop it in good order; if it died a moment ago, after it was started again."""
         wait_for(lambda: (self.tend(), self.listens)[1], 60, "the node listens")
         status = self.stop()
         # The fail point was reached just then, or what listened was the last of the node before.
@@ -357,7 +357,7 @@ class Node:
         return Database(self._index or f"sqlite:///{self.data}/node.db")
 
     def rows(self, statement: str) -> list[dict[str, Any]]:
-        """Any query on its index; nothing where there is none yet."""
+        """Any query on its index; nothing if there is none yet."""
         if self._index:
             return self._rows_by_engine(statement)
         path = self.data / "node.db"

@@ -43,7 +43,7 @@ class Disk:
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Disk]:
-    """Mounts a tmpfs; skips where that is not permitted."""
+    """Mounts a tmpfs; skips if that is not permitted."""
     folder.mkdir(parents=True)
     options = f"size={megabytes}m,mode=0700"
     mounted = subprocess.run(

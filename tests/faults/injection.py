@@ -52,7 +52,7 @@ def configured(name: str) -> str:
 
 
 def reached(step: str, moment: str) -> None:
-    """Note the point, and die where it is the one asked for."""
+    """Note the point, and die if it is the one asked for."""
     folder = Path(os.environ.get(FOLDER, "/nowhere"))
     if not folder.exists():
         return

@@ -1,4 +1,4 @@
-"""The best series of a study, on a real index and real files; a worker's verdict is handed in where one is needed."""
+"""The best series of a study, on a real index and real files; a worker's verdict is handed in if one is needed."""
 
 import itertools
 from dataclasses import dataclass

@@ -253,7 +253,7 @@ class Node(RuleBasedStateMachine):
     def settle(self) -> None:
         """With every part at work and the clock left alone, all ends in bounded time: one current report each."""
         for _ in range(4):
-            # Nothing here waits longer; where the clock was set back, this round notices and the next one is in time.
+            # Nothing here waits longer; if the clock was set back, this round notices and the next one is in time.
             self.elapsed += max(QUIET_S, LEASE_S, 40.0) + clock.TOLERANCE_S
             self.an_operator_retries_everything()
             self.quiet_series_close()

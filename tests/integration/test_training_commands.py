@@ -41,7 +41,7 @@ LABELS = [
 
 
 def run(*arguments: object) -> Any:
-    """What a command prints with --json; its error where it fails."""
+    """What a command prints with --json; its error if it fails."""
     result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
     if result.exception is not None:
         raise result.exception

@@ -96,7 +96,7 @@ def test_wilson_intervals_are_the_tabulated_ones(successes, total, low, high):
 
 
 def wins(label, probability):
-    """For each pair of a positive and a negative case: 1 where the positive lies above, one half where they tie."""
+    """For each pair of a positive and a negative case: 1 if the positive lies above, one half if they tie."""
     positive, negative = probability[label][:, None], probability[~label]
     return (positive > negative) + 0.5 * (positive == negative)
 

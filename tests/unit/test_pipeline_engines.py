@@ -81,7 +81,7 @@ def test_native_masks_are_pytorchs_on_every_size(
         unet.outc["conv"].bias[1] -= middle  # half of the pixels are lung then
     margin = (scores[:, 1] - scores[:, 0] - middle).numpy()
     ours = NativeUnet(unet, cpu(2), precision, kind).masks(grey)
-    # Only where the two classes are about even may a pixel differ.
+    # A pixel may differ only if the two classes are about even.
     clear = np.abs(margin) > 2e-3 * margin.std()
     assert precision == "bfloat16" or np.array_equal(ours[clear], (margin > 0)[clear])
     assert np.mean(ours != (margin > 0)) < (0.1 if precision == "bfloat16" else 2e-3)

@@ -18,7 +18,7 @@ from tests.storage_factory import MODEL, QUIET_S, Store
 
 DAY_S = 86400.0
 HEAD_START_S = 0.5
-"""In which the second transaction ends, where it does not wait for the first one."""
+"""The second transaction ends within it if it does not wait for the first one."""
 
 
 @pytest.fixture
