@@ -161,15 +161,22 @@ class Asking:
         if reply in (Reply.NONE, Reply.NEVER):
             what = "delivery not confirmed yet" if reply == Reply.NONE else "delivery stays unconfirmed"
             log.warning(what, destination=self._destination.name, delivery=waiting.delivery_id, detail=why)
-        with self._database.transaction() as tx:
-            if reply == Reply.KEPT:
-                commitments.mark_committed(tx, waiting.delivery_id, now, how="c-find")
-            elif reply == Reply.NOT_KEPT:
-                not_kept(tx, self._sender, waiting, now, why)
-            elif reply == Reply.NONE:
-                commitments.not_answered(tx, waiting.delivery_id, now, why)
-            else:
-                commitments.give_up(tx, waiting.delivery_id, now, why)
+        try:
+            with self._database.transaction() as tx:
+                self._move(tx, waiting, reply, why, now)
+        except (IllegalMove, StaleLease):
+            # Answered on another association, or sent again by an operator, while this was asked.
+            log.info("answer no longer wanted", destination=self._destination.name, delivery=waiting.delivery_id)
+
+    def _move(self, tx: Connection, waiting: Commitment, reply: Reply, why: str, now: float) -> None:
+        if reply == Reply.KEPT:
+            commitments.mark_committed(tx, waiting.delivery_id, now, how="c-find")
+        elif reply == Reply.NOT_KEPT:
+            not_kept(tx, self._sender, waiting, now, why)
+        elif reply == Reply.NONE:
+            commitments.not_answered(tx, waiting.delivery_id, now, why)
+        else:
+            commitments.give_up(tx, waiting.delivery_id, now, why)
 
 
 def _send_request(link: Link, references: Dataset) -> None:

@@ -4,7 +4,7 @@ The PACS is a real SCP on loopback and its messages are real; only the clock is 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,6 +51,7 @@ class ForgetfulPacs:
     def __init__(self, how: str) -> None:
         self.how = how
         self.messages: Counter[str] = Counter()
+        self.when_asked: Callable[[], None] | None = None
         self.held: list[tuple[str, str]] = []
         entity = AE(ae_title="STORESCP")
         for context in AllStoragePresentationContexts:
@@ -79,6 +80,9 @@ class ForgetfulPacs:
 
     def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         self.messages["query"] += 1
+        if self.when_asked is not None:
+            self.when_asked, act = None, self.when_asked
+            act()
         if self.how == "no-answer":
             yield 0xA700, None
         for series_uid, uid in self.held if self.how == "renames" else ():
@@ -173,6 +177,23 @@ def test_a_question_without_an_answer_is_asked_ever_more_rarely_and_then_no_more
         before = pacs.messages.copy()
         assert live(node, BEGIN + 30 * DAY) == BEGIN, "nothing is left to do"
         assert pacs.messages == before
+
+
+@pytest.mark.parametrize("how", ["missing", "no-answer"])
+def test_an_answer_about_what_an_operator_sends_again_in_the_meantime_changes_nothing(tmp_path: Path, how: str) -> None:
+    with forgetting(tmp_path, how, "query") as (node, pacs):
+        sender = _sender(node)
+        assert sender.work_once(BEGIN)
+        (row,) = node.deliveries()
+
+        def resend() -> None:
+            with node.database.transaction() as tx:
+                deliveries.resend(tx, row.result_id, ["pacs"], BEGIN + 2)  # type: ignore[attr-defined]
+
+        pacs.when_asked = resend
+        assert sender.work_once(BEGIN + 1)
+        (row,) = node.deliveries()
+    assert (row.state, row.resends, row.due_at) == ("PENDING", 0, BEGIN + 2)  # type: ignore[attr-defined]
 
 
 def test_a_pacs_that_is_away_when_it_is_asked_is_asked_no_more_after_some_days(tmp_path: Path) -> None:
