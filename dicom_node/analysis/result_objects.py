@@ -62,8 +62,7 @@ def report_objects(
     """The objects that say what became of a series.
 
     predecessor: the earlier report of the same series as a Part 10 file, which this one replaces.
-    A series that was not analysed gives a report where the site asks for it, and where an earlier report must
-    not stand.
+    A series that was not analysed gives a report if the site asks for one, or if an earlier report must not stand.
     """
     context = _context(settings.report, instances_digest, predecessor, revision, operating_points)
     if analysis.finding is not None and analysis.volume is not None:

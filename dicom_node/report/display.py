@@ -126,7 +126,7 @@ def _group(
             Measurement(shown, round(region.voxels * volume.voxel_ml, 1), codes.MILLILITRE),
         ],
         qualitative_evaluations=[
-            QualitativeEvaluation(codes.INTERPRETATION, codes.POSITIVE if finding.positive else codes.NEGATIVE)
+            QualitativeEvaluation(codes.COVID_19, codes.POSITIVE if finding.positive else codes.NEGATIVE)
         ],
         **content,
     )

@@ -76,7 +76,7 @@ def algorithm_version(model: ModelIdentity, weights_sha256: str) -> str:
 def contributing_equipment(
     model: ModelIdentity | None, context: ReportContext, source: Dataset
 ) -> list[ContributingEquipment]:
-    """One item per algorithm, with a Device UID that changes with its weights; none where no model took part."""
+    """One item per algorithm, with a Device UID that changes with its weights; none if no model took part."""
     if model is None:
         return []
     networks = (

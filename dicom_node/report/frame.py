@@ -123,7 +123,7 @@ def new_object(sop_class_uid: str, modality: str, kind: Kind, origin: Origin, **
 
 
 def _scanner(source: Dataset) -> list[ContributingEquipment]:
-    """The scanner, where the source names its manufacturer."""
+    """The scanner, if the source names its manufacturer."""
     try:
         return [ContributingEquipment.for_image_acquisition(source)]
     except (AttributeError, ValueError, TypeError):

@@ -37,7 +37,7 @@ def build_not_analysed(
     """A report that says that there is no result, and why.
 
     sources: headers of the instances that could be read, see `read_headers`.
-    model: the model that would have been used, where one was chosen.
+    model: the model that would have been used, if one was chosen.
     """
     completed = [complete(sources[0]), *sources[1:]]
     origin = Origin(completed, context, model)

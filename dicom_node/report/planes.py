@@ -60,7 +60,7 @@ class Turn:
         return array.transpose(self.axes)[tuple(slice(None, None, -1 if r else 1) for r in self.reversed)]
 
     def source_slice(self, plane: int, count: int) -> int:
-        """z of the source slice that axial plane `plane` of `count` shows; only where slices are axial."""
+        """z of the source slice that axial plane `plane` of `count` shows; only if slices are axial."""
         return count - 1 - plane if self.reversed[0] else plane
 
 

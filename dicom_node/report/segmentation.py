@@ -48,7 +48,7 @@ class Segment:
 
 
 def segments_of(finding: Finding) -> list[Segment]:
-    """The segments that have voxels: the lungs first, then the localisation where there is one."""
+    """The segments that have voxels: the lungs first, then the localisation if there is one."""
     model = finding.model
     lungs = Segment(
         LUNGS,

@@ -192,7 +192,7 @@ def lung_content(finding: Finding, origin: Origin) -> dict[str, Any]:
 
 def region_content(finding: Finding, volume: CTVolume, origin: Origin) -> dict[str, Any]:
     """What the group on the localisation holds: its volume, and the share of the lungs that it covers."""
-    assert finding.localisation is not None  # noqa: S101 - only called where its segment exists
+    assert finding.localisation is not None  # noqa: S101 - only called if its segment exists
     lung_voxels = np.count_nonzero(finding.lung_mask)
     measurements = [_volume(np.count_nonzero(finding.localisation) * volume.voxel_ml, None)]
     if lung_voxels:

@@ -22,7 +22,7 @@ def result_uid(
     kind: what is named, such as "report" or "report series".
     series_uid: Series Instance UID of the source.
     instances_digest: of the source instances, see `digest_of_uids`.
-    model_digest: of the model, empty where none had a part.
+    model_digest: of the model, empty if none took part.
     Source: PS3.5, B.2 "UUID derived UID".
     """
     return _uid("result", kind, series_uid, instances_digest, model_digest, template_version)

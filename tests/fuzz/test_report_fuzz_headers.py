@@ -13,6 +13,7 @@ from pydicom.datadict import dictionary_VM, dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.valuerep import validate_value
 
+from config.reasons import ReasonCode, Refusal
 from config.settings import ReportSettings, Settings
 from config.uids import is_uid
 from dicom_node.analysis.analyse import Analysis, analyse
@@ -44,6 +45,12 @@ def outcome(folder: Path) -> tuple[Analysis, ResultObjects]:
     paths = sorted(folder.iterdir())
     analysis = analyse(paths, FoundSomething())  # type: ignore[arg-type]
     return analysis, report_objects(analysis, paths, model(), SETTINGS)
+
+
+def refused(folder: Path) -> ResultObjects:
+    """The objects of the same series if a rule refused it."""
+    refusal = Refusal(ReasonCode.MISSING_SLICES, "One gap.")
+    return report_objects(Analysis(None, refusal, None), sorted(folder.iterdir()), model(), SETTINGS)
 
 
 def problems_of(header: Dataset) -> list[str]:
@@ -107,6 +114,8 @@ def test_a_series_with_any_header_ends_in_its_objects_or_in_a_coded_reason(tmp_p
         keywords = dice.sample([*KEYWORDS, *IDENTITY], dice.choice((1, 8, 40)))
         spoil(folder, keywords, dice)
         analysis, built = outcome(folder)
+        for item in refused(folder).objects:
+            assert problems_of(pydicom.dcmread(io.BytesIO(item.part10))) == [], (number, keywords)
         if analysis.finding is None:
             assert analysis.refusal is not None and analysis.refusal.code
             ends.add("refused")
