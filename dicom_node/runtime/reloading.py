@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, Secret, SecretStr
 
 from config.load import Mistake
 from config.settings import ENV_PREFIX, Settings
@@ -86,7 +86,7 @@ def _variable(key: str) -> str:
 
 
 def _text(value: object) -> str:
-    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return value.get_secret_value() if isinstance(value, Secret | SecretStr) else str(value)
 
 
 class Copy:

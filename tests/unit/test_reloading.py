@@ -31,6 +31,14 @@ def test_the_port_and_the_data_stay_until_a_restart_and_the_children_are_told_so
     assert (change.settings.receiver.port, change.settings.receiver.max_associations) == (11112, 7)
 
 
+def test_the_children_keep_an_index_with_its_whole_url() -> None:
+    url = "postgresql+psycopg://node:tr0ub4dor@db/index"
+    old = Settings(storage={"database_url": url})
+    change = compare(old, Settings(storage={"database_url": "postgresql+psycopg://node:other@db/index"}))
+    assert change.waiting == ("storage.database_url",)
+    assert change.kept == {"DICOM_NODE_STORAGE__DATABASE_URL": url}
+
+
 def test_the_same_configuration_changes_nothing() -> None:
     one = settings(sources=[{"ae_title": "CT1"}])
     assert (compare(one, one).applied, compare(one, one).waiting) == ((), ())
