@@ -234,7 +234,7 @@ def content_sha256(tx: Connection, result_id: int) -> str:
 
 
 def supersede(tx: Connection, series_pk: int, now: float, *, shadow: bool | None = None) -> None:
-    """Mark the results of a series as no longer current; only reported or only shadow ones where `shadow` says so."""
+    """Mark the results of a series as no longer current; only reported or only shadow ones if `shadow` says so."""
     current = update(results).where(results.c.series_pk == series_pk, results.c.superseded_at.is_(None))
     if shadow is not None:
         current = current.where(results.c.shadow.is_(shadow))

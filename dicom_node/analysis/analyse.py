@@ -51,7 +51,7 @@ class Loaded:
 def load_series(paths: Sequence[Path], decoded: Mapping[Path, Planes] | None = None) -> Loaded:
     """Load one series. decoded: slices that were decoded before, see `volume.load`.
 
-    A series that is no volume is an outcome, not an error: every other exception is a fault of the node.
+    A series that gives no volume is an outcome, not an error: every other exception is a fault of the node.
     """
     started = time.perf_counter()
     volume, refusal = None, None

@@ -45,7 +45,7 @@ class Replay:
 
     @property
     def agrees(self) -> bool:
-        """Equal; within the tolerances where device, precision or versions are others than then."""
+        """Equal, or within the tolerances if device, precision or versions are others than then."""
         allowed = set(_SURROUNDINGS)
         if allowed & set(self.differences):
             allowed |= {name for name in ("probability", "lung_volume_ml") if self._is_close(name)}
@@ -65,8 +65,8 @@ def replay(settings: Settings, database: Database, files: FileStore, wanted: str
 
     wanted: a result's number, or a Series Instance UID for its latest result.
     device: as in `choose_device`; empty for the kind of device that the result was computed on.
-    Raises NotFound for an unknown result, CorruptFile where an image is gone or altered, ModelError where the model
-    is, NodeError where there is nothing to recompute.
+    Raises NotFound for an unknown result, CorruptFile if an image is gone or altered, ModelError if the model
+    is, NodeError if there is nothing to recompute.
     """
     with database.read() as tx:
         result_id = find_result(tx, wanted)
@@ -118,7 +118,7 @@ def _verified(
     if series.instances_digest(held) != source.instances_digest:
         then = [instance for instance in held if instance.received_at <= source.last_instance_at]
     if series.instances_digest(then) != source.instances_digest:
-        raise NodeError(f"result {row['id']}: the series does not hold the instances any more that it was made from")
+        raise NodeError(f"result {row['id']}: the series no longer holds the instances that it was made from")
     for instance in then:
         files.read_verified(instance.path, instance.sha256)
     return [files.absolute(instance.path) for instance in then]

@@ -48,7 +48,7 @@ class Worker:
     def run(self, stop: threading.Event) -> bool:
         """Work until `stop` is set and for `worker.drain_s` more; hand back what is not done by then.
 
-        Returns False where a thread is still busy with what was handed back: it ends with the process.
+        Returns False if a thread is still busy with what was handed back: it ends with the process.
         """
         thread = threading.Thread(target=self._work, args=(stop,), name="work", daemon=True)
         thread.start()

@@ -64,7 +64,7 @@ Thresholds = Annotated[str, typer.Option(help="The table's, with commas between;
 Prevalence = Annotated[float | None, typer.Option(min=0, max=1, help="The site's, for its PPV and NPV; 0.05 is 5%.")]
 IntervalMethod = Annotated[
     Literal["auto", "delong", "bootstrap"],
-    typer.Option(help="Of the ROC AUC; auto: DeLong's, or the bootstrap of patients where they repeat."),
+    typer.Option(help="Of the ROC AUC; auto: DeLong's, or the bootstrap of patients if they repeat."),
 ]
 Resamples = Annotated[int, typer.Option(min=100, max=100_000, help="Bootstrap resamples.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]

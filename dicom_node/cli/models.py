@@ -54,7 +54,7 @@ def import_(
 def publish(
     run: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of train decovnet.")],
     name: Annotated[str, typer.Option(help="Name of the model, as [model] name will give it.")],
-    version: Annotated[str, typer.Option(help="Its version; a name and version stand for one model for ever.")],
+    version: Annotated[str, typer.Option(help="Its version; a name and version stand for one model, always.")],
     evaluation: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="evaluation.json of evaluate --model-folder RUN.")
     ] = None,
@@ -64,7 +64,7 @@ def publish(
     licence: Annotated[str, typer.Option(help="Of the weights.")] = "not stated",
     intended_use: Annotated[str | None, typer.Option(help="What it is for, and what it is not for.")] = None,
     activate: Annotated[
-        bool, typer.Option("--activate", help="Also use it where the settings name no model. Reports change at once.")
+        bool, typer.Option("--activate", help="Also use it if the settings name no model. Reports change at once.")
     ] = False,
     config: ConfigOption = None,
     json: JsonOption = False,

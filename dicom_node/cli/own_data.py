@@ -71,7 +71,7 @@ def stored_scans(tx: Connection, files: FileStore) -> list[Scan]:
 
 
 def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
-    """The current analysed result of every series; of the shadow model where `shadow`."""
+    """The current analysed result of every series; of the shadow model if `shadow`."""
     rows = tx.execute(
         select(
             series.c.series_instance_uid,
@@ -112,9 +112,9 @@ def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
 def node_predictions(tx: Connection, settings: Settings, labels: Path, *, shadow: bool) -> FolderPredictions:
     """The node's current results of the labelled cases, of its reporting or of its shadow model.
 
-    Results of other models than the one that the settings name are left out; where the settings name no shadow model,
+    Results of other models than the one that the settings name are left out; if the settings name no shadow model,
     those of the last one count.
-    Raises UnusablePredictions for labels that cannot be used, EvaluationError where no labelled case has a result.
+    Raises UnusablePredictions for labels that cannot be used, EvaluationError if no labelled case has a result.
     """
     truth = read_labels(labels)
     every = stored_results(tx, shadow=shadow)

@@ -35,7 +35,7 @@ def replay(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Recompute a result from the stored files with the model that it names; exit 1 where another one comes out."""
+    """Recompute a result from the stored files with the model that it names; exit 1 if another one comes out."""
     settings = settings_from(config)
     from dicom_node.analysis.replay import replay as replay_result
 

@@ -18,7 +18,7 @@ SOON_DAYS = 30
 
 @dataclass(frozen=True)
 class Expiry:
-    """One file. use: what it is for. days_left: until its first certificate expires; None where it cannot be read."""
+    """One file. use: what it is for. days_left: until its first certificate expires; None if it cannot be read."""
 
     use: str
     file: str
@@ -26,7 +26,7 @@ class Expiry:
 
     @property
     def is_urgent(self) -> bool:
-        """True where a person should look after it now."""
+        """True if a person should look after it now."""
         return self.days_left is None or self.days_left < SOON_DAYS
 
 

@@ -56,12 +56,12 @@ class NodeCollector(Collector):
         try:
             yield from self._queues()
         except StorageError:
-            yield GaugeMetricFamily("dicom_node_index_up", "1 where the index can be read.", 0)
+            yield GaugeMetricFamily("dicom_node_index_up", "1 if the index can be read.", 0)
 
     def _queues(self) -> Iterator[Metric]:
         with self._database.read() as tx:
             found = queues(tx, time.time())
-        yield GaugeMetricFamily("dicom_node_index_up", "1 where the index can be read.", 1)
+        yield GaugeMetricFamily("dicom_node_index_up", "1 if the index can be read.", 1)
         for part, counts in found["states"].items():
             family = GaugeMetricFamily(f"dicom_node_{part}", f"{part.capitalize()} by state.", labels=["state"])
             for state, count in counts.items():
@@ -72,9 +72,9 @@ class NodeCollector(Collector):
 
 
 def problems(settings: Settings, database: Database, files: FileStore, receivers: float | None) -> list[str]:
-    """What keeps the node from working, as stable words; empty where nothing does.
+    """What keeps the node from working, as stable words; empty if nothing does.
 
-    receivers: how many listen; None where that is not known.
+    receivers: how many listen; None if that is not known.
     """
     found = []
     if files.free_bytes() < settings.storage.low_disk_mb * MIB:
@@ -93,7 +93,7 @@ def problems(settings: Settings, database: Database, files: FileStore, receivers
 
 
 class _Quiet(WSGIRequestHandler):
-    """Logs no requests, and does not wait for ever for one."""
+    """Logs no requests, and waits for none without end."""
 
     timeout = READ_TIMEOUT_S
 
@@ -102,7 +102,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def serve(settings: Settings, database: Database, files: FileStore, stop: threading.Event) -> None:
-    """Answer until `stop` is set. Raises NodeError where the port is taken."""
+    """Answer until `stop` is set. Raises NodeError if the port is taken."""
     registry = CollectorRegistry()
     folder = os.environ.get(COUNTS_VARIABLE)
     if folder:

@@ -35,7 +35,7 @@ def lock_path(data_dir: Path) -> Path:
 def only_node(data_dir: Path, stop: threading.Event, patience_s: float = PATIENCE_S) -> Iterator[int]:
     """Hold this machine's lock on the data folder. Yields its descriptor, for the children to inherit.
 
-    Raises NodeError where another node keeps running there, or when `stop` is set meanwhile.
+    Raises NodeError if another node keeps running there, or if `stop` is set meanwhile.
     """
     make_folder(data_dir)
     fd = os.open(lock_path(data_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)

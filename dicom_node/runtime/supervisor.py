@@ -45,7 +45,7 @@ TRIAL_S = 30.0
 class Child:
     """One supervised process.
 
-    lock: descriptor of the node's lock, which the process keeps open as long as it lives.
+    lock: descriptor of the node's lock, which the process keeps open while it lives.
     variables: added to its environment.
     pause_s: wait before the next restart; doubles while it keeps dying at once.
     ends_at: when a process that was asked to end for a new configuration is killed; None for all others.
