@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from config.reasons import ReasonCode
 from dicom_node.cli.common import (
     ConfigOption,
     JsonOption,
@@ -148,6 +149,8 @@ def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     reason = record["reason_text"] or record["refusal_text"]
     if reason:
         yield "because", reason
+    if ReasonCode.REFUSED_INSTANCES in (record["reason_code"], record["refusal_code"]):
+        yield "or decide", f"that it is whole without them: dicom-node series accept {record['series_pk']}"
     if record["failure_reason"]:
         yield "because", f"{record['failure_reason']}; try again: dicom-node retry --series {record['series_pk']}"
     yield "patient", " ".join(part for part in (record["patient_id"], record["patient_name"]) if part) or "not named"

@@ -37,8 +37,8 @@ DRAIN_S = 60.0
 COUNTS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder of prometheus_client's counts, see metrics.py."""
 TICK_S = 0.2
-TRIAL_S = 30.0
-"""A new configuration that a child refuses within this time of its start is taken back."""
+TRIAL_S, SOON_S = 30.0, 15.0
+"""A new configuration is on trial for so long; a child that gives up so soon after its start has it taken back."""
 
 
 @dataclass
@@ -150,7 +150,8 @@ class Supervisor:
             child.process, child.ends_at, child.pause_s = None, None, 0.5
             child.start()
             return
-        if status == DO_NOT_RESTART and not self._take_back(child):
+        gave_up = status == DO_NOT_RESTART or (status == 1 and now - child.started < SOON_S)
+        if not (gave_up and self._take_back(child)) and status == DO_NOT_RESTART:
             raise NodeError(f"{child.name} cannot run with this configuration; its message is above")
         child.pause_s = 0.5 if now - child.started > LONGEST_PAUSE_S else min(child.pause_s * 2, LONGEST_PAUSE_S)
         child.process, child.restart_at = None, now + child.pause_s
