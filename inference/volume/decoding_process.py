@@ -88,9 +88,9 @@ def receive(channel: socket.socket, size: int) -> bytearray:
 
 def _limit(pixels: int, size: int) -> None:
     """The limits of memory and time for one frame of so many encoded bytes, counted from what is used so far."""
-    with open("/proc/self/statm", encoding="ascii") as file:
+    with contextlib.suppress(FileNotFoundError), open("/proc/self/statm", encoding="ascii") as file:  # Linux alone
         held = int(file.read().split()[0]) * resource.getpagesize()
-    _set_soft(resource.RLIMIT_AS, held + _MEMORY_BYTES + _MEMORY_BYTES_A_PIXEL * pixels + 2 * size)
+        _set_soft(resource.RLIMIT_AS, held + _MEMORY_BYTES + _MEMORY_BYTES_A_PIXEL * pixels + 2 * size)
     used = resource.getrusage(resource.RUSAGE_SELF)
     _set_soft(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + cpu_limit_s(pixels)) + 1)
 

@@ -17,6 +17,9 @@ _UNDEFINED = 0xFFFFFFFF
 # JPEG and JPEG-LS, JPEG 2000; both end alike. Zeros may follow, to an even length or to a block.
 _STREAM_STARTS, _STREAM_END, _PADDING_BYTES = (b"\xff\xd8", b"\xff\x4f"), b"\xff\xd9", 64
 
+# A run-length header: two planes, the first behind the header; PS3.5 G.5.
+_TWO_PLANES = struct.pack("<2L", 2, 64)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -84,11 +87,16 @@ def _starts_by_table(file: BinaryIO, table: tuple[int, int], fragments: list[tup
 
 
 def _starts_by_stream(file: BinaryIO, fragments: list[tuple[int, int]]) -> list[int]:
-    """Indices of the fragments that begin an image, after one that ends one, by the streams' own markers."""
+    """Indices of the fragments that begin an image, after one that ends one, by the streams' own marks.
+
+    Run-length data has no mark at its end, but begins with 64 bytes that nothing else looks like.
+    """
     starts, ended = [], True
     for index, (offset, length) in enumerate(fragments):
         file.seek(offset)
-        if ended and file.read(2) in _STREAM_STARTS:
+        head = file.read(min(length, 64))
+        planes = len(head) == 64 and head[:8] == _TWO_PLANES and not any(head[12:])
+        if planes or (ended and head[:2] in _STREAM_STARTS):
             starts.append(index)
         file.seek(offset + max(0, length - _PADDING_BYTES))
         ended = file.read(min(length, _PADDING_BYTES)).rstrip(b"\0").endswith(_STREAM_END)

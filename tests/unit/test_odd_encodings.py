@@ -1,6 +1,7 @@
 """Encodings that are legal or harmless but unusual: what can be read without guessing gives the same volume."""
 
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from inference.errors import CorruptInstance
 from inference.volume.folder import find_series
 from inference.volume.load import load
+from tests.conftest import require_program
 from tests.lossless_jpeg import encode as lossless_jpeg
 from tests.unit.ct_series import EXPLICIT, IMPLICIT, enhanced_dataset, noise, save, slice_dataset, write_series
 
@@ -130,6 +132,17 @@ def test_fill_bytes_and_comments_before_a_jpeg_frame_are_passed_over(tmp_path: P
         return stream[:2] + b"\xff\xfe\0\x06made" + b"\xff\xff" + stream[2:]
 
     assert np.array_equal(load(write_encoded(tmp_path, JPEG_LOSSLESS, encode)).hu, EXPECTED)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("program", ["dcmcjpls", "dcmcjpeg", "dcmcrle"])
+@pytest.mark.parametrize("options", [["+fs", "1", "-ot"], ["+fs", "1"], ["-ot"]], ids=lambda options: "".join(options))
+def test_dcmtks_fragments_give_the_same_volume(tmp_path: Path, program: str, options: list[str]) -> None:
+    stored = noise(4, 64, 64)
+    plain = save(enhanced_dataset(stored, HEIGHTS), tmp_path / "plain.dcm")
+    packed = tmp_path / "packed.dcm"
+    subprocess.run([require_program(program), *options, str(plain), str(packed)], check=True, timeout=60)
+    assert load([packed]).digest() == load([plain]).digest()
 
 
 # Header oddities: each takes the bytes of an explicit or implicit VR file and gives others that say the same.
