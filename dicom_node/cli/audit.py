@@ -26,6 +26,8 @@ from dicom_node.cli.common import (
 )
 from storage import audit as trail
 from storage import series as store
+from storage.audit_check import check, parse_head
+from storage.database import Database
 from storage.errors import NotFound
 from storage.lookup import find_series
 from storage.pseudonyms import Pseudonyms
@@ -55,6 +57,7 @@ def audit(
     without: Annotated[str | None, typer.Option(help="Leave out events that begin with this word.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The latest so many.")] = None,
     verify: Annotated[bool, typer.Option(help="Only check that no row was changed or removed.")] = False,
+    expect: Annotated[str | None, typer.Option(help="With --verify: the head that an earlier check printed.")] = None,
     wide: Annotated[bool, typer.Option("--wide", help="A table with all columns.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of a table.")] = False,
     config: ConfigOption = None,
@@ -66,8 +69,8 @@ def audit(
     """
     settings = settings_from(config)
     database = database_of(settings)
-    if verify:
-        _verify(database.read)
+    if verify or expect:
+        _verify(database, expect, json)
         return
     filters = (patient, study, series, since, until, outcome, event, without)
     if limit is None and not (json or as_csv or any(filters)):
@@ -132,13 +135,24 @@ def _short(value: object) -> str:
     return json_module.dumps(value, ensure_ascii=False)
 
 
-def _verify(read: Any) -> None:
-    with read() as tx:
-        broken = trail.verify(tx)
-    if broken is not None:
-        out.print(f"row {broken.audit_id}: {broken.reason}", markup=False)
-        raise typer.Exit(1)
-    out.print("the audit trail is whole: no row was changed or removed")
+def _verify(database: Database, expect: str | None, json: bool) -> None:
+    """Status 1 if anything is wrong."""
+    try:
+        expected = parse_head(expect) if expect else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--expect") from None
+    with database.read() as tx:
+        found = check(tx, expected)
+    head = f"{found.head[0]}:{found.head[1]}"
+    if json:
+        print_json({"rows": found.rows, "head": head, "problems": found.problems})
+    else:
+        for problem in found.problems:
+            out.print(problem, markup=False, soft_wrap=True)
+        if not found.problems:
+            out.print("the audit trail is whole: no row was changed or removed")
+        out.print(f"{found.rows} rows; head, to be noted elsewhere for --expect:\n{head}", soft_wrap=True)
+    raise typer.Exit(1 if found.problems else 0)
 
 
 def _print_csv(rows: Any) -> None:

@@ -1,5 +1,6 @@
 """What happens once when the node starts, before any process of it opens the index."""
 
+import hashlib
 import os
 import time
 
@@ -53,6 +54,7 @@ def prepare(settings: Settings) -> None:
                 "version": model.version,
                 "model_digest": model.digest,
                 "shadow_digest": shadow.digest if shadow else None,
+                "configuration": configuration_digest(settings),
                 "store": identity.store,
                 "epoch": identity.epoch,
                 **found,
@@ -61,6 +63,11 @@ def prepare(settings: Settings) -> None:
     log.info(
         "node started", ae_title=settings.receiver.ae_title, port=settings.receiver.port, model=model.name, **found
     )
+
+
+def configuration_digest(settings: Settings) -> str:
+    """SHA-256 hex of all settings, secrets masked: equal for two starts with the same configuration."""
+    return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()
 
 
 def _models(settings: Settings) -> tuple[ModelRef, ModelRef | None]:

@@ -213,7 +213,7 @@ class Supervisor:
 
     def _audit(self, event: str, outcome: str, detail: dict[str, object]) -> None:
         try:
-            database = open_index(self._settings)
+            database = open_index(self._settings, create=False)
             with database.transaction() as tx:
                 audit.append(tx, time.time(), f"node.{event}", outcome=outcome, detail=detail)
             database.close()

@@ -271,3 +271,32 @@ def test_the_adopted_trail_is_whole_and_no_name_is_printed(folder: Folder) -> No
     with Store(folder.data, f"sqlite:///{folder.data}/node.db") as held, held.database.read() as tx:
         assert audit.verify(tx) is None
     assert dcmread(next((folder.data / "files").rglob("*.dcm"))).PatientID == "PLANTED-4711"
+
+
+def audit_command(folder: Folder, *arguments: str) -> Result:
+    done = CliRunner().invoke(app, ["audit", *arguments], env={"DICOM_NODE_DATA_DIR": str(folder.data)})
+    structlog.reset_defaults()
+    return done
+
+
+def test_a_head_that_was_printed_is_found_again_and_an_invented_one_is_not(folder: Folder) -> None:
+    folder.receive(ct_slice(1))
+    first = audit_command(folder, "--verify")
+    assert first.exit_code == 0 and "the audit trail is whole" in first.stdout
+    head = first.stdout.split()[-1]
+    folder.receive(ct_slice(2))
+    assert audit_command(folder, "--verify", "--expect", head).exit_code == 0
+    found = audit_command(folder, "--verify", "--json", "--expect", f"{head.partition(':')[0]}:{'0' * 64}")
+    assert found.exit_code == 1 and "was written anew" in json.loads(found.stdout)["problems"][0]
+    assert audit_command(folder, "--expect", "12").exit_code == 2
+
+
+def test_a_start_tells_by_a_digest_whether_the_configuration_changed(folder: Folder) -> None:
+    folder.prepare()
+    folder.settings = folder.settings.model_copy(update={"data_dir": folder.data.parent / "." / folder.data.name})
+    folder.prepare()
+    folder.settings = Settings(data_dir=folder.data, receiver={"port": 0, "ae_title": "OTHER"})
+    folder.prepare()
+    rows = folder.rows("SELECT detail FROM audit WHERE event = 'node.started' ORDER BY id")
+    digests = [json.loads(row["detail"])["configuration"] for row in rows]
+    assert len(digests) == 4 and len(set(digests[:3])) == 1 and digests[3] != digests[0]
