@@ -92,14 +92,15 @@ _SERIES_AND_IMAGE = (
 SIMPLE = (*REQUIRED, *_PATIENT, *_STUDY, *_PATIENT_STUDY, *CLINICAL_TRIAL, *_EQUIPMENT, *_SERIES_AND_IMAGE)
 
 _CODE = ("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning")
+_CODED = (_CODE, ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"))
 _REFERENCE = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
 _ISSUER = ("LocalNamespaceEntityID", "UniversalEntityID", "UniversalEntityIDType")
 _OTHER_ID = ("PatientID", "IssuerOfPatientID", "TypeOfPatientID")
 ITEMS = {
-    "ProcedureCodeSequence": (_CODE, ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")),
-    "ReasonForPerformedProcedureCodeSequence": (_CODE, ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")),
-    "AdmittingDiagnosesCodeSequence": (_CODE, ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")),
-    "DeidentificationMethodCodeSequence": (_CODE, ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")),
+    "ProcedureCodeSequence": _CODED,
+    "ReasonForPerformedProcedureCodeSequence": _CODED,
+    "AdmittingDiagnosesCodeSequence": _CODED,
+    "DeidentificationMethodCodeSequence": _CODED,
     "ReferencedStudySequence": (_REFERENCE, _REFERENCE),
     "ReferencedPatientSequence": (_REFERENCE, _REFERENCE),
     "OtherPatientIDsSequence": (_OTHER_ID, ("PatientID", "TypeOfPatientID")),

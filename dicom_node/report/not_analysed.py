@@ -25,6 +25,7 @@ from dicom_node.report.equipment import observer
 from dicom_node.report.frame import Kind, Origin, finish, identity
 from dicom_node.report.sources import complete
 from dicom_node.report.structured_report import previous_versions
+from dicom_node.report.values import printable
 from inference.finding import ModelIdentity
 
 _ENGLISH = CodedConcept("en-US", "RFC5646", "English (United States)")
@@ -97,4 +98,4 @@ def _section(heading: Code, items: Sequence[ContentItem]) -> ContainerContentIte
 
 
 def _text(name: Code, value: str) -> TextContentItem:
-    return TextContentItem(name, value, _CONTAINS)
+    return TextContentItem(name, printable(value), _CONTAINS)

@@ -39,6 +39,7 @@ from dicom_node.report.equipment import classifier, lung_segmenter, observer
 from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of
 from dicom_node.report.naming import acquisition, verdict_slices
 from dicom_node.report.segmentation import LUNGS, REGION, segments_of
+from dicom_node.report.values import printable
 from inference.finding import Finding
 from inference.volume.ct_volume import CTVolume
 
@@ -215,7 +216,7 @@ def _volume(millilitres: float, laterality: Code | None) -> Measurement:
 def sentences_of(finding: Finding, volume: CTVolume, origin: Origin) -> list[str]:
     """The texts of the group on the verdict, the warnings first."""
     model, context = finding.model, origin.context
-    return [
+    sentences = [
         *wording.warnings_of(model),
         wording.verdict(finding),
         *wording.operating_points(context.operating_points, model.threshold, context.prevalence),
@@ -230,3 +231,5 @@ def sentences_of(finding: Finding, volume: CTVolume, origin: Origin) -> list[str
             ],
         ),
     ]
+    # A check may quote the header.
+    return [printable(sentence) for sentence in sentences]

@@ -93,15 +93,15 @@ def person_name(text: str) -> str:
 def text_of(vr: str, text: str) -> str:
     """SH and LO on one line, ST, LT and UT on several: without control characters, and no longer than allowed."""
     if vr in _MANY_LINES:
-        kept = "".join(c for c in text if c in _LINE_CONTROLS or not _is_control(c))
+        kept = printable(text)
         # Legal in these, yet taken for a separator by those who read them as LO.
         return kept.replace("\\", "/")[: MOST_CHARACTERS[vr]].strip()
     return _one_line(text.replace("\\", " "))[: MOST_CHARACTERS[vr]].rstrip()
 
 
-def has_controls(text: str) -> bool:
-    """Whether a text of one line holds characters that no such text may hold."""
-    return any(_is_control(c) for c in text)
+def printable(text: str) -> str:
+    """A text of several lines without the control characters that no text may hold."""
+    return "".join(c for c in text if c in _LINE_CONTROLS or not _is_control(c))
 
 
 def _one_line(text: str) -> str:

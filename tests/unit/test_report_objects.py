@@ -253,6 +253,12 @@ def test_reason_longer_than_a_short_code_is_kept_whole(volume: CTVolume) -> None
     assert ("CODE", "ALTERNATING_SLICE_THICKNESS,99DICOMNODE") in [(row[2], row[4]) for row in rows(report)]
 
 
+def test_sentence_that_quotes_a_header_is_written_without_its_control_characters(volume: CTVolume) -> None:
+    refusal = Refusal("BODY_PART", "The header says \x07ABD\x00OMEN\x1b.")
+    report = build_not_analysed(refusal, read_sources(volume), CONTEXT, None)
+    assert ("TEXT", "The header says ABDOMEN.") in [(row[2], row[4]) for row in rows(report)]
+
+
 def test_another_reason_is_another_report(volume: CTVolume) -> None:
     sources = read_sources(volume)
     reports = [build_not_analysed(Refusal(code, "x"), sources, CONTEXT, model()) for code in ("A", "B")]
