@@ -67,7 +67,8 @@ def _end_of_meta(file: BinaryIO) -> Callable[[BaseTag, str | None, int], bool]:
     def ends(tag: BaseTag, vr: str | None, length: int) -> bool:
         nonlocal last, stated_end
         at = file.tell()
-        if tag >> 16 != 2 or (tag <= last and at > stated_end):
+        # The first element may be asked about twice: pydicom looks at it to tell implicit from explicit VR.
+        if tag >> 16 != 2 or (tag <= last != _GROUP_LENGTH and at > stated_end):
             return True
         if length > _MAX_META_BYTES:
             raise InvalidDicomError

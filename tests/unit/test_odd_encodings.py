@@ -199,6 +199,13 @@ def no_transfer_syntax(whole: bytes) -> bytes:
     return whole[:place] + whole[place + 8 + length :]
 
 
+def meta_in_implicit_vr(whole: bytes) -> bytes:
+    value = EXPLICIT.encode() + b"\0"
+    data_set = whole.index(b"\x08\0\x08\0CS")
+    syntax = struct.pack("<HHL", 0x0002, 0x0010, len(value)) + value
+    return whole[:132] + struct.pack("<HHLL", 0x0002, 0x0000, 4, len(syntax)) + syntax + whole[data_set:]
+
+
 def preamble_of_a_tiff(whole: bytes) -> bytes:
     return b"II*\0" + whole[4:]
 
@@ -248,7 +255,8 @@ def meta_in_the_data_set(whole: bytes) -> bytes:
 
 ODDITIES = [
     explicit_items_in_undefined_un, implicit_items_in_undefined_un, group_lengths, odd_length, unknown_vr,
-    no_group_length_in_the_meta, wrong_group_length_in_the_meta, no_transfer_syntax, preamble_of_a_tiff,
+    no_group_length_in_the_meta, wrong_group_length_in_the_meta, no_transfer_syntax, meta_in_implicit_vr,
+    preamble_of_a_tiff,
     trailing_padding, zeros_at_the_end, pixel_data_as_ob, pixel_data_as_un, elements_out_of_order, rows_as_un,
     private_undefined_ob, meta_in_the_data_set,
 ]  # fmt: skip
