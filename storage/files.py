@@ -208,7 +208,7 @@ class FileStore:
         return found
 
     def read_verified(self, path: str, sha256: str) -> bytes:
-        """The bytes of a stored file. Raises CorruptFile where it is missing or its SHA-256 differs."""
+        """The bytes of a stored file. Raises CorruptFile if it is missing or its SHA-256 differs."""
         try:
             data = self.absolute(path).read_bytes()
         except FileNotFoundError as error:
@@ -220,7 +220,7 @@ class FileStore:
     def make_durable(self, path: str, sha256: str) -> None:
         """Make sure that a stored file outlives a power failure, whoever wrote it.
 
-        Raises CorruptFile where it is missing or its SHA-256 differs.
+        Raises CorruptFile if it is missing or its SHA-256 differs.
         """
         self.read_verified(path, sha256)
         file = self.absolute(path)
@@ -235,7 +235,7 @@ class FileStore:
                 break
 
     def remove(self, path: str) -> bool:
-        """Delete a stored file. Returns False where it was gone already."""
+        """Delete a stored file. Returns False if it was gone already."""
         try:
             self.absolute(path).unlink()
         except FileNotFoundError:

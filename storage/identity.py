@@ -103,7 +103,7 @@ def claim(database: Database, files: FileStore) -> Identity:
     """
     with database.read() as tx:
         held = identity_of(tx)
-    if held is None and Mark(files.root).read() is None:
+    if held is None:
         _refuse_strangers(database, files)
     with _named_faults(database):
         return raise_epoch(database, files)
@@ -170,7 +170,8 @@ def _mismatch(
 ) -> str | None:
     """What does not fit, and what to do about it; None if index and files belong together."""
     if held is None:
-        return _index_is_empty(index, root) if found is not None else None
+        # Without a note the files got their identity just before a crash, and the index was to get it next.
+        return _index_is_empty(index, root) if found is not None and noted is not None else None
     if found is None:
         return _files_are_lost(index, root) if _has_files(tx) else None
     if held.store != found.store:

@@ -7,9 +7,11 @@ After a power failure `store.head` may be behind the index; it is never ahead of
 that it names is older than the files.
 """
 
+import contextlib
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,21 +49,23 @@ class Mark:
             raise StorageError(f"{self._identity} cannot be read: {type(error).__name__}; restore it") from error
 
     def write(self, identity: Identity) -> None:
-        """Replace the identity, durably."""
+        """Replace the identity, durably. Raises PermissionError; StorageError if it cannot be written otherwise."""
         new = self._identity.with_name(f"{IDENTITY}.new")
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
-        try:
-            os.write(fd, json.dumps(asdict(identity)).encode())
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.replace(new, self._identity)
-        fsync_folder(self._identity.parent)
+        with _named(self._identity):
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+            try:
+                os.write(fd, json.dumps(asdict(identity)).encode())
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.replace(new, self._identity)
+            fsync_folder(self._identity.parent)
 
     def open(self) -> None:
         """Hold the note open from now on, so that `check` can tell this folder from another under its name."""
         if self._fd < 0:
-            self._fd = os.open(self._head, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+            with _named(self._head):
+                self._fd = os.open(self._head, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
             found = os.fstat(self._fd)
             self._file = found.st_dev, found.st_ino
 
@@ -104,3 +108,13 @@ class Mark:
 
     def __del__(self) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError:
+        raise  # names the file by itself
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error

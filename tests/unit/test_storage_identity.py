@@ -322,3 +322,27 @@ def test_without_identities_nothing_is_checked(tmp_path):
     FileStore(tmp_path / "files")
     database.close()
     open_database(f"sqlite:///{tmp_path}/node.db").close()
+
+
+def test_a_mark_that_cannot_be_written_is_named(store, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"store\.json cannot be written: No space left"):
+        Mark(store.files.root).write(Identity("x", 1))
+    monkeypatch.undo()
+    store.opened().close()
+
+
+def test_a_crash_between_the_first_mark_and_the_index_is_gone_on_from(tmp_path, monkeypatch):
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    with Store(tmp_path) as store:
+        store.receive(1, now=0)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr("storage.identity._keep", crash)
+            claim(store.database, store.files)
+        assert Mark(store.files.root).read().epoch == 1
+        assert claim(open_store(store.url, store.files.root), store.files).epoch == 2
