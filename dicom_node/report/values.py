@@ -20,7 +20,7 @@ _MOST_NAME_GROUPS, _MOST_NAME_COMPONENTS = 3, 5
 _MANY_LINES = frozenset({"ST", "LT", "UT"})
 _LINE_CONTROLS = frozenset("\r\n\f\t")
 _TM = re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?")
-_DT = re.compile(r"(\d{4}(?:\d{2}(?:\d{2})?)?)(\d{2}(?:\d{2}(?:\d{2}(?:\.\d{1,6})?)?)?)?(?:[+-]\d{4})?")
+_DT = re.compile(r"(\d{4}(?:\d{2}(?:\d{2})?)?)(\d{2}(?:\d{2}(?:\d{2}(?:\.\d{1,6})?)?)?)?([+-]\d{4})?")
 _DS = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([Ee][+-]?\d+)?")
 _AS = re.compile(r"(\d{1,3})([DWMY])")
 _CS = re.compile(r"[A-Z0-9_ ]{1,16}")
@@ -49,17 +49,22 @@ def day(text: str) -> str:
 
 
 def time_of_day(text: str) -> str:
-    """TM: hours, and down to microseconds."""
-    return text if text.isascii() and _TM.fullmatch(text) else ""
+    """TM: hours, and down to microseconds. A leap second, which many readers refuse, is the second before it."""
+    match = _TM.fullmatch(text) if text.isascii() else None
+    if match is None:
+        return ""
+    return text if match[4] != "60" else f"{text[:4]}59{text[6:]}"
 
 
 def moment(text: str) -> str:
     """DT: a day, a time and an offset, each as far as it is given."""
-    match = _DT.fullmatch(text) if text.isascii() and len(text) <= 26 else None
+    match = _DT.fullmatch(text) if text.isascii() else None
     if match is None:
         return ""
-    whole_day = match[1] + {4: "0101", 6: "01", 8: ""}[len(match[1])]
-    return text if day(whole_day) and (not match[2] or time_of_day(match[2])) else ""
+    date_given, time_given, offset = (part or "" for part in match.groups())
+    whole_day = date_given + {4: "0101", 6: "01", 8: ""}[len(date_given)]
+    time_kept = time_of_day(time_given)
+    return date_given + time_kept + offset if day(whole_day) and (time_kept or not time_given) else ""
 
 
 def decimal(text: str) -> str:
