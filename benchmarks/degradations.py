@@ -145,7 +145,8 @@ def spacing_mm(images: Images) -> float:
     return (images[-1].position[2] - images[0].position[2]) / (len(images) - 1)
 
 
-def _to_stored(image: Image, hu: np.ndarray) -> np.ndarray:
+def to_stored(image: Image, hu: np.ndarray) -> np.ndarray:
+    """HU as this image stores them."""
     slope, intercept = float(image.header.RescaleSlope), float(image.header.RescaleIntercept)
     stored = np.rint((hu - intercept) / slope)
     return np.clip(stored, 0, 4095) if not image.header.PixelRepresentation else np.clip(stored, -32768, 32767)
@@ -203,7 +204,7 @@ def thick(thickness_mm: float) -> Change:
                 .at(z)
                 .with_values(SliceThickness=round(spacing_mm(images) * factor, 3), SpacingBetweenSlices=None)
             )
-            made.append(replace(header, stored=_to_stored(group[0], hu)))
+            made.append(replace(header, stored=to_stored(group[0], hu)))
         return made
 
     return change
@@ -327,7 +328,7 @@ def localizer(images: Images) -> Images:
     shown = images[0].with_values(
         ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], ImageOrientationPatient=[1, 0, 0, 0, 0, -1]
     )
-    return [replace(shown, stored=_to_stored(shown, depth))]
+    return [replace(shown, stored=to_stored(shown, depth))]
 
 
 def coronal(images: Images) -> Images:
@@ -343,7 +344,7 @@ def coronal(images: Images) -> Images:
             PixelSpacing=[round(spacing_mm(images), 4), pixel[1]],
             SOPInstanceUID=generate_uid(),
         )
-        made.append(replace(header, stored=_to_stored(header, hu[:, row]), name=f"{index:04d}.dcm"))
+        made.append(replace(header, stored=to_stored(header, hu[:, row]), name=f"{index:04d}.dcm"))
     return made
 
 
@@ -363,7 +364,7 @@ def foreign(other: Images, where: Callable[[int, int], bool]) -> Change:
             donor = to_hu(other[index * len(other) // len(images)])
             rows, columns = (min(a, b) for a, b in zip(hu.shape, donor.shape, strict=True))
             hu[:rows, :columns] = donor[:rows, :columns]
-            made.append(replace(image, stored=_to_stored(image, hu)))
+            made.append(replace(image, stored=to_stored(image, hu)))
         return made
 
     return change
@@ -391,7 +392,7 @@ def _scanned_again(images: Images, up_mm: float) -> Images:
     again = []
     for index, image in enumerate(images):
         copied = image.copied(f"again{index:04d}.dcm").at(image.position[2] + up_mm).with_values(AcquisitionNumber=2)
-        stored = _to_stored(image, to_hu(image) + noise.integers(-15, 16, image.stored.shape))
+        stored = to_stored(image, to_hu(image) + noise.integers(-15, 16, image.stored.shape))
         again.append(replace(copied, stored=stored))
     return again
 
@@ -413,8 +414,7 @@ def screenshots(images: Images) -> Images:
 def eight_bits_in_sixteen(images: Images) -> Images:
     """256 grey levels that look like Hounsfield units."""
     return [
-        replace(image, stored=_to_stored(image, np.rint(np.clip(to_hu(image), -1024, 1024) / 8) * 8))
-        for image in images
+        replace(image, stored=to_stored(image, np.rint(np.clip(to_hu(image), -1024, 1024) / 8) * 8)) for image in images
     ]
 
 
@@ -440,7 +440,7 @@ def body(make: Callable[[tuple[int, int, int], tuple[float, float, float]], np.n
         rows, columns = images[0].stored.shape
         pixel = [float(value) for value in images[0].header.PixelSpacing]
         hu = make((len(images), rows, columns), (spacing_mm(images), pixel[0], pixel[1]))
-        return [replace(image, stored=_to_stored(image, plane)) for image, plane in zip(images, hu, strict=True)]
+        return [replace(image, stored=to_stored(image, plane)) for image, plane in zip(images, hu, strict=True)]
 
     return change
 
@@ -455,7 +455,7 @@ def trunk(images: Images) -> Images:
     below = [
         replace(
             images[0].copied(f"below{index:04d}.dcm").at(images[0].position[2] - (index + 1) * step),
-            stored=_to_stored(images[0], plane),
+            stored=to_stored(images[0], plane),
         )
         for index, plane in enumerate(hu)
     ]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
+from benchmarks import contents as c
 from benchmarks import degradations as d
 from benchmarks import vendors as v
 from benchmarks.bodies import abdomen_hu, legs_hu, lung_bases_hu, neck_hu
@@ -16,7 +17,18 @@ _GAP_OR_FEW = ("MISSING_SLICES", "TOO_FEW_SLICES", "SLICE_SPACING")
 _CUT = ("LUNG_CUT_OFF", "EXTENT", "NOT_CHEST", "TOO_FEW_SLICES")
 
 
-_STRANGERS = ("SLICES_DO_NOT_MATCH", "REPEATED_SLICES", "NOT_CHEST", "LUNG_BALANCE", "LUNG_CUT_OFF", "UPSIDE_DOWN")
+_FIELD = ("LUNG_OUTSIDE_FIELD", "FIELD_OF_VIEW")
+_STRANGERS = (
+    "SLICE_ORDER",
+    "HU_STEP",
+    "BODY_SIZE",
+    "SLICES_DO_NOT_MATCH",
+    "REPEATED_SLICES",
+    "NOT_CHEST",
+    "LUNG_BALANCE",
+    "LUNG_CUT_OFF",
+    "UPSIDE_DOWN",
+)
 _PLACES: dict[str, Callable[[int, int], bool]] = {
     "one slice": lambda index, count: index == count // 2,
     "every third slice": lambda index, count: index % 3 == 1,
@@ -35,7 +47,7 @@ def harmless(name: str, change: Change, *, same: bool = True) -> Variant:
 
 def all_variants(others: Sequence[Images]) -> list[Variant]:
     """Every variant; `others` are other series to mix in."""
-    return [*_harmless(), *_vendors(), *_lost(), *_moved(), *_mixed(others), *_headers(), *_pixels()]
+    return [*_harmless(), *_vendors(), *_lost(), *_moved(), *_mixed(others), *_headers(), *_pixels(), *_contents()]
 
 
 def _harmless() -> list[Variant]:
@@ -58,6 +70,8 @@ def _harmless() -> list[Variant]:
         harmless("no instance numbers", d.each(InstanceNumber=None)),
         harmless("spacing stated", lambda images: d.each(SpacingBetweenSlices=round(d.spacing_mm(images), 3))(images)),
         harmless("no thickness", d.each(SliceThickness=None)),
+        harmless("no age", d.each(PatientAge=None)),
+        harmless("an age that an anonymiser wrote", d.each(PatientAge="000Y")),
     ]
 
 
@@ -228,4 +242,33 @@ def _pixels() -> list[Variant]:
         refused("constant", d.pixels(lambda a: np.full_like(a, 1024)), "CONSTANT"),
         refused("one empty slice", d.blank_one, "BLANK_SLICES"),
         refused("small matrix", d.pixels(lambda a: a[::8, ::8]), "MATRIX"),
+    ]
+
+
+def _contents() -> list[Variant]:
+    upper = lambda index, count: index >= count // 2  # noqa: E731
+    return [
+        refused("a field that cuts both lungs at the sides", c.narrow_field(0.85), *_FIELD),
+        refused("a field on the middle of the chest", c.narrow_field(0.6), *_FIELD),
+        refused("patient shifted by a quarter of the field", c.shifted(0.25), *_FIELD, "LUNG_BALANCE"),
+        refused("patient shifted by half of the field", c.shifted(0.5), *_FIELD, "LUNG_BALANCE"),
+        refused("table only", c.table_only, "NO_PATIENT"),
+        refused("a child of 8 years", d.each(PatientAge="008Y"), "PATIENT_AGE"),
+        refused("a child of 13 years", d.each(PatientAge="013Y"), "PATIENT_AGE"),
+        refused("an infant", d.each(PatientAge="009M"), "PATIENT_AGE"),
+        refused("pixel spacing of 1", c.spacing_of_one, "PIXEL_SPACING"),
+        refused("pixel spacing one and a half times as wide", c.larger(1.55), "BODY_SIZE", "PIXEL_SPACING"),
+        refused("both lungs dense by 450 HU", c.denser(450), "LUNG_DENSITY"),
+        refused("both lungs half full of fluid", c.effusions, "PLEURAL_FLUID"),
+        refused("intercept off by 24 in the upper half", c.off_scale(24, upper), "HU_STEP"),
+        refused("intercept off by -24 in the upper half", c.off_scale(-24, upper), "HU_STEP"),
+        *(
+            refused(f"intercept off by 1024 in {name}", c.off_scale(1024, where), "HU_STEP")
+            for name, where in _PLACES.items()
+        ),
+        *(refused(f"two neighbours swapped at {at:.0%}", c.swapped(at), "SLICE_ORDER") for at in (0.3, 0.5, 0.7)),
+        *(
+            refused(f"12 mm come twice at {at:.0%}", c.overlapping_breaths(at), "SLICE_ORDER")
+            for at in (0.35, 0.5, 0.65)
+        ),
     ]

@@ -11,6 +11,7 @@ _RESEND = "Send the whole series again."
 _ORIGINAL = "Route the original reconstruction instead."
 _PROTOCOL = "Route a series whose protocol fits the model card."
 _ROUTING = "Change the PACS's routing rule, so that this kind of series is not sent."
+_READ = "Read the images: the model was not made for such lungs."
 _HEADER = "Ask whoever operates the scanner or the archive: the header is wrong or incomplete."
 
 
@@ -72,6 +73,7 @@ class ReasonCode(StrEnum):
     BURNED_IN = "BURNED_IN", "text burned into the pixels", _ORIGINAL
     QUALITY_CONTROL = "QUALITY_CONTROL", "quality control images", _ROUTING
     PHANTOM_OR_QA = "PHANTOM_OR_QA", "a phantom or quality assurance", _ROUTING
+    PATIENT_AGE = "PATIENT_AGE", "a patient of an age that the model was not made for", _ROUTING
     BODY_PART = "BODY_PART", "another part of the body, by the header", _ROUTING
 
     # One regular axial stack?
@@ -119,10 +121,16 @@ class ReasonCode(StrEnum):
     QUANTISED = "QUANTISED", "too few grey levels for CT", _ORIGINAL
     CONSTANT = "CONSTANT", "pixels that all have the same value", _RESEND
     BLANK_SLICES = "BLANK_SLICES", "empty slices", _RESEND
+    HU_STEP = "HU_STEP", "Hounsfield units that jump between neighbouring slices", _HEADER
     REPEATED_SLICES = "REPEATED_SLICES", "the same pixels at several places", _RESEND
 
     # Both lungs, whole, of one body?
     NOT_CHEST = "NOT_CHEST", "no lungs in the images, or no windpipe", _ROUTING
+    NO_PATIENT = "NO_PATIENT", "no patient in the images, or hardly any of one", _ROUTING
+    BODY_SIZE = "BODY_SIZE", "a chest that is too large or too small for an adult's", _HEADER
+    LUNG_DENSITY = "LUNG_DENSITY", "lungs that hold hardly any air", _READ
+    PLEURAL_FLUID = "PLEURAL_FLUID", "much fluid in place of lung", _READ
+    SLICE_ORDER = "SLICE_ORDER", "slices that changed places, or anatomy that comes twice", _RESEND
     SLICES_DO_NOT_MATCH = "SLICES_DO_NOT_MATCH", "neighbouring slices that do not show the same body", _RESEND
     LUNG_CUT_OFF = "LUNG_CUT_OFF", "lungs that reach over the first or the last slice", _PROTOCOL
     LUNG_BALANCE = "LUNG_BALANCE", "one lung much smaller than the other", "Read the images: one lung may be missing."
@@ -130,7 +138,11 @@ class ReasonCode(StrEnum):
     # After the segmentation: is the mask lung, and all of it?
     NO_LUNG_MASK = "NO_LUNG_MASK", "no lung found by the network", _PROTOCOL
     LUNG_VOLUME = "LUNG_VOLUME", "a lung volume outside the range of the model card", _PROTOCOL
-    LUNG_OUTSIDE_FIELD = "LUNG_OUTSIDE_FIELD", "a lung mask that reaches over the side of the image", _PROTOCOL
+    LUNG_OUTSIDE_FIELD = (
+        "LUNG_OUTSIDE_FIELD",
+        "lungs that reach over the side of the images",
+        "Route a reconstruction whose field of view shows the whole chest.",
+    )
     MASK_FRAGMENTED = "MASK_FRAGMENTED", "a lung mask in many small pieces", _PROTOCOL
     MASK_MISSES_LUNG = "MASK_MISSES_LUNG", "a lung mask that leaves out much of the air-filled lung", _PROTOCOL
     MASK_OFF_GROUND = "MASK_OFF_GROUND", "a network that takes much for lung that is not", _PROTOCOL

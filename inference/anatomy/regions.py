@@ -150,7 +150,9 @@ def _in_body(
     """Whether tissue lies around a piece of air; around the foam of a table lies air on one side at least."""
     reach = cells.in_plane(_CHEST_WALL_MM)
     z, y, x = boxes[n - 1]
-    box = z, slice(max(0, y.start - reach), y.stop + reach), slice(max(0, x.start - reach), x.stop + reach)
+    y_box, x_box = (slice(max(0, side.start - reach), side.stop + reach) for side in (y, x))
+    box = z, y_box, x_box
     piece = labels[box] == n
-    ring = ndimage.maximum_filter(piece, (1, 2 * reach + 1, 2 * reach + 1)) & ~piece
-    return float(outside[box][ring].mean()) < _MOST_OUTSIDE
+    beyond = beyond_field(outside.shape[1:], 0.97)[y_box, x_box]
+    ring = ndimage.maximum_filter(piece, (1, 2 * reach + 1, 2 * reach + 1)) & ~piece & ~beyond
+    return not ring.any() or float(outside[box][ring].mean()) < _MOST_OUTSIDE

@@ -28,7 +28,7 @@ EXTRAS = (
 GAS_HU, FLUID_HU, WALL_HU, COLLAPSED_HU = -990, 15, 40, 35
 ARM_RADIUS_MM = 40.0
 _DIAPHRAGM_MM = 3.0
-_NECK_ABOVE_MM, _STOMA_ABOVE_MM = 12.0, 30.0
+_NECK_ABOVE_MM, _SHOULDER_MM, _STOMA_ABOVE_MM = 4.0, 40.0, 40.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,12 @@ class Extras:
     def around(self, hu: Floats, z: float, x: Floats, y: Floats) -> None:
         """Neck and arms: `hu` (Y, X) is changed in place."""
         if "neck" in self.names and z > self.anatomy.lung_height + _NECK_ABOVE_MM:
-            outside = (x / 65) ** 2 + ((y - 10) / 62) ** 2 > 1
+            slope = float(np.clip((z - self.anatomy.lung_height - _NECK_ABOVE_MM) / _SHOULDER_MM, 0, 1))
+            width, depth = (
+                slope * neck + (1 - slope) * body
+                for neck, body in zip((65, 62), (self.anatomy.body_width, self.anatomy.body_depth), strict=True)
+            )
+            outside = (x / width) ** 2 + ((y - 10 * slope) / depth) ** 2 > 1
             hu[outside] = AIR_HU
             hu[((x / 14) ** 2 + ((y - 35) / 13) ** 2) < 1] = CORTEX_HU * 0.6
         if "arms" in self.names and z < self.anatomy.lung_height:

@@ -27,7 +27,7 @@ class Coarse:
     """A coarse copy of a volume.
 
     hu: float32 (z, y, x), cell means.  spacing_mm: of the cells.  levels: z taken.  factors: rows, columns to a cell.
-    every: float32 (Z, cells), all slices of the volume as vectors of mean 0 and length 1.
+    every: float32 (Z, cells), all slices of the volume as vectors of mean 0 and length 1.  slice_mm: between them.
     """
 
     hu: Floats
@@ -35,6 +35,7 @@ class Coarse:
     levels: tuple[int, ...]
     factors: tuple[int, int]
     every: Floats
+    slice_mm: float
 
     @property
     def cell_ml(self) -> float:
@@ -86,7 +87,7 @@ def shrink(volume: CTVolume) -> Coarse:
     planes = np.stack([_cells(np.clip(hu, -1024, 1500), factors, kept_rows, kept_columns) for hu in volume.hu])
     step = (levels[-1] - levels[0]) / max(1, len(levels) - 1) * spacing_z
     spacing = (step, spacing_y * factors[0], spacing_x * factors[1])
-    return Coarse(planes[list(levels)], spacing, levels, factors, _normalised(planes))
+    return Coarse(planes[list(levels)], spacing, levels, factors, _normalised(planes), spacing_z)
 
 
 def _cells(plane: npt.NDArray[np.generic], factors: tuple[int, int], rows: int, columns: int) -> Floats:
@@ -144,31 +145,6 @@ def _bone_offset(coarse: Coarse, lungs: Mask) -> float:
     strip = coarse.hu[levels, :, max(0, round(middle) - reach) : round(middle) + reach + 1] > _BONE_ABOVE_HU
     bone_rows = np.nonzero(strip)[1]
     return float(bone_rows.mean() - rows.mean()) if bone_rows.size else 0.0
-
-
-def neighbour_matches(coarse: Coarse) -> npt.NDArray[np.float64]:
-    """Correlation of each slice with the next, over the body: 0.9 and above in any whole scan."""
-    return _matches(coarse.every, 1)
-
-
-def worst_stranger(coarse: Coarse) -> float:
-    """How much better two slices match over others between them than some neighbours on the way do, at most.
-
-    The nearer two slices of one body are, the better they match, breathing or not: this stays below 0. One or a few
-    slices of another body or scan in between match neither side.
-    """
-    beside = _matches(coarse.every, 1)
-    worst = -1.0
-    for lag in range(2, min(5, len(coarse.every))):
-        way = np.lib.stride_tricks.sliding_window_view(beside, lag).min(axis=1)
-        worst = max(worst, float((_matches(coarse.every, lag) - way).max()))
-    return worst
-
-
-def _matches(planes: Floats, lag: int) -> npt.NDArray[np.float64]:
-    """Correlation of each slice with the one `lag` slices above it. planes: normalised, (slices, cells)."""
-    matches: npt.NDArray[np.float64] = (planes[:-lag] * planes[lag:]).sum(axis=1, dtype=np.float64)
-    return matches
 
 
 def _normalised(planes: Floats) -> Floats:

@@ -16,11 +16,13 @@ from inference.anatomy.cells import cells_of
 from inference.anatomy.regions import Air, find_air
 from inference.errors import UnsuitableSeries
 from inference.finding import QualityCheck
-from inference.suitability.body import Chest, Coarse, measure_chest, shrink
+from inference.suitability.body import measure_chest, shrink
 from inference.suitability.chest_rules import check_chest
+from inference.suitability.contents_rules import check_field, check_filling, check_patient, check_size
 from inference.suitability.header_rules import check_header
 from inference.suitability.landmarks import body_middle, smaller_side
 from inference.suitability.policy import Policy, require
+from inference.suitability.stack_rules import check_far_off, check_scale, check_stack
 from inference.volume.ct_volume import CTVolume, upright
 
 __all__ = ["Accepted", "Policy", "accept", "check", "check_mask", "check_outline"]
@@ -57,10 +59,17 @@ def accept(volume: CTVolume, policy: Policy) -> Accepted:
     outline = _checked_outline(volume, policy)
     _check_slices_differ(volume)
     air = find_air(cells_of(volume))
+    check_patient(air)
+    check_far_off(air)
+    hu = _check_hu(volume, air)
+    check_field(air, policy)
     coarse = shrink(volume)
-    chest = measure_chest(coarse, air)
-    seen = _check_hu(volume, coarse, chest), check_chest(coarse, chest, volume.flipped, policy)
-    return Accepted((*outline, *seen), air)
+    filling = check_filling(air, policy)
+    chest = check_chest(coarse, measure_chest(coarse, air), volume.flipped, policy)
+    check_scale(air)
+    check_stack(coarse)
+    check_size(air, policy)
+    return Accepted((*outline, hu, chest, *filling), air)
 
 
 def check_outline(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ...]:
@@ -70,6 +79,7 @@ def check_outline(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ...]:
 
 def _outline_checks(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
     yield from check_header(volume.header, policy.derived_primary)
+    yield from _check_age(volume, policy)
     if volume.part:
         yield QualityCheck("SERIES_SPLIT", f"The series holds several volumes; this is {volume.part}.")
     if volume.dropped:
@@ -82,10 +92,31 @@ def _checked_outline(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ..
     try:
         return tuple(_outline_checks(volume, policy))
     except UnsuitableSeries as refusal:
-        if refusal.code == ReasonCode.EXTENT and not find_air(cells_of(volume)).lungs.any():
-            # A head or a pelvis is shorter or longer than a chest, but that is not what is wrong with it.
-            raise UnsuitableSeries(ReasonCode.NOT_CHEST, "No air-filled lungs are found in the images.") from None
+        if refusal.code == ReasonCode.EXTENT:
+            # A head or an abdomen is shorter or longer than a chest, but that is not what is wrong with it.
+            _check_is_chest(volume, policy)
         raise
+
+
+def _check_is_chest(volume: CTVolume, policy: Policy) -> None:
+    """Raises UnsuitableSeries (NOT_CHEST) for another part of the body."""
+    coarse = shrink(volume)
+    try:
+        check_chest(coarse, measure_chest(coarse, find_air(cells_of(volume))), volume.flipped, policy)
+    except UnsuitableSeries as refusal:
+        if refusal.code == ReasonCode.NOT_CHEST:
+            raise
+
+
+def _check_age(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
+    age = volume.header.age_years
+    if age is None:
+        yield QualityCheck("AGE_UNKNOWN", "The header does not tell the patient's age; the model was made for adults.")
+    elif not policy.age_years[0] <= age <= policy.age_years[1]:
+        low, high = policy.age_years
+        raise UnsuitableSeries(
+            ReasonCode.PATIENT_AGE, f"The patient's age is not within the {low:g} to {high:g} years of the model card."
+        )
 
 
 def _check_sampling(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
@@ -104,10 +135,22 @@ def _check_sampling(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
     require(min(rows, columns), policy.matrix, ReasonCode.MATRIX, "The image matrix has a side of")
     require(max(pixel), policy.pixel_mm, ReasonCode.PIXEL_SPACING, "The pixel spacing is", " mm")
     require(min(pixel), policy.pixel_mm, ReasonCode.PIXEL_SPACING, "The pixel spacing is", " mm")
+    _check_diameter(volume)
     require(
         min(rows * pixel[0], columns * pixel[1]), policy.field_mm, ReasonCode.FIELD_OF_VIEW, "The image measures", " mm"
     )
     yield QualityCheck("SAMPLING", f"{depth} slices, {spacing:g} mm apart without a gap, cover {extent:.0f} mm.")
+
+
+def _check_diameter(volume: CTVolume) -> None:
+    """A pixel spacing of exactly 1 mm that contradicts the field of view: anonymisers and converters write it."""
+    diameter, (_, y_mm, x_mm) = volume.header.reconstruction_diameter_mm, volume.spacing_mm
+    measured = max(volume.hu.shape[1] * y_mm, volume.hu.shape[2] * x_mm)
+    if diameter and y_mm == x_mm == 1.0 and not 0.9 <= measured / diameter <= 1.1:
+        raise UnsuitableSeries(
+            ReasonCode.PIXEL_SPACING,
+            f"The pixel spacing of 1 mm contradicts the field of view of {diameter:.0f} mm that the scanner states.",
+        )
 
 
 def _check_gaps(volume: CTVolume, policy: Policy) -> None:
@@ -175,7 +218,7 @@ def _check_slices_differ(volume: CTVolume) -> None:
         )
 
 
-def _check_hu(volume: CTVolume, coarse: Coarse, chest: Chest | None) -> QualityCheck:
+def _check_hu(volume: CTVolume, air_found: Air) -> QualityCheck:
     """Air near -1000 HU and soft tissue near 0, and as many grey levels as a scanner gives.
 
     Air is the background's most common value, or, in an image without background, the purest air in the airways.
@@ -187,8 +230,9 @@ def _check_hu(volume: CTVolume, coarse: Coarse, chest: Chest | None) -> QualityC
     if int((counts[1:] > 0).sum()) < _FEWEST_VALUES:
         raise UnsuitableSeries(ReasonCode.QUANTISED, "The images have too few grey levels for CT, as screenshots do.")
     air, allowed = _mode(counts, -1149, -700), _AIR_HU
-    if air > _AIR_HU[1] and chest is not None:
-        purest = float(np.percentile(coarse.hu[chest.lungs], 0.1))
+    inside = air_found.lungs | air_found.airways
+    if air > _AIR_HU[1] and inside.any():
+        purest = float(np.percentile(air_found.cells.hu[inside], 0.1))
         if purest < air - _LUNG_OVER_AIR_HU:  # the most common value is the lung's: the image shows no background
             air, allowed = purest, _AIRWAY_HU
     tissue = _mode(counts, -300, 300)
@@ -196,7 +240,7 @@ def _check_hu(volume: CTVolume, coarse: Coarse, chest: Chest | None) -> QualityC
     if not (allowed[0] <= air <= allowed[1] and _TISSUE_HU[0] <= tissue <= _TISSUE_HU[1] and share >= _TISSUE_SHARE):
         raise UnsuitableSeries(
             ReasonCode.HU_IMPLAUSIBLE,
-            f"The values are no Hounsfield units: air is at {air:.0f} (must be near -1000), tissue at {tissue:.0f} "
+            f"The values are not Hounsfield units: air is at {air:.0f} (must be near -1000), tissue at {tissue:.0f} "
             f"(must be near 0), {share:.0%} of the image.",
         )
     return QualityCheck("HU", f"Air at {air:.0f} HU, tissue at {tissue:.0f} HU.")

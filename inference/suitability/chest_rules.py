@@ -1,21 +1,14 @@
 """What the pixels must show before a model sees them: a whole chest, the right way up, every slice of one body."""
 
-from scipy import ndimage
-
 from config.reasons import ReasonCode
 from inference.errors import UnsuitableSeries
 from inference.finding import QualityCheck
-from inference.suitability.body import Chest, Coarse, neighbour_matches, worst_stranger
+from inference.suitability.body import Chest, Coarse
 from inference.suitability.landmarks import Landmarks, find_landmarks
 from inference.suitability.policy import Policy, require
 
-_SLICES_MATCH = 0.75
-# One step between neighbours that is far wider than those around it: two bodies set upon one another. A breath between
-# two slices gives 3 to 5 times the usual difference.
-_STEP_MATCH, _STEP_TIMES = 0.85, 8.0
-# In whole scans slices match their neighbours best, so this stays near 0 (0.007 with breathing); a slice of another
-# series gives 0.18 and more.
-_STRANGER = 0.04
+# Less lung than this in an end slice is not worth a word.
+_TIP_CM2 = 2.0
 _WIDTH_UPSIDE_DOWN, _WIDTH_UPRIGHT = 0.9, 1.1
 _BACK_OFFSET_MM = 5.0
 _WIDTH_TO_DEPTH = 0.85
@@ -57,8 +50,19 @@ def check_chest(coarse: Coarse, chest: Chest | None, flipped: tuple[bool, bool],
         raise UnsuitableSeries(
             ReasonCode.NOT_CHEST, "There is air, but no windpipe beside or above it, so it is no lung."
         )
-    _check_matches(coarse)
-    return QualityCheck("CHEST", f"{chest.volume_ml:.0f} mL of air-filled lung over {chest.height_mm:.0f} mm, whole.")
+    return QualityCheck(
+        "CHEST", f"{chest.volume_ml:.0f} mL of air-filled lung over {chest.height_mm:.0f} mm, {_how_whole(chest)}."
+    )
+
+
+def _how_whole(chest: Chest) -> str:
+    """Whether the scan's ends cut the lungs, in words."""
+    cut = [
+        f"{area:.0f} cm2 in the {end} slice"
+        for end, area in (("lowest", chest.first_cm2), ("highest", chest.last_cm2))
+        if area > _TIP_CM2
+    ]
+    return f"whole but for a tip of {' and '.join(cut)}" if cut else "whole"
 
 
 def _check_way_up(chest: Chest, landmarks: Landmarks, flipped: tuple[bool, bool]) -> None:
@@ -98,11 +102,3 @@ def _check_sides(landmarks: Landmarks, flipped: tuple[bool, bool]) -> None:
             ReasonCode.MIRRORED,
             "The heart lies on the patient's right: the images are mirrored, or the patient's organs are.",
         )
-
-
-def _check_matches(coarse: Coarse) -> None:
-    matches = neighbour_matches(coarse)
-    usual = ndimage.median_filter(1 - matches, size=21, mode="nearest")
-    step = (matches < _STEP_MATCH) & (1 - matches > _STEP_TIMES * usual)
-    if matches.min(initial=1.0) < _SLICES_MATCH or step.any() or worst_stranger(coarse) > _STRANGER:
-        raise UnsuitableSeries(ReasonCode.SLICES_DO_NOT_MATCH, "Neighbouring slices do not show the same body.")

@@ -44,6 +44,11 @@ class Policy:
         show not to be lung. 0.003 to 0.007 in the scans at hand, the airways.
     crop_excess: area of the image part that the verdict is made from over that of the box around the lungs in it; 1 in
         the scans at hand.
+    age_years: of the patient, if the header tells it.
+    lungs_box_cm2: width times depth of the air-filled lungs. Adults' are 150 to 350 mm wide and 120 to 250 deep; 410 to
+        460 in the scans at hand, and above 1000 in each of them if the pixel spacing is replaced by 1 mm.
+    hazy_share: of the lungs' space, what is between air and tissue (-600 to -250 HU).
+    fluid_share: of the lungs' space, what is fluid beside them.
     derived_primary: accept DERIVED\\PRIMARY axial images, as some vendors label ordinary reconstructions.
     """
 
@@ -65,6 +70,10 @@ class Policy:
     mask_covers: float = 0.6
     outside_lungs_share: float = 0.25
     crop_excess: float = 1.5
+    age_years: Range = (18, 120)
+    lungs_box_cm2: Range = (150, 850)
+    hazy_share: float = 0.6
+    fluid_share: float = 0.3
     derived_primary: bool = True
 
     @classmethod

@@ -39,6 +39,8 @@ class SeriesHeader:
     derivation: Derivation Description.
     images_in_acquisition: how many images the scanner says it made, 0 if it does not say.
     equipment: (manufacturer, model) of the device that made the images and of all that contributed to any of them.
+    age_years: Patient's Age; None for one that is missing, malformed or 0 years.
+    reconstruction_diameter_mm: the field of view that the scanner says it reconstructed.
     number_step: the step of the instance numbers if it is the same from each slice to the next, else 0.
     """
 
@@ -70,6 +72,8 @@ class SeriesHeader:
     images_in_acquisition: int = 0
     equipment: frozenset[tuple[str, str]] = frozenset()
     number_step: int = 0
+    age_years: float | None = None
+    reconstruction_diameter_mm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ from inference.volume.part10 import (
     safe_uid,
 )
 
+# A year in the units of an Age String.
+_AGE_UNITS = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 LEGACY_ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.2"
@@ -208,6 +210,8 @@ def _header(elements: Elements, syntax: str) -> SeriesHeader:
         derivation=elements.text("DerivationDescription"),
         image_comments=elements.text("ImageComments"),
         acquisition_number=elements.key("FrameAcquisitionNumber") or elements.key("AcquisitionNumber"),
+        age_years=age_years(elements.text("PatientAge")),
+        reconstruction_diameter_mm=elements.number("ReconstructionDiameter"),
         images_in_acquisition=int(elements.number("ImagesInAcquisition") or 0),
     )
 
@@ -215,6 +219,14 @@ def _header(elements: Elements, syntax: str) -> SeriesHeader:
 def _thickness(elements: Elements) -> float | None:
     """None or 0 if the scanner does not say, NaN if what it says cannot be."""
     return 0.0 if elements.number("SliceThickness") == 0 else elements.stated("SliceThickness", *_LENGTH_MM)
+
+
+def age_years(text: str) -> float | None:
+    """An Age String (nnnD, nnnW, nnnM, nnnY) in years; None for any other text and for 0, as anonymisers write it."""
+    number, unit = text[:-1], text[-1:]
+    if not (number.isascii() and number.isdigit() and unit in _AGE_UNITS):
+        return None
+    return int(number) / _AGE_UNITS[unit] or None
 
 
 def _frames(dataset: Dataset, elements: Elements, instance: Instance, spans: list[Spans]) -> Iterator[Frame]:

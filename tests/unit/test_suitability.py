@@ -15,9 +15,12 @@ from inference.anatomy.cells import cells_of
 from inference.anatomy.regions import find_air
 from inference.errors import ModelError, UnsuitableSeries
 from inference.phantom.chest import make_phantom
+from inference.preprocess import mask_box
 from inference.suitability.check import Policy, check, check_mask
+from inference.suitability.ground import check_crop, check_ground
 from inference.volume.ct_volume import CTVolume
 from inference.volume.folder import find_series
+from inference.volume.instances import age_years
 from inference.volume.load import load
 
 REAL = ("MD04_every2nd", "MD05_every2nd", "lungdx_A0002_B40f_30slices")
@@ -225,3 +228,46 @@ def test_a_card_sets_the_policy_and_a_wrong_key_is_an_error() -> None:
         Policy.from_table({"extent": [172, 588]})
     with pytest.raises(ModelError, match="gap_ratio"):
         Policy.from_table({"gap_ratio": "2"})
+
+
+@pytest.mark.parametrize(
+    ("text", "years"),
+    [("008Y", 8.0), ("018M", 1.5), ("010D", 10 / 365.25), ("000Y", None), ("", None), ("8", None), ("XXXY", None)],
+)
+def test_patients_age_is_read_as_the_standard_writes_it(text: str, years: float | None) -> None:
+    assert age_years(text) == (None if years is None else pytest.approx(years))
+
+
+def test_an_unknown_age_passes_with_a_remark_and_the_card_sets_the_range(chest: CTVolume) -> None:
+    assert "AGE_UNKNOWN" in [one.code for one in check(with_header(chest, age_years=None), Policy())]
+    assert code_of(with_header(chest, age_years=17.9)) == "PATIENT_AGE"
+    check(with_header(chest, age_years=17.9), Policy(age_years=(16, 120)))
+
+
+def test_a_tip_of_lung_in_an_end_slice_is_said(chest: CTVolume) -> None:
+    first = int(np.flatnonzero(find_air(cells_of(chest)).lungs.any(axis=(1, 2)))[0])
+    cut = dataclasses.replace(chest, hu=chest.hu[first + 1 :], slices=chest.slices[first + 1 :])
+    sentence = next(one.sentence for one in check(cut, Policy()) if one.code == "CHEST")
+    assert "cm2 in the lowest slice" in sentence and not sentence.endswith(", whole.")
+
+
+def test_a_network_off_its_ground_is_refused_with_how_much(lungs: np.ndarray) -> None:
+    raw = lungs.astype(np.uint8)
+    raw[10:30, :60] = 1
+    inside = slice(8, 32)
+    off_ml = float(np.count_nonzero(raw[inside].astype(bool) & ~lungs[inside]))
+    with pytest.raises(UnsuitableSeries, match=f"{off_ml:.0f} mL") as refused:
+        check_ground(raw, lungs, inside, 1.0, Policy(outside_lungs_share=0.05))
+    assert refused.value.code == "MASK_OFF_GROUND"
+    assert check_ground(raw, lungs, inside, 1.0, Policy(outside_lungs_share=0.9)).code == "MASK_GROUND"
+    assert check_ground(lungs.astype(np.uint8), lungs, inside, 1.0, Policy()).sentence.startswith("0.0%")
+
+
+def test_a_stray_voxel_that_blows_up_the_crop_is_refused(lungs: np.ndarray) -> None:
+    inside = slice(8, 32)
+    raw = lungs[inside].astype(np.uint8)
+    check_crop(mask_box(raw), lungs[inside], "mask-box", Policy())
+    raw[3, 0, 0] = raw[3, -1, -1] = 1
+    with pytest.raises(UnsuitableSeries, match="CROP_IMPLAUSIBLE"):
+        check_crop(mask_box(raw), lungs[inside], "mask-box", Policy())
+    check_crop(mask_box(raw), lungs[inside], "none", Policy())

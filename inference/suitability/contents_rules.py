@@ -1,0 +1,144 @@
+"""What the images hold: a patient, of an adult's size, with lungs that the field shows whole and full of air."""
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from config.reasons import ReasonCode
+from inference.anatomy.parts import label, sizes_of
+from inference.anatomy.regions import AIR_BELOW_HU, Air, beyond_field
+from inference.errors import UnsuitableSeries
+from inference.finding import QualityCheck
+from inference.suitability.policy import Policy
+
+# Tissue by its share of the way from the darkest to the brightest, so that wrong units are not taken for an empty
+# table; this much of it over 300 mm, thicker than a table's shell.
+_TISSUE_SHARE, _PATIENT_ML, _PATIENT_OVER_MM = 0.3, 1000.0, 300.0
+# Half-aerated lung; else only the rims of air in the body and stool have such values, and a rim is thin.
+_HAZY_HU = (-600.0, -250.0)
+# Effusion; liver, spleen and muscle are at 50 to 60, blood at 30 to 45. Even, and next to lung.
+_FLUID_HU, _FLUID_SPREAD_HU, _FLUID_LEAST_ML, _BESIDE_LUNG_MM = (-12.0, 25.0), 22.0, 20.0, 8.0
+_SAID_FROM = 0.15
+# Both lungs are wider than this; a trunk is deeper than that.
+_ONE_LUNG_MM, _TRUNK_MM = 170.0, 80.0
+
+
+def check_patient(air: Air) -> None:
+    """Raises UnsuitableSeries (NO_PATIENT) if hardly any tissue is seen, as on a table alone."""
+    hu = air.cells.hu
+    low, high = np.percentile(hu[:: max(1, len(hu) // 20)], (1, 99.5))
+    thick = ndimage.minimum_filter(hu > low + _TISSUE_SHARE * (high - low), (1, 5, 5))
+    seen_ml = float(thick.sum()) * air.cells.cell_ml
+    if seen_ml < _PATIENT_ML * len(hu) * air.cells.spacing_mm[0] / _PATIENT_OVER_MM:
+        raise UnsuitableSeries(
+            ReasonCode.NO_PATIENT, f"Only {seen_ml:.0f} mL of soft tissue are seen: the images show no patient's trunk."
+        )
+
+
+def check_field(air: Air, policy: Policy) -> None:
+    """Raises UnsuitableSeries (LUNG_OUTSIDE_FIELD) if the images' sides, or the round field, cut the lungs."""
+    cells, lungs = air.cells, air.lungs
+    # The field's edge with the cells that it half fills does not count as lung: look just inside of them.
+    rim = ndimage.binary_dilation(beyond_field(lungs.shape[1:], 0.99))
+    inside = ndimage.binary_dilation(rim) & ~rim
+    cut_mm = float(np.count_nonzero(lungs[:, inside])) * cells.spacing_mm[1]
+    cut_cm2 = cut_mm * cells.spacing_mm[0] / 100.0
+    if _half_in_field(air, inside):
+        raise UnsuitableSeries(
+            ReasonCode.LUNG_OUTSIDE_FIELD,
+            "The side of the field of view cuts the trunk through, and only one lung is in the images.",
+        )
+    if cut_cm2 > policy.cut_cm2:
+        raise UnsuitableSeries(
+            ReasonCode.LUNG_OUTSIDE_FIELD,
+            f"The side of the field of view cuts the lungs over {cut_cm2:.0f} cm2: part of them is not in the images.",
+        )
+
+
+def _half_in_field(air: Air, along_field: npt.NDArray[np.bool_]) -> bool:
+    """One lung at most, and on one side the trunk reaches the field's edge over its whole depth."""
+    cells, lungs = air.cells, air.lungs
+    levels = lungs.any(axis=(1, 2))
+    columns = np.flatnonzero(lungs.any(axis=(0, 1)))
+    if not len(columns) or (columns[-1] - columns[0]) * cells.spacing_mm[2] > _ONE_LUNG_MM:
+        return False
+    edge = cells.hu[levels][:, along_field] > AIR_BELOW_HU
+    left = np.nonzero(along_field)[1] < along_field.shape[1] / 2
+    cut_mm = [float(edge[:, side].sum(axis=1).mean()) * cells.spacing_mm[1] for side in (left, ~left)]
+    return max(cut_mm) > _TRUNK_MM and min(cut_mm) < _TRUNK_MM / 2
+
+
+def check_size(air: Air, policy: Policy) -> None:
+    """Raises UnsuitableSeries (BODY_SIZE) if the lungs are too wide and deep, or too small, for those of the card."""
+    boxes = ndimage.find_objects(air.lungs.view(np.uint8))
+    if not boxes:
+        return
+    _, rows, columns = boxes[0]
+    depth, width = (
+        (side.stop - side.start) * mm for side, mm in zip((rows, columns), air.cells.spacing_mm[1:], strict=True)
+    )
+    low, high = policy.lungs_box_cm2
+    if not low <= depth * width / 100.0 <= high:
+        raise UnsuitableSeries(
+            ReasonCode.BODY_SIZE,
+            f"The lungs measure {width:.0f} mm from side to side and {depth:.0f} mm from front to back, {low:g} to "
+            f"{high:g} cm2 are accepted: no adult's, or the pixel spacing is wrong.",
+        )
+
+
+def check_filling(air: Air, policy: Policy) -> tuple[QualityCheck, ...]:
+    """Are the lungs full of air? Half-aerated lung, and fluid beside it, each as a share of all lung.
+
+    Raises UnsuitableSeries: LUNG_DENSITY or PLEURAL_FLUID above the share that the card allows. Remarks on less.
+    """
+    aerated = float(air.lungs.sum()) * air.cells.cell_ml
+    found = []
+    hazy, fluid = hazy_ml(air), fluid_ml(air)
+    for code, amount, whole, most, what in (
+        (
+            ReasonCode.LUNG_DENSITY,
+            hazy,
+            aerated + _outside_lungs_ml(air),
+            policy.hazy_share,
+            "is only half filled with air",
+        ),
+        (ReasonCode.PLEURAL_FLUID, fluid, aerated + fluid, policy.fluid_share, "is fluid beside it"),
+    ):
+        share = amount / whole if whole else 0.0
+        sentence = f"Of the lungs' space {share:.0%}, {amount:.0f} mL, {what}"
+        if share > most:
+            raise UnsuitableSeries(code, f"{sentence}; at most {most:.0%} are accepted.")
+        if share > _SAID_FROM:
+            found.append(QualityCheck(str(code), f"{sentence}: the model saw few such lungs."))
+    return tuple(found)
+
+
+def hazy_ml(air: Air) -> float:
+    """Lung between air and tissue, millilitres."""
+    return float(_hazy(air).sum()) * air.cells.cell_ml
+
+
+def _hazy(air: Air) -> npt.NDArray[np.bool_]:
+    hu = air.cells.hu
+    inside = (hu > _HAZY_HU[0]) & (hu < _HAZY_HU[1]) & ~air.outside & ~beyond_field(hu.shape[1:], 0.99)
+    core = ndimage.minimum_filter(inside, (1, 3, 3))
+    # Of the hazy parts only thick ones count, each with its rim.
+    grown: npt.NDArray[np.bool_] = ndimage.maximum_filter(core, (1, 3, 3))
+    return grown
+
+
+def _outside_lungs_ml(air: Air) -> float:
+    return float((_hazy(air) & ~air.lungs).sum()) * air.cells.cell_ml
+
+
+def fluid_ml(air: Air) -> float:
+    """Even tissue of water's density next to lung, millilitres."""
+    cells = air.cells
+    mean = ndimage.uniform_filter(cells.hu, (1, 5, 5))
+    spread = ndimage.uniform_filter(cells.hu * cells.hu, (1, 5, 5)) - mean * mean
+    fluid = (mean > _FLUID_HU[0]) & (mean < _FLUID_HU[1]) & (spread < _FLUID_SPREAD_HU**2)
+    labels, count = label(fluid)
+    volumes = sizes_of(labels, count) * cells.cell_ml
+    size = 2 * cells.in_plane(_BESIDE_LUNG_MM) + 1
+    beside = np.unique(labels[ndimage.maximum_filter(air.lungs, (1, size, size)) & fluid])
+    return float(sum(volumes[n] for n in beside if volumes[n] >= _FLUID_LEAST_ML))
