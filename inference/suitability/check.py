@@ -146,7 +146,7 @@ def _check_diameter(volume: CTVolume) -> None:
     """A pixel spacing of exactly 1 mm that contradicts the field of view: anonymisers and converters write it."""
     diameter, (_, y_mm, x_mm) = volume.header.reconstruction_diameter_mm, volume.spacing_mm
     measured = max(volume.hu.shape[1] * y_mm, volume.hu.shape[2] * x_mm)
-    if diameter and y_mm == x_mm == 1.0 and not 0.9 <= measured / diameter <= 1.1:
+    if diameter and diameter > 0 and y_mm == x_mm == 1.0 and not 0.9 <= measured / diameter <= 1.1:
         raise UnsuitableSeries(
             ReasonCode.PIXEL_SPACING,
             f"The pixel spacing of 1 mm contradicts the field of view of {diameter:.0f} mm that the scanner states.",

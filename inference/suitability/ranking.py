@@ -3,6 +3,7 @@
 Source of the order: Zheng et al. 2020 trained on whole lungs without contrast, 1 mm slices every 0.8 mm.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,7 @@ from inference.volume.load import outline
 # A scan this long covers most adults' lungs; only the pixels show whether it does these. Longer is not better.
 _WHOLE_MM, _COVERAGE_STEP_MM = 240.0, 40.0
 _CONTIGUOUS = 1.1
-# Upper edges of what counts as one thickness, mm.
-_THICKNESS_STEPS_MM = (1.6, 3.1, 5.1)
+_TRAINED_THICKNESS_MM, _TRAINED_SPACING_MM = 1.0, 0.8
 # Kernels that are made to show lung (first) and soft tissue, by the names of Siemens, GE, Philips, Canon and United
 # Imaging. Sources: their conformance statements and public archives.
 _LUNG_KERNELS = re.compile(r"^(LUNG|CHEST|L|Y[ABC]|FC[58]\d|B_SHARP|SHARP|[BDIQ][FLRV]?[5-9]\d)(?![A-Z]{3})")
@@ -42,9 +42,11 @@ class Candidate:
             "it covers more of the patient": min(self.extent_mm, _WHOLE_MM) // _COVERAGE_STEP_MM,
             "it was made without contrast medium": float(not self.contrast),
             "its slices leave no gap": float(self.spacing_mm <= _CONTIGUOUS * thickness),
-            "its slices are thinner": -float(sum(thickness > edge for edge in _THICKNESS_STEPS_MM)),
+            "its thickness is nearer to the 1 mm of the training": -float(_doublings(thickness, _TRAINED_THICKNESS_MM)),
             "its kernel is made for lungs": float(("other", "soft", "lung").index(self.kernel)),
-            "its slices lie closer": -round(self.spacing_mm, 2),
+            "its spacing is nearer to the 0.8 mm of the training": -round(
+                abs(self.spacing_mm - _TRAINED_SPACING_MM), 2
+            ),
         }
 
     def in_words(self) -> str:
@@ -55,6 +57,11 @@ class Candidate:
             f"{self.slices} slices {thick}, {self.spacing_mm:g} mm apart, cover {self.extent_mm:.0f} mm; "
             f"{self.kernel} kernel, {medium} contrast medium"
         )
+
+
+def _doublings(one: float, other: float) -> int:
+    """How many times one length must be doubled or halved to be about the other."""
+    return round(abs(math.log2(one / other)))
 
 
 def examine(paths: Sequence[Path], policy: Policy) -> Candidate:

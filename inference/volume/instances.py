@@ -224,7 +224,7 @@ def _thickness(elements: Elements) -> float | None:
 def age_years(text: str) -> float | None:
     """An Age String (nnnD, nnnW, nnnM, nnnY) in years; None for any other text and for 0, as anonymisers write it."""
     number, unit = text[:-1], text[-1:]
-    if not (number.isascii() and number.isdigit() and unit in _AGE_UNITS):
+    if not (len(number) == 3 and number.isascii() and number.isdigit() and unit in _AGE_UNITS):
         return None
     return int(number) / _AGE_UNITS[unit] or None
 

@@ -122,7 +122,7 @@ def test_one_series_is_analysed_once_the_whole_study_is_quiet_and_the_audit_says
     detail = first["detail"]
     assert isinstance(detail, dict)
     assert {note["series"]: note["code"] for note in detail["passed_over"]}[thick] == "PASSED_OVER"
-    assert any("thinner" in note["why"] for note in detail["passed_over"])
+    assert any("thickness is nearer" in note["why"] for note in detail["passed_over"])
     assert "1.25 mm" in detail["what"]
 
 
@@ -132,10 +132,11 @@ def test_one_series_is_analysed_once_the_whole_study_is_quiet_and_the_audit_says
         ({"spacing_mm": 5.0}, {"spacing_mm": 1.0, "extent_mm": 200.0}),
         ({"spacing_mm": 5.0}, {"spacing_mm": 1.0, "ContrastBolusAgent": "Ultravist"}),
         ({"spacing_mm": 5.0}, {"spacing_mm": 2.0, "SliceThickness": 1.0}),
+        ({"spacing_mm": 1.0}, {"spacing_mm": 0.5}),
         ({"ConvolutionKernel": "B70f"}, {"ConvolutionKernel": "B30f"}),
         ({"spacing_mm": 2.5, "SliceThickness": 3.0}, {"spacing_mm": 3.0, "SliceThickness": 3.0}),
     ],
-    ids=["coverage", "contrast", "gaps", "kernel", "spacing"],
+    ids=["coverage", "contrast", "gaps", "thickness", "kernel", "spacing"],
 )
 def test_what_makes_a_series_the_better_one(site: Site, better: dict[str, object], worse: dict[str, object]) -> None:
     site.receive(chest(**worse))  # type: ignore[arg-type]
