@@ -11,6 +11,7 @@ from storage.models import completion_efforts
 class Effort:
     """How often a series with this many instances was asked about and fetched for; another instance is a new start.
 
+    fetched: 1 also if the PACS listed instances that are not here and they may not be fetched.
     contradicted: the PACS counted more instances than it listed. next_at: when to ask again, Unix seconds.
     """
 

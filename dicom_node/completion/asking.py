@@ -8,7 +8,7 @@ from config.settings import Destination, SenderSettings, Settings
 from dicom_node.completion.retrieve import Retrieval, fetch
 from dicom_node.completion.rule import Said
 from dicom_node.scu.association import NoContext, PeerUnavailable
-from dicom_node.scu.query import QueryFailed, SeriesKey, querying
+from dicom_node.scu.query import Query, QueryFailed, SeriesKey, querying
 from storage import audit
 from storage.database import Database
 from storage.files import FileStore
@@ -37,18 +37,27 @@ class QueriedPacs:
         self._silence = ""
 
     def ask(self, key: SeriesKey, here: int, clock: Clock) -> Said:
-        """How many instances of a series it holds, and which if that is more than are `here`."""
+        """How many instances of a series it holds, and which if that is not fewer than are `here`."""
         if clock() < self._silent_until:
             return Said(None, silence=f"shortly before: {self._silence}")
         try:
             with querying(self._pacs, self._caller) as query:
                 count = query.count(key)
-                return Said(count, frozenset(query.instances(key)) if count > here else None)
+                return Said(count, self._list(query, key, needed=count > here) if count >= here else None)
         except NO_PEER as error:
             self._silent_until = clock() + self._settings.completion.silence_s
             self._silence = str(error)
             log.warning("the PACS cannot count", destination=self._pacs.name, detail=self._silence)
             return Said(None, silence=self._silence)
+
+    def _list(self, query: Query, key: SeriesKey, needed: bool) -> frozenset[str] | None:
+        """Which instances it holds. If it counts as many as are here, a PACS that cannot say is believed its count."""
+        try:
+            return frozenset(query.instances(key))
+        except QueryFailed:
+            if needed:
+                raise
+            return None
 
     def fetch(
         self, one: DueSeries, key: SeriesKey, missing: frozenset[str], held: Mapping[str, str], clock: Clock

@@ -145,12 +145,13 @@ class Completion:
         missing = said.missing(frozenset(held))
         decision = decide(
             len(held),
-            said.count,
+            said.there,
             asked=True,
             quiet=one.due_at <= clock(),
             may_fetch=self._rules.retrieve != "none" and effort.fetched < self._rules.fetch_attempts,
             missing=None if missing is None else len(missing),
             contradicted=effort.contradicted,
+            lacked=effort.fetched > 0,
         )
         if decision.action in (Action.CLOSE, Action.REFUSE):
             self._close(one, models, clock(), decision, said, len(held))
@@ -158,8 +159,8 @@ class Completion:
         if decision.action == Action.FETCH and missing:
             self._try(one, replace(effort, fetched=effort.fetched + 1))
             pacs.fetch(one, key, missing, held, clock)
-        elif missing is not None and not missing:
-            self._try(one, replace(effort, contradicted=True))
+        elif missing is not None:
+            self._try(one, replace(effort, contradicted=not missing, fetched=max(effort.fetched, bool(missing))))
         return False
 
     def _try(self, one: DueSeries, effort: Effort) -> Effort:
@@ -207,7 +208,7 @@ class Completion:
         return series.Closing(
             None if unwanted else models.reporting,
             decision.completeness,
-            len(said.listed or ()) if decision.completeness == PACS_LIST else said.count,
+            len(said.listed or ()) if decision.completeness == PACS_LIST else said.there,
             refusal,
             if_count=one.instance_count,
             shadow=models.shadow,

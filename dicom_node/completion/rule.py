@@ -34,13 +34,18 @@ class Decision:
 class Said:
     """What a PACS says about a series, or `silence`: why it cannot say.
 
-    count: its number of instances. listed: their SOP Instance UIDs; None if the list was not asked for, as it is only
-    when the count is above what is here.
+    count: its number of instances. listed: their SOP Instance UIDs; None if it was not asked for the list, as it is
+    only if the count is not below what is here, or does not give one.
     """
 
     count: int | None
     listed: frozenset[str] | None = None
     silence: str = ""
+
+    @property
+    def there(self) -> int | None:
+        """How many instances it holds: what it counts, or lists if that is more."""
+        return self.count if self.count is None else max(self.count, len(self.listed or ()))
 
     def missing(self, held: frozenset[str]) -> frozenset[str] | None:
         """Those listed that are not here; None without a list."""
@@ -55,6 +60,7 @@ def decide(
     may_fetch: bool,
     missing: int | None = None,
     contradicted: bool = False,
+    lacked: bool = False,
 ) -> Decision:
     """The rule.
 
@@ -63,6 +69,7 @@ def decide(
     may_fetch: missing instances may be fetched, and were not tried for too often yet.
     missing: instances that the PACS lists and the node does not hold; None if it gave no list.
     contradicted: when it was asked before, it counted more than it listed, too.
+    lacked: when it was asked before, it listed instances that are still not here.
     """
     if asked and there is not None and there == here:
         return Decision(Action.CLOSE, PACS_COUNT)
@@ -77,6 +84,8 @@ def decide(
         return Decision(Action.WAIT)
     if not asked:
         return Decision(Action.CLOSE, QUIET_TIME)
+    if there is None and lacked:
+        return Decision(Action.REFUSE, PACS_SILENT)  # its silence does not make the series complete
     # Fewer there than here: another PACS than the one that sent, or its index is behind. It cannot tell us the end.
     return Decision(Action.CLOSE, PACS_SILENT if there is None else PACS_HAS_FEWER)
 
@@ -92,6 +101,11 @@ def next_look(due_at: float, asked: int, now: float, settle_s: float) -> float:
 
 def missing_sentence(here: int, said: Said) -> str:
     """Why a series is refused, for a person."""
+    if said.count is None:
+        return (
+            "The PACS listed instances of this series that are not here and could not be fetched, and did not answer "
+            f"when it was asked again; {here} instances are here."
+        )
     there = f"The PACS holds {said.count} instances of this series"
     if said.listed is not None and len(said.listed) != said.count:
         there = f"The PACS counts {said.count} instances of this series and lists {len(said.listed)}"

@@ -167,11 +167,11 @@ def test_a_silent_pacs_delays_no_series_beyond_its_own_timeout(tmp_path: Path) -
 class CountingPacs:
     """Answers C-FIND: it counts `count` instances and lists `listed`. It gives none of them.
 
-    odd: a value for the count that is no number.
+    odd: a value for the count that is no number. lists: False for one that answers at series level only.
     """
 
-    def __init__(self, slices: Sequence[Dataset], count: int, odd: bytes | None = None) -> None:
-        self.slices, self.count, self.odd = slices, count, odd
+    def __init__(self, slices: Sequence[Dataset], count: int, odd: bytes | None = None, lists: bool = True) -> None:
+        self.slices, self.count, self.odd, self.lists = slices, count, odd, lists
         self.questions: Counter[str] = Counter()
         entity = AE(ae_title="DEMO_PACS")
         entity.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
@@ -185,9 +185,12 @@ class CountingPacs:
         self._server.shutdown()
         self._server.server_close()
 
-    def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset]]:
+    def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         level = str(event.identifier.QueryRetrieveLevel)
         self.questions[level] += 1
+        if level == "IMAGE" and not self.lists:
+            yield 0xA900, None
+            return
         for instance in self.slices if level == "IMAGE" else self.slices[:1]:
             answer = Dataset()
             answer.QueryRetrieveLevel = level
@@ -237,6 +240,33 @@ def test_a_pacs_that_counts_more_than_it_lists_is_asked_again_and_then_its_list_
     assert row["detail"]["reason"] == "The PACS counts 41 instances and lists 40, also when asked again."  # type: ignore[index]
 
 
+def test_a_pacs_that_lists_more_than_it_counts_is_not_believed_its_count(tmp_path: Path) -> None:
+    slices = ct_series(5)
+    with CountingPacs(slices, 3) as pacs:
+        node = asking_node(tmp_path / "node", pacs.port)
+        node.receive(slices[:3], BEGIN, quiet_s=30)
+        live(node, BEGIN + 1, BEGIN + 1000)
+    record = node.series()
+    assert (record.refusal_code, record.expected_count) == (ReasonCode.MISSING_SLICES, 5)
+    assert record.refusal_text is not None
+    assert "counts 3 instances of this series and lists 5; 3 instances are here" in record.refusal_text
+
+
+@pytest.mark.parametrize("how", ["no-list", "renamed"])
+def test_an_equal_count_completes_also_if_the_list_is_refused_or_names_other_instances(
+    tmp_path: Path, how: str
+) -> None:
+    slices = ct_series(3)
+    others = ct_series(3)
+    for ours, other in zip(slices, others, strict=True):
+        other.SeriesInstanceUID = ours.SeriesInstanceUID
+    with CountingPacs(slices if how == "no-list" else others, 3, lists=how != "no-list") as pacs:
+        node = asking_node(tmp_path / "node", pacs.port)
+        node.receive(slices, BEGIN, quiet_s=600)
+        assert live(node, BEGIN + 1, BEGIN + 100) < BEGIN + 10
+    assert (node.series().completeness, node.series().refusal_code) == (PACS_COUNT, None)
+
+
 def test_slices_that_it_lists_and_does_not_give_refuse_the_series_in_a_true_sentence(tmp_path: Path) -> None:
     slices = ct_series(40)
     with CountingPacs(slices, 41) as pacs:
@@ -265,6 +295,20 @@ def test_what_cannot_be_fetched_is_asked_for_a_few_times_and_no_more_after_resta
     assert node.series().refusal_code == ReasonCode.MISSING_SLICES
     with node.database.read() as tx:
         assert efforts.all_efforts(tx) == {}
+
+
+@pytest.mark.parametrize("retrieve", ["get", "none"])
+def test_a_pacs_that_goes_away_after_it_listed_missing_slices_does_not_make_the_series_complete(
+    tmp_path: Path, retrieve: str
+) -> None:
+    slices = ct_series(5)
+    with CountingPacs(slices, 5) as pacs:
+        node = asking_node(tmp_path / "node", pacs.port, retrieve=retrieve)
+        node.receive(slices[:3], BEGIN, quiet_s=60)
+        live(node, BEGIN + 1, BEGIN + 10)
+    live(node, BEGIN + 10, BEGIN + 200)
+    assert node.series().refusal_code == ReasonCode.MISSING_SLICES
+    assert node.series().completeness == PACS_SILENT
 
 
 def test_an_answer_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:

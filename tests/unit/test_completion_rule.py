@@ -64,6 +64,13 @@ def test_a_count_above_the_list_is_asked_about_again_and_then_the_list_counts() 
     assert decide(38, 41, asked=True, quiet=True, may_fetch=False, missing=2).action == Action.REFUSE
 
 
+def test_a_silence_does_not_make_complete_what_lacked_instances_before() -> None:
+    decision = decide(3, None, asked=True, quiet=True, may_fetch=True, lacked=True)
+    assert decision == Decision(Action.REFUSE, PACS_SILENT)
+    assert decide(3, None, asked=True, quiet=False, may_fetch=True, lacked=True).action == Action.WAIT
+    assert "did not answer" in missing_sentence(3, Said(None, silence="no connection"))
+
+
 def test_the_sentence_says_what_the_pacs_counts_and_what_it_lists() -> None:
     listed = frozenset(str(number) for number in range(40))
     assert "holds 41 instances" in missing_sentence(38, Said(41, listed | {"40"}))
