@@ -80,8 +80,8 @@ class ForgetfulPacs:
 
     def _find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         self.messages["query"] += 1
-        if self.when_asked is not None:
-            self.when_asked, act = None, self.when_asked
+        act, self.when_asked = self.when_asked, None
+        if act is not None:
             act()
         if self.how == "no-answer":
             yield 0xA700, None
