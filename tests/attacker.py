@@ -98,7 +98,7 @@ class Attacker:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(source, 0))
 
     def send(self, data: bytes) -> None:
-        """Send; a connection that was closed meanwhile is no error."""
+        """Send; a connection that was closed meanwhile is not an error."""
         try:
             self.socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):

@@ -88,7 +88,7 @@ class AccessPolicy:
     def check(
         self, called_ae: str, calling_ae: str, address: Address, certificate_names: frozenset[str] = frozenset()
     ) -> Rejection | None:
-        """None where this caller may associate.
+        """None if this caller may associate.
 
         certificate_names: of its certificate, see certificates.names_in. An AE title that is bound to a certificate
         may be used with that one only; not without TLS either.
@@ -113,7 +113,7 @@ class AccessPolicy:
         return self._offers.get(calling_ae, OFFERED)
 
     def check_user(self, user: UserIdentity | None, over_tls: bool) -> Rejection | None:
-        """None where no users are configured, or this is one of them with its passcode.
+        """None if no users are configured, or this is one of them with its passcode.
 
         Without users configured an identity is ignored, as PS3.7 D.3.3.7 allows. A passcode counts over TLS only.
         """
@@ -130,7 +130,7 @@ class AccessPolicy:
         return None
 
     def asks_for_users(self) -> bool:
-        """True where only known users may associate."""
+        """True if only known users may associate."""
         return bool(self._users)
 
     def label(self, calling_ae: str) -> str:

@@ -44,7 +44,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Context:
-    """The answer to one proposal. transfer_syntax: the agreed one; of no meaning where it is refused."""
+    """The answer to one proposal. transfer_syntax: the agreed one; of no meaning if it is refused."""
 
     context_id: int
     abstract_syntax: str

@@ -81,9 +81,9 @@ class Committer:
             pass
 
     def stop(self, patience_s: float) -> bool:
-        """Commit what is queued, and end. Returns False where that took too long or failed.
+        """Commit what is queued, and end. Returns False if that took too long or failed.
 
-        The thread is left then, perhaps in the middle of a transaction; who waits for it is answered.
+        The thread is left then, perhaps in the middle of a transaction; those who wait for it are answered.
         """
         self._queue.put(None)
         self._thread.join(patience_s if self.failure() is None else 0)
@@ -123,7 +123,7 @@ class Committer:
             refusal.settled.wait(patience_s)
 
     def failure(self) -> str | None:
-        """Why no instance can be kept any more until this process is started anew; None while it works."""
+        """Why no instance can be kept until this process is started anew; None while it works."""
         if self._ended:
             return "index-thread-ended"
         return "index-thread-stuck" if self.busy_s() > STUCK_S else None
@@ -144,14 +144,14 @@ class Committer:
                 self._under_way = []
                 self._busy_since = None
         finally:
-            # Whatever ended it, nobody may wait for it for ever. Who submits from now on looks at this again.
+            # Whatever ended it, nobody may wait for it. Those who submit from now on look at this again.
             self._ended = True
             self.abandon()
 
     def abandon(self) -> None:
         """Answer all who wait for a thread that ended or is stuck; what becomes of the batch it began, nobody knows."""
         self._abandoned = True
-        error = DatabaseUnavailable("the index is written no more")
+        error = DatabaseUnavailable("the index is no longer written")
         with self._lock:
             left, self._under_way = self._under_way, []
         with contextlib.suppress(Empty):

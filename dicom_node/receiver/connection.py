@@ -113,7 +113,7 @@ class Connection:
         return count
 
     def send(self, data: bytes) -> None:
-        """Send. Raises Closed where the peer is gone or does not read."""
+        """Send. Raises Closed if the peer is gone or does not read."""
         try:
             self._socket.sendall(data)
         except (OSError, ValueError):
@@ -159,7 +159,7 @@ def _set_kernel_timeouts(sock: socket.socket, seconds: float) -> None:
 
 
 class Incoming:
-    """An accepted socket that is not ready yet: where it is one for TLS, its handshake comes first."""
+    """An accepted socket that is not ready yet: one for TLS has its handshake first."""
 
     def __init__(
         self, sock: socket.socket, max_pdu_bytes: int, deadlines: Deadlines, tls: TlsAcceptor | None = None

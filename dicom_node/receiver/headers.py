@@ -1,7 +1,7 @@
 """Read the few header elements that the index needs, with limits, and check that the data set is whole.
 
 A data set here is its encoded bytes without file meta information, in a little endian transfer syntax. Its top
-level is walked to the end, so that what is cut short is never acknowledged; values are looked at only where the
+level is walked to the end, so that what is cut short is never acknowledged; values are looked at only if the
 index wants them; sequences of undefined length are stepped through without recursion. Pixel data are not read.
 """
 
@@ -207,7 +207,7 @@ def _take_plain(walk: Walk, found: dict[int, bytes]) -> None:
 
 
 def _keep(found: dict[int, bytes], tag: int, vr: bytes | None, data: Bytes, start: int, length: int) -> None:
-    """Note the value of an element that the index wants. vr: None where none is encoded."""
+    """Note the value of an element that the index wants. vr: None if none is encoded."""
     if tag in found:
         raise Unreadable("an element occurs twice")
     if vr is not None and vr not in (_CODE if tag == SPECIFIC_CHARACTER_SET else _TEXT):
@@ -237,7 +237,7 @@ def _header(found: Mapping[int, bytes]) -> Header:
 
 
 def _encodings(value: bytes) -> list[str]:
-    """Python codecs of a Specific Character Set; the default repertoire where it names none that exists."""
+    """Python codecs of a Specific Character Set; the default repertoire if it names none that exists."""
     value = value.rstrip(b"\0 ")
     if b"\0" in value:
         # Readers that take the character set for the name of a codec fail on it altogether.

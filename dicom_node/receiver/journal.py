@@ -1,7 +1,7 @@
 """Association events, to the log and to the audit trail.
 
-Somebody who knocks a thousand times a second must not fill the index: of refusals that are the same in everything,
-the first is written at once, and those of the following minute as one row with their number.
+A peer that knocks a thousand times a second must not fill the index. Of refusals that are the same in everything, the
+first is written at once, and those of the following minute as one row with their number.
 """
 
 import threading
@@ -62,7 +62,7 @@ class Journal:
     def _hold(
         self, event: str, peer_ae: str | None, address: str | None, outcome: str, reason: str, now: float
     ) -> bool:
-        """Count an event that was written down already in this window; False where it is the first."""
+        """Count an event that was written down already in this window; False if it is the first."""
         key: Key = (event, peer_ae, address, outcome, reason)
         with self._lock:
             if key not in self._held and len(self._held) >= MAX_KINDS:

@@ -35,7 +35,7 @@ _U32 = struct.Struct("<I")
 
 @dataclass(frozen=True)
 class Command:
-    """A request's command set. UIDs are raw bytes; empty where the element is absent."""
+    """A request's command set. UIDs are raw bytes; empty if the element is absent."""
 
     field: int
     message_id: int
@@ -86,7 +86,7 @@ def encode_response(command: Command, status: int, comment: str = "") -> bytes:
     """Command set of the response to a request.
 
     comment: goes into (0000,0902) Error Comment; ASCII, at most 64 characters, no patient data.
-    The identifiers are the request's own bytes, left out where they are longer than a UID can be.
+    The identifiers are the request's own bytes, left out if they are longer than a UID can be.
     """
     text = comment.encode("ascii", "replace")[:64]
     parts = [

@@ -1,4 +1,4 @@
-"""When is it better to take nothing more: the disk, the index or the queue of analyses is over its mark.
+"""When to take nothing more: the disk, the index or the queue of analyses is over its mark.
 
 A sender whose association is refused as transient keeps its images and comes back; many take a failure status within
 one for final. So the node refuses early.
@@ -51,12 +51,12 @@ class Pressure:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         self._stop.set()
         self._thread.join(timeout=5)
 
     def reason(self) -> str | None:
-        """Why no association should be accepted just now; None where nothing speaks against it."""
+        """Why no association should be accepted just now; None if nothing speaks against it."""
         if self._look_for_another():
             return "store-replaced"
         if self._resources.is_low():

@@ -98,7 +98,7 @@ class Receiver:
         self._listening: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Listen, and serve in threads. Raises PortTaken; NodeError where the TLS files do not fit."""
+        """Listen, and serve in threads. Raises PortTaken; NodeError if the TLS files do not fit."""
         receiver = self._settings.receiver
         tls = self._tls()
         if receiver.plain:
@@ -153,12 +153,12 @@ class Receiver:
 
     @property
     def port(self) -> int:
-        """The port without TLS. Raises RuntimeError where there is none."""
+        """The port without TLS. Raises RuntimeError if there is none."""
         return self._port(with_tls=False)
 
     @property
     def tls_port(self) -> int:
-        """The port with TLS. Raises RuntimeError where there is none."""
+        """The port with TLS. Raises RuntimeError if there is none."""
         return self._port(with_tls=True)
 
     def _port(self, with_tls: bool) -> int:
@@ -168,7 +168,7 @@ class Receiver:
         raise RuntimeError("the receiver does not listen there")
 
     def failure(self) -> str | None:
-        """Why nothing is received any more, as a stable word; None while all is well."""
+        """Why nothing is received, as a stable word; None while all is well."""
         if not all(thread.is_alive() for thread in self._listening):
             return "port-thread-ended"
         return self._committer.failure()
@@ -176,7 +176,7 @@ class Receiver:
     def stop(self, drain_s: float | None = None) -> bool:
         """Take no new associations, let the running ones end, cut what is left after `drain_s`, commit, return.
 
-        Returns False where the index could not be written to the end: a transaction may still hold the database.
+        Returns False if the index could not be written to the end: a transaction may still hold the database.
         """
         if not self._servers:
             return True
@@ -211,14 +211,14 @@ def _is_busy(association: Association) -> bool:
 def serve(settings: Settings, stop: threading.Event, *, create: bool = True) -> None:
     """Run a receiver until `stop` is set, then drain it. create: make the index if there is none.
 
-    Raises PortTaken; NodeError where it failed: the supervisor starts another, and senders come back to that one.
+    Raises PortTaken; NodeError if it failed: the supervisor starts another, and senders come back to that one.
     """
     _allow_descriptors(settings.receiver)
     database = open_store(settings.database_url, settings.files_dir, create=create)
     receiver = Receiver(settings, database, FileStore(settings.files_dir))
     receiver.start()
     meters.RECEIVERS.set(1)
-    # What is loaded by now stays: the collector need not walk through it again for every few instances.
+    # What is loaded stays: the collector need not walk through it again for every few instances.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

@@ -19,7 +19,7 @@ from dicom_node.receiver.resources import Resources
 class Registry:
     """The connections that are open; see association.Gate for what associations ask of it.
 
-    pressure: why no more should be taken in just now, as a stable word; None where nothing speaks against it.
+    pressure: why no more should be taken in just now, as a stable word; None if nothing speaks against it.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Registry:
         return False
 
     def enter(self, association: Association) -> None:
-        """Count a new connection, and cut the oldest that waits where there are too many without an association."""
+        """Count a new connection, and cut the oldest that waits if there are too many without an association."""
         key = association.network
         with self._lock:
             waiting = [(other, of) for other, of in self._open.items() if not other.counts]
@@ -122,7 +122,7 @@ class Registry:
             meters.ASSOCIATIONS.dec()
 
     def drain(self) -> None:
-        """Admit no more."""
+        """Stop admitting."""
         self._draining = True
 
     def associations(self) -> list[Association]:

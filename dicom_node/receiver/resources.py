@@ -56,12 +56,12 @@ class Resources:
             return self._is_low
 
     def admit_association(self, ae_title: str, network: str) -> bool:
-        """Count an association. False where this sender has had too many."""
+        """Count an association. False if this sender has had too many."""
         with self._lock:
             return self._count(ae_title, network, ASSOCIATIONS, 1) <= self._max_associations
 
     def admit_instance(self, ae_title: str, network: str) -> None:
-        """Raises OutOfResources where this sender may not begin another instance now."""
+        """Raises OutOfResources if this sender may not begin another instance now."""
         if self.is_low():
             raise OutOfResources("out of storage space")
         with self._lock:
@@ -75,7 +75,7 @@ class Resources:
                 raise OutOfResources("too many commands in a minute")
 
     def admit_bytes(self, ae_title: str, network: str, count: int) -> None:
-        """Raises OutOfResources where `count` more bytes are too many."""
+        """Raises OutOfResources if `count` more bytes are too many."""
         with self._lock:
             self._written_since += count
             if self._count(ae_title, network, BYTES, count) > self._max_bytes:

@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 
 class Server(AssociationServer):
-    """Listens on one port. Raises OSError where it cannot.
+    """Listens on one port. Raises OSError if it cannot.
 
     tls: does the handshake on a port for TLS; None on one without.
     shared_port: other processes of this node listen on it too, and the system deals connections out to them.
@@ -77,7 +77,7 @@ class Server(AssociationServer):
             raise
 
     def process_request(self, request: object, client_address: object) -> None:
-        """Start the thread of a connection, or close it where its address may not connect."""
+        """Start the thread of a connection, or close it if its address may not connect."""
         if not isinstance(request, socket.socket) or not isinstance(client_address, tuple):
             raise TypeError("a stream socket was expected")
         address = parse_address(client_address[0])

@@ -29,7 +29,7 @@ class TlsFiles:
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """A context of the profile. Raises OSError (ssl.SSLError is one) where the files do not fit."""
+    """A context of the profile. Raises OSError (ssl.SSLError is one) if the files do not fit."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
@@ -43,7 +43,7 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
 class TlsAcceptor:
     """Does the server's side of the handshake, with the files as they are now.
 
-    Raises OSError when it is made where the files do not fit; afterwards the last that fitted stay in use.
+    Raises OSError when it is made if the files do not fit; afterwards the last that fitted stay in use.
     """
 
     def __init__(self, files: TlsFiles) -> None:

@@ -84,7 +84,7 @@ class Walk:
             raise Unreadable("data set is cut short") from None
 
     def skip(self, length: int) -> None:
-        """Step over a value. Raises Unreadable where it reaches beyond the data set."""
+        """Step over a value. Raises Unreadable if it reaches beyond the data set."""
         self.at += length
         if self.at > self.size:
             raise Unreadable("data set is cut short")

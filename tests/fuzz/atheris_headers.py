@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of header reading, where atheris is installed: python -m tests.fuzz.atheris_headers."""
+"""Coverage-guided fuzzing of header reading, if atheris is installed: python -m tests.fuzz.atheris_headers."""
 
 import sys
 
