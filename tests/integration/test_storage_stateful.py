@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 from sqlalchemy import select
 
-from storage import audit, clock, deliveries, job_state, jobs, recording, series, series_state
+from storage import audit, clock, deliveries, job_state, jobs, recording, revisions, series, series_state
 from storage.arrival import Outcome
 from storage.deliveries import ClaimedDelivery
-from storage.errors import StaleLease
+from storage.errors import IllegalMove, StaleLease
 from storage.jobs import ClaimedJob
 from storage.models import audit as table
 from storage.reconcile import reconcile
@@ -120,7 +120,7 @@ class Node(RuleBasedStateMachine):
     def quiet_series_close(self) -> None:
         for due in self.write(series.due_series, self.now):
             assert self.elapsed - self.last_new[due.series_instance_uid] >= QUIET_S, "closed too early"
-            self.write(series.close_series, due.series_pk, self.now, MODEL)
+            self.write(series.close_series, due.series_pk, self.now, series.Closing(MODEL))
 
     @rule(target=claimed)
     def a_worker_claims(self):
@@ -136,7 +136,7 @@ class Node(RuleBasedStateMachine):
         """Also one that was thought dead, and one that already finished: the bundle keeps them all."""
         if job is None:
             return
-        report = self.store.report(f"2.25.{job.series_pk}.{job.instances_digest}")
+        report = self.store.report(f"2.25.{job.series_pk}.{job.instances_digest}.{job.revision}")
         with contextlib.suppress(StaleLease, KeyboardInterrupt), self.store.database.transaction() as tx:
             jobs.finish(tx, job.job_id, job.fence, self.now, analysed(), [report], DESTINATIONS)
             if crash:
@@ -191,6 +191,12 @@ class Node(RuleBasedStateMachine):
             self.write(jobs.retry, row["id"], self.now)
         for row in self.store.rows("SELECT id FROM deliveries WHERE state = 'FAILED'"):
             self.write(deliveries.retry, row["id"], self.now)
+
+    @rule(uid=st.sampled_from(SERIES))
+    def an_operator_wants_a_series_analysed_again(self, uid: str) -> None:
+        for row in self.store.rows("SELECT id FROM series WHERE series_instance_uid = :uid", uid=uid):
+            with contextlib.suppress(IllegalMove):  # it still waits for slices
+                self.write(revisions.analyse_again, row["id"], self.now, MODEL)
 
     @invariant()
     def nothing_acknowledged_is_lost(self) -> None:
