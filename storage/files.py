@@ -250,10 +250,10 @@ class FileStore:
         for folder, below, names in os.walk(self.root):
             if Path(folder) == self.root and QUARANTINE in below:
                 below.remove(QUARANTINE)
-            base = Path(folder).relative_to(self.root)
+            base = Path(folder).relative_to(self.root).as_posix()
+            start = "" if base == "." else f"{base}/"
             stored = sorted(name for name in names if name.endswith(SUFFIX))
-            old = [name for name in stored if _modified_before(os.path.join(folder, name), older_than)]
-            yield len(stored), [(base / name).as_posix() for name in old]
+            yield len(stored), [f"{start}{name}" for name in stored if _modified_before(f"{folder}/{name}", older_than)]
 
     def quarantine_of(self, moment: float) -> str:
         """The folder in which files that are set aside on that day (UTC) are kept, below the root."""
