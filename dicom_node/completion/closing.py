@@ -143,16 +143,7 @@ class Completion:
         effort = self._try(one, replace(effort, asked=effort.asked + 1, next_at=next_at))
         said = pacs.ask(key, len(held), clock)
         missing = said.missing(frozenset(held))
-        decision = decide(
-            len(held),
-            said.there,
-            asked=True,
-            quiet=one.due_at <= clock(),
-            may_fetch=self._rules.retrieve != "none" and effort.fetched < self._rules.fetch_attempts,
-            missing=None if missing is None else len(missing),
-            contradicted=effort.contradicted,
-            lacked=effort.fetched > 0,
-        )
+        decision = self._decide(effort, len(held), said, missing, quiet=one.due_at <= clock())
         if decision.action in (Action.CLOSE, Action.REFUSE):
             self._close(one, models, clock(), decision, said, len(held))
             return True
@@ -162,6 +153,18 @@ class Completion:
         elif missing is not None:
             self._try(one, replace(effort, contradicted=not missing, fetched=max(effort.fetched, bool(missing))))
         return False
+
+    def _decide(self, effort: Effort, here: int, said: Said, missing: frozenset[str] | None, quiet: bool) -> Decision:
+        return decide(
+            here,
+            said.there,
+            asked=True,
+            quiet=quiet,
+            may_fetch=self._rules.retrieve != "none" and effort.fetched < self._rules.fetch_attempts,
+            missing=None if missing is None else len(missing),
+            contradicted=effort.contradicted,
+            lacked=effort.fetched > 0,
+        )
 
     def _try(self, one: DueSeries, effort: Effort) -> Effort:
         """Count what is tried before it is: a process that dies over it has tried it all the same."""
