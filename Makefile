@@ -51,7 +51,7 @@ attack: $(VENV)/.test peers  ## every attack on the receiver while a series is s
 	$(BIN)/python -m pytest tests/faults/test_attacks.py tests/faults/test_commitment_attacks.py
 
 # Broken PDUs in process and over the socket, and broken data sets, by the hundred thousand.
-fuzz: $(VENV)/.test  ## broken messages by the hundred thousand: a quarter of an hour
+fuzz: $(VENV)/.test  ## broken messages and streams by the hundred thousand: half an hour
 	FUZZ=100000 $(BIN)/python -m pytest --timeout=0 tests/fuzz
 
 # Every fail point of every process twenty times and more, 500 kills at random, seeded bugs, full disks, the soak,
