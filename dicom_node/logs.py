@@ -1,7 +1,8 @@
 """Structured logs: one line an event, to standard error, without patient identifiers.
 
-UIDs appear as keyed short hashes: equal UIDs can be followed through a log, but nobody can look them up in a PACS.
-The audit database holds the truth.
+A series appears by its number in the index, which `dicom-node series show` takes. Other UIDs, and AE titles of
+strangers, appear as keyed short hashes: equal ones can be followed through a log, and nobody can look them up.
+The audit trail holds the truth.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ import structlog
 
 from config.settings import LoggingSettings
 
-# A key of this machine's process tree: children inherit it, so that one series has one hash in all their logs.
+# A key of this machine's process tree: children inherit it, so that one UID has one hash in all their logs.
 KEY_VARIABLE = "DICOM_NODE_LOG_KEY"
 
 
