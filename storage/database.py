@@ -198,14 +198,19 @@ class Database:
                 if self._sqlite:
                     _run(tx, "PRAGMA query_only = OFF")
 
+    def schema(self) -> tuple[str | None, str | None]:
+        """The version of the schema that the database has, None without one; and that of this program."""
+        with self.read() as tx:
+            held = MigrationContext.configure(tx).get_current_revision()
+        return held, ScriptDirectory.from_config(_migrations()).get_current_head()
+
     def migrate(self) -> None:
         """Bring the schema up to this version of the program and make the views anew, all or nothing.
 
         A SQLite index that holds data is copied first, see `backup_path`.
         Raises DatabaseTooNew for a schema made by a later version.
         """
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        config = _migrations()
         with self.transaction() as tx:
             if not self._sqlite:
                 tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
@@ -280,6 +285,12 @@ def create_views(tx: Connection, script: str) -> None:
         tx.execute(insert(properties).values(name="views", value=digest))
     else:
         tx.execute(update(properties).where(properties.c.name == "views").values(value=digest))
+
+
+def _migrations() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
 
 
 def _stat(path: str) -> os.stat_result | None:

@@ -71,7 +71,7 @@ def _counts(settings: Settings, *, is_one: bool) -> dict[str, object]:
     """What rows and files there are; without an index, only files."""
     root = settings.files_dir
     counts: dict[str, object] = {"instances": None, "result_objects": None, "last_sweep": None, "last_audit_row": None}
-    database = Database(settings.database_url) if is_one and not is_missing(settings.database_url) else None
+    database = _as_it_is(settings) if is_one else None
     if database is not None:
         try:
             with database.read() as tx:
@@ -90,6 +90,18 @@ def _counts(settings: Settings, *, is_one: bool) -> dict[str, object]:
         "lost_files_found": len(found.lost),
         "quarantined_files": sum(len(paths) for _, paths in files.quarantined()),
     }
+
+
+def _as_it_is(settings: Settings) -> Database | None:
+    """The index, without a change to it; None if there is none, or nothing in it.
+
+    Raises NodeError for one of an earlier version: its rows cannot be read before the node brought it up to date.
+    """
+    database = None if is_missing(settings.database_url) else Database(settings.database_url)
+    held, newest = database.schema() if database is not None else (None, None)
+    if held is not None and held != newest:
+        raise NodeError(f"the index has schema {held}, this program {newest}: `dicom-node run` brings it up to date")
+    return database if held is not None else None
 
 
 def _print_status(facts: dict[str, Any]) -> None:
@@ -121,7 +133,7 @@ def adopt(
     settings = settings_from(config)
     with _stopped(settings):
         if dry_run:
-            database = None if is_missing(settings.database_url) else Database(settings.database_url)
+            database = _as_it_is(settings)
             files = FileStore(settings.files_dir)
         else:
             database, files = open_for_adoption(settings.database_url, settings.files_dir, merge=merge)

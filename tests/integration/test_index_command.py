@@ -22,6 +22,7 @@ from dicom_node.runtime.node_lock import only_node
 from dicom_node.runtime.startup import prepare
 from storage import audit
 from storage.files import FileStore
+from tests.fixtures import files_of, index_of
 from tests.receiving import Node, ct_slice, store
 from tests.storage_factory import Store
 
@@ -300,3 +301,23 @@ def test_a_start_tells_by_a_digest_whether_the_configuration_changed(folder: Fol
     rows = folder.rows("SELECT detail FROM audit WHERE event = 'node.started' ORDER BY id")
     digests = [json.loads(row["detail"])["configuration"] for row in rows]
     assert len(digests) == 4 and len(set(digests[:3])) == 1 and digests[3] != digests[0]
+
+
+def test_an_index_of_an_earlier_version_is_not_looked_into_before_its_upgrade(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    index_of("0.1.0", tmp_path / "node.db")
+    files_of("0.1.0", tmp_path)
+    for command in (["status"], ["adopt", "--dry-run"]):
+        assert "`dicom-node run` brings it up to date" in str(folder.run(*command, status=1).exception)
+    folder.prepare()
+    assert folder.json("status")["unknown_files"] == 0
+    assert folder.json("adopt", "--dry-run")["adopted"] == 0
+
+
+def test_a_database_without_tables_is_no_index(folder: Folder) -> None:
+    folder.receive(ct_slice(1))
+    folder.lose_index()
+    (folder.data / "node.db").touch()
+    assert folder.json("status", status=1)["unknown_files"] == 1
+    assert folder.json("adopt", "--dry-run")["adopted"] == 1
+    assert folder.json("adopt")["adopted"] == 1
