@@ -286,12 +286,12 @@ def on_segments(tmp_path: Path) -> tuple[Dataset, Dataset, list[Dataset]]:
 
 def test_report_on_segments_holds_exactly_the_finding(on_segments: tuple[Dataset, Dataset, list[Dataset]]) -> None:
     report, seg, sources = on_segments
-    expected = [*rows(report)[:10], *expected_rows(report, seg)]
+    expected = [*rows(report)[:11], *expected_rows(report, seg)]
     assert report_problems(report, expected, sources, seg) == []
     groups = report.ContentSequence[-1].ContentSequence
     assert [group.ContentTemplateSequence[0].TemplateIdentifier for group in groups] == ["1411"] * 3
     tracked = {item.TrackingUID for item in seg.SegmentSequence}
-    assert tracked == {value for _, _, _, name, value in rows(report) if name == "112040,DCM"} - {rows(report)[12][4]}
+    assert tracked == {value for _, _, _, name, value in rows(report) if name == "112040,DCM"} - {rows(report)[13][4]}
     assert report.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == "99DICOMNODE"
 
 
@@ -330,7 +330,7 @@ def test_mutated_report_on_segments_does_not_pass(
     on_segments: tuple[Dataset, Dataset, list[Dataset]], change: Callable[[Dataset], None]
 ) -> None:
     report, seg, sources = on_segments
-    expected = [*rows(report)[:10], *expected_rows(report, seg)]
+    expected = [*rows(report)[:11], *expected_rows(report, seg)]
     assert report_problems(_mutated(report, change), expected, sources, seg) != []
 
 
