@@ -18,8 +18,10 @@ _PURE_BELOW_HU = -920.0
 # Gas in bowel or stomach is air's own -1000 HU and even; lung is -950 to -500 and full of vessels.
 _GAS_BELOW_HU = -965.0
 _SMALLEST_LUNG_ML = 100.0
-# The lungs, if in two pieces, share at least half their height and are at least a quarter of one another.
-_SECOND_LUNG_SHARE = 0.25
+# The lungs, if in two pieces, share at least half their height, and the smaller is not much smaller.
+_SECOND_LUNG_SHARE = 0.12
+# A piece of lung that consolidation cuts off, in the upper half and to one side.
+_ISLAND_ML, _ISLAND_FROM_MIDDLE_MM = 20.0, 40.0
 # Around a lung lies chest wall, this thick at least nearly everywhere.
 _CHEST_WALL_MM, _MOST_OUTSIDE = 6.0, 0.2
 _POCKET_FROM_MIDDLE_MM = 60.0
@@ -135,8 +137,22 @@ def _lungs(cells: Cells, inner: Mask, outside: Mask) -> Mask:
     for n in large:
         shared = min(span.stop, boxes[n - 1][0].stop) - max(span.start, boxes[n - 1][0].start)
         keep[n] |= volumes[n] >= _SECOND_LUNG_SHARE * volumes[largest] and 2 * shared >= span.stop - span.start
-    lungs = np.asarray(keep[labels], bool)
-    return lungs
+    for n in map(int, np.flatnonzero((volumes >= _ISLAND_ML) & ~keep)):
+        keep[n] = _is_island(cells, labels, boxes, n, span) and _in_body(cells, labels, boxes, n, outside)
+    return np.asarray(keep[labels], bool)
+
+
+def _is_island(
+    cells: Cells, labels: npt.NDArray[np.integer], boxes: list[tuple[slice, ...]], n: int, span: slice
+) -> bool:
+    """Whether a small piece of air is lung: in the upper half of the lungs' height, beside the middle, not gas."""
+    z, _, x = boxes[n - 1]
+    if z.stop > span.stop + 2 or z.start < (span.start + span.stop) / 2:
+        return False
+    tissue = cells.hu[z] > AIR_BELOW_HU
+    middle = float(np.average(np.arange(labels.shape[2]), weights=np.count_nonzero(tissue, axis=(0, 1)) + 1e-9))
+    beside_mm = abs((x.start + x.stop) / 2 - middle) * cells.spacing_mm[2]
+    return beside_mm > _ISLAND_FROM_MIDDLE_MM and _median(cells.hu, labels, boxes, n) > _GAS_BELOW_HU
 
 
 def _median(hu: Floats, labels: npt.NDArray[np.integer], boxes: list[tuple[slice, ...]], n: int) -> float:

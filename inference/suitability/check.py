@@ -33,7 +33,7 @@ _LUNG_OVER_AIR_HU = 30.0
 _TISSUE_HU = (-140.0, 100.0)
 _TISSUE_SHARE = 0.05
 _FEWEST_VALUES = 300
-_FRAGMENT_SHARE = 0.05
+_PART_SHARE = 0.02
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def check_mask(
     share = smaller_side(small, body_middle(coarse, small))
     if share < policy.smaller_side_share:
         raise UnsuitableSeries(ReasonCode.LUNG_BALANCE, f"One side holds only {share:.0%} of the lung mask.")
-    scattered = _in_fragments(small)
+    scattered = _in_fragments(small, coarse.shrink_mask(air.cells.to_voxels(air.lungs)))
     if scattered > policy.fragments_share:
         raise UnsuitableSeries(ReasonCode.MASK_FRAGMENTED, f"{scattered:.0%} of the lung mask lies in small pieces.")
     covered = _covered(air, lung_mask)
@@ -298,13 +298,17 @@ def _sides(mask: npt.NDArray[np.bool_], y_mm: float, x_mm: float) -> list[tuple[
     return [(mask[:, 0], x_mm), (mask[:, -1], x_mm), (mask[:, :, 0], y_mm), (mask[:, :, -1], y_mm)]
 
 
-def _in_fragments(mask: npt.NDArray[np.bool_]) -> float:
-    """Share of a mask in parts that are neither a lung nor a large part of one."""
-    labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
-    if count <= 2:
-        return 0.0
-    sizes = np.sort(np.bincount(labels.ravel())[1:])[:-2]
-    return float(sizes[sizes < _FRAGMENT_SHARE * mask.sum()].sum() / mask.sum())
+def _in_fragments(mask: npt.NDArray[np.bool_], lungs: npt.NDArray[np.bool_]) -> float:
+    """Share of a mask outside its largest parts: two, or as many as the air-filled lungs have (a pneumothorax)."""
+    whole = int((_part_sizes(lungs) >= _PART_SHARE * lungs.sum()).sum())
+    sizes = _part_sizes(mask)
+    return float(sizes[: -max(2, whole)].sum()) / float(mask.sum())
+
+
+def _part_sizes(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """Cells of each part, the largest last; parts touch by corners."""
+    labels, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    return np.sort(np.bincount(labels.ravel())[1:])
 
 
 def _covered(air: Air, mask: npt.NDArray[np.bool_]) -> float:

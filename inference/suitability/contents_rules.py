@@ -18,7 +18,8 @@ _TISSUE_SHARE, _PATIENT_ML, _PATIENT_OVER_MM = 0.3, 1000.0, 300.0
 _HAZY_HU = (-600.0, -250.0)
 # Effusion; liver, spleen and muscle are at 50 to 60, blood at 30 to 45. Even, and next to lung.
 _FLUID_HU, _FLUID_SPREAD_HU, _FLUID_LEAST_ML, _BESIDE_LUNG_MM = (-12.0, 25.0), 22.0, 20.0, 8.0
-_SAID_FROM = 0.15
+_FLUID_RIM_HU = (-50.0, 60.0)
+_SAID_FROM = 0.3
 # Both lungs are wider than this; a trunk is deeper than that.
 _ONE_LUNG_MM, _TRUNK_MM = 170.0, 80.0
 
@@ -141,4 +142,8 @@ def fluid_ml(air: Air) -> float:
     volumes = sizes_of(labels, count) * cells.cell_ml
     size = 2 * cells.in_plane(_BESIDE_LUNG_MM) + 1
     beside = np.unique(labels[ndimage.maximum_filter(air.lungs, (1, size, size)) & fluid])
-    return float(sum(volumes[n] for n in beside if volumes[n] >= _FLUID_LEAST_ML))
+    keep = np.zeros(count + 1, bool)
+    keep[[n for n in beside if volumes[n] >= _FLUID_LEAST_ML]] = True
+    # The rim that the window of 5 by 5 took away.
+    rim = (cells.hu > _FLUID_RIM_HU[0]) & (cells.hu < _FLUID_RIM_HU[1])
+    return float((ndimage.maximum_filter(keep[labels], (1, 5, 5)) & rim).sum()) * cells.cell_ml

@@ -71,9 +71,9 @@ class Policy:
     outside_lungs_share: float = 0.25
     crop_excess: float = 1.5
     age_years: Range = (18, 120)
-    lungs_box_cm2: Range = (150, 850)
+    lungs_box_cm2: Range = (150, 900)
     hazy_share: float = 0.6
-    fluid_share: float = 0.3
+    fluid_share: float = 0.4
     derived_primary: bool = True
 
     @classmethod

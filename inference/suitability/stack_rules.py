@@ -22,10 +22,11 @@ _STRANGER = 0.04
 # exceeds that of the two ends: 0.5 to 0.95 in the scans at hand, 2 and more for two neighbours that changed places or
 # for anatomy that comes twice. Differences below the floor are noise.
 _TIMES_FARTHER, _DIFFERENCE_FLOOR = 1.6, 0.004
-_REPEAT_MM = 20.0
+_REPEAT_MM, _REPEAT_TIMES = 20.0, 1.9
 # Air, fat and muscle of neighbouring slices differ by up to 9 HU in the median, in thick slices.
-_STEP_HU, _STEP_CELLS, _STEP_KINDS = 13.0, 150, 2
-_FAR_OFF_HU = 300.0
+_STEP_HU, _STEP_CELLS, _STEP_KINDS = 17.0, 150, 2
+_FAR_OFF_HU, _FAR_SPREAD = 300.0, 0.2
+_STILL_HU = 6.0
 # All by the same, as a wrong intercept moves them; a change of anatomy does not.
 _STEP_SPREAD_HU, _STEP_SPREAD = 10.0, 0.05
 _FAT_HU, _MUSCLE_HU, _AIR_BELOW_HU = (-170.0, -30.0), (-20.0, 120.0), -900.0
@@ -40,14 +41,16 @@ class _Misplaced:
 
 
 def check_far_off(air: Air) -> None:
-    """Raises UnsuitableSeries (HU_STEP) if some slices' darkest parts are far brighter than those of others."""
+    """Raises UnsuitableSeries (HU_STEP) if all of a slice is far brighter or darker than all of the next."""
     hu = air.cells.hu
-    darkest = np.percentile(hu[:, ~beyond_field(hu.shape[1:], 0.97)], 5, axis=1)
-    apart = float(np.ptp(darkest))
-    if apart > _FAR_OFF_HU:
+    levels = np.percentile(hu[:, ~beyond_field(hu.shape[1:], 0.97)], (10, 50), axis=1)
+    dark, middle = np.diff(levels, axis=1)
+    far = (np.abs(middle) > _FAR_OFF_HU) & (np.abs(dark - middle) < _STEP_SPREAD_HU + _FAR_SPREAD * np.abs(middle))
+    if far.any():
         raise UnsuitableSeries(
             ReasonCode.HU_STEP,
-            f"Air is {apart:.0f} HU brighter in some slices than in others: their scale of Hounsfield units differs.",
+            f"Between two neighbouring slices all values change by {np.abs(middle[far]).max():.0f} HU: some slices "
+            "have another scale of Hounsfield units than the others.",
         )
 
 
@@ -59,7 +62,7 @@ def check_scale(air: Air) -> None:
         steps = scale_steps(hu[z : z + 2], outside[z] & outside[z + 1])
         up, down = steps[steps > _STEP_HU], -steps[steps < -_STEP_HU]
         jumped = up if len(up) > len(down) else down
-        if len(jumped) < _STEP_KINDS:
+        if len(jumped) < _STEP_KINDS or np.abs(steps).min() < _STILL_HU:
             continue
         size = float(np.median(jumped))
         if np.ptp(jumped) < _STEP_SPREAD_HU + _STEP_SPREAD * size:
@@ -129,7 +132,7 @@ def find_misplaced(coarse: Coarse) -> _Misplaced | None:
     for lag in range(2, min(max(most, 3), len(coarse.every) - 1)):
         way = np.lib.stride_tricks.sliding_window_view(beside, lag).max(axis=1)
         ends = 1 - _matches(coarse.every, lag)
-        farther = (way > _DIFFERENCE_FLOOR) & (way > _TIMES_FARTHER * np.maximum(ends, _DIFFERENCE_FLOOR / 2))
+        farther = (way > _DIFFERENCE_FLOOR) & (way > _REPEAT_TIMES * np.maximum(ends, _DIFFERENCE_FLOOR / 2))
         twice = np.flatnonzero(farther[:-1] & farther[1:])
         if len(twice):
             first = int(twice[0])
