@@ -22,8 +22,8 @@ _SMALLEST_LUNG_ML = 100.0
 _SECOND_LUNG_SHARE = 0.12
 # A piece of lung that consolidation cuts off, in the upper half and to one side.
 _ISLAND_ML, _ISLAND_FROM_MIDDLE_MM = 20.0, 40.0
-# Around a lung lies chest wall, this thick at least nearly everywhere.
-_CHEST_WALL_MM, _MOST_OUTSIDE = 6.0, 0.2
+# Chest wall lies before and behind nearly all of a lung.
+_TISSUE_ABOVE_HU, _LEAST_BETWEEN = -300.0, 0.7
 _POCKET_FROM_MIDDLE_MM = 60.0
 _IN_PLANE = np.zeros((3, 3, 3), bool)
 _IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
@@ -49,11 +49,11 @@ def find_air(cells: Cells) -> Air:
     air = cells.hu < AIR_BELOW_HU
     outside = _outside(cells, air)
     inner = air & ~outside
-    airways = find_airways(cells, inner)
-    lungs = _lungs(cells, inner & ~airways, outside)
+    airways, between = find_airways(cells, inner), _between_tissue(cells.hu)
+    lungs = _lungs(cells, inner & ~airways, between)
     gas = joined_gas(cells, lungs)
     if gas.any():
-        lungs = _lungs(cells, lungs & ~gas, outside)
+        lungs = _lungs(cells, lungs & ~gas, between)
     lungs |= pleural_gas(cells, inner & ~lungs & ~airways & ~gas & (cells.hu < _PURE_BELOW_HU), lungs)
     airways &= ~lungs
     return Air(cells, outside, airways, lungs, inner & ~airways & ~lungs)
@@ -119,7 +119,7 @@ def beyond_field(shape: tuple[int, ...], share: float) -> Mask:
     return found
 
 
-def _lungs(cells: Cells, inner: Mask, outside: Mask) -> Mask:
+def _lungs(cells: Cells, inner: Mask, between: Mask) -> Mask:
     """Air inside the body that is lung: the largest pieces that hold tissue and lie at one height."""
     labels, count = label(inner)
     volumes = sizes_of(labels, count) * cells.cell_ml
@@ -127,7 +127,7 @@ def _lungs(cells: Cells, inner: Mask, outside: Mask) -> Mask:
     boxes = ndimage.find_objects(labels)
     lungs = np.zeros(inner.shape, bool)
     large = [n for n in large if _median(cells.hu, labels, boxes, n) > _GAS_BELOW_HU]
-    large = [n for n in large if _in_body(cells, labels, boxes, n, outside)]
+    large = [n for n in large if _in_body(labels, boxes, n, between)]
     if not large:
         return lungs
     largest = max(large, key=lambda n: volumes[n])
@@ -138,7 +138,7 @@ def _lungs(cells: Cells, inner: Mask, outside: Mask) -> Mask:
         shared = min(span.stop, boxes[n - 1][0].stop) - max(span.start, boxes[n - 1][0].start)
         keep[n] |= volumes[n] >= _SECOND_LUNG_SHARE * volumes[largest] and 2 * shared >= span.stop - span.start
     for n in map(int, np.flatnonzero((volumes >= _ISLAND_ML) & ~keep)):
-        keep[n] = _is_island(cells, labels, boxes, n, span) and _in_body(cells, labels, boxes, n, outside)
+        keep[n] = _is_island(cells, labels, boxes, n, span) and _in_body(labels, boxes, n, between)
     return np.asarray(keep[labels], bool)
 
 
@@ -160,15 +160,15 @@ def _median(hu: Floats, labels: npt.NDArray[np.integer], boxes: list[tuple[slice
     return float(np.median(hu[box][labels[box] == n]))
 
 
-def _in_body(
-    cells: Cells, labels: npt.NDArray[np.integer], boxes: list[tuple[slice, ...]], n: int, outside: Mask
-) -> bool:
-    """Whether tissue lies around a piece of air; around the foam of a table lies air on one side at least."""
-    reach = cells.in_plane(_CHEST_WALL_MM)
-    z, y, x = boxes[n - 1]
-    y_box, x_box = (slice(max(0, side.start - reach), side.stop + reach) for side in (y, x))
-    box = z, y_box, x_box
-    piece = labels[box] == n
-    beyond = beyond_field(outside.shape[1:], 0.97)[y_box, x_box]
-    ring = ndimage.maximum_filter(piece, (1, 2 * reach + 1, 2 * reach + 1)) & ~piece & ~beyond
-    return not ring.any() or float(outside[box][ring].mean()) < _MOST_OUTSIDE
+def _between_tissue(hu: Floats) -> Mask:
+    """Cells with thick tissue before and behind them, as the chest wall is; a table's foam has none behind it."""
+    thick = ndimage.minimum_filter(hu > _TISSUE_ABOVE_HU, (1, 3, 3))
+    before = np.logical_or.accumulate(thick, axis=1)
+    behind = np.logical_or.accumulate(thick[:, ::-1], axis=1)[:, ::-1]
+    found: Mask = before & behind
+    return found
+
+
+def _in_body(labels: npt.NDArray[np.integer], boxes: list[tuple[slice, ...]], n: int, between: Mask) -> bool:
+    box = boxes[n - 1]
+    return float(between[box][labels[box] == n].mean()) > _LEAST_BETWEEN
