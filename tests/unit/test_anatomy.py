@@ -1,14 +1,20 @@
 """Air told apart by its pixels, and the network's mask confined to the lungs."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from inference.anatomy.cells import cells_of
 from inference.anatomy.confine import confine
 from inference.anatomy.regions import Air, find_air
+from inference.covid.loading import load_pipeline
 from inference.evaluation.overlap import dice
+from inference.models.registry import find_model
 from inference.phantom.chest import Phantom, Scanner, make_phantom
+from inference.phantom.series import write_series
 from inference.volume.ct_volume import CTVolume
+from inference.volume.load import load
 
 
 def volume_of(phantom: Phantom) -> CTVolume:
@@ -74,3 +80,17 @@ def test_nothing_is_lung_where_there_is_none() -> None:
     air = find_air(cells_of(CTVolume(hu, (3.0, 3.0, 3.0), np.eye(4), (), "1.2.3", "1.2.4")))
     assert not air.lungs.any() and not air.airways.any()
     assert not confine(np.ones(hu.shape, np.uint8), air).any()
+
+
+def test_a_finding_measures_the_confined_mask_and_its_probability_is_of_the_raw_one(tmp_path: Path) -> None:
+    scanner = Scanner(below_mm=60, above_mm=60)
+    extras = ("neck", "bowel", "stomach")
+    phantom = make_phantom(6, size=256, spacing_mm=(6.0, 1.4, 1.4), extras=extras, scanner=scanner)
+    volume = load(write_series(phantom, tmp_path))
+    pipeline = load_pipeline(find_model(tmp_path, "demonstration"), "cpu", threads=1)
+    before, given = pipeline.run_and_show(volume)
+    air = air_of(phantom)
+    assert not before.lung_mask[air.cells.to_voxels(air.airways | air.outside)].any()
+    assert dice(before.lung_mask, phantom.lung_mask) > 0.95
+    assert before.probability == pytest.approx(pipeline.verdict_on(given.image, given.mask)[0], abs=1e-9)
+    assert "MASK_GROUND" in [one.code for one in before.checks]
