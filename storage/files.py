@@ -23,6 +23,8 @@ from storage.private import FILE_MODE, make_folder
 FULL = {errno.ENOSPC, errno.EDQUOT}
 SUFFIX = ".dcm"
 QUARANTINE = "quarantine"
+UNREADABLE = f"{QUARANTINE}/unreadable"
+"""Files that may have been acknowledged and cannot be read: kept until a person deletes them."""
 DAY_S = 86_400
 
 
@@ -287,6 +289,19 @@ class FileStore:
             paths = sorted(path.relative_to(self.root).as_posix() for path in day.rglob(f"*{SUFFIX}"))
             found.append((day.relative_to(self.root).as_posix(), paths))
         return found
+
+    def unreadable(self) -> list[str]:
+        """The paths of the files that are kept although they cannot be read, below the root."""
+        found = (self.root / UNREADABLE).rglob(f"*{SUFFIX}")
+        return sorted(path.relative_to(self.root).as_posix() for path in found)
+
+    def keep_unreadable(self, path: str) -> str:
+        """Move a file, stored or of the quarantine, to those that are never deleted. Returns its path there."""
+        stored = path.split("/", 2)[2] if is_quarantined(path) else path
+        kept = f"{UNREADABLE}/{stored}"
+        if kept != path:
+            self._move(path, kept)
+        return kept
 
     def delete_quarantine(self, folder: str) -> int:
         """Delete a folder of the quarantine with its files. Returns how many there were."""

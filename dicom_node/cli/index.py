@@ -40,6 +40,7 @@ from storage.reconcile import ORPHAN_AGE_S
 group = typer.Typer(no_args_is_help=True, help="Index and stored files: do they belong together?")
 DryOption = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 SHOWN = 20
+APART = ("lost_files_found", "quarantined_files", "unreadable_files")
 
 
 def register(app: typer.Typer) -> None:
@@ -81,7 +82,7 @@ def _counts(settings: Settings, *, is_one: bool) -> dict[str, object]:
         except StorageError:
             database = None
     if not root.is_dir():
-        return counts | {"stored_files": 0, "unknown_files": 0, "lost_files_found": 0, "quarantined_files": 0}
+        return counts | {"stored_files": 0, "unknown_files": 0} | dict.fromkeys(APART, 0)
     files = FileStore(root)
     found = orphans.survey(database, files, float("inf"))
     return counts | {
@@ -89,6 +90,7 @@ def _counts(settings: Settings, *, is_one: bool) -> dict[str, object]:
         "unknown_files": len(found.unknown),
         "lost_files_found": len(found.lost),
         "quarantined_files": sum(len(paths) for _, paths in files.quarantined()),
+        "unreadable_files": len(files.unreadable()),
     }
 
 
@@ -113,7 +115,7 @@ def _print_status(facts: dict[str, Any]) -> None:
         held = facts[name]
         out.print(f"{name}: " + (f"store {held['store']}, epoch {held['epoch']}" if held else "no identity"))
     for name in ("instances", "result_objects", "last_audit_row", "stored_files", "unknown_files",
-                 "lost_files_found", "quarantined_files"):  # fmt: skip
+                 *APART):  # fmt: skip
         out.print(f"{name.replace('_', ' ')}: {'-' if facts[name] is None else facts[name]}")
     last = facts["last_sweep"]
     text = f"{utc_text(last['at'])} UTC, {last['files']} files, {last['outcome']}" if last else "none"
@@ -174,7 +176,7 @@ def _print_adoption(done: Adoption, dry_run: bool) -> None:
     for paths, what in (
         (done.spare, f"files {would}moved to the quarantine: the index has their bytes in another file"),
         (done.own, f"files {would}moved to the quarantine: objects of own results, which no row names"),
-        (done.unreadable, "files left where they are: they cannot be read as received instances"),
+        (done.unreadable, f"files {would}kept apart, where nothing deletes them: they cannot be read"),
     ):
         if paths:
             out.print(f"{len(paths)} {what}:")

@@ -21,11 +21,11 @@ from config.headers import UNREADABLE, quiet
 from config.own_equipment import OwnEquipment
 from dicom_node.implementation import IMPLEMENTATION_CLASS_UID
 from dicom_node.receiver.errors import Refused
-from dicom_node.receiver.headers import read_header
+from dicom_node.receiver.headers import read_header, read_identity
 from dicom_node.receiver.negotiation import RESULT_CLASSES
 from dicom_node.receiver.own_images import device_of, read_equipment
-from dicom_node.receiver.uids import parse_uid
-from storage import audit
+from dicom_node.receiver.uids import accepted_uid, parse_uid
+from storage import audit, refused
 from storage.arrival import Arrival, Outcome
 from storage.database import Database
 from storage.errors import CorruptFile
@@ -34,11 +34,14 @@ from storage.held import held_file
 from storage.orphans import survey
 from storage.pseudonyms import Pseudonyms
 from storage.recording import record_instances
+from storage.refused import RefusedInstance
 
 AT_ONCE = 100
 """Instances in one transaction."""
 SENDER = "ADOPTED"
 """In place of the calling AE title, which no file holds. It is no source's, so the node's own rules hold."""
+HEADER_BYTES = 1024**2
+"""Of a file that is not whole, in which its identity is looked for."""
 META_START = 132 + 12  # preamble, "DICM", and the group length's own element: PS3.10 7.1
 
 
@@ -50,7 +53,8 @@ class _OwnObject(Exception):
 class Adoption:
     """adopted: how many became instances. conflicts: how many were set aside beside one. The others are paths.
 
-    spare: bytes that the index has in another file. own: objects of own results. Both are set aside. unreadable: left.
+    spare: bytes that the index has in another file. own: objects of own results. Both are set aside. unreadable: kept
+    apart, and their series is incomplete if their header names it.
     """
 
     adopted: int = 0
@@ -75,6 +79,7 @@ class Adopter:
         """The files without a row, and those whose row says that they are missing; in the order in which they came."""
         found = survey(self.database, self.files, float("inf"))
         kept = [path for _, paths in self.files.quarantined() for path in paths]
+        kept += self.files.unreadable()
         return sorted([*found.unknown, *found.lost, *kept], key=lambda path: (self._written(path), path))
 
     def _written(self, path: str) -> float:
@@ -95,7 +100,34 @@ class Adopter:
             for path in [*done.own, *done.spare]:
                 if not is_quarantined(path):
                     self.files.set_aside(path, self.files.quarantine_of(now))
+            done.unreadable = [self._keep_unreadable(path, now) for path in done.unreadable]
         return done
+
+    def _keep_unreadable(self, path: str, now: float) -> str:
+        """It may have been acknowledged: no sweep takes it, and its series is not whole without it."""
+        if self.database is not None:
+            lacking = self._identity_of(path)
+            with self.database.transaction() as tx:
+                refused.record(tx, lacking, now)
+        return self.files.keep_unreadable(path)
+
+    def _identity_of(self, path: str) -> RefusedInstance:
+        """What the header says of a file that cannot be adopted; empty texts if nothing can be read."""
+        uids = ("", "", "")
+        try:
+            with quiet():
+                meta = read_file_meta_info(str(self.files.absolute(path)))
+            start = META_START + int(meta.FileMetaInformationGroupLength)
+            data = self.files.absolute(path).read_bytes()[start : start + HEADER_BYTES]
+            header = read_identity(data, str(meta.TransferSyntaxUID) == ImplicitVRLittleEndian)
+            uids = (
+                accepted_uid(header.sop_instance_uid) or accepted_uid(str(meta.MediaStorageSOPInstanceUID).encode()),
+                accepted_uid(header.series_instance_uid),
+                accepted_uid(header.study_instance_uid),
+            )
+        except (InvalidDicomError, OSError, *UNREADABLE):
+            pass
+        return RefusedInstance(*uids, "", "FILE", "its stored file cannot be read", SENDER, "")
 
     def _readable(self, paths: Sequence[str], done: Adoption) -> Iterator[Arrival]:
         for path in paths:

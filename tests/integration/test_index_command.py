@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from dicom_node.implementation import IMPLEMENTATION_CLASS_UID
 from dicom_node.report.frame import to_part10
 from dicom_node.runtime.node_lock import only_node
 from dicom_node.runtime.startup import prepare
-from storage import audit
+from storage import audit, refused
 from storage.files import FileStore
+from storage.orphans import empty_quarantine
 from tests.fixtures import files_of, index_of
 from tests.receiving import Node, ct_slice, store
 from tests.storage_factory import Store
@@ -179,16 +181,53 @@ def _own_report() -> bytes:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "not DICOM"])
-def test_a_file_that_is_not_whole_is_named_and_left(folder: Folder, damage: str) -> None:
+def test_a_file_that_cannot_be_read_is_named_and_never_deleted(folder: Folder, damage: str) -> None:
     folder.receive(ct_slice(1), ct_slice(2))
     path = sorted((folder.data / "files").rglob("*.dcm"))[0]
     content = {"cut": path.read_bytes()[:-100], "empty": b"", "not DICOM": b"x" * 5000}[damage]
     path.write_bytes(content)
+    os.utime(path, (0, 0))
     folder.lose_index()
     done = folder.json("adopt")
     assert done["adopted"] == 1
-    assert done["unreadable"] == [path.relative_to(folder.data / "files").as_posix()]
-    assert path.read_bytes() == content
+    (kept,) = done["unreadable"]
+    folder.prepare()
+    files = FileStore(folder.data / "files")
+    with Store(folder.data, f"sqlite:///{folder.data}/node.db") as held:
+        empty_quarantine(held.database, files, time.time() + 400 * 86_400)
+    assert (folder.data / "files" / kept).read_bytes() == content
+    assert folder.json("status")["unreadable_files"] == 1
+    assert folder.json("adopt")["unreadable"] == [kept], "named again, and still there"
+
+
+def test_a_file_that_can_be_read_again_is_adopted_from_where_it_was_kept(folder: Folder) -> None:
+    folder.receive(ct_slice(1), ct_slice(2))
+    path = sorted((folder.data / "files").rglob("*.dcm"))[0]
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    folder.lose_index()
+    (kept,) = folder.json("adopt")["unreadable"]
+    (folder.data / "files" / kept).write_bytes(whole)
+    assert folder.json("adopt")["adopted"] == 1
+    assert path.read_bytes() == whole and folder.json("status")["unreadable_files"] == 0
+
+
+def test_a_series_lacks_the_slice_whose_file_is_cut_until_it_comes_again(folder: Folder) -> None:
+    series = "1.2.826.0.1.3680043.8.498.77"
+    slices = [ct_slice(1, series_uid=series), ct_slice(2, series_uid=series)]
+    folder.receive(*slices)
+    cut = sorted((folder.data / "files").rglob("*.dcm"))[0]
+    cut.write_bytes(cut.read_bytes()[:-100])
+    folder.lose_index()
+    folder.json("adopt")
+
+    def lacks() -> bool:
+        with Store(folder.data, f"sqlite:///{folder.data}/node.db") as held, held.database.read() as tx:
+            return refused.why_incomplete(tx, series) is not None
+
+    assert lacks()
+    folder.receive(*slices)
+    assert not lacks()
 
 
 def test_what_was_swept_by_mistake_comes_back(folder: Folder) -> None:
