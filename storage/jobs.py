@@ -1,6 +1,6 @@
 """The queue of analyses: fencing numbers, attempts, and the one transaction that ends a job.
 
-The states are in job_state.py; what becomes of a job whose worker is gone is in job_release.py.
+The states are in job_state.py; what becomes of a job whose worker is gone is in job_takeover.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from sqlalchemy import Connection, func, select, update
 from config.reasons import Refusal
 from storage import audit, deliveries, results
 from storage.errors import StaleLease
-from storage.job_release import end_failed, end_out_of_attempts, release_expired
 from storage.job_state import JOB, JobState
+from storage.job_takeover import end_failed, end_out_of_attempts, release_expired
 from storage.models import jobs, series, studies
 from storage.moves import insert_row, move
 from storage.results import NewObject, NewResult

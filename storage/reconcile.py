@@ -2,14 +2,14 @@
 
 from sqlalchemy import func, select
 
-from storage import audit, deliveries, job_release
+from storage import audit, deliveries, job_takeover
 from storage.database import Database
 from storage.errors import CorruptFile
 from storage.files import FileStore
 from storage.lost import mark_lost
 from storage.models import instances, result_objects, results, series
 from storage.orphans import sweep
-from storage.series import restart_quiet_times
+from storage.quiet_time import restart_quiet_times
 
 ORPHAN_AGE_S = 60.0  # a file younger than this may belong to a transaction that is still to come
 VERIFY_LAST_S = 600.0  # the last arrivals before a stop may be torn: their digests are checked, not only their sizes
@@ -31,7 +31,7 @@ def reconcile(
     with database.transaction() as tx:
         found = {
             "series_waiting_again": restart_quiet_times(tx, now),
-            "jobs_released": job_release.release_all(tx, now) if release else 0,
+            "jobs_released": job_takeover.release_all(tx, now) if release else 0,
             "deliveries_released": deliveries.release_all(tx, now) if release else 0,
         }
     missing, corrupt = _check_instances(database, files, now)

@@ -17,7 +17,7 @@ from storage.models import conflicts, instances, patients, series, studies
 from storage.models import jobs as job_table
 from storage.moves import insert_row
 from storage.prepared import Prepared
-from storage.revisions import reopen
+from storage.reopening import reopen
 from storage.series_state import SeriesState
 
 A_LATE_INSTANCE = "a late instance"

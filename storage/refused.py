@@ -14,7 +14,7 @@ from storage import audit
 from storage.errors import NotFound
 from storage.models import instances, refused_instances, series
 from storage.recording import lock_recording
-from storage.revisions import reopen
+from storage.reopening import reopen
 from storage.series_state import SeriesState
 
 AUDIT_AGAIN_S = 60.0

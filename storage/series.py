@@ -1,13 +1,13 @@
-"""Series: when one is complete, what closing it sets going, and reading it back. Recording is in recording.py."""
+"""Series: what closing one sets going, and reading it back. Recording is in recording.py, waiting in quiet_time.py."""
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import Connection, Select, func, select
 
 from config.reasons import Refusal
-from storage import audit, clock, jobs, refused
+from storage import jobs, refused
 from storage.errors import NotDueYet, NotFound
 from storage.job_state import JobState
 from storage.jobs import ModelRef, refusal_columns
@@ -17,26 +17,6 @@ from storage.moves import move
 from storage.series_state import SERIES, Selection, SeriesState
 
 QUIET_TIME = "quiet-time"
-
-
-@dataclass(frozen=True)
-class DueSeries:
-    """An open series to decide about. Times are Unix seconds; quiet_s as the receiver asked for."""
-
-    series_pk: int
-    series_instance_uid: str
-    study_instance_uid: str
-    patient_id: str
-    modality: str
-    description: str
-    body_part: str
-    calling_ae: str
-    revision: int
-    instance_count: int
-    first_instance_at: float
-    last_instance_at: float
-    quiet_s: float
-    due_at: float
 
 
 @dataclass(frozen=True)
@@ -91,47 +71,6 @@ class SeriesRecord:
     positive: bool | None
 
 
-def _waiting() -> Select[tuple[object, ...]]:
-    """Open series as the columns of DueSeries."""
-    return (
-        select(
-            series.c.id.label("series_pk"),
-            series.c.series_instance_uid,
-            studies.c.study_instance_uid,
-            patients.c.patient_id,
-            series.c.modality,
-            series.c.description,
-            series.c.body_part,
-            series.c.calling_ae,
-            series.c.revision,
-            series.c.instance_count,
-            series.c.first_instance_at,
-            series.c.last_instance_at,
-            series.c.quiet_s,
-            series.c.due_at,
-        )
-        .select_from(series.join(studies).join(patients))
-        .where(series.c.state == SeriesState.OPEN.value)
-        .order_by(series.c.due_at, series.c.id)
-    )
-
-
-def due_series(tx: Connection, now: float) -> list[DueSeries]:
-    """The open series whose deadline has passed, the earliest first. Needs a write transaction.
-
-    If the clock jumped back, the quiet times start again from now.
-    """
-    clock.start_waits_again(tx, series, (SeriesState.OPEN,), now)
-    rows = tx.execute(_waiting().where(series.c.due_at <= now)).mappings()
-    return [DueSeries(**row) for row in rows]
-
-
-def quiet_series(tx: Connection, now: float, idle_s: float) -> list[DueSeries]:
-    """The open series without a new instance for `idle_s` seconds, whatever their deadline: worth asking the PACS."""
-    idle = (series.c.last_instance_at <= now - idle_s) | (series.c.last_instance_at > now + clock.TOLERANCE_S)
-    return [DueSeries(**row) for row in tx.execute(_waiting().where(idle)).mappings()]
-
-
 def next_series(tx: Connection, but: int | None) -> int | None:
     """The series that will be analysed next: of the job that was not tried yet and waits longest, or else the open
     one that is due first. None if there is none.
@@ -157,19 +96,6 @@ def next_series(tx: Connection, but: int | None) -> int | None:
     if found is None:
         found = tx.scalar(waiting)
     return found
-
-
-def restart_quiet_times(tx: Connection, now: float) -> int:
-    """At start, or after a clock was set: every open series waits its full quiet time again, and so does every study
-    whose best series is not chosen yet. Returns how many series wait.
-
-    While the node was away its senders could not send, so that time was not quiet.
-    """
-    waits = (series.c.state == SeriesState.OPEN.value) | (series.c.selection == Selection.WAITING.value)
-    changed = tx.execute(update(series).where(waits).values(set_at=now, due_at=now + series.c.quiet_s))
-    if changed.rowcount:
-        audit.append(tx, now, "series.quiet-times-restarted", detail={"series": changed.rowcount})
-    return changed.rowcount
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from config.settings import Destination, SenderSettings, Settings
 from dicom_node.delivery import sender
-from storage import audit, jobs, recording, series
+from storage import audit, jobs, quiet_time, recording, series
 from storage.arrival import Arrival, IndexedHeader
 from storage.database import Database, open_database
 from storage.files import FileStore
@@ -106,7 +106,7 @@ class Node:
         result = NewResult("ANALYSED", model.name, model.version, model.digest, probability=0.5, threshold=0.5)
         with self.database.transaction() as tx:
             recording.record_instance(tx, arrival, now - 1, 0.5)
-            (due,) = series.due_series(tx, now)
+            (due,) = quiet_time.due_series(tx, now)
             series.close_series(tx, due.series_pk, now, series.Closing(model))
             job = jobs.claim(tx, "test", now, 60, 3)
             assert job is not None

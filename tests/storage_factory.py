@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, make_url, text
 
-from storage import jobs, recording, series
+from storage import jobs, quiet_time, recording, series
 from storage.arrival import Arrival, IndexedHeader, Outcome
 from storage.database import Database, open_database
 from storage.files import FileStore
@@ -86,7 +86,8 @@ class Store:
         """What the scheduler does: close what is due. Returns the jobs' ids."""
         with self.database.transaction() as tx:
             return [
-                series.close_series(tx, due.series_pk, now, series.Closing(model)) for due in series.due_series(tx, now)
+                series.close_series(tx, due.series_pk, now, series.Closing(model))
+                for due in quiet_time.due_series(tx, now)
             ]
 
     def claim(self, now: float, worker: str = "worker-1", attempts: int = ATTEMPTS) -> ClaimedJob | None:

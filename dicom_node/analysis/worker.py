@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Connection
 
 from config.settings import Settings
-from dicom_node import lease
+from dicom_node import heartbeat
 from dicom_node.analysis.analyse import Analysis, Loaded, analyse_loaded, load_series, open_model
 from dicom_node.analysis.read_ahead import ReadAhead
 from dicom_node.analysis.result_objects import ResultObjects, report_objects
@@ -212,7 +212,7 @@ class Worker:
         def renew(tx: Connection, now: float) -> bool:
             return jobs.heartbeat(tx, job.job_id, job.fence, now, lease_s)
 
-        with lease.kept(self.database, renew, lease_s, job=job.job_id):
+        with heartbeat.kept(self.database, renew, lease_s, job=job.job_id):
             yield
 
 

@@ -10,7 +10,7 @@ from config.settings import Settings
 from dicom_node.cli.common import ConfigOption, JsonOption, database_of, note_operator, print_json, say, settings_from
 from dicom_node.cli.series import SeriesArgument
 from dicom_node.errors import NodeError
-from storage import audit, deliveries, jobs, results, revisions
+from storage import audit, deliveries, jobs, reopening, results
 from storage import series as store
 from storage.deliveries import DELIVERY, DeliveryState
 from storage.jobs import ModelRef
@@ -127,7 +127,7 @@ def reanalyse(
         record = store.get_series(tx, find_series(tx, series))
         source = settings.source(record.calling_ae)
         priority = source.priority if source else 0
-        job_id = revisions.analyse_again(tx, record.series_pk, time.time(), chosen, priority)
+        job_id = reopening.analyse_again(tx, record.series_pk, time.time(), chosen, priority)
         about = _subject(record, job_id, record.result_id)
         note_operator(tx, "reanalyse", about, model=f"{chosen.name} {chosen.version}")
     if json:

@@ -13,7 +13,7 @@ from storage import audit
 from storage.database import Database
 from storage.files import FileStore
 from storage.pseudonyms import Pseudonyms
-from storage.series import DueSeries
+from storage.quiet_time import DueSeries
 
 log = structlog.get_logger()
 

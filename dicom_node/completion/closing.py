@@ -25,13 +25,13 @@ from dicom_node.completion.rule import PACS_LIST, Action, Decision, Said, decide
 from dicom_node.receiver.negotiation import IMAGE_CLASSES
 from dicom_node.scu.patient_id import patient_id_for_pacs
 from dicom_node.scu.query import SeriesKey
-from storage import audit, efforts, series
+from storage import audit, efforts, quiet_time, series
 from storage.database import Database
 from storage.efforts import Effort
 from storage.errors import NotDueYet
 from storage.files import FileStore
 from storage.jobs import Models
-from storage.series import DueSeries
+from storage.quiet_time import DueSeries
 
 log = structlog.get_logger()
 
@@ -68,7 +68,7 @@ class Completion:
         models: what they are queued for. now: Unix seconds.
         """
         with self._database.transaction() as tx:
-            due = series.due_series(tx, now)
+            due = quiet_time.due_series(tx, now)
         for one in due:
             if self._pacs is None or self._unwanted(one):
                 decision = decide(one.instance_count, None, asked=False, quiet=True, may_fetch=False)
@@ -76,7 +76,7 @@ class Completion:
         if self._pacs is None:
             return
         with self._database.read() as tx:
-            quiet = series.quiet_series(tx, now, self._rules.settle_s)
+            quiet = quiet_time.quiet_series(tx, now, self._rules.settle_s)
             tried = efforts.all_efforts(tx)
         candidates = {one.series_pk: one for one in (*quiet, *due) if not self._unwanted(one)}
         for pk, one in candidates.items():
@@ -130,7 +130,9 @@ class Completion:
             if self._ask_and_decide(current, models, pacs, clock):
                 return
             with self._database.read() as tx:
-                latest = next((s for s in series.quiet_series(tx, clock(), 0.0) if s.series_pk == one.series_pk), None)
+                latest = next(
+                    (s for s in quiet_time.quiet_series(tx, clock(), 0.0) if s.series_pk == one.series_pk), None
+                )
             current = latest if latest and latest.instance_count > current.instance_count else None
 
     def _ask_and_decide(self, one: DueSeries, models: Models, pacs: QueriedPacs, clock: Callable[[], float]) -> bool:

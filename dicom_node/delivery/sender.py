@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import Connection
 
 from config.settings import Destination, Settings
-from dicom_node import lease
+from dicom_node import heartbeat
 from dicom_node.delivery.attempt import STORED, AttemptOutcome, Verdict, judge, send_objects
 from dicom_node.delivery.backoff import backoff_s
 from dicom_node.delivery.commitment import Asking, Clock
@@ -208,5 +208,5 @@ class DestinationSender:
         def renew(tx: Connection, now: float) -> bool:
             return deliveries.heartbeat(tx, claimed.delivery_id, claimed.fence, now, lease_s)
 
-        with lease.kept(self._database, renew, lease_s, delivery=claimed.delivery_id):
+        with heartbeat.kept(self._database, renew, lease_s, delivery=claimed.delivery_id):
             yield

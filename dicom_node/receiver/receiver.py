@@ -19,11 +19,10 @@ from dicom_node.receiver.committer import Committer
 from dicom_node.receiver.connection import Deadlines
 from dicom_node.receiver.intake import Intake
 from dicom_node.receiver.journal import Journal
-from dicom_node.receiver.limits import Limits
+from dicom_node.receiver.limits import Limits, Registry
 from dicom_node.receiver.own_images import OwnImages
 from dicom_node.receiver.pressure import Pressure
 from dicom_node.receiver.refusals import Refusals
-from dicom_node.receiver.registry import Registry
 from dicom_node.receiver.resources import Resources
 from dicom_node.receiver.server import Server
 from dicom_node.receiver.tls import TlsAcceptor, TlsFiles

@@ -8,7 +8,7 @@ is replaced, because of what a default server does:
 - an association is two polling threads: here it is one that waits (association.py);
 - there is no limit but the number of associations: here connections without an association are limited by address
   and evicted oldest first, so that silent ones cannot keep a sender out; associations are limited by address, by AE
-  title and altogether, and refused as transient above that (registry.py).
+  title and altogether, and refused as transient above that (limits.py).
 
 tests/unit/test_receiver_server.py pins what is relied on.
 """
@@ -25,7 +25,7 @@ from dicom_node.receiver.access import parse_address
 from dicom_node.receiver.association import Association
 from dicom_node.receiver.connection import Deadlines, Incoming
 from dicom_node.receiver.intake import Intake
-from dicom_node.receiver.registry import Registry
+from dicom_node.receiver.limits import Registry
 from dicom_node.receiver.tls import TlsAcceptor
 
 log = structlog.get_logger()

@@ -18,7 +18,7 @@ from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from dicom_node.completion.second_copies import compare
 from dicom_node.runtime import certificate_expiry
-from storage import job_release, orphans, retention
+from storage import job_takeover, orphans, retention
 from storage.database import Database
 from storage.files import FileStore
 from storage.identity import Epoch
@@ -68,7 +68,7 @@ def _jobs(
 
     def release_leases() -> None:
         with database.transaction() as tx:
-            job_release.release_expired(tx, time.time(), settings.worker.max_attempts)
+            job_takeover.release_expired(tx, time.time(), settings.worker.max_attempts)
 
     def compare_copies() -> None:
         compare(database, files, time.time())

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from dicom_node.analysis.current_model import current_model
 from dicom_node.analysis.worker import Worker
 from dicom_node.receiver import refusals
-from storage import results, series
+from storage import quiet_time, results, series
 from tests.attacker import ACCEPT, DATA, attacker, data_set, element, pdu, pdv, store_command
 from tests.outbox import MODEL
 from tests.programs import wait_for
@@ -42,7 +42,7 @@ def rows(node: Node, view: str = "instances_refused") -> list[dict[str, Any]]:
 def close(node: Node) -> dict[str, Any]:
     """Close the one series, as its quiet time being over would. Returns its row."""
     with node.database.transaction() as tx:
-        [due] = series.due_series(tx, time.time() + QUIET_S)
+        [due] = quiet_time.due_series(tx, time.time() + QUIET_S)
         series.close_series(tx, due.series_pk, time.time() + QUIET_S, series.Closing(MODEL))
     [row] = rows(node, "series")
     return row
@@ -255,7 +255,7 @@ def test_the_report_and_the_command_line_say_that_instances_were_refused(tmp_pat
         store(node, broken(), ct_slice(2, series_uid=SERIES), ct_slice(3, series_uid=SERIES))
         now = time.time() + QUIET_S
         with node.database.transaction() as tx:
-            [due] = series.due_series(tx, now)
+            [due] = quiet_time.due_series(tx, now)
             series.close_series(tx, due.series_pk, now, series.Closing(current_model(node.settings)))
         assert Worker(node.settings, node.database, node.files, "cpu").work_once(now)
         with node.database.read() as tx:

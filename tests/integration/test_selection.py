@@ -13,7 +13,7 @@ from dicom_node.completion import best_series
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from inference.suitability import ranking
-from storage import audit, jobs, retention, selection, series
+from storage import audit, jobs, quiet_time, retention, selection, series
 from storage.jobs import Models
 from storage.results import NewObject, NewResult
 from storage.series import SeriesRecord
@@ -272,7 +272,7 @@ def test_a_restart_makes_the_study_wait_its_quiet_time_again(site: Site) -> None
     completion.close_due_series(current_models(site.node.settings), site.now)
     completion.stop()
     with site.node.database.transaction() as tx:
-        assert series.restart_quiet_times(tx, site.now) == 1
+        assert quiet_time.restart_quiet_times(tx, site.now) == 1
     site.wait(29)
     assert not site.has_job()
     site.wait(2)

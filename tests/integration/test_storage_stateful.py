@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 from sqlalchemy import select
 
-from storage import audit, clock, deliveries, job_state, jobs, recording, revisions, series, series_state
+from storage import audit, clock, deliveries, job_state, jobs, quiet_time, recording, reopening, series, series_state
 from storage.arrival import Outcome
 from storage.deliveries import ClaimedDelivery
 from storage.errors import IllegalMove, StaleLease
@@ -118,7 +118,7 @@ class Node(RuleBasedStateMachine):
 
     @rule()
     def quiet_series_close(self) -> None:
-        for due in self.write(series.due_series, self.now):
+        for due in self.write(quiet_time.due_series, self.now):
             assert self.elapsed - self.last_new[due.series_instance_uid] >= QUIET_S, "closed too early"
             self.write(series.close_series, due.series_pk, self.now, series.Closing(MODEL))
 
@@ -196,7 +196,7 @@ class Node(RuleBasedStateMachine):
     def an_operator_wants_a_series_analysed_again(self, uid: str) -> None:
         for row in self.store.rows("SELECT id FROM series WHERE series_instance_uid = :uid", uid=uid):
             with contextlib.suppress(IllegalMove):  # it still waits for slices
-                self.write(revisions.analyse_again, row["id"], self.now, MODEL)
+                self.write(reopening.analyse_again, row["id"], self.now, MODEL)
 
     @invariant()
     def nothing_acknowledged_is_lost(self) -> None:

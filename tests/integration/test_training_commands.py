@@ -24,7 +24,7 @@ from inference.phantom.series import write_series
 from inference.training.cached import UnusableDataset, open_dataset
 from inference.training.runs import Listener, Stopped, train_unet
 from inference.training.settings import unet_settings
-from storage import recording, series
+from storage import quiet_time, recording, series
 from storage.arrival import Arrival, IndexedHeader
 from tests.storage_factory import Store
 
@@ -243,7 +243,7 @@ def test_a_shadow_model_is_computed_by_the_worker_and_compared_by_evaluate(
         now = 0.0
         receive(store, scans / "case7", now)
         with store.database.transaction() as tx:
-            for due in series.due_series(tx, now + 60):
+            for due in quiet_time.due_series(tx, now + 60):
                 series.close_series(
                     tx, due.series_pk, now + 60, series.Closing(current_model(settings), shadow=shadow_model(settings))
                 )

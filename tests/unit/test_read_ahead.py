@@ -10,7 +10,7 @@ import pytest
 
 from dicom_node.analysis.read_ahead import ReadAhead
 from inference.volume.load import decode, load
-from storage import job_release, recording
+from storage import job_takeover, recording
 from storage.arrival import Arrival, IndexedHeader
 from tests.lossless_jpeg import encode as lossless_jpeg
 from tests.programs import wait_for
@@ -97,7 +97,7 @@ def test_a_series_that_was_tried_before_is_left_to_its_own_job(store: Store) -> 
     store.close_due(QUIET_S)
     assert store.claim(QUIET_S + 1, worker="dead") is not None
     with store.database.transaction() as tx:
-        job_release.release_expired(tx, QUIET_S + LEASE_S + 2, 3)
+        job_takeover.release_expired(tx, QUIET_S + LEASE_S + 2, 3)
     assert store.states("jobs") == ["QUEUED"] and not reader(store).step()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from storage import recording, retention, series
+from storage import quiet_time, recording, retention, series
 from storage.arrival import Outcome
 from storage.errors import NotDueYet
 from tests.storage_factory import MODEL, QUIET_S, Store
@@ -57,7 +57,7 @@ def test_a_series_that_is_closed_while_a_slice_is_recorded_does_not_lose_it(
 
     def close() -> None:
         with suppress(NotDueYet), store.database.transaction() as tx:
-            for due in series.due_series(tx, QUIET_S):
+            for due in quiet_time.due_series(tx, QUIET_S):
                 series.close_series(tx, due.series_pk, QUIET_S, series.Closing(MODEL))
         closed.set()
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from storage import job_release, job_state, jobs, results
+from storage import job_state, job_takeover, jobs, results
 from storage.errors import IllegalMove, NotFound, StaleLease
 from storage.results import NewObject
 from tests.storage_factory import ATTEMPTS, LEASE_S, Store, analysed, not_analysed
@@ -146,11 +146,11 @@ def test_a_job_handed_back_loses_no_attempt(queued):
 
 
 def test_a_stop_of_the_node_costs_no_attempt_but_not_for_ever(queued):
-    for stop in range(job_release.MAX_INTERRUPTIONS):
+    for stop in range(job_takeover.MAX_INTERRUPTIONS):
         assert queued.claim(40 + stop).attempt == 1
-        assert move(queued, job_release.release_all, 40 + stop) == 1
+        assert move(queued, job_takeover.release_all, 40 + stop) == 1
     assert queued.claim(100).attempt == 1
-    move(queued, job_release.release_all, 100)
+    move(queued, job_takeover.release_all, 100)
     assert queued.states("jobs") == ["FAILED"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from config.reasons import Refusal
-from storage import jobs, selection, series
+from storage import jobs, quiet_time, selection, series
 from storage.errors import NotDueYet
 from storage.jobs import Models
 from storage.selection import Choice, Member
@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def close_due(store: Store, now: float) -> None:
     with store.database.transaction() as tx:
-        for due in series.due_series(tx, now):
+        for due in quiet_time.due_series(tx, now):
             series.close_series(tx, due.series_pk, now, series.Closing(MODEL, to_choose=True))
 
 

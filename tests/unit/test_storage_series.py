@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import insert
 
 from config.reasons import Refusal
-from storage import arrival, clock, recording, series
+from storage import arrival, clock, quiet_time, recording, series
 from storage.arrival import Outcome
 from storage.errors import NotDueYet, NotFound
 from storage.jobs import ModelRef
@@ -25,7 +25,7 @@ def store(tmp_path):
 
 def due(store, now):
     with store.database.transaction() as tx:
-        return [item.series_instance_uid for item in series.due_series(tx, now)]
+        return [item.series_instance_uid for item in quiet_time.due_series(tx, now)]
 
 
 def record(store, series_uid="1.2.3"):
@@ -151,7 +151,7 @@ def test_closing_queues_one_job_with_the_digest_of_the_input(store):
 def test_a_series_is_not_closed_on_a_quiet_time_that_a_slice_ended(store):
     store.receive(1, now=0)
     with store.database.transaction() as tx:
-        [found] = series.due_series(tx, 30)
+        [found] = quiet_time.due_series(tx, 30)
     store.receive(2, now=30)
     with store.database.transaction() as tx, pytest.raises(NotDueYet):
         series.close_series(tx, found.series_pk, 30, series.Closing(MODEL))
@@ -213,7 +213,7 @@ def test_a_closed_series_has_its_job_or_neither_happened(store):
 def test_after_a_restart_a_half_received_series_waits_its_full_quiet_time(store):
     store.receive(1, now=0)
     with store.database.transaction() as tx:
-        assert series.restart_quiet_times(tx, 1000) == 1
+        assert quiet_time.restart_quiet_times(tx, 1000) == 1
     assert due(store, 1029.9) == []
     assert due(store, 1030) == ["1.2.3"]
 
@@ -244,8 +244,8 @@ def test_a_batch_that_waited_for_the_lock_does_not_shorten_the_quiet_time(store)
 def test_quiet_series_may_be_asked_about_before_their_deadline(store):
     store.receive(1, now=0)
     with store.database.read() as tx:
-        assert series.quiet_series(tx, 0.5, idle_s=1) == []
-        [found] = series.quiet_series(tx, 1.0, idle_s=1)
+        assert quiet_time.quiet_series(tx, 0.5, idle_s=1) == []
+        [found] = quiet_time.quiet_series(tx, 1.0, idle_s=1)
     assert (found.patient_id, found.instance_count, found.due_at) == ("P1", 1, 30.0)
 
 

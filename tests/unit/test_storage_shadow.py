@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from config.reasons import Refusal
-from storage import jobs, retention, series
+from storage import jobs, quiet_time, retention, series
 from storage.jobs import ClaimedJob, ModelRef
 from storage.status import status
 from tests.storage_factory import MODEL, QUIET_S, Store, analysed
@@ -22,7 +22,7 @@ def store(tmp_path):
 
 def close(store: Store, now: float, **how: object) -> None:
     with store.database.transaction() as tx:
-        for due in series.due_series(tx, now):
+        for due in quiet_time.due_series(tx, now):
             series.close_series(tx, due.series_pk, now, series.Closing(MODEL, shadow=CANDIDATE, **how))
 
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from dicom_node import lease
+from dicom_node import heartbeat
 from storage.database import open_database
 from storage.errors import DatabaseBusy
 
@@ -26,7 +26,7 @@ def test_a_lease_is_renewed_until_the_work_is_done_even_if_a_renewal_fails(datab
         renewed.set()
         return True
 
-    with lease.kept(database, renew, 0.1):
+    with heartbeat.kept(database, renew, 0.1):
         assert renewed.wait(10)
     after = len(beats)
     assert not any(thread.name == "lease" for thread in threading.enumerate())
@@ -35,7 +35,7 @@ def test_a_lease_is_renewed_until_the_work_is_done_even_if_a_renewal_fails(datab
 
 def test_a_lease_that_somebody_else_has_is_left_to_them(database):
     asked = []
-    with lease.kept(database, lambda _tx, _now: bool(asked.append(1)), 0.1):
+    with heartbeat.kept(database, lambda _tx, _now: bool(asked.append(1)), 0.1):
         (thread,) = (thread for thread in threading.enumerate() if thread.name == "lease")
         thread.join(10)
     assert len(asked) == 1

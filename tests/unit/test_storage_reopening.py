@@ -7,7 +7,7 @@ import pytest
 from storage import deliveries, jobs, results, series
 from storage.errors import CorruptFile, IllegalMove
 from storage.jobs import ModelRef
-from storage.revisions import analyse_again
+from storage.reopening import analyse_again
 from tests.storage_factory import MODEL, Store
 
 OTHER = ModelRef("other", "2", "other-digest")

@@ -1,0 +1,83 @@
+"""How long a series must be quiet before it may close: which series are due, and starting that time again."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Select, select, update
+
+from storage import audit, clock
+from storage.models import patients, series, studies
+from storage.series_state import Selection, SeriesState
+
+
+@dataclass(frozen=True)
+class DueSeries:
+    """An open series to decide about. Times are Unix seconds; quiet_s as the receiver asked for."""
+
+    series_pk: int
+    series_instance_uid: str
+    study_instance_uid: str
+    patient_id: str
+    modality: str
+    description: str
+    body_part: str
+    calling_ae: str
+    revision: int
+    instance_count: int
+    first_instance_at: float
+    last_instance_at: float
+    quiet_s: float
+    due_at: float
+
+
+def _waiting() -> Select[tuple[object, ...]]:
+    """Open series as the columns of DueSeries."""
+    return (
+        select(
+            series.c.id.label("series_pk"),
+            series.c.series_instance_uid,
+            studies.c.study_instance_uid,
+            patients.c.patient_id,
+            series.c.modality,
+            series.c.description,
+            series.c.body_part,
+            series.c.calling_ae,
+            series.c.revision,
+            series.c.instance_count,
+            series.c.first_instance_at,
+            series.c.last_instance_at,
+            series.c.quiet_s,
+            series.c.due_at,
+        )
+        .select_from(series.join(studies).join(patients))
+        .where(series.c.state == SeriesState.OPEN.value)
+        .order_by(series.c.due_at, series.c.id)
+    )
+
+
+def due_series(tx: Connection, now: float) -> list[DueSeries]:
+    """The open series whose deadline has passed, the earliest first. Needs a write transaction.
+
+    If the clock jumped back, the quiet times start again from now.
+    """
+    clock.start_waits_again(tx, series, (SeriesState.OPEN,), now)
+    rows = tx.execute(_waiting().where(series.c.due_at <= now)).mappings()
+    return [DueSeries(**row) for row in rows]
+
+
+def quiet_series(tx: Connection, now: float, idle_s: float) -> list[DueSeries]:
+    """The open series without a new instance for `idle_s` seconds, whatever their deadline: worth asking the PACS."""
+    idle = (series.c.last_instance_at <= now - idle_s) | (series.c.last_instance_at > now + clock.TOLERANCE_S)
+    return [DueSeries(**row) for row in tx.execute(_waiting().where(idle)).mappings()]
+
+
+def restart_quiet_times(tx: Connection, now: float) -> int:
+    """At start, or after a clock was set: every open series waits its full quiet time again, and so does every study
+    whose best series is not chosen yet. Returns how many series wait.
+
+    While the node was away its senders could not send, so that time was not quiet.
+    """
+    waits = (series.c.state == SeriesState.OPEN.value) | (series.c.selection == Selection.WAITING.value)
+    changed = tx.execute(update(series).where(waits).values(set_at=now, due_at=now + series.c.quiet_s))
+    if changed.rowcount:
+        audit.append(tx, now, "series.quiet-times-restarted", detail={"series": changed.rowcount})
+    return changed.rowcount
