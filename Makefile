@@ -76,7 +76,7 @@ lock: $(VENV)/bin/python  ## requirements.lock anew: every dependency but torch,
 		--output-file requirements.lock
 
 clean:  ## remove what was built, and the demonstration's data
-	rm -rf $(VENV) build dist *.egg-info var
+	rm -rf $(VENV) build dist *.egg-info var/demo
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -46,7 +46,7 @@ Scenario = Callable[[Life], Node]
 
 def report(life: Life) -> Node:
     """A series comes in, its report goes out and is committed to."""
-    slow = "1.2" if "lease.kept" in life.point else "0"
+    slow = "1.2" if "heartbeat.kept" in life.point else "0"
     with ExitStack() as stack:
         pacs = Pacs(slow_s=float(slow))
         stack.callback(pacs.stop)
