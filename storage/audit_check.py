@@ -1,14 +1,18 @@
 """Is the audit trail whole? Its chain shows what was altered or taken out; its end needs something to compare with."""
 
+import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
 from storage import audit
 from storage.clock import TOLERANCE_S
+from storage.errors import NotFound
 from storage.models import audit as rows
 from storage.models import results
+from storage.results import content_sha256
 
 Head = tuple[int, str]
 
@@ -36,6 +40,7 @@ def check(tx: Connection, expected: Head | None = None) -> Check:
     problems = [f"row {broken.audit_id}: {broken.reason}"] if broken else []
     if expected is not None:
         problems += _against(tx, expected)
+    problems += _altered_results(tx)
     if _ends_before_last_result(tx):
         problems.append("the last row is older than the last result: rows were cut off the end")
     return Check(tx.scalar(select(func.count()).select_from(rows)) or 0, audit.head(tx), tuple(problems))
@@ -49,6 +54,22 @@ def _against(tx: Connection, expected: Head) -> list[str]:
     if held != digest:
         return [f"row {number} is not the one that was noted: the trail was written anew"]
     return []
+
+
+def _altered_results(tx: Connection) -> Iterator[str]:
+    """Results that are not what their audit rows sealed. Rows that an earlier version wrote have no seal."""
+    sealed = select(rows.c.result_id, rows.c.detail).where(rows.c.event == "result.recorded").order_by(rows.c.id)
+    for row in tx.execute(sealed).all():
+        seal = json.loads(row.detail or "{}").get("content_sha256")
+        if seal is None:
+            continue
+        try:
+            held = content_sha256(tx, row.result_id)
+        except NotFound:
+            yield f"result {row.result_id} is no longer in the index"
+            continue
+        if held != seal:
+            yield f"result {row.result_id} or its objects were altered after they were recorded"
 
 
 def _ends_before_last_result(tx: Connection) -> bool:

@@ -9,12 +9,13 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, exists, insert, inspect, select, text
+from sqlalchemy import Connection, exists, inspect, select, text
 from sqlalchemy.engine import make_url
 
 from storage import audit
 from storage.database import BUSY_TIMEOUT_S, Database
 from storage.errors import DatabaseCorrupt, DatabaseReadOnly, StoreMismatch
+from storage.facts import set_fact
 from storage.files import SUFFIX, FileStore
 from storage.mark import Identity, Mark
 from storage.models import conflicts, instances, properties, result_objects
@@ -119,8 +120,8 @@ def raise_epoch(database: Database, files: FileStore) -> Identity:
         store = known[0].store if known else uuid.uuid4().hex
         raised = Identity(store, max([0, *(identity.epoch for identity in known)]) + 1)
         mark.write(raised)
-        _keep(tx, STORE, raised.store)
-        _keep(tx, EPOCH, str(raised.epoch))
+        set_fact(tx, STORE, raised.store)
+        set_fact(tx, EPOCH, str(raised.epoch))
     database.bind(mark)
     with database.read() as tx:
         mark.note(audit.head(tx))
@@ -239,8 +240,3 @@ def _refuse_strangers(database: Database, files: FileStore) -> None:
             f"the index {database.where} does not know {unknown} of the {found.files} files in {files.root}: it is "
             f"older than they are, or another's. {CORRECT}, or restore the index; if it is lost, {ADOPT} records them"
         )
-
-
-def _keep(tx: Connection, name: str, value: str) -> None:
-    tx.execute(delete(properties).where(properties.c.name == name))
-    tx.execute(insert(properties).values(name=name, value=value))

@@ -226,9 +226,11 @@ def _audit(
 def content_sha256(tx: Connection, result_id: int) -> str:
     """SHA-256 hex over what a result says and over its objects, as the index holds them now.
 
-    The audit row of the result holds it, so that a result which was altered in the index shows.
+    The audit row of the result holds it, so that a result which was altered in the index shows. Raises NotFound.
     """
-    row = tx.execute(select(*(results.c[name] for name in SEALED)).where(results.c.id == result_id)).one()
+    row = tx.execute(select(*(results.c[name] for name in SEALED)).where(results.c.id == result_id)).first()
+    if row is None:
+        raise NotFound(f"no result {result_id}")
     objects = [[item.sop_instance_uid, item.sha256] for item in objects_of(tx, result_id)]
     return hashlib.sha256(json.dumps([list(row), objects], ensure_ascii=False).encode()).hexdigest()
 

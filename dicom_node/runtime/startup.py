@@ -5,6 +5,7 @@ import os
 import time
 
 import structlog
+from sqlalchemy import Connection
 
 from config.errors import ConfigError
 from config.settings import Settings
@@ -14,6 +15,7 @@ from dicom_node.runtime.index import open_index
 from inference.errors import ModelError
 from storage import audit
 from storage.errors import StorageError
+from storage.facts import get_fact, set_fact
 from storage.files import FileStore
 from storage.identity import claim, open_store
 from storage.jobs import ModelRef
@@ -23,6 +25,7 @@ from storage.reconcile import ORPHAN_AGE_S, reconcile
 log = structlog.get_logger()
 
 STOP_PATIENCE_S = 3.0
+CONFIGURATION = "configuration"
 
 
 def prepare(settings: Settings) -> None:
@@ -44,6 +47,7 @@ def prepare(settings: Settings) -> None:
     age_s = ORPHAN_AGE_S if alone else scheduler.ORPHAN_AGE_S
     found = reconcile(database, files, time.time(), release=alone, orphan_age_s=age_s)
     with database.transaction() as tx:
+        _note_changed_configuration(tx, settings)
         audit.append(
             tx,
             time.time(),
@@ -63,6 +67,22 @@ def prepare(settings: Settings) -> None:
     log.info(
         "node started", ae_title=settings.receiver.ae_title, port=settings.receiver.port, model=model.name, **found
     )
+
+
+def _note_changed_configuration(tx: Connection, settings: Settings) -> None:
+    """An audit row of its own if the node starts with another configuration than the last time."""
+    before, now_as = get_fact(tx, CONFIGURATION), configuration_digest(settings)
+    if before == now_as:
+        return
+    set_fact(tx, CONFIGURATION, now_as)
+    if before is not None:
+        audit.append(
+            tx,
+            time.time(),
+            "node.configuration-changed",
+            outcome="CHANGED",
+            detail={"before": before, "configuration": now_as, "while": "the node was stopped"},
+        )
 
 
 def configuration_digest(settings: Settings) -> str:

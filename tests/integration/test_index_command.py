@@ -340,6 +340,9 @@ def test_a_start_tells_by_a_digest_whether_the_configuration_changed(folder: Fol
     rows = folder.rows("SELECT detail FROM audit WHERE event = 'node.started' ORDER BY id")
     digests = [json.loads(row["detail"])["configuration"] for row in rows]
     assert len(digests) == 4 and len(set(digests[:3])) == 1 and digests[3] != digests[0]
+    (changed,) = folder.rows("SELECT detail FROM audit WHERE event = 'node.configuration-changed'")
+    change = json.loads(changed["detail"])
+    assert (change["before"], change["configuration"]) == (digests[0], digests[3])
 
 
 def test_an_index_of_an_earlier_version_is_not_looked_into_before_its_upgrade(tmp_path: Path) -> None:

@@ -74,3 +74,19 @@ def test_a_head_that_is_none_is_refused(text):
 
 def test_a_head_is_read_as_it_is_printed():
     assert parse_head(f" 12:{'a' * 64}\n") == (12, "a" * 64)
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("UPDATE results SET probability = 0.01", "result 1 or its objects were altered after they were recorded"),
+        ("UPDATE result_objects SET sha256 = 'other'", "result 1 or its objects were altered after they were recorded"),
+        ("DELETE FROM result_objects", "result 1 or its objects were altered after they were recorded"),
+    ],
+)
+def test_a_result_that_was_altered_in_the_index_is_found(store, statement, says):
+    store.reported("PACS")
+    assert found(store).problems == ()
+    with store.database.transaction() as tx:
+        tx.exec_driver_sql(statement)
+    assert found(store).problems == (says,)

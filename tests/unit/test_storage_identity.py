@@ -342,7 +342,7 @@ def test_a_crash_between_the_first_mark_and_the_index_is_gone_on_from(tmp_path, 
     with Store(tmp_path) as store:
         store.receive(1, now=0)
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr("storage.identity._keep", crash)
+            patched.setattr("storage.identity.set_fact", crash)
             claim(store.database, store.files)
         assert Mark(store.files.root).read().epoch == 1
         assert claim(open_store(store.url, store.files.root), store.files).epoch == 2
