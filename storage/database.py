@@ -54,6 +54,10 @@ TRANSLATION: tuple[tuple[str, type[StorageError]], ...] = (
     # The disk below the index, and PostgreSQL's connection exceptions, operator interventions and system errors.
     (r"SQLITE_IOERR|SQLITE_PROTOCOL|SQLITE_NOMEM|08|57P|58|53", DatabaseUnavailable),
 )
+DAMAGED = (
+    "the index {} is damaged. Restore a backup of it; if there is none, move it away, and 'dicom-node index adopt' "
+    "makes a new one from the files"
+)
 
 
 class Database:
@@ -152,7 +156,7 @@ class Database:
         Raises StorageFull, DatabaseBusy, DatabaseReadOnly or DatabaseCorrupt; nothing was written then. Or
         DatabaseUnavailable, after which that is not known; StoreReplaced is one.
         """
-        with _named_errors(), self._writing() as tx:
+        with _named_errors(self.where), self._writing() as tx:
             try:
                 self._check(tx)
                 with tx.begin():
@@ -187,7 +191,7 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """One consistent view of the index; writing in it fails."""
-        with _named_errors(), self.engine.connect() as connection:
+        with _named_errors(self.where), self.engine.connect() as connection:
             tx = connection.execution_options(reading=True, postgresql_readonly=True)
             if self._sqlite:
                 _run(tx, "PRAGMA query_only = ON")
@@ -318,8 +322,11 @@ def _run(connection: Connection, statement: str) -> None:
 
 
 @contextlib.contextmanager
-def _named_errors() -> Iterator[None]:
-    """Translate the driver's errors once, here, and keep statements and their values out of the message."""
+def _named_errors(where: str) -> Iterator[None]:
+    """Translate the driver's errors once, here, and keep statements and their values out of the message.
+
+    where: see `Database.where`.
+    """
     try:
         yield
     except (DatabaseError, InterfaceError, sqlite3.DatabaseError) as error:
@@ -327,7 +334,7 @@ def _named_errors() -> Iterator[None]:
         code = str(getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None) or "")
         for pattern, kind in TRANSLATION:
             if re.match(pattern, code):
-                raise kind(f"index: {code}") from cause
+                raise kind(DAMAGED.format(where) if kind is DatabaseCorrupt else f"index: {code}") from cause
         if not code and isinstance(error, OperationalError | InterfaceError):
             raise DatabaseUnavailable("index: no connection") from cause  # a driver gives a lost one no code
         raise

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from storage import audit
 from storage.database import BUSY_TIMEOUT_S, Database
-from storage.errors import DatabaseCorrupt, DatabaseReadOnly, StoreMismatch
+from storage.errors import DatabaseReadOnly, StoreMismatch
 from storage.facts import set_fact
 from storage.files import SUFFIX, FileStore
 from storage.mark import Identity, Mark
@@ -60,11 +60,6 @@ def _named_faults(database: Database) -> Iterator[None]:
         raise DatabaseReadOnly(
             f"the index {database.where} cannot be written: the user that runs the node needs write permission for it "
             "and for its folder, on a file system that is not read-only"
-        ) from error
-    except DatabaseCorrupt as error:
-        raise DatabaseCorrupt(
-            f"the index {database.where} is damaged. Restore a backup of it; if there is none, move it away, and "
-            f"{ADOPT} makes a new one from the files"
         ) from error
 
 

@@ -156,6 +156,19 @@ def test_a_file_that_is_no_database_is_named(tmp_path, url):
         open_database(url)
 
 
+def test_an_index_damaged_behind_its_beginning_is_named_with_what_to_do(tmp_path, url):
+    database = open_database(url)
+    with database.transaction() as tx:
+        for number in range(1000):
+            put(tx, f"{number:0500}")
+    database.close()
+    file = tmp_path / "index.sqlite"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2] + b"x" * (len(content) - len(content) // 2))
+    with pytest.raises(DatabaseCorrupt, match=r"index\.sqlite is damaged.*index adopt"):
+        names(Database(url))
+
+
 def test_a_disk_that_fails_below_the_index_is_a_fault_that_may_pass(database, monkeypatch):
     failure = sqlite3.OperationalError("disk I/O error")
     failure.sqlite_errorname = "SQLITE_IOERR_FSYNC"
