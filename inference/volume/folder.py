@@ -3,6 +3,7 @@
 A file that cannot be read is never left out in silence: it may be a slice of a series that lies beside it.
 """
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,10 +70,8 @@ def read_folder(path: Path) -> Folder:
     Skipped are DICOMDIR, hidden files and what does not look like DICOM. A deflated file is never inflated, so it
     stands under its SOP Instance UID, and `load` refuses it.
     """
-    if path.is_file():
-        files = [path]
-    else:
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    closed: list[UnreadableFile] = []
+    files = [path] if path.is_file() else _files_below(path, closed)
     series: dict[str, list[Path]] = {}
     others: list[UnreadableFile] = []
     with quiet():
@@ -83,7 +82,20 @@ def read_folder(path: Path) -> Folder:
             elif found:
                 series.setdefault(found, []).append(file)
     kinds = {(file.parent, _kind(file)) for paths in series.values() for file in paths}
-    return Folder(series, tuple(file for file in others if file.path == path or _looks_like_dicom(file.path, kinds)))
+    named = [file for file in others if file.path == path or _looks_like_dicom(file.path, kinds)]
+    return Folder(series, tuple(sorted([*closed, *named], key=lambda file: file.path)))
+
+
+def _files_below(folder: Path, closed: list[UnreadableFile]) -> list[Path]:
+    """All that is no folder and not hidden, sorted; folders that cannot be listed are added to `closed`."""
+
+    def note(error: OSError) -> None:
+        closed.append(UnreadableFile(Path(str(error.filename)), "a folder that cannot be listed"))
+
+    found = [
+        Path(parent) / name for parent, _, names in os.walk(folder, onerror=note) for name in names if name[0] != "."
+    ]
+    return sorted(found)
 
 
 def find_series(path: Path) -> dict[str, list[Path]]:
@@ -93,6 +105,8 @@ def find_series(path: Path) -> dict[str, list[Path]]:
 
 def _series_of(path: Path) -> str | UnreadableFile:
     """The Series Instance UID, or why there is none; empty for an object that has none by its nature."""
+    if not path.is_file():  # to open a pipe would wait for its writer
+        return UnreadableFile(path, "a link to nothing" if path.is_symlink() else "not a plain file")
     try:
         with path.open("rb") as file:
             head = file.read(132)
@@ -129,6 +143,8 @@ def _looks_like_dicom(path: Path, kinds: set[tuple[Path, str]]) -> bool:
     """By its name, by its first bytes, or because readable files beside it are named alike and it is not text."""
     if path.suffix.lower() in _DICOM_SUFFIXES:
         return True
+    if not path.is_file():
+        return (path.parent, _kind(path)) in kinds
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)

@@ -1,5 +1,7 @@
 """What a folder holds: its series, and by name what looks like a slice and cannot be read."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,34 @@ def test_a_long_run_of_zeros_is_given_up(tmp_path: Path) -> None:
     path = tmp_path / "x.dcm"
     path.write_bytes(bytes(128) + b"DICM" + bytes(4_000_000))
     assert [file.reason for file in read_folder(path).unreadable] == ["unreadable header"]
+
+
+@pytest.mark.parametrize("name", ["{:03d}.dcm", "IM{:04d}"])
+def test_a_slice_that_is_a_link_to_nothing_or_a_pipe_is_named_and_refuses_its_series(tmp_path: Path, name: str) -> None:
+    paths = [path.rename(tmp_path / name.format(n)) for n, path in enumerate(write_series(tmp_path, noise(5)))]
+    for path in (paths[0], paths[-1]):
+        path.unlink()
+    paths[0].symlink_to(tmp_path / ".annex" / "not fetched")
+    os.mkfifo(paths[-1])
+    folder = read_folder(tmp_path)
+    assert [(file.path, file.reason) for file in folder.unreadable] == [
+        (paths[0], "a link to nothing"),
+        (paths[-1], "not a plain file"),
+    ]
+    with pytest.raises(CorruptInstance, match="2 files of the series"):
+        folder.whole("2.25.2")
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path, noise(3))
+    (tmp_path / "more").mkdir()
+    list_folder = os.scandir
+
+    def refuse(path: str) -> Iterator[os.DirEntry[str]]:
+        if Path(path).name == "more":
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may list everything
+    with pytest.raises(CorruptInstance, match="a folder that cannot be listed"):
+        read_folder(tmp_path).whole("2.25.2")
