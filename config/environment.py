@@ -30,7 +30,7 @@ class Variables:
 
     @classmethod
     def read(cls) -> tuple["Variables", list[tuple[str, str]]]:
-        """All variables that can be used, and (name, what is wrong) of the others."""
+        """All variables that can be used, and (name, what is wrong) for each of the others."""
         unusable: list[tuple[str, str]] = []
         usable: dict[str, str] = {}
         for name, value in sorted(os.environ.items()):
@@ -44,7 +44,7 @@ class Variables:
         return cls(_parsed(usable), tuple(usable)), unusable
 
     def that_set(self, location: Location) -> str | None:
-        """The variable that set this value or should have; None if none did."""
+        """The variable that set this value or should have set it; None if there is none."""
         # A key that is missing from a table of a variable is the variable's mistake as well.
         inside = location[:-1] if any(isinstance(part, int) for part in location[:-1]) else location
         if not _holds(self.values, inside):

@@ -82,7 +82,7 @@ def _setting(key: str, field: FieldInfo) -> Iterator[str]:
 
 
 def _comment(text: str, after: str = "") -> Iterator[str]:
-    """Text as comment lines; two marks, so that no line of it looks like a setting."""
+    """Text as comment lines, with two marks so that no line looks like a setting."""
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
     if after:
         paragraphs[-1] = f"{paragraphs[-1]} {after}"
@@ -109,7 +109,7 @@ def _section_type(annotation: Any) -> type[BaseModel] | None:
 
 
 def _entry_type(field: FieldInfo) -> type[BaseModel] | None:
-    """The section of which an array of tables is made, or None."""
+    """The section that an array of tables is made of, or None."""
     return _section_type(get_args(field.annotation)[0]) if get_origin(field.annotation) is tuple else None
 
 

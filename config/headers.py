@@ -1,4 +1,4 @@
-"""What pydicom does with a header that is not what it claims to be: errors to expect, and warnings to keep quiet."""
+"""How pydicom reacts to a header that is not what it claims to be: errors to expect, and warnings to silence."""
 
 import struct
 import warnings
@@ -19,12 +19,12 @@ UNREADABLE = (
     struct.error,
     BytesLengthException,
 )
-"""What pydicom raises while it reads elements that are not what their representation says."""
+"""What pydicom raises when it reads elements that do not match their value representation."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep warnings out of the log: those of pydicom and highdicom quote values, and the values are the patient's."""
+    """Keep warnings out of the log: those of pydicom and highdicom quote values, which may be the patient's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -48,7 +48,7 @@ def load_settings(path: Path | None = None) -> Settings:
 def read(path: Path | None, rules: Sequence[Rule] = ()) -> tuple[Settings | None, list[Mistake]]:
     """The settings, or None, and all mistakes found, in order of their lines; those of variables come last.
 
-    rules: further ones than those of `config.rules`.
+    rules: checked in addition to those of `config.rules`.
     """
     try:
         text, in_file = _file(path)
@@ -64,7 +64,7 @@ def read(path: Path | None, rules: Sequence[Rule] = ()) -> tuple[Settings | None
 
 
 class _FromValues(Settings):
-    """Settings of the values that are handed over, with the environment already in them."""
+    """Settings from these values, which already include those of the environment."""
 
     @classmethod
     def settings_customise_sources(
@@ -99,7 +99,7 @@ def _validated(values: Mapping[str, Any]) -> tuple[Settings | None, list[Broken]
     try:
         return _FromValues(**values), broken
     except ValidationError as error:
-        # What has no location is what `broken_rules` names one by one.
+        # A mistake without a location is one of a rule; `broken_rules` names those one by one.
         items = [item for item in error.errors(include_input=False, include_url=False) if item["loc"]]
         return None, broken + [Broken(item["loc"], _sentence(item["loc"], item["type"], item["msg"])) for item in items]
 
@@ -115,7 +115,7 @@ _SENTENCES = {
 
 
 def _sentence(location: Location, kind: str, message: str) -> str:
-    """What is wrong, in our words if pydantic's speak of Python."""
+    """What is wrong. If pydantic's message speaks of Python, ours replaces it."""
     if kind != "extra_forbidden":
         return _SENTENCES.get(kind, message.removeprefix("Value error, "))
     near = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), n=1)
@@ -149,7 +149,7 @@ class _Given:
         return _merged(self.in_file, self.variables.values)
 
     def mistake(self, location: Location, message: str) -> Mistake:
-        """The mistake at this setting, named by the variable that set it, else by its line."""
+        """The mistake at this setting, named by the variable that set it, or else by its line."""
         variable = self.variables.that_set(location)
         if variable:
             rest = location[len(path_of(variable)) :]

@@ -1,6 +1,6 @@
 """The loop guard's rule: which images this node made or had a part in, told from the equipment that they name.
 
-A PACS may route them back. They are never analysed, and from senders of which the site says so they are not stored.
+A PACS may route them back. They are never analysed. The site can also name senders from which they are not stored.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """Rules that tie several settings together, checked on the values as they were given.
 
-They take plain tables, not `Settings`, so that they can be checked even if other values have mistakes. Whatever has
-the wrong type is passed over here: the settings' own types name it.
+They take plain tables, not `Settings`, so that they can be checked even if other values have mistakes. A value of the
+wrong type is passed over here: the settings' own types report it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,7 @@ TLS_FILES = ("tls_certificate", "tls_key", "tls_authorities")
 
 
 def broken_rules(values: Table) -> list[Broken]:
-    """All rules that these settings break. values: the top-level table; missing keys have their defaults."""
+    """All rules that these settings break. values: the top-level table; a missing key counts as its default."""
     return [broken for rule in _RULES for broken in rule(values)]
 
 

@@ -1,4 +1,4 @@
-"""Which DICOM identifiers the node accepts: the one rule, for what is received, fetched, loaded and reported.
+"""Which DICOM identifiers the node accepts: one rule for everything received, fetched, loaded and reported.
 
 A UID is digits and dots, at most 64 characters (PS3.5 9.1). Two deviations occur in real data and are decided here:
 

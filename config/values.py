@@ -21,7 +21,7 @@ def _ae_title(value: object) -> object:
 
 
 def _host(value: str) -> str:
-    """An IP address, or a name that a resolver could know."""
+    """An IP address, or a name that could be resolved."""
     try:
         ip_address(value)
     except ValueError:
@@ -74,7 +74,7 @@ class DatabaseUrl(Secret[str]):
 
 
 def _supported(url: DatabaseUrl) -> DatabaseUrl:
-    """An empty URL, or that of a database which the index can be in. No message shows it: it may hold a password."""
+    """An empty URL, or that of a supported database. No message shows it, because it may hold a password."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from storage.files import StoredFile
 
-MAX_TEXT = 64  # characters of VR LO, the longest of the fields below but for PN and image type
+MAX_TEXT = 64  # characters of VR LO, the longest of the fields below except PN and image type
 LONG_TEXTS = frozenset({"patient_name", "image_type"})
 MAX_LONG_TEXT = 324  # five component groups of a person's name
 
@@ -39,7 +39,7 @@ class IndexedHeader:
     station_name: str = ""
 
     def __post_init__(self) -> None:
-        """Clean every field: a header is the sender's, and may hold anything."""
+        """Clean every field: the header comes from the sender and may hold anything."""
         for name in FIELD_NAMES:
             value = getattr(self, name)
             cleaned = clean(value, MAX_LONG_TEXT if name in LONG_TEXTS else MAX_TEXT)

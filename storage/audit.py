@@ -1,11 +1,10 @@
 """The audit trail: what happened, in the transaction of what it records, chained by hash, never changed.
 
-Each row's hash is SHA-256 over the previous row's hash and the row's own content, so that a row altered or
-taken out by somebody with a database editor shows in `verify`. Triggers refuse UPDATE and DELETE.
+Each row's hash is SHA-256 over the previous row's hash and the row's own content. If somebody alters or removes a
+row with a database editor, `verify` shows it. Triggers refuse UPDATE and DELETE.
 
 `append` collects; `Database.transaction` writes all rows of a transaction in one statement just before its
-COMMIT. So the end of the chain is locked last and for an instant only, and no two transactions can wait for
-each other there.
+COMMIT. So the end of the chain is locked last and only for an instant, and no two transactions can deadlock there.
 """
 
 import hashlib
@@ -45,7 +44,7 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What an event is about: as much of it as applies."""
+    """What an event is about. Fields that do not apply are left out."""
 
     series_uid: str | None = None
     study_uid: str | None = None
@@ -76,7 +75,7 @@ def append(
     outcome: str | None = None,
     detail: Mapping[str, object] | None = None,
 ) -> None:
-    """Record that something happened; written when the transaction commits, lost when it does not.
+    """Record that something happened. The row is written if the transaction commits, and lost if it does not.
 
     event: "subject.verb" in lower case, such as "association.rejected". outcome: one upper-case word.
     detail: JSON types only.
@@ -115,7 +114,7 @@ def flush(tx: Connection) -> None:
 
 
 def written_head(tx: Connection) -> tuple[int, str] | None:
-    """Of the transaction just committed: the hash of its last row and a number that the row's is not below."""
+    """For the transaction just committed: the hash of its last row, and a lower bound of that row's number."""
     head: tuple[int, str] | None = tx.info.pop(HEAD, None)
     return head
 
@@ -132,9 +131,9 @@ def _digest(previous: str, row: Mapping[str, Any]) -> str:
 
 
 def verify(tx: Connection) -> Break | None:
-    """Walk the whole chain. Returns the first row that does not fit, or None where all do.
+    """Walk the whole chain. Returns the first row that does not fit, or None if all do.
 
-    Rows cut off the end leave a chain that holds: compare `head` with one noted elsewhere.
+    A chain whose last rows were cut off still holds: compare `head` with one noted elsewhere.
     """
     flush_if_writing(tx)
     previous = FIRST
@@ -155,7 +154,7 @@ def head(tx: Connection) -> tuple[int, str]:
 
 
 def holds(tx: Connection, head: tuple[int, str]) -> bool:
-    """True if the trail has the row that was its last once; see `written_head`."""
+    """True if the trail still has the row that was once its last; see `written_head`."""
     if head[1] == FIRST:
         return True
     found = select(audit.c.id).where(audit.c.id >= head[0], audit.c.hash == head[1]).limit(1)

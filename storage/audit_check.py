@@ -1,4 +1,4 @@
-"""Is the audit trail whole? Its chain shows what was altered or taken out; its end needs something to compare with."""
+"""Is the audit trail whole? Its chain shows what was altered or removed; its end must be compared with a noted one."""
 
 import json
 import re

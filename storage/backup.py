@@ -1,4 +1,4 @@
-"""A copy of a SQLite index, made while others use it: one file beside it that holds exactly what was committed."""
+"""A copy of a SQLite index, made while others use it: a single file that holds exactly what was committed."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from storage.files import fsync_folder
 def back_up(index: Path, target: Path) -> None:
     """Copy the index to `target`, readable by its owner only, and make it durable; an earlier copy is replaced.
 
-    Raises sqlite3.Error or OSError; nothing is left at `target` then but an earlier copy.
+    Raises sqlite3.Error or OSError; then `target` holds an earlier copy or nothing.
     """
     unfinished = target.with_name(f"{target.name}.unfinished")
     unfinished.unlink(missing_ok=True)

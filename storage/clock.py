@@ -1,7 +1,7 @@
 """Waiting that survives a clock which jumps back.
 
-Every row that waits has `due_at`, the end of its wait, and `set_at`, the moment that was decided. A `set_at` in
-the future can only mean that the clock went back since; such a row waits its whole time again from now, so that
+Every row that waits has `due_at`, the end of its wait, and `set_at`, the moment when that was decided. A `set_at` in
+the future can only mean that the clock has gone back since. Such a row waits its whole time again from now, so that
 it is neither early nor left hanging until the clock catches up.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, Connection, Table, update
 
-# Processes read the clock before they wait for the write lock, and hosts differ a little: that is no jump.
+# Processes read the clock before they wait for the write lock, and hosts differ a little: that is not a jump.
 TOLERANCE_S = 5.0
 
 
@@ -23,13 +23,13 @@ def start_waits_again(tx: Connection, table: Table, states: Collection[str], now
 
 
 def set_in_the_future(table: Table, now: float) -> ColumnElement[bool]:
-    """The condition for rows that wait, and whose wait was set at a moment that has not come yet."""
+    """The condition for waiting rows whose `set_at` lies in the future."""
     return table.c.due_at.is_not(None) & (table.c.set_at > now + TOLERANCE_S)
 
 
 def wait_from(set_at: float, now: float) -> float:
-    """The moment a wait begins that is set `now`, if the one before began at `set_at`.
+    """When a wait that is set `now` begins, if the one before it began at `set_at`.
 
-    That is `now`, or the earlier beginning if that is an instant later: never a shorter wait than before.
+    That is `now`, or `set_at` if that is slightly later: the wait is never shorter than before.
     """
     return set_at if now < set_at <= now + TOLERANCE_S else now

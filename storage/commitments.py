@@ -1,7 +1,7 @@
 """Does a destination keep what it took? The questions about SENT deliveries, counted, and what the answers do.
 
-A question is counted before it goes out, with the end of its wait: a process that dies over it has asked all the same,
-and no other process asks in the meantime.
+A question is counted before it goes out, together with the end of its wait. So it counts even if the process dies
+while asking, and no other process asks in the meantime.
 """
 
 import json
@@ -22,7 +22,7 @@ from storage.results import StoredObject, objects_of
 class Commitment:
     """A SENT delivery whose destination is asked whether it keeps it.
 
-    questions: how many had no answer since it was sent. resends: how often it was sent again because it was not kept.
+    questions: how many were not answered since it was sent. resends: how often it was sent again as it was not kept.
     transaction_uid: of the last storage commitment request, None before the first.
     objects: those that the destination took; a class that it does not know was left out.
     """
@@ -38,7 +38,7 @@ class Commitment:
 
 
 def due(tx: Connection, destination: str, now: float, limit: int = 10) -> list[Commitment]:
-    """SENT deliveries about which to ask now: never asked about, or not answered in time."""
+    """SENT deliveries to ask about now: never asked about, or not answered in time."""
     clock.start_waits_again(tx, deliveries, (DeliveryState.SENT,), now)
     rows = tx.execute(
         _commitments()
@@ -59,7 +59,7 @@ def find(tx: Connection, transaction_uid: str) -> Commitment:
 
 
 def _commitments() -> Select[Any]:
-    """Deliveries as the columns of Commitment, but for the objects."""
+    """Deliveries as the columns of Commitment, except the objects."""
     return select(
         deliveries.c.id.label("delivery_id"),
         deliveries.c.destination,
@@ -84,8 +84,8 @@ def _commitment(tx: Connection, row: RowMapping) -> Commitment:
 def ask(tx: Connection, delivery_id: int, now: float, again_at: float, transaction_uid: str | None = None) -> None:
     """Count a question that goes out now. again_at: when the next one is due if it has no answer.
 
-    transaction_uid: of a storage commitment request. Noted before it goes out, because its answer may come on another
-    association, and faster than our next line. None: a query.
+    transaction_uid: of a storage commitment request; None for a query. It is noted before the request goes out, because
+    the answer may come on another association before our next line runs.
     Raises StaleLease if the delivery is not SENT.
     """
     request = {} if transaction_uid is None else {"commitment_uid": transaction_uid}
@@ -101,7 +101,7 @@ def not_answered(tx: Connection, delivery_id: int, now: float, reason: str) -> N
 
 
 def give_up(tx: Connection, delivery_id: int, now: float, reason: str) -> None:
-    """Ask no more. The delivery stays SENT, and counts as unconfirmed in `status`. Raises StaleLease."""
+    """Stop asking. The delivery stays SENT and counts as unconfirmed in `status`. Raises StaleLease."""
     _while_sent(tx, delivery_id, set_at=now, due_at=None, unconfirmed_at=now, error=f"unconfirmed: {reason}")
     note(tx, delivery_id, now, "delivery.unconfirmed", "UNCONFIRMED", {"reason": reason})
 
@@ -135,7 +135,7 @@ def send_again(tx: Connection, delivery_id: int, now: float, retry_at: float, er
 
 
 def fail(tx: Connection, delivery_id: int, now: float, error: str) -> DeliveryState:
-    """The destination does not keep it however often it took it: SENT to FAILED, shown in `status` until `retry`.
+    """The destination never keeps it, however often it took it: SENT to FAILED, shown in `status` until `retry`.
 
     Returns SUPERSEDED if a later report replaces this one, else FAILED. Raises IllegalMove.
     """

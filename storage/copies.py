@@ -1,7 +1,7 @@
 """Instances that came again in other bytes: perhaps the same image by a second route, in another encoding.
 
-The receiver sets them aside without a word. What they hold is compared later, off the way of what arrives: the same
-image is counted and its second file deleted; another image under the same UID is a contradiction, and a person is told.
+The receiver sets them aside silently. They are compared later, so that receiving does not wait. If it is the same
+image, it is counted and its second file deleted. Another image under the same UID is a contradiction: a person is told.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class SecondCopy:
 
 
 def to_compare(tx: Connection, limit: int) -> list[SecondCopy]:
-    """Those that are not judged yet and whose first file is there, the oldest first."""
+    """Those that have not been judged yet and whose first file is still there, oldest first."""
     rows = tx.execute(
         select(
             conflicts.c.id.label("conflict_pk"),

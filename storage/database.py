@@ -1,7 +1,7 @@
 """The engine: SQLite by default, PostgreSQL by URL; transactions, pragmas, migrations, views.
 
-SQLite runs in WAL mode with synchronous=FULL: when a transaction's block has ended, it is on disk. Writers
-take the write lock at BEGIN, so that no transaction can find half-way that another was faster.
+SQLite runs in WAL mode with synchronous=FULL: once a transaction's block has ended, it is on disk. Writers
+take the write lock at BEGIN, so that no transaction finds out half-way that another was faster.
 """
 
 import contextlib
@@ -69,10 +69,10 @@ class Database:
         self._busy_timeout_s = busy_timeout_s
         # Threads of one process queue here instead of polling SQLite's lock against each other.
         self._writer = threading.Lock()
-        # SQLite only: the connection of whoever writes, kept because taking one from the pool and putting it back
+        # SQLite only: the connection for writing. It is kept because taking one from the pool and putting it back
         # costs more than the transaction of a received instance.
         self._kept: Connection | None = None
-        # SQLite only: device and inode of the file that the first connection opened, and the longest that it was.
+        # SQLite only: device and inode of the file that the first connection opened, and its greatest length so far.
         self._opened: tuple[int, int] | None = None
         self._size = 0
         self.mark: Mark | None = None  # of the files that belong to it, see `bind`
@@ -98,14 +98,14 @@ class Database:
         return str(self.url.database) if self._sqlite else self.url.render_as_string(hide_password=True)
 
     def bind(self, mark: Mark) -> None:
-        """From now on every transaction makes sure of the files folder too, and notes how far the audit trail is."""
+        """From now on every transaction also checks the files folder and notes how far the audit trail has come."""
         mark.open()
         self.mark = mark
 
     def check(self) -> None:
         """Raises StoreReplaced if the index or the files folder is no longer what was opened: stat calls, no query.
 
-        What was committed before this returns is in the files that have their names.
+        Everything committed before this returns is in the files that still have their names.
         """
         self._check(self._kept)
 
@@ -115,7 +115,7 @@ class Database:
             self.mark.check()
 
     def _check_index(self, connection: Connection | None) -> None:
-        """The index has its name; so has the log that this connection writes to."""
+        """The index still has its name, and so has the log that this connection writes to."""
         if self._opened is None:
             return
         index = str(self.url.database)
@@ -133,7 +133,7 @@ class Database:
             raise StoreReplaced("the log of the index was removed or replaced")
 
     def _refuse_another_file(self, *_: object) -> None:
-        """Before a further connection is made: it must be to the file that the first one opened."""
+        """Called before each further connection: it must be to the file that the first one opened."""
         self._check_index(None)
 
     def _set_pragmas(self, connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
@@ -153,8 +153,8 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """A write transaction: committed and durable when the block ends, rolled back when it raises.
 
-        Raises StorageFull, DatabaseBusy, DatabaseReadOnly or DatabaseCorrupt; nothing was written then. Or
-        DatabaseUnavailable, after which that is not known; StoreReplaced is one.
+        Raises StorageFull, DatabaseBusy, DatabaseReadOnly or DatabaseCorrupt if nothing was written. Raises
+        DatabaseUnavailable (StoreReplaced is one) if it is not known whether anything was.
         """
         with _named_errors(self.where), self._writing() as tx:
             try:
@@ -184,7 +184,7 @@ class Database:
             try:
                 yield tx
             except BaseException:
-                tx.close()  # the pool sees to it that nothing is left of what failed
+                tx.close()  # the pool rolls back whatever failed
                 raise
             self._kept = tx
 
@@ -203,13 +203,13 @@ class Database:
                     _run(tx, "PRAGMA query_only = OFF")
 
     def schema(self) -> tuple[str | None, str | None]:
-        """The version of the schema that the database has, None without one; and that of this program."""
+        """The version of the database's schema, None without one; and the version that this program needs."""
         with self.read() as tx:
             held = MigrationContext.configure(tx).get_current_revision()
         return held, ScriptDirectory.from_config(_migrations()).get_current_head()
 
     def migrate(self) -> None:
-        """Bring the schema up to this version of the program and make the views anew, all or nothing.
+        """Bring the schema up to this version of the program and recreate the views, all or nothing.
 
         A SQLite index that holds data is copied first, see `backup_path`.
         Raises DatabaseTooNew for a schema made by a later version.
@@ -227,12 +227,12 @@ class Database:
             create_views(tx, VIEWS.read_text(encoding="utf-8"))
 
     def backup_path(self, version: str) -> Path:
-        """Where the copy of a SQLite index lies that was made before its schema left this version."""
+        """The path of the copy of a SQLite index, made before its schema is migrated away from this version."""
         index = Path(str(self.url.database))
         return index.with_name(f"{index.name}.schema-{version}.backup")
 
     def _back_up_before_a_change(self, tx: Connection, config: Config) -> None:
-        """`tx` holds the write lock: the copy has what the migration begins with, whatever else runs."""
+        """`tx` holds the write lock, so the copy holds exactly what the migration starts from."""
         if not self._sqlite:
             return
         versions = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
@@ -255,7 +255,7 @@ class Database:
 
 
 def _make_private(index: Path) -> None:
-    """SQLite gives the files beside the index, its log and the log's index, the mode that the index has."""
+    """SQLite gives the index's mode to the files beside it: its log and the log's index."""
     make_folder(index.parent)
     for suffix in ("", "-wal", "-shm"):
         path = index.with_name(index.name + suffix)
@@ -336,5 +336,5 @@ def _named_errors(where: str) -> Iterator[None]:
             if re.match(pattern, code):
                 raise kind(DAMAGED.format(where) if kind is DatabaseCorrupt else f"index: {code}") from cause
         if not code and isinstance(error, OperationalError | InterfaceError):
-            raise DatabaseUnavailable("index: no connection") from cause  # a driver gives a lost one no code
+            raise DatabaseUnavailable("index: no connection") from cause  # a driver gives a lost connection no code
         raise

@@ -37,9 +37,9 @@ TRANSITIONS: Mapping[str, frozenset[str]] = {
     DeliveryState.SENDING: frozenset({DeliveryState.PENDING}),  # from here on the destination may have it
     DeliveryState.SENT: frozenset({DeliveryState.SENDING}),  # the destination answered success
     DeliveryState.COMMITTED: frozenset({DeliveryState.SENT}),  # the destination promised to keep it
-    # Trying again will not help: it refuses the objects, or does not keep them however often it took them.
+    # Trying again will not help: the destination refuses the objects, or never keeps them.
     DeliveryState.FAILED: frozenset({DeliveryState.SENDING, DeliveryState.SENT}),
-    # A later report replaces it; one that was SENT ends so if the destination then did not keep it.
+    # A later report replaces it. A SENT one gets here only if the destination turns out not to have kept it.
     DeliveryState.SUPERSEDED: frozenset(
         {DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.FAILED}
     ),
@@ -65,7 +65,7 @@ DELIVERY = Machine(
 
 
 WAITING = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.SENT)
-# The counters of a delivery that begins anew.
+# The counters of a delivery that starts over.
 ANEW: Mapping[str, int] = {"attempts": 0, "refusals": 0, "commitment_attempts": 0, "resends": 0}
 
 
@@ -110,7 +110,7 @@ def create(tx: Connection, result_id: int, destinations: Sequence[str], now: flo
 def claim(tx: Connection, destination: str, now: float, lease_s: float, limit: int = 1) -> list[ClaimedDelivery]:
     """Claim what is to be sent to a destination now, the longest waiting first: PENDING to SENDING, with a lease.
 
-    A sender that died gives its deliveries back here, when its lease is over.
+    Deliveries of a sender that died are given back here, once its lease is over.
     """
     clock.start_waits_again(tx, deliveries, WAITING, now)
     _release_expired(tx, now, destination)
@@ -181,7 +181,7 @@ def release_all(tx: Connection, now: float) -> int:
 
 
 def heartbeat(tx: Connection, delivery_id: int, fence: int, now: float, lease_s: float) -> bool:
-    """Lengthen the lease of a long sending. False: the lease is somebody else's now."""
+    """Extend the lease while a long sending runs. False: the lease is somebody else's now."""
     changed = tx.execute(
         update(deliveries)
         .where(deliveries.c.id == delivery_id, deliveries.c.fence == fence)
@@ -236,7 +236,7 @@ def retry_later(
 ) -> DeliveryState:
     """The attempt failed and another may succeed: PENDING until `retry_at`.
 
-    refused: with a final failure, which is counted in the row: a restart grants no further ones.
+    refused: with a final failure. It is counted in the row, so a restart does not allow more of them.
     Returns SUPERSEDED if a later report replaces this one, else PENDING. Raises StaleLease.
     """
     counted = {"refusals": deliveries.c.refusals + 1} if refused else {}
@@ -264,7 +264,7 @@ def not_stored(
     fence: int | None = None,
     counted: Mapping[str, object] = MappingProxyType({}),
 ) -> DeliveryState:
-    """The destination does not have it: go on as `to`, or as SUPERSEDED if a later report replaces it."""
+    """The destination does not have it: move to `to`, or to SUPERSEDED if a later report replaces it."""
     outdated = tx.scalar(
         select(results.c.superseded_at).select_from(deliveries.join(results)).where(deliveries.c.id == delivery_id)
     )
@@ -281,7 +281,7 @@ def retry(tx: Connection, delivery_id: int, now: float) -> None:
 
 
 def hurry(tx: Connection, delivery_id: int, now: float) -> None:
-    """An operator has a delivery go on now, its counters at zero, instead of at the end of its wait.
+    """An operator makes a delivery go on now, with its counters at zero, instead of at the end of its wait.
 
     If the destination was away just before, "now" is within a minute.
 
@@ -301,9 +301,9 @@ def hurry(tx: Connection, delivery_id: int, now: float) -> None:
 
 
 def resend(tx: Connection, result_id: int, destinations: Sequence[str], now: float) -> list[int]:
-    """An operator has the objects of a result sent again, byte for byte, or to a destination that had them not yet.
+    """An operator sends the objects of a result again, byte for byte, or to a destination that does not have them.
 
-    What waits already is hurried, and what is being sent is left alone. Returns the ids of the deliveries, one per
+    A delivery that waits already is hurried; one that is being sent is left alone. Returns the deliveries' ids, one per
     destination. Raises NotFound, or IllegalMove when the result has no objects or a later one replaces it.
     """
     _may_be_sent_again(tx, result_id)
@@ -325,7 +325,7 @@ def _may_be_sent_again(tx: Connection, result_id: int) -> None:
     series_pk = tx.scalar(select(results.c.series_pk).where(results.c.id == result_id))
     if series_pk is None:
         raise NotFound(f"no result {result_id}")
-    SERIES.row(tx, series_pk)  # locked: what replaces the result comes before, or finds these deliveries
+    SERIES.row(tx, series_pk)  # locked: a replacement of the result is either seen here, or finds these deliveries
     found = tx.execute(select(results.c.superseded_at, results.c.shadow).where(results.c.id == result_id)).one()
     if found.superseded_at is not None:
         raise IllegalMove(f"result {result_id} was replaced by a later one of its series; resend that one")
@@ -342,7 +342,7 @@ def _send_again(tx: Connection, delivery_id: int, now: float) -> None:
 
 
 def _revive(tx: Connection, delivery_id: int, leaving: DeliveryState, now: float, reason: str) -> None:
-    """Begin a delivery anew: PENDING, its counters at zero. The fence stays: the destination may have it."""
+    """Start a delivery over: PENDING, its counters at zero. The fence stays: the destination may have it."""
     ended = dict.fromkeys(("committed_at", "commitment_uid", "unconfirmed_at", "error"))
     values = {"set_at": now, "due_at": now, **ended, **ANEW}
     move(
@@ -358,9 +358,9 @@ def _revive(tx: Connection, delivery_id: int, leaving: DeliveryState, now: float
 
 
 def supersede_unsent(tx: Connection, series_pk: int, now: float, reason: str) -> None:
-    """Take the reports of a series that nobody has yet out of the outbox.
+    """Take those reports of a series out of the outbox that no destination has yet.
 
-    What is SENDING may be at the destination already, so it ends its attempt; `retry_later` does the rest.
+    One that is SENDING may be at the destination already, so its attempt goes on; `retry_later` does the rest.
     """
     unsent = (
         select(deliveries.c.id, deliveries.c.state)

@@ -1,4 +1,4 @@
-"""What was tried at a PACS to complete the open series, kept so that a restart does not begin it anew."""
+"""What was tried at a PACS to complete the open series, kept so that a restart does not start over."""
 
 from dataclasses import asdict, dataclass
 
@@ -9,7 +9,7 @@ from storage.models import completion_efforts
 
 @dataclass(frozen=True)
 class Effort:
-    """How often a series with this many instances was asked about and fetched for; another instance is a new start.
+    """How often a series with this many instances was asked about and fetched for. A new instance starts over.
 
     fetched: 1 also if the PACS listed instances that are not here and they may not be fetched.
     contradicted: the PACS counted more instances than it listed. next_at: when to ask again, Unix seconds.

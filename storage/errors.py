@@ -11,8 +11,8 @@ StorageError
 ├── StoreMismatch      the index and the stored files do not belong together
 ├── CorruptFile        a stored file is missing or is not what was stored
 ├── NotFound           no such row
-├── Ambiguous          several rows fit what was asked for
-├── NotDueYet          an instance came since it was decided to close the series
+├── Ambiguous          several rows match what was asked for
+├── NotDueYet          an instance has come since it was decided to close the series
 ├── IllegalMove        the state machine has no such arrow from the row's state
 └── StaleLease         somebody else holds the row now; drop the work
 """
@@ -23,7 +23,7 @@ class StorageError(Exception):
 
 
 class StorageFull(StorageError):
-    """No space left for a file or for the index; nothing was left behind. Trying later may help."""
+    """No space for a file or for the index; nothing was left behind. Trying later may help."""
 
 
 class DatabaseBusy(StorageError):
@@ -43,7 +43,7 @@ class DatabaseUnavailable(StorageError):
 
 
 class StoreReplaced(DatabaseUnavailable):
-    """Index or files folder was removed, renamed or replaced since it was opened: nothing may be acknowledged."""
+    """Index or files folder was removed, renamed or replaced after it was opened: nothing may be acknowledged."""
 
 
 class StoreMismatch(StorageError):
@@ -63,11 +63,11 @@ class NotFound(StorageError):
 
 
 class Ambiguous(StorageError):
-    """Several rows fit what a person asked for; the message names some of them."""
+    """Several rows match what a person asked for; the message names some of them."""
 
 
 class NotDueYet(StorageError):
-    """The series may not be closed on this decision: an instance came since. Decide again."""
+    """The series may not be closed on this decision: an instance has come since. Decide again."""
 
 
 class IllegalMove(StorageError):

@@ -60,7 +60,7 @@ class NewFile:
         self._size = 0
         self._committed = False
         with _full_is_named():
-            # O_EXCL: a name that exists already is a broken generator, never something to overwrite.
+            # O_EXCL: a name that exists already means a broken generator; it must never be overwritten.
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
 
     @property
@@ -74,7 +74,7 @@ class NewFile:
         return self._size
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append. Raises StorageFull, with the file removed, when there is no space."""
+        """Append. If there is no space, removes the file and raises StorageFull."""
         view = memoryview(data).cast("B")
         self._sha.update(view)
         self._size += view.nbytes
@@ -89,7 +89,7 @@ class NewFile:
     def describe(self) -> StoredFile:
         """What `commit` will return, before the bytes are durable.
 
-        For overlapping the file's fsync with the commit of its row: success may be answered only after both.
+        It allows the file's fsync and the commit of its row to overlap: success may be answered only after both.
         """
         return StoredFile(self._relative, self._sha.hexdigest(), self._size)
 
@@ -136,9 +136,9 @@ def fsync_folder(folder: Path) -> None:
 
 
 class _DayFolder:
-    """The folder of a day's files, held open: its names are made durable after every file.
+    """The folder of a day's files, held open; its names are made durable after every file.
 
-    relative: below the root. day: its number since 1970. Closed when the last file that was begun in it is done with.
+    relative: below the root. day: its number since 1970. It is closed once the last file begun in it is finished.
     """
 
     _fd = -1
@@ -161,7 +161,7 @@ class _DayFolder:
 class FileStore:
     """A folder of files named root/year/month/day/<random>.dcm (UTC).
 
-    clock: Unix seconds; only chooses the folder of a new file.
+    clock: Unix seconds; it only chooses the folder of a new file.
     """
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
@@ -181,10 +181,10 @@ class FileStore:
             return NewFile(folder, f"{uuid.uuid4().hex}{SUFFIX}")
 
     def _make_durably(self, day: int) -> _DayFolder:
-        """Create a day's folder below the root, its name and those of its parents on disk.
+        """Create a day's folder below the root, and make its name and those of its parents durable.
 
-        Each process makes sure for itself: a folder that exists may have been created by another an instant
-        ago and not be durable yet.
+        Each process does so for itself: another may have created the folder an instant ago, and it may not be
+        durable yet.
         """
         relative = datetime.fromtimestamp(day * DAY_S, UTC).strftime("%Y/%m/%d")
         folder = self.root / relative
@@ -247,7 +247,7 @@ class FileStore:
     def folders(self, older_than: float) -> Iterator[tuple[int, list[str]]]:
         """Folder by folder: the number of its files, and the paths of those last written before `older_than`.
 
-        older_than: Unix seconds. A file that is just being received has no row yet: this is how to spare it.
+        older_than: Unix seconds. It spares files that are still being received and have no row yet.
         """
         for folder, below, names in os.walk(self.root):
             if Path(folder) == self.root and QUARANTINE in below:
@@ -258,11 +258,11 @@ class FileStore:
             yield len(stored), [f"{start}{name}" for name in stored if _modified_before(f"{folder}/{name}", older_than)]
 
     def quarantine_of(self, moment: float) -> str:
-        """The folder in which files that are set aside on that day (UTC) are kept, below the root."""
+        """The folder, below the root, for files that are set aside on that day (UTC)."""
         return f"{QUARANTINE}/{datetime.fromtimestamp(moment, UTC):%Y-%m-%d}"
 
     def set_aside(self, path: str, folder: str) -> None:
-        """Move a stored file to a folder of the quarantine, under its own path there; harmless if it is gone."""
+        """Move a stored file to a folder of the quarantine, where it keeps its own path; harmless if it is gone."""
         self._move(path, f"{folder}/{path}")
 
     def take_back(self, path: str) -> str:
@@ -291,7 +291,7 @@ class FileStore:
         return found
 
     def unreadable(self) -> list[str]:
-        """The paths of the files that are kept although they cannot be read, below the root."""
+        """The paths, below the root, of the files that are kept although they cannot be read."""
         found = (self.root / UNREADABLE).rglob(f"*{SUFFIX}")
         return sorted(path.relative_to(self.root).as_posix() for path in found)
 
@@ -311,7 +311,7 @@ class FileStore:
         return count
 
     def free_bytes(self) -> int:
-        """Bytes that the file system still has for us."""
+        """Bytes that the file system still has free for us."""
         return shutil.disk_usage(self.root).free
 
 

@@ -1,4 +1,4 @@
-"""The file of an instance that the index holds already: what a resend is acknowledged on the strength of."""
+"""The file of an instance that the index holds already: the reason why a resend may be acknowledged."""
 
 from sqlalchemy import ColumnElement, Connection, Table, select, update
 
@@ -15,8 +15,8 @@ from storage.recording import note_arrival
 def rely_on_held(database: Database, files: FileStore, arrival: Arrival, now: float) -> None:
     """Before an instance that the index holds already is acknowledged: make sure of the file that it names.
 
-    That file may never have been made durable (a receiver that died between the row and the fsync), or be gone.
-    The arrival's own file, which is durable, takes its place then; else it is removed. Raises StorageError.
+    That file may be gone, or may never have been made durable (if a receiver died between the row and the fsync).
+    Then the arrival's own file, which is durable, takes its place; otherwise that one is removed. Raises StorageError.
     """
     with database.read() as tx:
         held = held_file(tx, arrival)
@@ -30,7 +30,7 @@ def rely_on_held(database: Database, files: FileStore, arrival: Arrival, now: fl
     except CorruptFile:
         with database.transaction() as tx:
             if sha256 != arrival.file.sha256:
-                # Of the same image in other bytes; sent once more it takes the place of what is lost.
+                # The same image in other bytes: when it is sent once more, it takes the place of the lost file.
                 mark_lost(tx, instances.c.path == path, "corrupt", now)
             else:
                 replace_file(tx, arrival, path, now)
@@ -42,7 +42,7 @@ def rely_on_held(database: Database, files: FileStore, arrival: Arrival, now: fl
 def held_file(tx: Connection, arrival: Arrival) -> tuple[str, str] | None:
     """Path and SHA-256 of the file that the index names for these bytes, or None.
 
-    That of the instance or of what was set aside; for the second copy of an image, that of the instance.
+    The file is that of the instance or of what was set aside; for a second copy of an image, that of the instance.
     """
     for table in (instances, conflicts):
         found = tx.execute(select(table).where(*_same_bytes(table, arrival))).mappings().first()
@@ -60,7 +60,7 @@ def _first_copy(tx: Connection, arrival: Arrival) -> tuple[str, str] | None:
 
 
 def replace_file(tx: Connection, arrival: Arrival, held: str, now: float) -> None:
-    """Let the arrival's file take the place of one with the same bytes that is no longer good.
+    """Let the arrival's file replace one with the same bytes that is no longer good.
 
     Raises StaleLease if the index names another file.
     """

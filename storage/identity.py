@@ -1,7 +1,7 @@
 """Which index belongs to which files. Both hold the identity of the store and an epoch; see mark.py.
 
-The files' mark is raised first and the index in the next moment, so the files may be one epoch ahead after a crash, and
-never behind. Below an epoch, the end of the audit trail decides: the files note it with every commit.
+The files' mark is raised first and the index immediately after, so after a crash the files may be one epoch ahead but
+never behind. Within an epoch, the end of the audit trail decides: the files note it with every commit.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ CORRECT = "Correct data_dir or storage.database_url if one of them names the wro
 def open_store(url: str, root: Path, *, create: bool = True, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Database:
     """The index at this URL, its schema up to date: that of the files below `root`.
 
-    From then on every transaction makes sure that both are still what was opened.
-    create: make the index if there is none. Not for the processes of a node: it has made one at its start.
+    From then on every transaction checks that both are still what was opened.
+    create: make the index if there is none. The processes of a node must not: the node made one when it started.
     Raises StoreMismatch, before anything is changed, if they do not belong together.
     """
     mark = Mark(root)
@@ -53,7 +53,7 @@ def open_store(url: str, root: Path, *, create: bool = True, busy_timeout_s: flo
 
 @contextlib.contextmanager
 def _named_faults(database: Database) -> Iterator[None]:
-    """Say of an index that cannot be opened where it is and what to do."""
+    """If an index cannot be opened, say where it is and what to do."""
     try:
         yield
     except DatabaseReadOnly as error:
@@ -79,7 +79,7 @@ def look(url: str, root: Path) -> tuple[Identity | None, Identity | None, str | 
 
 
 def open_for_adoption(url: str, root: Path, *, merge: bool) -> tuple[Database, FileStore]:
-    """Index and files whatever they are to each other, the index made where there is none.
+    """Open index and files even if they do not belong together; the index is made if there is none.
 
     Raises StoreMismatch if they belong to different nodes, unless `merge`.
     """
@@ -93,7 +93,7 @@ def open_for_adoption(url: str, root: Path, *, merge: bool) -> tuple[Database, F
 
 
 def claim(database: Database, files: FileStore) -> Identity:
-    """What the node does at its start: raise the epoch of a store, or make one of an index and files without identity.
+    """What the node does when it starts: raise the epoch of a store, or give index and files without an identity one.
 
     Raises StoreMismatch if index and files without an identity do not agree.
     """
@@ -106,7 +106,7 @@ def claim(database: Database, files: FileStore) -> Identity:
 
 
 def raise_epoch(database: Database, files: FileStore) -> Identity:
-    """Let index and files be an epoch further, and make the note of the audit trail durable."""
+    """Raise the epoch of index and files by one, and make the note of the audit trail durable."""
     mark = database.mark or Mark(files.root)
     with database.transaction() as tx:
         if tx.dialect.name == "postgresql":
@@ -125,7 +125,7 @@ def raise_epoch(database: Database, files: FileStore) -> Identity:
 
 
 class Epoch:
-    """Raises the epoch of a running node, so that a copy of index or files tells its age to about a minute."""
+    """Raises the epoch of a running node, so that the age of a copy of index or files is known to about a minute."""
 
     def __init__(self, database: Database, files: FileStore) -> None:
         self._database = database
@@ -133,7 +133,7 @@ class Epoch:
         self._head = self._audit_head()
 
     def raise_after_work(self) -> None:
-        """Raise it if anything was recorded since the last time."""
+        """Raise it if anything has been recorded since the last time."""
         head = self._audit_head()
         if head != self._head:
             self._head = head
@@ -166,7 +166,7 @@ def _mismatch(
 ) -> str | None:
     """What does not fit, and what to do about it; None if index and files belong together."""
     if held is None:
-        # Without a note the files got their identity just before a crash, and the index was to get it next.
+        # Without a note, the node crashed after the files got their identity and before the index did.
         return _index_is_empty(index, root) if found is not None and noted is not None else None
     if found is None:
         return _files_are_lost(index, root) if _has_files(tx) else None
@@ -211,7 +211,7 @@ def _has_files(tx: Connection) -> bool:
 
 
 def refuse_lost_index(url: str, root: Path) -> None:
-    """A SQLite index that is not there must not be made anew beside files that belong to one. Raises StoreMismatch."""
+    """A missing SQLite index must not be created anew beside files that belong to one. Raises StoreMismatch."""
     if is_missing(url) and (Mark(root).read() is not None or next(root.rglob(f"*{SUFFIX}"), None) is not None):
         raise StoreMismatch(_index_is_empty(str(make_url(url).database), root))
 

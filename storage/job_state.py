@@ -21,8 +21,8 @@ class JobState(StrEnum):
 
 # Each state, and the states from which it may be entered. Rows are born QUEUED, when their series closes.
 TRANSITIONS: Mapping[str, frozenset[str]] = {
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED}),  # handed back, lease over, later; `retry`
-    JobState.RUNNING: frozenset({JobState.QUEUED}),  # claimed: the attempt counts from here
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED}),  # handed back, lease over, postponed; `retry`
+    JobState.RUNNING: frozenset({JobState.QUEUED}),  # claimed: the attempt counts from now on
     JobState.REPORTED: frozenset({JobState.RUNNING}),  # result, objects and outbox rows are on disk
     JobState.FAILED: frozenset({JobState.RUNNING, JobState.QUEUED}),  # out of attempts, or trying again will not help
     JobState.SUPERSEDED: frozenset(

@@ -1,4 +1,4 @@
-"""Leases of jobs: what becomes of a job whose worker is gone, and of one that is out of attempts."""
+"""Leases of jobs: what happens to a job whose worker is gone, and to one that is out of attempts."""
 
 from collections.abc import Mapping
 
@@ -31,8 +31,8 @@ def release_expired(tx: Connection, now: float, max_attempts: int) -> int:
 def release_all(tx: Connection, now: float) -> int:
     """When the whole node starts: queue again what was RUNNING when it stopped. Returns how many.
 
-    That stop is rarely the job's doing, so it costs no attempt; but a job may bring the whole machine down, so
-    the stops that one job is excused for are counted and end with MAX_INTERRUPTIONS.
+    The job rarely caused that stop, so it costs no attempt. But a job may bring the whole machine down, so these
+    stops are counted for each job, and only MAX_INTERRUPTIONS of them are excused.
     """
     running = select(jobs.c.id, jobs.c.attempts, jobs.c.interruptions).where(jobs.c.state == JobState.RUNNING.value)
     released = tx.execute(running.with_for_update(skip_locked=True)).all()
@@ -49,13 +49,13 @@ def release_all(tx: Connection, now: float) -> int:
 def _queue_again(
     tx: Connection, job_id: int, now: float, reason: str, more: Mapping[str, object] | None = None
 ) -> None:
-    # Due now, so behind everything that waits already: a series that kills workers delays nobody.
+    # Due now, so it goes behind everything that waits already: a series that kills workers delays nobody.
     values = {"worker": None, "set_at": now, "due_at": now, **(more or {})}
     move(tx, JOB, job_id, JobState.RUNNING, JobState.QUEUED, now, values=values, detail={"reason": reason})
 
 
 def end_out_of_attempts(tx: Connection, job_id: int, leaving: JobState, attempts: int, now: float) -> None:
-    """Give up a job that was tried as often as it may be; the reason of its last attempt survives."""
+    """Give up a job that is out of attempts; the reason of its last attempt is kept."""
     last = tx.scalar(select(jobs.c.failure_reason).where(jobs.c.id == job_id))
     reason = f"out of attempts after {attempts}: {last or 'its worker died or stopped answering'}"
     end_failed(tx, job_id, leaving, now, reason)
@@ -64,6 +64,6 @@ def end_out_of_attempts(tx: Connection, job_id: int, leaving: JobState, attempts
 def end_failed(
     tx: Connection, job_id: int, leaving: JobState, now: float, reason: str, fence: int | None = None
 ) -> None:
-    """Give a job up, with the reason: RUNNING or QUEUED to FAILED. fence: the one of its holder, who gives it up."""
+    """Give a job up, with the reason: RUNNING or QUEUED to FAILED. fence: its holder's, if that gives it up."""
     values = {"failure_reason": reason, "finished_at": now, "worker": None, "set_at": now}
     move(tx, JOB, job_id, leaving, JobState.FAILED, now, fence=fence, values=values, detail={"reason": reason})

@@ -1,6 +1,6 @@
 """The queue of analyses: fencing numbers, attempts, and the one transaction that ends a job.
 
-The states are in job_state.py; what becomes of a job whose worker is gone is in job_takeover.py.
+The states are in job_state.py; what happens to a job whose worker is gone is in job_takeover.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class Models:
-    """What completed series are queued for. shadow: analyses them too, without being reported; or None."""
+    """The models that completed series are queued for. shadow: analyses them too, without being reported; or None."""
 
     reporting: ModelRef
     shadow: ModelRef | None = None
@@ -89,8 +89,8 @@ def enqueue(
 
     A job of an earlier revision does not count, even of the same input: its result was superseded when the series
     was opened again.
-    priority: of the jobs that wait, those with the highest are claimed first.
-    shadow: the model runs beside the one that reports. A shadow job and a reporting one do not stand for each other.
+    priority: among the jobs that wait, those with the highest are claimed first.
+    shadow: the model runs beside the one that reports. A shadow job does not count as a reporting one, nor the reverse.
     """
     closed = tx.execute(
         select(series.c.revision, series.c.instance_count, series.c.last_instance_at).where(series.c.id == series_pk)
@@ -157,8 +157,8 @@ def count_queued(tx: Connection) -> int:
 
 
 def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts: int) -> ClaimedJob | None:
-    """Take the job of the highest priority that has waited longest: QUEUED to RUNNING, the attempt counted now, a new
-    fencing number.
+    """Claim the job that has waited longest among those of the highest priority: QUEUED to RUNNING, with the attempt
+    counted now and a new fencing number.
 
     Shadow jobs come after all others: nobody waits for them.
     Jobs whose worker is gone (lease over) are queued again first. A job out of attempts ends FAILED and stops
@@ -215,7 +215,7 @@ def _claimed(tx: Connection, job_id: int) -> ClaimedJob:
 
 
 def heartbeat(tx: Connection, job_id: int, fence: int, now: float, lease_s: float) -> bool:
-    """Lengthen the lease. False: the job is somebody else's now, or superseded; drop the work."""
+    """Extend the lease. False: the job is somebody else's now, or superseded; drop the work."""
     changed = tx.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == JobState.RUNNING.value)
@@ -237,7 +237,7 @@ def finish(
 
     The objects' files are durable before this. A job that was superseded while it ran keeps its result for the
     audit, gets no deliveries and stays SUPERSEDED. Results of the series' earlier revisions are superseded.
-    A shadow job has a result alone: whatever it is handed, it makes no delivery and leaves the others' as they are.
+    A shadow job has only a result: whatever it is handed, it makes no delivery and leaves those of others as they are.
     Raises StaleLease: the fence is not current or the job was finished already; nothing was written.
     """
     job = JOB.row(tx, job_id)

@@ -9,7 +9,7 @@ from storage.models import results, series
 from storage.results import latest_of_series
 
 LONGEST_NUMBER = 18
-"""Digits; more are the beginning of a UID."""
+"""Digits; a longer number is the beginning of a UID."""
 SHOWN = 5
 
 
@@ -54,6 +54,6 @@ def find_result(tx: Connection, wanted: str) -> int:
 
 def _beginning_with(tx: Connection, prefix: str) -> Select[Any]:
     uid = series.c.series_instance_uid
-    # ":" follows the digits and the point. A PostgreSQL index in the order of a language knows no such range.
+    # ":" sorts after the digits and the point. A PostgreSQL index with a language's collation has no such range.
     begins = (uid >= prefix) & (uid < prefix + ":") if tx.dialect.name == "sqlite" else uid.startswith(prefix)
     return select(series.c.id).where(begins).order_by(series.c.id).limit(SHOWN + 1)

@@ -9,7 +9,7 @@ from storage.models import instances, series, studies
 def mark_lost(tx: Connection, which: ColumnElement[bool], reason: str, now: float) -> int:
     """Mark instances that are held.
 
-    which: a condition on `instances`. reason: "missing" or "corrupt". Returns how many it was true for.
+    which: a condition on `instances`. reason: "missing" or "corrupt". Returns how many matched.
     """
     held = (
         select(instances, series.c.series_instance_uid, studies.c.study_instance_uid)

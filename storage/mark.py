@@ -1,10 +1,10 @@
-"""What the files folder says of itself: which store it is, how old, and how far the audit trail had come.
+"""What the files folder says about itself: which store it is, how old it is, and how far the audit trail had come.
 
     store.json   {"store": UUID, "epoch": number}: replaced as a whole and made durable before the index says the same
     store.head   number and hash of the last audit row: overwritten with every commit, not synced
 
-After a power failure `store.head` may be behind the index; it is never ahead of it. So an index that lacks the row
-that it names is older than the files.
+After a power failure `store.head` may be behind the index; it is never ahead of it. So an index without the row
+named there is older than the files.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ class Mark:
             raise StorageError(f"{self._identity} cannot be read: {type(error).__name__}; restore it") from error
 
     def write(self, identity: Identity) -> None:
-        """Replace the identity, durably. Raises PermissionError; StorageError if it cannot be written otherwise."""
+        """Replace the identity, durably. Raises PermissionError; StorageError if writing fails for another reason."""
         new = self._identity.with_name(f"{IDENTITY}.new")
         with _named(self._identity):
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
@@ -70,7 +70,7 @@ class Mark:
             self._file = found.st_dev, found.st_ino
 
     def check(self) -> None:
-        """Raises StoreReplaced if another folder, or none, has the name of the one that was opened."""
+        """Raises StoreReplaced if the name of the opened folder now belongs to another folder, or to none."""
         if self._file is None:
             return
         try:
@@ -81,7 +81,7 @@ class Mark:
             raise StoreReplaced("the files folder was replaced")
 
     def note(self, head: tuple[int, str]) -> None:
-        """Write down how far the audit trail is, in one piece; does nothing before `open`."""
+        """Write down how far the audit trail has come, in one write; does nothing before `open`."""
         if self._fd >= 0:
             line = f"{head[0]:020d} {head[1]}"
             os.pwrite(self._fd, f"{line} {zlib.crc32(line.encode()):08x}\n".encode(), 0)
@@ -92,7 +92,7 @@ class Mark:
             os.fsync(self._fd)
 
     def noted(self) -> tuple[int, str] | None:
-        """What was noted last; None if there is nothing, or nothing whole."""
+        """What was noted last; None if there is nothing, or only a part."""
         try:
             line, _, check = self._head.read_text("ascii").strip().rpartition(" ")
             number, _, digest = line.partition(" ")

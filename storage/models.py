@@ -1,9 +1,8 @@
 """The tables and their constraints: the invariants that hold whatever the code above does.
 
 Times are float Unix seconds, UTC. Text columns hold what the DICOM header says, clipped. States are text with
-a CHECK, so that a person reading the file sees words. `due_at` and `set_at` go together wherever something
-waits: `due_at` is when the wait ends and `set_at` is when that was decided, so that a clock that jumped back
-shows (see clock.py).
+a CHECK, so that a person reading the file sees words. Whatever waits has both `due_at` and `set_at`: `due_at` is when
+the wait ends, `set_at` is when that was decided. They reveal a clock that jumped back (see clock.py).
 """
 
 from typing import Any, ClassVar, cast
@@ -69,8 +68,8 @@ class Series(Base):
     """A series, when it closes, and how that was decided.
 
     patient_key: `patients.key` of its first instance; an instance of another patient is set aside.
-    calling_ae, called_ae: of its first instance; the rules of that source hold for the series.
-    revision: 1 at first, one more each time a late instance reopens it.
+    calling_ae, called_ae: of its first instance; the rules of that source apply to the series.
+    revision: 1 at first, and one more each time a late instance reopens it.
     instances_digest: SHA-256 over the sorted "SOP Instance UID, file SHA-256" lines at its last close.
     completeness, expected_count: how it was found complete and the count asked for, at its last close.
     refusal_code, refusal_text: why it was closed without being analysed, if it was.
@@ -147,8 +146,8 @@ class Instance(Base):
 class Conflict(Base):
     """An instance set aside: its UID was already taken, or its series belongs elsewhere.
 
-    verdict: null until it was compared with the instance that is held; SAME, the same image in another encoding, and
-        its file deleted; CONTRADICTS, and its file is kept for a person to look at.
+    verdict: null until it has been compared with the instance that is held. SAME: the same image in another encoding;
+        its file is deleted. CONTRADICTS: its file is kept for a person to look at.
     """
 
     __tablename__ = "conflicts"
@@ -175,8 +174,8 @@ class RefusedInstance(Base):
 
     series_instance_uid, sop_instance_uid, study_instance_uid, patient_id: as far as they could be read, else empty.
     status: the DIMSE status as four hexadecimal digits, or "ABORT" if the association ended before an answer.
-    standing: MISSING, so its series is incomplete unless the instance came later; ACCEPTED, a person decided that the
-        series may do without; UNWANTED, a rule of the site refuses it.
+    standing: MISSING: the series is incomplete unless the instance came later. ACCEPTED: a person decided that the
+        series may do without it. UNWANTED: a rule of the site refuses it.
     """
 
     __tablename__ = "refused_instances"
@@ -213,7 +212,7 @@ class Job(Base):
     due_at: while QUEUED, not claimed before; while RUNNING, the end of the lease.
     interruptions: how often the whole node stopped while it ran; those attempts are not counted.
     fence: grows with each claim; only its current holder may move the job.
-    priority: of those that wait, the highest is claimed first.
+    priority: among those that wait, the highest is claimed first.
     refusal_code, refusal_text: the decision not to analyse, made before the worker; it only reports it.
     """
 
@@ -321,10 +320,10 @@ class Delivery(Base):
     due_at: while PENDING, the next attempt; while SENDING, the end of the lease; while SENT, when to ask
         (again) for storage commitment, or null if none is wanted.
     commitment_uid: Transaction UID of the storage commitment asked for last.
-    commitment_attempts: questions whether the destination keeps it, since it was sent last.
+    commitment_attempts: how often the destination was asked whether it keeps it, since it was last sent.
     resends: how often it was sent again because the destination did not keep it.
     unconfirmed_at: when asking was given up without an answer.
-    refusals: final failures that the destination answered with; after some of them it is FAILED.
+    refusals: final failures that the destination answered with; after a number of them it is FAILED.
     """
 
     __tablename__ = "deliveries"
@@ -372,9 +371,9 @@ class Delivery(Base):
 
 
 class CompletionEffort(Base):
-    """What was tried at a PACS to complete an open series, so that a restart does not begin it anew.
+    """What was tried at a PACS to complete an open series, so that a restart does not start over.
 
-    instance_count: the instances that the series had; with another one everything begins anew.
+    instance_count: the instances that the series had; another one starts everything over.
     asked: how often the PACS was asked. fetched: fetches from it. next_at: when to ask again, Unix seconds.
     contradicted: the PACS once counted more instances than it listed.
     """
@@ -390,7 +389,7 @@ class CompletionEffort(Base):
 
 
 class AuditRow(Base):
-    """One thing that happened. Rows are chained by hash and never changed: triggers refuse it."""
+    """One thing that happened. Rows are chained by hash and never changed: triggers refuse changes."""
 
     __tablename__ = "audit"
     __table_args__ = ({"sqlite_autoincrement": True},)

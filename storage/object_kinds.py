@@ -6,7 +6,7 @@ from enum import StrEnum
 class ObjectKind(StrEnum):
     """A kind of object, as the index names it. The order is that in which a destination gets them.
 
-    The report is stored in three classes, highest first: of these the first that a destination takes is sent.
+    The report is stored in three classes, highest first; the first one that a destination takes is sent.
     """
 
     REPORT = "report"
@@ -24,7 +24,7 @@ class ObjectKind(StrEnum):
 
     @property
     def tells_result(self) -> bool:
-        """A person who gets this object alone knows the result."""
+        """True if this object alone tells a person the result."""
         return self.is_report or self is ObjectKind.SUMMARY
 
 

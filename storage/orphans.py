@@ -1,7 +1,7 @@
-"""Files that no row names: what a crash between a file and its row leaves. Nothing that was acknowledged is among them.
+"""Files that no row names: what a crash between a file and its row leaves behind. None of them was acknowledged.
 
-They are not deleted: the sweep sets them aside in a folder of its day, where they stay for some time. An index that is
-not the one of these files would make all of them look unknown, so the sweep takes a few by itself and no more.
+They are not deleted: the sweep moves them to a folder named by the day, where they stay for some time. If the index
+did not belong to these files, all of them would look unknown. So the sweep takes only a few of its own accord.
 """
 
 import json
@@ -21,7 +21,7 @@ from storage.models import conflicts, instances, properties, result_objects
 log = structlog.get_logger()
 
 FREELY, FREE_SHARE = 20, 0.05
-"""So many files, or this share of all of them if that is more, are swept without being asked for."""
+"""This many files, or this share of all of them if that is more, are swept without a person's word."""
 QUARANTINE_DAYS = 14.0
 LAST_SWEEP = "last sweep"
 RETIRED = "retention"
@@ -33,7 +33,7 @@ AT_ONCE = 500
 class Survey:
     """The files below the root, by what the rows say of them. files: their number. named: of those, what a row names.
 
-    unknown: no row names them. lost: a row names them and says that they are missing; they are there, though.
+    unknown: no row names them. lost: a row names them and says that they are missing, although they are there.
     retired: they were to be deleted, by retention or as second copies.
     """
 
@@ -45,7 +45,7 @@ class Survey:
 
 
 def freely_swept(files: int) -> int:
-    """How many of so many files may be swept without being asked for."""
+    """How many of this many files may be swept without a person's word."""
     return max(FREELY, int(files * FREE_SHARE))
 
 
@@ -68,7 +68,7 @@ def survey(database: Database | None, files: FileStore, older_than: float) -> Su
 
 
 def _rows(database: Database | None, paths: Sequence[str]) -> dict[str, str | None]:
-    """Of these paths, those that rows name, with the reason why the file is thought to be gone."""
+    """Those of these paths that rows name, each with the reason why the file is thought to be gone."""
     named: dict[str, str | None] = {}
     if database is None:
         return named
@@ -78,7 +78,7 @@ def _rows(database: Database | None, paths: Sequence[str]) -> dict[str, str | No
             objects = select(result_objects.c.path).where(result_objects.c.path.in_(some))
             named.update(dict.fromkeys(tx.scalars(objects)))
             aside = select(conflicts.c.path, conflicts.c.verdict).where(conflicts.c.path.in_(some))
-            # The file of a second copy goes once it was judged to be the same image.
+            # The file of a second copy goes once it has been judged to be the same image.
             named.update({row.path: RETIRED if row.verdict == SAME else None for row in tx.execute(aside)})
             held = select(instances.c.path, instances.c.gone_reason).where(instances.c.path.in_(some))
             named.update({row.path: row.gone_reason for row in tx.execute(held)})
@@ -87,7 +87,7 @@ def _rows(database: Database | None, paths: Sequence[str]) -> dict[str, str | No
 
 @dataclass(frozen=True)
 class Sweep:
-    """taken: the paths that were set aside. held_back: how many were left, being too many. folder: where they are."""
+    """taken: the paths that were set aside, in `folder`. held_back: how many were left because they were too many."""
 
     taken: tuple[str, ...] = ()
     held_back: int = 0
@@ -95,10 +95,10 @@ class Sweep:
 
 
 def sweep(database: Database, files: FileStore, now: float, age_s: float, *, everything: bool = False) -> Sweep:
-    """Set the files aside that no row names and that are older than `age_s` seconds, audited as an alarm.
+    """Set aside the files that no row names and that are older than `age_s` seconds, audited as an alarm.
 
-    everything: however many they are; else none is taken if there are too many (see `freely_swept`).
-    What was being deleted when the node stopped is deleted.
+    everything: take them however many there are; otherwise none is taken if there are too many (see `freely_swept`).
+    Files that were being deleted when the node stopped are deleted.
     """
     found = survey(database, files, now - age_s)
     for path in found.retired:
@@ -112,7 +112,7 @@ def sweep(database: Database, files: FileStore, now: float, age_s: float, *, eve
         _record(database, now, done, unknown, found.files)
         return done
     done = Sweep(tuple(unknown), folder=files.quarantine_of(now))
-    # Before they go: a crash in between has them swept and audited once more, never gone without a word.
+    # Before they go: after a crash in between they are swept and audited again, so none disappears unrecorded.
     log.warning("files that no row names are set aside", files=len(unknown), of=found.files, folder=done.folder)
     _record(database, now, done, unknown, found.files)
     for path in unknown:

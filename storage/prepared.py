@@ -1,7 +1,7 @@
 """Statements compiled once and executed on the driver's own cursor.
 
-For the few statements that run for every received instance: SQLAlchemy takes ten times as long to get a statement to
-the database as SQLite takes to run it. Parameters and results are plain text, numbers and None.
+This is for the few statements that run for every received instance: SQLAlchemy needs ten times as long to hand a
+statement to the database as SQLite needs to run it. Parameters and results are plain text, numbers and None.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ class Prepared:
     """One statement. columns: of an INSERT, those that its rows have."""
 
     def __init__(self, statement: Insert | Select[Any] | Update, columns: Sequence[str] | None = None) -> None:
-        # Inline: without a RETURNING that nobody asked for.
+        # Inline: otherwise SQLAlchemy adds a RETURNING that nobody needs.
         self._statement = statement.inline() if isinstance(statement, Insert) else statement
         self._columns = columns
         self._compiled: dict[str, tuple[str, tuple[str, ...] | None]] = {}

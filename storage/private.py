@@ -16,7 +16,7 @@ def make_folder(folder: Path) -> None:
 
 
 def make_file(path: Path) -> None:
-    """Create an empty file for its owner alone; of one that exists, take the rights of others away."""
+    """Create an empty file for its owner alone; if it exists, take away the rights of others."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
     except FileExistsError:
@@ -24,9 +24,9 @@ def make_file(path: Path) -> None:
 
 
 def tighten(folder: Path) -> None:
-    """Take the rights of others away from a folder and everything below, as an earlier version may have left it.
+    """Take away the rights of others to a folder and everything below it, which an earlier version may have granted.
 
-    The folder itself comes last: once it is closed to others this was done to the end, and is not done again.
+    The folder itself comes last: once it is closed to others, the work is complete and is not repeated.
     What belongs to another user stays as it is.
     """
     if not folder.stat().st_mode & OTHERS:

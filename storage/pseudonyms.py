@@ -1,6 +1,6 @@
-"""Keyed hashes in place of what names a patient, for an index and an audit trail that must not say who they are.
+"""Keyed hashes in place of what names a patient, for an index and an audit trail that must not identify patients.
 
-The files keep what the sender sent. Whoever has the key can ask about a patient: the same ID gives the same pseudonym.
+The files keep what the sender sent. With the key, a person can ask about a patient: one ID always gives one pseudonym.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class Pseudonyms:
         )
 
     def of(self, identifier: str) -> str:
-        """The pseudonym of an identifier; of none, none."""
+        """The pseudonym of an identifier; an empty one stays empty."""
         identifier = identifier.strip()
         if not self._key or not identifier:
             return identifier

@@ -1,4 +1,4 @@
-"""How long a series must be quiet before it may close: which series are due, and starting that time again."""
+"""How long a series must be quiet before it may close: which series are due, and restarting that time."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from storage.series_state import Selection, SeriesState
 
 @dataclass(frozen=True)
 class DueSeries:
-    """An open series to decide about. Times are Unix seconds; quiet_s as the receiver asked for."""
+    """An open series to decide about. Times are Unix seconds; quiet_s: as the receiver asked for it."""
 
     series_pk: int
     series_instance_uid: str
@@ -72,7 +72,7 @@ def quiet_series(tx: Connection, now: float, idle_s: float) -> list[DueSeries]:
 
 def restart_quiet_times(tx: Connection, now: float) -> int:
     """At start, or after a clock was set: every open series waits its full quiet time again, and so does every study
-    whose best series is not chosen yet. Returns how many series wait.
+    whose best series has not been chosen. Returns how many series wait.
 
     While the node was away its senders could not send, so that time was not quiet.
     """

@@ -1,4 +1,4 @@
-"""At start, before anything else runs: make files and rows agree, and give back what was held when the node stopped."""
+"""At start, before anything else runs: make files and rows agree, and release what was held when the node stopped."""
 
 from sqlalchemy import func, select
 
@@ -19,7 +19,7 @@ AT_ONCE = 1000
 def reconcile(
     database: Database, files: FileStore, now: float, *, release: bool = True, orphan_age_s: float = ORPHAN_AGE_S
 ) -> dict[str, int]:
-    """Bring index and file store together after a stop of any kind. Run it while no other process of the node runs.
+    """Make index and file store agree after a stop of any kind. Run it while no other process of the node runs.
 
     Open series wait their full quiet time again. An instance whose file is missing or torn is marked and audited;
     when its sender sends it again, it is taken. Files that no row names are set aside (see orphans.py). Leases of
@@ -86,7 +86,7 @@ def _why_lost(files: FileStore, path: str, size: int, sha256: str | None) -> str
 
 
 def _check_reports(database: Database, files: FileStore, now: float) -> int:
-    """Audit the result objects whose file is not what was stored: they can be sent to nobody. Returns how many."""
+    """Audit the result objects whose file is not what was stored: they cannot be sent. Returns how many."""
     with database.read() as tx:
         rows = tx.execute(
             select(result_objects, series.c.series_instance_uid)

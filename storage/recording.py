@@ -40,7 +40,7 @@ SELECT_GROUP = Prepared(
     )
     .select_from(series.join(studies))
     .where(series.c.series_instance_uid == bindparam("uid"))
-    # PostgreSQL: who closes it meanwhile waits for us, or we see it closed. SQLite has one writer at a time anyway.
+    # PostgreSQL: another process that closes it waits for us, or we see it closed. SQLite has one writer anyway.
     .with_for_update(of=series)
 )
 INSERT_INSTANCES = Prepared(
@@ -167,7 +167,7 @@ def _conflict(held: _Held | None, group: _Group | None, arrival: Arrival) -> str
         return "the series belongs to another study"
     if group is not None and group.patient_key != arrival.patient_key:
         return "the series belongs to another patient"
-    # Of an instance whose file was lost nothing better is left; of one that was removed on purpose we know the digest.
+    # If an instance's file was lost, nothing better is left; if it was removed on purpose, we know the digest.
     if held is not None and held.gone in (None, "retention") and held.sha256 != arrival.file.sha256:
         return OTHER_BYTES
     return None
@@ -211,7 +211,7 @@ def note_arrival(
 
 
 def _set_aside(tx: Connection, arrival: Arrival, now: float, reason: str, may_be_same: bool) -> Outcome:
-    """Keep what contradicts the index, or may do so, beside it; the same bytes a second time are only counted."""
+    """Set aside what contradicts the index, or may do so. The same bytes a second time are only counted."""
     same = (
         (conflicts.c.sop_instance_uid == arrival.sop_instance_uid)
         & (conflicts.c.series_instance_uid == arrival.series_instance_uid)
@@ -233,7 +233,7 @@ def _set_aside(tx: Connection, arrival: Arrival, now: float, reason: str, may_be
     return outcome
 
 
-# What an arrival that was set aside is, by the verdict on it.
+# The outcome of an arrival that was set aside, by the verdict on it.
 _KNOWN_AS: Mapping[str | None, tuple[Outcome, str]] = {
     None: (Outcome.SECOND_COPY, "instance.second-copy"),
     SAME: (Outcome.DUPLICATE, "instance.duplicate"),
@@ -256,7 +256,7 @@ def _restore(tx: Connection, batch: _Batch, arrival: Arrival, held: _Held, group
 
 
 def _retry_failed(tx: Connection, series_pk: int, now: float) -> None:
-    """The input of a closed series is whole again and the same: what failed for want of it may go on."""
+    """The input of a closed series is whole again and unchanged: what failed without it may go on."""
     failed = select(job_table.c.id).where(
         job_table.c.series_pk == series_pk, job_table.c.state == JobState.FAILED.value
     )
@@ -338,7 +338,7 @@ def _patient(tx: Connection, arrival: Arrival, now: float) -> int:
 
 
 def _extend(tx: Connection, group: _Group, now: float, quiet_s: QuietTime) -> None:
-    """Move the deadline of a series that got instances; open it again if it was closed."""
+    """Move the deadline of a series that received instances; reopen it if it was closed."""
     if group.latest is None:
         return
     if group.state == SeriesState.CLOSED:

@@ -1,7 +1,7 @@
 """Instances that this node refused: remembered, because a series is incomplete without them.
 
-An instance that comes after all needs no mark: whether one is still missing is asked of the index when its series is
-closed, so receiving costs nothing.
+An instance that comes after all needs no mark. The index is asked which are still missing when a series is closed, so
+receiving costs nothing.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from storage.reopening import reopen
 from storage.series_state import SeriesState
 
 AUDIT_AGAIN_S = 60.0
-"""The same refusal once more is only counted; after this long it gets another audit row."""
+"""A repeated refusal is only counted; after this long it gets another audit row."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def record(tx: Connection, refused: RefusedInstance, now: float) -> None:
 
 
 def why_incomplete(tx: Connection, series_uid: str) -> Refusal | None:
-    """Why a series may not be analysed: instances of it were refused and did not come again. None if there are none."""
+    """Why a series may not be analysed: instances of it were refused and did not come again. None if it lacks none."""
     missing = _missing(tx, series_uid)
     if not missing:
         return None
@@ -85,7 +85,7 @@ def accept(tx: Connection, series_uid: str, now: float) -> int:
 
 
 def _reopen(tx: Connection, series_uid: str, now: float, *, to_analyse: bool) -> None:
-    """Open a closed series again: one to be analysed waits its quiet time, one refused as incomplete is due now."""
+    """Reopen a closed series: one to be analysed waits its quiet time, one refused as incomplete is due now."""
     row = _closed(tx, series_uid)
     if row is None or row["refusal_code"] != (None if to_analyse else ReasonCode.REFUSED_INSTANCES.value):
         return

@@ -1,6 +1,6 @@
-"""A closed series begins anew: as the next revision of itself, by a late instance or by an operator.
+"""A closed series starts over as its next revision, because of a late instance or an operator.
 
-A revision is analysed by jobs of its own. The report of the last one stands until the new report names it as its
+Each revision is analysed by jobs of its own. The report of the last one stands until the new report names it as its
 predecessor, so that two reports never contradict each other.
 """
 
@@ -22,7 +22,7 @@ OVERRULED = frozenset({ReasonCode.NOT_WANTED, ReasonCode.PASSED_OVER})
 def reopen(tx: Connection, series_pk: int, now: float, reason: str) -> int:
     """CLOSED to OPEN, as a new revision. Returns its number.
 
-    What was made of the old one is superseded: its results, its unfinished jobs, and deliveries that nobody has yet.
+    What was made of the old one is superseded: its results, its unfinished jobs, and deliveries that have not arrived.
     Raises IllegalMove when the series is open.
     """
     revision = int(SERIES.row(tx, series_pk)["revision"]) + 1
@@ -39,7 +39,7 @@ def reopen(tx: Connection, series_pk: int, now: float, reason: str) -> int:
 def analyse_again(tx: Connection, series_pk: int, now: float, model: ModelRef, priority: int = 0) -> int:
     """Queue a closed series for another analysis, as a new revision of the same instances. Returns the job's id.
 
-    model: the one to use; the same one is fine, such as after the report's settings changed.
+    model: the one to use. It may be the same one, for example after the report's settings changed.
     A series that was refused as incomplete is refused again. In a study whose best series is chosen, this one is.
     Raises NotFound; IllegalMove when the series is still open; CorruptFile when images of it are gone.
     """

@@ -16,7 +16,7 @@ from storage.models import deliveries, jobs, patients, result_objects, results, 
 from storage.moves import insert_row
 from storage.object_kinds import ObjectKind
 
-# The columns that say what was found, with what, on what.
+# The columns that say what was found, by which model, on which input.
 SEALED = (
     "outcome",
     "reason_code",
@@ -133,7 +133,7 @@ class ResultInput:
 def record(
     tx: Connection, job_id: int, now: float, result: NewResult, objects: Sequence[NewObject], *, stale: bool
 ) -> int:
-    """Write a result and its objects, superseding the series' earlier results of its kind. Returns its id.
+    """Write a result and its objects; earlier results of the series of the same kind are superseded. Returns its id.
 
     stale: the series was reopened while the job ran; the result is kept for the audit and superseded at birth.
     """
@@ -195,7 +195,7 @@ def _columns(result: NewResult) -> dict[str, object]:
 def _audit(
     tx: Connection, result_id: int, job_id: int, now: float, result: NewResult, flags: Mapping[str, bool]
 ) -> None:
-    """The inference itself as a row. What it found has columns of its own; here is the digest that seals them."""
+    """The inference as a row. What it found has columns of its own; this is the digest that seals them."""
     named = tx.execute(
         select(series.c.series_instance_uid, studies.c.study_instance_uid, patients.c.patient_id)
         .select_from(jobs.join(series).join(studies).join(patients))
@@ -253,8 +253,8 @@ def objects_of(tx: Connection, result_id: int) -> tuple[StoredObject, ...]:
 def previous_result(tx: Connection, series_pk: int) -> PreviousResult | None:
     """The latest result of a series that a destination may hold, for Predecessor Documents; None if there is none.
 
-    A result whose every delivery was superseded before its first attempt never left the node: to name it would
-    point at nothing, and leave the report before it standing.
+    If every delivery of a result was superseded before its first attempt, the result never left the node. To name it
+    would point at nothing, and would leave the report before it standing.
     """
     left_the_node = or_(
         # The fence and not the attempts: an operator's retry counts those from 0 again.

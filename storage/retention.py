@@ -1,4 +1,4 @@
-"""Deleting old images if a site wants that: only what is finished, and only the images.
+"""Deleting old images if a site wants that: only of finished series, and only the images.
 
 The index, results, reports and the audit trail stay, so every question about the past keeps its answer.
 """
@@ -20,7 +20,7 @@ UNDELIVERED = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.FAILE
 
 
 def delete_old_images(database: Database, files: FileStore, now: float, days: float) -> int:
-    """Delete the images of the series that have been finished for so many days. Returns how many files.
+    """Delete the images of the series that have been finished for this many days. Returns how many files.
 
     The rows are marked first and the files deleted after the commit: a crash in between leaves files that no row
     claims, which the sweep removes.
@@ -30,19 +30,19 @@ def delete_old_images(database: Database, files: FileStore, now: float, days: fl
     deleted = 0
     for series_pk in finished:
         with database.transaction() as tx:
-            SERIES.row(tx, series_pk)  # locked: a slice that comes now comes after this
-            # Asked again inside: a late instance may have come, or an operator may have retried a delivery.
+            SERIES.row(tx, series_pk)  # locked: a slice that arrives now is recorded after this
+            # Checked again under the lock: a late instance may have come, or an operator may have retried a delivery.
             paths = _mark(tx, series_pk, now, days) if finished_series(tx, now - days * DAY_S, series_pk) else []
         deleted += sum(files.remove(path) for path in paths)
     return deleted
 
 
 def finished_series(tx: Connection, before: float, series_pk: int | None = None) -> list[int]:
-    """The series that still have images and about which everything was done before this moment.
+    """The series that still have images and for which everything was done before this moment.
 
-    Done is: closed; its job reported, or kept on purpose without one, as when another series of the study is
-    analysed; every delivery sent, and committed if that is wanted. What failed is not done: somebody may want to
-    retry it.
+    Done means: closed; its job reported, or the series kept on purpose without a job, as when another series of the
+    study is analysed; every delivery sent, and committed if that is wanted. What failed is not done: somebody may want
+    to retry it.
     """
     query = (
         select(series.c.id)

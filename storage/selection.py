@@ -1,8 +1,9 @@
-"""Which series of a study is analysed if a site wants the best one only: what is known, and recording the choice.
+"""Which series of a study is analysed if a site wants only the best one: what is known, and recording the choice.
 
-A series closes WAITING. Once its study is quiet one series becomes CHOSEN and gets a job, the others are PASSED_OVER
-or UNSUITABLE. When its job is done it becomes ANALYSED, which ends the matter until a late instance opens it again,
-or UNSUITABLE, and the next one is chosen. Opening a series again takes it out, as its instances are not all here.
+A series closes WAITING. Once its study is quiet, one series becomes CHOSEN and gets a job; the others become
+PASSED_OVER or UNSUITABLE. When the job is done, the chosen series becomes ANALYSED, which settles the study until a
+late instance reopens it; or it becomes UNSUITABLE, and the next one is chosen. A reopened series leaves the choice,
+because its instances are not all here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,8 @@ UNDECIDED = (Selection.WAITING.value, Selection.CHOSEN.value)
 class Member:
     """A closed series of a study that takes part.
 
-    refusal: decided when it closed, such as slices that the PACS could not give.
-    outcome: of its current result, or None.  reason: of a result NOT_ANALYSED.
+    refusal: decided when it closed, for example because the PACS could not give all slices.
+    outcome: of its current result, or None.  reason: of a NOT_ANALYSED result.
     reported: a report on it may be at a destination already.
     """
 
@@ -64,7 +65,7 @@ class Choice:
 
 
 def undecided_studies(tx: Connection, now: float) -> list[int]:
-    """Studies that are quiet, whose series are all closed, and which wait for a choice or for its outcome."""
+    """Quiet studies whose series are all closed, and which wait for a choice or for its outcome."""
     waiting = select(series.c.study_pk).where(series.c.selection.in_(UNDECIDED)).distinct()
     unfinished = [JobState.QUEUED, JobState.RUNNING, JobState.FAILED]
     busy = exists().where(
@@ -116,13 +117,13 @@ def members(tx: Connection, study_pk: int) -> list[Member]:
 
 
 def record_choice(tx: Connection, choice: Choice, now: float, models: Models, priority: int = 0) -> int | None:
-    """Queue the chosen series and say so of the others, with one audit row. Returns the job's id, None without one.
+    """Queue the chosen series and record what the others become, with one audit row. Returns the job's id, or None.
 
-    Raises NotDueYet if a series of the study changed since the choice was made.
+    Raises NotDueYet if a series of the study has changed since the choice was made.
     """
     first = choice.members[0]
     for member in sorted(choice.members, key=lambda one: one.series_instance_uid):
-        SERIES.row(tx, member.series_pk)  # locked: a slice that comes now finds the job, and supersedes it
+        SERIES.row(tx, member.series_pk)  # locked: a slice that arrives now finds the job and supersedes it
     study_pk = tx.scalar(select(series.c.study_pk).where(series.c.id == first.series_pk))
     is_open = exists().where(series.c.study_pk == study_pk, series.c.state == SeriesState.OPEN.value)
     if tx.scalar(select(is_open)) or members(tx, int(study_pk or 0)) != list(choice.members):

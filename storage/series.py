@@ -1,4 +1,4 @@
-"""Series: what closing one sets going, and reading it back. Recording is in recording.py, waiting in quiet_time.py."""
+"""Series: closing them, with what follows, and reading them. Recording is in recording.py, waiting in quiet_time.py."""
 
 import hashlib
 from collections.abc import Iterable
@@ -72,10 +72,10 @@ class SeriesRecord:
 
 
 def next_series(tx: Connection, but: int | None) -> int | None:
-    """The series that will be analysed next: of the job that was not tried yet and waits longest, or else the open
-    one that is due first. None if there is none.
+    """The series that will be analysed next: that of the untried job that has waited longest, or else the open series
+    that is due first. None if there is none.
 
-    but: a series that is in hand already.
+    but: a series to leave out, which is in hand already.
     """
     queued = (
         select(job_table.c.series_pk)
@@ -105,7 +105,7 @@ class Closing:
     model: None for a series that is kept and not analysed; say why in `refusal`.
     completeness: how it was found complete: "quiet-time", "pacs-count", ... expected: the count asked for.
     refusal: why it is not to be analysed; with a model, the worker reports just that.
-    if_count: the number of instances that the decision was about; if it took long (a query to a PACS), another
+    if_count: the number of instances that the decision was about. If deciding took long (a query to a PACS), another
         may have come since.
     shadow: a second model that analyses it too, without being reported.
     priority: of its job.
@@ -127,7 +127,7 @@ def close_series(tx: Connection, series_pk: int, now: float, closing: Closing) -
 
     A closed series may be closed again for another model; an input that has a job for the model gets no other.
     A series of which this node refused instances that did not come again is refused as incomplete.
-    Raises NotDueYet: an instance came since the decision; NotFound.
+    Raises NotDueYet if an instance has come since the decision; NotFound.
     """
     found = SERIES.row(tx, series_pk)
     refusal = closing.refusal
@@ -157,7 +157,7 @@ def close_series(tx: Connection, series_pk: int, now: float, closing: Closing) -
 
 
 def _refuse_early_close(tx: Connection, series_pk: int, now: float, closing: Closing) -> None:
-    """A decision is about the series as it was then: raise NotDueYet if an instance came since."""
+    """A decision holds for the series as it was then: raise NotDueYet if an instance has come since."""
     row = tx.execute(select(series.c.due_at, series.c.instance_count).where(series.c.id == series_pk)).one()
     if closing.completeness == QUIET_TIME and row.due_at > now:
         raise NotDueYet(f"series {series_pk}: its quiet time is not over")
@@ -228,7 +228,7 @@ def _records() -> Select[tuple[object, ...]]:
 def list_series(
     tx: Connection, *, state: str | None = None, study_uid: str | None = None, limit: int | None = None
 ) -> list[SeriesRecord]:
-    """Series, the one with the latest instance first."""
+    """Series, with the latest instance first."""
     query = _records().order_by(series.c.last_instance_at.desc(), series.c.id.desc())
     if state is not None:
         query = query.where(series.c.state == state)

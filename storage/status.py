@@ -1,4 +1,4 @@
-"""How the node is doing, in numbers: for `dicom-node status` and the dashboard."""
+"""How the node is doing, in numbers, for `dicom-node status` and the dashboard."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def status(tx: Connection, now: float) -> dict[str, Any]:
 
 
 def queues(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
-    """What a monitor asks for often: counts by state, and how long the first of each queue has waited (seconds)."""
+    """What a monitor often asks for: counts by state, and how long the first of each queue has waited (seconds)."""
     return {
         "states": {
             "series": _by_state(tx, series, SeriesState),
@@ -57,7 +57,7 @@ def queues(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
 
 
 def lateness(tx: Connection, now: float) -> dict[str, float | None]:
-    """For how long what is due has not been done, seconds: closing series, taking leases back, sending results."""
+    """How long overdue work has been waiting, in seconds: closing series, taking leases back, sending results."""
     return {
         "closing": _age(now, tx.scalar(_oldest(series, series.c.due_at, SeriesState.OPEN))),
         "leases": _age(now, tx.scalar(_oldest(jobs, jobs.c.due_at, JobState.RUNNING))),
