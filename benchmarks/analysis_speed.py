@@ -1,12 +1,12 @@
-"""The model path against a plain PyTorch reference, stage by stage, on one volume and the same weights.
+"""Compares the model path with a plain PyTorch reference, stage by stage, on one volume and the same weights.
 
     python -m benchmarks.analysis_speed --models DIR      # CPU: reference, exact and fast, interleaved
     python -m benchmarks.analysis_speed --models DIR --threads 2 --slices 40 --spacing 4
     python -m benchmarks.analysis_speed --device cuda     # a GPU machine: no DICOM files, random weights
 
 The reference is written straight from the description of the preprocessing: spline zooms by scipy, batch 1, slice by
-slice, the U-Net on every slice. CPU seconds are of the whole process; on a GPU, milliseconds of the wall are printed
-instead. A stage's floor is what its operations need at the machine's measured rates (matrix product, memory copy),
+slice, the U-Net on every slice. CPU seconds are those of the whole process; on a GPU, wall-clock milliseconds are
+printed instead. A stage's floor is what its operations need at the machine's measured rates (matrix product, memory copy),
 whichever of the two takes longer; its share is floor over time, above 100% if an algorithm needs fewer operations.
 """
 
@@ -41,7 +41,7 @@ Stages = dict[str, float]
 
 
 def synthetic_volume(slices: int, seed: int = 0) -> np.ndarray:
-    """A body with two lungs and noise, HU int16 (slices, 512, 512): enough to load the networks, no patient."""
+    """A body with two lungs and noise, HU int16 (slices, 512, 512): enough work for the networks, and no patient."""
     random = np.random.default_rng(seed)
     y, x = np.ogrid[:512, :512]
     hu = np.full((slices, 512, 512), -1000, np.int16)
@@ -54,7 +54,7 @@ def synthetic_volume(slices: int, seed: int = 0) -> np.ndarray:
 
 
 def random_model(folder: Path) -> Path:
-    """The authors' card with random weights: the same work when the published files are not at hand."""
+    """The authors' card with random weights: the same amount of work if the published files are not available."""
     torch.manual_seed(0)
     card = read_card(shipped_folder() / "zheng2020-authors")
     unet = save_network(UNet(), folder / card.unet.file)
@@ -79,14 +79,14 @@ Value = TypeVar("Value")
 
 
 class Clock:
-    """Seconds by stage: of the process's CPU, or of the wall clock when a GPU computes."""
+    """Seconds by stage: CPU time of the process, or wall-clock time if a GPU computes."""
 
     def __init__(self, wall: bool) -> None:
         self.stages: Stages = {}
         self._now = time.perf_counter if wall else time.process_time
 
     def time(self, name: str, function: Callable[[], Value]) -> Value:
-        """Run a function and count its time towards a stage."""
+        """Run a function and add its time to a stage."""
         started = self._now()
         result = function()
         if torch.cuda.is_available():
@@ -96,7 +96,7 @@ class Clock:
 
 
 def reference(hu: np.ndarray, spacing: float, folder: Path, threads: int) -> tuple[float, np.ndarray, Stages]:
-    """The published steps, written plainly: P(COVID-19), raw mask, seconds by stage."""
+    """The published steps in plain code: P(COVID-19), raw mask, seconds by stage."""
     torch.set_num_threads(threads)
     card = read_card(folder)
     unet, decovnet = load_networks(folder, card)
@@ -135,7 +135,7 @@ def reference(hu: np.ndarray, spacing: float, folder: Path, threads: int) -> tup
 
 
 def ours(hu: np.ndarray, spacing: float, pipeline: Pipeline, wall: bool) -> tuple[float, np.ndarray, Stages]:
-    """The same result from the product's own steps; as in the node, the U-Net leaves out slices that nothing needs."""
+    """The same result from the product's own steps; as in the node, the U-Net skips slices that nothing needs."""
     from inference.volume.ct_volume import CTVolume
 
     volume = CTVolume(hu, (spacing, 0.7, 0.7), np.eye(4), (), "", "")
@@ -184,7 +184,7 @@ def _best(run: Callable[[], object], device: str) -> float:
 def floors(slices: dict[torch.dtype, int], shown: int, crop: tuple[int, int], machine: Machine) -> Stages:
     """Seconds that the operations of each stage need at the machine's rates.
 
-    slices: that the U-Net sees, by number format.  shown: slices that DeCoVNet sees.  crop: their rows and columns.
+    slices: how many the U-Net sees, by number format.  shown: how many DeCoVNet sees.  crop: their rows and columns.
     """
     gflop, values = work(UNet(), (1, 1, 512, 512))
     unet = 0.0
@@ -192,7 +192,7 @@ def floors(slices: dict[torch.dtype, int], shown: int, crop: tuple[int, int], ma
         unet += count * max(gflop / machine.gflops[dtype], values * dtype.itemsize / machine.gbytes)
     gflop, values = work(DeCoVNet(), (1, 2, max(2, shown), 224, 336))
     decovnet = max(gflop / machine.gflops[torch.float32], 4 * values / machine.gbytes)
-    # Image and mask, two products each, in double precision: half of float32's rate.
+    # Image and mask, two products each, in double precision: half the rate of float32.
     resize = 2 * shown * 2 * (224 * crop[0] * crop[1] + 224 * crop[1] * 336) / 1e9
     return {"unet": unet, "decovnet": decovnet, "crop": 2 * resize / machine.gflops[torch.float32]}
 
@@ -235,7 +235,7 @@ def compare(arguments: argparse.Namespace, folder: Path, hu: np.ndarray, spacing
         if speed != "reference"
     }
     for pipeline in pipelines.values():
-        ours(hu[:24], 1.0, pipeline, wall)  # compile outside of the timing; the node does so once per process
+        ours(hu[:24], 1.0, pipeline, wall)  # compile before the timing starts; the node does so once per process
     runs: dict[str, list[Stages]] = {path: [] for path in arguments.paths}
     results: dict[str, tuple[float, np.ndarray]] = {}
     for _ in range(arguments.rounds):

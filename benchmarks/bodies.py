@@ -1,4 +1,4 @@
-"""Other parts of the body than the chest, drawn in Hounsfield units: a head, an abdomen, an abdomen with lung bases."""
+"""Parts of the body other than the chest, in Hounsfield units, such as a head and an abdomen with lung bases."""
 
 import numpy as np
 from scipy import ndimage
@@ -14,7 +14,7 @@ def _grid(shape: Shape, spacing: Spacing) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def _scanned(hu: np.ndarray, spacing: Spacing, seed: int = 0) -> np.ndarray:
-    """Blurred in plane and noisy, as a scanner sees it."""
+    """Blurred in plane and noisy, as from a scanner."""
     blurred = np.stack([ndimage.gaussian_filter(plane, 0.7 / spacing[1]) for plane in hu])
     return blurred + np.random.default_rng(seed).normal(0, 15, hu.shape).astype(np.float32)
 

@@ -13,7 +13,7 @@ _LEAST_LUNG_PIXELS_CM2 = 8.0
 
 
 def lung_of(image: Image, hu: np.ndarray) -> np.ndarray:
-    """Air inside the body in one image, but for what is as small as a windpipe: bool (Y, X)."""
+    """Air inside the body in one image, except regions as small as a trachea: bool (Y, X)."""
     labels, _ = ndimage.label(hu < -500)
     sizes = np.bincount(labels.ravel()) * float(np.prod([float(mm) for mm in image.header.PixelSpacing])) / 100.0
     keep = sizes >= _LEAST_LUNG_PIXELS_CM2
@@ -36,7 +36,7 @@ def in_lungs(change: Planes) -> Change:
 
 
 def denser(by_hu: float) -> Change:
-    """Both lungs denser, as if hardly filled with air."""
+    """Both lungs denser, as if they held hardly any air."""
     return in_lungs(lambda hu, lung: hu + by_hu * lung)
 
 
@@ -54,7 +54,7 @@ effusions = in_lungs(_half_fluid)
 
 
 def narrow_field(share: float) -> Change:
-    """Reconstructed to a field of a share of the lungs' width, at the same matrix."""
+    """Reconstructed to a field of view that is a share of the lungs' width, with the same matrix."""
 
     def change(images: Images) -> Images:
         widest = max(images, key=lambda image: int(lung_of(image, to_hu(image)).sum()))
@@ -74,7 +74,7 @@ def narrow_field(share: float) -> Change:
 
 
 def shifted(share: float) -> Change:
-    """The patient moved sideways by a share of the field; air comes after."""
+    """The patient moved sideways by a share of the field of view; air fills the gap."""
 
     def change(images: Images) -> Images:
         made = []
@@ -102,7 +102,7 @@ def table_only(images: Images) -> Images:
 
 
 def spacing_of_one(images: Images) -> Images:
-    """Pixel Spacing 1 as anonymisers write it, while the field of view is still stated."""
+    """A Pixel Spacing of 1, as anonymisers write it, while the true field of view is still stated."""
     pixel, columns = float(images[0].header.PixelSpacing[0]), images[0].stored.shape[1]
     stated = round(pixel * columns, 1) if abs(pixel - 1) > 0.15 else round(0.7 * columns, 1)
     return [image.with_values(PixelSpacing=[1, 1], ReconstructionDiameter=stated) for image in images]
@@ -119,7 +119,7 @@ def larger(times: float) -> Change:
 
 
 def off_scale(by_hu: float, where: Callable[[int, int], bool]) -> Change:
-    """Another rescale intercept in some slices. where: of a slice's index and their number."""
+    """Another rescale intercept in some slices. where: called with a slice's index and the number of slices."""
 
     def change(images: Images) -> Images:
         return [
@@ -133,7 +133,7 @@ def off_scale(by_hu: float, where: Callable[[int, int], bool]) -> Change:
 
 
 def swapped(at: float) -> Change:
-    """Two neighbours in each other's place, at a share of the height."""
+    """Two neighbouring slices swapped, at a share of the height."""
 
     def change(images: Images) -> Images:
         index = int(at * len(images))
@@ -147,7 +147,7 @@ def swapped(at: float) -> Change:
 
 
 def overlapping_breaths(at: float, mm: float = 12.0) -> Change:
-    """Two breath-holds: from a share of the height on, slices of the last `mm` come again, with other noise."""
+    """Two breath-holds: at a share of the height, the slices of the last `mm` are repeated with different noise."""
 
     def change(images: Images) -> Images:
         step = spacing_mm(images)

@@ -1,8 +1,8 @@
-"""How fast a compressed series becomes Hounsfield units, against pydicom in a loop.
+"""Measures how fast a compressed series becomes Hounsfield units, compared with pydicom in a loop.
 
-Both sides read the same files from the page cache, round by round in turn, so that a busy machine slows both; the
-figure is the median of the rounds' ratios. Each round's volumes must be equal. A third side decodes in this process,
-to show what the decoding processes cost: theirs are started anew each round, and their processor time counts.
+Both sides read the same files from the page cache and take turns in each round, so that a busy machine slows both. The
+figure is the median of the rounds' ratios. The volumes of a round must be equal. A third side decodes in this process,
+to show the cost of the decoding processes: they are started anew in each round, and their processor time counts.
 
     python -m benchmarks.decode SERIES_FOLDER [--slices 300] [--rounds 5] [--syntax 1.2.840.10008.1.2.4.70]
 """
@@ -39,7 +39,7 @@ ENCODERS: dict[str, Callable[[np.ndarray], bytes]] = {
 
 
 def long_series(source: list[Path], folder: Path, slices: int, syntax: str) -> list[Path]:
-    """A series of `slices` files made of the source's images over and over, 1 mm apart."""
+    """A series of `slices` files that repeats the source's images, 1 mm apart."""
     datasets = [pydicom.dcmread(path) for path in source]
     encoded = [encapsulate([ENCODERS[syntax](dataset.pixel_array.view(np.uint16))]) for dataset in datasets]
     series_uid, paths = generate_uid(), []
@@ -57,7 +57,7 @@ def long_series(source: list[Path], folder: Path, slices: int, syntax: str) -> l
 
 
 def pydicom_loop(paths: list[Path]) -> np.ndarray:
-    """What one writes first: read, decode, rescale, sort, stack."""
+    """The simplest implementation: read, decode, rescale, sort, stack."""
     slices = []
     for path in paths:
         dataset = pydicom.dcmread(path)
@@ -67,13 +67,13 @@ def pydicom_loop(paths: list[Path]) -> np.ndarray:
 
 
 def cpu_s() -> float:
-    """Processor time of this process and of those that it has waited for."""
+    """Processor time of this process and of the children that it has waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def timed(call: Callable[[], np.ndarray]) -> tuple[float, float, np.ndarray]:
-    """Seconds on the clock, seconds of processor time, and what came of it."""
+    """Wall-clock seconds, seconds of processor time, and the result."""
     start, used = time.perf_counter(), cpu_s()
     result = call()
     took = time.perf_counter() - start
@@ -83,7 +83,7 @@ def timed(call: Callable[[], np.ndarray]) -> tuple[float, float, np.ndarray]:
 
 @contextmanager
 def in_this_process() -> Iterator[None]:
-    """Decode without the processes that the node decodes in."""
+    """Decode in this process, without the node's decoding processes."""
     with mock.patch.object(
         POOL, "decode", lambda codec, parts, rows, columns: decode(codec, b"".join(parts), rows, columns)
     ):

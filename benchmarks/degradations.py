@@ -1,6 +1,6 @@
-"""What can be wrong with a series, and what must not matter: changes to any CT series, each with its right outcome.
+"""Changes to any CT series, both faults and differences that must not matter, each with its right outcome.
 
-Every change takes the images of a series, lowest first, and returns images to write; it never touches the source.
+Every change takes the images of a series, lowest first, and returns the images to write. It never alters the source.
 """
 
 import copy
@@ -70,9 +70,9 @@ Change = Callable[[Images], Images]
 
 @dataclass(frozen=True)
 class Variant:
-    """A change and the codes that are right for it; no codes for a variant that must be analysed.
+    """A change and the codes that are right for it; a variant that must be analysed has no codes.
 
-    same: the volume must stay the same, voxel by voxel.
+    same: every voxel of the volume must stay the same.
     """
 
     name: str
@@ -93,7 +93,7 @@ def read_images(volume: CTVolume) -> Images:
 
 
 def write_images(images: Sequence[Image], folder: Path) -> list[Path]:
-    """Write every image under its name and in its transfer syntax."""
+    """Write every image with its name and in its transfer syntax."""
     folder.mkdir(parents=True, exist_ok=True)
     return [_write(image, folder / image.name) for image in images]
 
@@ -141,7 +141,7 @@ def pixels(change: Callable[[np.ndarray], np.ndarray]) -> Change:
 
 
 def spacing_mm(images: Images) -> float:
-    """Slice to slice."""
+    """The distance from slice to slice."""
     return (images[-1].position[2] - images[0].position[2]) / (len(images) - 1)
 
 
@@ -156,7 +156,7 @@ def to_hu(image: Image) -> np.ndarray:
     return image.stored * float(image.header.RescaleSlope) + float(image.header.RescaleIntercept)
 
 
-# ---- slices lost, doubled, moved
+# ---- slices lost, duplicated, moved
 
 
 def drop(count: int, seed: int) -> Change:
@@ -170,7 +170,7 @@ def drop(count: int, seed: int) -> Change:
 
 
 def drop_run(count: int, at: float) -> Change:
-    """Drop `count` neighbours from a share of the height on."""
+    """Drop `count` neighbouring slices, beginning at a share of the height."""
 
     def change(images: Images) -> Images:
         first = max(1, min(int(at * len(images)), len(images) - 1 - count))
@@ -184,13 +184,13 @@ def drop_half(images: Images) -> Images:
 
 
 def spread_apart(images: Images) -> Images:
-    """Change the spacing to one and a half from the middle on."""
+    """Increase the spacing by half, from the middle on."""
     middle, step = len(images) // 2, spacing_mm(images)
     return [image.at(image.position[2] + 0.5 * step * max(0, index - middle)) for index, image in enumerate(images)]
 
 
 def thick(thickness_mm: float) -> Change:
-    """Slices averaged to a thickness of at least this, as thick slices made after the scan are."""
+    """Slices averaged to at least this thickness, like thick slices that are made after the scan."""
 
     def change(images: Images) -> Images:
         factor = int(np.ceil(thickness_mm / spacing_mm(images)))
@@ -211,7 +211,7 @@ def thick(thickness_mm: float) -> Change:
 
 
 def duplicated(count: int) -> Change:
-    """Exact copies under UIDs of their own, in between."""
+    """Exact copies with UIDs of their own, in between."""
 
     def change(images: Images) -> Images:
         picks = np.random.default_rng(count).choice(len(images), count, replace=False)
@@ -226,7 +226,7 @@ def doubled_with_other_pixels(images: Images) -> Images:
 
 
 def repeated_elsewhere(images: Images) -> Images:
-    """One slice's pixels in the place of its neighbour."""
+    """One slice's pixels in place of its neighbour's."""
     middle = len(images) // 2
     return [
         replace(image, stored=images[middle].stored) if index == middle + 1 else image
@@ -235,7 +235,7 @@ def repeated_elsewhere(images: Images) -> Images:
 
 
 def shuffled(images: Images) -> Images:
-    """Names and instance numbers no longer mean anything."""
+    """File names and instance numbers in random order."""
     order = np.random.default_rng(0).permutation(len(images))
     return [
         replace(image.with_values(InstanceNumber=int(number) + 1), name=f"x{number:04d}")
@@ -251,7 +251,7 @@ def numbered_backwards(images: Images) -> Images:
 
 
 def upside_down(images: Images) -> Images:
-    """The positions run the wrong way: the head's slice at the feet's place."""
+    """The positions run the wrong way: the slice nearest the head has the position nearest the feet."""
     heights = [image.position[2] for image in images]
     return [image.at(z) for image, z in zip(images, reversed(heights), strict=True)]
 
@@ -265,13 +265,13 @@ def blank_one(images: Images) -> Images:
 
 
 def sheared(images: Images) -> Images:
-    """Slices tilted by 4 degrees on a table that moves straight on."""
+    """Slices tilted by 4 degrees while the table moves straight."""
     cosine, sine = float(np.cos(np.radians(4))), float(np.sin(np.radians(4)))
     return each(ImageOrientationPatient=[1, 0, 0, 0, round(cosine, 6), round(sine, 6)])(images)
 
 
 def jittered(images: Images) -> Images:
-    """Positions rounded to a tenth of a millimetre off, as some scanners write them."""
+    """Positions with small rounding errors, as some scanners write them."""
     jitter = np.random.default_rng(3).uniform(-0.02, 0.02, len(images))
     return [image.at(image.position[2] + float(offset)) for image, offset in zip(images, jitter, strict=True)]
 
@@ -280,7 +280,7 @@ def jittered(images: Images) -> Images:
 
 
 def mixed_with(other: Images, **values: object) -> Change:
-    """Every third image replaced by one of another series, at the place of the one it replaces."""
+    """Every third image replaced by one of another series at the same position."""
 
     def change(images: Images) -> Images:
         mixed = []
@@ -305,7 +305,7 @@ def mixed_with(other: Images, **values: object) -> Change:
 
 
 def added_to(other: Images) -> Change:
-    """All images of another series under this one's UIDs, where they are."""
+    """All images of another series with this one's UIDs, at their own positions."""
 
     def change(images: Images) -> Images:
         keys = ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientID", "PatientName")
@@ -349,9 +349,9 @@ def coronal(images: Images) -> Images:
 
 
 def foreign(other: Images, where: Callable[[int, int], bool]) -> Change:
-    """Pixels of another series, cut or edged with air to this one's matrix, under this one's headers.
+    """Pixels of another series, cropped or padded with air to this one's matrix, with this one's headers.
 
-    where: of an image's index and their number, whether it is one of them.
+    where: called with an image's index and the number of images; True if the image is replaced.
     """
 
     def change(images: Images) -> Images:
@@ -376,7 +376,7 @@ def positions_shuffled(images: Images) -> Images:
 
 
 def second_scan(images: Images) -> Images:
-    """Each position scanned again, as acquisition 2: other noise, and nothing else."""
+    """Each position scanned again as acquisition 2; only the noise differs."""
     first = [image.with_values(AcquisitionNumber=1) for image in images]
     return first + _scanned_again(images, 0.0)
 
@@ -398,7 +398,7 @@ def _scanned_again(images: Images, up_mm: float) -> Images:
 
 
 def one_side(images: Images) -> Images:
-    """Three fifths of the columns: one lung, and a little of the other, in a field that is not square."""
+    """Three fifths of the columns: one lung and a little of the other, in a field of view that is not square."""
     return [replace(image, stored=image.stored[:, : image.stored.shape[1] * 3 // 5]) for image in images]
 
 
@@ -412,14 +412,14 @@ def screenshots(images: Images) -> Images:
 
 
 def eight_bits_in_sixteen(images: Images) -> Images:
-    """256 grey levels that look like Hounsfield units."""
+    """Hounsfield units reduced to 256 grey levels."""
     return [
         replace(image, stored=to_stored(image, np.rint(np.clip(to_hu(image), -1024, 1024) / 8) * 8)) for image in images
     ]
 
 
 def rescaled(slope: float, shift: float) -> Change:
-    """A wrong line from stored values to Hounsfield units."""
+    """A wrong rescale from stored values to Hounsfield units."""
 
     def change(images: Images) -> Images:
         return [
@@ -434,7 +434,7 @@ def rescaled(slope: float, shift: float) -> Change:
 
 
 def body(make: Callable[[tuple[int, int, int], tuple[float, float, float]], np.ndarray]) -> Change:
-    """Another part of the body under this series' headers."""
+    """Another part of the body with this series' headers."""
 
     def change(images: Images) -> Images:
         rows, columns = images[0].stored.shape
@@ -463,7 +463,7 @@ def trunk(images: Images) -> Images:
 
 
 def cropped(images: Images) -> Images:
-    """One lung only, in a field of 200 mm."""
+    """Only one lung, in a field of view of 200 mm."""
     side = int(200 / float(images[0].header.PixelSpacing[0]))
     first = images[0].stored.shape[0] // 2 - side // 2
     return [replace(image, stored=image.stored[first : first + side, :side]) for image in images]

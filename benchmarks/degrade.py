@@ -1,12 +1,12 @@
-"""Is any series analysed that must not be, or refused that must not be? Over some hundred variants of each series.
+"""Is any series wrongly analysed or wrongly refused? Tests some hundred variants of each series.
 
     python -m benchmarks.degrade [SERIES_FOLDER ...] [--phantoms 3] [--model NAME ...] [--models-dir DIR] [--verbose]
 
-Each variant is written to files, loaded and checked, and what passes goes through every model named, mask gate
-included. A variant that must be refused counts only when the reason is right and no model gave a probability. A
-harmless one must be analysed, and the probability of one that changes no voxel must not move by more than 1e-6. A
-model's output is a function of its input, so each distinct input goes through a model once; harmless variants that do
-change voxels, such as the padding of another vendor, go through models with --thorough only.
+Each variant is written to files, loaded and checked. What passes goes through every named model, including the mask
+gate. A variant that must be refused counts as right only if the reason is right and no model gave a probability. A
+harmless variant must be analysed. If it changes no voxel, its probability must not move by more than 1e-6. A model's
+output depends only on its input, so each distinct input goes through a model once. Harmless variants that do change
+voxels, such as another vendor's padding, go through models only with --thorough.
 """
 
 import argparse
@@ -38,7 +38,7 @@ MOST_MOVED = 1e-6
 
 
 class Models:
-    """Models that give probabilities, remembering each input that they saw."""
+    """Models that give probabilities and remember each input."""
 
     def __init__(self, pipelines: Sequence[Pipeline] = (), *, thorough: bool = False) -> None:
         self.pipelines = tuple(pipelines)
@@ -46,7 +46,7 @@ class Models:
         self._seen: dict[tuple[int, str], float | str] = {}
 
     def probabilities(self, volume: CTVolume) -> tuple[float, ...]:
-        """Of each model. Raises UnsuitableSeries if any refuses."""
+        """The probability of each model. Raises UnsuitableSeries if any model refuses."""
         return tuple(self._probability(number, volume) for number in range(len(self.pipelines)))
 
     def _probability(self, number: int, volume: CTVolume) -> float:
@@ -72,14 +72,14 @@ class Base:
     volume: CTVolume
 
     def is_same(self, other: CTVolume) -> bool:
-        """True if another volume has the same voxels at the same places, to a thousandth of a millimetre."""
+        """True if another volume has the same voxels at the same positions, to a thousandth of a millimetre."""
         one, two = upright(self.volume), upright(other)
         return np.array_equal(one.hu, two.hu) and np.allclose(one.affine, two.affine, atol=1e-3)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened to one variant. seen: the code, or ANALYSED. moved: the most that a probability moved."""
+    """The outcome of one variant. seen: the code, or ANALYSED. moved: the largest change of a probability."""
 
     series: str
     variant: Variant
@@ -130,7 +130,7 @@ def try_all(
     *,
     harmless_only: bool = False,
 ) -> Iterator[Outcome]:
-    """Every variant of one series, or one of `share[1]` equal shares of them; only the harmless ones where asked."""
+    """Try every variant of one series, or one of `share[1]` equal shares of them; if asked, only the harmless ones."""
     images, base = read_images(volume), Base(volume)
     for variant in all_variants(others)[share[0] - 1 :: share[1]]:
         if variant.codes and harmless_only:
@@ -139,7 +139,7 @@ def try_all(
 
 
 def phantom_volume(seed: int, folder: Path, *, size: int = 512, slices: int = 110) -> CTVolume:
-    """A phantom through files, every third with padding around its field of view."""
+    """A phantom, written to files and loaded; every third one has padding around its field of view."""
     lesions = ("none", "ground-glass", "consolidation")[seed % 3]
     scanner = Scanner(padding_hu=-3024) if seed % 3 == 2 else Scanner()
     phantom = make_phantom(seed, size=size, slices=slices, lesions=lesions, scanner=scanner)
@@ -152,7 +152,7 @@ def _sized_phantom(seed: int, folder: Path) -> CTVolume:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Counts by series and verdict, and how far the probability of the unchanged variants moved."""
+    """Counts by series and verdict, and how far the probabilities of unchanged volumes moved."""
     verdicts = sorted({outcome.verdict for outcome in outcomes} | {*RIGHT, "wrongly analysed", "wrongly refused"})
     head = ["series", "variants", *verdicts, "most moved"]
     rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]

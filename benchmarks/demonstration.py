@@ -1,10 +1,10 @@
-"""The demonstration model over DICOM phantoms at a scanner's resolution, through the node's own pipeline.
+"""Runs the demonstration model on DICOM phantoms at a scanner's resolution, through the node's own pipeline.
 
     python -m benchmarks.demonstration --volumes 24 --json predictions.json
 
-The phantoms are of the test population, with seeds that neither training nor its test has used. A row for each:
-truth, probability, Dice of the reported lung mask; then ROC AUC (95%: DeLong) and mean Dice. The suitability rules
-apply as in the node, and a refusal is counted.
+The phantoms are from the test population, with seeds that neither the training nor its test has used. Prints truth,
+probability and Dice of the reported lung mask for each, then ROC AUC (95%: DeLong) and mean Dice. The suitability
+rules apply as in the node, and refusals are counted.
 """
 
 import argparse
@@ -33,7 +33,7 @@ POPULATION = replace(TEST, sizes=(512,), slices=(40, 110))
 
 
 def judge(pipeline: Pipeline, seed: int) -> dict[str, object]:
-    """What the node says of one phantom, and the truth."""
+    """What the node says about one phantom, and the truth."""
     phantom = draw_phantom(POPULATION, seed)
     row: dict[str, object] = {"seed": seed, "covid": phantom.covid, "lesions": phantom.lesions}
     row |= {"confounders": phantom.confounders, "slices": len(phantom.hu)}

@@ -1,14 +1,14 @@
-"""Does the localised region overlap the lesions, and does it follow them? Over phantoms, whose lesions are known.
+"""Does the localised region overlap the lesions, and does it follow them? Tested on phantoms, whose lesions are known.
 
     python -m benchmarks.localisation --count 160                  # demonstration model
     python -m benchmarks.localisation --model DIR --size 512 --slices 60 --count 20
     python -m benchmarks.localisation --count 20 --unet            # lungs from the U-Net as in the node: slower
 
-Every phantom goes through the whole pipeline. Without --unet its true lung mask stands in for the U-Net's, which
-takes nine tenths of the time and finds nothing that is localised. As in the node, only positive results are localised.
-Beside each region stand two that no network made: a ball of the same volume at a random place of the lungs, and both
-lungs. A hit: the hottest voxel of the region, where the summary image goes through, lies in a lesion; for the
-baselines, that a random voxel of theirs does.
+Every phantom goes through the whole pipeline. Without --unet, its true lung mask replaces the U-Net's, because the
+U-Net takes nine tenths of the time and plays no part in the localisation. As in the node, only positive results are
+localised. Each region is compared with two that no network made: a ball of the same volume at a random place in the
+lungs, and both lungs. A hit means that the hottest voxel of the region, through which the summary image passes, lies in
+a lesion. For the baselines it means that a random voxel does.
 """
 
 import argparse
@@ -43,7 +43,7 @@ MOVED_RADIUS_MM, MOVED_HU = 30.0, -150
 
 
 class KnownLungs(Segmentation):
-    """The lungs of one phantom in place of the U-Net's mask, or its own for None."""
+    """Returns the given lungs of one phantom in place of the U-Net's mask; for None, the U-Net's own."""
 
     lungs: Mask | None = None
 
@@ -56,13 +56,13 @@ class KnownLungs(Segmentation):
 
 
 class KnownPipeline(Pipeline):
-    """A pipeline that may be given the lungs."""
+    """A pipeline that can be given the lungs."""
 
     segmentation: KnownLungs
 
 
 def open_pipeline(folder: Path, threshold: float | None = None) -> KnownPipeline:
-    """A model on the CPU. threshold: in place of the card's."""
+    """A model on the CPU. threshold: replaces the card's."""
     card, device = read_card(folder), choose_device("cpu", 1)
     unet, decovnet = load_networks(folder, card)
     engine = open_unet(unet, device, "float32")
@@ -85,12 +85,12 @@ def volume_of(phantom: Phantom, hu: npt.NDArray[np.int16]) -> CTVolume:
 
 
 def iou(one: Mask, other: Mask) -> float:
-    """Intersection over union, 0 for two empty masks."""
+    """Intersection over union; 0 for two empty masks."""
     return float(np.count_nonzero(one & other)) / max(1, np.count_nonzero(one | other))
 
 
 def random_ball(lungs: Mask, voxels: int, spacing_mm: tuple[float, float, float], rng: np.random.Generator) -> Mask:
-    """The `voxels` voxels of the lungs that are nearest to a random one."""
+    """The `voxels` voxels of the lungs that are nearest to a random lung voxel."""
     places = np.argwhere(lungs)
     distance = (((places - places[rng.integers(len(places))]) * np.array(spacing_mm)) ** 2).sum(axis=1)
     chosen = places[np.argsort(distance, kind="stable")[:voxels]]
@@ -100,7 +100,7 @@ def random_ball(lungs: Mask, voxels: int, spacing_mm: tuple[float, float, float]
 
 
 def hottest(finding: Finding) -> tuple[int, ...]:
-    """The hottest voxel of the region, or of all of the heat if there is no region."""
+    """The hottest voxel of the region, or of the whole heat map if there is no region."""
     assert finding.heat is not None and finding.localisation is not None
     shown = np.where(finding.localisation, finding.heat, 0) if finding.localisation.any() else finding.heat
     return tuple(int(i) for i in np.unravel_index(shown.argmax(), shown.shape))
@@ -134,7 +134,7 @@ def follows(pipeline: KnownPipeline, phantom: Phantom) -> bool:
 
 
 def fall(pipeline: KnownPipeline, phantom: Phantom) -> tuple[float, float]:
-    """How far a positive output's log-odds fall without the region, and without as much lung elsewhere (mean)."""
+    """How far a positive result's log-odds fall without the region, and without as much lung elsewhere (mean)."""
     pipeline.segmentation.lungs = phantom.lung_mask
     found = explain(pipeline, volume_of(phantom, phantom.hu), zones=False)
     before, (region, *elsewhere) = found.log_odds, found.occlusions
@@ -143,7 +143,7 @@ def fall(pipeline: KnownPipeline, phantom: Phantom) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Shapes:
-    """What phantoms are drawn with. confounders: how often each finding that is not COVID-19 is there too."""
+    """How phantoms are drawn. confounders: how often each finding that is not COVID-19 is present too."""
 
     size: int
     slices: int
@@ -151,7 +151,7 @@ class Shapes:
 
 
 def draw(seed: int, shapes: Shapes) -> Phantom:
-    """A phantom with lesions, its scanner and their kind and density drawn too; no model was trained on these seeds."""
+    """A phantom with lesions; its scanner and their kind and density are drawn too. No model was trained on these seeds."""
     rng = np.random.default_rng((seed, 7))
     scanner = Scanner(
         noise_hu=float(rng.uniform(8, 45)),
@@ -173,7 +173,7 @@ def draw(seed: int, shapes: Shapes) -> Phantom:
 
 @dataclass(frozen=True)
 class Row:
-    """Overlap with the lesions and hit, of the region and of both baselines."""
+    """Overlap with the lesions, and hit, for the region and both baselines."""
 
     region: tuple[float, float]
     random: tuple[float, float]
@@ -201,7 +201,7 @@ def row_of(finding: Finding, phantom: Phantom, rng: np.random.Generator) -> Row:
 
 
 def table(rows: list[Row]) -> str:
-    """IoU and hit rate of the region and of the baselines."""
+    """IoU and hit rate of the region and the baselines."""
     lines = ["| region | IoU mean | IoU median | IoU 5th to 95th percentile | hit rate |", "|---|---|---|---|---|"]
     for name, title in (("region", "localised"), ("random", "random ball, same volume"), ("lungs", "both lungs")):
         values = np.array([getattr(row, name) for row in rows])
@@ -212,7 +212,7 @@ def table(rows: list[Row]) -> str:
 
 
 def localised_rows(pipeline: KnownPipeline, seeds: list[int], shapes: Shapes, unet: bool) -> dict[int, Row | str]:
-    """For each phantom its row, or why there is none: "negative", or the code of a refusal."""
+    """For each phantom, its row or why there is none: "negative", or the code of a refusal."""
     found: dict[int, Row | str] = {}
     for seed in seeds:
         phantom = draw(seed, shapes)
@@ -226,7 +226,7 @@ def localised_rows(pipeline: KnownPipeline, seeds: list[int], shapes: Shapes, un
 
 
 def kept(file: Path | None) -> dict[int, Row | str]:
-    """What earlier parts of a run have found."""
+    """The results of earlier parts of a run."""
     if file is None or not file.is_file():
         return {}
     return {

@@ -1,9 +1,9 @@
-"""A segmentation over its CT, drawn without the node's code: dcmqi reads the SEG, SimpleITK the CT and the geometry.
+"""Draws a segmentation over its CT without the node's code: dcmqi reads the SEG, SimpleITK the CT and the geometry.
 
     python -m benchmarks.overlay SERIES_FOLDER SEG.dcm OUT.png
 
-Only patient positions join the two: each segment is resampled onto the CT's grid from its own. Shown are the axial,
-coronal and sagittal planes through the middle of the last segment, in the lung window.
+Only patient positions link the two: each segment is resampled from its own grid onto the CT's. The image shows the
+axial, coronal and sagittal planes through the middle of the last segment, in the lung window.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def read_segments(seg: Path, ct: SimpleITK.Image) -> list[np.ndarray]:
 
 
 def plane(hu: np.ndarray, masks: list[np.ndarray], size_mm: tuple[float, float]) -> Image.Image:
-    """Grey values with the segments tinted and outlined, two pixels a millimetre. size_mm: height, width."""
+    """Grey values with the segments tinted and outlined, two pixels per millimetre. size_mm: height, width."""
     grey = np.clip((hu + 1350) / 1500, 0, 1) * 255
     shape = (round(2 * size_mm[1]), round(2 * size_mm[0]))
     rgb = np.repeat(np.asarray(Image.fromarray(grey.astype(np.uint8)).resize(shape), float)[..., None], 3, axis=2)

@@ -1,12 +1,12 @@
-"""The U-Net's Dice on a real scan with a reference mask, trained by this method with real scans among phantoms.
+"""Measures the U-Net's Dice on a real scan with a reference mask, after training on real scans among phantoms.
 
     python -m benchmarks.real_lungs --scans ../shared/data/dicom --reference ../shared/data/masks/wholeLung-64.nrrd \\
         --of cip_ct64_79slices [--hold-out] [--scratch]
 
-Every folder of --scans is one series. Its mask is unsupervised, as in the paper, and is learned from where it passes
-its checks, beside phantoms of the training population. --hold-out leaves the series of the reference out of the
-training: then that is an unseen real scan. Without --scratch the training goes on from the demonstration model's
-U-Net. The weights are thrown away: they are not to be published, since the scans' licences do not allow it.
+Every folder in --scans is one series. Its mask is unsupervised, as in the paper. If the mask passes its checks, the
+U-Net learns from it, and from phantoms of the training population. --hold-out leaves the series of the reference out
+of the training, so that it is an unseen real scan. Without --scratch the training starts from the demonstration
+model's U-Net. The weights are discarded, because the scans' licences do not allow publishing them.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def read_nrrd(path: Path) -> npt.NDArray[np.integer]:
 
 
 def prepare_scan(volume: CTVolume) -> Prepared:
-    """A real scan as a training phantom is prepared; it has no truth."""
+    """A real scan, prepared like a training phantom; it has no truth."""
     mask = unsupervised_mask(volume.hu, volume.spacing_mm)
     bits = torch.from_numpy(np.packbits(mask))
     learnable = not failures(mask, volume.spacing_mm)
@@ -68,7 +68,7 @@ def find(volume: CTVolume, network: UNet) -> Mask:
 
 
 def learn(scans: list[Prepared], phantoms: int, epochs: int, scratch: bool) -> UNet:
-    """A U-Net of the scans whose masks passed their checks, each as often as ten phantoms, and of phantoms."""
+    """Train a U-Net on phantoms and on the scans whose masks passed their checks; each scan counts as ten phantoms."""
     cases = [lung_case(prepare(TRAINING, seed), PROFILE.unet.size) for seed in range(phantoms)]
     real = [lung_case(scan, PROFILE.unet.size, every=2) for scan in scans if scan.learnable]
     held = max(1, phantoms // 10)

@@ -2,16 +2,16 @@
 
     python -m benchmarks.receive [--rounds 5] [--slices 300] [--associations 1 2 4] [--json FILE] [--only NAME ...]
 
-Every round starts every receiver afresh on empty folders, one after the other in turning order, and has DCMTK's
-storescu send the same series (512 x 512, explicit VR little endian) to it. Nagle's algorithm is off on both sides. The
-rate is slices by wall time from the start of the senders to the end of the last one; CPU is that of the receiver
-with its children. Only this receiver and Orthanc promise to hold what they acknowledge.
+Every round starts every receiver afresh on empty folders, one after the other in rotating order. DCMTK's storescu sends
+the same series (512 x 512, explicit VR little endian) to each. Nagle's algorithm is off on both sides. The rate is
+slices per second of wall time, from the start of the senders to the end of the last one; CPU time is the receiver's,
+including its children. Only this receiver and Orthanc promise to keep what they acknowledge.
 
-`node-analysing` is a whole node whose worker analyses another series meanwhile; its CPU time is the receiver's alone.
+`node-analysing` is a whole node whose worker meanwhile analyses another series; its CPU time is the receiver's alone.
 
-What bounds the rate, only when asked for by name: `node-unsafe` is this receiver with fsync doing nothing (Debian's
-eatmydata); `prototype` is the measured one of ../shared/prototypes, which has no digest, no audit trail, no limits;
-`prototype-digest` the same with a SHA-256 over what it writes.
+Bounds of the rate, measured only if requested by name: `node-unsafe` is this receiver with an fsync that does nothing
+(Debian's eatmydata). `prototype` is the measured one of ../shared/prototypes, without digest, audit trail and limits.
+`prototype-digest` is the same with a SHA-256 of what it writes.
 """
 
 import argparse
@@ -44,7 +44,7 @@ SIZE = 512
 
 @dataclass(frozen=True)
 class Run:
-    """One round of one receiver. rate: slices per second. cpu_ms, sender_ms: CPU of receiver and storescu, a slice."""
+    """One round of one receiver. rate: slices per second. cpu_ms, sender_ms: CPU per slice of receiver and storescu."""
 
     rate: float
     cpu_ms: float
@@ -52,7 +52,7 @@ class Run:
 
 
 def write_series(folder: Path, slices: int) -> None:
-    """A CT series with noise as scanners have it, one file a slice."""
+    """A CT series with noise like a scanner's, one file per slice."""
     folder.mkdir(parents=True)
     series, study = generate_uid(), generate_uid()
     noise = np.random.default_rng(0).normal(-700, 100, (SIZE, SIZE)).astype(np.int16)
@@ -86,7 +86,7 @@ def node(folder: Path, port: int) -> list[str]:
 
 
 def node_analysing(folder: Path, port: int) -> list[str]:
-    """A whole node, with series of its own to analyse."""
+    """A whole node, with its own series to analyse."""
     (folder / "node.toml").write_text(
         f'data_dir = "{folder / "var"}"\n[receiver]\nport = {port}\nae_title = "{AE_TITLE}"\n'
         '[completion]\nquiet_s = 3600\n[[sources]]\nae_title = "BUSY"\nquiet_s = 0.1\n'
@@ -130,7 +130,7 @@ def orthanc(folder: Path, port: int) -> list[str]:
 
 
 def storescp(folder: Path, port: int) -> list[str]:
-    """DCMTK's storescp, one process an association, bit by bit to files."""
+    """DCMTK's storescp, one process per association, bit-preserving."""
     (folder / "out").mkdir()
     return [require_program("storescp"), "--fork", "+B", "-od", str(folder / "out"), "-aet", AE_TITLE, str(port)]
 
@@ -150,7 +150,7 @@ def pynetdicom_qrscp(folder: Path, port: int) -> list[str]:
 
 
 def node_unsafe(folder: Path, port: int) -> list[str]:
-    """This project's receiver, every fsync answered without doing anything."""
+    """This project's receiver, with an fsync that does nothing."""
     return [require_program("eatmydata"), *node(folder, port)]
 
 
@@ -204,7 +204,7 @@ RECEIVERS: dict[str, Callable[[Path, int], list[str]]] = {
 
 
 def measure(name: str, parts: list[Path], slices: int, work: Path) -> Run:
-    """Start a receiver, send every part on an association of its own at the same time, stop it."""
+    """Start a receiver, send all parts at the same time, each on its own association, and stop it."""
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=work))
     port = free_port()
     environment = {**os.environ, "TCP_NODELAY": "1", "TCP_BUFFER_LENGTH": "", "PYTHONPATH": str(ROOT)}
@@ -252,8 +252,11 @@ def measure(name: str, parts: list[Path], slices: int, work: Path) -> Run:
 
 
 def _empty(folder: Path) -> None:
-    """Give the space back, but keep the names until the end: for minutes after files were removed, ext4 searches
-    longer for an inode for each new one, and the next receiver would pay for that."""
+    """Free the space, but keep the names until the end.
+
+    For minutes after files were removed, ext4 takes longer to find an inode for each new file, and the next receiver
+    would pay for that.
+    """
     for file in folder.rglob("*"):
         if file.is_file():
             os.truncate(file, 0)
@@ -261,7 +264,7 @@ def _empty(folder: Path) -> None:
 
 
 def _ended_children_s() -> float:
-    """CPU seconds of our own children that have ended: meanwhile those are the senders only."""
+    """CPU seconds of our own children that have ended; during a round those are only the senders."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -271,7 +274,7 @@ def _cpu_s(pid: int) -> float:
     process = psutil.Process(pid)
     used = []
     for each in (process, *process.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile: its parent has its time
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended: its time is counted in its parent's
             used.append(each.cpu_times())
     return sum(t.user + t.system + t.children_user + t.children_system for t in used)
 
@@ -279,7 +282,7 @@ def _cpu_s(pid: int) -> float:
 def compare(
     names: list[str], counts: list[int], rounds: int, slices: int, work: Path
 ) -> dict[str, dict[int, list[Run]]]:
-    """All receivers in each round, beginning with another one each time."""
+    """Measure all receivers in each round, starting with a different one each time."""
     write_series(work / "series", slices)
     files = sorted((work / "series").iterdir())
     found: dict[str, dict[int, list[Run]]] = {name: {count: [] for count in counts} for name in names}
@@ -298,7 +301,7 @@ def compare(
 
 
 def report(found: dict[str, dict[int, list[Run]]]) -> None:
-    """Medians, and medians of the ratios within each round."""
+    """Medians, and the medians of the ratios within each round."""
     for name, by_count in found.items():
         for count, runs in by_count.items():
             rate = statistics.median(run.rate for run in runs)

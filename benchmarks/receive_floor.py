@@ -1,10 +1,10 @@
-"""What a slice costs whoever receives it safely, without any program around it: a bound for `benchmarks/receive.py`.
+"""The bare cost of receiving a slice safely, without any program around it: a bound for `benchmarks/receive.py`.
 
     python -m benchmarks.receive_floor [--slices 300]
 
-CPU milliseconds for a slice of 512 x 512: taken from a TCP connection, its SHA-256, written to a new file, that file
-and its folder fsynced, and an index row and an audit row committed with SQLite's own driver. And the wall time, which
-a sender that waits for each answer waits for.
+Prints CPU milliseconds per slice of 512 x 512 pixels for each step: read it from a TCP connection, compute its SHA-256,
+write it to a new file, fsync that file and its folder, and commit an index row and an audit row with SQLite's own
+driver. Also prints the wall time, which is what a sender that waits for each answer has to wait.
 """
 
 import argparse
@@ -33,7 +33,7 @@ CREATE TABLE audit (id INTEGER PRIMARY KEY, uid TEXT, detail TEXT, previous TEXT
 
 
 def measure(what: str, step: Callable[[], object], times: int) -> None:
-    """Run a step many times; print CPU of this thread, and wall time."""
+    """Run a step many times; print this thread's CPU time and the wall time."""
     cpu, wall = _cpu_s(), time.perf_counter()
     for _ in range(times):
         step()
@@ -47,7 +47,7 @@ def _cpu_s() -> float:
 
 
 def take_from_socket(times: int) -> None:
-    """Slices over loopback, taken by a thread that does nothing else with them."""
+    """Send slices over loopback to a thread that only reads them."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sender = threading.Thread(target=_send, args=(listener.getsockname()[1], times))
         sender.start()

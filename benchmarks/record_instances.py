@@ -1,9 +1,9 @@
-"""How many instances per second the index takes, by the size of the group commit; files are not part of it.
+"""How many instances per second the index records, by the size of the group commit; files are not included.
 
     python -m benchmarks.record_instances [--folder DIR] [--instances 2000]
 
-Prints, for each group size: instances per second, CPU milliseconds per instance, and the same after the index
-holds many more. Rows are committed with synchronous=FULL, so the folder's disk matters: name the node's own.
+Prints instances per second and CPU milliseconds per instance for each group size, first with a small index and then
+with a much larger one. Rows are committed with synchronous=FULL, so the disk matters: use a folder on the node's own.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from storage.files import StoredFile
 
 
 def arrivals(count: int, start: int) -> list[Arrival]:
-    """Slices of series of 300, with made-up files."""
+    """Slices of series of 300 each, with invented files."""
     made = []
     for number in range(start, start + count):
         uid = f"1.2.826.0.1.3680043.8.498.{number // 300}"

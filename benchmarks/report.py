@@ -1,8 +1,8 @@
-"""How long the objects of a result take to build, each alone, and what SEG and SC add to the report.
+"""How long each object of a result takes to build, and how much time SEG and SC add to the report.
 
     python -m benchmarks.report --slices 300 --rounds 3
 
-A phantom stands for the scan and its truth for the networks' masks, so no model runs. CPU seconds, medians.
+A phantom replaces the scan, and its truth the networks' masks, so no model runs. Prints median CPU seconds.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from storage.object_kinds import ObjectKind
 
 
 def phantom_finding(folder: Path, slices: int) -> tuple[CTVolume, Finding]:
-    """A positive phantom read back from its files, and the finding that a perfect model would make."""
+    """A positive phantom, read back from its files, and the finding of a perfect model."""
     phantom = make_phantom(11, slices=slices, size=512, lesions="mixed")
     volume = load(write_series(phantom, folder))
     half = volume.hu.shape[2] // 2

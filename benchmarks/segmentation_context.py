@@ -1,17 +1,17 @@
-"""Does a third dimension help the lung mask? A 2.5D U-Net beside the 2D one, on the same volumes.
+"""Does a third dimension help the lung mask? Compares a 2.5D U-Net with the 2D one on the same volumes.
 
     python -m benchmarks.segmentation_context --cache DIR --json result.json
     python -m benchmarks.segmentation_context --scan SERIES --reference MASK.nrrd ...     # a real scan as well
 
-The 2.5D network is the U-Net with three input channels: a slice between the ones below and above it. Both learn from
-the same slices of the same phantoms of the training population, with the same unsupervised masks, seed, order,
-augmentation, steps, learning rate and size, and are validated alike; they start from the same weights except for the
-first layer. Both are tested on the test population, another scanner's, with the phantom's true mask, after the node's
-own cleaning. The interval of the mean difference is a bootstrap over volumes, each volume's Dice averaged over seeds;
-it knows nothing of the chance of training, which the figures of each seed show.
+The 2.5D network is the U-Net with three input channels: a slice between the ones below and above it. Both networks
+learn from the same slices of the same phantoms of the training population. Their unsupervised masks, seed, order,
+augmentation, steps, learning rate, size and validation are the same. They start from the same weights except for the
+first layer. Both are tested on the test population, which is another scanner's, against the phantom's true mask, after
+the node's own cleaning. The interval of the mean difference is a bootstrap over volumes, with each volume's Dice
+averaged over seeds. It does not include the randomness of training, which the figures of each seed show.
 
 The rule, fixed before the first run: 2.5D is kept if the interval lies above 0, the mean gain is positive with every
-seed and larger than what another seed changes in 2D, and neither the least nor the 5th percentile is lower.
+seed and larger than the effect of another seed in 2D, and neither the minimum nor the 5th percentile is lower.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from inference.training.loop import EpochReport, train
 from inference.training.unet_training import LungCase, LungTask, segment
 from inference.volume.load import load
 
-EVERY = 3  # slices that are learned from, as in the demonstration's training
+EVERY = 3  # every third slice is trained on, as for the demonstration model
 END_MM = 15.0  # what counts as the lungs' ends, on both sides of their first and last slice
 FLAT, CONTEXT = "2D", "2.5D"
 Floats = npt.NDArray[np.float64]
@@ -62,7 +62,7 @@ class ContextUNet(UNet):
 
 
 def with_neighbours(grey: Tensor) -> Tensor:
-    """Each slice between the ones below and above it: (Z, H, W) to (Z, 3, H, W); the end slices stand twice."""
+    """Each slice between the ones below and above it: (Z, H, W) to (Z, 3, H, W); the end slices are repeated."""
     below, above = torch.cat([grey[:1], grey[:-1]]), torch.cat([grey[1:], grey[-1:]])
     return torch.stack([below, grey, above], 1)
 
@@ -170,7 +170,7 @@ def say(line: str) -> None:
 
 
 def run(chosen: argparse.Namespace, cache: Path) -> dict[str, object]:
-    """All of it: phantoms, trainings, tests."""
+    """Do all of it: phantoms, trainings, tests."""
     learning = [load_prepared(path) for path in prepare_all(TRAINING, chosen.phantoms, cache, 1, say)]
     tests = [load_prepared(path) for path in prepare_all(TEST, chosen.test, cache, 1, say)]
     cases = [lung_case(case, COARSE, every=1) for case in learning if case.learnable]

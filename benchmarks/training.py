@@ -1,13 +1,13 @@
-"""Epochs of DeCoVNet's training beside the plain loop that the paper's authors describe, on the same volumes.
+"""Compares epochs of DeCoVNet's training with the plain loop that the paper's authors describe, on the same volumes.
 
     python -m benchmarks.training                                   # CPU: 4 volumes of 24 slices, 3 interleaved rounds
     python -m benchmarks.training --device cuda --volumes 32 --slices 141 --precision bfloat16
 
-The plain loop is written from the description alone: batch 1, each volume read when it is needed, every slice augmented
-by Pillow on the CPU with the volume's one set of parameters, the loss fetched after each step. The other is `train` as
-`dicom-node train decovnet` runs it: volumes read ahead by threads, augmented on the device. Network, optimizer, order
-and number of steps are the same. Idle is the share of an epoch in which the network waits for its next volume. On a
-busy machine read the ratio of CPU seconds, not that of wall time.
+The plain loop follows the description alone. Its batch is 1, it reads each volume when it is needed, augments every
+slice with Pillow on the CPU by the volume's one set of parameters, and fetches the loss after each step. The other loop
+is `train`, as `dicom-node train decovnet` runs it: threads read volumes ahead, and the device augments them. Network,
+optimizer, order and number of steps are the same. Idle is the share of an epoch in which the network waits for its next
+volume. On a busy machine, read the ratio of CPU seconds, not of wall time.
 """
 
 import argparse
@@ -35,7 +35,7 @@ SIZE = (224, 336)
 
 
 def make_volumes(folder: Path, count: int, slices: int) -> list[VolumeCase]:
-    """Volumes of noise with a mask, as files: what they show costs neither loop any time."""
+    """Volumes of noise with a mask, as files: their content does not affect the time of either loop."""
     cases = []
     for number in range(count):
         rng = np.random.default_rng(number)
@@ -85,7 +85,7 @@ def plain_volume(folder: Path, name: str, change: Change) -> np.ndarray:
 
 
 def pillow_matrix(change: Change) -> tuple[float, ...]:
-    """From places in the result to places in the source, in pixels about the centre."""
+    """Maps positions in the result to positions in the source, in pixels from the centre."""
     cos, sin, shear = math.cos(change.rotation), math.sin(change.rotation), math.tan(change.shear)
     a, b = cos * change.scale, (cos * shear - sin) * change.scale
     c, d = sin * change.scale, (sin * shear + cos) * change.scale

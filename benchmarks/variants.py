@@ -1,4 +1,4 @@
-"""The degradations that must be refused, each with its right reasons, and the harmless changes that must not be."""
+"""Degradations that must be refused, each with its right reasons, and harmless changes that must be analysed."""
 
 from collections.abc import Callable, Sequence
 
@@ -46,7 +46,7 @@ def harmless(name: str, change: Change, *, same: bool = True) -> Variant:
 
 
 def all_variants(others: Sequence[Images]) -> list[Variant]:
-    """Every variant; `others` are other series to mix in."""
+    """Every variant; `others`: further series to mix in."""
     return [*_harmless(), *_vendors(), *_lost(), *_moved(), *_mixed(others), *_headers(), *_pixels(), *_contents()]
 
 

@@ -1,6 +1,6 @@
-"""Ordinary chest CT as several vendors store it: other words and headers for the very same Hounsfield units.
+"""Ordinary chest CT as several vendors store it: different stored values and headers for the same Hounsfield units.
 
-Conventions as in the vendors' conformance statements and in public archives; none of them changes what is shown.
+The conventions are from the vendors' conformance statements and public archives; none of them changes the image.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ PRONE = [-1, 0, 0, 0, -1, 0]
 def stored_as(intercept: int, *, signed: bool, padding: int | None = None, padding_tag: int | None = None) -> Change:
     """The same values as 16-bit words with another intercept.
 
-    padding: stored value outside the round field of view, which also gets Pixel Padding Value; None leaves it.
+    padding: stored value outside the round field of view, also written as Pixel Padding Value; None changes nothing.
     padding_tag: the element's value as written, if that differs (63536 for -2000).
     """
 
@@ -56,7 +56,7 @@ def with_header(**values: object) -> Change:
 
 
 def both(*changes: Change) -> Change:
-    """One change after the other."""
+    """Apply several changes, one after the other."""
 
     def change(images: Images) -> Images:
         for one in changes:
@@ -67,7 +67,7 @@ def both(*changes: Change) -> Change:
 
 
 def _turned(image: Image, orientation: list[int], across: bool, down: bool, position: str) -> Image:
-    """Pixels reversed, with an orientation and a position that say so: the voxels stay where they are."""
+    """Reversed pixels, with an orientation and position that say so: the voxels stay where they are."""
     rows, columns = image.stored.shape
     spacing = [float(value) for value in image.header.PixelSpacing]
     x, y, z = image.position
@@ -133,7 +133,7 @@ HITACHI = both(
         ImageType=["ORIGINAL", "PRIMARY", "AXIAL", "HELICAL_CT"], BodyPartExamined="", SeriesDescription=None,
     ),
 )  # fmt: skip
-# Corners of 0 HU that no element declares, as in files that were rewritten.
+# Corners of 0 HU that no element declares, as in rewritten files.
 UNDECLARED_CORNERS = both(stored_as(0, signed=True, padding=0), with_header(PixelPaddingValue=None))
 ARCHIVE = with_header(
     Manufacturer=None, ManufacturerModelName=None, PatientName="", PatientBirthDate="", StudyDescription=None,
@@ -144,7 +144,7 @@ ARCHIVE = with_header(
 
 
 def stated_otherwise(images: Images) -> Images:
-    """A stated spacing that is half the true one, as detector rows, while the instance numbers have no hole."""
+    """A stated spacing that is half the true one, like that of detector rows, while no instance number is missing."""
     return [
         image.with_values(SpacingBetweenSlices=round(spacing_mm(images) / 2, 4), InstanceNumber=index + 1)
         for index, image in enumerate(images)

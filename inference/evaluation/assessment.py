@@ -1,4 +1,4 @@
-"""From predictions to every figure of an evaluation, as plain data."""
+"""Computes every figure of an evaluation from predictions, as plain data."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ IntervalMethod = Literal["auto", "delong", "bootstrap"]
 
 @dataclass(frozen=True)
 class Options:
-    """What an evaluation is asked for.
+    """What an evaluation should compute.
 
     threshold: the one in use, for predictive values and subgroups.  prevalence: the site's, 0 to 1, if it is known.
-    interval: of the ROC AUC; "auto" is DeLong's, or the bootstrap of patients where patients have several cases.
-    subgroups: further columns to split by, besides the known ones.
+    interval: of the ROC AUC; "auto" is DeLong's, or the bootstrap of patients if any patient has several cases.
+    subgroups: columns to split by, in addition to the known ones.
     """
 
     thresholds: tuple[float, ...] = metrics.PAPER_THRESHOLDS
@@ -54,8 +54,8 @@ class PredictiveValuesAt:
 class Assessment:
     """Every figure of an evaluation. None: not defined for these cases; `notes` says why.
 
-    pr_auc: average precision; pr_auc_trapezoid joins the points by straight lines.
-    brier_reference: the Brier score of always saying the prevalence.
+    pr_auc: average precision; pr_auc_trapezoid joins the points with straight lines.
+    brier_reference: the Brier score of always predicting the prevalence.
     calibration_in_the_large: mean probability less the share of positives.
     """
 
@@ -92,7 +92,7 @@ class Assessment:
     versions: dict[str, str]
 
     def as_json(self) -> dict[str, object]:
-        """The same as JSON types; floats are finite, what is not defined is null."""
+        """The same as JSON types; floats are finite, and undefined values are null."""
         return {**asdict(self), "predictive_values": _predictive_json(self.predictive_values)}
 
 
@@ -104,8 +104,9 @@ def assess(
 ) -> Assessment:
     """Compute every figure. Deterministic: the same file and options give the same figures.
 
-    comparison, model: what else is known of these predictions; they are only carried along.
-    Raises EvaluationError if a subgroup column does not exist or is none; MissingExtra without scikit-learn.
+    comparison, model: other facts about these predictions, passed through unchanged.
+    Raises EvaluationError if a subgroup column does not exist or does not divide the cases into groups; MissingExtra
+    without scikit-learn.
     """
     label, probability = predictions.label, predictions.probability
     positives = int(label.sum())
@@ -160,7 +161,7 @@ def _bootstrap(predictions: Predictions, options: Options, groups: npt.NDArray[n
 
 
 def _patients(patient: Sequence[str]) -> tuple[npt.NDArray[np.int64] | None, int | None]:
-    """Patient number of each case if any patient has several, and the number of patients if it is known."""
+    """Patient number of each case if any patient has several cases, and the number of patients if it is known."""
     if not patient:
         return None, None
     names, numbers = np.unique(np.array(patient), return_inverse=True)
@@ -176,7 +177,7 @@ def _predictive_values(row: ThresholdRow, share: float, prevalence: float | None
 
 
 def _predictive_json(values: PredictiveValuesAt | None) -> Mapping[str, object] | None:
-    # asdict() leaves named tuples as they are, and JSON would make nameless lists of them.
+    # asdict() leaves named tuples as they are, and JSON would turn them into lists without names.
     return None if values is None else {**asdict(values), "rows": [row._asdict() for row in values.rows]}
 
 

@@ -1,4 +1,4 @@
-"""Two models on the same cases: a second version that ran as the shadow of the one in use."""
+"""Two models on the same cases: a second version that ran as a shadow of the one in use."""
 
 import math
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from inference.evaluation.predictions import Predictions
 class Comparison:
     """The second model (shadow) against the first, on the cases that both have.
 
-    difference: ROC AUC of the shadow less that of the first, with DeLong's interval and p-value for paired curves.
-    only_first_right, only_shadow_right: cases that one calls rightly at the threshold and the other does not; the
-        p-value of their difference is McNemar's, exact.
-    mean_difference, largest_difference: of the probabilities, shadow less first, and the largest of either sign.
+    difference: ROC AUC of the shadow minus that of the first, with DeLong's interval and p-value for paired curves.
+    only_first_right, only_shadow_right: cases that only one of the two classifies correctly at the threshold; the
+        p-value of their difference is from McNemar's exact test.
+    mean_difference, largest_difference: of the probabilities, shadow minus first; the largest is of either sign.
     """
 
     source: str
@@ -44,7 +44,7 @@ class Comparison:
 def compare(first: Predictions, shadow: Predictions, threshold: float) -> Comparison:
     """Compare two models' probabilities case by case.
 
-    Raises EvaluationError if either names no cases, they share none, or the truth of a case differs.
+    Raises EvaluationError if either does not name its cases, if they share none, or if the truth of a case differs.
     """
     one, two = _shared_cases(first, shadow)
     label, before, after = first.label[one], first.probability[one], shadow.probability[two]

@@ -9,7 +9,7 @@ SHOWN_PROBLEMS = 10
 
 
 class EvaluationError(InferenceError):
-    """An evaluation cannot be made of what was given."""
+    """The evaluation cannot be made from the input."""
 
 
 class MissingExtra(EvaluationError):
@@ -21,9 +21,9 @@ class MissingExtra(EvaluationError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong in a file. Holds no value from the file but numbers: text may name a patient.
+    """One problem in a file. Of the file's values it holds only numbers, because text may name a patient.
 
-    line: 1-based.  column: as the file's header, or the published form's description, calls it.
+    line: 1-based.  column: as named in the file's header or in the description of the published form.
     """
 
     file: str

@@ -9,7 +9,7 @@ DISTRIBUTIONS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 
 
 def load(module: str) -> ModuleType:
-    """Import a module of one of them. Raises MissingExtra, which says what to install."""
+    """Import a module of one of these packages. Raises MissingExtra, which says what to install."""
     try:
         import_module(module.split(".")[0])
         return import_module(module)
@@ -18,6 +18,6 @@ def load(module: str) -> ModuleType:
 
 
 def require_all() -> None:
-    """Raise MissingExtra unless all are there: asked before a model runs for hours."""
+    """Raise MissingExtra unless all packages are installed; called before a model runs for hours."""
     for module in DISTRIBUTIONS:
         load(module)

@@ -1,6 +1,6 @@
-"""A frozen model over a folder of labelled scans: one probability for each case, and why some cases have none.
+"""Run a frozen model on a folder of labelled scans: one probability for each case, or why there is none.
 
-What leaves the site is the evaluation; the scans, and the predictions by case, stay.
+Only the evaluation leaves the site; the scans and the predictions by case stay.
 """
 
 import csv
@@ -21,9 +21,9 @@ CORRUPT = ReasonCode.CORRUPT_INSTANCE
 
 @dataclass(frozen=True)
 class FolderPredictions:
-    """rows: one for each analysed case, by column.  refused: labelled cases without a prediction, and why.
+    """rows: one for each analysed case, values by column.  refused: labelled cases without a prediction, and why.
 
-    unlabelled: series of the folder that no label names; they are not analysed.
+    unlabelled: series in the folder that no label names; they are not analysed.
     """
 
     rows: tuple[Mapping[str, str], ...]
@@ -41,9 +41,9 @@ def predict_folder(
     """Run a model on every labelled case of a folder, with the node's own loading and checks.
 
     labels: CSV of case and label; a case is a SeriesInstanceUID, StudyInstanceUID, AccessionNumber, PatientID, or
-        the name of a folder that holds the case's files. Its other columns come along.
+        the name of a folder that holds the case's files. Its other columns are kept.
     probability_of: the model; raises UnsuitableSeries if it refuses.  done: told after each case of how many.
-    Of a case's several series the one with the most files is taken, or the next if that one is refused.
+    If a case has several series, the one with the most files is taken, or the next one if that is refused.
     Raises UnusablePredictions for labels that cannot be used, EvaluationError if no case could be analysed.
     """
     truth = read_labels(labels)
@@ -71,7 +71,7 @@ def predict_folder(
 
 
 def as_predictions(result: FolderPredictions, path: Path) -> Predictions:
-    """Write the predictions to a CSV, which names cases and so stays at the site, and read them as any others."""
+    """Write the predictions to a CSV, which names cases and so stays at the site, and read it like any other."""
     columns = list(dict.fromkeys(name for row in result.rows for name in row))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

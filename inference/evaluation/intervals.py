@@ -1,4 +1,4 @@
-"""95% intervals: Wilson for shares, DeLong for the area under the ROC curve, the bootstrap for the rest."""
+"""95% intervals: Wilson's for proportions, DeLong's for the area under the ROC curve, the bootstrap for the rest."""
 
 import math
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Weights = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95% confidence interval and how it was made."""
+    """A 95% confidence interval and the method that gave it."""
 
     low: float
     high: float
@@ -29,7 +29,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bootstrapped:
-    """Percentile intervals of one bootstrap; None if every resample gave the same value."""
+    """Percentile intervals from one bootstrap; None if every resample gave the same value."""
 
     roc_auc: Interval | None
     pr_auc: Interval | None
@@ -37,7 +37,7 @@ class Bootstrapped:
 
 
 def wilson(successes: int, total: int) -> Interval | None:
-    """Wilson's score interval of a share, or None of nothing.
+    """Wilson's score interval of a proportion, or None if there are no cases.
 
     Source: Wilson 1927; recommended for small numbers by Brown, Cai and DasGupta 2001.
     """
@@ -68,8 +68,8 @@ def delong_components(label: Bools, probability: Floats) -> tuple[float, Floats,
 def delong(label: Bools, probability: Floats) -> Interval | None:
     """DeLong's interval of the area under the ROC curve, cut at 0 and 1.
 
-    None if it cannot be had: fewer than two cases of a class, or classes without any overlap, for which the
-    method's variance is zero and its interval would be a single point.
+    None if it cannot be computed: a class has fewer than two cases, or the classes do not overlap. Without overlap the
+    method's variance is zero, and its interval would be a single point.
     """
     if label.sum() < 2 or (~label).sum() < 2:
         return None
@@ -85,9 +85,9 @@ def bootstrap(
 ) -> Bootstrapped:
     """Percentile bootstrap of ROC AUC, PR AUC (average precision) and Brier score.
 
-    groups: (N,) patient number of each case, where patients have several; then patients are drawn, not cases.
-        Without it cases are drawn within each class, so that the prevalence stays.
-    Both classes must be there. Same seed, same interval.
+    groups: (N,) patient number of each case, if patients have several; then patients are drawn, not cases.
+        Without it, cases are drawn within each class, so that the prevalence stays the same.
+    Both classes must be present. The same seed gives the same interval.
     """
     generator = np.random.default_rng(seed)
     draws: list[tuple[Floats, Floats, Floats]] = []
@@ -107,9 +107,9 @@ def bootstrap(
 def _areas(weights: Weights, label: Bools, probability: Floats) -> tuple[Floats, Floats]:
     """ROC AUC and average precision of each resample.
 
-    weights: (R, N) how often each case is drawn.  label, probability: (N,), by falling probability.
+    weights: (R, N) how often each case is drawn.  label, probability: (N,), in order of falling probability.
     """
-    ends = np.append(np.flatnonzero(np.diff(probability)), len(probability) - 1)  # ties are decided together
+    ends = np.append(np.flatnonzero(np.diff(probability)), len(probability) - 1)  # ties count together
     true_positive = np.cumsum(weights * label, axis=1)[:, ends].astype(np.float64)
     called = np.cumsum(weights, axis=1)[:, ends].astype(np.float64)
     false_positive = called - true_positive

@@ -1,6 +1,6 @@
-"""Counts and shares at a threshold, curves, operating points and calibration.
+"""Counts and proportions at a threshold, curves, operating points and calibration.
 
-A case is called positive if its probability is at or above the threshold, as the node's report calls it.
+A case is called positive if its probability is at or above the threshold, as in the node's report.
 scikit-learn computes the curves and areas.
 """
 
@@ -21,7 +21,7 @@ CALIBRATION_BINS = 10
 
 @dataclass(frozen=True)
 class ThresholdRow:
-    """What one threshold does. A share of nothing is None: PPV where nothing is called positive, and so on."""
+    """The results at one threshold. A proportion of no cases is None, such as the PPV if no case is called positive."""
 
     threshold: float
     accuracy: float
@@ -39,7 +39,7 @@ class ThresholdRow:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of a curve, x and y of equal length, and the threshold that each belongs to (None past the last)."""
+    """Points of a curve, x and y of equal length, and the threshold of each point (None past the last threshold)."""
 
     x: tuple[float, ...]
     y: tuple[float, ...]
@@ -48,7 +48,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Cases whose probability lies from low to high: the mean said, the share that is positive."""
+    """Cases with a probability from low to high: the mean probability, and the share that is positive."""
 
     low: float
     high: float
@@ -59,7 +59,7 @@ class CalibrationBin:
 
 
 def threshold_row(label: Bools, probability: Floats, threshold: float) -> ThresholdRow:
-    """Counts, shares and Wilson intervals at one threshold. label, probability: (N,), N at least 1."""
+    """Counts, proportions and Wilson intervals at one threshold. label, probability: (N,), N at least 1."""
     called = probability >= threshold
     true_positive, false_positive = int((called & label).sum()), int((called & ~label).sum())
     false_negative, true_negative = int((~called & label).sum()), int((~called & ~label).sum())
@@ -90,20 +90,20 @@ def threshold_row(label: Bools, probability: Floats, threshold: float) -> Thresh
 
 
 def roc_curve(label: Bools, probability: Floats) -> Curve:
-    """False positive rate (x) and sensitivity (y) at every threshold that changes something. Both classes needed."""
+    """False positive rate (x) and sensitivity (y) at every threshold that changes something. Needs both classes."""
     false_positive, sensitivity, thresholds = _sklearn().roc_curve(label, probability, drop_intermediate=False)
     finite = [float(value) if np.isfinite(value) else None for value in thresholds]
     return Curve(tuple(map(float, false_positive)), tuple(map(float, sensitivity)), tuple(finite))
 
 
 def pr_curve(label: Bools, probability: Floats) -> Curve:
-    """Recall (x) and precision (y), from the highest recall to the point (0, 1). Both classes needed."""
+    """Recall (x) and precision (y), from the highest recall to the point (0, 1). Needs both classes."""
     precision, recall, thresholds = _sklearn().precision_recall_curve(label, probability)
     return Curve(tuple(map(float, recall)), tuple(map(float, precision)), (*map(float, thresholds), None))
 
 
 def roc_auc(label: Bools, probability: Floats) -> float:
-    """Area under the ROC curve, ties counting one half. Both classes needed."""
+    """Area under the ROC curve; ties count one half. Needs both classes."""
     return float(_sklearn().roc_auc_score(label, probability))
 
 
@@ -113,26 +113,26 @@ def average_precision(label: Bools, probability: Floats) -> float:
 
 
 def trapezoid_pr_auc(curve: Curve) -> float:
-    """Area under the precision-recall curve with straight lines between its points; flatters where points are few."""
+    """Area under the precision-recall curve with straight lines between its points; too optimistic with few points."""
     return float(_sklearn().auc(curve.x, curve.y))
 
 
 def brier(label: Bools, probability: Floats) -> float:
-    """Mean squared difference of probability and truth: 0 is perfect, 0.25 is to say one half always."""
+    """Mean squared difference between probability and truth: 0 is perfect, always predicting one half gives 0.25."""
     return float(np.mean(np.square(probability - label)))
 
 
 def operating_points(label: Bools, probability: Floats, target: float = TARGET) -> dict[str, ThresholdRow]:
-    """Points of the ROC curve worth choosing, both classes being there. The name says the rule.
+    """Points of the ROC curve worth choosing, each named after its rule. Needs both classes.
 
-    high_sensitivity, high_specificity: nearest to the target, the paper's "approximately 0.95"; of those equally near
+    high_sensitivity, high_specificity: nearest to the target, the paper's "approximately 0.95"; among equal ones,
         the highest threshold, which gives the paper's 0.786 specificity and 0.880 sensitivity.
-    balanced: the lower of sensitivity and specificity is as high as it gets; the paper's 0.907 and 0.911.
+    balanced: the lower of sensitivity and specificity is as high as possible; the paper's 0.907 and 0.911.
     youden: the greatest sum of both.
-    sensitivity_at_least_0.95, specificity_at_least_0.95: not merely near; left out if no threshold does it.
+    sensitivity_at_least_0.95, specificity_at_least_0.95: not just near 0.95; left out if no threshold reaches it.
     """
     curve = roc_curve(label, probability)
-    # The first point calls nothing positive: no threshold does that that a site could set. Rounded, for 1 - fpr is.
+    # The first point calls nothing positive, which no threshold that a site can set does. Rounded, because 1 - fpr is.
     threshold = np.array(curve.thresholds[1:], dtype=np.float64)
     sensitivity, specificity = np.round(curve.y[1:], 12), np.round(1.0 - np.array(curve.x[1:]), 12)
     rules: dict[str, tuple[npt.NDArray[Any], ...]] = {
@@ -150,7 +150,7 @@ def operating_points(label: Bools, probability: Floats, target: float = TARGET) 
 
 
 def calibration(label: Bools, probability: Floats, bins: int = CALIBRATION_BINS) -> list[CalibrationBin]:
-    """Equal bins of probability with any case in them, the last one including 1."""
+    """Equal bins of probability, except empty ones; the last bin includes 1."""
     index = np.minimum((probability * bins).astype(int), bins - 1)
     result = []
     for number in np.unique(index):
@@ -170,7 +170,7 @@ def calibration(label: Bools, probability: Floats, bins: int = CALIBRATION_BINS)
 
 
 def calibration_error(bins: Sequence[CalibrationBin]) -> float:
-    """Expected calibration error: the mean gap of said and observed, weighted by cases."""
+    """Expected calibration error: the mean gap between predicted and observed, weighted by cases."""
     gaps = sum(entry.cases * abs(entry.mean_probability - entry.positive_share) for entry in bins)
     return gaps / sum(entry.cases for entry in bins)
 

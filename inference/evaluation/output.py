@@ -17,7 +17,7 @@ PAGE, FIGURES, TABLE = "evaluation.html", "evaluation.json", "thresholds.csv"
 def write(predictions: Predictions, assessment: Assessment, folder: Path) -> list[Path]:
     """Write the page, the figures as JSON, the threshold table as CSV and each plot as PNG and SVG.
 
-    Makes the folder; replaces files of the same names. None of the files names a case or a patient.
+    Creates the folder and replaces files with the same names. None of the files names a case or a patient.
     Raises EvaluationError if the folder cannot be written to, MissingExtra without matplotlib.
     """
     plots = draw(predictions, assessment)

@@ -8,7 +8,7 @@ from inference.arrays import Mask
 
 
 def dice(first: Mask | Sequence[Mask], second: Mask | Sequence[Mask]) -> float:
-    """Dice overlap of two masks of the same shape, 0 to 1; two empty masks agree: 1.
+    """Dice overlap of two masks of the same shape, 0 to 1; two empty masks agree, so they give 1.
 
     Source: Dice 1945, "Measures of the amount of ecologic association between species".
     """

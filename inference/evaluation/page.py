@@ -1,4 +1,4 @@
-"""One HTML page with every figure in it: no scripts, nothing loaded from elsewhere, so that it can be mailed."""
+"""One HTML page that contains every figure. It has no scripts and loads nothing, so it can be sent by mail."""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +49,7 @@ Cell = str | float | int | None
 
 
 def page(assessment: Assessment, svgs: Mapping[str, bytes]) -> str:
-    """The whole page as HTML. svgs: the figures by name, as `plots.draw` makes them."""
+    """The whole page as HTML. svgs: the plots by name, as `plots.draw` returns them."""
     parts = [
         f"<h1>Evaluation of {escape(assessment.source)}</h1>",
         f'<p class="lead">{_cases(assessment)} {RESEARCH}</p>',
@@ -243,7 +243,7 @@ def _figures(svgs: Mapping[str, bytes], *names: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose cells are HTML already; heads are text."""
+    """A table whose cells are already HTML; its heads are text."""
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{body}</tbody></table></div>'

@@ -37,10 +37,10 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-    "svg.hashsalt": "dicom-node",  # with no date in the file: the same figures give the same bytes
+    "svg.hashsalt": "dicom-node",  # and no date in the file, so the same figures give the same bytes
     "text.parse_math": False,  # a scanner called "A$1$" is a name, not a formula
 }
-# Scanner and site names may be in Chinese; the first font draws what it can, the others the rest, where installed.
+# Scanner and site names may be in Chinese. The first font draws what it can; the others, if installed, the rest.
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "Microsoft YaHei", "PingFang SC")
 SQUARE, WIDE = (5.4, 5.4), (7.2, 4.4)
 DOTS_PER_INCH = 150
@@ -76,7 +76,7 @@ def _style() -> Iterator[None]:
     installed = set(get_font_names())
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # drawn as a box; the page's table has the name
-        matplotlib.rcdefaults()  # a user's own matplotlibrc changes nothing here
+        matplotlib.rcdefaults()  # a user's own matplotlibrc has no effect here
         matplotlib.rcParams.update({**STYLE, "font.family": [name for name in FONTS if name in installed]})
         yield
 

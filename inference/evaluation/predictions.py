@@ -1,4 +1,4 @@
-"""Predictions with labels, every value judged before any figure is made of it."""
+"""Predictions with labels; every value is checked before any figure is computed from it."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from inference.evaluation.tables import ColumnNames, Row, Table, number, read_ta
 
 POSITIVE_WORDS = frozenset({"1", "1.0", "true", "yes", "positive", "pos", "covid", "covid-19", "ncov"})
 NEGATIVE_WORDS = frozenset({"0", "0.0", "false", "no", "negative", "neg", "normal"})
-SUM_TOLERANCE = 1e-3  # how far P(normal) + P(COVID) may be from 1: beyond rounding, the columns are not what they seem
+SUM_TOLERANCE = 1e-3  # how far P(normal) + P(COVID) may be from 1; if further, the columns are not what they seem
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Predictions:
 
     source, sha256: the file's name without its folder, and the digest of its bytes.
     probability: (N,) float64, 0 to 1.  label: (N,) bool, True is COVID-19.
-    case: N names, or none if the file has no such column.  patient: likewise; series of one patient share it.
+    case: N names, or empty if the file has no such column.  patient: likewise; series of one patient share it.
     columns: every other column of the CSV by normalised name, N values each, "" where empty.
-    left_out: lines that could not be used, if the reader was told to go on without them.
-    notes: what a reader of the result should know about the input.
+    left_out: lines that could not be used, if skipping them was allowed.
+    notes: what readers of the result should know about the input.
     """
 
     source: str
@@ -59,9 +59,9 @@ def read_predictions(
     """Read predictions and labels from a CSV or from the published text form.
 
     labels: a CSV of case and label, if the predictions do not carry the label themselves; its other columns
-        (sex, age, scanner ...) come along.
-    skip_unusable: go on without lines that lack a value or hold one that cannot be, and list them in `left_out`.
-        A case that stands twice with different values is refused all the same.
+        (sex, age, scanner ...) are kept.
+    skip_unusable: skip lines that lack a value or hold an impossible one, and list them in `left_out`.
+        A case that occurs twice with different values is still refused.
     Raises UnusablePredictions, which names file, line and column; EvaluationError if the file cannot be read or
     no case is left.
     """
@@ -82,7 +82,7 @@ def read_predictions(
 
 @dataclass(frozen=True)
 class Labels:
-    """A file of labels. rows: by case, in the file's order, each with a valid label.  column: the case's title."""
+    """A labels file. rows: by case, in the file's order, each with a valid label.  column: the case column's title."""
 
     file: str
     column: str
@@ -183,7 +183,7 @@ def _label(text: str, column: str) -> bool:
 def _without_repeats(
     table: Table, entries: list[_Labelled], problems: list[Problem], skip_unusable: bool
 ) -> list[_Labelled]:
-    """Keep the first of each case. Two different answers for one case are refused whatever was asked for."""
+    """Keep the first row of each case. Two different answers for one case are always refused."""
     if "case" not in table.titles:
         return entries
     first: dict[str, _Labelled] = {}
@@ -218,7 +218,7 @@ def _join(table: Table, labels: Table, problems: list[Problem]) -> tuple[Table, 
             joined.append(Row(row.line, roles, {**match.others, **row.others}))
         elif row.problem is not None or not case:
             joined.append(row)
-        elif case not in unusable:  # those are named where they stand, in the file of labels
+        elif case not in unusable:  # those are already reported, by their line in the labels file
             problems.append(Problem(table.file, row.line, table.titles["case"], f"has no label in {labels.file}"))
     titles = {**labels.titles, **table.titles, "label": labels.titles["label"]}
     unmatched = len(known.keys() - {row.roles.get("case", "") for row in table.rows})
@@ -226,7 +226,7 @@ def _join(table: Table, labels: Table, problems: list[Problem]) -> tuple[Table, 
 
 
 def _by_case(labels: Table, problems: list[Problem]) -> tuple[dict[str, Row], set[str]]:
-    """The usable rows of a file of labels by case, and the cases whose row cannot be used."""
+    """The usable rows of a labels file by case, and the cases whose row cannot be used."""
     known: dict[str, Row] = {}
     unusable: set[str] = set()
     for row in labels.rows:
@@ -253,6 +253,6 @@ def _judge_label_row(labels: Table, row: Row, earlier: Row | None) -> None:
         return
     reason = f"the same case as in line {earlier.line}"
     if _label(earlier.roles["label"], titles["label"]) != label:
-        # Which of the two is true nobody here can know.
+        # Nothing here can tell which of the two is true.
         raise UnusablePredictions([Problem(labels.file, row.line, titles["case"], f"{reason} with another label")])
     raise _Unusable(titles["case"], reason)

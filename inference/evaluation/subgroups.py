@@ -1,4 +1,4 @@
-"""The same figures for parts of the cases: by scanner, slice thickness, sex, age, or any other column."""
+"""The same figures for subgroups of the cases: by scanner, slice thickness, sex, age, or any other column."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from inference.evaluation.metrics import threshold_row
 from inference.evaluation.predictions import Predictions
 from inference.evaluation.tables import normalised
 
-# What a subgroup is called, and the columns that hold it under one name or another; DICOM keywords among them.
+# The name of each subgroup, and the names that its column may have, DICOM keywords among them.
 KNOWN = {
     "scanner": ("scanner", "scanner_model", "manufacturer_model_name", "manufacturermodelname", "model"),
     "manufacturer": ("manufacturer", "vendor"),
@@ -25,8 +25,8 @@ KNOWN = {
 }
 THICKNESS_EDGES_MM = (1.0, 2.0, 3.0, 5.0)
 AGE_EDGES_YEARS = (18.0, 40.0, 60.0, 75.0)
-MAX_GROUPS = 30  # more values than this is a name or a measurement, not a group
-FEW = 10  # fewer cases of a class than this say little, and the table says so
+MAX_GROUPS = 30  # a column with more values holds names or measurements, not groups
+FEW = 10  # fewer cases of a class prove little, and the table says so
 NOT_GIVEN = "not given"
 SEXES = {"m": "male", "male": "male", "man": "male", "f": "female", "female": "female", "woman": "female", "o": "other"}
 
@@ -50,9 +50,9 @@ class SubgroupRow:
 def subgroup_rows(
     predictions: Predictions, threshold: float, asked: Sequence[str] = ()
 ) -> dict[str, list[SubgroupRow]]:
-    """Figures by each known column that the file has, and by each column asked for.
+    """Figures for each known column in the file, and for each requested column.
 
-    Raises EvaluationError if an asked column does not exist or has more than 30 values.
+    Raises EvaluationError if a requested column does not exist or has more than 30 values.
     """
     result = {}
     for title, column in _columns(predictions.columns, asked).items():
@@ -67,7 +67,7 @@ def subgroup_rows(
 
 
 def figure_name(title: str) -> str:
-    """The name of a subgroup's figure: letters, digits, _ and - only, as it becomes a file's name."""
+    """The name of a subgroup's figure: only letters, digits, _ and -, because it becomes a file's name."""
     return "subgroups-" + re.sub(r"[^\w-]+", "-", title)
 
 
@@ -128,7 +128,7 @@ def _years(text: str) -> float | None:
 
 
 def _band(value: float | None, edges: Sequence[float], unit: str, *, upper_inside: bool) -> str:
-    """The name of the band a value lies in: thickness up to and with its edge, age from its edge on."""
+    """The name of the band that contains a value. A thickness band includes its upper edge, an age band its lower."""
     if value is None:
         return NOT_GIVEN
     index = int(np.searchsorted(edges, value, side="left" if upper_inside else "right"))
@@ -142,7 +142,7 @@ def _band(value: float | None, edges: Sequence[float], unit: str, *, upper_insid
 
 
 def _order(value: str) -> tuple[int, float, str]:
-    """Bands by their number, other names by the alphabet, what was not given last."""
+    """Sort key: bands by number, other names alphabetically, missing values last."""
     first = re.search(r"\d+(?:\.\d+)?", value)
     below = value.startswith(("up to", "under"))
     number = float(first[0]) if first and value.endswith((" mm", " years")) else 0.0

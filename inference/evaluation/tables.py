@@ -1,4 +1,4 @@
-"""Reading a CSV, or the text form that the paper's authors published, into rows whose values nobody has judged yet."""
+"""Reading a CSV, or the text form that the paper's authors published, into rows of unchecked values."""
 
 import csv
 import hashlib
@@ -20,7 +20,7 @@ MAX_FILE_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Names of the columns in a CSV header, if they are not among the names known here."""
+    """Names of the columns in a CSV header, if they differ from the names known here."""
 
     case: str | None = None
     patient: str | None = None
@@ -35,12 +35,12 @@ class Row:
     line: int
     roles: Mapping[str, str]
     others: Mapping[str, str]
-    problem: tuple[str, str] | None = None  # column and reason: the line is not even of the right shape
+    problem: tuple[str, str] | None = None  # column and reason, if the line does not even have the right shape
 
 
 @dataclass(frozen=True)
 class Table:
-    """A file as read, before any value is judged. titles: what the file calls each role."""
+    """A file as read, before any value is checked. titles: the file's name for each role."""
 
     file: str
     sha256: str
@@ -50,9 +50,9 @@ class Table:
 
 
 def number(text: str) -> float | None:
-    """The number that a text is, NaN and infinity included, or None."""
+    """The number that a text represents, including NaN and infinity, or None."""
     try:
-        return None if "_" in text else float(text)  # float() takes 1_0 for ten
+        return None if "_" in text else float(text)  # float() reads 1_0 as ten
     except ValueError:
         return None
 
@@ -60,9 +60,9 @@ def number(text: str) -> float | None:
 def read_table(path: Path, names: ColumnNames, required: Sequence[str]) -> Table:
     """Read a CSV (comma, semicolon, tab or bar; UTF-8 or UTF-16) with a header, or the published text form.
 
-    required: roles that must be there, of "case", "probability" and "label".
+    required: the roles, out of "case", "probability" and "label", that must be present.
     Raises UnusablePredictions if a column is missing or the text is not CSV; EvaluationError if the file is
-    empty, too large or cannot be read. Single odd lines become rows with a problem, for the caller to judge.
+    empty, too large or cannot be read. A malformed line becomes a row with a problem, and the caller decides.
     """
     text, digest = _text(path)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # splitlines() also splits inside some cells
@@ -100,7 +100,7 @@ def _text(path: Path) -> tuple[str, str]:
 
 
 def _roles(header: Sequence[str], names: ColumnNames) -> dict[str, int]:
-    """Which column holds what, by the names asked for or by the known ones in their order of preference."""
+    """Which column holds which role, by the requested names or by the known ones in order of preference."""
     wanted = {
         "case": (names.case, CASE_NAMES),
         "patient": (names.patient, PATIENT_NAMES),
@@ -118,7 +118,7 @@ def _roles(header: Sequence[str], names: ColumnNames) -> dict[str, int]:
 
 
 def normalised(name: str) -> str:
-    """Lower case, with one underscore for each run of anything else: "Slice Thickness (mm)" is slice_thickness_mm."""
+    """Lower case, with one underscore per run of other characters: "Slice Thickness (mm)" is slice_thickness_mm."""
     return re.sub(r"[^0-9a-z]+", "_", name.strip().lower()).strip("_") or name.strip()
 
 
@@ -154,18 +154,18 @@ def _csv_rows(
             continue
         values = {role: cells[index] for role, index in roles.items()}
         if "probability" in values and delimiter != ",":
-            # A decimal comma, as a German Excel writes it.
+            # A decimal comma, as Excel writes it in German.
             values["probability"] = values["probability"].replace(",", ".")
         yield Row(line, values, {name: cells[index] for name, index in others.items()})
 
 
 def _published(line: str) -> bool:
-    """Whether a line of the published form holds a case: any of its last three fields is a number."""
+    """True if a line of the published form holds a case: any of its last three fields is a number."""
     return not any(mark in line for mark in ",;\t|") and any(number(field) is not None for field in line.split()[-3:])
 
 
 def _published_table(file: str, digest: str, lines: Sequence[str]) -> Table:
-    """The authors' form: log lines, then file, case, P(normal), P(COVID), label with spaces between."""
+    """The authors' form: log lines, then file, case, P(normal), P(COVID) and label, separated by spaces."""
     start = next(index for index, line in enumerate(lines) if _published(line))
     rows = []
     for line_number, line in enumerate(lines[start:], start + 1):

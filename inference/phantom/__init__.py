@@ -4,5 +4,5 @@ A phantom resembles a chest CT closely enough to pass through every step that a 
 through; it is not a substitute for one. Everything follows from the seed: the same arguments give the
 same voxels, up to the rounding of another machine's matrix library.
 
-pydicom is needed by `write_series` and `write_multiframe` only.
+Only `write_series` and `write_multiframe` need pydicom.
 """

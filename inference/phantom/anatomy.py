@@ -1,4 +1,4 @@
-"""Bodies that differ from seed to seed: sizes and places of the organs, and the HU of each slice.
+"""Bodies that differ from seed to seed: the sizes and positions of the organs, and the HU of each slice.
 
 Lengths are millimetres in the frame of `grid.Grid`; z = 0 is the lowest point of the lungs.
 """
@@ -40,9 +40,9 @@ class Anatomy:
     trachea: float
     carina_z: float
     lung_hu: float
-    gravity_hu: float  # the dependent lung is denser by this much
+    gravity_hu: float  # how much denser the dependent lung is
     stomach_gas: float  # radius; 0 for none
-    offset: tuple[float, float]  # (y, x) of the body against the centre of the field of view
+    offset: tuple[float, float]  # (y, x) of the body from the centre of the field of view
 
 
 def draw_anatomy(rng: np.random.Generator) -> Anatomy:
@@ -142,7 +142,7 @@ def _above_diaphragm(anatomy: Anatomy, z: float, x: Floats, y: Floats) -> Floats
 
 
 def _body_axes(anatomy: Anatomy, z: float) -> tuple[float, float]:
-    """Shoulders narrow towards the neck above the apex."""
+    """Half-axes (x, y) of the body at height z; the shoulders narrow towards the neck above the apex."""
     above = float(np.clip((z - anatomy.lung_height * 0.97) / 70, 0, 1))
     return anatomy.body_width * (1 - 0.5 * above), anatomy.body_depth * (1 - 0.35 * above)
 
@@ -166,7 +166,7 @@ def paint_body(anatomy: Anatomy, z: float, x: Floats, y: Floats) -> tuple[Floats
 
 
 def _paint_mediastinum(anatomy: Anatomy, z: float, x: Floats, y: Floats, hu: Floats, cavity: Mask) -> None:
-    hu[cavity] = -60  # mediastinal fat, crossed by what follows
+    hu[cavity] = -60  # mediastinal fat; the organs below are drawn over it
     hz, hy, hx = anatomy.heart
     cz, cy, cx = anatomy.heart_centre
     level = 1 - ((z - cz) / hz) ** 2
@@ -227,7 +227,7 @@ def _paint_bones(anatomy: Anatomy, z: float, x: Floats, y: Floats, hu: Floats, c
 
 
 def paint_table(anatomy: Anatomy, x: Floats, y: Floats, hu: Floats) -> None:
-    """Lay the body on a curved, hollow table; `hu` (Y, X) is changed in place."""
+    """Draw the curved, hollow table under the body; `hu` (Y, X) is changed in place."""
     top = anatomy.body_depth + 3 - 0.0009 * x**2
     below = y - top
     flat = np.abs(x) < 205

@@ -1,4 +1,4 @@
-"""Put a chest together: anatomy, trees and lesions, scanned with blur, noise and a field of view."""
+"""Assembles a chest from anatomy, trees and lesions, and scans it with blur, noise and a field of view."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -42,7 +42,7 @@ class Scanner:
     noise_hu: standard deviation in the body, after the kernel.  blur_mm: sigma of the kernel.
     padding_hu: value outside the circular field of view; None leaves air there (-1000).
     field_mm: width of the field of view; None fits it to the body.
-    below_mm, above_mm: what is scanned beyond the lungs.
+    below_mm, above_mm: how far the scan extends beyond the lungs.
     """
 
     noise_hu: float = 18.0
@@ -76,7 +76,7 @@ class Phantom:
 
     @property
     def covid(self) -> bool:
-        """The truth that the classifier is asked for."""
+        """The truth that the classifier should find."""
         return self.lesions != "none"
 
     @property
@@ -116,7 +116,7 @@ def make_phantom(
     size: rows and columns.
     spacing_mm: (z, y, x); None covers the lungs with `slices` and the body with `size`.
     lesions: one of LESIONS.  confounders: any of CONFOUNDERS.  extras: any of EXTRAS.
-    Raises ValueError for a name that is neither, or a volume too small to hold a chest.
+    Raises ValueError for an unknown name, or a volume too small to hold a chest.
     """
     if lesions not in LESIONS or not set(confounders) <= set(CONFOUNDERS):
         raise ValueError(f"lesions are one of {LESIONS}, confounders any of {CONFOUNDERS}")
@@ -237,7 +237,7 @@ def _pour(
     x: Floats,
     y: Floats,
 ) -> None:
-    """Replace lung by effusion where it lies; it is no longer lung."""
+    """Replace lung by effusion; the effusion is no longer part of the lung."""
     for side, (behind, top) in fluid.items():
         height = np.clip(z / top, 0, 1)
         wet = lung & (np.sign(x) == side) & (y > behind + (anatomy.cage_depth - behind) * height)
@@ -259,7 +259,7 @@ def _breathe(plane: Floats, lung: npt.NDArray[np.bool_], healthy: Floats, conten
 
 
 def _smear(rng: np.random.Generator, plane: Floats, z: float, anatomy: Anatomy, grid: Grid) -> Floats:
-    """Breathing and heartbeat: double contours, strongest near the diaphragm and the heart."""
+    """Breathing and heartbeat: double contours that are strongest near the diaphragm and the heart."""
     strength = float(np.exp(-(((z - anatomy.heart_centre[0]) / (anatomy.lung_height * 0.25)) ** 2)))
     shift = round(float(rng.uniform(3, 9)) * strength / grid.spacing_mm[1])
     if shift == 0:
@@ -273,9 +273,9 @@ def _smear(rng: np.random.Generator, plane: Floats, z: float, anatomy: Anatomy, 
 def _image(
     rng: np.random.Generator, plane: Floats, x: Floats, y: Floats, grid: Grid, scanner: Scanner
 ) -> npt.NDArray[np.int16]:
-    """Noise and kernel, then the field of view: int16 (Y, X)."""
+    """Apply noise and kernel, then the field of view: int16 (Y, X)."""
     sigma = (scanner.blur_mm / grid.spacing_mm[1], scanner.blur_mm / grid.spacing_mm[2])
-    # White noise loses this much of its spread to the blur below.
+    # The blur below reduces the spread of white noise by this factor.
     kept = 1 / np.sqrt(max(1.0, 4 * np.pi * sigma[0] * sigma[1]))
     white = rng.standard_normal(plane.shape, dtype=np.float32) * np.float32(scanner.noise_hu / kept)
     noisy = plane + white * np.where(plane < -950, np.float32(0.45), np.float32(1))

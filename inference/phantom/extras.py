@@ -1,6 +1,7 @@
-"""What ordinary patients have and the plain phantom has not: neck, arms, bowel, and lungs that were changed.
+"""What ordinary patients have and the plain phantom lacks: neck, arms, bowel, and altered lungs.
 
-Each is drawn into one slice at a time, in mm of the phantom: z from the lungs' lowest point, x to the left, y back.
+Each is drawn into one slice at a time, in mm of the phantom: z from the lungs' lowest point, x to the left, y to the
+back.
 """
 
 from collections.abc import Collection
@@ -33,7 +34,7 @@ _NECK_ABOVE_MM, _SHOULDER_MM, _STOMA_ABOVE_MM = 4.0, 40.0, 40.0
 
 @dataclass(frozen=True)
 class Extras:
-    """The extras of one phantom. side: -1 right, 1 left: the lung that is changed."""
+    """The extras of one phantom. side: the altered lung, -1 right or 1 left."""
 
     anatomy: Anatomy
     names: frozenset[str]
@@ -51,7 +52,7 @@ class Extras:
             hu[outside] = AIR_HU
             hu[((x / 14) ** 2 + ((y - 35) / 13) ** 2) < 1] = CORTEX_HU * 0.6
         if "arms" in self.names and z < self.anatomy.lung_height:
-            # They leave the trunk at the armpit: above it the pocket between arm and chest is closed.
+            # The arms leave the trunk at the armpit: above it, the gap between arm and chest is closed.
             gap = 4.0 if z < 0.6 * self.anatomy.lung_height else -6.0
             centre = self.anatomy.body_width + gap + ARM_RADIUS_MM
             distance = np.hypot(np.abs(x) - centre, y - 10)
@@ -66,7 +67,7 @@ class Extras:
                 hu[(np.abs(y - 10) > 30) & (np.abs(y - 10) < 42) & (np.abs(np.abs(x) - centre + 40) < 14)] = FAT_HU
 
     def change_lungs(self, hu: Floats, lung: Mask, z: float, x: Floats, y: Floats) -> None:
-        """What takes room from the lungs: `hu` and `lung` (Y, X) are changed in place."""
+        """Draw what takes space from the lungs: `hu` and `lung` (Y, X) are changed in place."""
         anatomy = self.anatomy
         if "pneumonectomy" in self.names:
             lost = lung & (np.sign(x) == self.side)
@@ -85,11 +86,11 @@ class Extras:
                 hu[inside & (y >= centre[1] + 5)] = FLUID_HU
 
     def fill(self, hu: Floats, lung: Mask, z: float, x: Floats, y: Floats) -> None:
-        """What lies in the lungs and below them, once they hold air: `hu` (Y, X) is changed in place."""
+        """Draw what lies in and below the lungs, after they are filled with air: `hu` (Y, X) is changed in place."""
         anatomy, height = self.anatomy, self.anatomy.lung_height
         mine = lung & (np.sign(x) == self.side)
         if "azygos-lobe" in self.names and z > 0.72 * height:
-            # A double fold of pleura with the vein in its lower edge cuts off the apex of the right lung.
+            # A double fold of pleura, with the azygos vein in its lower edge, separates the apex of the right lung.
             sheet = lung & (np.abs(x + 42 - 10 * np.cos(y / 30)) < 1.2)
             hu[sheet] = 0
         if "collapsed-lobe" in self.names and z < 0.45 * height:
@@ -124,12 +125,12 @@ class Extras:
                     hu[cavity & (room < radius**2)] = GAS_HU if (number + step) % 3 else -550
 
     def airway(self, hu: Floats, z: float, x: Floats, y: Floats) -> None:
-        """A cannula through the front of the neck into the windpipe: `hu` (Y, X) is changed in place."""
+        """Draw a cannula through the front of the neck into the trachea: `hu` (Y, X) is changed in place."""
         if "tracheostomy" in self.names and abs(z - self.anatomy.lung_height - _STOMA_ABOVE_MM) < 5:
             hu[(np.abs(x) < 5) & (y < 0)] = GAS_HU
 
 
-# Loops of bowel: (x, y) and radius, the uppermost under the diaphragm.
+# Loops of bowel: (x, y) and radius; the uppermost lies under the diaphragm.
 _LOOPS = ((-72.0, -45.0, 20.0), (-95.0, 0.0, 16.0), (88.0, -30.0, 22.0), (60.0, 45.0, 15.0))
 
 

@@ -1,4 +1,4 @@
-"""Where a phantom's voxels lie in millimetres, and smooth random fields over them."""
+"""The positions of a phantom's voxels in millimetres, and smooth random fields over them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +55,7 @@ def _interpolation(length: int, knots: int) -> Floats:
 
 
 class SmoothField:
-    """Random numbers around 0 with spread 1 that vary over `scale_mm`, given slice by slice."""
+    """Random numbers with mean 0 and spread 1 that vary over `scale_mm`, computed slice by slice."""
 
     def __init__(self, rng: np.random.Generator, shape: tuple[int, int, int], extent_mm: Floats, scale_mm: float):
         knots = [max(2, round(float(mm) / scale_mm) + 1) for mm in extent_mm]

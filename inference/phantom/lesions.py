@@ -20,7 +20,7 @@ Densities = npt.NDArray[np.int16]
 
 @dataclass(frozen=True)
 class LesionSettings:
-    """Ranges that the lesions of one phantom are drawn from.
+    """Ranges from which the lesions of one phantom are drawn.
 
     count: number of foci.  radius_mm: of one focus.  ground_glass_hu, consolidation_hu: above healthy lung.
     peripheral: share of the foci that touch the pleura; the rest lie deeper.
@@ -34,7 +34,7 @@ class LesionSettings:
 
 
 class LungSpace:
-    """Points of the two lungs on a coarse grid, for placing things in them.
+    """Points of the two lungs on a coarse grid, used to place lesions and vessels.
 
     points: (N, 3) mm as (z, y, x).  depth_mm: (N,) distance to the lung's surface.
     """
@@ -62,7 +62,7 @@ class LungSpace:
         return self.points[chosen] + rng.uniform(-0.4, 0.4, (count, 3)).astype(np.float32) * COARSE_MM
 
     def covid_weights(self, peripheral: bool) -> Floats:
-        """COVID-19 prefers the lower, the back and the outer lung."""
+        """Weights of the points: COVID-19 prefers the lower, posterior and outer lung."""
         z, y = self.points[:, 0] / self._anatomy.lung_height, self.points[:, 1] / self._anatomy.cage_depth
         outer = (self.depth_mm < 12) if peripheral else (self.depth_mm >= 12)
         facing_chest = np.abs(self.points[:, 2]) > 0.45 * self._anatomy.cage_width
@@ -103,7 +103,7 @@ def add_covid(
     settings: LesionSettings,
     into: Densities,
 ) -> None:
-    """Bilateral, multifocal, mostly peripheral lesions of `kind` into `into` (Z, Y, X), HU above lung."""
+    """Draw bilateral, multifocal, mostly peripheral lesions of `kind` into `into` (Z, Y, X), in HU above lung."""
     count = int(rng.integers(settings.count[0], settings.count[1] + 1))
     first = int(rng.choice([-1, 1]))
     for number in range(count):
@@ -130,7 +130,7 @@ def add_nodules(rng: np.random.Generator, grid: Grid, lungs: LungSpace, into: De
 
 
 def add_emphysema(rng: np.random.Generator, grid: Grid, lungs: LungSpace, into: Densities) -> None:
-    """Dark bullae, upper lung: HU below the healthy lung, as negative numbers."""
+    """Dark bullae in the upper lung: HU below the healthy lung, as negative numbers."""
     upper: Floats = np.exp(3 * lungs.points[:, 0] / lungs.points[:, 0].max())
     holes = np.zeros_like(into)
     for _ in range(int(rng.integers(8, 40))):
@@ -141,7 +141,7 @@ def add_emphysema(rng: np.random.Generator, grid: Grid, lungs: LungSpace, into: 
 
 
 def effusion_level(rng: np.random.Generator, anatomy: Anatomy) -> dict[int, tuple[float, float]]:
-    """Fluid behind one lung or both: by side, the y (mm) behind which it lies at the base and its top z (mm)."""
+    """Fluid behind one or both lungs: by side, the y (mm) behind which it lies at the base, and its top z (mm)."""
     sides = [(-1,), (1,), (-1, 1)][int(rng.integers(3))]
     return {
         side: (anatomy.cage_depth * rng.uniform(0.45, 0.7), anatomy.lung_height * rng.uniform(0.3, 0.5))

@@ -1,7 +1,7 @@
 """A phantom as DICOM files, with the headers that a scanner writes.
 
-pydicom and imagecodecs are imported when they are used: phantoms are also made for training, on
-machines that have neither.
+pydicom and imagecodecs are imported only when they are used, because phantoms for training are also made on machines
+that have neither.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def write_series(
 ) -> list[Path]:
     """Write one CT Image Storage file per slice and return their paths, from the feet up.
 
-    folder: made if need be; files are called 0001.dcm and so on.
+    folder: created if necessary; the files are called 0001.dcm and so on.
     transfer_syntax: one of TRANSFER_SYNTAXES.  bits: 12 or 16 stored.
     patient_name: None gives PHANTOM^POSITIVE or PHANTOM^NEGATIVE.  study_date: YYYYMMDD.
-    Raises ValueError if `bits` or `transfer_syntax` is another, or 12 bits cannot hold the values.
+    Raises ValueError if `bits` or `transfer_syntax` is not one of these, or if 12 bits cannot hold the values.
     """
     stored = _stored_values(phantom, bits)
     key = _key(phantom)
@@ -62,7 +62,7 @@ def write_series(
         dataset = _common_header(phantom, key, bits, stored, patient_name, patient_id, study_date)
         dataset.SOPClassUID = CT_IMAGE_STORAGE
         dataset.SOPInstanceUID = _uid(key, f"slice/{index}")
-        dataset.InstanceNumber = len(phantom.hu) - index  # scanners number from the head down
+        dataset.InstanceNumber = len(phantom.hu) - index  # scanners count from the head down
         dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
         dataset.ImagePositionPatient = [_decimal(value) for value in position]
         dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
@@ -121,7 +121,7 @@ def _key(phantom: Phantom) -> str:
 
 
 def _stored_values(phantom: Phantom, bits: int) -> Stored:
-    """Pixel values before rescale: unsigned, or signed where padding lies below the intercept."""
+    """Pixel values before rescale: unsigned, or signed if the padding lies below the intercept."""
     raw = phantom.hu.astype(np.int32) - INTERCEPT_HU
     if bits not in (12, 16):
         raise ValueError(f"{bits} bits stored: a scanner writes 12 or 16")
@@ -285,7 +285,7 @@ def _compress(frames: Stored, transfer_syntax: str, bits: int) -> list[bytes]:
     import imagecodecs
 
     def encode(frame: Stored) -> bytes:
-        # JPEG has no sign: the decoder's 16 bits are read as PixelRepresentation says.
+        # JPEG has no signed values: the decoder's 16 bits are read as PixelRepresentation says.
         unsigned = np.ascontiguousarray(frame).view(np.uint16)
         if transfer_syntax in (JPEG_LOSSLESS, JPEG_LOSSLESS_SV1):
             return bytes(imagecodecs.ljpeg_encode(unsigned, bitspersample=16))

@@ -21,10 +21,10 @@ class Tube:
 
 
 def grow_tree(rng: np.random.Generator, root: Floats, tips: Floats, *, tip_radius_mm: float) -> list[Tube]:
-    """A tree of tubes from `root` to every one of `tips`, (N, 3), mm.
+    """A tree of tubes from `root` to each of `tips`, (N, 3), mm.
 
-    Each tip joins the nearest point that is already part of the tree, near ones first, which gives
-    short branches on long stems. A stem's radius follows from the tips it feeds (Murray's law).
+    Each tip joins the nearest point that is already part of the tree, nearest tips first, which gives
+    short branches on long stems. A stem's radius follows from the tips that it feeds (Murray's law).
     """
     order = np.argsort(np.linalg.norm(tips - root, axis=1))
     nodes, parents = [root.astype(np.float32)], [-1]
@@ -49,9 +49,9 @@ def grow_tree(rng: np.random.Generator, root: Floats, tips: Floats, *, tip_radiu
 
 
 def airways(rng: np.random.Generator, anatomy: Anatomy, tips: dict[int, Floats]) -> list[Tube]:
-    """Trachea, main bronchi and their first branches: the lumen.
+    """The lumen of the trachea, the main bronchi and their first branches.
 
-    tips: by side (-1 right, 1 left), points (N, 3) in the lungs that the branches run towards.
+    tips: by side (-1 right, 1 left), points (N, 3) in the lungs towards which the branches run.
     """
     y = float(rng.uniform(-4, 6))
     carina = np.array([anatomy.carina_z, y, 0], np.float32)
@@ -89,7 +89,7 @@ def draw_tubes(grid: Grid, tubes: list[Tube], into: Bytes) -> None:
 
 
 def _distance(at: tuple[Floats, Floats, Floats], tube: Tube, step: float) -> Floats:
-    """Distance in mm to the tube's axis, forgiving half a slice along z."""
+    """Distance in mm to the tube's axis, with half a slice of tolerance along z."""
     along = tube.end - tube.start
     length2 = max(float(along @ along), 1e-6)
     offsets = [axis - float(start) for axis, start in zip(at, tube.start, strict=True)]

@@ -1,1 +1,1 @@
-"""The paper's training method: unsupervised lung masks, augmentation, and both training loops."""
+"""The paper's training method: unsupervised lung masks, augmentation and the two training loops."""

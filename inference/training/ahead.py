@@ -1,4 +1,4 @@
-"""Samples loaded ahead of their use, so that the network never waits for a disk; and how long it did wait."""
+"""Load samples before they are needed, so that the network does not wait for a disk; measure how long it waited."""
 
 import time
 from collections import deque
@@ -13,9 +13,9 @@ THREADS = 2
 
 
 class Ahead(Generic[T]):
-    """Loads samples in the order in which they will be asked for.
+    """Loads samples in the order in which they will be requested.
 
-    load: gives a sample by its number; called from other threads.  waited_s: seconds spent waiting for samples.
+    load: returns a sample by its number; called from other threads.  waited_s: seconds spent waiting for samples.
     """
 
     def __init__(self, load: Callable[[int], T], depth: int = DEPTH) -> None:
@@ -26,7 +26,7 @@ class Ahead(Generic[T]):
         self.waited_s = 0.0
 
     def expect(self, samples: Sequence[int]) -> None:
-        """Begin to load these, in this order; what was expected before is dropped. Empty: stop."""
+        """Begin to load these samples, in this order, and drop those expected before. An empty list stops loading."""
         for _, future in self._loading:
             future.cancel()
         self._loading.clear()
@@ -39,7 +39,7 @@ class Ahead(Generic[T]):
         self._refill()
 
     def take(self, sample: int) -> T:
-        """A sample; loaded here and now if it was not expected next."""
+        """Return a sample; it is loaded at once if it was not the next one expected."""
         started = time.perf_counter()
         try:
             if not self._loading or self._loading[0][0] != sample:

@@ -1,4 +1,4 @@
-"""Random affine maps and colour jitter, drawn once per volume and applied alike to each of its slices."""
+"""Random affine maps and colour jitter, drawn once per volume and applied equally to all of its slices."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class AugmentationSettings:
-    """The largest change of each kind; zeros switch it off.
+    """The largest change of each kind; 0 switches that kind off.
 
     Source: Zheng et al. 2020, "Data Augmentation".
     """
@@ -52,7 +52,7 @@ def draw(settings: AugmentationSettings, generator: torch.Generator) -> Change:
 
 
 def warp(slices: Tensor, change: Change, mode: str = "bilinear") -> Tensor:
-    """Turn, move, scale and shear every slice alike; what comes in from outside is 0.
+    """Rotate, shift, scale and shear every slice alike; pixels from outside the image are 0.
 
     slices: (N, C, H, W) float, on any device.  mode: "bilinear", or "nearest" for masks.
     Returns (N, C, H, W).
@@ -74,7 +74,7 @@ def jitter(grey: Tensor, change: Change) -> Tensor:
 
 
 def _matrix(change: Change, height: int, width: int) -> list[list[float]]:
-    """From places in the result to places in the source, in units of half the image (affine_grid's own)."""
+    """Maps positions in the result to positions in the source, in units of half the image, as affine_grid expects."""
     cos, sin = math.cos(change.rotation), math.sin(change.rotation)
     shear = math.tan(change.shear)
     # Rotation after shear, in pixels: forward matrix [[a, b], [c, d]] on (x, y).

@@ -56,7 +56,7 @@ class MaskSettings:
 class BuildSettings:
     """How a data set is made.
 
-    ignore_patient_id: PatientID does not tell whose case it is, as in pseudonymised files that all share one.
+    ignore_patient_id: PatientID does not identify the patient, for example in pseudonymised files that all share one.
     workers: processes; a volume of 300 slices takes up to 1 GiB in each.
     """
 
@@ -79,10 +79,10 @@ def build_dataset(
 ) -> Dataset:
     """Make a data set in a new folder.
 
-    split: parts the cases; every case's patient is settled before it is asked.
+    split: divides the cases into parts; every case's patient is known before it is called.
     card: its profile prepares the volumes, its suitability rules judge them.
-    Raises UnusableLabels for labels that contradict the headers or each other or leave a patient on both sides, before
-    any scan is read; UnusableDataset if the folder is taken or no case is left.
+    Raises UnusableLabels, before any scan is read, if the labels contradict the headers or each other, or put one
+    patient into two parts; UnusableDataset if the folder is already in use or no case is left.
     """
     if (folder / MANIFEST).exists():
         raise UnusableDataset(f"{folder} holds a data set already; choose another folder")
@@ -140,15 +140,15 @@ def _scans_of(scans: Sequence[Scan], labels: Sequence[LabelledCase]) -> tuple[di
         raise UnusableLabels(str(error)) from None
 
 
-# Who is one patient
+# Which cases belong to one patient
 
 
 def _with_patients(
     cases: Sequence[LabelledCase], found: Mapping[str, Sequence[Scan]], settings: BuildSettings
 ) -> list[LabelledCase]:
-    """Each case with its patient: as the labels name it, else its PatientID, else the case itself.
+    """Each case with its patient: as the labels name it, otherwise its PatientID, otherwise the case itself.
 
-    Raises UnusableLabels if all of several cases would be one patient, which is a pseudonym.
+    Raises UnusableLabels if several cases would all be one patient: that PatientID is then a shared pseudonym.
     """
     settled = []
     for case in cases:
@@ -191,7 +191,7 @@ def _identities(scans: Sequence[Scan], settings: BuildSettings) -> Iterator[tupl
 
 @dataclass(frozen=True)
 class _Work:
-    """What another process is handed; so nothing that cannot be pickled, such as a card's tables."""
+    """What is handed to another process, so it holds nothing that cannot be pickled, such as a card's tables."""
 
     number: int
     case: LabelledCase
@@ -213,7 +213,7 @@ def _each(works: Sequence[_Work], workers: int) -> Iterator[CachedCase | LeftOut
 
 
 def _prepare(work: _Work) -> CachedCase | LeftOut:
-    """Write one case's volume, of the first of its series that is accepted; or why none is."""
+    """Write the volume of the first of a case's series that is accepted, or return why none was."""
     refusal: LeftOut | None = None
     for scan in work.scans:
         try:
@@ -254,7 +254,7 @@ def _cached(work: _Work, scan: Scan, volume: CTVolume) -> CachedCase:
 
 
 def _as_sampled(mask: Mask, shape: tuple[int, ...], profile: Profile) -> Mask:
-    """The mask with the order and the number of the grey slices, each from the source slice nearest to it."""
+    """The mask with one slice per grey slice, in the same order, each taken from the nearest source slice."""
     if profile.slices.order == "descending":
         mask = mask[::-1]
     nearest = np.minimum(((np.arange(shape[0]) + 0.5) * len(mask) / shape[0]).astype(np.intp), len(mask) - 1)
@@ -264,7 +264,7 @@ def _as_sampled(mask: Mask, shape: tuple[int, ...], profile: Profile) -> Mask:
 def _without_duplicates(
     cases: Sequence[CachedCase], lines: Mapping[str, int]
 ) -> tuple[list[CachedCase], list[LeftOut]]:
-    """One case of each volume; none of those whose labels contradict each other."""
+    """Keep one case per volume, and none if the labels of a volume's cases contradict each other."""
     by_volume: dict[str, list[CachedCase]] = {}
     for case in cases:
         by_volume.setdefault(case.volume_digest, []).append(case)

@@ -1,12 +1,12 @@
-"""A data set on disk: grey values and unsupervised lung masks of every case, and a manifest that says what they are.
+"""A data set on disk: grey values and unsupervised lung masks of every case, and a manifest that describes them.
 
     DIR/dataset.json       the manifest: settings, split, cases, what was left out and why
     DIR/volumes/0001.safetensors   grey: uint8 (T, Y, X); lungs: packed bits of that shape
     DIR/left-out.csv       cases without a volume, and why
-    DIR/removed.txt        cases whose lung mask is not learned from: edit it by hand
-    DIR/masks-001.png      contact sheets to decide that by
+    DIR/removed.txt        cases whose lung mask is not used for training: edit it by hand
+    DIR/masks-001.png      contact sheets that help to decide which
 
-All of it names cases as the labels do, so it stays at the site.
+All these files name cases as the labels do, so they stay at the site.
 """
 
 import hashlib
@@ -43,10 +43,10 @@ class UnusableDataset(InferenceError):
 class CachedCase:
     """One case of a data set.
 
-    case: as the labels call it.  patient: a number; cases of one patient share it.  file, sha256: of its volume.
+    case: as named in the labels.  patient: a number that all cases of one patient share.  file, sha256: of its volume.
     shape: (T, Y, X) of the grey values.  spacing_mm: of the source volume, (z, y, x).
-    volume_digest: of the source volume in HU.  covers: hidden columns to split an evaluation by, such as scanner.
-    mask_ml: of the unsupervised lung mask.  mask_failures: why it should not be learned from; empty for a good one.
+    volume_digest: of the source volume in HU.  covers: columns by which an evaluation can be split, such as scanner.
+    mask_ml: of the unsupervised lung mask.  mask_failures: why it should not be trained on; empty for a good one.
     """
 
     case: str
@@ -78,8 +78,8 @@ class LeftOut:
 class Dataset:
     """A data set in its folder.
 
-    profile: the preprocessing that its volumes went through.  split: how the parts were made, in words.
-    labels_sha256: of the file of labels.  unlabelled: series of the source that no label names.
+    profile: the preprocessing of its volumes.  split: how the parts were made, in words.
+    labels_sha256: of the labels file.  unlabelled: series of the source that no label names.
     """
 
     folder: Path
@@ -97,12 +97,12 @@ class Dataset:
         return [case for case in self.cases if case.part == name]
 
     def digest(self) -> str:
-        """SHA-256 hex over what can be learned from: volumes, labels and parts."""
+        """SHA-256 hex of everything that training can use: volumes, labels and parts."""
         content = [[case.sha256, case.covid, case.part] for case in self.cases]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def removed(self) -> frozenset[str]:
-        """Cases whose lung mask is not learned from, from removed.txt: one a line, the rest of it a comment after #.
+        """Cases in removed.txt, whose lung mask is not used for training: one per line, with comments after #.
 
         Raises UnusableDataset for a name that is not a case.
         """
@@ -140,7 +140,7 @@ class Dataset:
         return grey, lungs
 
     def save(self) -> None:
-        """Write the manifest, replacing it in one step."""
+        """Write the manifest, replacing the old one atomically."""
         content = {
             "format": FORMAT,
             "card": self.card,
@@ -163,14 +163,14 @@ def write_volume(path: Path, grey: Grey, lungs: npt.NDArray[np.bool_]) -> str:
 
 
 def is_dataset(folder: Path) -> bool:
-    """True if `dataset build` has made this folder."""
+    """True if this folder was made by `dataset build`."""
     return (folder / MANIFEST).is_file()
 
 
 def open_dataset(folder: Path) -> Dataset:
     """The data set of a folder.
 
-    Raises UnusableDataset if there is none, or one of another format, or a patient is in two parts of it.
+    Raises UnusableDataset if there is none, if its format is another one, or if a patient is in two of its parts.
     """
     try:
         content: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -205,7 +205,7 @@ def _check_cases(cases: tuple[CachedCase, ...], folder: Path) -> None:
 
 
 def summary(dataset: Dataset) -> dict[str, object]:
-    """What a card says about the data: figures without a case's or a patient's name."""
+    """What a card says about the data: figures that name no case and no patient."""
     dates = sorted(date.fromisoformat(case.date) for case in dataset.cases)
     parts = {name: dataset.part(name) for name in PARTS}
     return {
@@ -228,7 +228,7 @@ def summary(dataset: Dataset) -> dict[str, object]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file durably: a kill leaves the old one or the new one, whole."""
+    """Write a file durably: after a kill, either the old or the new file is there, complete."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with partial.open("wb") as file:
         file.write(content)

@@ -1,4 +1,4 @@
-"""Phantoms to train on and to test with: two populations from other scanners."""
+"""Phantoms for training and testing: two populations from different scanners."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -34,12 +34,12 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Population:
-    """What the phantoms of one site are drawn from.
+    """The ranges from which the phantoms of one site are drawn.
 
     field_mm: width of the field of view; None fits it to each body.  padding_hu: outside the circle, see `Scanner`.
-    slices: range of their number over the whole chest.  sizes: rows and columns.
+    slices: range of the number of slices over the whole chest.  sizes: rows and columns.
     peripheral: range of the share of foci at the pleura.
-    confounder_share: how often each of CONFOUNDERS is there, in both classes alike.
+    confounder_share: how often each of CONFOUNDERS occurs, equally in both classes.
     """
 
     key: int
@@ -67,7 +67,7 @@ TRAINING = Population(
     lesions=LesionSettings(count=(3, 10), radius_mm=(10, 30), ground_glass_hu=(150, 450), consolidation_hu=(550, 900)),
     peripheral=(0.6, 1.0),
 )
-# Sharp and soft kernels, noise, fields of view, matrices and slices that the training population does not have.
+# Kernels, noise, fields of view, matrices and slice numbers that do not occur in the training population.
 TEST = Population(
     key=2,
     kernels=(Kernel((0.3, 0.45), (20, 50)), Kernel((1.3, 1.8), (5, 20))),
@@ -83,7 +83,7 @@ TEST = Population(
 
 
 def draw_phantom(population: Population, seed: int) -> Phantom:
-    """A phantom of a population: every second one has COVID-19, from faint ground glass to consolidation."""
+    """One phantom of a population. Every second phantom has COVID-19, from faint ground glass to consolidation."""
     rng = np.random.default_rng((seed, population.key))
     covid = seed % 2 == 1
     kernel = population.kernels[int(rng.integers(len(population.kernels)))]
@@ -110,7 +110,7 @@ def draw_phantom(population: Population, seed: int) -> Phantom:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A phantom in 8-bit grey values, as the node makes them.
+    """A phantom in 8-bit grey values, as the node computes them.
 
     grey: uint8 (T, Y, X).  unsupervised, truth: lung masks on that grid, as packed bits.
     learnable: the unsupervised mask passed its checks.
@@ -132,12 +132,12 @@ class Prepared:
 
 
 def volume_of(phantom: Phantom) -> CTVolume:
-    """The phantom as the node's preprocessing takes it."""
+    """The phantom in the form that the node's preprocessing expects."""
     return CTVolume(phantom.hu, phantom.spacing_mm, np.eye(4), (), "", "")
 
 
 def prepare(population: Population, seed: int) -> Prepared:
-    """Make one phantom, its grey values as the node makes them, and its unsupervised lung mask."""
+    """Make one phantom with its grey values, as the node computes them, and its unsupervised lung mask."""
     phantom = draw_phantom(population, seed)
     grey = greys(volume_of(phantom), PROFILE)
     mask = unsupervised_mask(hu_of(grey), phantom.spacing_mm)
@@ -155,7 +155,7 @@ def prepare(population: Population, seed: int) -> Prepared:
 
 
 def hu_of(grey: Grey) -> npt.NDArray[np.int16]:
-    """The middle of the HU values that each grey value stands for: int16, the shape of `grey`."""
+    """For each grey value, the middle of the HU range that it stands for: int16, shaped like `grey`."""
     low, high = PROFILE.intensity.window_hu
     return (low + (grey.astype(np.float32) + 0.5) * (high - low) / 255).astype(np.int16)
 
@@ -178,7 +178,7 @@ def load_prepared(path: Path) -> Prepared:
 def prepare_all(
     population: Population, count: int, folder: Path, workers: int, say: Callable[[str], None]
 ) -> list[Path]:
-    """Files of the population's first `count` phantoms, made if `folder` does not hold them yet."""
+    """Files of the population's first `count` phantoms; those that `folder` does not hold yet are made."""
     folder.mkdir(parents=True, exist_ok=True)
     started, done = time.monotonic(), []
     wanted = [(population, seed, folder) for seed in range(count)]

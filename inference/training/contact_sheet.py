@@ -1,4 +1,4 @@
-"""Contact sheets of lung masks: every case at a glance, for a person to find the masks that failed."""
+"""Contact sheets of lung masks: they show every case at a glance, so that a person can find the masks that failed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ GOOD, FAILED, MASK = (90, 200, 120), (230, 70, 60), (255, 170, 0)
 def draw_sheets(dataset: Dataset, folder: Path | None = None) -> list[Path]:
     """Write masks-001.png and so on, failed masks first; each tile shows a coronal and an axial slice of a case.
 
-    folder: where to; the data set's own if None.  Returns the paths.
+    folder: the destination; None writes to the data set's own folder.  Returns the paths.
     """
     removed = dataset.removed()
     cases = sorted(dataset.cases, key=lambda case: (case.case not in removed, not case.mask_failures))
@@ -70,6 +70,6 @@ def _overlaid(grey: Grey, mask: npt.NDArray[np.bool_]) -> Image.Image:
 
 
 def _shortened(text: str, length: int) -> str:
-    # The built-in font has Latin letters only.
+    # The built-in font has only Latin letters.
     plain = text.encode("latin-1", "replace").decode("latin-1")
     return plain if len(plain) <= length else plain[: length - 1] + "~"

@@ -1,4 +1,4 @@
-"""Who is in which part of the data: labels, and splits by patient."""
+"""Which patient is in which part of the data: labels, and splits by patient."""
 
 import random
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class LabelledCase:
     """One line of labels.csv.
 
     case: SeriesInstanceUID, StudyInstanceUID, AccessionNumber, PatientID, or the name of a folder of the case's files.
-    patient: cases that share it go to the same part; the case itself if the file names none.
-    line: in the file, from 1; 0 if there is none.
+    patient: cases with the same patient go to the same part; the case itself if the file names no patient.
+    line: its number in the file, from 1; 0 if it has none.
     """
 
     case: str
@@ -34,7 +34,7 @@ class LabelledCase:
 
 @dataclass(frozen=True)
 class Split:
-    """The parts of the data. No patient is in two of them."""
+    """The parts of the data. No patient is in more than one."""
 
     training: tuple[LabelledCase, ...]
     validation: tuple[LabelledCase, ...]
@@ -50,7 +50,7 @@ def read_labels(path: Path) -> list[LabelledCase]:
     """Read `case,label,date` and, optionally, `patient`; label is 0 or 1 (or a word for it), date YYYY-MM-DD.
 
     Without a patient column every case is its own patient.
-    Raises UnusableLabels for a missing column, another label, a wrong date, a case named twice or no case at all.
+    Raises UnusableLabels for a missing column, an unknown label, an invalid date, a case named twice or no case at all.
     """
     cases: dict[str, LabelledCase] = {}
     try:
@@ -115,7 +115,7 @@ def split_by_seed(
 
 
 def _hold_out(cases: Sequence[LabelledCase], share: float, seed: int) -> tuple[list[LabelledCase], list[LabelledCase]]:
-    """Draw patients of each class, at least one if there are two or more, so that both parts hold both classes."""
+    """Draw patients of each class, at least one if the class has two or more, so that both parts hold both classes."""
     held: set[str] = set()
     sick = {case.patient for case in cases if case.covid}
     well = {case.patient for case in cases} - sick

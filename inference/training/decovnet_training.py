@@ -31,7 +31,7 @@ class VolumeCase:
 
 
 class VolumeTask:
-    """What `loop.train` learns from: whole volumes, one a step, scored by ROC AUC on the validation volumes."""
+    """The task for `loop.train`: whole volumes, one per step, scored by ROC AUC on the validation volumes."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class VolumeTask:
         self._ahead = Ahead(self._parts)
 
     def order(self, generator: torch.Generator) -> list[int]:
-        """Every volume; where settings ask for balance, the smaller class repeated until classes are equal."""
+        """Every volume; if the settings ask for balance, the smaller class is repeated until the classes are equal."""
         by_class: list[list[int]] = [[], []]
         for number, case in enumerate(self._training):
             by_class[case.covid].append(number)
@@ -89,7 +89,7 @@ class VolumeTask:
         return Score(roc_auc(labels, probabilities), float(loss))
 
     def _parts(self, sample: int) -> tuple[Tensor, Tensor]:
-        """Grey values and lungs of one volume in memory: uint8 (T, H, W) both."""
+        """Grey values and lungs of one volume, in memory: both uint8 (T, H, W)."""
         case = self._training[sample]
         return _copied(case.grey, self._device), _copied(case.lungs, self._device)
 
@@ -102,17 +102,17 @@ class VolumeTask:
 
 
 def _copied(tensor: Tensor, device: torch.device) -> Tensor:
-    """A volume read from its file into memory if it is mapped, ready for a GPU."""
+    """The volume, read into memory if its file is mapped, ready to be sent to a GPU."""
     return ready_for(tensor if tensor.device.type != "cpu" else tensor.clone(), device)
 
 
 def probability(network: nn.Module, volume: Tensor) -> float:
-    """P(COVID-19) of a volume (2, T, H, W), grey and mask 0 to 1, in the network's present mode."""
+    """P(COVID-19) of a volume (2, T, H, W), grey and mask 0 to 1, in the network's current mode."""
     return float(network(volume[None]).float().softmax(1)[0, COVID])
 
 
 def roc_auc(labels: Sequence[bool], probabilities: Sequence[float]) -> float:
-    """Area under the ROC curve, ties counted half; 0.5 if only one class is present."""
+    """Area under the ROC curve; ties count one half. 0.5 if only one class is present."""
     positives = sum(labels)
     negatives = len(labels) - positives
     if not positives or not negatives:
@@ -123,9 +123,9 @@ def roc_auc(labels: Sequence[bool], probabilities: Sequence[float]) -> float:
 
 
 def initialise(network: DeCoVNet) -> None:
-    """Start every convolution so that its output varies as much as its input, ReLU included (He et al. 2015).
+    """Initialise every convolution so that its output varies as much as its input, ReLU included (He et al. 2015).
 
-    The classifier has no normalisation: from PyTorch's smaller start its last layers see next to nothing.
+    The classifier has no normalisation: with PyTorch's smaller initial weights almost nothing reaches its last layers.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Conv3d):

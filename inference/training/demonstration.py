@@ -1,10 +1,10 @@
-"""Make the demonstration model: phantoms, both trainings by volume-level labels alone, and what came of it.
+"""Make the demonstration model: phantoms, both trainings from volume-level labels alone, and the test.
 
     python -m inference.training.demonstration --out DIR
-    python -m inference.training.demonstration --out DIR --tiny         # a few minute phantoms, to see that it runs
+    python -m inference.training.demonstration --out DIR --tiny         # a few tiny phantoms, to see that it runs
 
-Leaves a model's folder in DIR (card and weights), metrics.json, and predictions.csv for `dicom-node evaluate`.
-A run that is killed goes on from its cache.
+Writes a model's folder (card and weights), metrics.json and, for `dicom-node evaluate`, predictions.csv to DIR.
+A run that was killed continues from its cache.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from inference.training.unet_training import LungCase, LungTask
 Say = Callable[[str], None]
 
 # The paper's learning rate of 1e-5 needs its 100 epochs; these settings reach a fair result in minutes. After the
-# first epoch batch normalisation trains with its running statistics, since those are what the node uses.
+# first epoch, batch normalisation trains with its running statistics, because the node uses those.
 UNET_SETTINGS = TrainingSettings(
     epochs=3,
     learning_rate=2e-3,
@@ -58,8 +58,8 @@ UNET_FINE_SETTINGS = replace(
     UNET_SETTINGS, epochs=2, learning_rate=5e-4, warm_statistics_share=0.5, validation_share=0.05, decay_share=1.0
 )
 COARSE = (160, 160)
-# DeCoVNet learns and is used with the statistics of the one volume, as the authors' is (the card says so), and
-# without augmentation: every phantom is another body already.
+# DeCoVNet is trained and used with the statistics of the single volume, like the authors' (the card says so). It
+# needs no augmentation: every phantom is a different body already.
 FINDER_SETTINGS = TrainingSettings(
     epochs=6,
     learning_rate=1e-3,
@@ -75,10 +75,10 @@ DECOVNET_SETTINGS = replace(FINDER_SETTINGS, epochs=2, learning_rate=3e-4, sampl
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to make and to learn.
+    """How many phantoms to make and how much to train.
 
-    training, test: phantoms.  unet_volumes: training phantoms that the U-Net learns from.
-    unet_slices: slices of each of them in an epoch, and in a step.
+    training, test: numbers of phantoms.  unet_volumes: training phantoms that the U-Net learns from.
+    unet_slices: slices of each of them per epoch, and per step.
     """
 
     training: int = 400
@@ -108,7 +108,7 @@ TINY = Plan(
 
 
 def train_unet(paths: Sequence[Path], plan: Plan, folder: Path, say: Say) -> UNet:
-    """The U-Net of the phantoms whose unsupervised mask passed its checks: on coarse slices first, which is quick."""
+    """Train the U-Net on the phantoms whose mask passed its checks, first on coarse slices, which is quick."""
     learnable = [path for path in paths if load_prepared(path).learnable]
     say(f"U-Net: {len(learnable)} of {len(paths)} unsupervised masks passed their checks")
     torch.manual_seed(plan.unet.seed)
@@ -136,7 +136,7 @@ def learn_lungs(
 
 
 def lung_case(case: Prepared, size: tuple[int, int], every: int = 3) -> LungCase:
-    """What the U-Net learns from, grey values as it gets them in the node: every third slice, which is plenty."""
+    """What the U-Net learns from: every third slice, which is plenty, with grey values as in the node."""
     grey = resize_slices(case.grey.numpy()[::every], size, PROFILE.unet.interpolation_order)
     lungs = case.unpacked(case.unsupervised)[::every] * np.uint8(255)
     lungs = (resize_slices(lungs, size, PROFILE.unet.interpolation_order) > 127).view(np.uint8)
@@ -150,13 +150,13 @@ def find_lungs(case: Prepared, unet: UnetEngine) -> Grey:
 
 
 def volume_case(case: Prepared, lungs: Grey) -> VolumeCase:
-    """A phantom with a lung mask as DeCoVNet gets it in the node."""
+    """A phantom with a lung mask, as DeCoVNet receives it in the node."""
     image, mask = resized(*decovnet_input(case.grey.numpy(), lungs, PROFILE), PROFILE)
     return VolumeCase(str(case.seed), torch.from_numpy(image), torch.from_numpy(mask), case.covid)
 
 
 def learning_cases(paths: Sequence[Path], unet: UnetEngine | None) -> list[VolumeCase]:
-    """Volumes to learn from, with the U-Net's masks as in the node, or with the unsupervised ones."""
+    """Training volumes, with the U-Net's masks as in the node or with the unsupervised ones."""
     cases = []
     for path in paths:
         case = load_prepared(path)
@@ -167,7 +167,7 @@ def learning_cases(paths: Sequence[Path], unet: UnetEngine | None) -> list[Volum
 
 @dataclass(frozen=True)
 class Tested:
-    """One volume to test on. kind: of its lesions.  overlap: Dice of the U-Net's lungs, cleaned, with the truth."""
+    """One test volume. kind: of its lesions.  overlap: Dice of the U-Net's cleaned lung mask and the truth."""
 
     case: VolumeCase
     kind: str
@@ -183,7 +183,7 @@ def test_case(path: Path, unet: UnetEngine) -> Tested:
 
 
 def train_decovnet(paths: Sequence[Path], unet: UnetEngine, plan: Plan, folder: Path, say: Say) -> DeCoVNet:
-    """DeCoVNet of volumes and their labels: first its features, then all of it (see `lesion_start`)."""
+    """Train DeCoVNet on volumes and their labels: first its features, then the whole network (see `lesion_start`)."""
     held = max(2, round(plan.decovnet.validation_share * len(paths)))
     cases = learning_cases(paths, None)
     torch.manual_seed(plan.finder.seed)
@@ -229,7 +229,7 @@ def evaluate(tests: Sequence[Tested], network: DeCoVNet, out: Path) -> dict[str,
     kinds = {test.kind for test in tests}
     positive = {kind: [p >= 0.5 for p, test in zip(found, tests, strict=True) if test.kind == kind] for kind in kinds}
     overlaps = [test.overlap for test in tests]
-    # Where the classes do not overlap, the interval's method has no answer.
+    # If the classes do not overlap, the method gives no interval.
     bounds = {"roc_auc_95": [round(interval.low, 4), round(interval.high, 4)]} if interval else {}
     return {
         "volumes": len(tests),
@@ -242,7 +242,7 @@ def evaluate(tests: Sequence[Tested], network: DeCoVNet, out: Path) -> dict[str,
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Write the weights as safetensors, float32, replacing the file in one step."""
+    """Write the weights as safetensors, float32, replacing the file atomically."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial)

@@ -1,4 +1,4 @@
-"""The demonstration model's card: how its networks get their volumes, what they learned from and what they reached."""
+"""The demonstration model's card: how its volumes are prepared, what its networks learned from, and the results."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from inference.models.cards import (
     write_card,
 )
 
-# The paper's steps at smaller sizes; DeCoVNet sees no more than the lungs' box.
+# The paper's steps at smaller sizes; DeCoVNet sees only the lungs' bounding box.
 PROFILE = Profile(
     name="demonstration",
     intensity=Intensity(window_hu=(-1200, 600)),

@@ -1,6 +1,6 @@
 """The inputs of both networks, made once by the node's own functions and then read from disk as they are needed.
 
-Arrays lie as .npy files, so that a slice is read without its volume and the system's cache does the rest.
+Arrays are .npy files, so that a slice can be read without its volume; the operating system caches them.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ class Refused:
 def lung_cases(
     dataset: Dataset, cases: Sequence[CachedCase], team: Team, done: Callable[[int, int], None]
 ) -> list[LungCase]:
-    """What the U-Net learns from: grey values and unsupervised masks at its size."""
+    """What the U-Net learns from: grey values and unsupervised masks at the network's size."""
     unet = dataset.profile.unet
     folder = _folder(dataset, "unet", [list(unet.size), unet.interpolation_order])
 
@@ -68,11 +68,11 @@ def volume_cases(
 ) -> tuple[list[VolumeCase], list[Refused]]:
     """What DeCoVNet learns from: image and the U-Net's mask, exactly as the node hands them to it.
 
-    card: its profile; unet: trained, in evaluation mode, on the CPU, with the digest that the card has. Without it,
-        the masks are the unsupervised ones.
+    card: gives the profile.  unet: the trained network, in evaluation mode, on the CPU, with the digest in the card;
+        None takes the unsupervised masks.
     """
     folder = _folder(dataset, "decovnet", [plain(card.profile), card.unet.sha256 if unet else "unsupervised"])
-    # The node's own way from grey values to masks; its DeCoVNet is not asked.
+    # The node's own way from grey values to masks; its DeCoVNet is not used.
     pipeline = pipeline_of(card, unet, DeCoVNet().eval(), device) if unet else None
 
     def make(case: CachedCase) -> tuple[Grey, Grey]:
@@ -93,7 +93,7 @@ def volume_cases(
 
 
 def _folder(dataset: Dataset, network: str, of: object) -> Path:
-    """One folder for each way of preparing, so that runs share what they have in common."""
+    """One folder for each kind of preparation, so that runs share the inputs that they have in common."""
     key = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:12]
     folder = dataset.folder / PREPARED / f"{network}-{key}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a training run leaves to look at: history.csv, curves.png, and TensorBoard's files if it is installed."""
+"""The record of a training run: history.csv, curves.png, and TensorBoard's files if it is installed."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ COLUMNS = ("epoch", "training_loss", "validation_loss", "metric", "best", "secon
 
 
 class Journal:
-    """Writes down the epochs of one run.
+    """Records the epochs of one run.
 
     metric: what `Score.metric` is called: "validation ROC AUC" or "validation Dice".
     """
@@ -31,16 +31,16 @@ class Journal:
 
     @property
     def epochs(self) -> Sequence[EpochReport]:
-        """The run's epochs until now, those before a resumption included."""
+        """The run's epochs so far, including those before a resumption."""
         return self._epochs
 
     def resumed(self, epochs: Sequence[EpochReport]) -> None:
-        """Take over what a checkpoint has done; its curves are in the files already."""
+        """Take over the epochs of a checkpoint; their curves are in the files already."""
         self._epochs = list(epochs)
         self._write()
 
     def epoch(self, report: EpochReport) -> None:
-        """Write down a finished epoch."""
+        """Record a finished epoch."""
         self._epochs.append(report)
         self._write()
         if self._board is not None:

@@ -1,16 +1,17 @@
 """A start for DeCoVNet from volume-level labels alone: multiple-instance learning on its feature volume.
 
-From a random start DeCoVNet learns nothing from some hundred volumes in minutes: a few random features at a time
-reach the classifier's chain of maxima, and none of them tells a lesion from a vessel or the edge of the lung. So
+From a random start DeCoVNet learns nothing from a few hundred volumes in minutes: only a few random features at a
+time reach the classifier's chain of maxima, and none of them tells a lesion from a vessel or the edge of the lung.
+Therefore:
 
-1. some features start as what an opacity is by definition: places inside the lung mask, off its edge, with no
-   aerated lung around them (`start_features`); the others start at random;
-2. the features learn first, through one linear layer that scores every place: a volume scores as its highest
-   places do, and that score is compared with the volume's label (`Finder`);
-   They learn it with the unsupervised masks, whose edge is where the lung ends: with those of a U-Net trained for
-   minutes, a pixel off here and there, the edge itself looks like an opacity, and little is learned;
-3. the classifier starts as "how high are the scores" (`start_classifier`), and all of DeCoVNet learns on, now with the
-   masks of the U-Net, as it will be used.
+1. Some features start from the definition of an opacity: places inside the lung mask, off its edge, with no aerated
+   lung around them (`start_features`). The others start at random.
+2. The features learn first, through one linear layer that scores every place. The mean of a volume's highest scores
+   is compared with its label (`Finder`). This stage uses the unsupervised masks, because their edge is the edge of
+   the lung. The masks of a U-Net trained for minutes are off by a pixel here and there: the edge itself then looks
+   like an opacity, and little is learned.
+3. The classifier starts as a measure of how high the scores are (`start_classifier`). Then all of DeCoVNet continues
+   to learn, with the U-Net's masks, as in use.
 
 No label but the volume's is used.
 """
@@ -24,18 +25,18 @@ from torch import Tensor, nn
 from inference.covid.decovnet import COVID, DeCoVNet, ResBlock, Stem
 from inference.training.decovnet_training import VolumeCase
 
-HIGHEST = 16  # places that a volume's score is the mean of
+HIGHEST = 16  # a volume's score is the mean over this many places
 LEVELS = 8  # channels that carry the score through the classifier, each above another level
 SMOOTHING = ((0.5, 0.8), (0.5, 1.2), (0.8, 1.8), (0.8, 0.8))  # (along z, in plane), in voxels, of the first features
-EDGES = (1.5, 3.0, 5.0)  # how much the edge of the lung counts against a place
+EDGES = (1.5, 3.0, 5.0)  # penalty of a place at the edge of the lung
 
 
 @torch.no_grad()
 def start_features(network: DeCoVNet) -> None:
     """Set the first features of each stage to "inside the lung, no aerated lung around"; the others stay.
 
-    The stem's max-pool widens whatever is bright, so its features are aerated lung, which then is absent around an
-    opacity of its width and present around a vessel, and the outside, which then covers the edge of the lung.
+    The stem's max-pool widens whatever is bright, so the stem's features are the aerated lung and the outside. Widened,
+    aerated lung is absent inside an opacity of that width and present at a vessel; the outside covers the lung's edge.
     """
     stem = cast(Stem, network.s1["pathway0_stem"])
     second, third = cast(ResBlock, network.s2["pathway0_res0"]), cast(ResBlock, network.s3["pathway0_res0"])
@@ -59,7 +60,7 @@ def start_features(network: DeCoVNet) -> None:
 
 
 def _gaussian(along: float, across: float) -> Tensor:
-    """A Gaussian of the stem's size, its sum 1: (5, 7, 7)."""
+    """A Gaussian of the stem's size with sum 1: (5, 7, 7)."""
     z, y, x = (torch.arange(-reach, reach + 1.0) for reach in (2, 3, 3))
     axes = (
         torch.exp(-(z**2) / (2 * along**2)),
@@ -90,7 +91,7 @@ class Finder(nn.Module):
 
 
 def new_finder(network: DeCoVNet, cases: Sequence[VolumeCase]) -> Finder:
-    """A finder whose features start with opacities, its scores centred on some of the training volumes."""
+    """A finder whose features start from opacities; its scores are centred on some of the training volumes."""
     start_features(network)
     finder = Finder(network)
     device = next(network.parameters()).device
@@ -114,8 +115,10 @@ def centre(finder: Finder, volumes: Sequence[Tensor]) -> None:
 
 @torch.no_grad()
 def start_classifier(finder: Finder) -> DeCoVNet:
-    """The finder's DeCoVNet, its classifier set to begin as the highest score. Channels without a part in that
-    start near nothing and learn."""
+    """The finder's DeCoVNet, with a classifier that starts as the highest score.
+
+    Channels that play no part in that start near zero and learn.
+    """
     network = finder.network
     convolutions = [layer for layer in network.head if isinstance(layer, nn.Conv3d)]
     for layer in convolutions:

@@ -1,7 +1,7 @@
 """One training loop for both networks: deterministic, resumable, keeping the best epoch.
 
-Chance is a function of (seed, epoch, step), never a running state, so a run that was killed goes on
-from its last checkpoint to the same weights as one that was not.
+Randomness depends only on (seed, epoch, step), never on a running state. A run that was killed therefore continues
+from its last checkpoint to the same weights as an uninterrupted run.
 """
 
 import hashlib
@@ -26,15 +26,15 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train; the defaults are the paper's.
+    """Training settings; the defaults are the paper's.
 
-    balance: the smaller class is repeated until classes are equal, as the authors do.
+    balance: repeat the smaller class until the classes are equal, as the authors do.
     precision: "float32" or "bfloat16" (autocast; weights stay in float32).
     warm_statistics_share: share of the epochs after which batch normalisation stops following single samples
-        and trains with its running statistics, which are those that the node uses; 1 never does.
+        and trains with its running statistics, which the node uses too; with 1 it never does.
     statistics_momentum: weight of the newest sample in the running statistics.
-    samples_per_step: samples whose gradients are averaged in one step of the optimizer, in each process.
-    rise_samples: the learning rate rises from zero over the first samples; the paper's is constant.
+    samples_per_step: samples per process whose gradients are averaged in one step of the optimizer.
+    rise_samples: number of first samples over which the learning rate rises from zero; the paper's is constant.
     decay_share: share of the epochs, at the end, in which the learning rate falls to zero.
     checkpoint_steps: steps between checkpoints within an epoch; None writes one at each epoch's end.
     """
@@ -54,7 +54,7 @@ class TrainingSettings:
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
 
     def digest(self) -> str:
-        """Tells a checkpoint of other settings apart; hexadecimal."""
+        """Identifies the settings, so that a checkpoint of other settings is recognised; hexadecimal."""
         return hashlib.sha256(repr(self).encode()).hexdigest()
 
 
@@ -67,7 +67,7 @@ class Score:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Sorts scores from worse to better."""
+        """Sort key from worse to better scores."""
         return (round(self.metric, 6), -self.loss)
 
 
@@ -75,7 +75,7 @@ class Score:
 class EpochReport:
     """One finished epoch. epoch: from 0.
 
-    seconds: wall time of its training.  waiting_share: part of that in which the network waited for data.
+    seconds: wall time of its training.  waiting_share: share of that time in which the network waited for data.
     """
 
     epoch: int
@@ -94,16 +94,16 @@ class Task(Protocol):
         """The network that learns."""
 
     def order(self, generator: torch.Generator) -> list[int]:
-        """The samples of one epoch, in the order in which they are learned from."""
+        """The samples of one epoch, in training order."""
 
     def expect(self, samples: Sequence[int]) -> None:
-        """Told which samples `loss` will be asked for, in this order: time to load them ahead. Empty: no more."""
+        """Announces the samples of the next calls of `loss`, in order, to be loaded ahead. Empty: no more."""
 
     def waited_s(self) -> float:
-        """Seconds that `loss` has waited for data until now."""
+        """Seconds that `loss` has waited for data so far."""
 
     def loss(self, sample: int, generator: torch.Generator) -> Tensor:
-        """Loss of one sample, augmented with chance from `generator`."""
+        """Loss of one sample, augmented with random numbers from `generator`."""
 
     def validate(self) -> Score:
         """Score of the network, in evaluation mode, on the validation cases."""
@@ -123,12 +123,12 @@ def train(
 ) -> Score:
     """Train until `settings.epochs` are done, from the checkpoint in `folder` if there is one.
 
-    The network holds the weights of the best epoch afterwards.
+    Afterwards the network holds the weights of the best epoch.
     report: called after each epoch.  progress: called with (samples done, samples of the epoch) after each step.
-    stop: asked after each step; True ends the run early, with a checkpoint, as a kill would end it without.
-    resumed: called with the epochs that a checkpoint has done already.
-    data: what is learned from, by any digest; a checkpoint of other data is refused as one of other settings is.
-    team: the processes that train together; every one of them calls this.
+    stop: called after each step; True ends the run early, after writing a checkpoint.
+    resumed: called with the epochs that the checkpoint contains.
+    data: any digest of the training data; a checkpoint of other data is refused, as is one of other settings.
+    team: the processes that train together; each of them calls this function.
     Returns the score of the best epoch.
     Raises ModelError if the checkpoint is of other settings or data, or the loss is not finite.
     """
@@ -155,7 +155,7 @@ def train(
 @dataclass
 class _State:
     epoch: int = 0
-    step: int = 0  # samples of this epoch that are done
+    step: int = 0  # samples done in this epoch
     steps: int = 0  # steps of the optimizer since the start
     loss_sum: float = 0.0
     best: Score | None = None
@@ -164,7 +164,7 @@ class _State:
 
 
 class _Run:
-    """One call of `train`: what it goes on from, and the epochs."""
+    """One call of `train`: the state that it continues from, and its epochs."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class _Run:
         self._seconds, self._waited = 0.0, 0.0
 
     def epoch(self) -> bool:
-        """The rest of an epoch; False if `stop` ended it."""
+        """Train the rest of an epoch; False if `stop` ended it."""
         settings, state, network = self.settings, self.state, self.task.network
         order = self.task.order(_generator(settings.seed, state.epoch, -1))
         network.train()
@@ -215,7 +215,7 @@ class _Run:
         return True
 
     def judge(self) -> EpochReport:
-        """Score the epoch that has just ended, keep it if it is the best, and write a checkpoint."""
+        """Score the epoch that has just ended, keep its weights if they are the best, and write a checkpoint."""
         state = self.state
         mean = state.loss_sum / max(state.step, 1)
         if not math.isfinite(mean):
@@ -232,17 +232,17 @@ class _Run:
         return report
 
     def _steps(self, samples: int) -> list[range]:
-        """The places in the order that each step of the rest of the epoch learns from, over all processes."""
+        """For each remaining step of the epoch, its samples' positions in the order, over all processes."""
         size = self.settings.samples_per_step * self.team.size
         return [range(start, min(start + size, samples)) for start in range(self.state.step, samples, size)]
 
     def _own(self, step: range, rank: int | None = None) -> range:
-        """The part of a step that a process learns from; this one's if no rank is given."""
+        """The samples of a step that one process handles; this process if no rank is given."""
         start = (self.team.rank if rank is None else rank) * self.settings.samples_per_step
         return step[start : start + self.settings.samples_per_step]
 
     def _learn(self, step: range, order: Sequence[int]) -> list[Tensor]:
-        """One step of the optimizer; returns the losses of this process's samples, still on the device."""
+        """Take one step of the optimizer; returns the losses of this process's samples, still on the device."""
         network = self.task.network
         layers = [layer for layer in _normalisations(network) if layer.training] if self.team.size > 1 else []
         before = statistics(layers)
@@ -254,7 +254,7 @@ class _Run:
         return losses
 
     def _learn_one(self, place: int, sample: int) -> Tensor:
-        """Add the gradient of one sample, the `place`-th of its epoch; returns its loss."""
+        """Add the gradient of sample number `place` of the epoch; returns its loss."""
         device = next(self.task.network.parameters()).device
         seed, epoch = self.settings.seed, self.state.epoch
         with _chance(seed, epoch, place, device) as generator, _precision(self.settings, device):
@@ -263,7 +263,7 @@ class _Run:
         return loss.detach()
 
     def _add(self, pending: list[Tensor]) -> None:
-        """Sum losses kept on the device until now, so that no step waits for its number."""
+        """Sum the losses, which stayed on the device so that no step had to wait for its value."""
         own = sum(float(loss) for loss in pending)
         pending.clear()
         self.state.loss_sum += sum(self.team.collect([own], self.team.size))
@@ -275,7 +275,7 @@ class _Run:
 
 
 def freeze_statistics(network: nn.Module) -> None:
-    """Let batch normalisation use, and no longer change, its running statistics."""
+    """Make batch normalisation use its running statistics and stop changing them."""
     for layer in _normalisations(network):
         layer.eval()
 
@@ -314,7 +314,7 @@ def _generator(seed: int, epoch: int, step: int) -> torch.Generator:
 
 @contextmanager
 def _chance(seed: int, epoch: int, step: int, device: torch.device) -> Iterator[torch.Generator]:
-    """A generator for augmentation; torch's own, which dropout uses, is seeded as well and put back."""
+    """A generator for augmentation. Torch's global one, which dropout uses, is seeded too and restored afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(_seed(seed, epoch, step))
@@ -330,7 +330,7 @@ def _copied(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _save(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, identity: str, state: _State) -> None:
-    """Replace the checkpoint in one step: a kill leaves the old one or the new one, whole."""
+    """Replace the checkpoint atomically: after a kill, either the old or the new one is there, complete."""
     content = {
         "identity": identity,
         "network": network.state_dict(),

@@ -1,7 +1,7 @@
-"""Lung masks without labels, which the U-Net learns from, and checks that find where they failed.
+"""Lung masks made without labels, which the U-Net learns from, and checks that find the ones that failed.
 
-Source: Zheng et al. 2020, "Proposed DeCoVNet", and their reference 20 (Liao et al.): everything darker
-than -320 HU, without what is connected to the outside, its largest components, filled.
+Source: Zheng et al. 2020, "Proposed DeCoVNet", and their reference 20 (Liao et al.): take everything darker
+than -320 HU, remove what is connected to the outside, keep the largest components and fill them.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from inference.arrays import Mask
 Labels = npt.NDArray[np.integer]
 
 AIR_BELOW_HU = -320
-HOLE_MM2 = 600.0  # cross-section of the largest vessels of the lung, cut slantwise
-TRACHEA_MM2 = (40.0, 900.0)  # cross-section of an adult's trachea with room on both sides
+HOLE_MM2 = 600.0  # oblique cross-section of the largest vessels of the lung
+TRACHEA_MM2 = (40.0, 900.0)  # cross-section of an adult's trachea, with a margin on both sides
 
 
 @dataclass(frozen=True)
 class MaskChecks:
-    """What a lung mask of an adult must look like to be learned from.
+    """Limits that an adult's lung mask must keep to be used for training.
 
-    volume_ml: both lungs together.  largest_share: the larger lung's part of the whole.
-    height_mm: extent along z.  edge_share: how much of the largest slice area may lie on the first or last slice.
-    fill_share: how much of the box around it the mask fills.
+    volume_ml: both lungs together.  largest_share: the larger lung's share of both.
+    height_mm: extent along z.  edge_share: area allowed on the first or last slice, as a share of the largest.
+    fill_share: share of its bounding box that the mask fills.
     """
 
     volume_ml: tuple[float, float] = (1200.0, 9000.0)
@@ -45,9 +45,9 @@ def unsupervised_mask(
     """Both lungs, with the vessels in them.
 
     hu: (Z, Y, X), z towards the head.  spacing_mm: (z, y, x).
-    airways: keep the trachea and what is connected to it, as the authors' masks do; without it the lungs
-        end where a reader would end them.
-    Returns bool (Z, Y, X), empty where nothing remains.
+    airways: keep the trachea and what is connected to it, as the authors' masks do; otherwise the
+        lungs end where a radiologist would end them.
+    Returns bool (Z, Y, X); all False if nothing remains.
     """
     air = _without_outside(hu < below_hu)
     if not airways:
@@ -63,7 +63,7 @@ def unsupervised_mask(
 
 
 def failures(mask: Mask, spacing_mm: tuple[float, float, float], checks: MaskChecks | None = None) -> tuple[str, ...]:
-    """Why a mask should not be learned from: one sentence per failed check; empty for a good mask.
+    """Why a mask should not be used for training: one sentence per failed check; empty for a good mask.
 
     mask: bool (Z, Y, X).  spacing_mm: (z, y, x).
     """
@@ -92,9 +92,9 @@ def failures(mask: Mask, spacing_mm: tuple[float, float, float], checks: MaskChe
 
 
 def left_right_share(mask: Mask) -> float:
-    """The larger side's share of the mask, split in the middle of the image, where a scan is centred: 0.5 to 1.
+    """The larger side's share of the mask, split at the middle of the image, on which a scan is centred: 0.5 to 1.
 
-    The middle of the mask would not do: a single lung has two equal halves.
+    Splitting at the middle of the mask would not work: a single lung would have two equal halves.
     """
     columns = mask.sum(axis=(0, 1), dtype=np.float64)
     first = columns[: len(columns) // 2].sum() / columns.sum()
@@ -137,7 +137,7 @@ def _largest_lungs(air: Mask) -> Mask:
 
 
 def _fill(mask: Mask, pixel_mm2: float) -> Mask:
-    """Vessels and lesions in the lung: what it encloses from all sides, and small holes of single slices.
+    """Vessels and lesions in the lung: whatever it encloses on all sides, and small holes in single slices.
 
     A large hole in one slice is not lung: the dome of the diaphragm, or the heart between lungs that touch in front.
     """
@@ -153,7 +153,7 @@ def _fill(mask: Mask, pixel_mm2: float) -> Mask:
 
 
 def _trachea(air: Mask, spacing_mm: tuple[float, float, float]) -> Mask:
-    """The windpipe and the main bronchi: followed down from the top while they stay narrow.
+    """The trachea and the main bronchi, followed down from the top while they stay narrow.
 
     air: bool (Z, Y, X) inside the body.
     """
@@ -173,12 +173,12 @@ def _trachea(air: Mask, spacing_mm: tuple[float, float, float]) -> Mask:
             break
         previous = np.isin(labels, narrow)
         found[index] = previous
-    # The wall is a voxel or two of partial volume, which is not lung either.
+    # The wall is one or two voxels of partial volume, which are not lung either.
     return ndimage.binary_dilation(found, np.ones((1, 3, 3), bool))  # type: ignore[no-any-return]
 
 
 def _trachea_start(air: Mask, pixel_mm2: float) -> tuple[int, Mask] | None:
-    """The highest slice with a roundish hole of the right size near the middle of the lungs, and that hole."""
+    """The highest slice with a roughly round hole of the right size near the middle of the lungs, and that hole."""
     columns = np.flatnonzero(air.any(axis=(0, 1)))
     if not len(columns):
         return None

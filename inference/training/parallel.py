@@ -1,8 +1,8 @@
-"""Several processes that train one network, as `torchrun` starts them.
+"""Several processes, started by `torchrun`, that train one network.
 
-A step takes `samples_per_step` samples in each process, and its gradient is that of all of them: N processes do what
-one does with N times the samples in a step, up to the rounding of sums. Running statistics go through the samples in
-the same order too.
+A step takes `samples_per_step` samples in each process, and its gradient is that of all of them. N processes do the
+same as one process with N times the samples per step, up to the rounding of sums. Running statistics go through the
+samples in the same order, too.
 """
 
 import os
@@ -17,20 +17,20 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 
-# Preparing the inputs of a large data set takes hours, and the other processes wait for it.
+# Preparing the inputs of a large data set takes hours, and the other processes wait for that.
 LONGEST_WAIT = timedelta(days=2)
 
 
 @dataclass(frozen=True)
 class Team:
-    """The processes that train together. rank: this one's number.  size: how many there are."""
+    """The processes that train together. rank: this process's number.  size: the number of processes."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """True in the one process that writes files and talks."""
+        """True in the one process that writes files and reports progress."""
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> list[T]:
@@ -38,7 +38,7 @@ class Team:
         return list(items[self.rank :: self.size])
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has got here."""
         if self.size > 1:
             dist.barrier()
 
@@ -51,7 +51,7 @@ class Team:
         return [parts[number % self.size][number // self.size] for number in range(total)]
 
     def any(self, flag: bool) -> bool:
-        """True if it is true in any process."""
+        """True if `flag` is true in any process."""
         return any(self.collect([flag], self.size))
 
     def add_gradients(self, network: nn.Module) -> None:
@@ -68,9 +68,9 @@ class Team:
             start += parameter.numel()
 
     def join_statistics(self, layers: Iterable[nn.Module], before: Sequence[Tensor], counts: Sequence[int]) -> None:
-        """Running statistics as if one process had seen every sample, those of the first process first.
+        """Set running statistics as if one process had seen every sample, those of the first process first.
 
-        layers: normalisations that learn.  before: their buffers before the step, as `statistics` gives them.
+        layers: normalisation layers that learn.  before: their buffers before the step, as `statistics` gives them.
         counts: samples of each process in this step.
         """
         if self.size == 1:
@@ -100,9 +100,9 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def join_team(device: str) -> tuple[Team, str]:
-    """The team that torchrun's environment describes, and this process's device; alone without torchrun.
+    """The team that torchrun's environment describes, and this process's device; without torchrun, a team of one.
 
-    device: "auto", "cpu" or "cuda"; with GPUs each process takes the one of its local rank.
+    device: "auto", "cpu" or "cuda"; each process takes the GPU with its local rank.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -117,6 +117,6 @@ def join_team(device: str) -> tuple[Team, str]:
 
 
 def leave_team() -> None:
-    """End what `join_team` began."""
+    """Undo `join_team`."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

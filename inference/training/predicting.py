@@ -1,4 +1,4 @@
-"""A model over a part of a data set: one probability for each case, as over a folder of scans."""
+"""Run a model on a part of a data set: one probability for each case, as for a folder of scans."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,8 +14,8 @@ def predict_dataset(
 ) -> FolderPredictions:
     """Run a model on every case of a part.
 
-    The volumes went through the node's checks when the data set was built; the check of the network's own mask needs
-    the scan itself and is not made here.
+    The volumes passed the node's checks when the data set was built. The check of the network's own mask needs the
+    scan itself, so it is not made here.
     Raises UnusableDataset if the model wants grey values that the data set does not hold, EvaluationError if no
     case is left.
     """

@@ -17,7 +17,7 @@ POINTS = ("high_sensitivity", "high_specificity", "balanced")
 
 @dataclass(frozen=True)
 class Publication:
-    """What a person says about the model. threshold: at or above which it is called positive."""
+    """What a person says about the model. threshold: a probability at or above it is called positive."""
 
     name: str
     version: str
@@ -33,8 +33,8 @@ def publish(
 ) -> Card:
     """Write the card of a run's model with its data and figures, and install it.
 
-    run: folder of `train decovnet`.  evaluation: the evaluation.json of exactly these weights.
-    activate: also make it the model that is used when the settings name none.
+    run: a folder made by `train decovnet`.  evaluation: the evaluation.json of exactly these weights.
+    activate: also make it the model used when the settings name none.
     Raises ModelError if the run is not finished, its weights are altered, the evaluation is of other weights, or
     another model has this name and version.
     """
@@ -118,7 +118,7 @@ def _points(assessed: Mapping[str, Any], threshold: float) -> tuple[OperatingPoi
 
 
 def _without_none(value: Any) -> Any:
-    """Nested plain values without None, which TOML has no word for."""
+    """Nested plain values without None, which TOML cannot express."""
     if isinstance(value, Mapping):
         return {key: _without_none(entry) for key, entry in value.items() if entry is not None}
     return value

@@ -1,4 +1,4 @@
-"""The two trainings as runs in a folder: from a data set to weights that a model card can be made of."""
+"""The two trainings as runs in a folder: from a data set to weights from which a model card can be made."""
 
 import json
 import time
@@ -37,14 +37,14 @@ N = TypeVar("N", bound=nn.Module)
 
 
 class Stopped(ModelError):
-    """A run was asked to stop, and has written a checkpoint; the same command goes on from it."""
+    """A run was asked to stop and has written a checkpoint; the same command continues from it."""
 
 
 @dataclass(frozen=True)
 class Listener:
-    """What is called while a run goes on.
+    """Functions called during a run.
 
-    preparing: (cases done, cases).  progress: (samples done, samples of the epoch).  epoch: each finished one.
+    preparing: (cases done, cases).  progress: (samples done, samples of the epoch).  epoch: each finished epoch.
     stop: True ends the run, with a checkpoint.
     """
 
@@ -56,7 +56,7 @@ class Listener:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run. figures: as in training.json."""
+    """The result of a run. figures: as in training.json."""
 
     folder: Path
     score: Score
@@ -74,7 +74,7 @@ def train_unet(
 ) -> RunResult:
     """Train the U-Net on the unsupervised masks of the training part; the folder then holds unet.safetensors.
 
-    Cases that removed.txt names are neither learned from nor validated with.
+    Cases named in removed.txt are used neither for training nor for validation.
     Raises UnusableDataset if a part is empty, ModelError for a folder of another run, Stopped.
     """
     team, listener = team or Team(), listener or Listener()
@@ -115,7 +115,7 @@ def train_decovnet(
     team: Team | None = None,
     listener: Listener | None = None,
 ) -> RunResult:
-    """Train DeCoVNet on the labels alone, with the trained U-Net's masks; the folder then is a model's folder.
+    """Train DeCoVNet on the labels alone, with the trained U-Net's masks; the folder is then a model's folder.
 
     unet_folder: of a U-Net's run, or of any model whose U-Net fits the data set's profile.
     Raises as `train_unet` does.
@@ -130,7 +130,7 @@ def train_decovnet(
     network = _started(lambda: _new_decovnet(settings), settings.training.seed).to(chosen.torch_device)
     data = sha256(json.dumps([_used(part) for part in parts] + [plain(settings), plain(card)]).encode())
     if settings.start == "opacities":
-        # With the unsupervised masks, whose edge is where the lung ends: see `lesion_start`.
+        # With the unsupervised masks, whose edge is the edge of the lung: see `lesion_start`.
         learning, held, _ = prepare(None)
         finder = _started(lambda: new_finder(network, learning), settings.training.seed)
         task = VolumeTask(finder, learning, held, settings.finder, team=team)
@@ -164,7 +164,7 @@ def _prepared(
     team: Team,
     done: Callable[[int, int], None],
 ) -> tuple[list[VolumeCase], list[VolumeCase], list[Refused]]:
-    """Cases to learn from, to validate with, and those left out, with the masks of a U-Net or the unsupervised ones."""
+    """Training cases, validation cases and those left out, with the masks of a U-Net or the unsupervised ones."""
     kept, refused = volume_cases(dataset, [*parts[0], *parts[1]], card, unet, device, team, done)
     by_name = {case.name: case for case in kept}
     training, validation = ([by_name[case.case] for case in part if case.case in by_name] for part in parts)
@@ -175,7 +175,7 @@ def _prepared(
 def _train_finder(
     task: Task, settings: TrainingSettings, folder: Path, data: str, team: Team, listener: Listener
 ) -> None:
-    """The features alone, with a checkpoint of their own; nothing of it is in the run's curves."""
+    """Train the features alone, with a checkpoint of their own; the run's curves show nothing of it."""
     done: list[EpochReport] = []
     train(
         task, settings, folder, report=done.append, progress=listener.progress, stop=listener.stop,
@@ -186,7 +186,7 @@ def _train_finder(
 
 
 class _Run:
-    """A run's folder and what is written into it."""
+    """A run's folder and the files written into it."""
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ class _Run:
         self._started = time.monotonic()
 
     def train(self, task: Task, settings: TrainingSettings, data: str) -> tuple[Score, Journal | None]:
-        """Train, with curves written by the process that leads."""
+        """Train; the leading process writes the curves."""
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         if self.team.leads:
@@ -262,7 +262,7 @@ class _Run:
 
 
 def _started(make: Callable[[], N], seed: int) -> N:
-    """A network with the start that its seed gives, whatever was drawn before."""
+    """A network with the initial weights that its seed gives, whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
@@ -276,7 +276,7 @@ def _new_decovnet(settings: DecovnetSettings) -> DeCoVNet:
 
 
 def _trained_unet(folder: Path, dataset: Dataset, settings: DecovnetSettings) -> tuple[UNet, Card]:
-    """The U-Net of a run or of a model, and the card of what is to be trained with it."""
+    """The U-Net of a run or of a model, and the card of the model to be trained with it."""
     own = read_card(folder) if (folder / CARD_FILE).exists() else None
     profile = dataset.profile
     if own is not None:

@@ -1,4 +1,4 @@
-"""Settings of the two trainings: the paper's by default; each can be changed in TOML."""
+"""Settings of the two trainings: the defaults are the paper's, and each can be changed in TOML."""
 
 import tomllib
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ class UnetSettings:
     """How the U-Net is trained.
 
     slices_per_step: slices of one volume in one step, 1 in the paper.
-    slices_per_volume: drawn anew in each epoch; absent takes all of them.
-    statistics: of batch normalisation at use: "running", or "batch" for those of each slice alone.
+    slices_per_volume: drawn anew in each epoch; if absent, all slices are taken.
+    statistics: of batch normalisation in use: "running", or "batch" for those of each slice alone.
     """
 
     training: TrainingSettings = field(default_factory=lambda: TrainingSettings(checkpoint_steps=2000))
@@ -31,10 +31,10 @@ class DecovnetSettings:
     """How DeCoVNet is trained.
 
     dropout: share of channels dropped in training, 0.5 in the paper.
-    start: "torch" is PyTorch's usual start, "he" one that keeps the variance through layers without normalisation,
-        "opacities" the one of `lesion_start` for some hundred volumes and hours instead of days.
-    finder: how the features learn by multiple instances before all of DeCoVNet does; for "opacities" only.
-    statistics: of batch normalisation at use: "running", or "batch" for those of each volume alone.
+    start: "torch" is PyTorch's usual start. "he" keeps the variance through layers without normalisation.
+        "opacities" is the start of `lesion_start`, for a few hundred volumes and hours instead of days.
+    finder: how the features learn from multiple instances before all of DeCoVNet does; for "opacities" only.
+    statistics: of batch normalisation in use: "running", or "batch" for those of each volume alone.
     """
 
     training: TrainingSettings = field(default_factory=lambda: TrainingSettings(checkpoint_steps=200))
@@ -59,7 +59,7 @@ def decovnet_settings(table: Mapping[str, object]) -> DecovnetSettings:
 
 
 def merged(table: Mapping[str, object], changes: object) -> dict[str, object]:
-    """Nested tables with changes laid over them. Raises ModelError if a change is not a table."""
+    """Nested tables with changes applied to them. Raises ModelError if a change is not a table."""
     if not isinstance(changes, Mapping):
         raise ModelError("settings: expected a table")
     result = dict(table)
@@ -70,7 +70,7 @@ def merged(table: Mapping[str, object], changes: object) -> dict[str, object]:
 
 
 def parse_change(text: str) -> dict[str, object]:
-    """`a.b = value` in TOML, in which a bare word is text too. Raises ModelError."""
+    """Parse `a.b = value` as TOML; a bare word counts as text. Raises ModelError."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ModelError(f"--set {text}: expected KEY=VALUE, such as training.epochs=20")

@@ -30,10 +30,10 @@ class LungCase:
 
 
 class LungTask:
-    """What `loop.train` learns from: slices of the training volumes, scored by Dice on the validation volumes.
+    """The task for `loop.train`: slices of the training volumes, scored by Dice on the validation volumes.
 
     slices_per_step: slices of one volume in one step; 1 in the paper.
-    slices_per_volume: drawn anew in each epoch; None takes all of them.
+    slices_per_volume: drawn anew in each epoch; None takes all slices.
     team: the processes that validate together.
     """
 
@@ -81,7 +81,7 @@ class LungTask:
         return functional.cross_entropy(self.network(grey).float(), lungs[:, 0].long())
 
     def _piece(self, sample: int) -> tuple[Tensor, Tensor]:
-        """Grey values and lungs of one piece of a volume: uint8 (N, H, W) both."""
+        """Grey values and lungs of one piece of a volume: both uint8 (N, H, W)."""
         number, chosen = self._pieces[sample]
         case = self._training[number]
         grey, lungs = (part[chosen.to(part.device)] for part in (case.grey, case.lungs))
@@ -108,12 +108,12 @@ class LungTask:
 
 
 def ready_for(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy from which a GPU can fetch while it computes; the tensor itself for other devices."""
+    """A copy that a GPU can fetch while it computes; the tensor itself for other devices."""
     return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
 
 
 def segment(network: UNet, grey: Tensor, slices_at_once: int = SLICES_AT_ONCE) -> Tensor:
-    """Lungs of a volume, in evaluation mode: uint8 (Z, H, W) from uint8 grey (Z, H, W), on the network's device."""
+    """Find a volume's lungs in evaluation mode: uint8 (Z, H, W) from uint8 grey (Z, H, W), on the network's device."""
     device = next(network.parameters()).device
     network.eval()
     with torch.inference_mode():
