@@ -6,8 +6,8 @@
 
 The reference is written straight from the description of the preprocessing: spline zooms by scipy, batch 1, slice by
 slice, the U-Net on every slice. CPU seconds are those of the whole process; on a GPU, wall-clock milliseconds are
-printed instead. A stage's floor is what its operations need at the machine's measured rates (matrix product, memory copy),
-whichever of the two takes longer; its share is floor over time, above 100% if an algorithm needs fewer operations.
+printed instead. A stage's floor is the time that its operations need at the machine's measured rates (matrix product or
+memory copy, whichever takes longer). Its share is floor over time, above 100% if an algorithm needs fewer operations.
 """
 
 import argparse

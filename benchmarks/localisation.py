@@ -151,7 +151,7 @@ class Shapes:
 
 
 def draw(seed: int, shapes: Shapes) -> Phantom:
-    """A phantom with lesions; its scanner and their kind and density are drawn too. No model was trained on these seeds."""
+    """A phantom with lesions; its scanner and their kind and density are drawn. No model was trained on these seeds."""
     rng = np.random.default_rng((seed, 7))
     scanner = Scanner(
         noise_hu=float(rng.uniform(8, 45)),
