@@ -1,4 +1,4 @@
-"""Where the networks run: the one place that chooses a device and a number of threads."""
+"""Where the networks run: the only place that chooses a device and a number of threads."""
 
 import os
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ Kind = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Device:
-    """A device that is there.
+    """An available device.
 
     kind: "cpu" or "cuda".  index: which GPU, 0 for the CPU.  name: the hardware's own name.
-    threads: CPU threads that computing may use.
+    threads: CPU threads that computations may use.
     """
 
     kind: Kind
@@ -37,7 +37,7 @@ def choose_device(wanted: str = "auto", threads: int = 0) -> Device:
     """The device for a setting: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
 
     threads: CPU threads; 0 means as many as this process may run on.
-    Raises ModelError for another word, or for a GPU that is not there.
+    Raises ModelError for any other setting, or for a GPU that is not available.
     """
     threads = threads or len(os.sched_getaffinity(0))
     if wanted == "auto":
@@ -63,13 +63,13 @@ def _cpu_name() -> str:
 
 
 def workers(threads: int) -> ThreadPoolExecutor:
-    """A pool whose threads each compute alone, so that a sum is added up in the same order however many there are."""
+    """A pool whose threads each compute alone, so that sums are added in the same order for any number of threads."""
     return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let PyTorch compute in the calling thread alone."""
+    """Let PyTorch compute in the calling thread only."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

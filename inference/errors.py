@@ -1,4 +1,4 @@
-"""Everything that `inference` raises on purpose."""
+"""The errors that `inference` raises on purpose."""
 
 from config.reasons import ReasonCode, Refusal
 
@@ -18,7 +18,7 @@ class CorruptInstance(InferenceError):
 class UnsuitableSeries(InferenceError):
     """The series cannot be analysed, and trying again will not help.
 
-    sentence: one English sentence for a person: what was seen, what was needed. No patient data.
+    sentence: one English sentence for a person: what was found and what was needed. No patient data.
     """
 
     def __init__(self, code: ReasonCode, sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""What a pipeline hands over: plain data without torch, so that any process may import it."""
+"""A pipeline's result: plain data without torch, so that any process may import it."""
 
 from dataclasses import dataclass, field
 
@@ -28,7 +28,7 @@ class ModelIdentity:
 
 @dataclass(frozen=True)
 class QualityCheck:
-    """One check that the series passed on its way, for the report and the audit."""
+    """One check that the series passed, for the report and the audit."""
 
     code: str
     sentence: str
@@ -41,12 +41,12 @@ class Finding:
     probability: P(COVID-19) as the model gives it, 0 to 1.
     lung_mask: bool (Z, Y, X) on the grid of the source volume; cleaned (connected components).
     lung_volume_ml, left_lung_ml, right_lung_ml: millilitres of the cleaned mask.
-    localisation: bool (Z, Y, X), the part of the lungs that drove a positive result: empty for a negative one, and
-        if the model rested on nothing that stands out in the lungs; None if it was not asked for.
+    localisation: bool (Z, Y, X), the part of the lungs that drove a positive result. It is empty for a negative
+        result, or if the verdict rested on nothing that stands out in the lungs; None if it was not asked for.
     heat: uint8 (Z, Y, X), the map that `localisation` is cut from, 255 at its strongest; all 0 for a negative
         result, None if it was not asked for.
-    verdict_slices: lowest and highest z of the source slices that the probability was computed from, all of them
-        if None.
+    verdict_slices: lowest and highest z of the source slices that the probability was computed from; None means
+        all of them.
     pixel_digest: SHA-256 hex of the HU volume and its geometry as the pipeline saw them.
     timings_s: seconds by stage.
     trace: intermediate values by name (JSON types only); empty unless asked for.

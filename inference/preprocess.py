@@ -1,4 +1,4 @@
-"""From HU to what the networks get: pure functions on arrays, each step a field of the model card's profile."""
+"""From HU to the networks' inputs: pure functions on arrays, each step a field of the model card's profile."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -16,7 +16,7 @@ from inference.volume.ct_volume import CTVolume
 
 Weights = npt.NDArray[np.float64]
 
-# A cubic spline's memory of a sample fades by 0.27 per step: beyond 24 steps it is below float64's resolution.
+# A sample's influence on a cubic spline shrinks by a factor of 0.27 per step; beyond 24 steps float64 loses it.
 _NEGLIGIBLE = 1e-14
 _SLICES_AT_ONCE = 8
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def greys(volume: CTVolume, profile: Profile, device: torch.device = CPU) -> Gre
     result = np.empty((count, *hu.shape[1:]), np.uint8)
     for start, part in _resampled(hu, count, profile.slices.interpolation_order, device):
         grey = table[part.view(np.uint16)]
-        # Resampling keeps constants, so lowering the corners after it gives what lowering them before it does.
+        # Resampling keeps constants, so lowering the corners afterwards gives the same as lowering them before.
         grey[:, outside] = table[(np.maximum(part[:, outside], -32768 + lower_by) - lower_by).view(np.uint16)]
         result[start : start + len(part)] = grey
     return result
@@ -54,7 +54,7 @@ def grey_table(window_hu: tuple[float, float]) -> Grey:
 
 
 def outside_circle(rows: int, columns: int, circle: Circle | None) -> npt.NDArray[np.bool_]:
-    """Pixels on or outside the reconstruction circle, scaled from the matrix that it is given for: bool (Y, X)."""
+    """Pixels on or outside the reconstruction circle, which is scaled from its own matrix: bool (Y, X)."""
     if circle is None:
         return np.zeros((rows, columns), bool)
     y, x = np.ogrid[:rows, :columns]
@@ -71,7 +71,7 @@ def resampled_count(slices: int, spacing_mm: float, profile: Slices) -> int:
 
 
 def nearest_resampled(slices: int, count: int) -> npt.NDArray[np.intp]:
-    """For each source slice the resampled one that lies nearest: intp (slices,), each 0 to count - 1."""
+    """The resampled slice nearest to each source slice: intp (slices,), each 0 to count - 1."""
     if slices == 1:
         return np.zeros(1, np.intp)
     return np.floor(np.arange(slices) * (count - 1) / (slices - 1) + 0.5).astype(np.intp)
@@ -85,7 +85,7 @@ def verdict_range(count: int, profile: Slices) -> tuple[int, int]:
 
 
 def mask_box(mask: Grey) -> Box:
-    """The mask's bounding box, each upper bound exclusive of the last index, as the published model had it.
+    """The mask's bounding box; each upper bound excludes the last index, as in the published model.
 
     mask: uint8 (T, Y, X), not 0 in the lung. One stray pixel moves the box.
     Raises UnsuitableSeries (NO_LUNG_MASK) if the box holds no voxel.
@@ -102,7 +102,7 @@ def mask_box(mask: Grey) -> Box:
 
 
 def resize_slices(slices: Grey, size: tuple[int, int], order: int = 3, device: torch.device = CPU) -> Grey:
-    """Resize each slice with splines, as `scipy.ndimage.zoom` does, as two matrix products.
+    """Resize each slice with splines as `scipy.ndimage.zoom` does, but by two matrix products.
 
     slices: uint8 (T, Y, X), grey values or a mask.  size: rows and columns wanted.  device: where to compute.
     Returns uint8 (T, rows, columns), halves rounded up, clipped to 0..255.
@@ -122,7 +122,7 @@ def resize_slices(slices: Grey, size: tuple[int, int], order: int = 3, device: t
 def spline_matrix(result: int, source: int, order: int = 3, edge: str = "constant") -> Weights:
     """The resize of one axis as a matrix: float64 (result, source).
 
-    The zoom is linear in its input, so the zoom of an identity matrix holds all of it, edges included.
+    The zoom is linear in its input, so zooming an identity matrix gives the whole operator, edges included.
     edge: `scipy.ndimage.zoom`'s mode.
     """
     matrix = ndimage.zoom(np.eye(source), (result / source, 1), order=order, mode=edge)
@@ -131,7 +131,7 @@ def spline_matrix(result: int, source: int, order: int = 3, edge: str = "constan
 
 
 def nearest_pixels(mask: Grey, size: tuple[int, int]) -> Grey:
-    """A mask brought to another matrix by its nearest pixels: uint8 (T, rows, columns)."""
+    """A mask resized to another matrix by nearest pixels: uint8 (T, rows, columns)."""
     if mask.shape[1:] == size:
         return mask
     rows = ((np.arange(size[0]) + 0.5) * mask.shape[1] / size[0]).astype(np.intp)
@@ -150,8 +150,8 @@ def clamped(volume: CTVolume, intensity: Intensity) -> npt.NDArray[np.int16]:
 def _cuts_window(high: float, window_high: float, volume: CTVolume) -> bool:
     """True if an upper limit on stored values lies below the window's upper edge in some slice.
 
-    The limits are made for stored values near HU + 1024. Scanners that store HU + 8192 (United Imaging, photon
-    counting) would have all tissue cut away; nothing in the window needs the limits, so they are left out.
+    The limits are made for stored values near HU + 1024. With scanners that store HU + 8192 (United Imaging, photon
+    counting) they would cut away all tissue. Nothing in the window needs the limits, so they are left out.
     """
     return any(slope * high + intercept < window_high for slope, intercept in volume.rescale)
 
@@ -159,9 +159,9 @@ def _cuts_window(high: float, window_high: float, volume: CTVolume) -> bool:
 def _resampled(
     hu: npt.NDArray[np.int16], count: int, order: int, device: torch.device
 ) -> Iterator[tuple[int, npt.NDArray[np.int16]]]:
-    """Parts of the volume resampled along z to `count` slices: the first index of each part, and the part.
+    """The volume resampled along z to `count` slices, in parts: the first index of each part, and the part.
 
-    A part needs only the slices near it, so the cost of a slice does not grow with their number.
+    A part needs only the slices near it, so the cost per slice does not grow with the number of slices.
     """
     matrix = None if count == len(hu) else _operator(count, len(hu), order, "nearest").numpy()
     for start in range(0, count, _SLICES_AT_ONCE):
@@ -176,7 +176,7 @@ def _resampled(
 
 
 def _weighted(weights: Weights, source: npt.NDArray[np.int16], device: torch.device) -> npt.NDArray[np.int16]:
-    """weights @ source, rounded to the nearest integer, halves away from zero as scipy rounds them."""
+    """weights @ source, rounded to the nearest integer, with halves away from zero as in scipy."""
     operator = torch.from_numpy(np.ascontiguousarray(weights)).to(device)
     result = np.empty((len(weights), source.shape[1]), np.int16)
     # Pixels at a time: float64 copies that stay in the CPU's cache.
@@ -190,5 +190,5 @@ def _weighted(weights: Weights, source: npt.NDArray[np.int16], device: torch.dev
 
 @cache
 def _operator(result: int, source: int, order: int, edge: str) -> torch.Tensor:
-    """`spline_matrix` for PyTorch, whose products keep to the threads that a pipeline was given."""
+    """`spline_matrix` for PyTorch, whose matrix products use only the threads that a pipeline was given."""
     return torch.from_numpy(spline_matrix(result, source, order, edge).copy())

@@ -1,1 +1,1 @@
-"""What a chest CT shows by its pixels alone: the body, the air-filled lungs, the airways; no network."""
+"""What the pixels alone show in a chest CT, without a network: the body, the air-filled lungs, the airways."""

@@ -7,15 +7,15 @@ from scipy import ndimage
 from inference.anatomy.cells import Cells
 from inference.arrays import Mask
 
-# The lumen is air's own -1000 HU; in a cell beside its wall, or in a thick slice, less so.
+# The lumen has pure air's -1000 HU; cells beside its wall, or in a thick slice, have more.
 _LUMEN_BELOW_HU = -880.0
-# Cross-sections: of a windpipe where it is found, and the most that windpipe and bronchi may have in one slice.
+# Cross-sections: of a windpipe at the slice that shows it first, and the most for windpipe and bronchi in one slice.
 _START_CM2, _MOST_CM2 = (0.5, 7.0), 9.0
 _FROM_MIDDLE_MM = 40.0
-# Slices with this share of the most air in any slice lie beside the lungs.
+# A slice with this share of the air in the slice that has most lies beside the lungs.
 _LUNG_SHARE = 0.15
 _WALL_MM = 2.0
-# Around a bronchus within the lung lies lung; around windpipe and main bronchi mostly mediastinum.
+# A bronchus within the lung is surrounded by lung; windpipe and main bronchi mostly by mediastinum.
 _RING_MM, _SURROUNDED_BY_LUNG = 6.0, 0.6
 
 
@@ -32,7 +32,7 @@ def find_airways(cells: Cells, inner: Mask) -> Mask:
         return found
     columns = np.flatnonzero(inner[beside].any(axis=(0, 1)))
     middle = float(columns[0] + columns[-1]) / 2
-    # From the top down, and again below a gap: a cannula, or slime in the windpipe, breaks it off.
+    # From the top down, and again below a gap: a cannula, or mucus in the windpipe, interrupts it.
     z, lowest = int(beside[-1]), int(beside[0] + beside[-1]) // 2
     while z > lowest:
         first = _hole(cells, lumen[z], middle)
@@ -46,7 +46,7 @@ def find_airways(cells: Cells, inner: Mask) -> Mask:
 
 
 def _follow(cells: Cells, inner: Mask, lumen: Mask, z: int, first: Mask, found: Mask, *, up: bool) -> None:
-    """Mark the lumen in `found`, from a piece of it in slice z down, and up too if asked."""
+    """Mark the lumen in `found`, downwards from a piece of it in slice z, and upwards too if asked."""
     for order in (range(z, -1, -1), range(z, len(inner) if up else z)):
         piece = first
         for level in order:
@@ -57,7 +57,7 @@ def _follow(cells: Cells, inner: Mask, lumen: Mask, z: int, first: Mask, found: 
 
 
 def _hole(cells: Cells, lumen: Mask, middle: float) -> Mask | None:
-    """A round hole of a windpipe's size in one slice, the nearest to a column if there are several."""
+    """A round hole of a windpipe's size in one slice; the nearest to a column if there are several."""
     labels, _ = ndimage.label(lumen)
     best: tuple[float, int] | None = None
     for n, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
@@ -72,7 +72,7 @@ def _hole(cells: Cells, lumen: Mask, middle: float) -> Mask | None:
 
 
 def _next(cells: Cells, inner: Mask, lumen: Mask, previous: Mask) -> Mask:
-    """The lumen in a slice, from that in the slice beside it: what touches it, stays narrow and is not in the lung."""
+    """The lumen in a slice, given the lumen in the next one: what touches it, stays narrow and is not in the lung."""
     most = _MOST_CM2 / cells.cell_cm2
     if not previous.any():
         return previous

@@ -1,4 +1,4 @@
-"""A volume in cells of about 2 mm: fine enough for an airway's wall to part it from the lung, quick to search."""
+"""A volume in cells of about 2 mm: fine enough for an airway's wall to separate it from the lung, quick to search."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ _CELL_MM = 2.0
 class Cells:
     """Means over blocks of voxels.
 
-    hu: float32 (z, y, x), HU clipped to -1024..1500.  spacing_mm: of the cells.  factors: voxels to a cell (z, y, x).
+    hu: float32 (z, y, x), HU clipped to -1024..1500.  spacing_mm: of the cells.  factors: voxels per cell (z, y, x).
     shape: (Z, Y, X) of the volume. The last cell of an axis may hold fewer voxels than the others.
     """
 
@@ -64,7 +64,7 @@ def cells_of(volume: CTVolume) -> Cells:
 def _means(
     voxels: npt.NDArray[np.generic], factors: tuple[int, int, int], limits: tuple[int, int] | None = None
 ) -> Floats:
-    """Mean of each block, a few slices at a time; a block at the end has what is left."""
+    """Mean of each block, a few slices at a time; a block at the end holds what is left."""
     depth, rows, columns = (-(-size // factor) for size, factor in zip(voxels.shape, factors, strict=True))
     result = np.empty((depth, rows, columns), np.float32)
     down, across = (np.arange(0, size, factor) for size, factor in zip(voxels.shape[1:], factors[1:], strict=True))

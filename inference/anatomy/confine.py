@@ -1,4 +1,4 @@
-"""The network's lung mask held against the anatomy: what is lung stays, what cannot be lung goes."""
+"""Confines the network's lung mask to the anatomy: what is lung stays, what cannot be lung goes."""
 
 import numpy as np
 from scipy import ndimage
@@ -6,8 +6,8 @@ from scipy import ndimage
 from inference.anatomy.regions import AIR_BELOW_HU, Air
 from inference.arrays import Grey, Mask
 
-# Dense voxels that the network calls lung may be vessels, consolidation or lung pressed by an effusion, this near to
-# air-filled lung. Farther away it is another organ.
+# Dense voxels that the network calls lung may be vessels, consolidation or lung compressed by an effusion if they lie
+# this close to air-filled lung. Farther away they are another organ.
 _DENSE_WITHIN_MM = 40.0
 
 

@@ -1,4 +1,4 @@
-"""Gas without lung tissue in it: which is in stomach or bowel, and which is in the chest beside the lung."""
+"""Gas without lung tissue in it: whether it lies in stomach or bowel, or in the chest beside the lung."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from inference.anatomy.cells import Cells
 from inference.anatomy.parts import label, sizes_of
 from inference.arrays import Mask
 
-# Gas is air's own -1000 HU and even; lung is not, or lies all around where a bulla is.
+# Gas has pure air's -1000 HU and is uniform. Lung is not; around a bulla, lung lies on all sides.
 _GAS_BELOW_HU = -965.0
 _LEAST_ML, _MOST_ML = 3.0, 800.0
 _WALL_MM, _RING_MM = 4.0, 8.0
-# Of what lies around a bubble under the diaphragm, lung is this share at most; around a bulla or beside a
-# pneumothorax it is more, and above that share of the lungs' height there is no bowel.
+# The first is the largest share of lung around a bubble under the diaphragm; around a bulla or beside a pneumothorax
+# it is larger. Above the second, a share of the lungs' height, there is no bowel.
 _LUNG_AROUND, _UNDER_SHARE = 0.35, 0.6
 # A pneumothorax rises high, is wider than the windpipe, lies to one side and beside lung.
 _FREE_LEAST_ML, _FREE_TOP_SHARE, _FREE_WIDER_CM2 = 30.0, 0.75, 10.0
@@ -38,7 +38,7 @@ class _Piece:
 
     @property
     def in_pleura(self) -> bool:
-        """It is a pneumothorax."""
+        """True for a pneumothorax."""
         wide = self.widest_cm2 > _FREE_WIDER_CM2 and self.beside_mm > _FREE_FROM_MIDDLE_MM
         return wide and self.top > _FREE_TOP_SHARE and self.height < 1 and self.lung_around > _FREE_LUNG_AROUND
 
@@ -46,7 +46,7 @@ class _Piece:
 def joined_gas(cells: Cells, lungs: Mask) -> Mask:
     """The part of `lungs` that is gas of stomach or bowel with its wall: bool (z, y, x).
 
-    A bulla and a pneumothorax stay: they lie within lung, beside it or above it.
+    A bulla or a pneumothorax is not part of it: those lie within lung, beside it or above it.
     """
     found = np.zeros(lungs.shape, bool)
     gas = lungs & (ndimage.uniform_filter(cells.hu, (1, 3, 3)) < _GAS_BELOW_HU)
@@ -69,7 +69,7 @@ def pleural_gas(cells: Cells, gas: Mask, lungs: Mask) -> Mask:
 
 
 def _pieces(cells: Cells, gas: Mask, lungs: Mask, least_ml: float, most_ml: float) -> Iterator[_Piece]:
-    """The parts of `gas` of a size, measured against the lungs; none if there are no lungs."""
+    """The parts of `gas` in a range of sizes, measured against the lungs; none if there are no lungs."""
     levels = np.flatnonzero(lungs.any(axis=(1, 2)))
     if not len(levels):
         return

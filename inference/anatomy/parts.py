@@ -7,7 +7,7 @@ from inference.arrays import Mask
 
 
 def label(mask: Mask) -> tuple[npt.NDArray[np.integer], int]:
-    """Numbers of the parts that touch by faces, from 1 on, and how many there are."""
+    """Number the parts of a mask from 1, connected by faces; and how many there are."""
     try:
         import cc3d
     except ImportError:  # a bare machine that only runs a benchmark

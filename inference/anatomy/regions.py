@@ -15,10 +15,10 @@ from inference.arrays import Mask
 AIR_BELOW_HU = -400.0
 # Air around the patient is pure; a lung that the image's side cuts is not.
 _PURE_BELOW_HU = -920.0
-# Gas in bowel or stomach is air's own -1000 HU and even; lung is -950 to -500 and full of vessels.
+# Gas in bowel or stomach has pure air's -1000 HU and is uniform; lung has -950 to -500 and is full of vessels.
 _GAS_BELOW_HU = -965.0
 _SMALLEST_LUNG_ML = 100.0
-# The lungs, if in two pieces, share at least half their height, and the smaller is not much smaller.
+# Two lungs in separate pieces share at least half their height, and one is not much smaller than the other.
 _SECOND_LUNG_SHARE = 0.12
 # A piece of lung that consolidation cuts off, in the upper half and to one side.
 _ISLAND_ML, _ISLAND_FROM_MIDDLE_MM = 20.0, 40.0
@@ -45,7 +45,7 @@ class Air:
 
 
 def find_air(cells: Cells) -> Air:
-    """All air of a volume that is cells, with its kind; nothing is lung if no lungs are seen."""
+    """All air in a volume's cells, by kind; nothing is lung if no lungs are seen."""
     air = cells.hu < AIR_BELOW_HU
     outside = _outside(cells, air)
     inner = air & ~outside
@@ -72,13 +72,13 @@ def _outside(cells: Cells, air: Mask) -> Mask:
         touches[np.unique(face)] = True
     touches[0] = False
     outside = _with_pockets(labels, count, touches, _lateral(cells, labels, count))
-    # The half-filled cells along the skin.
+    # Adds the half-filled cells along the skin.
     found: Mask = ndimage.binary_dilation(outside, _IN_PLANE) & (air | rim)
     return found
 
 
 def _lateral(cells: Cells, labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]:
-    """Which pieces lie far to one side of the body, as those between arm and trunk do."""
+    """Which pieces lie far to one side of the body, as the air between arm and trunk does."""
     tissue = np.count_nonzero(cells.hu > AIR_BELOW_HU, axis=(0, 1))
     middle = float(np.average(np.arange(len(tissue)), weights=np.maximum(tissue, 1e-9)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
@@ -91,9 +91,9 @@ def _lateral(cells: Cells, labels: npt.NDArray[np.int32], count: int) -> npt.NDA
 def _with_pockets(
     labels: npt.NDArray[np.int32], count: int, touches: npt.NDArray[np.bool_], lateral: npt.NDArray[np.bool_]
 ) -> Mask:
-    """Pieces of air between arm and trunk that mostly lie over outside air in the slice beside them: outside too.
+    """Outside air with the pieces between arm and trunk that mostly overlap outside air in the slice beside them.
 
-    A windpipe that opens at the neck's front does not: it lies in the middle.
+    A windpipe that opens at the neck's front is not added: it lies in the middle.
     """
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     outside: Mask = touches[labels]
@@ -110,7 +110,7 @@ def _with_pockets(
 
 
 def beyond_field(shape: tuple[int, ...], share: float) -> Mask:
-    """Cells outside the circle that fits into the image, times `share`: bool (y, x). Scanners see nothing there."""
+    """Cells outside the image's inscribed circle, scaled by `share`: bool (y, x). Scanners see nothing there."""
     rows, columns = shape
     y, x = np.ogrid[:rows, :columns]
     middle = (rows - 1) / 2, (columns - 1) / 2

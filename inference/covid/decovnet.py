@@ -13,7 +13,7 @@ NORMAL, COVID = 0, 1
 
 
 class Norm3d(nn.BatchNorm3d):
-    """Batch normalisation that, at test time, may use the statistics of each volume alone (see `unet.Norm2d`)."""
+    """Batch normalisation that may use the statistics of each volume alone at test time (see `unet.Norm2d`)."""
 
     statistics: Statistics = "running"
 

@@ -1,4 +1,4 @@
-"""A model's folder, or its two networks, to a pipeline on a device."""
+"""Makes a pipeline on a device from a model's folder, or from its two networks."""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,10 +29,10 @@ def load_pipeline(
     """Load a model onto a device.
 
     model_folder: card and weights, see `registry.find_model`.  device: see `device.choose_device`.
-    precision: "exact" is float32; "fast" lets the U-Net use the lower precisions that the card allows, for the
-        verdict's slices and for the others, where the device computes in them.
+    precision: "exact" is float32. "fast" lets the U-Net use the lower precisions that the card allows for the
+        verdict's slices and for the others, if the device computes in them.
     threads: CPU threads, 0 for as many as there are cores.
-    Raises ModelError when the model is missing, altered or does not fit, or the device is not there.
+    Raises ModelError if the model is missing, altered or does not fit, or if the device is not available.
     """
     card = read_card(model_folder)
     chosen = choose_device(device, threads)

@@ -1,7 +1,7 @@
 """What drove a DeCoVNet's verdict: its class activation map on the source grid, and a region of the lungs cut from it.
 
-docs/localisation.md says why it is built this way and what it reaches. The verdict is finished before anything here
-runs. All of it is computed on the CPU in one thread, so that the same verdict gives the same map everywhere.
+docs/localisation.md says why it is built this way and how well it does. The verdict is finished before anything here
+runs. Everything is computed on the CPU in one thread, so that the same verdict gives the same map everywhere.
 """
 
 import copy
@@ -23,22 +23,22 @@ Floats = npt.NDArray[np.float32]
 STRIDE = (2, 8, 8)
 """Input voxels (z, y, x) between neighbours of the last feature volume."""
 FIRST = (0.5, 0.0, 0.0)
-"""Where the first of them lies in the input: the stem and both blocks are centred, the pool joins pairs of slices."""
+"""Position of the first of them in the input: the stem and both blocks are centred, the pool joins pairs of slices."""
 
 HOT = 0.15
 """Share of the map's maximum from which a voxel counts as having driven the verdict."""
 DENSER_BY_HU = 100
-"""Above the median of the lungs: density that normal lung around it does not have."""
+"""HU above the median of the lungs: a density that normal lung does not have."""
 SMOOTHED_OVER_MM = 3.0
 THINNEST_MM = 4.5
-"""Parts narrower than this in plane are left out: vessels, and the rim where voxels are half chest wall."""
+"""Parts narrower than this in plane are left out: vessels, and the rim, whose voxels are half chest wall."""
 LEAST_ML = 0.5
 """Smaller connected parts of the region are left out."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How the volume that DeCoVNet got lies on the source grid.
+    """How DeCoVNet's input lies on the source grid.
 
     shape: (Z, Y, X) of the source.  resampled: its slices after resampling along z.  descending: turned before that.
     box: the part of the resampled slices that was cropped.  size: rows and columns that the crop was resized to.
@@ -61,7 +61,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """What DeCoVNet got of a volume: uint8 (T, rows, columns), grey values, and mask 0 or 1; and where it lies."""
+    """DeCoVNet's input, and where it lies in the volume. Grey values, and mask 0 or 1: uint8 (T, rows, columns)."""
 
     image: Grey
     mask: Grey
@@ -70,7 +70,7 @@ class NetworkInput:
 
 @dataclass(frozen=True)
 class Localisation:
-    """heat: uint8 (Z, Y, X), 255 where the verdict rests most.  region: bool (Z, Y, X), part of the lungs."""
+    """heat: uint8 (Z, Y, X), 255 where it matters most to the verdict.  region: bool (Z, Y, X), part of the lungs."""
 
     heat: Heat
     region: Mask
@@ -85,11 +85,11 @@ class Localiser:
     """Finds what drove a network's verdicts."""
 
     def __init__(self, network: DeCoVNet) -> None:
-        """network: in evaluation mode; stays as it is."""
+        """network: in evaluation mode; not changed."""
         self._network = copy.deepcopy(network).cpu().requires_grad_(False)
 
     def log_odds(self, features: Tensor) -> float:
-        """Logit of COVID-19 minus that of normal: what the probability is of, without an end that it sticks to.
+        """Logit of COVID-19 minus that of normal. The probability is its sigmoid, which saturates; this does not.
 
         features: float32 (t, 128, h, w), the last feature volume.
         """
@@ -114,15 +114,15 @@ class Localiser:
 
 
 def activation_map(network: DeCoVNet, features: Tensor) -> Floats:
-    """How much each place of the last feature volume speaks for COVID-19.
+    """How strongly each place of the last feature volume points to COVID-19.
 
-    Each channel's contribution to the difference of the two logits, gradient times activation summed over the volume,
-    is shared out among the places where the channel is active, in proportion; what speaks against is cut to 0.
+    A channel's contribution to the difference of the two logits is gradient times activation, summed over the volume.
+    It is distributed over the places in proportion to the channel's activation. What points away is cut to 0.
     features: float32 (t, 128, h, w), on any device.
-    Returns float32 (t, h, w), 0 to 1; all 0 where nothing speaks for it.
+    Returns float32 (t, h, w), 0 to 1; all 0 if nothing points to it.
     Source: Fu et al. 2020, "Axiom-based Grad-CAM" (XGrad-CAM).
     """
-    # A copy of its own: tensors made in inference mode have no gradient.
+    # A separate copy: tensors made in inference mode have no gradient.
     x = features.detach().cpu().clone().transpose(0, 1)[None].contiguous().requires_grad_()
     with torch.enable_grad():
         logits = network.classify(x)[0]
@@ -134,7 +134,7 @@ def activation_map(network: DeCoVNet, features: Tensor) -> Floats:
 
 
 def on_source_grid(activation: Floats, placement: Placement) -> Heat:
-    """The map brought back through resize, crop and resampling, linear in between: uint8 (Z, Y, X).
+    """The map brought back through resize, crop and resampling, with linear interpolation: uint8 (Z, Y, X).
 
     It fades to 0 within one step beyond what the network saw.
     """
@@ -147,7 +147,7 @@ def on_source_grid(activation: Floats, placement: Placement) -> Heat:
 
 
 def _places(placement: Placement) -> tuple[Floats, Floats, Floats]:
-    """Where each source slice, row and column lies among the places of the feature volume."""
+    """The position of each source slice, row and column among the places of the feature volume."""
     count, rows, columns = placement.shape
     z = np.arange(count) * _scale(placement.resampled, count)
     in_crop = (z[::-1] if placement.descending else z, np.arange(rows), np.arange(columns))
@@ -159,12 +159,12 @@ def _places(placement: Placement) -> tuple[Floats, Floats, Floats]:
 
 
 def _scale(result: int, source: int) -> float:
-    """Result samples per source sample where the first and the last of both coincide, as in `scipy.ndimage.zoom`."""
+    """Result samples per source sample if the first and the last of both coincide, as in `scipy.ndimage.zoom`."""
     return (result - 1) / (source - 1) if source > 1 else 1.0
 
 
 def _hats(where: Floats, count: int) -> Floats:
-    """Weights of linear interpolation between `count` samples: (len(where), count), fading beyond the ends."""
+    """Linear interpolation weights for `count` samples: (len(where), count), fading beyond the ends."""
     weights: Floats = np.clip(1 - np.abs(where[:, None] - np.arange(count, dtype=np.float32)), 0, 1)
     return weights
 
@@ -172,7 +172,7 @@ def _hats(where: Floats, count: int) -> Floats:
 def region_of(heat: Heat, hu: npt.NDArray[np.int16], lungs: Mask, spacing_mm: tuple[float, float, float]) -> Mask:
     """The connected parts of lung that are hot and denser than normal lung: bool (Z, Y, X).
 
-    The density follows the tissue where the map, some millimetres coarse, cannot; the map alone chooses the tissue.
+    The map is some millimetres coarse, so density traces the tissue; which tissue, the map alone decides.
     Source: Wang et al. 2020, "A Weakly-Supervised Framework for COVID-19 Classification and Lesion Localization From
     Chest CT", which joins activation maps with 3D connected components.
     """
@@ -191,14 +191,14 @@ def region_of(heat: Heat, hu: npt.NDArray[np.int16], lungs: Mask, spacing_mm: tu
 
 
 def _smoothed(hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float, float]) -> Floats:
-    """HU averaged in plane over about `SMOOTHED_OVER_MM`, against the noise of sharp kernels; float32."""
+    """HU averaged in plane over about `SMOOTHED_OVER_MM`, to suppress the noise of sharp kernels; float32."""
     size = [1, *(max(1, round(SMOOTHED_OVER_MM / mm)) for mm in spacing_mm[1:])]
     smoothed: Floats = uniform_filter(hu.astype(np.float32), size)
     return smoothed
 
 
 def _opened(mask: Mask, spacing_mm: tuple[float, float, float]) -> Grey:
-    """The mask without what is narrower than `THINNEST_MM` in plane (a morphological opening): uint8."""
+    """The mask without parts narrower than `THINNEST_MM` in plane (a morphological opening): uint8."""
     size = [1, *(2 * round((THINNEST_MM / mm - 1) / 2) + 1 for mm in spacing_mm[1:])]
     size = [max(1, pixels) for pixels in size]
     opened: Grey = maximum_filter(minimum_filter(mask.view(np.uint8), size, mode="constant"), size, mode="constant")

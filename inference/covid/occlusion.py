@@ -1,7 +1,7 @@
-"""What becomes of a model's output when a part of the lungs is made to look like normal lung.
+"""How a model's output changes when a part of the lungs is made to look like normal lung.
 
-A check of the class activation map that needs no gradient: where the marked region drove the output, the output
-falls when the region is taken away, and hardly moves when as much lung is taken away elsewhere.
+This checks the class activation map without gradients. If the marked region drove the output, the output falls when
+the region is taken away, and hardly changes when the same amount of lung is taken away elsewhere.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,9 +22,9 @@ ELSEWHERE = 3
 
 @dataclass(frozen=True)
 class Occlusion:
-    """What was taken away, how many percent of the lungs that is, and P(COVID-19) without it.
+    """What was taken away, its percentage of the lungs, and P(COVID-19) without it.
 
-    log_odds: of that probability, which does not stick to an end where the model is very sure.
+    log_odds: of that probability; unlike it, they do not saturate when the model is very sure.
     """
 
     what: str
@@ -35,7 +35,7 @@ class Occlusion:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A finding and its occlusions: the marked region and as much elsewhere where there is one, then every zone."""
+    """A finding and its occlusions: the marked region, if any, and equal amounts elsewhere; then every zone."""
 
     finding: Finding
     log_odds: float
@@ -47,8 +47,8 @@ def explain(
 ) -> Explanation:
     """Analyse a volume, then again without each of its parts.
 
-    progress: told what is taken away next.  zones: also take away each zone of the lungs.
-    Raises UnsuitableSeries where the volume gives no result.
+    progress: called with what is taken away next.  zones: also take away each zone of the lungs.
+    Raises UnsuitableSeries if the volume gives no result.
     """
     volume = upright(volume)
     finding, given = pipeline.run_and_show(volume)
@@ -78,7 +78,7 @@ def _parts(finding: Finding, given: NetworkInput, zones: bool) -> Iterator[tuple
 
 
 def on_input_grid(mask: Mask, given: NetworkInput) -> Mask:
-    """A mask on the source grid, brought to what DeCoVNet got by the nearest voxels: bool (T, rows, columns)."""
+    """A mask brought from the source grid to DeCoVNet's input by nearest voxels: bool (T, rows, columns)."""
     placement = given.placement
     indices = []
     for axis, (count, box) in enumerate(zip(given.image.shape, placement.box, strict=True)):
@@ -91,7 +91,7 @@ def on_input_grid(mask: Mask, given: NetworkInput) -> Mask:
 
 
 def _elsewhere(lungs: Mask, region: Mask, random: np.random.Generator) -> Mask:
-    """As many voxels as the region has, around a random one of `lungs`; distances are counted in voxels."""
+    """As many voxels as the region has, around a random voxel of `lungs`; distances are counted in voxels."""
     places = np.argwhere(lungs)
     distance = ((places - places[random.integers(len(places))]) ** 2).sum(axis=1)
     chosen = places[np.argsort(distance, kind="stable")[: np.count_nonzero(region)]]
@@ -101,7 +101,7 @@ def _elsewhere(lungs: Mask, region: Mask, random: np.random.Generator) -> Mask:
 
 
 def _zones(lungs: Mask, descending: bool) -> Iterator[tuple[str, Mask]]:
-    """Both lungs in thirds of their height, each in front and back halves: 12 zones, right and head first."""
+    """Both lungs in thirds of their height, each third in front and back halves: 12 zones, right and head first."""
     z, y, x = (np.flatnonzero(lungs.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
     middle_y, middle_x = (int(axis[0] + axis[-1]) // 2 + 1 for axis in (y, x))
     edges = np.linspace(z[0], z[-1] + 1, 4).round().astype(int)

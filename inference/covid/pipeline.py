@@ -1,4 +1,4 @@
-"""The chest CT pipeline: a volume in, a finding out, or a named reason why not."""
+"""The chest CT pipeline: it takes a volume and gives a finding, or a named reason why not."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ class Timings:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the time inside the block towards a stage."""
+        """Add the time spent inside the block to a stage."""
         started = time.perf_counter()
         try:
             yield
@@ -67,7 +67,7 @@ class Pipeline:
         device: Device,
         spare: Callable[[], "Pipeline"] | None = None,
     ) -> None:
-        """spare: makes the pipeline that takes over a volume for which the device has not the memory."""
+        """spare: makes the pipeline that takes over a volume if the device lacks the memory for it."""
         self.card = card
         self.identity = card.identity()
         self.segmentation = segmentation
@@ -80,18 +80,18 @@ class Pipeline:
     def run(self, volume: CTVolume, *, localise: bool = True, trace: bool = False) -> Finding:
         """Analyse a volume.
 
-        localise: also find what drove a positive result, once the probability is there; it does not change.
+        localise: once the probability is known, also find what drove a positive result. The probability stays the same.
         trace: also run the U-Net on slices that neither the verdict nor the reported mask needs, and keep
             `slices_resampled`, `raw_mask_ml`, `crop` and the stages' seconds. The result is the same.
-        On a GPU without the memory for it, the CPU takes the volume over; the finding says so.
-        Raises UnsuitableSeries when a rule of the card's [suitability] table or the mask gate refuses it.
+        If a GPU lacks the memory for a volume, the CPU takes it over, and the finding says so.
+        Raises UnsuitableSeries if a rule of the card's [suitability] table or the mask gate refuses the volume.
         """
         return self.run_and_show(volume, localise=localise, trace=trace)[0]
 
     def run_and_show(
         self, volume: CTVolume, *, localise: bool = True, trace: bool = False
     ) -> tuple[Finding, NetworkInput]:
-        """A volume's finding, and what DeCoVNet got. Arguments and errors as for `run`."""
+        """A volume's finding, and DeCoVNet's input. Arguments and errors as for `run`."""
         turned = upright(volume)
         try:
             finding, given = self._analyse(turned, localise, trace)
@@ -103,7 +103,7 @@ class Pipeline:
         return (finding if turned is volume else _as_stored(finding, turned, volume.digest())), given
 
     def _analyse(self, volume: CTVolume, localise: bool, trace: bool) -> tuple[Finding, NetworkInput]:
-        """The way of one volume, stored upright. DeCoVNet gets the network's raw mask; all else the confined one."""
+        """All stages for one upright volume. DeCoVNet gets the U-Net's raw mask; all else gets the confined one."""
         timings, profile = Timings(), self.card.profile
         with timings.stage("suitability"):
             accepted = accept(volume, self._policy)
@@ -172,7 +172,7 @@ class Pipeline:
         return self._localiser.localise(features, placement, volume.hu, lungs, volume.spacing_mm)
 
     def probability(self, grey: Grey) -> float:
-        """P(COVID-19) of grey slices that went through this model's profile, without the checks of a volume.
+        """P(COVID-19) of grey slices preprocessed by this model's profile, without the checks on a volume.
 
         grey: uint8 (T, Y, X), as `preprocess.greys` gives them.
         Raises UnsuitableSeries if no lung is found.
@@ -185,14 +185,14 @@ class Pipeline:
         )
 
     def verdict_on(self, image: Grey, mask: Grey) -> tuple[float, float]:
-        """P(COVID-19) and its log-odds of what DeCoVNet is given: uint8 (T, rows, columns), see `NetworkInput`."""
+        """P(COVID-19) and its log-odds for DeCoVNet's input: uint8 (T, rows, columns), see `NetworkInput`."""
         probability, features = self._decovnet.verdict(image, mask)
         with one_thread():
             return probability, self._localiser.log_odds(features)
 
 
 def _as_stored(finding: Finding, turned: CTVolume, pixel_digest: str) -> Finding:
-    """The finding of an upright copy, its maps on the grid of the stored images."""
+    """The finding of an upright copy, with its maps brought to the grid of the stored images."""
     return replace(
         finding,
         pixel_digest=pixel_digest,

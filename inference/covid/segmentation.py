@@ -1,4 +1,4 @@
-"""The U-Net over the slices of a volume: float32 on those of the verdict, a faster format on the others if allowed."""
+"""Runs the U-Net on a volume's slices: float32 on the verdict's, a faster format on the others if allowed."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ from inference.lungs.engine import UnetEngine
 from inference.models.cards import Profile
 from inference.preprocess import nearest_pixels, resize_slices, verdict_range
 
-# Slices handed to an engine together: bounds the copies in memory, and keeps a GPU busy.
+# Slices passed to an engine at once: this bounds the copies in memory, and keeps a GPU busy.
 _SLICES_AT_ONCE = 128
 
 
@@ -34,7 +34,7 @@ class Segmentation:
     def raw_masks(self, grey: Grey, chosen: npt.NDArray[np.intp] | None = None) -> Grey:
         """The U-Net's masks on the grid of `grey`: uint8 (T, Y, X), 0 in slices that are not chosen.
 
-        chosen: indices of slices, all of them if None.
+        chosen: indices of slices; None means all of them.
         """
         every = np.arange(len(grey), dtype=np.intp) if chosen is None else chosen
         if self.reporting is self.unet:

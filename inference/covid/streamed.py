@@ -1,9 +1,10 @@
 """DeCoVNet in parts along z: the same function, in memory that grows with its results and not with its layers.
 
-Statistics of the whole volume are gathered part by part and combined in one order, so neither the number of threads
-nor of slices changes a bit of the result. What makes that cheap: a max-pool commutes with a rising normalisation, and
-with a falling one once its convolution's sign is turned; a 1x1x1 convolution's mean and variance follow from the
-moments of its input; and convolutions over few slices are 2D convolutions over stacked channels.
+Statistics of the whole volume are gathered part by part and combined in a fixed order, so neither the number of
+threads nor that of slices changes a bit of the result. Three facts make this cheap. A max-pool commutes with an
+increasing normalisation, and with a decreasing one once the sign of its convolution is reversed. A 1x1x1 convolution's
+mean and variance follow from the moments of its input. Convolutions over few slices are 2D convolutions over stacked
+channels.
 """
 
 from collections.abc import Callable
@@ -58,7 +59,7 @@ class Moments:
 class StreamedDecovnet:
     """A DeCoVNet in evaluation mode that takes a volume of any length.
 
-    network: stays as it is.  device: the parts are shared among its threads, or go to its GPU one by one.
+    network: not changed.  device: the parts are shared among its threads, or go to its GPU one by one.
     """
 
     def __init__(self, network: DeCoVNet, device: Device) -> None:
@@ -66,7 +67,7 @@ class StreamedDecovnet:
         self._device = device
 
     def verdict(self, image: Grey, mask: Grey) -> tuple[float, Tensor]:
-        """P(COVID-19) of a volume, and the last feature volume that it was read from.
+        """P(COVID-19) of a volume, and the last feature volume that it was computed from.
 
         image: uint8 (T, H, W), grey values; mask: uint8 (T, H, W), 0 or 1; T at least 2.
         The features are float32 (T // 2, 128, H / 8, W / 8), on the device.
@@ -93,7 +94,7 @@ class _Parts:
         self._pool = pool
 
     def map(self, function: Callable[[int, int], Result], count: int) -> list[Result]:
-        """function(start, stop) of every part of `count` slices."""
+        """Call function(start, stop) for every part of `count` slices."""
 
         def run(start: int) -> Result:
             with torch.inference_mode():
@@ -107,9 +108,9 @@ def _stem(stem: Stem, image: Grey, mask: Grey, device: torch.device, parts: _Par
     count, height, width = image.shape
     before = stem.conv.kernel_size[0] // 2
     source = torch.from_numpy(np.stack([image, mask], axis=1))
-    # A normalisation with a negative weight falls, so its channel is turned round to let the max-pool go first.
+    # A normalisation with a negative weight decreases, so its channel is negated to let the max-pool go first.
     sign = torch.where(stem.bn.weight < 0, -1.0, 1.0)
-    # Grey values stay 8-bit until the convolution; their division by 255 is in its weights.
+    # Grey values stay 8-bit until the convolution; its weights include the division by 255.
     unit = torch.tensor([1 / 255, 1.0], device=device).view(1, 2, 1, 1, 1)
     weight = _stacked(stem.conv.weight * unit * sign.view(-1, 1, 1, 1, 1))
     pooled = torch.empty((count, weight.shape[0], *_stem_size(height, width)), device=device)
@@ -173,7 +174,7 @@ def _block(block: ResBlock, x: Tensor, parts: _Parts, *, pairs: bool) -> Tensor:
 
 
 def _joined(block: ResBlock, of_input: Moments, of_inner: Moments) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one 1x1 convolution that stands for the shortcut, the third convolution and their sum."""
+    """Weight and bias of one 1x1 convolution that replaces the shortcut, the third convolution and their sum."""
     shortcut, third = block.branch1.weight[:, :, 0, 0, 0], block.branch2.c.weight[:, :, 0, 0, 0]
     scale_1, shift_1 = _affine(block.branch1_bn, of_input.through(shortcut))
     scale_c, shift_c = _affine(block.branch2.c_bn, of_inner.through(third))
@@ -182,7 +183,7 @@ def _joined(block: ResBlock, of_input: Moments, of_inner: Moments) -> tuple[Tens
 
 
 def _affine(norm: Norm3d, moments: Moments, sign: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Scale and shift per channel that normalise.  sign: channels that were turned round before the moments."""
+    """Scale and shift that normalise each channel.  sign: of channels that were negated before the moments."""
     if norm.statistics == "running":
         mean, variance = norm.get_buffer("running_mean").double(), norm.get_buffer("running_var").double()
         turned = mean if sign is None else mean * sign
@@ -211,7 +212,7 @@ def _stacked(weight: Tensor) -> Tensor:
 
 
 def _neighbours_stacked(x: Tensor, depth: int) -> Tensor:
-    """(n + depth - 1, C, H, W) to (n, depth * C, H, W): each slice with those around it."""
+    """(n + depth - 1, C, H, W) to (n, depth * C, H, W): each slice with its neighbours."""
     count = len(x) - depth + 1
     stacked = torch.cat([x[offset : offset + count] for offset in range(depth)], dim=1)
     return stacked.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""From grey slices and the U-Net's mask to what DeCoVNet gets: which slices, which crop, which size."""
+"""From grey slices and the U-Net's mask to DeCoVNet's input: which slices, which crop, which size."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +13,19 @@ from inference.preprocess import CPU, mask_box, nearest_resampled, resize_slices
 
 
 def needed_slices(slices: int, count: int, profile: Profile) -> npt.NDArray[np.intp]:
-    """Indices of the resampled slices that a result needs: the verdict's, and those nearest to a source slice."""
+    """Indices of the resampled slices that a result needs: the verdict's, and those nearest to source slices."""
     start, stop = verdict_range(count, profile.slices)
     return np.union1d(nearest_resampled(slices, count), np.arange(start, stop, dtype=np.intp))
 
 
 def on_source_slices(raw: Grey, slices: int, profile: Profile) -> Grey:
-    """The U-Net's mask on the slices of the source: uint8 (Z, Y, X), each from the resampled slice nearest to it."""
+    """The U-Net's mask on the source slices: uint8 (Z, Y, X), each taken from its nearest resampled slice."""
     on_source = raw[nearest_resampled(slices, len(raw))]
     return on_source[::-1] if profile.slices.order == "descending" else on_source
 
 
 def verdict_source_slices(slices: int, count: int, profile: Profile) -> slice:
-    """The source slices, of `slices`, that lie nearest to those of the verdict among `count` resampled ones."""
+    """Which of `slices` source slices lie nearest to the verdict's slices, out of `count` resampled ones."""
     start, stop = verdict_range(count, profile.slices)
     nearest = nearest_resampled(slices, count)
     inside = np.flatnonzero((nearest >= start) & (nearest < stop))
@@ -65,6 +65,6 @@ def _crop(mask: Grey, profile: Profile) -> Box:
 
 
 def resized(image: Grey, mask: Grey, profile: Profile, device: torch.device = CPU) -> tuple[Grey, Grey]:
-    """Image and mask as DeCoVNet gets them: uint8 (T, rows, columns), the mask 0 or 1.  device: where to compute."""
+    """Image and mask resized for DeCoVNet: uint8 (T, rows, columns), the mask 0 or 1.  device: where to compute."""
     size, order = profile.decovnet.size, profile.decovnet.interpolation_order
     return resize_slices(image, size, order, device), np.minimum(resize_slices(mask, size, order, device), 1)

@@ -1,4 +1,4 @@
-"""Import of published checkpoints, and loading of weights: SHA-256 first, safetensors only, no pickle."""
+"""Imports published checkpoints and loads weights: SHA-256 first, safetensors only, no pickle."""
 
 import hashlib
 import io
@@ -52,10 +52,10 @@ def import_authors(unet_file: Path, decovnet_file: Path, models_dir: Path, *, al
 
 
 def install(card: Card, unet: bytes, decovnet: bytes, models_dir: Path, *, activate: bool = True) -> Path:
-    """Write a model's folder durably, all of it or nothing, and make it the active model.
+    """Write a model's folder durably, all or nothing, and make it the active model.
 
-    unet, decovnet: the safetensors files' bytes. Returns the folder.
-    activate: False leaves the active model as it is; the settings then name the new one.
+    unet, decovnet: the bytes of the safetensors files. Returns the folder.
+    activate: False leaves the active model unchanged; the settings must then name the new one.
     """
     models_dir.mkdir(parents=True, exist_ok=True)
     folder = models_dir / f"{card.name}-{card.digest()[:16]}"
@@ -80,7 +80,7 @@ def install(card: Card, unet: bytes, decovnet: bytes, models_dir: Path, *, activ
 def load_networks(folder: Path, card: Card) -> tuple[UNet, DeCoVNet]:
     """Both networks of a model in evaluation mode on the CPU, with the statistics that the card's profile names.
 
-    Raises ModelError when a weights file is missing, is not the one that the card pins, or does not fit.
+    Raises ModelError if a weights file is missing, is not the one that the card pins, or does not fit.
     """
     require_weights(card, folder)
     unet = UNet(card.profile.unet.statistics)

@@ -1,1 +1,1 @@
-"""Lung segmentation: the U-Net, the engines that run it, and the mask made of its output."""
+"""Lung segmentation: the U-Net, the engines that run it, and the mask made from its output."""

@@ -1,4 +1,4 @@
-"""One small interface to the ways of running the U-Net, and the choice among them."""
+"""One small interface to the back ends that run the U-Net, and the choice among them."""
 
 from importlib.util import find_spec
 from typing import Literal, Protocol
@@ -22,7 +22,7 @@ class UnetEngine(Protocol):
     precision: Precision
 
     def masks(self, slices: Grey) -> Grey:
-        """Lung masks, 1 in the lung, of grey slices: uint8 (N, H, W) both.
+        """Lung masks of grey slices, 1 in the lung: both uint8 (N, H, W).
 
         The mask of a slice depends on that slice alone: not on its neighbours, the batch or the threads.
         """
@@ -32,7 +32,7 @@ def open_unet(unet: UNet, device: Device, precision: Precision, back_end: BackEn
     """The fastest engine that is installed for a device.
 
     unet: in evaluation mode, on the CPU.
-    Raises ModelError when the back end that was asked for is not installed or cannot drive the device.
+    Raises ModelError when the requested back end is not installed or cannot drive the device.
     """
     if back_end == "auto":
         back_end = _fastest(device, precision)
@@ -68,7 +68,7 @@ def _fastest(device: Device, precision: Precision) -> BackEnd:
 
 
 def cpu_runs(precision: Precision) -> bool:
-    """True where this CPU computes in the number format, rather than emulating it slowly."""
+    """True if this CPU computes in the number format rather than emulating it slowly."""
     if precision == "float32":
         return True
     return precision == "bfloat16" and "avx512_bf16" in _cpu_flags()

@@ -21,7 +21,7 @@ _BYTES_PER_PIXEL = 9 * 16 * 4
 class CudaUnet:
     """A `UnetEngine` on one GPU; a slice too large for it is computed on the CPU instead.
 
-    It runs on a CPU too, without pinned memory and streams: there its batches are tested.
+    It also runs on a CPU, without pinned memory and streams, which is how its batches are tested.
     """
 
     def __init__(self, unet: UNet, device: Device, precision: Precision) -> None:
@@ -31,7 +31,7 @@ class CudaUnet:
         self._on_gpu = device.kind == "cuda"
         self._fused = fuse(unet).to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._batch = _LARGEST_BATCH
-        # Exact means float32 throughout: no TF32, and the same algorithm at every call.
+        # Exact means float32 throughout: no TF32, and the same algorithm in every call.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
@@ -48,7 +48,7 @@ class CudaUnet:
                 self._batch //= 2
 
     def _fitting(self, slices: Grey) -> int:
-        """Slices at once for the memory that is free, at most the last batch that did fit."""
+        """How many slices at once fit the free memory; at most the last batch that did fit."""
         if not self._on_gpu:
             return self._batch
         free, _ = torch.cuda.mem_get_info(self._device)

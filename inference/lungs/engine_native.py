@@ -29,7 +29,7 @@ class NativeUnet:
     """
 
     def __init__(self, unet: UNet, device: Device, precision: Precision, kind: native.Kind | None = None) -> None:
-        """kind: instruction set, the best one that there is where None."""
+        """kind: instruction set; None means the best one available."""
         kind = kind or kind_for(precision)
         if kind not in native.available() or not can_run(precision):
             raise ModelError(f"the native U-Net does not compute {precision} ({kind}) on this processor")
@@ -100,27 +100,27 @@ class NativeUnet:
         )
 
     def _keep(self, array: npt.NDArray[np.generic]) -> int:
-        """The address of a copy that begins on a 64-byte boundary and lives as long as this engine."""
+        """The address of a copy that begins on a 64-byte boundary and is kept as long as this engine."""
         self._kept.append(_aligned(np.ascontiguousarray(array).view(np.float32)))
         return int(self._kept[-1].ctypes.data)
 
 
 def kind_for(precision: Precision) -> native.Kind:
-    """The instruction set for a number format: the widest that there is."""
+    """The instruction set for a number format: the widest available."""
     if precision == "bfloat16":
         return "avx512_bf16"
     return "avx512" if "avx512" in native.available() else "avx2"
 
 
 def can_run(precision: Precision) -> bool:
-    """True where this machine has the C code, and instructions for the number format."""
+    """True if this machine has the C code, and instructions for the number format."""
     return precision != "float16" and kind_for(precision) in native.available()
 
 
 def _transformed(weight: Float, precision: Precision, lanes: int) -> npt.NDArray[np.generic]:
     """Kernels (outputs, inputs, 3, 3) in the order in which `unet_kernel.h` reads them.
 
-    lanes: float32 numbers of a vector.
+    lanes: float32 numbers per vector.
     [36][outputs / n][inputs][n], n at most 2 vectors; in bfloat16 [36][outputs / n][inputs / 2][n / 16][16][2].
     """
     outputs, inputs = weight.shape[:2]

@@ -43,7 +43,7 @@ class OpenvinoUnet:
         return result
 
     def _queue(self, size: tuple[int, ...]) -> ov.AsyncInferQueue:
-        """Requests for slices of one size; compiled at the first such slice."""
+        """Requests for slices of one size; compiled for the first such slice."""
         if size not in self._queues:
             example = torch.zeros((1, 1, *size), dtype=torch.uint8)
             model = ov.convert_model(self._fused, example_input=example, input=[((1, 1, *size), ov.Type.u8)])

@@ -1,4 +1,4 @@
-"""The U-Net with its normalisation worked into the convolutions: the same function, in fewer passes over memory."""
+"""The U-Net with its normalisation fused into the convolutions: the same function in fewer passes over memory."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from inference.lungs.unet import DoubleConv, UNet
 class FusedConv(nn.Module):
     """A 3x3 convolution, its normalisation and ReLU.
 
-    With running statistics all of it is folded into the convolution. With those of the slice, mean and variance
+    With running statistics, everything is folded into the convolution. With the slice's statistics, mean and variance
     come from E[x] and E[x2] in one pass; the convolution's bias cancels against the mean, so it is left out.
     """
 
@@ -45,7 +45,7 @@ class FusedConv(nn.Module):
 class FusedUnet(nn.Module):
     """A U-Net from 8-bit grey values to the lung mask, for one slice or many.
 
-    The two classes' last convolutions are subtracted into one: their difference above 0 is lung.
+    The two classes' last convolutions are replaced by their difference: above 0 is lung.
     """
 
     def __init__(self, unet: UNet, per_slice: bool) -> None:
@@ -72,7 +72,7 @@ class FusedUnet(nn.Module):
 
 
 def fuse(unet: UNet) -> FusedUnet:
-    """The fused form of a U-Net in evaluation mode, with the statistics that it is set to."""
+    """The fused form of a U-Net in evaluation mode, with the statistics that it is set to use."""
     per_slice = unet.inc.double_conv[1].statistics == "batch"
     return FusedUnet(unet, per_slice).eval()
 

@@ -1,11 +1,11 @@
-"""From the U-Net's raw mask to the mask that is reported: connected components, and the two lungs apart."""
+"""Turns the U-Net's raw mask into the reported mask: connected components, and the two lungs separated."""
 
 import numpy as np
 import numpy.typing as npt
 
 from inference.arrays import Grey, Mask
 
-# The smaller lung, apart from the larger, is kept from this share of the larger on; less is bowel gas or noise.
+# A separate smaller lung is kept if it has at least this share of the larger; less is bowel gas or noise.
 _SECOND_LUNG_SHARE = 0.1
 _SPECK_ML = 1.0
 
@@ -14,7 +14,7 @@ def clean(raw: Grey) -> Mask:
     """The one or two largest connected parts of a raw mask.
 
     raw: uint8 (Z, Y, X), not 0 where the network saw lung.
-    Returns bool (Z, Y, X). Parts touch by faces. The second largest part stays if it may be a lung.
+    Returns bool (Z, Y, X). Parts are connected by faces. The second largest part stays if it may be a lung.
     """
     result = np.zeros(raw.shape, bool)
     box = bounding_box(raw)
@@ -31,7 +31,7 @@ def clean(raw: Grey) -> Mask:
 
 
 def without_specks(mask: Mask, voxel_ml: float) -> Mask:
-    """A mask without its smallest connected parts, what noise leaves along an edge: bool (Z, Y, X)."""
+    """A mask without its smallest connected parts, which noise leaves along an edge: bool (Z, Y, X)."""
     result = np.zeros(mask.shape, bool)
     box = bounding_box(mask)
     if box is None:
@@ -46,8 +46,8 @@ def without_specks(mask: Mask, voxel_ml: float) -> Mask:
 def sides(mask: Mask, x_to_left: bool) -> tuple[int, int]:
     """Voxels of the left and of the right lung.
 
-    mask: bool (Z, Y, X), cleaned.  x_to_left: the column index rises towards the patient's left.
-    Two parts that lie side by side are the lungs; one joined part is split at its thinnest sagittal plane.
+    mask: bool (Z, Y, X), cleaned.  x_to_left: the column index increases towards the patient's left.
+    Two parts side by side are the two lungs; one joined part is split at its thinnest sagittal plane.
     """
     per_column = mask.sum(axis=(0, 1), dtype=np.int64)
     box = bounding_box(mask)
@@ -58,7 +58,7 @@ def sides(mask: Mask, x_to_left: bool) -> tuple[int, int]:
 
 
 def _parted(mask: Mask) -> tuple[int, int] | None:
-    """Voxels of the part with the lower and of the part with the higher columns, if they are apart."""
+    """Voxels of the part with the lower and of the part with the higher columns, if they are separate."""
     labels, count = label(mask.view(np.uint8))
     if count != 2:
         return None
@@ -77,13 +77,13 @@ def _split(per_column: npt.NDArray[np.int64]) -> tuple[int, int]:
     start, stop = int(filled[0]), int(filled[-1]) + 1
     quarter = (stop - start) // 4
     middle = per_column[start + quarter : stop - quarter]
-    # The middle of equal planes, so that a wide empty gap is cut halfway.
+    # The middle one of equally thin planes, so that a wide empty gap is cut halfway.
     plane = start + quarter + int(np.median(np.flatnonzero(middle == middle.min())))
     return int(per_column[:plane].sum()), int(per_column[plane:].sum())
 
 
 def bounding_box(mask: npt.NDArray[np.generic]) -> tuple[slice, slice, slice] | None:
-    """The smallest box (z, y, x) around what is not 0; None where everything is."""
+    """The smallest box (z, y, x) around all values other than 0; None if there are none."""
     found = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     if not len(found[0]):
         return None
@@ -92,7 +92,7 @@ def bounding_box(mask: npt.NDArray[np.generic]) -> tuple[slice, slice, slice] | 
 
 
 def label(mask: Grey) -> tuple[npt.NDArray[np.integer], int]:
-    """Numbers of the parts that touch by faces, from 1 on, and how many there are."""
+    """Number the parts of a mask from 1, connected by faces; and how many there are."""
     try:
         import cc3d
     except ImportError:  # a bare machine that only runs the benchmark

@@ -16,10 +16,10 @@ DOWNSCALING = 2 ** (len(CHANNELS) - 1)
 
 
 class Norm2d(nn.BatchNorm2d):
-    """Batch normalisation that, at test time, may use the statistics of each slice alone.
+    """Batch normalisation that may use the statistics of each slice alone at test time.
 
-    statistics: "running" as usual; "batch" normalises every sample by its own mean and variance, which is
-        what a network left in training mode does with one slice at a time. Training mode is not affected.
+    statistics: "running" as usual; "batch" normalises every sample by its own mean and variance, as a network left in
+        training mode does with one slice at a time. Training mode is not affected.
     """
 
     statistics: Statistics = "running"
@@ -32,7 +32,7 @@ class Norm2d(nn.BatchNorm2d):
 
 
 class DoubleConv(nn.Module):
-    """Twice a 3x3 convolution, normalisation and ReLU; height and width stay."""
+    """A 3x3 convolution, normalisation and ReLU, twice; height and width stay the same."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Double height and width, join the features of the same size from the way down, convolve twice."""
+    """Double height and width, concatenate the features of the same size from the way down, then convolve twice."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class UNet(nn.Module):
 
         x: (N, 1, H, W), grey values 0 to 1; H and W multiples of 16.
         Returns (N, 2, H, W) logits: background, lung.
-        Raises ModelError for sizes that four halvings do not divide.
+        Raises ModelError if a size is not a multiple of 16.
         """
         if x.shape[-2] % DOWNSCALING or x.shape[-1] % DOWNSCALING:
             raise ModelError(f"U-Net input {tuple(x.shape[-2:])}: height and width must be multiples of {DOWNSCALING}")

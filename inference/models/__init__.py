@@ -1,1 +1,1 @@
-"""Which models are there: cards, and the registry that finds them."""
+"""Which models are available: their cards, and the registry that finds them."""

@@ -96,7 +96,7 @@ class DecovnetInput:
 
     crop: "mask-box" crops both to the mask's bounding box in z, y and x, each upper bound exclusive of the
         last index; "none" keeps the whole slice.
-    mask: "raw" as the U-Net gives it, "cleaned" after the connected components.
+    mask: "raw" as the U-Net gives it, "cleaned" after keeping its largest connected components.
     """
 
     size: tuple[int, int]
@@ -136,7 +136,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and what it gave on the data named in `source`."""
+    """A threshold and its results on the data named in `source`."""
 
     name: str
     threshold: float
@@ -151,10 +151,10 @@ class Card:
 
     precisions: number formats that the U-Net may run in on the slices that the verdict is made from; formats
         other than float32 only if a measured difference allows them.
-    reporting_precisions: the same for slices that only the reported mask needs, which cannot move the verdict.
+    reporting_precisions: the same for slices that only the reported mask needs; they cannot change the verdict.
     suitability: the rules that a series must pass, read by `inference.suitability.check`.
     published: `models publish` wrote the card for exactly these weights.
-    training, evaluation: what it was trained on and how, and what it reached; figures without patient data.
+    training, evaluation: what it was trained on and how, and how well it did; figures without patient data.
     """
 
     name: str
@@ -184,7 +184,7 @@ class Card:
 
     @property
     def verified(self) -> bool:
-        """True when a card that ships with the node, or that this site published, pins both weight files' digests."""
+        """True if a card that ships with the node, or that this site published, pins both weight files' digests."""
         return self.published or (self.unet.sha256, self.decovnet.sha256) in _pinned()
 
     def digest(self) -> str:
@@ -193,7 +193,7 @@ class Card:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def identity(self) -> ModelIdentity:
-        """What a finding says about the model that made it."""
+        """What a finding says about its model."""
         return ModelIdentity(
             name=self.name,
             version=self.version,
@@ -235,7 +235,7 @@ def _pinned() -> frozenset[tuple[str, str]]:
 
 
 def require_weights(card: Card, folder: Path) -> None:
-    """Raises ModelError when the card names no weights or a file is not there."""
+    """Raises ModelError if the card names no weights or a file is missing."""
     for weights in (card.unet, card.decovnet):
         if not weights.sha256:
             raise ModelError(f"{folder / CARD_FILE}: the card has no weights; import or train the model first")

@@ -1,4 +1,4 @@
-"""Which models are there, and which one is used; free of torch, so that any command may ask."""
+"""Which models are available, and which one is used; free of torch, so that any command may ask."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ def find_model(models_dir: Path, name: str | None = None, version: str | None = 
     models_dir: folder of imported models; need not exist.
     name: None means the active imported model, or the demonstration model if none was imported.
     version: None means the active version of that name, or its only one.
-    Raises ModelError if there is no such model, or more than one and none of them active.
+    Raises ModelError if there is no such model, or if there are several and none of them is active.
     """
     active = active_model(models_dir)
     if name is None:
@@ -42,17 +42,17 @@ def list_models(models_dir: Path) -> list[Card]:
 
 
 def is_demonstration(models_dir: Path, name: str, digest: str) -> bool:
-    """Whether a demonstration model is, or was, called this or has this digest: its results are not findings.
+    """Whether a demonstration model has or had this name, or has this digest: its results are not findings.
 
     Raises ModelError when a card cannot be read.
     """
-    if name == DEMONSTRATION:  # whichever version of it: the card may have been replaced since
+    if name == DEMONSTRATION:  # in any version: the card may have been replaced since
         return True
     return any(card.identity().demonstration and card.identity().digest == digest for card in list_models(models_dir))
 
 
 def model_folders(models_dir: Path) -> list[Path]:
-    """Folders of all models that have weights, imported ones first, each group in order of its names."""
+    """Folders of all models that have weights, imported ones first, each group sorted by name."""
     imported = [path.parent for path in sorted(models_dir.glob(f"*/{CARD_FILE}")) if path.parent.name[0] != "."]
     shipped = [path.parent for path in sorted(shipped_folder().glob(f"*/{CARD_FILE}"))]
     return imported + [folder for folder in shipped if _has_weights(folder)]
@@ -61,7 +61,7 @@ def model_folders(models_dir: Path) -> list[Path]:
 def active_model(models_dir: Path) -> Path | None:
     """The folder that the last import made active, or None.
 
-    Raises ModelError when the mark names a folder that is not there.
+    Raises ModelError if the mark names a missing folder.
     """
     try:
         name = (models_dir / ACTIVE_FILE).read_text(encoding="utf-8").strip()
@@ -73,7 +73,7 @@ def active_model(models_dir: Path) -> Path | None:
 
 
 def make_active(models_dir: Path, folder_name: str) -> None:
-    """Make an imported model the one that is used by default, atomically."""
+    """Atomically make an imported model the default."""
     temporary = models_dir / f".{ACTIVE_FILE}.{os.getpid()}"
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(folder_name + "\n")
@@ -93,7 +93,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _has_weights(folder: Path) -> bool:
-    """True if the weights lie beside a shipped card: that of the authors' networks comes without them."""
+    """True if the weights lie beside a shipped card: the card of the authors' networks comes without them."""
     card = read_card(folder)
     return all((folder / weights.file).is_file() for weights in (card.unet, card.decovnet))
 

@@ -1,4 +1,4 @@
-"""Frozen dataclasses from TOML tables and back, with errors that name the key and the file."""
+"""Converts TOML tables to frozen dataclasses and back, with errors that name the key and the file."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ T = TypeVar("T")
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file.
 
-    Raises ModelError when the file is missing or is not TOML.
+    Raises ModelError if the file is missing or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -32,7 +32,7 @@ def build(kind: type[T], table: object, where: str) -> T:
     """A dataclass of `kind` from a TOML table.
 
     where: file and key of the table, for messages.
-    Raises ModelError on a missing or unknown key, or a value of another type.
+    Raises ModelError for a missing or unknown key, or a value of the wrong type.
     """
     if not isinstance(table, Mapping):
         raise ModelError(f"{where}: expected a table")
@@ -100,7 +100,7 @@ def _mapping(value: object, where: str) -> Mapping[str, object]:
 def _scalar(hint: type, value: object, where: str) -> object:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    # bool is an int to Python, never to a reader of the card.
+    # A bool is an int to Python, but never to a reader of the card.
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ModelError(f"{where}: expected {hint.__name__}, found {value!r}")
     if isinstance(value, float) and not math.isfinite(value):
@@ -109,7 +109,7 @@ def _scalar(hint: type, value: object, where: str) -> object:
 
 
 def plain(value: object) -> Any:
-    """A dataclass as dicts, lists and scalars; None is left out, as TOML has no word for it."""
+    """A dataclass as dicts, lists and scalars; None is left out, because TOML cannot express it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value) if field.init)
         return {name: plain(entry) for name, entry in fields if entry is not None}
@@ -121,7 +121,7 @@ def plain(value: object) -> Any:
 
 
 def write_toml(tables: Mapping[str, Any], prefix: str = "") -> str:
-    """TOML text of nested plain dicts, scalars before tables, in the order given."""
+    """TOML text of nested plain dicts in the given order, scalars before tables."""
     lines = [f"{_key(key)} = {_value(value)}" for key, value in tables.items() if not _is_table(value)]
     for key, value in tables.items():
         name = f"{prefix}{_key(key)}"
@@ -155,5 +155,5 @@ def _value(value: object) -> str:
 
 
 def _text(value: str) -> str:
-    # JSON's escapes are TOML's, but for DEL, which TOML alone forbids unescaped.
+    # JSON's escapes are the same as TOML's, except that only TOML forbids an unescaped DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

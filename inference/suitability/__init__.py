@@ -1,1 +1,1 @@
-"""Is this volume one that the model was made for?"""
+"""Was the model made for a volume like this one?"""

@@ -1,7 +1,7 @@
 """What the pixels say about the body: where the air-filled lungs are, and which way up they lie.
 
-Everything is measured on a coarse copy of the volume (cells of about 4 mm, noise averaged out), in a fraction of
-a second and without a network, so that a series can be refused before any model sees it.
+Everything is measured on a coarse copy of the volume (cells of about 4 mm, noise averaged out). This takes a fraction
+of a second and no network, so that a series can be refused before any model sees it.
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ _END_SHARE = 0.125
 class Coarse:
     """A coarse copy of a volume.
 
-    hu: float32 (z, y, x), cell means.  spacing_mm: of the cells.  levels: z taken.  factors: rows, columns to a cell.
-    every: float32 (Z, cells), all slices of the volume as vectors of mean 0 and length 1.  slice_mm: between them.
+    hu: float32 (z, y, x), cell means.  spacing_mm: of the cells.  levels: z taken.  factors: rows, columns per cell.
+    every: float32 (Z, cells), all slices of the volume as vectors of mean 0 and length 1.  slice_mm: their spacing.
     """
 
     hu: Floats
@@ -49,7 +49,7 @@ class Coarse:
         return areas
 
     def shrink_mask(self, mask: Mask) -> Mask:
-        """A mask on the volume's own grid, on the coarse one: cells at least half inside."""
+        """Bring a mask from the volume's own grid to the coarse one: cells that lie at least half inside it."""
         rows, columns = self.hu.shape[1:]
         small = [_cells(mask[z], self.factors, rows, columns) >= 0.5 for z in self.levels]
         return np.stack(small)
@@ -59,9 +59,9 @@ class Coarse:
 class Chest:
     """The air-filled lungs on the coarse grid.
 
-    volume_ml, height_mm: of the lungs.  first_cm2, last_cm2: their area in the volume's lowest
-    and highest slice.  base_to_apex_width: lateral extent of
-    the lowest eighth over that of the highest.  base_offset_mm: how far the lowest eighth lies behind the centre.
+    volume_ml, height_mm: of the lungs.  first_cm2, last_cm2: their area in the volume's lowest and highest slice.
+    base_to_apex_width: lateral extent of the lowest eighth over that of the highest.
+    base_offset_mm: how far the lowest eighth lies behind the centre.
     bone_offset_mm: how far midline bone lies behind the lungs' centre.  width_to_depth: of the lungs' box.
     """
 
@@ -137,7 +137,7 @@ def _spread(mask: Mask, axis: int) -> float:
 
 
 def _bone_offset(coarse: Coarse, lungs: Mask) -> float:
-    """Cells from the lungs' centre back to the centre of midline bone; 0 where there is none."""
+    """Cells from the lungs' centre back to the centre of midline bone; 0 if there is none."""
     _, rows, columns = np.nonzero(lungs)
     middle = float(np.median(columns))
     reach = max(1, round(30.0 / coarse.spacing_mm[2]))

@@ -1,7 +1,7 @@
-"""Whether a volume is one that the model was made for; every rule has its own stable code.
+"""Whether the model was made for a volume; every rule has its own stable code.
 
 `check` looks at headers, sampling and pixels before a network runs, `check_mask` at the lung mask afterwards.
-Either raises UnsuitableSeries at the first rule that does not hold, and otherwise says what was found.
+Both raise UnsuitableSeries at the first rule that does not hold, and otherwise return what was found.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from inference.volume.ct_volume import CTVolume, upright
 
 __all__ = ["Accepted", "Policy", "accept", "check", "check_mask", "check_outline"]
 
-# Air around the patient; in the windpipe scatter and its walls raise it to between -1000 and -940.
+# Air around the patient. In the windpipe, scatter and partial-volume walls raise it to between -1000 and -940.
 _AIR_HU, _AIRWAY_HU = (-1050.0, -940.0), (-1050.0, -900.0)
 _LUNG_OVER_AIR_HU = 30.0
 _TISSUE_HU = (-140.0, 100.0)
@@ -54,7 +54,7 @@ def check(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ...]:
 
 
 def accept(volume: CTVolume, policy: Policy) -> Accepted:
-    """`check`, with the air that it found in the volume."""
+    """Like `check`, but also returns the air that it found in the volume."""
     volume = upright(volume)
     outline = _checked_outline(volume, policy)
     _check_slices_differ(volume)
@@ -93,7 +93,7 @@ def _checked_outline(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ..
         return tuple(_outline_checks(volume, policy))
     except UnsuitableSeries as refusal:
         if refusal.code == ReasonCode.EXTENT:
-            # A head or an abdomen is shorter or longer than a chest, but that is not what is wrong with it.
+            # A head or an abdomen is shorter or longer than a chest, but its length is not what is wrong with it.
             _check_is_chest(volume, policy)
         raise
 
@@ -143,7 +143,7 @@ def _check_sampling(volume: CTVolume, policy: Policy) -> Iterator[QualityCheck]:
 
 
 def _check_diameter(volume: CTVolume) -> None:
-    """A pixel spacing of exactly 1 mm that contradicts the field of view: anonymisers and converters write it."""
+    """Refuse a pixel spacing of exactly 1 mm, which converters write, if it contradicts the field of view."""
     diameter, (_, y_mm, x_mm) = volume.header.reconstruction_diameter_mm, volume.spacing_mm
     measured = max(volume.hu.shape[1] * y_mm, volume.hu.shape[2] * x_mm)
     if diameter and diameter > 0 and y_mm == x_mm == 1.0 and not 0.9 <= measured / diameter <= 1.1:
@@ -154,9 +154,9 @@ def _check_diameter(volume: CTVolume) -> None:
 
 
 def _check_gaps(volume: CTVolume, policy: Policy) -> None:
-    """Slices lost at regular steps leave no hole, so the spacing is held against what else the header says."""
+    """Slices lost at regular steps leave no hole, so the spacing is compared with the rest of the header."""
     spacing, header = volume.spacing_mm[0], volume.header
-    # Vendors read Spacing Between Slices in several ways; instance numbers without a hole outweigh it.
+    # Vendors interpret Spacing Between Slices in several ways; instance numbers without a hole outweigh it.
     if _made_closer(spacing, header.spacing_between_slices_mm) and header.number_step != 1:
         raise UnsuitableSeries(
             ReasonCode.MISSING_SLICES,
@@ -180,7 +180,7 @@ def _check_gaps(volume: CTVolume, policy: Policy) -> None:
 
 
 def _made_closer(spacing: float, stated: float | None) -> bool:
-    """True when the spacing is twice the scanner's own or a higher multiple; other ratios are the vendors' readings."""
+    """True when the spacing is 2, 3, ... times the scanner's own; other ratios come from vendors' interpretations."""
     if not stated or stated <= 0:
         return False
     ratio = spacing / stated
@@ -188,9 +188,9 @@ def _made_closer(spacing: float, stated: float | None) -> bool:
 
 
 def _check_orientation(volume: CTVolume) -> QualityCheck:
-    """Rows from the patient's right to left, columns from front to back, as the model's images had them.
+    """Rows must run from the patient's right to left and columns from front to back, as in the model's own images.
 
-    Images of prone or feet-first patients that are stored otherwise were turned by `upright`; the pixels must agree.
+    `upright` has turned images of prone or feet-first patients that are stored otherwise; the pixels must agree.
     """
     row, column = volume.affine[:3, 0] / volume.spacing_mm[2], volume.affine[:3, 1] / volume.spacing_mm[1]
     if row[0] < 0.99 or column[1] < 0.99:
@@ -203,7 +203,7 @@ def _check_orientation(volume: CTVolume) -> QualityCheck:
 
 
 def _check_slices_differ(volume: CTVolume) -> None:
-    """No constant volume, no empty slice, no slice twice: noise makes each real slice its own."""
+    """Refuse a constant volume, an empty slice and a repeated slice: noise makes every real slice unique."""
     sample = volume.hu[:, ::4, ::4]
     low, high = sample.min(axis=(1, 2)), sample.max(axis=(1, 2))
     if low.min() == high.max():
@@ -219,11 +219,11 @@ def _check_slices_differ(volume: CTVolume) -> None:
 
 
 def _check_hu(volume: CTVolume, air_found: Air) -> QualityCheck:
-    """Air near -1000 HU and soft tissue near 0, and as many grey levels as a scanner gives.
+    """Air must be near -1000 HU and soft tissue near 0, with as many grey levels as a scanner gives.
 
-    Air is the background's most common value, or, in an image without background, the purest air in the airways.
-    Scanners are kept within 4 HU of water and about 10 of air; a slope wrong by a seventh or an intercept wrong
-    by 60 is seen. Values at or below -1150 are padding.
+    Air is the background's most common value or, in an image without background, the purest air in the airways.
+    Scanners are kept within 4 HU of water and about 10 of air. The rule detects a slope that is wrong by a seventh or
+    an intercept that is wrong by 60. Values at or below -1150 are padding.
     """
     values = volume.hu[:, ::4, ::4].ravel()
     counts = np.bincount(np.clip(values, -1150, 3000).astype(np.int32) + 1150, minlength=4151)
@@ -233,7 +233,7 @@ def _check_hu(volume: CTVolume, air_found: Air) -> QualityCheck:
     inside = air_found.lungs | air_found.airways
     if air > _AIR_HU[1] and inside.any():
         purest = float(np.percentile(air_found.cells.hu[inside], 0.1))
-        if purest < air - _LUNG_OVER_AIR_HU:  # the most common value is the lung's: the image shows no background
+        if purest < air - _LUNG_OVER_AIR_HU:  # the most common value is lung: the image shows no background
             air, allowed = purest, _AIRWAY_HU
     tissue = _mode(counts, -300, 300)
     share = float(counts[1150 - 200 : 1150 + 200].sum()) / max(1.0, float(counts[1:].sum()))

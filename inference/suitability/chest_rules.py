@@ -7,25 +7,25 @@ from inference.suitability.body import Chest, Coarse
 from inference.suitability.landmarks import Landmarks, find_landmarks
 from inference.suitability.policy import Policy, require
 
-# Less lung than this in an end slice is not worth a word.
+# Less lung than this in an end slice is not worth mentioning.
 _TIP_CM2 = 2.0
 _WIDTH_UPSIDE_DOWN, _WIDTH_UPRIGHT = 0.9, 1.1
 _BACK_OFFSET_MM = 5.0
 _WIDTH_TO_DEPTH = 0.85
 # The neck shows the windpipe in nearly every slice; below the lungs gas in the bowel may lie in the middle too.
 _WINDPIPE = 0.5
-# A windpipe is seen beside the upper lungs in 0.7 to 1.0 of the slices, beside their bases in 0.05 to 0.5.
+# A windpipe shows beside the upper lungs in 0.7 to 1.0 of the slices, beside their bases in 0.05 to 0.5.
 _WINDPIPE_BESIDE, _NO_WINDPIPE_BESIDE = 0.65, 0.25
 _HEART_RIGHT_MM, _HEART_RIGHT_OF_CAGE_MM = -5.0, -2.0
-# What images that were stored turned or mirrored must show besides: their header says so, and the anatomy agrees.
+# Images that were stored turned or mirrored must show this too: the anatomy must agree with their header.
 _TURNED_BONE_MM, _MIRRORED_HEART_MM = 20.0, 2.5
 _DISAGREES = "The header says that the images are stored turned or mirrored, and the anatomy does not agree."
 
 
 def check_chest(coarse: Coarse, chest: Chest | None, flipped: tuple[bool, bool], policy: Policy) -> QualityCheck:
-    """Raises UnsuitableSeries at the first rule that the chest breaks, and says what was found otherwise.
+    """Raises UnsuitableSeries at the first rule that the chest breaks, and otherwise returns what was found.
 
-    chest: None where nothing in the volume is a lung.  flipped: rows and columns, see `CTVolume.flipped`.
+    chest: None if nothing in the volume is a lung.  flipped: rows and columns, see `CTVolume.flipped`.
     """
     if chest is None:
         raise UnsuitableSeries(ReasonCode.NOT_CHEST, "No air-filled lungs are found in the images.")
@@ -66,13 +66,13 @@ def _how_whole(chest: Chest) -> str:
 
 
 def _check_way_up(chest: Chest, landmarks: Landmarks, flipped: tuple[bool, bool]) -> None:
-    """The head's end against the positions, and the back against the orientation.
+    """Check the head's end against the positions, and the back against the orientation.
 
-    The lungs are wider at the base than at the apex, 1.3 to 1.45 times in the scans at hand, so 0.7 to 0.76 upside
-    down; less where one lung has lost its base. So the windpipe, which leads out of the lungs at their apex, must not
-    speak against it.
-    Their lowest part lies towards the back, as does the spine: both must speak for it to call an image turned over, as
-    effusions move the one and contrast in the heart the other.
+    The lungs are wider at the base than at the apex: 1.3 to 1.45 times in the scans at hand, hence 0.7 to 0.76 times
+    upside down. The ratio is smaller if one lung has lost its base, so the windpipe, which leaves the lungs at their
+    apex, must not contradict it.
+    The lungs' lowest part lies towards the back, as does the spine. An image counts as turned over only if both say
+    so: effusions move the one, and contrast in the heart the other.
     """
     above, below = landmarks.windpipe_above >= _WINDPIPE, landmarks.windpipe_below >= _WINDPIPE
     beside, width = landmarks.windpipe_beside >= _WINDPIPE_BESIDE, chest.base_to_apex_width
@@ -93,7 +93,7 @@ def _check_way_up(chest: Chest, landmarks: Landmarks, flipped: tuple[bool, bool]
 
 
 def _check_sides(landmarks: Landmarks, flipped: tuple[bool, bool]) -> None:
-    """The heart lies to the left. Where it lies near the middle a mirror image cannot be told."""
+    """The heart must lie to the left. If it lies near the middle, a mirror image cannot be recognised."""
     of_body, of_cage = landmarks.heart_left_mm, landmarks.heart_left_of_cage_mm
     if flipped[0] != flipped[1] and (of_body < _MIRRORED_HEART_MM or of_cage < 0):
         raise UnsuitableSeries(ReasonCode.ORIENTATION, f"{_DISAGREES} The heart does not lie on the patient's left.")

@@ -1,4 +1,4 @@
-"""What the images hold: a patient, of an adult's size, with lungs that the field shows whole and full of air."""
+"""What the images must hold: a patient of an adult's size, with lungs full of air and wholly in the field."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,21 +11,21 @@ from inference.errors import UnsuitableSeries
 from inference.finding import QualityCheck
 from inference.suitability.policy import Policy
 
-# Tissue by its share of the way from the darkest to the brightest, so that wrong units are not taken for an empty
-# table; this much of it over 300 mm, thicker than a table's shell.
+# Tissue is defined by its share of the way from darkest to brightest, so that wrong units are not taken for an empty
+# table. There must be this much of it over 300 mm, thicker than a table's shell.
 _TISSUE_SHARE, _PATIENT_ML, _PATIENT_OVER_MM = 0.3, 1000.0, 300.0
-# Half-aerated lung; else only the rims of air in the body and stool have such values, and a rim is thin.
+# Half-aerated lung. Apart from it only stool and the thin rims of air in the body have such values.
 _HAZY_HU = (-600.0, -250.0)
-# Effusion; liver, spleen and muscle are at 50 to 60, blood at 30 to 45. Even, and next to lung.
+# Effusion is uniform and next to lung; liver, spleen and muscle are at 50 to 60, blood at 30 to 45.
 _FLUID_HU, _FLUID_SPREAD_HU, _FLUID_LEAST_ML, _BESIDE_LUNG_MM = (-12.0, 25.0), 22.0, 20.0, 8.0
 _FLUID_RIM_HU = (-50.0, 60.0)
 _SAID_FROM = 0.3
-# Both lungs are wider than this; a trunk is deeper than that.
+# Both lungs together are wider than the first; a trunk is deeper than the second.
 _ONE_LUNG_MM, _TRUNK_MM = 170.0, 80.0
 
 
 def check_patient(air: Air) -> None:
-    """Raises UnsuitableSeries (NO_PATIENT) if hardly any tissue is seen, as on a table alone."""
+    """Raises UnsuitableSeries (NO_PATIENT) if there is hardly any tissue, as on an empty table."""
     hu = air.cells.hu
     low, high = np.percentile(hu[:: max(1, len(hu) // 20)], (1, 99.5))
     thick = ndimage.minimum_filter(hu > low + _TISSUE_SHARE * (high - low), (1, 5, 5))
@@ -39,7 +39,7 @@ def check_patient(air: Air) -> None:
 def check_field(air: Air, policy: Policy) -> None:
     """Raises UnsuitableSeries (LUNG_OUTSIDE_FIELD) if the images' sides, or the round field, cut the lungs."""
     cells, lungs = air.cells, air.lungs
-    # The field's edge with the cells that it half fills does not count as lung: look just inside of them.
+    # The cells that the field's edge half fills do not count as lung: look just inside them.
     rim = ndimage.binary_dilation(beyond_field(lungs.shape[1:], 0.99))
     inside = ndimage.binary_dilation(rim) & ~rim
     cut_mm = float(np.count_nonzero(lungs[:, inside])) * cells.spacing_mm[1]
@@ -57,7 +57,7 @@ def check_field(air: Air, policy: Policy) -> None:
 
 
 def _half_in_field(air: Air, along_field: npt.NDArray[np.bool_]) -> bool:
-    """One lung at most, and on one side the trunk reaches the field's edge over its whole depth."""
+    """True if there is at most one lung, and the trunk's whole depth reaches the field's edge on one side."""
     cells, lungs = air.cells, air.lungs
     levels = lungs.any(axis=(1, 2))
     columns = np.flatnonzero(lungs.any(axis=(0, 1)))
@@ -70,7 +70,7 @@ def _half_in_field(air: Air, along_field: npt.NDArray[np.bool_]) -> bool:
 
 
 def check_size(air: Air, policy: Policy) -> None:
-    """Raises UnsuitableSeries (BODY_SIZE) if the lungs are too wide and deep, or too small, for those of the card."""
+    """Raises UnsuitableSeries (BODY_SIZE) if the lungs are wider and deeper, or smaller, than the card allows."""
     boxes = ndimage.find_objects(air.lungs.view(np.uint8))
     if not boxes:
         return
@@ -90,7 +90,8 @@ def check_size(air: Air, policy: Policy) -> None:
 def check_filling(air: Air, policy: Policy) -> tuple[QualityCheck, ...]:
     """Are the lungs full of air? Half-aerated lung, and fluid beside it, each as a share of all lung.
 
-    Raises UnsuitableSeries: LUNG_DENSITY or PLEURAL_FLUID above the share that the card allows. Remarks on less.
+    Raises UnsuitableSeries (LUNG_DENSITY or PLEURAL_FLUID) above the share that the card allows. Less than that is
+    only remarked on.
     """
     aerated = float(air.lungs.sum()) * air.cells.cell_ml
     found = []
@@ -123,7 +124,7 @@ def _hazy(air: Air) -> npt.NDArray[np.bool_]:
     hu = air.cells.hu
     inside = (hu > _HAZY_HU[0]) & (hu < _HAZY_HU[1]) & ~air.outside & ~beyond_field(hu.shape[1:], 0.99)
     core = ndimage.minimum_filter(inside, (1, 3, 3))
-    # Of the hazy parts only thick ones count, each with its rim.
+    # Only thick hazy parts count, each with its rim.
     grown: npt.NDArray[np.bool_] = ndimage.maximum_filter(core, (1, 3, 3))
     return grown
 
@@ -133,7 +134,7 @@ def _outside_lungs_ml(air: Air) -> float:
 
 
 def fluid_ml(air: Air) -> float:
-    """Even tissue of water's density next to lung, millilitres."""
+    """Uniform tissue of water's density next to lung, millilitres."""
     cells = air.cells
     mean = ndimage.uniform_filter(cells.hu, (1, 5, 5))
     spread = ndimage.uniform_filter(cells.hu * cells.hu, (1, 5, 5)) - mean * mean
@@ -144,6 +145,6 @@ def fluid_ml(air: Air) -> float:
     beside = np.unique(labels[ndimage.maximum_filter(air.lungs, (1, size, size)) & fluid])
     keep = np.zeros(count + 1, bool)
     keep[[n for n in beside if volumes[n] >= _FLUID_LEAST_ML]] = True
-    # The rim that the window of 5 by 5 took away.
+    # Restores the rim that the window of 5 by 5 took away.
     rim = (cells.hu > _FLUID_RIM_HU[0]) & (cells.hu < _FLUID_RIM_HU[1])
     return float((ndimage.maximum_filter(keep[labels], (1, 5, 5)) & rim).sum()) * cells.cell_ml

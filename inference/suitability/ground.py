@@ -1,4 +1,4 @@
-"""Is the network on its own ground? Its raw mask, which the verdict is made from, against the lungs that there are."""
+"""Is the network on its own ground? Compares its raw mask, which the verdict is made from, with the actual lungs."""
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def check_crop(box: Box, lungs: Mask, rule: str, policy: Policy) -> None:
 
     box: that part, its rows and columns on the source grid.  lungs: bool (Z, Y, X), in the verdict's slices.
     rule: how the profile crops; only a box around the mask can be wrong.
-    Raises UnsuitableSeries (CROP_IMPLAUSIBLE): one stray voxel far from the lungs moves the whole box.
+    Raises UnsuitableSeries (CROP_IMPLAUSIBLE). A single stray voxel far from the lungs moves the whole box.
     """
     if rule != "mask-box" or not lungs.any():
         return

@@ -1,4 +1,4 @@
-"""What a series' header alone rules out. Vendors fill these elements freely, so silence is never held against one."""
+"""What a series' header alone rules out. Vendors may leave these elements empty, so a missing one refuses nothing."""
 
 import re
 from collections.abc import Iterator
@@ -26,13 +26,13 @@ _MAP_VALUES = frozenset(
         "VALUE_MAP", "PERFUSION", "ENERGY_PROP_WT",
     }
 )  # fmt: skip
-# Rescale Type: HU, or unspecified as the standard and older scanners write it.
+# Rescale Type: HU, or "unspecified" in the forms that the standard and older scanners use.
 _HOUNSFIELD_TYPES = frozenset({"", "HU", "H.U.", "US", "UNSPECIFIED", "HOUNSFIELD", "HOUNSFIELD UNITS"})
 _DERIVED_TEXT = re.compile(r"\b(MIPS?|MINIPS?|VRT|(MAX|MIN)(IMUM)? ?(IP|INTENSITY)|SUBTRACTION)\b")
 _MAP_TEXT = re.compile(
     r"\b(IODINE|VNC|VIRTUAL NON|MONOE\w*|\d+ ?KEV|KEV ?\d+|Z ?EFF\w*|ELECTRON DENSITY|PBV|PERFUSION)\b"
 )
-# A derivation that changes no voxel: how the files were packed or stripped of names.
+# A derivation that changes no voxel: it says how the files were packed or stripped of names.
 _HARMLESS_DERIVATION = re.compile(r"\bLOSSLESS|\bDE ?IDENTIF|\bANONYM|\bPSEUDONYM|\bDECOMPRESS|\bUNCOMPRESS")
 _QA_TEXT = re.compile(
     r"\b(PHANTOM|CATPHAN|QA|QC|Q\.A\.|QUALITY (ASSURANCE|CONTROL)|CALIBRATION|CALIB|AIR ?CAL|WATER ?CAL|"
@@ -43,7 +43,7 @@ _DOSE_TEXT = re.compile(
     r"\b(DOSE REPORT|DOSE INFO\w*|PATIENT PROTOCOL|SCREEN SAVE|SMARTPREP|BOLUS TRACK\w*)\b|^ *(PRE ?)?MONITORING\b"
 )
 
-# Whole-body and trunk parts are left to the extent and the pixels.
+# Whole-body and trunk scans are left to the rules on extent and pixels.
 _CHEST_PARTS = re.compile(
     r"CHEST|THORA|LUNG|TORAX|BRUST|POUMON|PULM|BODY|TRUNK|TORSO|CAP\b|TAP\b|HEART|AORTA|RIB|MEDIAST"
 )
@@ -77,10 +77,10 @@ def check_header(header: SeriesHeader, derived_primary: bool) -> Iterator[Qualit
 
 
 def _check_image_type(header: SeriesHeader, derived_primary: bool) -> QualityCheck:
-    """ORIGINAL\\PRIMARY, and DERIVED\\PRIMARY where nothing else speaks of a derivation.
+    """Accept ORIGINAL\\PRIMARY, and DERIVED\\PRIMARY if nothing else mentions a derivation.
 
-    Some vendors call ordinary reconstructions derived (iterative or dual-source ones, anonymised or losslessly
-    recompressed ones); their pixels must then pass the same rules as any. DERIVED\\SECONDARY is always refused.
+    Some vendors call ordinary reconstructions derived: iterative, dual-source, anonymised or losslessly recompressed
+    ones. Their pixels must then pass the same rules as any others. DERIVED\\SECONDARY is always refused.
     """
     values = tuple(value.upper() for value in header.image_type)
     if not values:

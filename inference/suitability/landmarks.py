@@ -1,7 +1,7 @@
 """Landmarks that tell how a chest lies: the body's middle, the heart's side, the windpipe above the lungs.
 
-All are measured on the coarse copy of a volume (see body.py), whose rows run to the patient's left and columns to the
-back, lowest slice first.
+All are measured on the coarse copy of a volume (see body.py). Its rows run to the patient's left and its columns to
+the back, lowest slice first.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from scipy import ndimage
 from inference.arrays import Mask
 from inference.suitability.body import Coarse
 
-# A piece of air in one slice that may be the windpipe: adults' have 1.5 to 4 cm2, less at the vocal cords.
+# Area of a piece of air in one slice that may be the windpipe: 1.5 to 4 cm2 in adults, less at the vocal cords.
 _WINDPIPE_CM2 = (0.5, 8.0)
 _WINDPIPE_ABOVE_HU, _WINDPIPE_FROM_MIDDLE_MM = -500.0, 35.0
-# Slices with less air than this in the lungs' mask lie beyond the lungs: windpipe, or the tips of the recesses.
+# Slices with less air than this in the lung mask lie beyond the lungs: it is windpipe, or the tips of the recesses.
 _BEYOND_CM2 = 10.0
 _TISSUE_ABOVE_HU = -300.0
 # Where the heart lies, as shares of the lungs' height from below.
@@ -27,11 +27,11 @@ _HEART_LEVELS = (0.25, 0.6)
 class Landmarks:
     """What was measured.
 
-    smaller_side_share: of the air-filled lung, the part on the side of the body that has less; 0.5 at most.
+    smaller_side_share: share of the air-filled lung on the side of the body that has less; 0.5 at most.
     heart_left_mm: how far the middle between the lungs lies to the patient's left of the body's middle at the
-        height of the heart: 2 to 11 in the scans at hand; 0 where nowhere both lungs are seen.
-    heart_left_of_cage_mm: the same against the middle of the lungs' outer edges, which an arm beside the trunk does
-        not move, but a lost part of a lung does: -7 (a mass) to 9.
+        height of the heart: 2 to 11 in the scans at hand; 0 if no row shows both lungs.
+    heart_left_of_cage_mm: the same against the middle of the lungs' outer edges. An arm beside the trunk does not
+        move that middle, but a lost part of a lung does: -7 (a mass) to 9.
     windpipe_above, windpipe_below: share of the slices beyond the lungs that show air in the middle, as the neck does.
     windpipe_beside: the same for the highest third of the lungs.
     """
@@ -63,7 +63,7 @@ def find_landmarks(coarse: Coarse, lungs: Mask) -> Landmarks:
 
 
 def body_middle(coarse: Coarse, lungs: Mask) -> float:
-    """Column of the trunk's middle at the lungs' height, as a fraction of cells; arms apart from it do not count."""
+    """Column of the trunk's middle at the lungs' height, in fractional cells; arms apart from it do not count."""
     pieces = _pieces(coarse.hu[lungs.any(axis=(1, 2))] > _TISSUE_ABOVE_HU)
     trunks = [max((size, column) for size, column in at_one_height) for at_one_height in pieces if at_one_height]
     return float(np.median([column for _, column in trunks])) if trunks else (coarse.hu.shape[2] - 1) / 2
@@ -85,7 +85,7 @@ def _share(found: npt.NDArray[np.bool_]) -> float:
 
 
 def _windpipe(coarse: Coarse, middle: float) -> npt.NDArray[np.bool_]:
-    """For each slice whether a piece of air of a windpipe's size lies near the middle, apart from other air."""
+    """For each slice, whether a piece of air of a windpipe's size lies near the middle, apart from other air."""
     smallest, largest = (cm2 * 100.0 / (coarse.spacing_mm[1] * coarse.spacing_mm[2]) for cm2 in _WINDPIPE_CM2)
     reach = _WINDPIPE_FROM_MIDDLE_MM / coarse.spacing_mm[2]
     return np.array(
@@ -98,7 +98,7 @@ def _windpipe(coarse: Coarse, middle: float) -> npt.NDArray[np.bool_]:
 
 
 def _pieces(mask: Mask) -> list[list[tuple[int, float]]]:
-    """For each slice of a mask its connected pieces, as (cells, mean column)."""
+    """The connected pieces in each slice of a mask, as (cells, mean column)."""
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[1] = ndimage.generate_binary_structure(2, 1)
     labels, count = ndimage.label(mask, in_plane)
@@ -115,7 +115,7 @@ def _pieces(mask: Mask) -> list[list[tuple[int, float]]]:
 
 
 def _heart_offsets(lungs: Mask, middle: float, first: int, last: int) -> tuple[float, float]:
-    """Cells from the body's and from the cage's middle to that between the lungs, over all rows that cross both."""
+    """Cells from the middles of body and cage to the middle between the lungs, over all rows that cross both lungs."""
     whole, height = round(middle), last - first + 1
     low, high = (first + int(share * height) for share in _HEART_LEVELS)
     between, cage = [], []

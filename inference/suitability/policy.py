@@ -15,18 +15,18 @@ class Policy:
     """What a series must be like, from the [suitability] table of a model card; ranges are inclusive.
 
     slices: number of slices. At least 20, which is 160 mm of the thickest slices allowed.
-    extent_mm: slices times spacing. The paper's volumes have 73 to 250 slices, 141 on average and 16 either way,
-        of the 42.5% of 1 mm slices that its authors' code keeps: 172 to 588 mm, on average 332 and 38 either
-        way. 450 is three deviations above: a chest with upper abdomen, not a trunk. 160 leaves room below 172
-        for small adults whose lungs are whole, which is checked by itself.
-    spacing_mm: slice to slice. Diagnostic chest CT is made at 0.5 to 8 mm; structures vanish between wider ones.
-    thickness_mm: nominal slice thickness, where the header has one.
+    extent_mm: slices times spacing. The paper's volumes have 73 to 250 slices, 141 on average with a deviation of 16.
+        They are the 42.5% of 1 mm slices that its authors' code keeps: 172 to 588 mm, 332 on average with a
+        deviation of 38. 450 is three deviations above: a chest with upper abdomen, not a trunk. 160 leaves room
+        below 172 for small adults with whole lungs, which another rule checks.
+    spacing_mm: slice to slice. Diagnostic chest CT is made at 0.5 to 8 mm; wider spacings lose structures.
+    thickness_mm: nominal slice thickness, if the header has one.
     gap_ratio: largest spacing over thickness. Above 1 there is tissue that no slice shows; at 2, half of it is
         unseen. That is the most accepted: lesions of COVID-19 span several slices even then. A series of
-        touching slices with every second one lost sits at 2 and cannot be told from one that was made so; one
-        already at 2 that loses half of its slices is refused.
-    thinned_mm: where all instance numbers skip alike, images are missing. From this spacing on that is accepted: public
-        archives thin 2 mm series out to 4 mm on purpose. Thin slices are not thinned out but lost.
+        touching slices with every second one lost has a ratio of 2, and cannot be told from one that was made
+        that way. A series already at 2 that loses half of its slices is refused.
+    thinned_mm: if all instance numbers skip by the same step, images are missing. From this spacing on that is
+        accepted: public archives thin 2 mm series out to 4 mm on purpose. At a finer spacing they are lost.
     matrix: rows and columns. Scanners reconstruct chests at 512 and more, some at 256; a smaller matrix was
         resampled after the scan.
     pixel_mm: pixel spacing; 500 mm at 256 pixels is 1.95.
@@ -34,22 +34,22 @@ class Policy:
     aerated_ml: air-filled lung found in the pixels alone. 600 mL is below a severely affected adult's.
     lung_height_mm: its height; an adult's lungs measure 150 to 300 mm.
     cut_cm2: largest area of lung in the first or last slice, from pixels and from the mask. The trachea has 2 to
-        4, a tip just reached 10 to 30. In four whole scans, 40 is reached where 12 to 24 mm and at most 1.5% of the
-        lungs are cut away: the tips of the recesses that everyday scans miss, and no more.
+        4, a tip just reached 10 to 30. In four whole scans, the area reaches 40 when 12 to 24 mm and at most 1.5% of
+        the lungs are cut away: no more than the tips of the recesses, which everyday scans miss.
     mask_ml: lung volume of the network's mask: 1.5 to 8 L in adults, less in severe disease.
-    smaller_side_share: of the smaller lung in both; normal is 0.45, one lung lost 0.
-    fragments_share: share of the mask outside of its two largest parts.
+    smaller_side_share: share of the smaller lung in both; 0.45 is normal, 0 means one lung lost.
+    fragments_share: share of the mask outside its two largest parts.
     mask_covers: share of the air-filled lung that the mask must hold.
-    outside_lungs_share: share of the network's raw mask, in the slices that the verdict is made from, that the pixels
-        show not to be lung. 0.003 to 0.007 in the scans at hand, the airways.
-    crop_excess: area of the image part that the verdict is made from over that of the box around the lungs in it; 1 in
-        the scans at hand.
-    age_years: of the patient, if the header tells it.
+    outside_lungs_share: share of the network's raw mask that is not lung by the pixels, in the slices that the
+        verdict is made from. 0.003 to 0.007 in the scans at hand, from the airways.
+    crop_excess: area of the image part that the verdict is made from, over that of the box around the lungs in it;
+        1 in the scans at hand.
+    age_years: of the patient, if the header states it.
     lungs_box_cm2: width times depth of the air-filled lungs. Adults' are 150 to 350 mm wide and 120 to 250 deep; 410 to
         460 in the scans at hand, and above 1000 in each of them if the pixel spacing is replaced by 1 mm.
-    hazy_share: of the lungs' space, what is between air and tissue (-600 to -250 HU).
-    fluid_share: of the lungs' space, what is fluid beside them.
-    derived_primary: accept DERIVED\\PRIMARY axial images, as some vendors label ordinary reconstructions.
+    hazy_share: share of the lungs' space that is between air and tissue (-600 to -250 HU).
+    fluid_share: share of the lungs' space that is fluid beside them.
+    derived_primary: accept DERIVED\\PRIMARY axial images: some vendors label ordinary reconstructions this way.
     """
 
     slices: Range = (20, 2000)
@@ -83,7 +83,7 @@ class Policy:
 
 
 def require(value: float, allowed: Range, code: ReasonCode, what: str, unit: str = "") -> None:
-    """Raises UnsuitableSeries where a value lies outside of what is allowed, naming both."""
+    """Raises UnsuitableSeries if a value lies outside the allowed range, naming both."""
     low, high = allowed
     if not low <= value <= high:
         raise UnsuitableSeries(code, f"{what} {value:.4g}{unit}; {low:g} to {high:g}{unit} are accepted.")

@@ -1,4 +1,4 @@
-"""Which of a study's chest series a model is best given: decided from headers and geometry, no pixel is decoded.
+"""Which of a study's chest series suits a model best: decided from headers and geometry, without decoding a pixel.
 
 Source of the order: Zheng et al. 2020 trained on whole lungs without contrast, 1 mm slices every 0.8 mm.
 """
@@ -14,12 +14,13 @@ from inference.suitability.check import check_outline
 from inference.suitability.policy import Policy
 from inference.volume.load import outline
 
-# A scan this long covers most adults' lungs; only the pixels show whether it does these. Longer is not better.
+# A scan this long covers most adults' lungs; only the pixels show whether it covers this patient's. Beyond this, more
+# length is not better.
 _WHOLE_MM, _COVERAGE_STEP_MM = 240.0, 40.0
 _CONTIGUOUS = 1.1
 _TRAINED_THICKNESS_MM, _TRAINED_SPACING_MM = 1.0, 0.8
-# Kernels that are made to show lung (first) and soft tissue, by the names of Siemens, GE, Philips, Canon and United
-# Imaging. Sources: their conformance statements and public archives.
+# Kernels for lung (first) and soft tissue, by the names of Siemens, GE, Philips, Canon and United Imaging.
+# Sources: their conformance statements and public archives.
 _LUNG_KERNELS = re.compile(r"^(LUNG|CHEST|L|Y[ABC]|FC[58]\d|B_SHARP|SHARP|[BDIQ][FLRV]?[5-9]\d)(?![A-Z]{3})")
 _SOFT_KERNELS = re.compile(r"^(STANDARD|SOFT|DETAIL|CHST|[ABC]$|FC[01]\d|B_SOFT|B_MEDIUM|[BDIQ][FLRV]?[1-4]\d)")
 
@@ -36,7 +37,7 @@ class Candidate:
     contrast: bool
 
     def merits(self) -> dict[str, float]:
-        """What counts, the most important first; more is better."""
+        """The criteria, most important first; more is better."""
         thickness = self.thickness_mm or self.spacing_mm
         return {
             "it covers more of the patient": min(self.extent_mm, _WHOLE_MM) // _COVERAGE_STEP_MM,
@@ -50,7 +51,7 @@ class Candidate:
         }
 
     def in_words(self) -> str:
-        """For the audit."""
+        """The merits in words, for the audit."""
         thick = "of unknown thickness" if self.thickness_mm is None else f"of {self.thickness_mm:g} mm"
         medium = "with" if self.contrast else "without"
         return (
@@ -60,12 +61,12 @@ class Candidate:
 
 
 def _doublings(one: float, other: float) -> int:
-    """How many times one length must be doubled or halved to be about the other."""
+    """How many times one length must be doubled or halved to come close to the other."""
     return round(abs(math.log2(one / other)))
 
 
 def examine(paths: Sequence[Path], policy: Policy) -> Candidate:
-    """What the headers of a series say of it.
+    """What the headers of a series say about it.
 
     Raises UnsuitableSeries or CorruptInstance if its headers or its geometry rule it out.
     """

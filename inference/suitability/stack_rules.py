@@ -1,4 +1,4 @@
-"""What the pixels say about the stack of slices: one body, in order, once, on one scale of Hounsfield units."""
+"""What the pixels say about the stack of slices: it must show one body, once, in order, on one Hounsfield scale."""
 
 from dataclasses import dataclass
 
@@ -12,29 +12,29 @@ from inference.errors import UnsuitableSeries
 from inference.suitability.body import Coarse, Floats
 
 _SLICES_MATCH = 0.75
-# One step between neighbours that is far wider than those around it: two bodies set upon one another. A breath between
-# two slices gives 3 to 5 times the usual difference.
+# A step between neighbours that is far larger than those around it: two bodies stacked on one another. A breath
+# between two slices gives 3 to 5 times the usual difference.
 _STEP_MATCH, _STEP_TIMES = 0.85, 8.0
 # In whole scans slices match their neighbours best, so this stays near 0 (0.007 with breathing); a slice of another
 # series gives 0.18 and more.
 _STRANGER = 0.04
-# The nearer two slices of one body lie, the less they differ. How many times the difference of neighbours on the way
-# exceeds that of the two ends: 0.5 to 0.95 in the scans at hand, 2 and more for two neighbours that changed places or
-# for anatomy that comes twice. Differences below the floor are noise.
+# The closer two slices of one body lie, the less they differ. This is the difference of neighbours on the way over
+# that of the two ends: 0.5 to 0.95 in the scans at hand, 2 and more if two neighbours changed places or if anatomy
+# comes twice. Differences below the floor are noise.
 _TIMES_FARTHER, _DIFFERENCE_FLOOR = 1.6, 0.004
 _REPEAT_MM, _REPEAT_TIMES = 20.0, 1.9
-# Air, fat and muscle of neighbouring slices differ by up to 9 HU in the median, in thick slices.
+# In thick slices, the medians of air, fat and muscle in neighbouring slices differ by up to 9 HU.
 _STEP_HU, _STEP_CELLS, _STEP_KINDS = 17.0, 150, 2
 _FAR_OFF_HU, _FAR_SPREAD = 300.0, 0.2
 _STILL_HU = 6.0
-# All by the same, as a wrong intercept moves them; a change of anatomy does not.
+# A wrong intercept moves all of them by the same amount; a change of anatomy does not.
 _STEP_SPREAD_HU, _STEP_SPREAD = 10.0, 0.05
 _FAT_HU, _MUSCLE_HU, _AIR_BELOW_HU = (-170.0, -30.0), (-20.0, 120.0), -900.0
 
 
 @dataclass(frozen=True)
 class _Misplaced:
-    """Slices that match others farther away too well. swapped: two neighbours; otherwise anatomy that comes twice."""
+    """Slices that match more distant ones too well. swapped: two neighbours; otherwise anatomy that comes twice."""
 
     z: int
     swapped: bool
@@ -74,12 +74,12 @@ def check_scale(air: Air) -> None:
 
 
 def scale_steps(pair: Floats, outside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Median change from the lower to the upper of two slices, HU: of air, fat and muscle, so far as there is enough.
+    """Median change in HU from the lower to the upper of two slices: of air, fat and muscle, each if there is enough.
 
     pair: float32 (2, y, x).  outside: air around the patient in both.
     """
     change, found = pair[1] - pair[0], []
-    # Fat of the one slice and fat of the other: where both are not the same, their borders move to opposite sides.
+    # Fat of one slice and fat of the other: if the two are not the same, their borders move to opposite sides.
     for kinds in (
         (outside,),
         (_between(pair[0], _FAT_HU), _between(pair[1], _FAT_HU)),
@@ -97,7 +97,7 @@ def _between(hu: Floats, limits: tuple[float, float]) -> npt.NDArray[np.bool_]:
 
 
 def check_stack(coarse: Coarse) -> None:
-    """Raises UnsuitableSeries: SLICES_DO_NOT_MATCH for slices of another body, SLICE_ORDER for some out of order."""
+    """Raises UnsuitableSeries: SLICES_DO_NOT_MATCH for slices of another body, SLICE_ORDER for slices out of order."""
     matches = neighbour_matches(coarse)
     misplaced = find_misplaced(coarse)
     if misplaced is not None and misplaced.swapped:
@@ -146,10 +146,10 @@ def neighbour_matches(coarse: Coarse) -> npt.NDArray[np.float64]:
 
 
 def worst_stranger(coarse: Coarse) -> float:
-    """How much better two slices match over others between them than some neighbours on the way do, at most.
+    """The most by which two slices match each other better than some neighbours between them do.
 
-    The nearer two slices of one body are, the better they match, breathing or not: this stays below 0. One or a few
-    slices of another body or scan in between match neither side.
+    The closer two slices of one body are, the better they match, breathing or not, so this stays below 0. One or a
+    few slices of another body or scan in between match neither side.
     """
     beside = _matches(coarse.every, 1)
     worst = -1.0

@@ -1,1 +1,1 @@
-"""Stored instances to one CT volume in HU, or a named reason why not."""
+"""Turns stored instances into one CT volume in HU, or gives a named reason why not."""

@@ -13,7 +13,7 @@ from inference.volume.instances import Frame
 
 # Direction cosines are written with 4 to 6 decimals; 0.005 is 0.3 degrees, 1 mm at the edge of a 400 mm image.
 COSINE_TOLERANCE = 0.005
-# Pixel spacing within one series: decimals again; two reconstructions of one scan differ by more than 1%.
+# Pixel spacing within one series is rounded too; two reconstructions of one scan differ by more than 1%.
 PIXEL_SPACING_TOLERANCE = 1e-3
 # Slice thickness within one reconstruction, as a share: scanners write 0.6 and 0.625 for the same.
 THICKNESS_TOLERANCE = 0.1
@@ -107,7 +107,7 @@ def one_reconstruction(frames: Sequence[Frame]) -> None:
 
 
 def one_scan_after_the_other(candidates: Sequence[Sequence[Frame]]) -> None:
-    """Acquisitions may follow one another along the patient; interleaved, they are several scans of one region."""
+    """Acquisitions may follow one another along the patient. Interleaved ones are several scans of one region."""
     numbers = [frames[0].header.acquisition_number for frames in candidates if len(frames) == 1]
     changes = sum(a != b for a, b in pairwise(numbers))
     if changes > 2 * max(0, len(set(numbers)) - 1):

@@ -1,6 +1,6 @@
-"""What a compressed stream says of itself, read from its own headers before any decoder sees it.
+"""What a compressed stream says about itself, read from its own headers before any decoder sees it.
 
-Everything here raises ValueError or struct.error for bytes that are not such a stream, and CutOff, a ValueError, if
+Everything here raises ValueError or struct.error for bytes that are not such a stream, and CutOff (a ValueError) if
 the stream's end is missing. What follows the end is padding and is left out.
 """
 
@@ -17,7 +17,7 @@ _AFTER_JPEG_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 _AFTER_JPEG_LS_SCAN = re.compile(rb"\xff+([\x80-\xcf\xd8-\xfe])")
 _RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
 _END_OF_IMAGE = 0xD9
-# A tile costs the decoder several KB whatever its size; 4,096 are those of 4,096 x 4,096 pixels in 64 x 64.
+# A tile costs the decoder several KB whatever its size; 4,096 x 4,096 pixels in tiles of 64 x 64 have 4,096.
 _MAX_TILES = 4096
 
 
@@ -30,7 +30,7 @@ class Codestream:
     """One image.
 
     data: the stream without what precedes and follows it.  rows, columns: pixels.  precision: bits of a sample.
-    lossless: what the stream holds is what was put in.  restart_rows: rows of a restart interval, 0 for none.
+    lossless: decoding gives back exactly what was encoded.  restart_rows: rows of a restart interval, 0 for none.
     """
 
     data: bytes
@@ -75,7 +75,7 @@ def _segment(marker: int, content: bytes) -> bytes:
 
 
 def _jpeg_segments(data: bytes, last: int = -1) -> Iterator[tuple[int, bytes, int]]:
-    """Marker, content and the offset behind it of each marker segment, up to one of the marker `last`."""
+    """Marker, content and end offset of each marker segment, up to and including one with the marker `last`."""
     if data[:2] != b"\xff\xd8":
         raise ValueError("no start of image")
     offset = 2
@@ -104,10 +104,10 @@ def _whole_rows(restart: int, columns: int) -> int:
 
 
 def strips(stream: Codestream) -> list[bytes]:
-    """A lossless JPEG stream with restart intervals as one stream for each of them.
+    """Split a lossless JPEG stream with restart intervals into one stream for each interval.
 
-    Prediction begins anew at each interval, and an interval is of whole rows, so each is an image by itself: a decoder
-    that does not know restart markers can read it.
+    Prediction starts afresh at each interval, and an interval holds whole rows, so each is an image by itself. A
+    decoder that does not know restart markers can read it.
     """
     data = stream.data
     segments = list(_jpeg_segments(stream.data, _SCAN))
@@ -149,7 +149,7 @@ def read_jpeg_2000(data: bytes) -> Codestream:
 
 
 def _walk_jpeg_2000(data: bytes, offset: int) -> tuple[list[int], int]:
-    """The wavelet of each COD and COC, 1 if reversible, in all headers; and the offset behind the end of codestream."""
+    """The wavelet of each COD and COC in all headers, 1 if reversible; and the offset after the end of codestream."""
     transforms: list[int] = []
     tile_part = 0
     while True:

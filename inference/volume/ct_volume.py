@@ -28,11 +28,11 @@ class SourceSlice:
 class SeriesHeader:
     """What the suitability rules and the report need from the headers; empty if the source does not say.
 
-    Values are those of the lowest slice, but a flag is set when any slice sets it, `has_rescale` only when
-    every slice has both values, and `bits_stored` is the smallest.
+    Values are those of the lowest slice, with three exceptions: a flag is set when any slice sets it, `has_rescale`
+    is set only when every slice has both values, and `bits_stored` is the smallest.
 
     tilt_deg: Gantry/Detector Tilt, degrees.
-    spacing_between_slices_mm: the scanner's own word on the spacing, to compare with the positions.
+    spacing_between_slices_mm: the spacing that the scanner states, to compare with the positions.
     rescale_type: Rescale Type, such as "HU"; empty means HU for CT.
     lossy: the pixels went through lossy compression at some time.
     quality_control: Quality Control Image is YES.
@@ -83,8 +83,8 @@ class CTVolume:
     hu: int16 (Z, Y, X). z ascends along the slice normal, oriented towards the patient's head; rows and
         columns are exactly as stored, never flipped. Each slice is its stored values times its slope plus
         its intercept, rounded to the nearest integer and clipped to int16. Padding outside the field of
-        view keeps that value when it is at or below -900 HU (often -2000 or -3024), as it then is air to
-        every window; a padding value that would read as tissue is set to -1024.
+        view keeps its value if that is at or below -900 HU (often -2000 or -3024), because every window
+        then shows it as air. A padding value that would read as tissue is set to -1024.
     spacing_mm: (z, y, x).
     affine: float64 (4, 4), voxel index (x, y, z, 1) to the voxel centre in LPS millimetres.
     slices: one per z.
@@ -92,7 +92,7 @@ class CTVolume:
     rescale: (slope, intercept) per z as stored; empty means (1, 0) for all.
     part: which part of a series of several volumes this is, in words; empty for the usual whole series.
     passed_over: SOP Instance UIDs of the series' other volumes, when `part` is set.
-    flipped: whether rows and columns (down, across) were reversed against what is stored, by `upright`.
+    flipped: whether `upright` reversed the stored rows and columns (down, across).
     """
 
     hu: npt.NDArray[np.int16]
@@ -121,13 +121,13 @@ class CTVolume:
         return sha.hexdigest()
 
     def clamp_stored(self, low: float, below: float, high: float, above: float) -> npt.NDArray[np.int16]:
-        """HU as if stored values under `low` had been `below`, and those over `high` `above`, before rescale.
+        """HU as if, before the rescale, stored values under `low` had been `below` and those over `high` `above`.
 
-        low, below, high, above: stored values (not HU), as a profile that clamps before the rescale has them.
-        Returns (Z, Y, X) int16, `hu` itself if nothing changes. The comparison is made in HU through each
-        slice's own line, so it is exact if |slope| >= 1 or slope and intercept are whole numbers, and
-        within one HU of the limits otherwise. Values clipped to int16 stay on their side of any limit within
-        int16.
+        low, below, high, above: stored values (not HU), from a profile that clamps before the rescale.
+        Returns (Z, Y, X) int16, `hu` itself if nothing changes. Each limit is converted to HU with the slice's
+        own slope and intercept and compared there. This is exact if |slope| >= 1 or if slope and intercept are
+        whole numbers, and within one HU of the limits otherwise. Values clipped to int16 stay on their side of
+        any limit within int16.
         """
         clamped = self.hu
         for z in range(self.hu.shape[0]):
@@ -144,10 +144,10 @@ class CTVolume:
 
 
 def upright(volume: CTVolume) -> CTVolume:
-    """The volume with rows running to the patient's left and columns to the back, as its own geometry says.
+    """The volume with rows running to the patient's left and columns to the back, according to its own geometry.
 
-    Scanners store prone and feet-first patients either so, or turned or mirrored with an orientation that says it.
-    Returns the volume itself if nothing is to be reversed, or if rows run from front to back.
+    Scanners store images of prone and feet-first patients either this way, or turned or mirrored with an orientation
+    that says so. Returns the volume itself if nothing needs reversing, or if rows run from front to back.
     """
     across, down = (float(volume.affine[axis, axis]) / volume.spacing_mm[2 - axis] for axis in (0, 1))
     if min(abs(across), abs(down)) < 0.99 or (across > 0 and down > 0):
@@ -161,6 +161,6 @@ def upright(volume: CTVolume) -> CTVolume:
 
 
 def as_stored(array: npt.NDArray[Any], upright_volume: CTVolume) -> npt.NDArray[Any]:
-    """An array (Z, Y, X) on the grid of `upright`'s result, brought back to the grid of the stored images."""
+    """Bring an array (Z, Y, X) from the grid of `upright`'s result back to the grid of the stored images."""
     down, across = upright_volume.flipped
     return np.ascontiguousarray(array[:, :: -1 if down else 1, :: -1 if across else 1])

@@ -1,8 +1,8 @@
-"""Encoded frames to stored values, and stored values to Hounsfield units.
+"""Converts encoded frames to stored values, and stored values to Hounsfield units.
 
-Compressed frames are decoded in another process, see `decoder_pool`; every stream's own header, size and end are
-checked before. Decoders hand out unsigned words for most syntaxes, so signedness is restored here from Bits Stored
-and High Bit.
+Compressed frames are decoded in another process, see `decoder_pool`. Every stream's own header, size and end are
+checked first. Decoders return unsigned words for most syntaxes, so the sign is restored here from Bits Stored and
+High Bit.
 """
 
 import struct
@@ -28,7 +28,7 @@ from inference.volume.instances import Frame, PixelFormat
 from inference.volume.part10 import BIG_ENDIAN, EXPLICIT_LE, IMPLICIT_LE
 
 NATIVE = frozenset({IMPLICIT_LE, EXPLICIT_LE})
-# JPEG-LS and JPEG 2000 have a general syntax each: the stream says whether it is lossless.
+# JPEG-LS and JPEG 2000 each have a general syntax, in which the stream says whether it is lossless.
 _CODECS = {
     "1.2.840.10008.1.2.5": RLE,
     "1.2.840.10008.1.2.4.57": JPEG_LOSSLESS,
@@ -49,8 +49,8 @@ _LOSSY = frozenset(
 )
 
 AIR_HU = -1024
-# Padding at or below this is air to every window and to every threshold used on lungs; above it, it would read
-# as lung or tissue.
+# Every window and every threshold used on lungs takes padding at or below this for air. Above it, padding would
+# read as lung or tissue.
 PADDING_IS_AIR_BELOW_HU = -900
 
 
@@ -89,7 +89,7 @@ def decode_frame(frame: Frame, encoded: bytes) -> npt.NDArray[np.int16] | npt.ND
     """The stored values of one frame, (Y, X) int16 or uint16.
 
     Raises CorruptInstance, naming the instance, if the bytes are cut off or are not such an image, and
-    UnsuitableSeries if the stream turns out to be a lossy one.
+    UnsuitableSeries if the stream turns out to be lossy.
     """
     pixels = frame.instance.pixels
     if pixels.transfer_syntax_uid in NATIVE:
@@ -114,12 +114,12 @@ class _Damaged(Exception):
 
 
 def most_encoded_bytes(pixels: PixelFormat) -> int:
-    """The most bytes that a frame is decoded from: lossless compression makes noise hardly larger than it is."""
+    """The most bytes that a frame is decoded from: lossless compression hardly enlarges even noise."""
     return 4 * 2 * pixels.rows * pixels.columns + (1 << 20)
 
 
 def _decompress(encoded: bytes, pixels: PixelFormat) -> tuple[npt.NDArray[np.uint16], PixelFormat, int]:
-    """Words as stored, and what `_restore_sign` needs: the number of bits that carry them is the stream's own."""
+    """Words as stored, and for `_restore_sign` the number of bits that carry them, which the stream itself states."""
     codec, rows, columns = _CODECS[pixels.transfer_syntax_uid], pixels.rows, pixels.columns
     if codec == RLE:
         return POOL.decode(RLE, _planes(encoded), rows, columns), pixels, 16
@@ -143,7 +143,7 @@ def _read_stream(codec: int, encoded: bytes) -> Codestream:
 
 
 def _planes(encoded: bytes) -> list[bytes]:
-    """The two byte planes of run-length data, high byte first, after the number of bytes of the first."""
+    """The byte count of the first plane, then both byte planes of run-length data, high byte first."""
     if len(encoded) < 64 or struct.unpack_from("<L", encoded)[0] != 2:
         raise _Damaged("its run-length data does not hold two byte planes")
     high, low = struct.unpack_from("<2L", encoded, 4)
@@ -155,7 +155,7 @@ def _planes(encoded: bytes) -> list[bytes]:
 def _restore_sign(
     words: npt.NDArray[np.uint16], pixels: PixelFormat, precision: int
 ) -> npt.NDArray[np.int16] | npt.NDArray[np.uint16]:
-    """Stored values from words: the bits above High Bit dropped, the sign bit carried up for signed pixels."""
+    """Stored values from words: drops the bits above High Bit and extends the sign bit of signed pixels."""
     shift = pixels.high_bit + 1 - pixels.bits_stored
     # A compressed stream of fewer bits than Bits Stored carries the sign in its own top bit.
     bits = min(pixels.bits_stored, precision)
@@ -189,8 +189,8 @@ def _padding_to_air(
 ) -> None:
     """Set padding that would read as tissue to air.
 
-    Only if it reaches the image's edge, as the surround of a round field of view does: a padding value of 0 in
-    a series whose tissue also holds 0 must not punch holes into the patient.
+    Only padding that reaches the image's edge is set, as the surround of a round field of view does. A padding value
+    of 0 in a series whose tissue also holds 0 must not punch holes in the patient.
     """
     words = np.array(padding, dtype=np.uint16)
     first, last = sorted(int(value) for value in _restore_sign(words, frame.instance.pixels, 16))

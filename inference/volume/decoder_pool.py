@@ -1,6 +1,6 @@
 """Decoding processes that are kept and reused: a stream that kills its decoder costs one frame, not this process.
 
-Words travel over a socket as they are; nothing is unpickled. See `decoding_process` for the limits.
+Words travel over a socket unchanged; nothing is unpickled. See `decoding_process` for the limits.
 """
 
 import atexit
@@ -19,15 +19,15 @@ from inference.volume.decoding_process import DECODED, READY, REQUEST, Words, cp
 
 # A process that does not begin or end within this is stuck.
 _START_S, _END_S = 60.0, 5.0
-# The processor time that a frame may take is limited there; here only what waits for a processor that others use.
+# The decoding process limits a frame's processor time; this limit only covers waiting for a busy processor.
 _WAIT_S, _WAIT_FOR_CPU = 60.0, 20.0
 _ROOT = Path(__file__).parents[2]
-# Not the rest: a decoder has no use for the database's password.
+# Nothing else is passed on: a decoder has no use for the database's password.
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "HOME", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONHOME", "TMPDIR")
 
 
 class DecoderFailed(Exception):
-    """No words came out of a stream. died: the decoder crashed, or ran into a limit of memory or time."""
+    """A stream gave no words. died: the decoder crashed, or reached its memory or time limit."""
 
     def __init__(self, *, died: bool) -> None:
         super().__init__("the decoder died" if died else "the decoder refused the stream")
@@ -35,7 +35,7 @@ class DecoderFailed(Exception):
 
 
 class _Died(Exception):
-    """The process is gone, or was stopped because it hangs. for_certain: a new one would end in the same way."""
+    """The process is gone, or was stopped because it hung. for_certain: a new one would end in the same way."""
 
     def __init__(self, *, for_certain: bool) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _Decoder:
         with theirs:
             environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
             environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-            # One thread: a frame is small, and threads of a library that it does not need take address space.
+            # One thread: a frame is small, and a library's idle threads take up address space.
             environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "inference.volume.decoding_process", str(theirs.fileno())],
@@ -94,7 +94,7 @@ class _Decoder:
             self._kill()
 
     def forget(self) -> None:
-        """After a fork: the process is the parent's."""
+        """Let go of the process after a fork: it belongs to the parent."""
         self._channel.close()
         self._process.returncode = 0  # nothing to wait for
 
@@ -105,7 +105,7 @@ class _Decoder:
 
 
 class DecoderPool:
-    """As many decoding processes as threads ask at a time; idle ones are kept, one for each processor."""
+    """One decoding process for each thread that asks at the same time; up to one idle process per processor is kept."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -114,10 +114,10 @@ class DecoderPool:
     def decode(self, codec: int, parts: Sequence[bytes], rows: int, columns: int) -> Words:
         """Words of a frame as stored, uint16 (Y, X).
 
-        parts: the encoded frame, as the codec wants it.
-        Raises DecoderFailed; RuntimeError or OSError if no process can be started, which says nothing of the stream.
+        parts: the encoded frame in the form that the codec takes.
+        Raises DecoderFailed; RuntimeError or OSError if no process can be started, which says nothing about the stream.
         """
-        # Twice: whatever else kills a process, such as a machine short of memory, hardly kills a new one at once too.
+        # Twice: another cause, such as a machine short of memory, is unlikely to kill a new process straight away too.
         for _ in range(2):
             decoder = self._take()
             try:
@@ -138,16 +138,16 @@ class DecoderPool:
             return [decoder.pid for decoder in self._idle]
 
     def end(self) -> None:
-        """End the idle processes. Others may be started afterwards."""
+        """End the idle processes. New ones may be started afterwards."""
         with self._lock:
             idle, self._idle = self._idle, []
         for decoder in idle:
             decoder.end()
 
     def forget(self) -> None:
-        """In a forked child: the parent's processes are not for it."""
+        """In a forked child, let go of the parent's processes."""
         idle = self._idle
-        self.__init__()  # type: ignore[misc]  # the lock too: another thread may have held it
+        self.__init__()  # type: ignore[misc]  # a new lock too: another thread may have held it
         for decoder in idle:
             decoder.forget()
 
@@ -166,6 +166,6 @@ class DecoderPool:
 
 
 POOL = DecoderPool()
-"""The one of this process."""
+"""This process's pool."""
 atexit.register(POOL.end)
 os.register_at_fork(after_in_child=POOL.forget)

@@ -1,8 +1,8 @@
 """A process that does nothing but decode: `python -m inference.volume.decoding_process FD`.
 
-A decoder is code in C that eats strangers' bytes. What it does wrong ends this process, and costs the node one
-frame. Each frame has its own limits of memory and processor time. The process ends with its parent, which holds the
-other end of the socket. It imports nothing but what decoding needs, so that it starts in a fifth of a second.
+A decoder is C code that reads untrusted bytes. If it crashes, this process ends, which costs the node one frame.
+Each frame has its own limits on memory and processor time. The process ends with its parent, which holds the other
+end of the socket. It imports only what decoding needs, so that it starts in a fifth of a second.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ REQUEST = struct.Struct("<BLLQ")
 """Codec, rows, columns, and the bytes of the encoded frame that follows; for RLE the first plane's bytes before it."""
 FIRST_PLANE = struct.Struct("<Q")
 
-# Beyond what the process has when idle, for the whole of a frame's decoding. OpenJPEG takes 14 bytes a pixel.
+# On top of what the idle process uses, for all of a frame's decoding. OpenJPEG takes 14 bytes a pixel.
 _MEMORY_BYTES, _MEMORY_BYTES_A_PIXEL = 64 << 20, 40
 # Decoders take 0.02 to 0.3 microseconds a pixel.
 _CPU_S, _CPU_S_A_PIXEL = 2.0, 5e-6
@@ -38,7 +38,7 @@ Words = npt.NDArray[np.uint16]
 def main() -> None:
     """Answer requests until the parent closes its end or is gone."""
     channel = socket.socket(fileno=int(sys.argv[1]))
-    # Whoever stops the node stops the parent, and its end is this one's: a frame under way is still wanted.
+    # Stopping the node stops the parent, and this process ends with it. Until then a frame under way is still wanted.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _has_request(channel: socket.socket, parent: int) -> bool:
-    """False once the parent is gone: a process that it forked may still hold the other end open."""
+    """False once the parent is gone, even if a process that it forked still holds the other end open."""
     waiting = select.poll()
     waiting.register(channel, select.POLLIN)
     while not waiting.poll(_LOOK_AT_PARENT_S * 1000):
@@ -75,7 +75,7 @@ def _answer(channel: socket.socket) -> None:
 
 
 def receive(channel: socket.socket, size: int) -> bytearray:
-    """Exactly so many bytes. Raises EOFError if the other side ends before."""
+    """Receive exactly this many bytes. Raises EOFError if the other side closes first."""
     data = bytearray(size)
     view = memoryview(data)
     while view:
@@ -87,8 +87,8 @@ def receive(channel: socket.socket, size: int) -> bytearray:
 
 
 def _limit(pixels: int, size: int) -> None:
-    """The limits of memory and time for one frame of so many encoded bytes, counted from what is used so far."""
-    with contextlib.suppress(FileNotFoundError), open("/proc/self/statm", encoding="ascii") as file:  # Linux alone
+    """Set the memory and time limits for one frame of this many encoded bytes, on top of what is used so far."""
+    with contextlib.suppress(FileNotFoundError), open("/proc/self/statm", encoding="ascii") as file:  # Linux only
         held = int(file.read().split()[0]) * resource.getpagesize()
         _set_soft(resource.RLIMIT_AS, held + _MEMORY_BYTES + _MEMORY_BYTES_A_PIXEL * pixels + 2 * size)
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -114,7 +114,7 @@ def decode(codec: int, encoded: bytes, rows: int, columns: int) -> Words:
     elif codec == JPEG_LS:
         decoded = imagecodecs.jpegls_decode(encoded)
     else:
-        # OpenJPEG for HTJ2K too: OpenJPH is faster, but decodes a truncated stream without a word.
+        # OpenJPEG for HTJ2K too: OpenJPH is faster, but decodes a truncated stream without an error.
         decoded = imagecodecs.jpeg2k_decode(encoded, numthreads=1)
     if decoded.shape != (rows, columns) or decoded.dtype.kind not in "iu" or decoded.dtype.itemsize > 2:
         raise ValueError("an image of another size")

@@ -1,6 +1,6 @@
 """Values of the DICOM elements that matter here, taken as raw bytes and parsed without pydicom's converters.
 
-So no malformed value reaches a warning or an error text: both would carry patient data.
+In this way no malformed value reaches a warning or an error text, which would carry patient data.
 """
 
 import math
@@ -70,7 +70,7 @@ _NUMBERS = {
 }
 # Beyond any length in mm, angle, count or number of an image; sums and products of such numbers are finite.
 _LARGEST = 1e9
-# Tags made once: making them costs more than reading most elements does.
+# Tags are made once: making one costs more than reading most elements.
 TAGS = {name: Tag(number) for name, number in _NUMBERS.items()}
 _FUNCTIONAL_GROUPS = {
     "PlanePosition": 0x00209113,
@@ -88,7 +88,7 @@ _FUNCTIONAL_GROUPS = {
 
 
 class Elements:
-    """Reads values of one dataset, or of the first of several that has them, as plain text and numbers."""
+    """Reads values as plain text and numbers from one dataset, or from the first of several that has them."""
 
     def __init__(self, *datasets: Dataset) -> None:
         self._datasets = datasets
@@ -110,7 +110,7 @@ class Elements:
         return "\\".join(self.texts(name))
 
     def numbers(self, name: str) -> tuple[float, ...]:
-        """Decimal strings as floats; empty if any of them is not a number, or one that nothing measured can have."""
+        """Decimal strings as floats; empty if any of them is not a number or is impossible for a measurement."""
         values = self._floats(name)
         return values if all(abs(value) <= _LARGEST for value in values) else ()
 
@@ -119,7 +119,7 @@ class Elements:
         return values[0] if values else None
 
     def stated(self, name: str, low: float, high: float) -> float | None:
-        """A number that must lie from low to high: None if there is none, NaN if it lies elsewhere."""
+        """A number that must lie between low and high: None if there is none, NaN if it lies outside."""
         values = self._floats(name)
         return None if not values else values[0] if low <= values[0] <= high else math.nan
 
@@ -134,7 +134,7 @@ class Elements:
         return int.from_bytes(raw[:2], "little") if len(raw) >= 2 else None
 
     def key(self, name: str) -> str:
-        """A value only ever compared: text as it is, binary as hexadecimal."""
+        """A value that is only ever compared: text unchanged, binary as hexadecimal."""
         raw = self.raw(name).strip(b" \0")
         return raw.decode("ascii") if raw.isascii() and raw.decode("ascii").isprintable() else raw.hex()
 

@@ -1,6 +1,6 @@
 """The DICOM files of a folder by series, and what looks like one of them but cannot be read.
 
-A file that cannot be read is never left out in silence: it may be a slice of a series that lies beside it.
+An unreadable file is never left out silently: it may be a slice of a series that lies beside it.
 """
 
 import os
@@ -23,7 +23,7 @@ _HEAD_BYTES = 512
 class UnreadableFile:
     """A file that looks like a DICOM object of its folder. reason: what is wrong with it, in a few words.
 
-    series_uid: the Series Instance UID, if as much as that can be made out.
+    series_uid: the Series Instance UID, if it can be made out.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class Folder:
     unreadable: tuple[UnreadableFile, ...]
 
     def suspects(self, series_uid: str) -> tuple[UnreadableFile, ...]:
-        """The unreadable files that belong to a series, or may: they lie beside its files and name no other."""
+        """The unreadable files that do or may belong to a series: they lie beside its files and name no other."""
         folders = {path.parent for path in self.series.get(series_uid, ())}
         return tuple(
             file
@@ -51,13 +51,13 @@ class Folder:
         )
 
     def whole(self, series_uid: str) -> list[Path]:
-        """The files of a series. Raises CorruptInstance if files that may belong to it cannot be read."""
+        """The files of a series. Raises CorruptInstance if any file that may belong to it cannot be read."""
         refuse_suspects(self.suspects(series_uid))
         return self.series[series_uid]
 
 
 def refuse_suspects(suspects: tuple[UnreadableFile, ...]) -> None:
-    """Raises CorruptInstance, without the files' names, which may name a patient, if there are any."""
+    """Raises CorruptInstance if there are any. The error leaves out the files' names, which may name a patient."""
     if suspects:
         reasons = ", ".join(sorted({file.reason for file in suspects}))
         files = "1 file" if len(suspects) == 1 else f"{len(suspects)} files"
@@ -67,8 +67,8 @@ def refuse_suspects(suspects: tuple[UnreadableFile, ...]) -> None:
 def read_folder(path: Path) -> Folder:
     """The DICOM files at or below a path, a folder or one file.
 
-    Skipped are DICOMDIR, hidden files and what does not look like DICOM. A deflated file is never inflated, so it
-    stands under its SOP Instance UID, and `load` refuses it.
+    DICOMDIR, hidden files and files that do not look like DICOM are skipped. A deflated file is never inflated, so it
+    is listed under its SOP Instance UID, and `load` refuses it.
     """
     closed: list[UnreadableFile] = []
     files = [path] if path.is_file() else _files_below(path, closed)
@@ -87,7 +87,7 @@ def read_folder(path: Path) -> Folder:
 
 
 def _files_below(folder: Path, closed: list[UnreadableFile]) -> list[Path]:
-    """All that is no folder and not hidden, sorted; folders that cannot be listed are added to `closed`."""
+    """Everything that is neither a folder nor hidden, sorted; folders that cannot be listed are added to `closed`."""
 
     def note(error: OSError) -> None:
         closed.append(UnreadableFile(Path(str(error.filename)), "a folder that cannot be listed"))
@@ -99,13 +99,13 @@ def _files_below(folder: Path, closed: list[UnreadableFile]) -> list[Path]:
 
 
 def find_series(path: Path) -> dict[str, list[Path]]:
-    """The readable series of `read_folder` alone, for callers that know what the folder holds."""
+    """Only the readable series of `read_folder`, for callers that know what the folder holds."""
     return read_folder(path).series
 
 
 def _series_of(path: Path) -> str | UnreadableFile:
-    """The Series Instance UID, or why there is none; empty for an object that has none by its nature."""
-    if not path.is_file():  # to open a pipe would wait for its writer
+    """The Series Instance UID, or why there is none; empty for a kind of object that never has one."""
+    if not path.is_file():  # opening a pipe would wait for its writer
         return UnreadableFile(path, "a link to nothing" if path.is_symlink() else "not a plain file")
     try:
         with path.open("rb") as file:
@@ -140,7 +140,7 @@ def _without_preamble(path: Path, file: BinaryIO, head: bytes) -> UnreadableFile
 
 
 def _looks_like_dicom(path: Path, kinds: set[tuple[Path, str]]) -> bool:
-    """By its name, by its first bytes, or because readable files beside it are named alike and it is not text."""
+    """Judged by its name, by its first bytes, or by readable files beside it with similar names if it is not text."""
     if path.suffix.lower() in _DICOM_SUFFIXES:
         return True
     if not path.is_file():
@@ -156,7 +156,7 @@ def _looks_like_dicom(path: Path, kinds: set[tuple[Path, str]]) -> bool:
 
 
 def _kind(path: Path) -> str:
-    """The suffix, but none for the last component of a UID or a number."""
+    """The suffix; empty if it is the last component of a UID, or a number."""
     return "" if path.suffix[1:].isdigit() else path.suffix.lower()
 
 

@@ -14,10 +14,10 @@ Spans = tuple[tuple[int, int], ...]
 _PIXEL_DATA = struct.pack("<HH", 0x7FE0, 0x0010)
 _ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
-# JPEG and JPEG-LS, JPEG 2000; both end alike. Zeros may follow, to an even length or to a block.
+# JPEG and JPEG-LS, JPEG 2000; both end alike. Zeros may follow, as padding to an even length or to a block.
 _STREAM_STARTS, _STREAM_END, _PADDING_BYTES = (b"\xff\xd8", b"\xff\x4f"), b"\xff\xd9", 64
 
-# A run-length header: two planes, the first behind the header; PS3.5 G.5.
+# A run-length header: two planes, the first right after the header; PS3.5 G.5.
 _TWO_PLANES = struct.pack("<2L", 2, 64)
 
 
@@ -33,10 +33,10 @@ class Layout:
 
 
 def frame_spans(file: BinaryIO, layout: Layout) -> list[Spans]:
-    """The spans of every frame, from a file that stands at its Pixel Data element.
+    """The spans of every frame, from a file positioned at its Pixel Data element.
 
-    One frame without spans if there is no Pixel Data, or there are no pixels in it by the header: nothing is made for
-    frames whose bytes are not there. Raises CorruptInstance if less is there than promised.
+    Gives one frame without spans if there is no Pixel Data, or if the header says that it holds no pixels: nothing is
+    allocated for frames whose bytes are missing. Raises CorruptInstance if the file holds less than promised.
     """
     start = file.tell()
     size = file.seek(0, io.SEEK_END)
@@ -79,7 +79,7 @@ def _encapsulated_spans(file: BinaryIO, first: int, size: int, layout: Layout) -
 
 
 def _starts_by_table(file: BinaryIO, table: tuple[int, int], fragments: list[tuple[int, int]]) -> list[int]:
-    """Indices of the fragments that begin a frame by the Basic Offset Table."""
+    """Indices of the fragments that begin a frame according to the Basic Offset Table."""
     offset, length = table
     file.seek(offset)
     offsets = set(struct.unpack(f"<{length // 4}L", file.read(length // 4 * 4)))
@@ -87,9 +87,9 @@ def _starts_by_table(file: BinaryIO, table: tuple[int, int], fragments: list[tup
 
 
 def _starts_by_stream(file: BinaryIO, fragments: list[tuple[int, int]]) -> list[int]:
-    """Indices of the fragments that begin an image, after one that ends one, by the streams' own marks.
+    """Indices of the fragments that begin an image: each follows a fragment that ends one, by the streams' own marks.
 
-    Run-length data has no mark at its end, but begins with 64 bytes that nothing else looks like.
+    Run-length data has no mark at its end, but begins with 64 bytes that look like nothing else.
     """
     starts, ended = [], True
     for index, (offset, length) in enumerate(fragments):

@@ -1,7 +1,7 @@
 """Which frames form one complete volume, by position alone: never by count, instance number or file order.
 
-Every tolerance names its unit and where it comes from. Positions are decimal strings that vendors round to
-between 0.1 and 0.0001 mm, independently for each slice, so rounding errors do not add up along the stack; a
+Every tolerance names its unit and its origin. Positions are decimal strings that vendors round to between 0.1 and
+0.0001 mm. They round each slice independently, so rounding errors do not add up along the stack; the effect of a
 missing slice or a changed spacing does.
 """
 
@@ -28,19 +28,19 @@ from inference.volume.agreement import (
 from inference.volume.instances import Frame
 
 # Largest distance of a slice from the regular grid, as a share of the spacing and in mm, whichever is larger.
-# Positions rounded to 0.1 mm are off by up to 0.05 mm; a tenth of the spacing is far below the whole spacing that
-# a missing slice shifts all others by, and moves no structure by more than a tenth of what one slice covers.
+# Positions rounded to 0.1 mm are off by up to 0.05 mm. A missing slice shifts all others by a whole spacing, far more
+# than a tenth of it. A tenth also moves no structure by more than a tenth of what one slice covers.
 GRID_TOLERANCE_OF_SPACING = 0.1
 GRID_TOLERANCE_MM = 0.06
-# Two slices nearer than this share one position: below the finest spacing of CT (0.25 mm), above rounding.
+# Two slices closer than this share one position: less than CT's finest spacing (0.25 mm), more than rounding.
 SAME_POSITION_MM = 0.05
 # Angle between the slice normal and the patient's long axis, degrees. Chest CT is made without tilt; 5 degrees is
 # a table that is not quite level, and moves the far edge of a 400 mm image by 35 mm.
 AXIAL_TOLERANCE_DEG = 5.0
 # Drift of the slices within their own plane, degrees against the normal. Half a degree is 2.6 mm over 300 mm.
 SHEAR_TOLERANCE_DEG = 0.5
-# Largest sideways step of one slice off the straight stack, mm: table feed without any is exact, and half a
-# pixel of a 500 mm, 512 pixel image is the most that passes.
+# Largest sideways step of one slice off the straight stack, mm. Straight table feed gives none at all; half a pixel
+# of a 500 mm, 512 pixel image is the most that passes.
 SIDEWAYS_TOLERANCE_MM = 0.5
 
 
@@ -60,7 +60,7 @@ class Stack:
 
     @property
     def height_mm(self) -> float:
-        """From the lowest slice's centre to the highest's."""
+        """Distance from the lowest slice's centre to the highest's."""
         return (len(self.candidates) - 1) * self.spacing_mm[0]
 
 
@@ -69,7 +69,7 @@ def find_stacks(frames: Sequence[Frame]) -> list[Stack]:
 
     Tried in this order: the series as it is, then split by acquisition, then by temporal position. A split counts
     only when every part is a clean volume by itself, all cover the same region and all are reconstructed alike: a gap
-    between two acquisitions is a gap, and two series mixed into one are not made good.
+    between two acquisitions stays a gap, and two series mixed into one are not repaired.
     Raises UnsuitableSeries with the reason why the series as a whole is not a volume.
     """
     same_subject(frames)
@@ -79,7 +79,7 @@ def find_stacks(frames: Sequence[Frame]) -> list[Stack]:
         stacks = _split(frames)
         if stacks:
             return stacks
-        # Without the split's own errors: why the parts failed explains less than why the whole did.
+        # The split's own errors are left out: why the whole failed explains more than why the parts did.
         raise whole from None
 
 
@@ -89,7 +89,7 @@ def shows_conflict(stack: Stack) -> bool:
 
 
 def split_conflicting(frames: Sequence[Frame]) -> list[Stack]:
-    """As the split in `find_stacks`, for a series whose doubled positions hold different pixels.
+    """Like the split in `find_stacks`, for a series whose doubled positions hold different pixels.
 
     Raises UnsuitableSeries CONFLICTING_SLICES if nothing separates them.
     """
@@ -119,7 +119,7 @@ def _split(frames: Sequence[Frame]) -> list[Stack]:
 
 
 def _scan_one_region(stacks: Sequence[Stack]) -> bool:
-    """True when the parts are scans of one region, reconstructed alike and lying over one another.
+    """True when the parts are overlapping scans of one region, reconstructed alike.
 
     Pieces with a gap between them, and series that were mixed together, are not volumes of one series.
     """
@@ -180,7 +180,7 @@ def stack_of(frames: Sequence[Frame], part: str = "") -> Stack:
 
 
 def _by_height(heights: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.intp], list[slice]]:
-    """Indices in ascending height, and the runs of them that share one position."""
+    """Indices in ascending order of height, and the runs of them that share one position."""
     order = np.argsort(heights, kind="stable")
     starts = [0, *(np.flatnonzero(np.diff(heights[order]) > SAME_POSITION_MM) + 1).tolist(), len(order)]
     return order, [slice(first, last) for first, last in pairwise(starts)]
@@ -216,7 +216,7 @@ def _is_straight(places: npt.NDArray[np.float64], normal: npt.NDArray[np.float64
 
 
 def _regular_step(heights: npt.NDArray[np.float64]) -> float:
-    """The spacing in mm of ascending heights, when they lie on a regular grid without holes."""
+    """The spacing in mm of ascending heights that lie on a regular grid without holes."""
     steps = np.diff(heights)
     # Rounded, so that 67 slices of 4 mm are 268 mm and not a hair less.
     mean = round(float(heights[-1] - heights[0]) / len(steps), 6)

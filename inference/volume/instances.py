@@ -1,6 +1,6 @@
 """Headers of stored CT instances, read without touching a pixel: what each frame is and where its bytes lie.
 
-Nothing is allocated by what a header claims, and no error text carries the value of an element except UIDs.
+Nothing is allocated on a header's word alone, and no error text carries the value of an element except UIDs.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 LEGACY_ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.2"
 
 _MAX_FRAMES = 100_000
-# What a length within an image, in mm, a rescale slope and an intercept can be at all; NaN stands for others.
+# The possible range of a length within an image in mm, of a rescale slope and of an intercept; NaN replaces others.
 _LENGTH_MM, _SLOPE, _INTERCEPT = (1e-3, 1e3), (1e-4, 1e4), (-1e6, 1e6)
 
 
@@ -61,7 +61,7 @@ class PixelFormat:
 class Instance:
     """One stored DICOM object.
 
-    patient: a hash that tells patients apart without naming them.  number: Instance Number, which orders nothing here.
+    patient: a hash that tells patients apart without naming them.  number: Instance Number, never used for ordering.
     """
 
     path: Path
@@ -81,7 +81,7 @@ class Frame:
     """One image of an instance.
 
     position_mm: (3) LPS of the first pixel's centre, None if absent.  orientation: (6) row and column cosines.
-    spacing_mm: (between rows, between columns).  slope, intercept: NaN if what is stored cannot be.
+    spacing_mm: (between rows, between columns).  slope, intercept: NaN if the stored value is impossible.
     spans: (offset, bytes) of the encoded frame in the file.
     split_keys: what may tell several volumes of one series apart, by name.
     """
@@ -115,12 +115,12 @@ def read_frames(path: Path) -> list[Frame]:
             dataset = read_header(file, meta.transfer_syntax_uid, list(TAGS.values()))
             return _frames_of(file, path, meta, dataset)
     except UNREADABLE:
-        # Without the cause: its text may quote an element's value.
+        # The cause is left out: its text may quote an element's value.
         raise CorruptInstance(f"instance {safe_uid(meta.sop_instance_uid)}: its header cannot be read") from None
 
 
 def _frames_of(file: BinaryIO, path: Path, meta: FileMeta, dataset: Dataset) -> list[Frame]:
-    """The frames of a header. file: stands at the end of the header."""
+    """The frames of a header. file: positioned at the end of the header."""
     elements = Elements(dataset)
     instance = _instance(path, meta, dataset, elements)
     if not instance.sop_class_uid:
@@ -217,12 +217,12 @@ def _header(elements: Elements, syntax: str) -> SeriesHeader:
 
 
 def _thickness(elements: Elements) -> float | None:
-    """None or 0 if the scanner does not say, NaN if what it says cannot be."""
+    """None or 0 if the scanner does not say, NaN if its value is impossible."""
     return 0.0 if elements.number("SliceThickness") == 0 else elements.stated("SliceThickness", *_LENGTH_MM)
 
 
 def age_years(text: str) -> float | None:
-    """An Age String (nnnD, nnnW, nnnM, nnnY) in years; None for any other text and for 0, as anonymisers write it."""
+    """An Age String (nnnD, nnnW, nnnM, nnnY) in years; None for any other text and for 0, which anonymisers write."""
     number, unit = text[:-1], text[-1:]
     if not (len(number) == 3 and number.isascii() and number.isdigit() and unit in _AGE_UNITS):
         return None

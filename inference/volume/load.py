@@ -1,7 +1,7 @@
-"""Stored CT instances to one volume in Hounsfield units, or a named reason why not.
+"""Turns stored CT instances into one volume in Hounsfield units, or gives a named reason why not.
 
-Headers are read and the geometry is settled first, so that a series that is not a volume costs no decoding and no
-memory. Then the frames are decoded in parallel threads straight into their place.
+The headers are read and the geometry is settled first: a series that is not a volume costs no decoding and no memory.
+Then parallel threads decode the frames straight into their places.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ DEFAULT_WORKERS = min(8, os.cpu_count() or 1)
 # Voxels of one series in memory: 4,000 slices of 512 x 512. The longest clinical chest series has about 1,500.
 DEFAULT_MAX_BYTES = 2 << 30
 
-# The HU of each frame of one file, (Y, X) int16; and those of several files that were decoded before.
+# The HU of each frame of one file, (Y, X) int16; and those of several files that were decoded earlier.
 Planes = list[npt.NDArray[np.int16]]
 Decoded = Mapping[Path, Planes]
 _NOTHING: Decoded = {}
@@ -53,9 +53,9 @@ def load(
 
     paths: every stored instance of the series, in any order and under any names.
     workers: decoding threads.  max_bytes: most memory the voxels may take.
-    decoded: what `decode` gave for some of the files; the volume is the same with and without.
-    Of a series that splits into several clean volumes, the one with the largest extent along z is loaded (the
-    first acquisition of equals); `part` says which, and `passed_over` holds the others' instances.
+    decoded: what `decode` gave for some of the files; the volume is the same with or without it.
+    If a series splits into several clean volumes, the one with the largest extent along z is loaded (the first
+    acquisition if several are equal); `part` says which, and `passed_over` holds the others' instances.
     Raises UnsuitableSeries with a stable code, or CorruptInstance naming the SOP Instance UID.
     """
     frames, stacks = _plan(paths)
@@ -87,7 +87,7 @@ def decode(path: Path, max_bytes: int) -> Planes:
 def outline(paths: Sequence[Path]) -> CTVolume:
     """The volume that `load` would give, from headers alone: its voxels are all 0 and take no memory.
 
-    Doubled positions are taken for duplicates: only pixels tell. Errors as for `load`.
+    Doubled positions are taken for duplicates, because only pixels could tell. Errors as for `load`.
     """
     _, stacks = _plan(paths)
     stack = max(stacks, key=lambda one: round(_extent_mm(one)))
@@ -111,7 +111,7 @@ def _plan(paths: Sequence[Path]) -> tuple[list[Frame], list[Stack]]:
 
 
 def _usable(frames: Sequence[Frame]) -> None:
-    """Every frame is a CT image in an encoding that can be decoded, and can be rescaled to HU."""
+    """Check that every frame is a CT image that can be decoded and rescaled to HU."""
     _only_ct(frames)
     for frame in frames:
         check_format(frame.instance.pixels)
@@ -140,7 +140,7 @@ def _only_ct(frames: Sequence[Frame]) -> None:
 
 
 def _one_place_per_uid(frames: Sequence[Frame]) -> None:
-    """A file may lie in a folder twice, but one SOP Instance UID cannot stand for two places."""
+    """A folder may hold a file twice, but one SOP Instance UID cannot stand for two places."""
     seen: dict[tuple[str, int], Frame] = {}
     for frame in frames:
         key = (frame.instance.sop_instance_uid, frame.index)
@@ -206,7 +206,7 @@ def _frames_of(stack: Stack) -> list[Frame]:
 
 
 def _preferred(frames: Sequence[Frame]) -> Frame:
-    """Which of several duplicates stays: the smallest UID, so that arrival order and names change nothing."""
+    """Which of several duplicates stays: the smallest UID, so that arrival order and file names do not matter."""
     return min(frames, key=lambda frame: (frame.instance.sop_instance_uid, frame.index, str(frame.instance.path)))
 
 
@@ -275,7 +275,7 @@ def _merged_header(frames: Sequence[Frame]) -> SeriesHeader:
 
 
 def _number_step(frames: Sequence[Frame]) -> int:
-    """The one step from slice to slice of the instance numbers, up or down; 0 if there is no such step."""
+    """The instance numbers' constant step from slice to slice, up or down; 0 if it is not constant."""
     numbers = [frame.instance.number for frame in frames]
     steps = {abs(b - a) if a is not None and b is not None else 0 for a, b in pairwise(numbers)}
     return steps.pop() if len(steps) == 1 else 0

@@ -1,7 +1,7 @@
 """The beginning of a DICOM file: its file meta information and its header, read without inflating anything.
 
 pydicom's own `dcmread` takes the transfer syntax from any element of group 0002, wherever it stands, and inflates the
-rest of the file if the syntax is a deflated one. Here the group ends at its stated length, or where its elements stop
+rest of the file if that syntax is deflated. Here the group ends at its stated length, or where its elements stop
 ascending, and nothing is inflated.
 """
 
@@ -29,13 +29,13 @@ DEFLATED = frozenset(
 )
 
 UNREADABLE = (InvalidDicomError, OSError, *headers.UNREADABLE)
-"""What is raised for a file that is not a DICOM file."""
+"""The errors raised for a file that is not a DICOM file."""
 
 _GROUP_LENGTH, _SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID = 0x00020000, 0x00020002, 0x00020003, 0x00020010
 _PIXEL_DATA = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 # Real ones have 200 to 500 bytes.
 _MAX_META_BYTES = 1 << 20
-# At the top level, where real headers have hundreds: a long run of zeros reads as one empty element after the other.
+# At the top level, where real headers have hundreds: a long run of zeros reads as one empty element after another.
 _MAX_ELEMENTS = 100_000
 
 
@@ -49,7 +49,7 @@ class FileMeta:
 
 
 def read_meta(file: BinaryIO) -> FileMeta:
-    """The file meta information. The file stands at the first byte of the data set afterwards.
+    """The file meta information. Afterwards the file is positioned at the first byte of the data set.
 
     Raises InvalidDicomError if the file has no preamble, and the other errors of `UNREADABLE`.
     """
@@ -61,7 +61,7 @@ def read_meta(file: BinaryIO) -> FileMeta:
 
 
 def _end_of_meta(file: BinaryIO) -> Callable[[BaseTag, str | None, int], bool]:
-    """Tells the first element after the group: of another group, or out of order behind the group's stated length."""
+    """Finds the first element after the group: of another group, or out of order past the group's stated length."""
     last, stated_end = 0, 0
 
     def ends(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -87,9 +87,9 @@ def _uid(meta: Dataset, tag: int) -> str:
 
 
 def read_header(file: BinaryIO, transfer_syntax_uid: str, tags: Sequence[int]) -> Dataset:
-    """The wanted elements of a data set that is not deflated, up to its pixel data, where the file stands afterwards.
+    """The wanted elements of a data set that is not deflated. Afterwards the file is positioned at its pixel data.
 
-    transfer_syntax_uid: empty if unknown: the first element tells implicit from explicit VR.
+    transfer_syntax_uid: if empty (unknown), the first element tells implicit from explicit VR.
     Raises the errors of `UNREADABLE`.
     """
     implicit = transfer_syntax_uid == IMPLICIT_LE or (not transfer_syntax_uid and _looks_implicit(file))

@@ -1,7 +1,7 @@
 """Do two files of one SOP Instance UID hold the same image, whatever their encodings?
 
-The same image reaches a node by several routes: uncompressed from the scanner, compressed from the archive, its
-sequences written anew. It is the same if person, study and geometry are, and every pixel.
+The same image reaches a node by several routes: uncompressed from the scanner, compressed from the archive, or with
+its sequences rewritten. Two images are the same if person, study, geometry and every pixel agree.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ _SAME: tuple[tuple[str, Callable[[Frame], object]], ...] = (
 
 
 def difference(first: Path, second: Path, max_bytes: int) -> str | None:
-    """What tells two files apart, in a few words without patient data; None if they hold the same image.
+    """How two files differ, in a few words without patient data; None if they hold the same image.
 
     max_bytes: most memory that the pixels of each may take.
     """
@@ -55,7 +55,7 @@ def _same_bytes(one: list[Frame], other: list[Frame]) -> bool:
 
 
 def _format(frame: Frame) -> PixelFormat:
-    """How the pixels are laid out; that is the same in explicit and in implicit VR."""
+    """How the pixels are laid out; explicit and implicit VR do not differ in this."""
     pixels = frame.instance.pixels
     syntax = EXPLICIT_LE if pixels.transfer_syntax_uid == IMPLICIT_LE else pixels.transfer_syntax_uid
     return dataclasses.replace(pixels, transfer_syntax_uid=syntax)

@@ -1,4 +1,4 @@
-"""The series of a folder by every name that a file of labels may call them, and which series a label means."""
+"""The series of a folder by every name that a label file may give them, and which series a label means."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _NAMES = (
 
 
 class AmbiguousLabel(InferenceError):
-    """Two lines of a file of labels name the same series.
+    """Two lines of a label file name the same series.
 
     first, second: the lines, from 1.
     """
@@ -43,7 +43,7 @@ class Scan:
     """One series.
 
     names: everything that a label may call it by.  patient, study: PatientID and StudyInstanceUID.
-    suspects: files that may belong to it and cannot be read.
+    suspects: unreadable files that may belong to it.
     """
 
     paths: tuple[Path, ...]
@@ -61,7 +61,7 @@ def scans_in(folder: Path) -> list[Scan]:
 
 
 def scans_of(found: Folder, folder: Path) -> list[Scan]:
-    """As `scans_in`, of a folder that was read already."""
+    """Like `scans_in`, for a folder that has already been read."""
     return [_scan_of(uid, paths, folder, found.suspects(uid)) for uid, paths in found.series.items()]
 
 
@@ -75,7 +75,7 @@ def _scan_of(uid: str, paths: Sequence[Path], folder: Path, suspects: tuple[Unre
 
 
 def _identity(path: Path) -> dict[str, str]:
-    """The elements of `_NAMES` as text; all empty for a file that cannot be read so far, as a deflated one."""
+    """The elements of `_NAMES` as text; all empty for a file that cannot be read this far, such as a deflated one."""
     try:
         with quiet(), path.open("rb") as file:
             syntax = read_meta(file).transfer_syntax_uid
@@ -88,7 +88,7 @@ def _identity(path: Path) -> dict[str, str]:
 def load_scan(scan: Scan) -> CTVolume:
     """The volume of a scan.
 
-    Raises UnsuitableSeries or CorruptInstance as `load` does, and CorruptInstance if files that may belong to the
+    Raises UnsuitableSeries or CorruptInstance as `load` does, and CorruptInstance if any file that may belong to the
     series cannot be read.
     """
     refuse_suspects(scan.suspects)
@@ -128,7 +128,7 @@ def header_columns(scan: Scan, volume: CTVolume) -> dict[str, str]:
 
 
 def age_at(born: str, scanned: str) -> str:
-    """Years between two DICOM dates, or nothing if either is not a date."""
+    """Years between two DICOM dates, or nothing if one of them is not a date."""
     try:
         days = (date.fromisoformat(scanned) - date.fromisoformat(born)).days
     except ValueError:

@@ -1,6 +1,6 @@
 """The U-Net in C for x86-64 processors: loading it, and its calls.
 
-It is an optional part: `available()` is empty where it was not built or the processor has none of its instruction sets.
+It is optional: `available()` is empty if it was not built or the processor has none of its instruction sets.
 """
 
 import ctypes
@@ -16,9 +16,9 @@ VERSION = 1
 
 
 class Layer(ctypes.Structure):
-    """One 3x3 convolution and its normalisation, as `unet.c` has it. Arrays begin on 64-byte boundaries.
+    """One 3x3 convolution and its normalisation, laid out as in `unet.c`. Arrays begin on 64-byte boundaries.
 
-    per_slice: 1 where gamma and beta normalise by the slice's own statistics, 0 where they are scale and shift.
+    per_slice: 1 if gamma and beta normalise by the slice's own statistics, 0 if they are scale and shift.
     """
 
     _fields_ = [
@@ -40,7 +40,7 @@ class Network(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled functions, or None where they were not built, or from other sources than these."""
+    """The compiled functions, or None if they were not built, or were built from other sources than these."""
     try:
         spec = find_spec("inference.lungs.native._unet")
         if spec is None or spec.origin is None:
