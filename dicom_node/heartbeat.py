@@ -14,7 +14,7 @@ from storage.errors import StorageError
 log = structlog.get_logger()
 
 BEATS = 4
-"""Renewals in the time of one lease: three of them may fail before it is over."""
+"""Renewals during one lease: three of them may fail before it is over."""
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def kept(
 ) -> Iterator[None]:
     """Renew a lease while the body runs, from a thread of its own.
 
-    renew: lengthens the lease as of a moment (Unix seconds); False when it is somebody else's.
+    renew: extends the lease as of a moment (Unix seconds); False if it is somebody else's.
     holder: names it in the log.
     """
     done = threading.Event()

@@ -2,5 +2,5 @@
 
 IMPLEMENTATION_CLASS_UID = "2.25.299139580163391857239408013271849166285"
 # Without the program's version: the same instance must give the same file whichever version writes it. Equal digests
-# are what tells a repetition from a conflict.
+# tell a repetition from a conflict.
 IMPLEMENTATION_VERSION_NAME = "DICOM_NODE"

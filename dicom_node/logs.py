@@ -1,7 +1,7 @@
 """Structured logs: one line an event, to standard error, without patient identifiers.
 
-A series appears by its number in the index, which `dicom-node series show` takes. Other UIDs, and AE titles of
-strangers, appear as keyed short hashes: equal ones can be followed through a log, and nobody can look them up.
+A series appears by its number in the index, which `dicom-node series show` takes. Other UIDs, and the AE titles of
+strangers, appear as short keyed hashes: they can be followed through a log, and nobody can look them up.
 The audit trail holds the truth.
 """
 
@@ -64,7 +64,7 @@ def configure(settings: LoggingSettings) -> None:
 
 
 def _where(raised: BaseException) -> str:
-    """Type and place of an exception, and not its words: they may quote a data set."""
+    """Type and place of an exception, without its words, which may quote a data set."""
     frames = traceback.extract_tb(raised.__traceback__)[-6:]
     places = " < ".join(f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in reversed(frames))
     return f"{type(raised).__name__} at {places}" if places else type(raised).__name__

@@ -41,7 +41,7 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Loaded:
-    """One series as a volume, or the reason why it is none. seconds: what that took."""
+    """One series as a volume, or the reason why there is none. seconds: how long that took."""
 
     volume: CTVolume | None
     refusal: Refusal | None

@@ -1,11 +1,11 @@
 """Reading ahead: the next series is read and decoded while this one is computed, and while its slices still arrive.
 
-Nothing is claimed for it, so leases, attempts and fencing numbers know nothing of it: what was decoded is used if the
+Nothing is claimed for it, so leases, attempts and fencing numbers are not affected: what was decoded is used if the
 worker gets that series, and dropped otherwise. A file that cannot be decoded is left to the job itself, which says so.
 
-Decoders run in processes of their own, so a stream that kills one is only a file that cannot be decoded. Should a
-series kill the worker all the same, the job in hand must not pay for that with its attempts: a job that was tried
-before is computed alone, and a series whose job was tried before is never read ahead.
+Decoders run in processes of their own, so a stream that kills one is only a file that cannot be decoded. If a series
+kills the worker all the same, the job in hand must not lose its attempts to that: a job that was tried before is
+computed alone, and a series whose job was tried before is never read ahead.
 """
 
 import threading

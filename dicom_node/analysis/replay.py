@@ -1,4 +1,4 @@
-"""Replay of a stored result: its files through its model again, and whether the same comes out."""
+"""Replay of a stored result: run its model on its files again, and see whether the result is the same."""
 
 import time
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from storage.jobs import ModelRef
 from storage.lookup import find_result
 from storage.results import ResultInput
 
-# Same input, model, device and versions give the same bytes; other ones add their sums in another order.
+# The same input, model, device and versions give the same bytes; others add in a different order.
 PROBABILITY_TOLERANCE = 1e-3
 VOLUME_TOLERANCE = 1e-3  # share of the lung volume
 
@@ -28,7 +28,7 @@ COMPARED = (*_WHAT_IT_SAYS, *_WHAT_IT_IS_OF, *_SURROUNDINGS)
 
 @dataclass(frozen=True)
 class Replay:
-    """A recorded result beside the recomputed one.
+    """A recorded result and the recomputed one.
 
     recorded, found: the values of `COMPARED` by name.
     """
@@ -45,7 +45,7 @@ class Replay:
 
     @property
     def agrees(self) -> bool:
-        """Equal, or within the tolerances if device, precision or versions are others than then."""
+        """Equal, or within the tolerances if device, precision or versions differ from those of the recorded result."""
         allowed = set(_SURROUNDINGS)
         if allowed & set(self.differences):
             allowed |= {name for name in ("probability", "lung_volume_ml") if self._is_close(name)}
@@ -100,7 +100,7 @@ def _recomputed(
             f"result {row['id']} was refused before any analysis ({source.refusal_code}): nothing can be recomputed"
         )
     paths = _verified(files, row, source, held)
-    # Of a refusal neither device nor precision is known: it is replayed as the node is set now.
+    # A refusal records neither device nor precision: it is replayed with the node's present settings.
     precision = str(row["precision"])
     speed = settings.worker.precision if not precision else "exact" if precision == "float32" else "fast"
     worker = settings.worker.model_copy(update={"precision": speed})

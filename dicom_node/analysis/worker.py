@@ -1,6 +1,6 @@
 """A worker process: claim a job, analyse the series, write the report, hand it to the outbox.
 
-The job is claimed with a lease that a heartbeat renews; a worker that died or hangs loses it to the next one, and
+The job is claimed with a lease that a heartbeat renews. A worker that died or hangs loses it to the next one, and
 the fencing number keeps a worker that comes back late from writing anything.
 """
 
@@ -46,7 +46,7 @@ class Worker:
         self._read_ahead = ReadAhead(database, files, settings.worker.read_ahead_mb << 20)
 
     def run(self, stop: threading.Event) -> bool:
-        """Work until `stop` is set and for `worker.drain_s` more; hand back what is not done by then.
+        """Work until `stop` is set and for `worker.drain_s` more; then hand back what is not done.
 
         Returns False if a thread is still busy with what was handed back: it ends with the process.
         """
@@ -138,7 +138,7 @@ class Worker:
         self._commit(job, analysis, pipeline.identity, built)
 
     def _load(self, job: ClaimedJob, instances: Sequence[StoredInstance]) -> Loaded:
-        """The series as a volume; what was read ahead of it is let go afterwards, as the volume holds it then."""
+        """The series as a volume. The slices that were read ahead are then released: the volume holds them."""
         decoded = self._read_ahead.take(job.series_pk, job.attempt)
         # The digest is checked when a file is read: a disk that lies must not become a finding.
         for instance in instances:
@@ -191,7 +191,7 @@ class Worker:
 
     def _pipeline(self, job: ClaimedJob) -> Pipeline:
         if job.model.digest not in self._pipelines:
-            # The reporting and the shadow model at most: former ones' weights do not stay in memory.
+            # At most the reporting and the shadow model: the weights of former ones do not stay in memory.
             kept = list(self._pipelines.items())[-1:] if self.settings.model.shadow else []
             self._pipelines = dict([*kept, (job.model.digest, open_model(self.settings, job.model, self.device))])
         return self._pipelines[job.model.digest]

@@ -27,7 +27,7 @@ class QueriedPacs:
     def __init__(self, settings: Settings, pacs: Destination, database: Database, files: FileStore) -> None:
         self._settings = settings
         self._pacs = pacs
-        # A query that may take as long as a transfer would hold up the series' neighbours.
+        # A query that could take as long as a transfer would delay the other series.
         self._caller: SenderSettings = settings.sender.model_copy(
             update={"response_timeout_s": settings.completion.query_timeout_s}
         )
@@ -51,7 +51,7 @@ class QueriedPacs:
             return Said(None, silence=self._silence)
 
     def _list(self, query: Query, key: SeriesKey, needed: bool) -> frozenset[str] | None:
-        """Which instances it holds. If it counts as many as are here, a PACS that cannot say is believed its count."""
+        """Which instances it holds. If it cannot list them but counts as many as are here, its count is believed."""
         try:
             return frozenset(query.instances(key))
         except QueryFailed:

@@ -1,8 +1,8 @@
-"""The best series of a study: once the study is quiet its series are ranked, one is analysed, the audit says why.
+"""The best series of a study: once the study is quiet, its series are ranked, one is analysed, and the audit says why.
 
-Headers and geometry decide here; the worker judges the pixels, and if it refuses, the next series in the ranking
-is analysed. A study whose result may be at a destination keeps that series: a late series is passed over, and a late
-instance of the reported series has it reported again, in place of the earlier report.
+Headers and geometry decide here. The worker judges the pixels; if it refuses, the next series in the ranking is
+analysed. If a study's result may be at a destination already, that series stays the chosen one: a late series is passed
+over, and after a late instance of the reported series a new report replaces the earlier one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,7 +71,7 @@ class BestSeries:
         return decide(members, {m.series_pk: self._examine(m, policy) for m in members if _takes_part(m)})
 
     def _examine(self, member: Member, policy: Policy) -> Candidate | Refusal:
-        """What a series is like, or why it cannot be analysed."""
+        """The properties of a series, or why it cannot be analysed."""
         if member.refusal is not None and member.refusal.code != ReasonCode.PASSED_OVER:
             return member.refusal
         with self._database.read() as tx:
@@ -92,7 +92,7 @@ class BestSeries:
 def decide(members: Sequence[Member], examined: Mapping[int, Candidate | Refusal]) -> Choice:
     """The rule: which series of a quiet study is analysed now, and what becomes of the others.
 
-    examined: by `series_pk`, of the members that take part, what they are like or why they are refused.
+    examined: by `series_pk`, the properties of the members that take part, or why they are refused.
     """
     analysed = _result(members)
     if analysed is not None:
@@ -131,7 +131,7 @@ def _best(members: Sequence[Member], examined: Mapping[int, Candidate | Refusal]
     suitable = [m for m in there if isinstance(examined[m.series_pk], Candidate)]
     if suitable:
         merits = {m.series_pk: tuple(_candidate(examined[m.series_pk]).merits().values()) for m in suitable}
-        # Of equals the first by UID, which is how they are sorted.
+        # Of equals, the first by UID: they are sorted that way.
         best = max(suitable, key=lambda m: merits[m.series_pk])
         return best, f"the best of {len(suitable)} series that headers and geometry allow"
     if there and not any(_was_refused(m) or m.selection == Selection.UNSUITABLE for m in members):
@@ -143,7 +143,7 @@ def _best(members: Sequence[Member], examined: Mapping[int, Candidate | Refusal]
 def _beside(
     member: Member, examined: Mapping[int, Candidate | Refusal], chosen: Member | None
 ) -> tuple[Selection, Refusal]:
-    """What a series becomes that was not chosen, and why."""
+    """What becomes of a series that was not chosen, and why."""
     found = examined[member.series_pk]
     if not isinstance(found, Candidate):
         return Selection.UNSUITABLE, found

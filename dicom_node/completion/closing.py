@@ -1,11 +1,11 @@
 """Closes series that are complete: by the PACS's own count if one is configured, else after the quiet time.
 
-Geometry is judged later and independently of both, by `inference`. Deadlines, instances and what was tried already are
-in the database, so a restart forgets nothing.
+`inference` judges geometry later, independently of both. Deadlines, instances and earlier attempts are in the database,
+so a restart forgets nothing.
 
-What repeats has an end: the quiet time ends the questions, `completion.fetch_attempts` ends the fetches. Only a series
-that cannot be decided for a reason of our own, such as a full disk, is looked at as long as that lasts, at waits that
-grow to ten minutes.
+Everything that repeats has an end: the quiet time ends the questions, `completion.fetch_attempts` ends the fetches.
+The exception is a series that cannot be decided for a reason of our own, such as a full disk. It is looked at until
+that is over, at waits that grow to ten minutes.
 """
 
 import threading
@@ -59,7 +59,7 @@ class Completion:
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="completion")
 
     def stop(self) -> None:
-        """Finish what is being asked about, and ask no more."""
+        """Finish the questions under way, and ask no further ones."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def close_due_series(self, models: Models, now: float) -> None:
@@ -169,7 +169,7 @@ class Completion:
         )
 
     def _try(self, one: DueSeries, effort: Effort) -> Effort:
-        """Count what is tried before it is: a process that dies over it has tried it all the same."""
+        """Count an attempt before it is made: it counts even if the process dies during it."""
         with self._database.transaction() as tx:
             efforts.save(tx, one.series_pk, effort)
         return effort
@@ -223,7 +223,7 @@ class Completion:
 
 
 def _effort(tried: Effort | None, one: DueSeries) -> Effort:
-    """What was tried for the series as it is now; another instance makes a new start."""
+    """What was tried for the series as it is now; a new instance starts over."""
     return tried if tried and tried.instance_count == one.instance_count else Effort(one.instance_count)
 
 

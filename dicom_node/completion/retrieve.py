@@ -1,4 +1,4 @@
-"""Fetch instances from a PACS (C-GET, or C-MOVE to ourselves) into the same durable record as what it sends us."""
+"""Fetch instances from a PACS (C-GET, or C-MOVE to ourselves), recorded as durably as those that it sends us."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +77,7 @@ def fetch(
 ) -> int:
     """Fetch instances; with `move` the node's receiver takes them. Returns how many of them are here now.
 
-    Raises PeerUnavailable, or NoContext if the peer does not do it.
+    Raises PeerUnavailable, or NoContext if the peer does not support it.
     """
     if not wanted.missing:
         return 0
@@ -212,8 +212,8 @@ def held_instances(tx: Connection, series_pk: int) -> dict[str, str]:
 
 
 def _storage_contexts(likely: frozenset[str]) -> list[PresentationContext]:
-    # One transfer syntax each, so that the PACS can send every instance in the one that it holds it in. DCMTK's archive
-    # takes the first context of the class whatever it holds: so the syntax of the slices that came comes first.
+    # One transfer syntax each, so that the PACS can send every instance in the one that it has. DCMTK's archive
+    # takes the first context of the class, whatever it holds. So the syntax of the slices that came is put first.
     def rank(syntax: str) -> tuple[bool, bool, str]:
         return syntax not in likely, syntax != EXPLICIT_VR, syntax
 

@@ -34,8 +34,8 @@ class Decision:
 class Said:
     """What a PACS says about a series, or `silence`: why it cannot say.
 
-    count: its number of instances. listed: their SOP Instance UIDs; None if it was not asked for the list, as it is
-    only if the count is not below what is here, or does not give one.
+    count: its number of instances. listed: their SOP Instance UIDs; None if it gave no list, or was not asked for one.
+    It is asked only if the count is not below what is here.
     """
 
     count: int | None
@@ -66,7 +66,7 @@ def decide(
 
     here: instances that the node holds. there: that the PACS counts, None if it could not say.
     asked: a PACS is configured to be asked. quiet: the series' whole quiet time is over.
-    may_fetch: missing instances may be fetched, and were not tried for too often yet.
+    may_fetch: missing instances may be fetched, and have not been tried too often.
     missing: instances that the PACS lists and the node does not hold; None if it gave no list.
     contradicted: when it was asked before, it counted more than it listed, too.
     lacked: when it was asked before, it listed instances that are still not here.
@@ -85,8 +85,8 @@ def decide(
     if not asked:
         return Decision(Action.CLOSE, QUIET_TIME)
     if there is None and lacked:
-        return Decision(Action.REFUSE, PACS_SILENT)  # its silence does not make the series complete
-    # Fewer there than here: another PACS than the one that sent, or its index is behind. It cannot tell us the end.
+        return Decision(Action.REFUSE, PACS_SILENT)  # the PACS's silence does not make the series complete
+    # Fewer there than here: it is not the PACS that sent, or its index is behind. It cannot tell when all have come.
     return Decision(Action.CLOSE, PACS_SILENT if there is None else PACS_HAS_FEWER)
 
 

@@ -13,7 +13,7 @@ from storage.files import FileStore
 log = structlog.get_logger()
 
 AT_ONCE = 20
-"""Compared in one go: the workers need the processors more."""
+"""How many are compared in one go: the workers need the processors more."""
 MAX_BYTES = 256 << 20
 """Decoded pixels of one file."""
 

@@ -13,7 +13,7 @@ STORED = (StoreOutcome.STORED, StoreOutcome.WARNING)
 
 
 class AttemptOutcome(StrEnum):
-    """What an attempt to deliver came to."""
+    """How an attempt to deliver ended."""
 
     DELIVERED = "DELIVERED"
     UNANSWERED = "UNANSWERED"
@@ -66,9 +66,9 @@ def class_refused(result: StoreResult) -> bool:
 def judge(objects: Sequence[StoredObject], results: dict[str, StoreResult]) -> Verdict:
     """What the C-STORE results mean for the delivery as a whole.
 
-    Any transient failure: try again. A final failure of an object whose class the destination takes, or nothing that
-    tells the result (a report, or the summary image for it): refused. Other classes that the destination does not
-    take: delivered, with a remark.
+    Any transient failure: try again. Refused: a final failure of an object whose class the destination takes, or no
+    object stored that tells the result (a report, or the summary image in its place). If only other classes were not
+    taken: delivered, with a remark.
     """
     answered = [(o, results[o.sop_instance_uid]) for o in objects if o.sop_instance_uid in results]
     transient = [(o, r) for o, r in answered if r.outcome == StoreOutcome.TRANSIENT]

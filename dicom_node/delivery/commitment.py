@@ -33,7 +33,7 @@ from storage.results import StoredObject
 
 log = structlog.get_logger()
 
-# Not deflated: a megabyte of that may be a thousand.
+# Not deflated: one megabyte may inflate to a thousand.
 SYNTAXES = [str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)]
 MODEL = str(StorageCommitmentPushModel)
 MODEL_INSTANCE = str(StorageCommitmentPushModelInstance)
@@ -55,11 +55,11 @@ class Answer:
 
 
 class NotOffered(QueryFailed):
-    """The PACS does not do storage commitment."""
+    """The PACS does not offer storage commitment."""
 
 
 class Reply(StrEnum):
-    """What a question came to."""
+    """How a question ended."""
 
     LATER = "LATER"
     """The request was taken; its answer comes, or came, to `record_answer`."""
@@ -68,7 +68,7 @@ class Reply(StrEnum):
     NONE = "NONE"
     """It cannot say now."""
     NEVER = "NEVER"
-    """It cannot say, or did not say however often it was asked."""
+    """It cannot say, or has not said in all the times it was asked."""
 
 
 class Asking:
@@ -165,7 +165,7 @@ class Asking:
             with self._database.transaction() as tx:
                 self._move(tx, waiting, reply, why, now)
         except (IllegalMove, StaleLease):
-            # Answered on another association, or sent again by an operator, while this was asked.
+            # Answered on another association, or sent again by an operator, while this question was under way.
             log.info("answer no longer wanted", destination=self._destination.name, delivery=waiting.delivery_id)
 
     def _move(self, tx: Connection, waiting: Commitment, reply: Reply, why: str, now: float) -> None:
@@ -190,12 +190,12 @@ def _send_request(link: Link, references: Dataset) -> None:
 
 
 def asking_ae_title(sender: SenderSettings) -> str:
-    """The AE title as which storage commitment is asked for, and its answer expected."""
+    """The AE title under which storage commitment is requested and its answer expected."""
     return sender.commitment.ae_title or sender.calling_ae_title
 
 
 def not_kept(tx: Connection, sender: SenderSettings, waiting: Commitment, now: float, error: str) -> None:
-    """The destination does not keep what it took: it is sent again after a while, or FAILED when that was no use."""
+    """The destination does not keep what it took: send it again after a while, or FAILED if resending did not help."""
     limits = sender.commitment
     if waiting.resends >= limits.max_resends:
         error = f"not kept although it was sent {waiting.resends + 1} times: {error}"
@@ -237,7 +237,8 @@ def record_answer(
 ) -> int:
     """COMMITTED when the PACS keeps every object, else sent again or FAILED. Returns the DIMSE status for the PACS.
 
-    Repeated answers change nothing. An answer to a request that is outdated, or not ours to this peer, is a failure.
+    Repeated answers change nothing. An answer to an outdated request, or to one that we did not send this peer, is a
+    failure.
     """
     try:
         with database.transaction() as tx:

@@ -1,8 +1,8 @@
 """Takes a PACS's answers to our storage commitment requests (N-EVENT-REPORT) on associations that it opens.
 
-The node offers storage commitment to nobody: what comes here are answers. Only the hosts of destinations that are
-asked for commitment get as far as the first byte, under those destinations' AE titles, and with TLS if the receiver
-takes nothing else. An answer counts only for deliveries to its sender.
+The node offers storage commitment to nobody: only answers come here. Only destinations that are asked for commitment
+may send a first byte: from their hosts, under their AE titles, and with TLS if the receiver takes nothing else. An
+answer counts only for deliveries to its sender.
 """
 
 import socket
@@ -53,7 +53,7 @@ class CommitmentListener:
         entity.require_called_aet = True
         entity.maximum_associations = self._limits.connections
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = self._limits.pdu_s
-        # The PACS is the SCP on an association that it requests; not every one negotiates that role.
+        # The PACS is the SCP on an association that it requests; not every PACS negotiates that role.
         entity.add_supported_context(MODEL, SYNTAXES, scu_role=True, scp_role=True)
         address = (self._settings.receiver.host, self.port)
         try:
@@ -103,8 +103,8 @@ class CommitmentListener:
     def _knows(self, address: str) -> bool:
         """Whether it is the address of a destination that is asked for commitment.
 
-        Names are looked up for an unknown address only, and seldom: a name server that is away must not hold up
-        anybody whose address is known, nor take an address away.
+        Names are looked up only for an unknown address, and seldom. If the name server is away, known addresses must
+        neither wait nor be forgotten.
         """
         if not self._is_known(address) and time.monotonic() - self._looked_up_at >= LOOK_UP_EVERY_S:
             self._look_up()
@@ -119,7 +119,7 @@ class CommitmentListener:
             try:
                 found = socket.getaddrinfo(destination.host, None)
             except OSError:
-                continue  # what was known of it stays
+                continue  # what was known about it stays
             self._addresses[destination.name] = {str(parse_address(str(info[4][0]))) for info in found}
 
     def _refuse(self, address: str, reason: str) -> None:
@@ -167,6 +167,6 @@ def _limits(sender: SenderSettings) -> GuardedLimits:
 
 
 def _on_request(event: evt.Event) -> tuple[int, None]:
-    """Somebody asks for our commitment. Images go once they are analysed: nobody may rely on them here."""
+    """Somebody asks for our commitment. Images may go once they are analysed: nobody may rely on us to keep them."""
     log.warning("request for storage commitment refused", address=str(event.assoc.requestor.address))
     return UNRECOGNISED_OPERATION, None

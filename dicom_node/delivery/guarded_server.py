@@ -1,13 +1,13 @@
 """pynetdicom's server behind limits, for the little that arrives beside images: answers to storage commitment requests.
 
-What it relies on in pynetdicom, pinned by tests/faults/test_commitment_attacks.py:
+It relies on these parts of pynetdicom, pinned by tests/faults/test_commitment_attacks.py:
 
 - `process_request` begins an association's thread before it returns, and `active_associations` has it from then on;
   before, nothing is read;
-- all that a peer sends comes through `recv` of the association's socket, a PDU's six header bytes and its rest
-  apart; an OSError there ends the association.
+- all that a peer sends comes through `recv` of the association's socket, first a PDU's six header bytes, then its
+  rest; an OSError there ends the association.
 
-Memory of a connection is at most what it may send, `GuardedLimits.bytes`, and what pydicom makes of that.
+A connection uses at most the memory of what it may send, `GuardedLimits.bytes`, and of what pydicom makes of that.
 """
 
 import socket
@@ -45,7 +45,7 @@ class GuardedLimits:
 class GuardedServer(AssociationServer):
     """An association server for known hosts.
 
-    knows: whether an address may connect. refuse: is told the address and a word that says why, for each that may not.
+    knows: whether an address may connect. refuse: is called for each that may not, with a word that says why.
     tls: does the server's side of TLS, in the association's own thread; None: without TLS.
     """
 
@@ -70,7 +70,7 @@ class GuardedServer(AssociationServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Begin an association's thread, or close the connection before a byte is read.
 
-        Here and not in `verify_request`: what goes wrong here ends one connection, there the whole server.
+        Here and not in `verify_request`: an error here ends one connection; there it would end the whole server.
         """
         address = str(parse_address(str(client_address[0])))
         reason = self._why_not(address)
@@ -124,7 +124,7 @@ class _Intake:
         self._ends = time.monotonic() + limits.association_s
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """That many bytes, or fewer if the peer closed. Raises OSError if a limit is passed or TLS is not agreed on."""
+        """That many bytes, or fewer if the peer closed. Raises OSError if a limit is exceeded or TLS fails."""
         # Before anything is read: a length is only a claim.
         if nr_bytes > self._left:
             raise OSError("more than an association may send")

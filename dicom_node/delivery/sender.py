@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 DRAIN_S = 50.0
 LONGEST_PAUSE_S = 60.0
-"""A destination that is away is tried this often with one of the deliveries that wait for it, not with each."""
+"""A destination that is away is tried this often, with one of the deliveries that wait for it and not with each."""
 WITHHELD = Verdict(
     AttemptOutcome.WITHHELD, "a demonstration model made this result, and the destination is not on this machine"
 )
@@ -41,7 +41,7 @@ WITHHELD = Verdict(
 
 @dataclass
 class Progress:
-    """What earlier attempts of a delivery came to, as long as this process lives.
+    """How earlier attempts of a delivery ended, as far as this process made them.
 
     statuses: by SOP Instance UID of the objects that are stored.
     """
@@ -50,7 +50,7 @@ class Progress:
 
 
 def run(settings: Settings, database: Database, files: FileStore, stop: threading.Event) -> None:
-    """Send from the outbox until `stop` is set; what is being sent then is finished within its time.
+    """Send from the outbox until `stop` is set; a sending under way is finished within its time.
 
     Raises PortTaken when the port for storage commitment answers cannot be listened on.
     """
@@ -71,7 +71,7 @@ def run(settings: Settings, database: Database, files: FileStore, stop: threadin
 
 
 def clock_from(now: float) -> Clock:
-    """The time from `now` on, whatever is done to the machine's clock."""
+    """The time counted from `now`, whatever happens to the machine's clock."""
     began = time.monotonic()
     return lambda: now + time.monotonic() - began
 
@@ -141,7 +141,7 @@ class DestinationSender:
         )
 
     def _attempt(self, claimed: ClaimedDelivery, progress: Progress) -> Verdict:
-        """Send what is not there yet. Whatever goes wrong is a verdict, and has its backoff."""
+        """Send what is not there yet. Anything that goes wrong becomes a verdict with its own backoff."""
         try:
             if self._must_stay_here(claimed):
                 return WITHHELD
@@ -180,7 +180,7 @@ class DestinationSender:
         return is_demonstration(self._settings.models_dir, claimed.model_name, claimed.model_digest)
 
     def _record(self, claimed: ClaimedDelivery, verdict: Verdict, progress: Progress, now: float) -> None:
-        """Commit what the attempt came to. Raises StaleLease if another sender has the delivery now."""
+        """Commit how the attempt ended. Raises StaleLease if another sender has the delivery now."""
         sender = self._settings.sender
         ticket = claimed.delivery_id, claimed.fence, now
         refused = verdict.outcome == AttemptOutcome.REFUSED

@@ -1,6 +1,6 @@
 """Who may associate: called and calling AE titles, and the addresses they come from.
 
-An AE title alone authenticates nobody; with TLS, a source can also be bound to its certificate.
+An AE title alone authenticates nobody. With TLS, a source can also be bound to its certificate.
 """
 
 import hmac
@@ -44,7 +44,7 @@ def parse_address(host: str) -> Address:
 
 
 def address_key(address: Address) -> str:
-    """What limits count by: an IPv4 address, or an IPv6 network of /64, which one machine has to itself."""
+    """What limits count by: an IPv4 address, or an IPv6 /64 network, which one machine has to itself."""
     if isinstance(address, IPv6Address):
         return str(ip_network((address, 64), strict=False))
     return str(address)
@@ -80,7 +80,7 @@ class AccessPolicy:
         return cls(receiver.ae_title, receiver.check_called_ae, sources, receiver.tls_peers, classes, receiver.users)
 
     def may_connect(self, address: Address) -> bool:
-        """False for an address that no association could be accepted from: its connection is not worth a thread."""
+        """False if no association could be accepted from this address: its connection is not worth a thread."""
         if not self._sources:
             return address.is_loopback
         return any(_within(address, networks) for all_of in self._sources.values() for networks in all_of)
@@ -91,7 +91,7 @@ class AccessPolicy:
         """None if this caller may associate.
 
         certificate_names: of its certificate, see certificates.names_in. An AE title that is bound to a certificate
-        may be used with that one only; not without TLS either.
+        may be used only with that one, and so never without TLS.
         """
         if self._certificates and (calling_ae in self._certificates or certificate_names):
             bound = self._certificates.get(calling_ae, frozenset())

@@ -1,7 +1,7 @@
 """The bytes of an association request and of its acceptance: PS3.8 9.3.2, 9.3.3 and D, PS3.7 D.3.3.
 
-Read here and not with pynetdicom's classes: those take seconds for a request made to be slow, and refuse requests with
-items that they do not know, which the standard asks to be ignored. Lengths that lie are refused; the number of items
+They are read here and not with pynetdicom's classes. Those take seconds for a request made to be slow, and they refuse
+requests with unknown items, which the standard says to ignore. Here false lengths are refused, and the number of items
 is limited.
 """
 
@@ -20,7 +20,7 @@ VERIFICATION = "1.2.840.10008.1.1"
 ACCEPTED, ABSTRACT_SYNTAX_UNKNOWN, TRANSFER_SYNTAXES_UNKNOWN = 0, 3, 4
 USERNAME_AND_PASSCODE = 2
 MAX_ITEMS = 10_000
-"""Of one request, all levels together. The largest of real ones, 128 contexts of 40 syntaxes, has 5,400."""
+"""Items of one request, all levels together. The largest real request, 128 contexts of 40 syntaxes, has 5,400."""
 MAX_UID_BYTES = 64
 FIXED_BYTES = 68
 """Protocol version, AE titles and reserved bytes before the items."""
@@ -44,7 +44,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Context:
-    """The answer to one proposal. transfer_syntax: the agreed one; of no meaning if it is refused."""
+    """The answer to one proposal. transfer_syntax: the agreed one; it means nothing if the proposal is refused."""
 
     context_id: int
     abstract_syntax: str
@@ -81,7 +81,7 @@ class Request:
 
     @property
     def only_verifies(self) -> bool:
-        """True for a requestor that can do nothing but C-ECHO with this association."""
+        """True if the requestor can do nothing but C-ECHO with this association."""
         return all(proposal.abstract_syntax == VERIFICATION for proposal in self.proposals)
 
 
@@ -174,7 +174,7 @@ def _number(value: bytes) -> int:
 
 
 def _uid(value: bytes) -> str:
-    """A UID's text; some senders pad it. One that cannot be a UID is none that we know."""
+    """A UID's text; some senders pad it. Bytes that cannot be a UID match none that we know."""
     return value.rstrip(b"\0 ").decode("ascii", "replace") if len(value) <= MAX_UID_BYTES + 1 else ""
 
 
@@ -196,8 +196,8 @@ def encode_accept(
             _item(_MAX_LENGTH, _U32.pack(max_pdu_bytes)),
             _item(_IMPLEMENTATION_CLASS, IMPLEMENTATION_CLASS_UID.encode("ascii")),
             _item(_IMPLEMENTATION_VERSION, IMPLEMENTATION_VERSION_NAME.encode("ascii")),
-            # A passcode is answered with nothing but the answer itself. No answer to what else was asked for: one
-            # operation at a time, default roles.
+            # The answer to a passcode is an empty one. Other requests get no answer, which means one operation at a
+            # time and default roles.
             _item(_IDENTITY_ANSWER, _U16.pack(0))
             if user_is_verified and request.user is not None and request.user.wants_answer
             else b"",
@@ -216,7 +216,7 @@ def encode_accept(
 
 
 def _answered(context: Context) -> bytes:
-    # Of a refused context the transfer syntax means nothing, but readers expect one.
+    # The transfer syntax of a refused context means nothing, but readers expect one.
     syntax = context.transfer_syntax if context.result == ACCEPTED else IMPLICIT_VR
     head = bytes((context.context_id, 0, context.result, 0))
     return _item(_ANSWERED_CONTEXT, head + _item(_TRANSFER, syntax.encode("ascii")))

@@ -1,6 +1,6 @@
 """One association, from the accepted connection to its end, in one thread.
 
-The protocol is PS3.8 9.2's state machine as far as an acceptor needs it:
+The protocol is the state machine of PS3.8 9.2, as far as an acceptor needs it:
 
     state         PDU received        what follows
     AWAITING      A-ASSOCIATE-RQ      accepted: ESTABLISHED; else A-ASSOCIATE-RJ, end
@@ -9,7 +9,7 @@ The protocol is PS3.8 9.2's state machine as far as an acceptor needs it:
     any           A-ABORT             end
     any           anything else       A-ABORT, end
 
-pynetdicom's own association (two threads that poll, queues between them, PDUs joined in memory) is left out: the
+pynetdicom's own association (two threads that poll, queues between them, PDUs joined in memory) is not used: the
 thread here waits in recv() and passes data on to the file.
 """
 
@@ -56,7 +56,7 @@ class Gate(Protocol):
     """What the server decides and records for all associations."""
 
     def admit(self, association: "Association", request: Request) -> Admission | Rejection:
-        """Whether the association may be established; if so, it counts from then on."""
+        """Whether the association may be established. If so, it counts from then on."""
 
     def record(self, association: "Association", event: str, outcome: str, **detail: object) -> None:
         """Write an audit row about an association."""
@@ -100,7 +100,7 @@ class Association(threading.Thread):
 
     @property
     def counts(self) -> bool:
-        """True while this is one of the associations that the limits count."""
+        """True while the limits count this association."""
         return self.admitted and self.state is not State.ENDED
 
     @property

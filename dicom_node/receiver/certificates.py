@@ -1,4 +1,4 @@
-"""Certificates: when they expire, whom they name, and making some for a test installation."""
+"""Certificates: when they expire, whom they name, and how to make some for a test installation."""
 
 import datetime
 import hashlib
@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
 def expires_at(certificate: Path) -> float:
-    """When the first of a PEM file's certificates to expire does, Unix seconds. Raises OSError; ValueError for none."""
+    """When the first of a PEM file's certificates expires, Unix seconds. Raises OSError; ValueError without one."""
     found = x509.load_pem_x509_certificates(certificate.read_bytes())
     return min(each.not_valid_after_utc for each in found).timestamp()
 

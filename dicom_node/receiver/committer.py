@@ -1,7 +1,7 @@
-"""Group commit: one transaction for what several associations received in the meantime.
+"""Group commit: one transaction for what several associations received while the last one was committed.
 
 The fsync of the index is the expensive part of keeping an instance, and it costs the same for one row or fifty. So the
-rows are handed to one thread, which commits whatever has gathered while the last commit was under way. The file's
+rows are handed to one thread, which commits whatever gathered during the last commit. The file's
 own fsync runs in the association's thread at the same time: a crash in between can leave a row without its file,
 which start-up reconciles, but success is answered only after both.
 """
@@ -31,9 +31,9 @@ log = structlog.get_logger()
 MAX_BATCH = 200
 """Rows in one transaction: bounds how long others wait for the index."""
 MAX_LEFT_OVER = 1000
-"""Notes and refusals kept over a failure of the index: more are only in the log."""
+"""How many notes and refusals are kept while the index fails: further ones are only in the log."""
 STUCK_S = 300.0
-"""A commit that takes this long will not end: ten times what the index may be locked by another process."""
+"""A commit that takes this long will not end: ten times as long as another process may lock the index."""
 
 
 class _RolledBack(Exception):
@@ -55,7 +55,7 @@ class Committer:
         self._queue: SimpleQueue[Item | None] = SimpleQueue()
         self._in_flight = InFlight()
         self._lock = threading.Lock()
-        # Notes and refusals of a transaction that failed: nobody sends those again.
+        # Notes and refusals of a transaction that failed: nobody will send those again.
         self._left_over: list[Item] = []
         self._busy_since: float | None = None
         self._under_way: list[Item] = []
@@ -69,7 +69,7 @@ class Committer:
         self._thread.start()
 
     def _warm_up(self) -> None:
-        """Have the statements compiled, in a transaction that is rolled back: the first slice must not wait for it."""
+        """Compile the statements in a transaction that is rolled back: the first slice must not wait for that."""
         file = StoredFile("warm-up", "", 0)
         arrival = Arrival("0", "", "0", "0", "", "", "", "", file)
         try:
@@ -83,7 +83,7 @@ class Committer:
     def stop(self, patience_s: float) -> bool:
         """Commit what is queued, and end. Returns False if that took too long or failed.
 
-        The thread is left then, perhaps in the middle of a transaction; those who wait for it are answered.
+        Then the thread is left behind, perhaps in the middle of a transaction; those who wait for it are answered.
         """
         self._queue.put(None)
         self._thread.join(patience_s if self.failure() is None else 0)
@@ -123,13 +123,13 @@ class Committer:
             refusal.settled.wait(patience_s)
 
     def failure(self) -> str | None:
-        """Why no instance can be kept until this process is started anew; None while it works."""
+        """Why no instance can be kept until this process is restarted; None while it works."""
         if self._ended:
             return "index-thread-ended"
         return "index-thread-stuck" if self.busy_s() > STUCK_S else None
 
     def busy_s(self) -> float:
-        """For how long the commit under way has been so, seconds."""
+        """How long the present commit has been under way, seconds."""
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
@@ -149,7 +149,7 @@ class Committer:
             self.abandon()
 
     def abandon(self) -> None:
-        """Answer all who wait for a thread that ended or is stuck; what becomes of the batch it began, nobody knows."""
+        """Answer all who wait for a thread that ended or is stuck. The outcome of its batch is not known."""
         self._abandoned = True
         error = DatabaseUnavailable("the index is no longer written")
         with self._lock:
@@ -166,7 +166,7 @@ class Committer:
                 item.settled.set()
 
     def _gather(self) -> tuple[list[Item], bool]:
-        """Everything that waits, at least one item; and False once the end was asked for."""
+        """Everything that waits, at least one item; and False once the thread is asked to end."""
         item = self._queue.get()
         batch, self._left_over = self._left_over, []
         while item is not None:

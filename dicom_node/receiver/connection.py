@@ -1,7 +1,7 @@
 """A socket with deadlines, and the one buffer that PDUs are received into.
 
-Memory of a connection, whatever the peer sends, is at most this buffer (twice `max_pdu_bytes`), the head of one data
-set (store.HEAD_BYTES), one command set (pdu.MAX_COMMAND_BYTES) and its thread's stack: about 0.4 MiB with PDUs of
+Whatever the peer sends, a connection uses at most this buffer (twice `max_pdu_bytes`), the head of one data set
+(reception.HEAD_BYTES), one command set (pdu.MAX_COMMAND_BYTES) and its thread's stack: about 0.4 MiB with PDUs of
 128 KiB.
 """
 
@@ -17,7 +17,7 @@ from dicom_node.receiver.pdu import HEADER_BYTES, INVALID_PARAMETER, UNRECOGNISE
 from dicom_node.receiver.tls import TlsAcceptor, peer_names
 
 TICK_S = 1.0
-"""How late a deadline may be noticed, and how long a peer may leave an answer unread."""
+"""How late a deadline may be noticed, and how long a peer may take to read an answer."""
 DRAIN_BYTES = 4 * 1024**2
 
 
@@ -39,7 +39,7 @@ class Connection:
         self._socket = sock
         self.max_pdu_bytes = max_pdu_bytes
         self.deadlines = deadlines
-        # Twice a PDU, so that what is left of the next one seldom has to be moved to the front. Mapped and not
+        # Twice a PDU, so that the beginning of the next one seldom has to be moved to the front. Mapped, not
         # allocated: a silent connection uses none of it, and all of it goes back to the system at the end.
         self._buffer = mmap.mmap(-1, 2 * (max_pdu_bytes + HEADER_BYTES))
         self._view = memoryview(self._buffer)
@@ -59,7 +59,7 @@ class Connection:
         return self._receive(self._opened_at + self.deadlines.request_s)
 
     def receive(self) -> tuple[int, memoryview]:
-        """Type and content (without header) of the next PDU; valid until the next call.
+        """Type and content (without the header) of the next PDU; valid until the next call.
 
         Raises Closed; ProtocolError for a PDU that is too long or too slow, or when nothing comes.
         """
@@ -84,7 +84,7 @@ class Connection:
         return kind, content
 
     def _fill(self, size: int, deadline: float, *, begun: bool) -> None:
-        """Receive until `size` bytes from the start on are there. begun: the PDU's first byte is there already."""
+        """Receive until `size` bytes from the start are there. begun: the PDU's first byte is there already."""
         if self._start + size > len(self._buffer):
             left = self._end - self._start
             self._buffer[:left] = self._buffer[self._start : self._end]
@@ -122,7 +122,7 @@ class Connection:
     def close_after(self, last_word: bytes) -> None:
         """Send the last PDU, wait for the peer to close, and close.
 
-        Closing at once could take back the PDU: unread data turns it into a reset.
+        Closing at once could lose the PDU: unread data turns the close into a reset.
         """
         deadline = time.monotonic() + self.deadlines.closing_s
         drained = 0
@@ -139,7 +139,7 @@ class Connection:
         self.close()
 
     def _end_tls(self, sock: ssl.SSLSocket) -> socket.socket:
-        """Say that no more comes, and hear it from the peer: without that, a cut connection looks the same."""
+        """Say that no more comes, and wait for the peer to say so: otherwise a cut connection would look the same."""
         sock.settimeout(self.deadlines.closing_s)
         try:
             return sock.unwrap()
@@ -201,7 +201,7 @@ class Incoming:
     def cut(self) -> None:
         """End the connection from another thread; its own thread then finds it closed."""
         try:
-            # Of the plain socket: SSLSocket's own takes the TLS state away from the thread that uses it.
+            # The plain socket's method: SSLSocket's own takes the TLS state away from the thread that uses it.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
         except OSError:
             pass

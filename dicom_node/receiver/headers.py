@@ -1,8 +1,8 @@
 """Read the few header elements that the index needs, with limits, and check that the data set is whole.
 
 A data set here is its encoded bytes without file meta information, in a little endian transfer syntax. Its top
-level is walked to the end, so that what is cut short is never acknowledged; values are looked at only if the
-index wants them; sequences of undefined length are stepped through without recursion. Pixel data are not read.
+level is walked to the end, so that a truncated one is never acknowledged. Values are looked at only if the
+index wants them. Sequences of undefined length are stepped through without recursion. Pixel data are not read.
 """
 
 import contextlib
@@ -104,13 +104,13 @@ def read_header(data: Bytes, size: int, implicit: bool) -> Header:
 
 
 def read_identity(data: Bytes, implicit: bool) -> Header:
-    """What can be made out of a data set that is refused: fields that could not be read are empty.
+    """What can be read of a data set that is refused: fields that could not be read are empty.
 
     data: as much of it as there is. implicit: as for `read_header`.
     """
     start = _after_file_meta(data)
     best: dict[int, bytes] = {}
-    # A data set in another encoding than was agreed on is a common reason for the refusal.
+    # A data set in another encoding than the agreed one is a common reason for a refusal.
     for encoding in (implicit, not implicit):
         found: dict[int, bytes] = {}
         walk = Walk(data, len(data))
@@ -179,9 +179,9 @@ def _check_place(walk: Walk, tag: int) -> None:
 
 
 def _take_plain(walk: Walk, found: dict[int, bytes]) -> None:
-    """Go as far as there are explicit elements without anything special: most of a header, and every slice has one.
+    """Walk over plain explicit elements as far as they go: they are most of a header, and every slice has one.
 
-    As the general walk does, in a fraction of the time; it stops before whatever that must judge.
+    It does what the general walk does, in a fraction of the time, and stops before anything that needs the general one.
     """
     data, at, size = walk.data, walk.at, walk.size
     last = min(walk.at_hand, size) - 12
@@ -219,7 +219,7 @@ def _keep(found: dict[int, bytes], tag: int, vr: bytes | None, data: Bytes, star
 
 
 def _only_padding(walk: Walk) -> bool:
-    """Some senders round the length up: up to eight zero bytes after the last element are no element."""
+    """Some senders round the length up: up to eight zero bytes after the last element do not count as an element."""
     left = walk.size - walk.at
     return left <= 8 and walk.size <= len(walk.data) and not any(walk.data[walk.at : walk.size])
 
@@ -240,7 +240,7 @@ def _encodings(value: bytes) -> list[str]:
     """Python codecs of a Specific Character Set; the default repertoire if it names none that exists."""
     value = value.rstrip(b"\0 ")
     if b"\0" in value:
-        # Readers that take the character set for the name of a codec fail on it altogether.
+        # Readers that take the character set for the name of a codec fail on it completely.
         raise Unreadable("Specific Character Set is malformed")
     terms = [term.strip() for term in value.decode("ascii", "replace").split("\\")]
     if terms == [""]:

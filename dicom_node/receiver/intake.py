@@ -17,7 +17,7 @@ from storage.pseudonyms import Pseudonyms
 class Intake:
     """Where instances go, and what limits them.
 
-    min_bytes_per_s, patience_s: after so many seconds, a data set that comes slower than this is cut off.
+    min_bytes_per_s, patience_s: a data set that comes slower than this is cut off after this many seconds.
     shared_port: other processes receive as well; see `Reception._commit_first`.
     """
 

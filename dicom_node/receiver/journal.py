@@ -1,7 +1,7 @@
 """Association events, to the log and to the audit trail.
 
-A peer that knocks a thousand times a second must not fill the index. Of refusals that are the same in everything, the
-first is written at once, and those of the following minute as one row with their number.
+A peer that knocks a thousand times a second must not fill the index. The first of several identical refusals is written
+at once, and those of the following minute become one row with their number.
 """
 
 import threading

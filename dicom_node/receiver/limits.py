@@ -1,4 +1,4 @@
-"""The limits: how much one peer, one AE title, and all of them may have at once; and the connections they hold for.
+"""The limits: how much one peer, one AE title, and all of them may have at once; and the connections they apply to.
 
 One registry serves every port, so that the limits hold for all of them together.
 """
@@ -70,7 +70,7 @@ class Registry:
         self._draining = False
 
     def may_connect(self, address: Address) -> bool:
-        """False, and written down, for an address that no association would be accepted from."""
+        """False if no association would be accepted from this address, which is then written down."""
         if self._policy.may_connect(address):
             return True
         self._journal.record("connection.refused", address=str(address), outcome="REFUSED", reason="address-unknown")

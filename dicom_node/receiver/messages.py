@@ -7,7 +7,7 @@ from dicom_node.receiver import pdu
 from dicom_node.receiver.errors import ProtocolError
 
 MAX_EMPTY = 64
-"""Empty fragments in a row. One may end a message; more than a few are a peer that wants to stay without sending."""
+"""Empty fragments in a row. One may end a message; more than a few mean a peer that wants to stay without sending."""
 
 
 class Listener(Protocol):

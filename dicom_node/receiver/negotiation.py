@@ -98,9 +98,9 @@ def negotiate(proposals: Iterable[Proposal], offered: Offer = OFFERED) -> tuple[
 def _answer(proposal: Proposal, known: frozenset[str] | None) -> Context:
     """Of the transfer syntaxes that both sides know, the one that the requestor names first.
 
-    But explicit VR before implicit, which loses the VR of private elements, and what is lossless by its name before
-    what may be lossy: a sender might compress for it. Of several, no other is better for certain: a sender that names
-    a compressed one first mostly holds the images in it.
+    Two rules come first. Explicit VR goes before implicit, which loses the VR of private elements. A syntax that is
+    always lossless goes before one that may be lossy, for which a sender might compress. Among the rest the
+    requestor's order is best: a sender that names a compressed syntax first mostly holds the images in it.
     """
     both = [syntax for syntax in proposal.transfer_syntaxes if known is not None and syntax in known]
     agreed = next((syntax for syntax in both if syntax not in _GENERAL), both[0] if both else "")

@@ -1,4 +1,4 @@
-"""Images that this node had a part in, told from their header: for senders that must not store them here."""
+"""Images that this node had a part in, recognised by their headers: for senders that must not store them here."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ class OwnImages:
     refused_from: frozenset[str]
 
     def refuses(self, calling_ae: str, path: Path) -> bool:
-        """True for an image that this sender must not store. An unreadable header is not this rule's matter."""
+        """True for an image that this sender must not store. An unreadable header is not this rule's concern."""
         if calling_ae not in self.refused_from:
             return False
         try:

@@ -1,7 +1,7 @@
 """The bytes of the upper layer protocol (PS3.8 9.3) and of the command sets (PS3.7 E) that a Storage SCP needs.
 
-Associations are negotiated in acse.py. What is exchanged for every instance is read and written here, and not with
-pynetdicom's classes: it costs a fraction of the time, and its limits are ours.
+Associations are negotiated in acse.py. What is exchanged for every instance is read and written here and not with
+pynetdicom's classes. That takes a fraction of the time, and the limits are ours.
 """
 
 import struct

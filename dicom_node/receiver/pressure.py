@@ -1,7 +1,7 @@
-"""When to take nothing more: the disk, the index or the queue of analyses is over its mark.
+"""When to accept nothing more: the disk, the index or the queue of analyses is over its mark.
 
-A sender whose association is refused as transient keeps its images and comes back; many take a failure status within
-one for final. So the node refuses early.
+A sender whose association is refused as transient keeps its images and comes back. Many senders take a failure status
+within an association as final. So the node refuses early.
 """
 
 import threading
@@ -21,7 +21,7 @@ SLOW_INDEX_S = 10.0
 
 
 class Pressure:
-    """Looks at the queue every second in a thread of its own, so that no association waits for that.
+    """Looks at the queue every second, in a thread of its own so that no association waits for it.
 
     check: raises StoreReplaced if index or files are no longer what was opened. queued: how many series wait to be
     analysed.

@@ -35,7 +35,7 @@ from storage.pseudonyms import Pseudonyms
 log = structlog.get_logger()
 
 POLL_S = 0.1
-"""How often the waiting threads look whether to stop."""
+"""How often the waiting threads check whether to stop."""
 IDLE_S = 2.0
 """An association that did nothing for this long may be cut when the node stops."""
 JOIN_S = 5.0
@@ -196,7 +196,7 @@ class Receiver:
             association.join(max(0.0, joined - time.monotonic()))
         self._pressure.stop()
         self._journal.flush(self._clock(), window_s=0)
-        # What draining did not need is the index's: audit rows that another process holds up are worth waiting for.
+        # The time that draining left over goes to the index: audit rows that another process holds up are worth it.
         ended = self._committer.stop(max(0.0, drained - time.monotonic()) + LAST_COMMIT_S)
         log.info("receiver stopped")
         return ended
@@ -217,13 +217,13 @@ def serve(settings: Settings, stop: threading.Event, *, create: bool = True) -> 
     receiver = Receiver(settings, database, FileStore(settings.files_dir))
     receiver.start()
     meters.RECEIVERS.set(1)
-    # What is loaded stays: the collector need not walk through it again for every few instances.
+    # What is loaded stays loaded: the collector need not walk through it again every few instances.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     failure = None
     try:
-        # Not one long wait: a signal that another thread takes would not end that.
+        # Not one long wait: a signal that another thread takes would not end it.
         while failure is None and not stop.wait(WATCH_S):
             failure = receiver.failure()
     finally:

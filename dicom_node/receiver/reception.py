@@ -82,7 +82,7 @@ class Reception:
         """Take the next bytes of the data set. Raises ProtocolError for a data set over the limit."""
         self._size += len(fragment)
         if self._size > self._intake.max_instance_bytes:
-            # It may never end, so that there would be no moment to answer at.
+            # It may never end, so there might be no moment to answer.
             raise ProtocolError("data set is larger than allowed")
         elapsed = time.monotonic() - self._began
         if elapsed > self._intake.patience_s and self._size < elapsed * self._intake.min_bytes_per_s:
@@ -115,8 +115,8 @@ class Reception:
         meters.INSTANCES.labels(str(outcome)).inc()
         meters.BYTES.inc(self._size)
         if outcome is Outcome.CONFLICT:
-            # The sender did nothing wrong that it could mend: success, and a person is told. Of other bytes for a known
-            # instance, not before they were compared: it may be the same image by a second route.
+            # The sender can mend nothing: success, and a person is told. For other bytes of a known instance a person
+            # is told only after they were compared: it may be the same image by a second route.
             log.warning("conflicting instance set aside", peer=self._caller.label, address=self._caller.address)
         return SUCCESS, ""
 
@@ -145,7 +145,7 @@ class Reception:
         self._intake.refusals.remember(self._caller, self.command.sop_instance_uid, header, reason, patience_s=0)
 
     def _identity_of_refused(self) -> Header:
-        """What of the data set can be read, whatever is wrong with it; the file is removed."""
+        """As much of the data set as can be read, whatever is wrong with it; the file is removed."""
         implicit = self._context.transfer_syntax == ImplicitVRLittleEndian
         try:
             header = read_identity(self._head, implicit)
@@ -187,8 +187,8 @@ class Reception:
     def _commit_first(self, file: NewFile, arrival: Arrival) -> Outcome:
         """The file's fsync before its row is written.
 
-        With several processes on the port the same instance may arrive at another one, which acknowledges a duplicate
-        on the strength of our row: by then our file must be safe.
+        With several processes on the port, the same instance may arrive at another one. That process acknowledges a
+        duplicate because of our row, so our file must be safe before the row is there.
         """
         file.commit()
         self._file = None

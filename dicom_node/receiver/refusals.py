@@ -1,7 +1,7 @@
 """What is written down about instances that are not kept: who sent them, why not, and which series lacks them.
 
-A sender that is refused a thousand times a second must not fill the index: above a number of rows a minute, refusals
-are counted by the journal, and each series gets one row that stands for the rest of its instances.
+A sender that is refused a thousand times a second must not fill the index. Above a number of rows a minute, the journal
+counts refusals, and each series gets one row that stands for the rest of its instances.
 """
 
 import threading
@@ -23,7 +23,7 @@ MAX_INSTANCES = 5000
 MAX_SERIES = 200
 """Series, after that, with a row for the rest of their instances."""
 PATIENCE_S = 5.0
-"""How long an answer waits until the refusal is durable. If the index is not to be had, it is remembered later."""
+"""How long an answer waits until the refusal is durable. If the index is not available, it is remembered later."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,6 @@ class Refusals:
 
 
 def _text(raw: bytes) -> str:
-    """Whatever stands in place of a UID, as text that may stand in the index."""
+    """Whatever stands in place of a UID, as text that the index can hold."""
     kept = raw.decode("ascii", "replace")
     return clean("".join(c for c in kept if c.isascii() and c.isprintable()))

@@ -69,7 +69,7 @@ class Resources:
                 raise OutOfResources("too many instances in a minute")
 
     def admit_command(self, ae_title: str, network: str) -> None:
-        """Raises OutOfResources for more commands that store nothing than instances may come."""
+        """Raises OutOfResources if commands that store nothing exceed the limit for instances."""
         with self._lock:
             if self._count(ae_title, network, COMMANDS, 1) > self._max_instances:
                 raise OutOfResources("too many commands in a minute")

@@ -1,7 +1,7 @@
 """The listening side: pynetdicom's association server, made so that no peer can hold up another.
 
-What is kept of `pynetdicom.transport.AssociationServer`: binding, IPv4 and IPv6, and socketserver's accept loop. What
-is replaced, because of what a default server does:
+Kept from `pynetdicom.transport.AssociationServer`: binding, IPv4 and IPv6, and socketserver's accept loop. These parts
+of a default server are replaced:
 
 - its accept loop does the TLS handshake: here the connection's own thread does, with a deadline;
 - accepted sockets have no timeout: here every PDU has a deadline (connection.py);

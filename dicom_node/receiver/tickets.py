@@ -14,7 +14,7 @@ class Ticket:
 
     def __init__(self, arrival: Arrival) -> None:
         self.arrival = arrival
-        # Locks that are free once the answer is known: a fraction of what events cost.
+        # Locks that are free once the answer is known: they cost a fraction of what events cost.
         self._row = threading.Lock()
         self._row.acquire()
         self._file = threading.Lock()
@@ -29,7 +29,7 @@ class Ticket:
         self._row.release()
 
     def give_up(self, error: Exception) -> None:
-        """Decide if that did not happen yet: nobody is left who would."""
+        """Decide now if that has not happened: nobody else is left to do it."""
         if self._outcome is None and self._error is None:
             self.decide(None, error)
 
@@ -88,8 +88,8 @@ Item = Ticket | Note | Lost | RefusalNote
 class InFlight:
     """The arrivals whose file is not known to be durable yet, one for each SOP Instance UID.
 
-    The same instance may come on several associations at once. A duplicate is acknowledged on the strength of the
-    earlier one's file, so that one has to be durable, or known not to be, first.
+    The same instance may come on several associations at once. A duplicate is acknowledged because the earlier file is
+    there, so that file must first be durable, or known not to be.
     """
 
     def __init__(self) -> None:

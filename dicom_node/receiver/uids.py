@@ -1,4 +1,4 @@
-"""Identifiers as they are encoded; config/uids.py has the rule which of them are accepted."""
+"""Identifiers as they are encoded; config/uids.py has the rule for which of them are accepted."""
 
 from config.uids import is_uid, uid_problem
 from dicom_node.receiver.errors import Unreadable

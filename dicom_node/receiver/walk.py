@@ -28,7 +28,7 @@ Bytes = bytes | bytearray | memoryview
 
 
 class NeedsMore(Exception):
-    """The walk would go on beyond the bytes at hand: give it the whole data set."""
+    """The walk needs to go beyond the bytes at hand: give it the whole data set."""
 
 
 class Content(Enum):
@@ -41,7 +41,7 @@ class Content(Enum):
 
 
 class Walk:
-    """A position in an encoded data set, and how many elements were met."""
+    """A position in an encoded data set, and the number of elements met so far."""
 
     def __init__(self, data: Bytes, size: int) -> None:
         self.data = data

@@ -139,4 +139,4 @@ IDENTIFIERS = frozenset(
         "UniversalEntityID",
     }
 )
-"""Never shortened or patched: a part of an identifier may be somebody else's."""
+"""Never shortened or patched: a part of an identifier may be another person's."""

@@ -40,7 +40,7 @@ def _number(value: object) -> float | None:
 
 
 def verdict_slices(finding: Finding, volume: CTVolume, origin: Origin) -> str:
-    """Which of the slices the output was computed from, in a sentence; empty if it was all of them."""
+    """Which slices the output was computed from, in a sentence; empty if it was all of them."""
     count = len(volume.slices)
     if finding.verdict_slices is None or finding.verdict_slices == (0, count - 1):
         return ""

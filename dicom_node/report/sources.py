@@ -1,8 +1,8 @@
 """Headers of the source images, completed and in UTF-8, so that they can be reported on.
 
 Scanners and archives leave type 2 attributes out, write dates that are not dates, and use character sets whose text
-cannot be copied into another object as bytes. Some write far worse. Whatever a header holds, these functions give one
-that an object can be built from: `copied` lists what is taken, `values` says in which form.
+cannot be copied into another object as bytes. Some write far worse. Whatever a header holds, these functions return one
+from which an object can be built: `copied` lists what is taken, `values` says in which form.
 """
 
 from collections.abc import Sequence
@@ -142,7 +142,7 @@ def _identified(header: Dataset) -> Source:
 
 
 def _drop_incomplete(header: Dataset) -> list[str]:
-    """Leave out what may only stand beside something that is not there. Returns the keywords that were left out."""
+    """Leave out attributes that need another one that is not there. Returns the keywords that were left out."""
     dropped = []
     trial = [keyword for keyword in copied.CLINICAL_TRIAL if keyword in header]
     subject = header.get("ClinicalTrialSubjectID") or header.get("ClinicalTrialSubjectReadingID")

@@ -56,7 +56,7 @@ def _add_context(capture: Dataset, volume: CTVolume, anatomy: Anatomy, origin: O
     capture.DateOfSecondaryCapture = created.strftime("%Y%m%d")
     capture.TimeOfSecondaryCapture = created.strftime("%H%M%S.%f")
     capture.PatientOrientation = None
-    # What was analysed, whatever the source calls it.
+    # What was analysed, whatever name the source gives it.
     capture.BodyPartExamined = "CHEST"
     capture.DerivationDescription = "Summary of an automatic analysis. Research only, not for diagnosis."
     source = volume.slices[anatomy.turn.source_slice(anatomy.focus[0], anatomy.hu.shape[0])]

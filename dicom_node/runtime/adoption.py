@@ -1,7 +1,7 @@
 """Record the stored files that the index does not know, from their own headers: what is left when an index was lost.
 
 Each becomes a row as if it had just been received, with an audit row of its own. Objects of the node's own results are
-set aside: they would come back as images, and what was adopted is analysed again anyway.
+set aside: they would come back as images, and adopted series are analysed again anyway.
 """
 
 import hashlib
@@ -41,12 +41,12 @@ AT_ONCE = 100
 SENDER = "ADOPTED"
 """In place of the calling AE title, which no file holds. It is no source's, so the node's own rules hold."""
 HEADER_BYTES = 1024**2
-"""Of a file that is not whole, in which its identity is looked for."""
+"""How much of a damaged file is searched for its identity."""
 META_START = 132 + 12  # preamble, "DICM", and the group length's own element: PS3.10 7.1
 
 
 class _OwnObject(Exception):
-    """A file that this node made itself, or that no receiver of it wrote."""
+    """A file that this node made itself, or that none of its receivers wrote."""
 
 
 @dataclass

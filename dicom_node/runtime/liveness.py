@@ -1,4 +1,4 @@
-"""Does a node run on this machine's data folder, and does it take images? Looked at from outside, without a trace."""
+"""Does a node run on this machine's data folder, and does it take images? Checked from outside, leaving no trace."""
 
 import fcntl
 import os

@@ -3,8 +3,8 @@
     GET /metrics    queues, associations, refusals, disk, certificates
     GET /health     200 "ok", or 503 with a word for each problem
 
-A process of its own, so that no scrape can hold up an image. What it shows it reads from the index, except what only
-the receivers know (see receiver/meters.py).
+It is a process of its own, so that no scrape can hold up an image. It reads what it shows from the index, except what
+only the receivers know (see receiver/meters.py).
 """
 
 import os
@@ -32,7 +32,7 @@ from storage.status import lateness, queues
 log = structlog.get_logger()
 
 LATE_S = 900.0
-"""What should have been done this long ago shows that its process does not get to it."""
+"""Work that is overdue by this long shows that its process does not get to it."""
 MIB = 1024**2
 READ_TIMEOUT_S = 5
 

@@ -1,7 +1,7 @@
 """One node at a time on a data folder: a lock that its processes share and that ends with the last of them.
 
-A node whose supervisor was killed leaves children that drain for a while, with the port and with work in hand. One
-that is started in that time waits for them: to reconcile beside them would take back what they hold.
+If a node's supervisor is killed, its children drain for a while and keep the port and the work in hand. A node that is
+started meanwhile waits for them: reconciling while they run would take back what they hold.
 """
 
 import fcntl

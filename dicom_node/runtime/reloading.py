@@ -1,7 +1,7 @@
-"""A new configuration for a running node: what it changes, what of that needs a restart, and what the children read.
+"""A new configuration for a running node: what it changes, which changes need a restart, and what the children read.
 
 The children read a copy of the configuration and not the site's file: a child that dies and starts again must not
-find a file that somebody is editing. The copy changes only when the new configuration was found to be good.
+find a file that somebody is editing. The copy changes only once the new configuration has been found to be good.
 """
 
 import os

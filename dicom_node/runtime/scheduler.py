@@ -97,7 +97,7 @@ def _jobs(
 
 
 class Complaints:
-    """Logs what fails again and again at growing distances: a job that runs each second must not fill the log."""
+    """Logs repeated failures at growing intervals: a job that runs each second must not fill the log."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -33,7 +33,7 @@ class Stop(threading.Event):
     """An event that a signal's handler sets while the main thread waits for it.
 
     The kernel may give a signal to any thread, for instance to that of an association which has just begun. Python
-    runs the handler in the main thread only, and not before that wakes: so it must not sleep without an end.
+    runs the handler only in the main thread, once that wakes. So the main thread must never sleep without a limit.
     """
 
     def wait(self, timeout: float | None = None) -> bool:

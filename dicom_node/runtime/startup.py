@@ -99,7 +99,7 @@ def _models(settings: Settings) -> tuple[ModelRef, ModelRef | None]:
 
 
 def note_stop(settings: Settings) -> None:
-    """An audit row: the node was told to stop, and has drained. Without it, the last stop was none in order."""
+    """An audit row: the node was told to stop, and has drained. Without it, the last stop was not an orderly one."""
     try:
         # Without patience: an index that is held or away must not hold up the end.
         patience_s = STOP_PATIENCE_S

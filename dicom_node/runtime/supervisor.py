@@ -38,7 +38,7 @@ COUNTS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder of prometheus_client's counts, see metrics.py."""
 TICK_S = 0.2
 TRIAL_S, SOON_S = 30.0, 15.0
-"""A new configuration is on trial for so long; a child that gives up so soon after its start has it taken back."""
+"""A new configuration is on trial for this long: if a child gives up within it, the configuration is taken back."""
 
 
 @dataclass
@@ -200,7 +200,7 @@ class Supervisor:
         self._audit("configuration-refused", "REFUSED", {"mistakes": len(mistakes)})
 
     def _take_back(self, child: Child) -> bool:
-        """Go back to the former configuration, with which a child could work. False if there was no change of late."""
+        """Go back to the former configuration, with which a child could work. False if there was no recent change."""
         if self._copy is None or self._former is None or time.monotonic() > self._changed_at + DRAIN_S + TRIAL_S:
             return False
         log.error("the new configuration does not work: the node goes back to the former one", child=child.name)
@@ -237,7 +237,7 @@ def _refuse_taken_ports(settings: Settings) -> None:
 
 
 def _forget_counts(child: Child) -> None:
-    """What a process that died had open is open no more."""
+    """What a process had open when it died is no longer open."""
     folder = child.variables.get(COUNTS_VARIABLE)
     if folder is not None and child.process is not None:
         mark_process_dead(child.process.pid, folder)  # type: ignore[no-untyped-call]

@@ -29,7 +29,7 @@ TLS_CIPHERS = "ECDHE+AESGCM:DHE+AESGCM"
 
 
 class PeerUnavailable(NodeError):
-    """No answer to use: refused, rejected, aborted, timed out or cut off. Trying later may help."""
+    """No usable answer: refused, rejected, aborted, timed out or cut off. Trying later may help."""
 
 
 class NoContext(NodeError):

@@ -20,7 +20,7 @@ STUDY_ROOT = str(StudyRootQueryRetrieveInformationModelFind)
 PATIENT_ROOT = str(PatientRootQueryRetrieveInformationModelFind)
 PENDING = (0xFF00, 0xFF01)
 MAX_ANSWERS = 50_000
-"""More than any series has: a peer that answers without end is cut off."""
+"""More answers than any series has instances: a peer that answers without end is cut off."""
 
 
 class QueryFailed(NodeError):

@@ -28,7 +28,7 @@ UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
 class StoreOutcome(StrEnum):
-    """What a C-STORE came to. WARNING: stored, and the peer remarked something."""
+    """How a C-STORE ended. WARNING: stored, with a remark from the peer."""
 
     STORED = "STORED"
     WARNING = "WARNING"
