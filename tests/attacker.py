@@ -1,4 +1,4 @@
-"""Bytes that no toolkit would send: the attacker's side of the receiver's tests."""
+"""Bytes that no toolkit would send: the attacker in the receiver's tests."""
 
 import socket
 import struct
@@ -22,7 +22,7 @@ def association_request(
     syntax: str = ExplicitVRLittleEndian,
     sop_class: str = CTImageStorage,
 ) -> bytes:
-    """An A-ASSOCIATE-RQ for CT (or another class) and verification; the AE titles may hold any bytes."""
+    """An A-ASSOCIATE-RQ for CT (or another class) and verification; the AE titles can be any bytes."""
     request = A_ASSOCIATE()
     request.application_context_name = UID("1.2.840.10008.3.1.1.1")
     request.calling_ae_title, request.called_ae_title = "X", "X"
@@ -40,12 +40,12 @@ def association_request(
 
 
 def pdu(kind: int, content: bytes, length: int | None = None) -> bytes:
-    """A PDU; `length` lies about its content's."""
+    """A PDU; `length` replaces the true length of its content."""
     return struct.pack(">BxI", kind, len(content) if length is None else length) + content
 
 
 def pdv(content: bytes, control: int, context_id: int = CONTEXT_ID) -> bytes:
-    """A presentation data value. control: 1 command, 2 last."""
+    """A presentation data value. control: 1 for a command, plus 2 for the last fragment."""
     return struct.pack(">IBB", len(content) + 2, context_id, control) + content
 
 
@@ -68,7 +68,7 @@ def store_command(sop_instance_uid: bytes, sop_class_uid: bytes = CTImageStorage
 
 
 def element(tag: int, vr: bytes, value: bytes, length: int | None = None) -> bytes:
-    """A data element, explicit VR little endian; `length` lies about the value's."""
+    """A data element, explicit VR little endian; `length` replaces the true length of its value."""
     value += (b"\0" if vr in (b"UI", b"OB") else b" ") * (len(value) % 2)
     length = len(value) if length is None else length
     start = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr)
@@ -98,7 +98,7 @@ class Attacker:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(source, 0))
 
     def send(self, data: bytes) -> None:
-        """Send; a connection that was closed meanwhile is not an error."""
+        """Send; it is not an error if the connection has been closed."""
         try:
             self.socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
@@ -118,7 +118,7 @@ class Attacker:
         return self.answer()[0]
 
     def store(self, command_uid: bytes, content: bytes, piece: int = 16000) -> int | None:
-        """C-STORE. Returns the status; None if the association was ended instead."""
+        """Send a C-STORE. Returns the status, or None if the association ended instead."""
         self.send(pdu(DATA, pdv(store_command(command_uid), 3)))
         for start in range(0, len(content), piece):
             is_last = start + piece >= len(content)

@@ -25,14 +25,14 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def logs_as_they_were() -> Iterator[None]:
-    """A command that runs inside a test sets the process's logs up, on a stream that is closed with the command."""
+    """A command that runs inside a test configures the process's logs, on a stream that is closed with the command."""
     yield
     structlog.reset_defaults()
     sys.excepthook, threading.excepthook = HOOKS
 
 
 def require_program(name: str) -> str:
-    """Path of a real peer program, never the one of the same name that pynetdicom puts into a venv."""
+    """Path of a real peer program, never the one of the same name that pynetdicom installs in a venv."""
     for folder in ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"):
         found = shutil.which(name, path=folder)
         if found:
@@ -42,7 +42,7 @@ def require_program(name: str) -> str:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """In CI a skipped test is a failed one: there, everything that the tests need must be installed."""
+    """In CI a skipped test counts as failed, because everything that the tests need must be installed there."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):

@@ -22,7 +22,7 @@ AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 @dataclass(frozen=True)
 class Grid:
-    """Where a synthetic series lies.
+    """The geometry of a synthetic series.
 
     shape: (Z, Y, X). spacing_mm: (z, y, x). orientation: ImageOrientationPatient (row, then column direction).
     """
@@ -50,7 +50,7 @@ class Grid:
 
 
 def slice_dataset(grid: Grid, z: int, hu: npt.NDArray[np.int16], **attributes: Any) -> Dataset:
-    """One CT slice as a scanner writes it. An attribute given as None is left out."""
+    """One CT slice, as a scanner writes it. Attributes given as None are left out."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -111,7 +111,7 @@ def chest(grid: Grid) -> npt.NDArray[np.int16]:
 
 
 def lungs(grid: Grid) -> npt.NDArray[np.bool_]:
-    """Two boxes that touch no border and differ in size, so that a flip or a swap shows."""
+    """Two boxes that touch no border and differ in size, so that a flip or a swap is visible."""
     z, y, x = grid.shape
     mask = np.zeros(grid.shape, dtype=bool)
     mask[1 : z - 1, y // 4 : y - y // 4, x // 8 : x // 2 - x // 16] = True
@@ -162,7 +162,7 @@ def volume_of(folder: Path) -> CTVolume:
 
 
 def source_slice(path: Path, header: Dataset) -> SourceSlice:
-    """Where a classic slice came from."""
+    """The source of a classic slice."""
     x, y, z = (float(v) for v in header.ImagePositionPatient)
     return SourceSlice(path, str(header.SOPInstanceUID), str(header.SOPClassUID), 0, (x, y, z))
 
@@ -174,9 +174,9 @@ def write_enhanced(
     sop_class_uid: str = EnhancedCTImageStorage,
     number: int = 1,
 ) -> CTVolume:
-    """Write one multi-frame CT instance and return the volume as if it were all of it.
+    """Write one multi-frame CT instance and return the volume as if the instance held all of it.
 
-    order: the z of each frame in turn; fewer than all for one part of a concatenation, whose `number` differs.
+    order: the z of each frame in turn; for one part of a concatenation, some of them, with a `number` for each part.
     """
     grid = grid or Grid()
     order = list(order or range(grid.shape[0]))
@@ -233,7 +233,7 @@ def _frame_groups(grid: Grid, z: int) -> Dataset:
 
 
 def model(**changes: Any) -> ModelIdentity:
-    """A model with digests that are recognisable in an object."""
+    """A model whose digests are recognisable in an object."""
     values: dict[str, Any] = {
         "name": "covid-ct",
         "version": "1.0",

@@ -1,4 +1,4 @@
-"""An encoder of lossless JPEG with restart intervals, which no program at hand writes. Source: ITU-T T.81 annex H."""
+"""An encoder for lossless JPEG with restart intervals, which no program at hand writes. Source: ITU-T T.81 annex H."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Peers that answer an association request, or what comes after it, as no toolkit would."""
+"""Peers that answer an association request, or a later message, as no toolkit would."""
 
 import contextlib
 import socket
@@ -18,14 +18,14 @@ def item(kind: int, content: bytes) -> bytes:
 
 
 def maximum_length(length: int) -> bytes:
-    """User information that states a maximum PDU length."""
+    """A user information item with a maximum PDU length."""
     return item(0x50, item(0x51, struct.pack(">I", length)) + item(0x52, b"1.2.3.4"))
 
 
 def acceptance(request: bytes, user_information: bytes = maximum_length(16384)) -> bytes:
     """An A-ASSOCIATE-AC that accepts every presentation context in its first transfer syntax.
 
-    request: the A-ASSOCIATE-RQ, without its six bytes of header. user_information: the item, or empty to leave it out.
+    request: the A-ASSOCIATE-RQ without its header of six bytes. user_information: the item; empty leaves it out.
     """
     results = b""
     for kind, content in _items(request[68:]):
@@ -43,7 +43,7 @@ def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 class OddPeer:
-    """Answers each association request with `answer(request)`, each first P-DATA after it with `later`."""
+    """Answers each association request with `answer(request)`, and the first P-DATA after it with `later`."""
 
     def __init__(self, answer: Answers, later: bytes = b"") -> None:
         self._answer, self._later = answer, later

@@ -1,4 +1,4 @@
-"""A node's index and file store with results waiting in the outbox, and what tests ask of them."""
+"""A node's index and file store with results waiting in the outbox, and the queries that tests need."""
 
 import io
 import threading
@@ -42,7 +42,7 @@ MODELS = Models(MODEL)
 def instance(
     sop_class: str = COMPREHENSIVE_3D_SR, syntax: str = ExplicitVRLittleEndian, **attributes: object
 ) -> Dataset:
-    """A small data set with file meta: what a PACS needs to store an object, and nothing that needs rendering."""
+    """A small data set with file meta information: all that a PACS needs to store an object, and nothing to render."""
     dataset = Dataset()
     dataset.SOPClassUID = sop_class
     dataset.SOPInstanceUID = generate_uid()
@@ -51,7 +51,7 @@ def instance(
     dataset.PatientID = "TEST"
     dataset.PatientName = "Test^Outbox"
     dataset.Modality = "SR" if sop_class in (COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR) else "OT"
-    # Longer than one PDU of every peer, and of odd length in between, as real objects are.
+    # Longer than one PDU of any peer, with values of odd length, like real objects.
     dataset.TextValue = "no one reads this " * 3000
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
@@ -114,7 +114,7 @@ class Node:
         return objects
 
     def receive(self, datasets: Sequence[Dataset], now: float, quiet_s: float) -> None:
-        """These instances arrive from a PACS, in one transaction."""
+        """Record these instances as received from a PACS, in one transaction."""
         arrivals = [
             Arrival(
                 d.SOPInstanceUID, d.SOPClassUID, d.SeriesInstanceUID, d.StudyInstanceUID, d.file_meta.TransferSyntaxUID,
@@ -144,7 +144,7 @@ class Node:
             return list(audit.search(tx, event=event))
 
     def states(self) -> dict[str, str]:
-        """State of the latest delivery by destination."""
+        """State of the latest delivery for each destination."""
         return {row.destination: row.state for row in self.deliveries()}
 
     def deliveries(self) -> list[Any]:
@@ -154,7 +154,7 @@ class Node:
 
 
 def make_node(folder: Path, *destinations: Destination, **sections: object) -> Node:
-    """An empty node in a folder, impatient enough for a test."""
+    """An empty node in a folder, with waiting times short enough for a test."""
     impatient = {
         "first_retry_s": 0.05,
         "longest_retry_s": 0.2,

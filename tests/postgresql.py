@@ -1,4 +1,4 @@
-"""A PostgreSQL server for a test, from Debian's package, as a user of its own."""
+"""A PostgreSQL server for a test, from Debian's package, run as a separate user."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from tests.programs import free_port
 
 
 def server_programs() -> Path:
-    """The folder with initdb and pg_ctl: Debian keeps it off the PATH."""
+    """The folder with initdb and pg_ctl, which Debian does not put on the PATH."""
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
         if (folder / "initdb").exists():
@@ -27,10 +27,10 @@ def server_programs() -> Path:
 
 @contextmanager
 def postgresql_server() -> Iterator[str]:
-    """The URL of a server that listens in its own folder only."""
+    """The URL of a server that listens only in its own folder."""
     programs = server_programs()
     folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
-    # PostgreSQL refuses to run as root, and another user may not look into pytest's own folder.
+    # PostgreSQL refuses to run as root, and no other user may look into pytest's folder.
     user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
     if user:
         shutil.chown(folder, "postgres", "postgres")

@@ -17,14 +17,14 @@ from tests.conftest import require_program
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
+    """A TCP port on which nothing is listening."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
-    """The first true value of `condition`; fails the test when none comes in time."""
+    """The first true value of `condition`; fails the test if there is none in time."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         value = condition()
@@ -35,7 +35,7 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 20.0, what: str = 
 
 
 def listening(port: int) -> bool:
-    """True when a TCP connection to this loopback port is accepted."""
+    """True if a TCP connection to this loopback port is accepted."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
         return True
@@ -45,7 +45,7 @@ def listening(port: int) -> bool:
 
 @contextmanager
 def running(command: list[str], port: int, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server program, from when it listens until the end of the block."""
+    """Run a server program; the block begins when it listens, and the program ends with the block."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DICOM_NODE_")}
     process = subprocess.Popen(
         command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -64,7 +64,7 @@ def running(command: list[str], port: int, cwd: Path) -> Iterator[subprocess.Pop
 
 @contextmanager
 def storescp(folder: Path, *options: str, port: int | None = None) -> Iterator[int]:
-    """DCMTK's storescp writing what it receives, bit by bit, into `folder`. Yields its port."""
+    """DCMTK's storescp, which writes what it receives, bit-preserving, to `folder`. Yields its port."""
     port = port or free_port()
     folder.mkdir(exist_ok=True)
     command = [require_program("storescp"), "+B", "-od", str(folder), "-aet", "STORESCP", *options, str(port)]
@@ -76,7 +76,7 @@ def storescp(folder: Path, *options: str, port: int | None = None) -> Iterator[i
 def dcmqrscp(folder: Path, callers: dict[str, int], *options: str, port: int | None = None) -> Iterator[int]:
     """DCMTK's image archive with C-FIND, C-MOVE, C-GET and C-STORE as AE title ARCHIVE. Yields its port.
 
-    callers: port by AE title of those it moves to.
+    callers: ports of the move destinations, by AE title.
     """
     port = port or free_port()
     (folder / "db").mkdir(parents=True)
@@ -92,7 +92,7 @@ def dcmqrscp(folder: Path, callers: dict[str, int], *options: str, port: int | N
 
 
 class Orthanc:
-    """A running Orthanc: its DICOM port and what its REST interface says."""
+    """A running Orthanc: its DICOM port and its REST interface."""
 
     def __init__(self, port: int, http_port: int) -> None:
         self.port = port
@@ -106,7 +106,7 @@ class Orthanc:
         return json.loads(content) if content else None
 
     def upload(self, path: Path) -> str:
-        """Store a file without DICOM. Returns Orthanc's identifier of the instance."""
+        """Store a file over REST instead of DICOM. Returns Orthanc's identifier of the instance."""
         return str(self.call("/instances", path.read_bytes())["ID"])
 
     def file(self, identifier: str) -> bytes:
@@ -119,7 +119,7 @@ class Orthanc:
 def orthanc(folder: Path, modalities: dict[str, int] | None = None, **options: object) -> Iterator[Orthanc]:
     """Debian's Orthanc as AE title ORTHANC, with its storage in `folder`.
 
-    modalities: port on loopback by AE title. options: more of its configuration file.
+    modalities: ports on loopback, by AE title. options: further entries of its configuration file.
     """
     port, http_port = free_port(), free_port()
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,9 +151,9 @@ def orthanc(folder: Path, modalities: dict[str, int] | None = None, **options: o
 
 
 class CuttingProxy:
-    """A TCP proxy that swallows the server's next answers after `armed()` and cuts the connection instead.
+    """A TCP proxy that, when armed, swallows the server's next answers and cuts the connection instead.
 
-    With it a PACS has stored an instance, and the sender never hears of it.
+    The PACS has then stored an instance without the sender learning of it.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -193,7 +193,7 @@ class CuttingProxy:
     def _answer(self, server: socket.socket, client: socket.socket) -> None:
         try:
             while data := server.recv(65536):
-                # 0x04: P-DATA-TF, which from a Storage SCP is the C-STORE response.
+                # 0x04: P-DATA-TF; from a Storage SCP it carries the C-STORE response.
                 if data[0] == 0x04 and self._armed:
                     self._armed -= 1
                     self.cuts += 1

@@ -24,13 +24,13 @@ from dicom_node.receiver.resources import CHECK_EVERY_S
 from storage.files import FileStore
 from storage.identity import open_store
 
-# Tests send what no toolkit would.
+# Tests send data that no toolkit would send.
 _config.ENFORCE_UID_CONFORMANCE = False
 NAME, PATIENT_ID, BIRTH_DATE = "Planted^Patient", "PLANTED-4711", "19010203"
 
 
 class _Disk(FileStore):
-    """A file store on a disk whose free space the test decides."""
+    """A file store on a disk whose free space the test sets."""
 
     free: int | None = None
 
@@ -60,16 +60,16 @@ class Node:
 
     @property
     def intake(self) -> Intake:
-        """What the receiver's associations work with."""
+        """The objects that the receiver's associations use."""
         return self.receiver._intake
 
     def fill_disk(self) -> None:
-        """From now on there is no free space, and the receiver's last look is too long ago to be trusted."""
+        """From now on there is no free space, and the receiver's last check is too old to be trusted."""
         self.files.free = 0
         time.sleep(CHECK_EVERY_S)
 
     def stop(self) -> None:
-        """Stop the receiver, everything committed."""
+        """Stop the receiver after it has committed everything."""
         if self._stopping:
             self._stopping.join()
         self.receiver.stop()
@@ -83,7 +83,7 @@ class Node:
 def ct_slice(
     number: int = 1, *, syntax: str = ExplicitVRLittleEndian, size: int = 64, series_uid: str | None = None
 ) -> FileDataset:
-    """A CT slice with random pixels and a planted patient."""
+    """A CT slice with random pixels and a made-up patient to look for."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -110,7 +110,7 @@ def ct_slice(
 def associate(
     node: Node, *, calling_ae: str = "SENDER", called_ae: str = "DICOM_NODE", bind: str = "127.0.0.1"
 ) -> Iterator[Association]:
-    """An association of pynetdicom's SCU, released at the end; or what became of the request."""
+    """An association of pynetdicom's SCU, released at the end, or the rejected request."""
     entity = AE(ae_title=calling_ae)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 20
     contexts = [build_context(CTImageStorage, [syntax]) for syntax in ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")] + [
@@ -135,7 +135,7 @@ def store(node: Node, *sent: Dataset, **how: Any) -> list[tuple[int, str]]:
 
 
 def _send(association: Association, sent: Dataset) -> Dataset:
-    """C-STORE whose command names the UIDs of the file meta information, whatever the data set says."""
+    """Send a C-STORE whose command has the UIDs of the file meta information, whatever the data set says."""
     request = dimse_primitives.C_STORE()
     request.MessageID = 1
     request.AffectedSOPClassUID = sent.file_meta.MediaStorageSOPClassUID

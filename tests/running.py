@@ -1,4 +1,4 @@
-"""A whole node as a hospital runs it, in processes of its own, for tests."""
+"""A whole node as a hospital runs it, in its own processes, for tests."""
 
 import json
 import os
@@ -54,14 +54,14 @@ class Node:
         return listening(self.port)
 
     def kill(self) -> None:
-        """SIGKILL to every process of the node at once, as when the power goes."""
+        """Send SIGKILL to every process of the node at once, as in a power failure."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
 
     def stop(self) -> int:
-        """SIGTERM, and wait until it has drained. Returns the exit status."""
+        """Send SIGTERM and wait until the node has drained. Returns the exit status."""
         if self.process is None:
             return 0
         self.process.send_signal(signal.SIGTERM)
@@ -74,7 +74,7 @@ class Node:
         return status
 
     def command(self, *arguments: str) -> Any:
-        """Run a command of the command line on this node's data with --json, and decode what it prints."""
+        """Run a `dicom-node` command on this node's data with --json, and decode its output."""
         done = subprocess.run(
             [sys.executable, "-m", "dicom_node", *arguments, "--json"],
             env=self.environment,
@@ -88,7 +88,7 @@ class Node:
 
 @contextmanager
 def running(node: Node) -> Iterator[Node]:
-    """A started node, stopped afterwards whatever happens."""
+    """A started node, which is always stopped afterwards."""
     node.start()
     try:
         yield node

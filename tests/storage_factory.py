@@ -1,4 +1,4 @@
-"""Arrivals, results and short ways through the index for the tests: real SQLite, real files, time as an argument."""
+"""Arrivals, results and shortcuts through the index for tests: real SQLite, real files, time as an argument."""
 
 import itertools
 import os
@@ -70,20 +70,20 @@ class Store:
         calling_ae: str = "CT",
         sop_uid: str | None = None,
     ) -> Arrival:
-        """One slice whose file is written; its bytes follow from its UID unless `content` says otherwise."""
+        """One slice, with its file written; its bytes depend on its UID unless `content` is given."""
         uid = sop_uid or f"{series_uid}.{number}"
         file = self.files.write_durably([(content or f"pixels of {uid}").encode()])
         header = IndexedHeader(patient_id=patient_id, modality="CT", instance_number=str(number))
         return Arrival(uid, CT_IMAGE, series_uid, study_uid, EXPLICIT_LE, calling_ae, "NODE", "127.0.0.1", file, header)
 
     def receive(self, *numbers: int, now: float, quiet_s: float = QUIET_S, **how: str) -> list[Outcome]:
-        """Slices arrive in one transaction."""
+        """Record the arrival of slices in one transaction."""
         arrivals = [self.arrival(number, **how) for number in numbers]  # type: ignore[arg-type]
         with self.database.transaction() as tx:
             return recording.record_instances(tx, arrivals, now, quiet_s)
 
     def close_due(self, now: float, model: ModelRef | None = MODEL) -> list[int | None]:
-        """What the scheduler does: close what is due. Returns the jobs' ids."""
+        """Close the due series, as the scheduler does. Returns the jobs' ids."""
         with self.database.transaction() as tx:
             return [
                 series.close_series(tx, due.series_pk, now, series.Closing(model))
@@ -95,12 +95,12 @@ class Store:
             return jobs.claim(tx, worker, now, LEASE_S, attempts)
 
     def finish(self, job: ClaimedJob, now: float, *destinations: str, probability: float = 0.9) -> int:
-        """What the worker does at the end: a report on disk, then the one transaction."""
+        """Do what the worker does at the end: write a report to disk, then commit in one transaction."""
         with self.database.transaction() as tx:
             return jobs.finish(tx, job.job_id, job.fence, now, analysed(probability), [self.report()], destinations)
 
     def report(self, uid: str | None = None) -> NewObject:
-        """A report object under a UID of its own."""
+        """A report object with its own UID."""
         uid = uid or f"2.25.{next(_uids)}"
         return NewObject("report", uid, COMPREHENSIVE_3D_SR, "2.25.9001", self.files.write_durably([uid.encode()]))
 
@@ -113,7 +113,7 @@ class Store:
         return self.finish(job, now + QUIET_S, *destinations)
 
     def rows(self, statement: str, **values: object) -> list[dict[str, object]]:
-        """Any query, as a site would write it."""
+        """The rows of any query, as a site would write it."""
         with self.database.read() as tx:
             return [dict(row) for row in tx.execute(text(statement), values).mappings()]
 
@@ -127,7 +127,7 @@ class Store:
 
 
 def analysed(probability: float = 0.9) -> NewResult:
-    """A result as the pipeline gives it."""
+    """A result as the pipeline returns it."""
     return NewResult(
         "ANALYSED",
         MODEL.name,
@@ -149,5 +149,5 @@ def analysed(probability: float = 0.9) -> NewResult:
 
 
 def not_analysed(code: str, sentence: str) -> NewResult:
-    """A result that says why there is none."""
+    """A result that says why the series was not analysed."""
     return NewResult("NOT_ANALYSED", MODEL.name, MODEL.version, MODEL.digest, reason_code=code, reason_text=sentence)

@@ -1,4 +1,4 @@
-"""One process of a team that trains a small U-Net, started by torchrun in tests; also run alone for comparison.
+"""One process of a team that trains a small U-Net. Tests start it by torchrun, and alone for comparison.
 
 python -m torch.distributed.run --nproc-per-node 2 -m tests.team OUT SAMPLES_PER_STEP [STOP_AFTER]
 """
@@ -15,7 +15,7 @@ from inference.training.unet_training import LungCase, LungTask
 
 
 def lung_case(seed: int) -> LungCase:
-    """Five slices: an odd number, so that the last step of an epoch is not the same for every process."""
+    """Five slices: an odd number, so that the processes differ in the last step of an epoch."""
     lungs = torch.zeros(5, 32, 32, dtype=torch.uint8)
     lungs[:, 8:20, 4 + seed : 14 + seed] = 1
     noise = torch.randint(0, 40, lungs.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
@@ -23,7 +23,7 @@ def lung_case(seed: int) -> LungCase:
 
 
 def main(out: Path, samples_per_step: int, stop_after: int = 0) -> None:
-    """Train two epochs and write the weights, from the process that leads."""
+    """Train two epochs; the leading process writes the weights."""
     torch.set_num_threads(1)
     team, _ = join_team("cpu")
     settings = TrainingSettings(epochs=2, learning_rate=1e-3, samples_per_step=samples_per_step)

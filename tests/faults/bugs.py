@@ -1,4 +1,4 @@
-"""Seeded bugs (bugs.toml): each is a patch of a module's source at the moment of its import.
+"""Seeded bugs (bugs.toml): each patches a module's source when the module is imported.
 
 NODE_SEEDED_BUG names the bug. `python -m pytest -p tests.faults.bugs` gives it to the tests' own process, and
 zygote.py to the nodes that it forks. The product's code knows nothing of this. A patch that no longer fits its module
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Bug:
-    """A bug. patches: (module, text, text instead). tests: node ids of which one at least must fail."""
+    """A bug. patches: (module, text, replacement). tests: node ids, of which at least one must fail."""
 
     what: str
     patches: tuple[tuple[str, str, str], ...]
@@ -67,7 +67,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def apply() -> None:
-    """Give this process the bug that the environment names, if it does; before the node's modules are imported."""
+    """Give this process the bug that the environment names, if any. Call it before the node's modules are imported."""
     if os.environ.get(VARIABLE):
         early = {module for module, _, _ in BUGS[os.environ[VARIABLE]].patches} & sys.modules.keys()
         assert not early, f"imported too early for a bug: {early}"

@@ -1,4 +1,4 @@
-"""A node that is killed and started again, those who send to it and receive from it, and what must hold in the end."""
+"""A node that is killed and restarted, its senders and destinations, and the promises that must hold in the end."""
 
 import hashlib
 import io
@@ -46,7 +46,7 @@ COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 
 
 class Zygote:
-    """The process that nodes are forked from."""
+    """The process from which nodes are forked."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -68,11 +68,11 @@ class Zygote:
             return json.loads(self._process.stdout.readline())
 
     def start(self, variables: Mapping[str, str], log: Path) -> int:
-        """`dicom-node run` with these environment variables. Returns its pid."""
+        """Start `dicom-node run` with these environment variables. Returns its pid."""
         return int(self._ask({"start": dict(variables), "arguments": ["run"], "log": str(log)}))
 
     def status(self, pid: int) -> int | None:
-        """Exit status of a node, None while it runs."""
+        """Exit status of a node; None while it runs."""
         status: int | None = self._ask({"poll": pid})
         return status
 
@@ -84,7 +84,7 @@ class Zygote:
 
 
 class Pacs:
-    """A Storage and Storage Commitment SCP that keeps every object that it gets, each time that it gets it.
+    """A Storage and Storage Commitment SCP that keeps every object, each time that it arrives.
 
     slow_s: how long it takes to store. answer: the status of a C-STORE by its number from 0.
     """
@@ -153,9 +153,9 @@ def ct_series(slices: int = GRID.shape[0], series_uid: str | None = None) -> dic
 
 
 def send(port: int, instances: Mapping[str, bytes], acknowledged: dict[str, str]) -> bool:
-    """One association with the instances that are not acknowledged yet. False if it ended early.
+    """Send the instances that are not acknowledged yet on one association. False if it ended early.
 
-    acknowledged: gets the SHA-256 of each data set that was answered with success, when it was.
+    acknowledged: receives the SHA-256 of each data set as soon as it is answered with success.
     """
     try:
         sender = Attacker(port)
@@ -180,7 +180,7 @@ def send(port: int, instances: Mapping[str, bytes], acknowledged: dict[str, str]
 
 
 class Archive:
-    """The demonstration's PACS, which can be asked and gives back what it holds; with what `check` wants to know."""
+    """The demonstration's PACS, which answers queries and returns what it holds, with what `check` needs."""
 
     def __init__(self, folder: Path) -> None:
         self.server = pacs.Pacs(folder, ae_title="PACS")
@@ -189,7 +189,7 @@ class Archive:
 
     @property
     def received(self) -> list[tuple[str, bytes]]:
-        """Every object, each time that it came."""
+        """Every object, each time that it arrived."""
         paths = self.server.received()
         return [(str(dcmread(p).SOPInstanceUID), p.read_bytes()[split_dataset(p)[1] :]) for p in paths]
 
@@ -203,9 +203,9 @@ class Archive:
 
 
 class Node:
-    """A node in a folder, which may die at any moment, and whoever starts it again.
+    """A node in a folder, which may die at any moment, and its service manager, which restarts it.
 
-    index: the URL of a PostgreSQL database; SQLite in the folder without one.
+    index: the URL of a PostgreSQL database; without one, SQLite in the folder.
     """
 
     def __init__(
@@ -260,29 +260,29 @@ class Node:
         }
 
     def configure(self, **files: str) -> None:
-        """Set what injection.py reads."""
+        """Set a value that injection.py reads."""
         for name, value in files.items():
             (self.faults / name).write_text(value)
 
     @property
     def died(self) -> bool:
-        """The fail point was reached."""
+        """True if the fail point was reached."""
         return (self.faults / "done").exists()
 
     def points(self) -> set[str]:
-        """The fail points reached so far."""
+        """The fail points that have been reached."""
         path = self.faults / "points"
         return set(path.read_text().split()) if path.exists() else set()
 
     def start(self) -> None:
         """Start it; it listens a moment later."""
         pid = self._pid = self._zygote.start(self.variables, self.log)
-        # Before it has its process group, a kill of the group would miss it.
+        # Until it has its own process group, a kill of the group would miss it.
         wait_for(lambda: os.getpgid(pid) == pid, 60, "the node has a process group")
         self.starts += 1
 
     def tend(self) -> None:
-        """Start it if it is not running, as the service manager does: once the whole group is gone."""
+        """Start it if it is not running. Like the service manager, wait until the whole process group is gone."""
         if self._pid and self._zygote.status(self._pid) is None:
             return
         self.kill()
@@ -292,7 +292,7 @@ class Node:
         self.start()
 
     def lose_what_was_not_synced(self) -> None:
-        """What a disk may do in a power failure, at its worst; SQLite's own files are left as they are."""
+        """Do the worst that a disk may do in a power failure; SQLite's own files are left as they are."""
         path = self.faults / "synced"
         synced = set(path.read_text().splitlines()) if path.exists() else set()
         for file in (self.data / "files").rglob("*.dcm"):
@@ -302,12 +302,12 @@ class Node:
                 file.write_bytes(b"")
 
     def kill(self) -> None:
-        """SIGKILL to every process of the node at once. None is left when this returns."""
+        """Send SIGKILL to every process of the node at once. None is left when this returns."""
         if self._pid:
             wait_for(self._is_gone, 60, "the killed processes end")
 
     def _is_gone(self) -> bool:
-        """Kill what is left of it; a process in the middle of an fsync dies only after that."""
+        """Kill what is left of it; a process in the middle of an fsync dies only after the fsync."""
         self._zygote.status(self._pid)
         try:
             os.killpg(self._pid, signal.SIGKILL)
@@ -316,7 +316,7 @@ class Node:
         return False
 
     def stop(self, timeout_s: float = 70) -> int | None:
-        """SIGTERM; wait. Returns the exit status."""
+        """Send SIGTERM and wait. Returns the exit status."""
         if self._pid and self._zygote.status(self._pid) is None:
             os.kill(self._pid, signal.SIGTERM)
             try:
@@ -330,10 +330,10 @@ class Node:
         return status
 
     def end(self) -> None:
-        """Stop it in good order; if it died a moment ago, after it was started again."""
+        """Stop it in an orderly way; if it has just died, restart it first."""
         wait_for(lambda: (self.tend(), self.listens)[1], 60, "the node listens")
         status = self.stop()
-        # The fail point was reached just then, or what listened was the last of the node before.
+        # The fail point was reached just then, or the listener was the last process of the previous node.
         if status in (-signal.SIGKILL, -signal.SIGTERM) and self.died:
             wait_for(lambda: (self.tend(), self.listens)[1], 60, "the node listens")
             status = self.stop()
@@ -349,7 +349,7 @@ class Node:
 
     @property
     def listens(self) -> bool:
-        """The receiver takes connections."""
+        """True if the receiver accepts connections."""
         return listening(self.port)
 
     def database(self) -> Database:
@@ -357,13 +357,13 @@ class Node:
         return Database(self._index or f"sqlite:///{self.data}/node.db")
 
     def rows(self, statement: str) -> list[dict[str, Any]]:
-        """Any query on its index; nothing if there is none yet."""
+        """The rows of any query on its index; none if there is no index yet."""
         if self._index:
             return self._rows_by_engine(statement)
         path = self.data / "node.db"
         if not path.exists():
             return []
-        # Asked all the time by all lives: the driver alone is several times cheaper than the engine around it.
+        # All lives call this all the time, and the driver alone is several times cheaper than the engine around it.
         index = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
         try:
             index.row_factory = sqlite3.Row
@@ -384,7 +384,7 @@ class Node:
             database.close()
 
     def send(self, instances: Mapping[str, bytes], acknowledged: dict[str, str]) -> None:
-        """As a PACS does: again and again, until each instance was answered with success."""
+        """Send like a PACS: repeat until each instance has been answered with success."""
 
         def sent() -> bool:
             self.tend()
@@ -393,7 +393,7 @@ class Node:
         wait_for(sent, PATIENCE_S, "the node takes the whole series")
 
     def is_settled(self) -> bool:
-        """Nothing is left to do: every series closed, every job and delivery at its end."""
+        """True if nothing is left to do: every series is closed, and every job and delivery has ended."""
         self.tend()
         states = self.rows(
             "SELECT DISTINCT 'series ' || state AS state FROM series UNION SELECT 'job ' || state FROM jobs "
@@ -410,7 +410,7 @@ class Node:
             raise AssertionError(f"{error}: {self.describe()}") from None
 
     def describe(self) -> str:
-        """What it waits for, and what every thread of it does: for the message of a failure."""
+        """What it is waiting for and what each of its threads is doing, for a failure message."""
         counts = [
             self.rows(f"SELECT '{table}' AS what, state, count(*) AS n FROM {table} GROUP BY state")
             for table in ("series", "jobs", "deliveries")
@@ -428,9 +428,9 @@ class Node:
 def check(
     node: Node, pacs: Pacs | Archive, acknowledged: Mapping[str, str], *, deleted: bool = False
 ) -> dict[str, int]:
-    """Nothing lost, nothing twice, everything audited. Returns counts.
+    """Check that nothing is lost, nothing is there twice, and everything is audited. Returns counts.
 
-    deleted: retention has removed the images, as it may once their reports are delivered.
+    deleted: retention has removed the images, which is allowed after their reports were delivered.
     """
     database, files = node.database(), FileStore(node.data / "files")
     try:
@@ -460,7 +460,7 @@ def check(
 
 
 def _current_reports(tx: Any) -> dict[str, set[str]]:
-    """By series: the UIDs of its current result's report, in whichever class it may have been sent."""
+    """For each series, the UIDs of its current result's report, in every class in which it may have been sent."""
     rows = tx.exec_driver_sql(
         "SELECT series.series_instance_uid AS series, state, results.id AS result, sop_instance_uid AS uid "
         "FROM series LEFT JOIN results ON results.series_pk = series.id AND superseded_at IS NULL AND NOT shadow "
@@ -479,7 +479,7 @@ def _current_reports(tx: Any) -> dict[str, set[str]]:
 
 
 def _check_pacs(pacs: Pacs | Archive, current: Mapping[str, set[str]]) -> None:
-    """Exactly one report of each series that no other replaces, and one content for each UID."""
+    """Check that each series has exactly one report that no other replaces, and each UID only one content."""
     contents: dict[str, set[bytes]] = defaultdict(set)
     for uid, data in pacs.received:
         contents[uid].add(hashlib.sha256(data).digest())
@@ -507,7 +507,7 @@ def _sources(report: Dataset) -> set[str]:
 
 
 def replay(tx: Any) -> None:
-    """Every change of state has its audit row: replayed, the trail ends in the states that the index holds."""
+    """Check that every change of state has its audit row: replaying the trail gives the states in the index."""
     states: dict[tuple[str, Any], str] = {}
     for row in tx.execute(select(audit_rows).order_by(audit_rows.c.id)).mappings():
         entity = row["event"].partition(".")[0]

@@ -1,4 +1,4 @@
-"""Fixtures of the fault tests, and their figures at the end of a run."""
+"""Fixtures of the fault tests; prints their figures at the end of a run."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ FIGURES = pytest.StashKey[list[str]]()
 
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
-    """Where nodes are forked from."""
+    """The process from which nodes are forked."""
     running = Zygote()
     yield running
     running.stop()
@@ -19,11 +19,11 @@ def zygote() -> Iterator[Zygote]:
 
 @pytest.fixture(scope="session")
 def figures(pytestconfig: pytest.Config) -> list[str]:
-    """Lines to print when all is done."""
+    """Lines to print at the end of the run."""
     return pytestconfig.stash.setdefault(FIGURES, [])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what the fault tests counted."""
+    """Print the counts of the fault tests."""
     for line in config.stash.get(FIGURES, []):
         terminalreporter.write_line(line)

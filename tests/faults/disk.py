@@ -1,4 +1,4 @@
-"""A disk that is really full: a small tmpfs, filled to the page."""
+"""A disk that is really full: a small tmpfs, filled to the last page."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ PAGE = os.sysconf("SC_PAGESIZE")
 
 
 class Disk:
-    """A file system of its own, and a ballast that takes what is to be taken."""
+    """A separate file system, and a ballast file that takes up its space."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -21,29 +21,29 @@ class Disk:
         self._ballast.touch()
 
     def leave(self, pages: int) -> None:
-        """Fill it so that so many pages are left, or as many as there are."""
+        """Fill it so that at most this many pages are left."""
         self.free()
         with self._ballast.open("r+b") as ballast:
             while (free := os.statvfs(self.folder).f_bavail) > pages:
                 try:
                     os.posix_fallocate(ballast.fileno(), 0, (free - pages) * PAGE)
                     return
-                except OSError as error:  # somebody wrote meanwhile
+                except OSError as error:  # another process wrote in the meantime
                     if error.errno != errno.ENOSPC:
                         raise
 
     def protect(self, *, on: bool) -> None:
-        """Make it read-only, as Linux does with a file system that has failed; or writable again."""
+        """Make it read-only, as Linux does with a failed file system, or writable again."""
         subprocess.run(["mount", "-o", "remount,ro" if on else "remount,rw", str(self.folder)], check=True)
 
     def free(self) -> None:
-        """Give everything back."""
+        """Free all of its space."""
         self._ballast.write_bytes(b"")
 
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Disk]:
-    """Mounts a tmpfs; skips if that is not permitted."""
+    """Mount a tmpfs; skip the test if that is not permitted."""
     folder.mkdir(parents=True)
     options = f"size={megabytes}m,mode=0700"
     mounted = subprocess.run(

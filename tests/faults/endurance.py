@@ -1,10 +1,11 @@
-"""Every fail point killed at again and again, many nodes side by side, for hours.
+"""Kills nodes at every fail point again and again, with many nodes side by side, for hours.
 
     python -m tests.faults.endurance --rounds 21 [--lanes 8] [--minutes M] [--counts FILE]
 
-In each round a node is killed once at every point; the rounds take turns in what dies with it (see `test_kills`). A
-life that loses, repeats or sticks is told at once with its folder, which stays; the others go on. `--counts` keeps the
-kills of each point, so that one run goes on where another ended. Exit status 1 where any life failed.
+In each round a node is killed once at every point; the rounds differ in what dies with it (see `test_kills`). If a life
+loses or repeats something, or gets stuck, that is reported at once with its folder, which is kept. The other lives
+continue. `--counts` keeps the number of kills at each point, so that one run continues where another ended. The exit
+status is 1 if any life failed.
 """
 
 import argparse
@@ -28,7 +29,7 @@ Case = tuple[str, str, str]
 
 
 class Endurance:
-    """The counts of all lives so far. lanes: nodes side by side."""
+    """The counts of all lives so far. lanes: number of nodes side by side."""
 
     def __init__(self, folder: Path, counts: Path | None, lanes: int) -> None:
         self._folder = folder
@@ -42,7 +43,7 @@ class Endurance:
         self.lives = 0
 
     def live(self, case: Case) -> None:
-        """One node, killed once at the case's point, started again, and checked in the end."""
+        """Run one node: kill it once at the case's point, restart it, and check it in the end."""
         name, point, scope = case
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         with self._lock:
@@ -52,7 +53,7 @@ class Endurance:
             assert node.died, "the point was never reached"
             shutil.rmtree(folder)
             self._count(case)
-        except Exception:  # noqa: BLE001  one life's failure is told; the others go on
+        except Exception:  # noqa: BLE001  one life's failure is reported; the others continue
             self._tell(case, folder)
         finally:
             with self._lock:
@@ -78,7 +79,7 @@ class Endurance:
         sys.stdout.flush()
 
     def summary(self) -> str:
-        """Kills over points, and the least of any point."""
+        """Kills over all points, and the smallest number at any point."""
         by_point = [sum(self.killed[f"{n} {p} {s}"] for s in SCOPES) for n, p in POINTS]
         return (
             f"{sum(by_point)} kills at {len(POINTS)} points, at least {min(by_point)} at each; "
@@ -86,13 +87,13 @@ class Endurance:
         )
 
     def stop(self) -> None:
-        """End the processes that nodes are forked from."""
+        """End the processes from which nodes are forked."""
         for zygote in self._zygotes:
             zygote.stop()
 
 
 def main() -> int:
-    """Run all rounds that are not counted yet."""
+    """Run all rounds that have not been counted yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=21, help="kills at each point")
     parser.add_argument("--lanes", type=int, default=8, help="nodes side by side; they wait more than they compute")
@@ -111,7 +112,7 @@ def main() -> int:
     with ThreadPoolExecutor(options.lanes) as lanes:
         for number, (name, point) in product(range(options.rounds), POINTS):
             case = (name, point, SCOPES[number % len(SCOPES)])
-            # Rounds that an earlier run made are not made again.
+            # Rounds of an earlier run are not repeated.
             if before[" ".join(case)] > 0:
                 before[" ".join(case)] -= 1
                 continue

@@ -1,20 +1,20 @@
 """Fail points and seeded bugs in a real node, put there from outside: the product's code has none.
 
 NODE_FAULTS names a folder; `install` wraps the durable steps of each process of a node that zygote.py starts with it.
-    kill    the one point at which to die, "process:step:moment" (absent: nowhere)
+    kill    the one point at which to die, "process:step:moment"; if absent, nothing dies
     scope   "tree": all processes of the node die at once; "power": they do, and the disk loses every file that was
             not synced; "process": only the one that reached the point
     slow    seconds that the stand-in for the networks takes
-    done    written by whoever dies, so that it happens once
-    points  every point that was reached, one a line
-    synced  every file whose bytes were synced, and every name that was in a folder when that was
+    done    written by the process that dies, so that it happens once
+    points  every point that was reached, one per line
+    synced  every file whose bytes were synced, and every name in a folder at the time the folder was synced
 
 A point is named by the process, the durable step and the moment: the worker, just before the commit of the
 transaction in that function, is "work:dicom_node.analysis.worker.Worker._commit:before". points.py lists the
 steps from the code.
 
-The networks are replaced by a stand-in that finds the same in every volume: nothing here is about what they find,
-and their start would be most of the time. Everything else is the node as it is.
+The networks are replaced by a stand-in that finds the same in every volume. These tests do not depend on what the
+networks find, and starting them would take most of the time. Everything else is the real node.
 """
 
 import contextlib
@@ -41,18 +41,18 @@ def install() -> None:
     _wrap_network()
     _note_syncs()
     _hurry()
-    faulthandler.register(signal.SIGUSR1)  # tells what every thread does, in the node's log
+    faulthandler.register(signal.SIGUSR1)  # writes what every thread is doing to the node's log
 
 
 def configured(name: str) -> str:
-    """One of the files in the folder, or nothing."""
+    """The text of one of the files in the folder, or nothing."""
     folder = os.environ.get(FOLDER)
     path = Path(folder) / name if folder else None
     return path.read_text() if path is not None and path.exists() else ""
 
 
 def reached(step: str, moment: str) -> None:
-    """Note the point, and die if it is the one asked for."""
+    """Record the point, and die there if it is the requested one."""
     folder = Path(os.environ.get(FOLDER, "/nowhere"))
     if not folder.exists():
         return
@@ -71,12 +71,12 @@ def reached(step: str, moment: str) -> None:
 
 
 def process() -> str:
-    """The part of the node that this process is: run, receive, schedule, deliver or work."""
+    """The role of this process in the node: run, receive, schedule, deliver or work."""
     return next((word for word in sys.argv[1:] if word in PROCESSES), "none")
 
 
 def wrap(owner: Any, name: str, step: str) -> None:
-    """Make a function a durable step: a point before it and one after it."""
+    """Make a function a durable step, with a point before it and one after it."""
     function = getattr(owner, name)
 
     def wrapped(*arguments: Any, **named: Any) -> Any:
@@ -109,7 +109,7 @@ def _wrap_files() -> None:
 
 
 def _note_syncs() -> None:
-    """Keep a list of what the disk would still have after a power failure."""
+    """Keep a list of what the disk would still hold after a power failure."""
     fsync = os.fsync
     known: set[str] = set()
 
@@ -129,7 +129,7 @@ def _note_syncs() -> None:
 
 
 def _wrap_transactions() -> None:
-    """Every transaction is a step, named by the function that began it."""
+    """Make every transaction a step, named by the function that began it."""
     from storage import database
 
     transaction = database.Database.transaction
@@ -149,7 +149,7 @@ def _wrap_transactions() -> None:
 
 
 def _wrap_network() -> None:
-    """What is promised to a peer, and what a peer promises: each before it is said, and just after."""
+    """Make steps of the promises to peers and by peers, with a point just before and just after each message."""
     from pynetdicom.association import Association as Requestor
 
     from dicom_node.delivery import commitment, commitment_listener
@@ -164,7 +164,7 @@ def _wrap_network() -> None:
 
 
 def _hurry() -> None:
-    """What a node does every few seconds or hours happens at once here."""
+    """Do at once what a node otherwise does every few seconds or hours."""
     from dicom_node.runtime import scheduler
 
     scheduler.LEASES_EVERY_S = scheduler.RETENTION_EVERY_S = 0.5
@@ -172,7 +172,7 @@ def _hurry() -> None:
 
 
 def _wrap_registry() -> None:
-    """The stand-in needs a card and no weights: whatever model is shipped will do."""
+    """The stand-in needs a card but no weights, so any shipped model will do."""
     from inference.models import registry
 
     find = registry.find_model
@@ -184,7 +184,7 @@ def _wrap_registry() -> None:
 
 
 def _stand_in() -> types.ModuleType:
-    """`inference.covid.pipeline` and `loading` without torch."""
+    """Replace `inference.covid.pipeline` and `loading` by stand-ins without torch."""
     module = types.ModuleType("inference.covid.pipeline")
 
     class Pipeline:

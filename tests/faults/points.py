@@ -38,7 +38,7 @@ def _calls_in(node: ast.AST, module: str, scope: str) -> Iterator[tuple[str, str
             continue
         if isinstance(child, ast.Call):
             called = child.func.attr if isinstance(child.func, ast.Attribute) else getattr(child.func, "id", "")
-            # Path.replace has one argument; str.replace has two, and dataclasses.replace is no method.
+            # Path.replace has one argument; str.replace has two, and dataclasses.replace is not a method.
             if called != "replace" or (isinstance(child.func, ast.Attribute) and len(child.args) == 1):
                 yield f"{module}.{scope.removesuffix('.').removesuffix('.<locals>')}", called
         yield from _calls_in(child, module, scope)

@@ -1,4 +1,4 @@
-"""Short lives of a node that together reach every durable step of every process; each may be killed at one of them."""
+"""Short lives of a node that together reach every durable step of every process. Each can be killed at one step."""
 
 import os
 import socket
@@ -27,7 +27,7 @@ WRITE_ROWS = "dicom_node.receiver.committer.Committer._write"
 
 @dataclass(frozen=True)
 class Life:
-    """What a scenario gets. point: where to die, or nothing; scope: see injection.py."""
+    """The arguments of a scenario. point: where to die, or nothing. scope: see injection.py."""
 
     zygote: Zygote
     folder: Path
@@ -35,7 +35,7 @@ class Life:
     scope: str = "tree"
 
     def node(self, pacs_port: int, commitment: str = "request", slow: str = "0", **variables: str) -> Node:
-        """A node that is to die there."""
+        """A node that will die at the point."""
         node = Node(self.zygote, self.folder, pacs_port, commitment, **variables)
         node.configure(kill=self.point, scope=self.scope, slow=slow)
         return node
@@ -45,7 +45,7 @@ Scenario = Callable[[Life], Node]
 
 
 def report(life: Life) -> Node:
-    """A series comes in, its report goes out and is committed to."""
+    """A series comes in, its report goes out, and the PACS commits to storing it."""
     slow = "1.2" if "heartbeat.kept" in life.point else "0"
     with ExitStack() as stack:
         pacs = Pacs(slow_s=float(slow))
@@ -62,7 +62,7 @@ def report(life: Life) -> Node:
 
 
 def best(life: Life) -> Node:
-    """Of a study one series is chosen; too small for the model, it is reported as not analysed."""
+    """One series of a study is chosen; it is too small for the model and is reported as not analysed."""
     with ExitStack() as stack:
         pacs = Pacs()
         stack.callback(pacs.stop)
@@ -78,7 +78,7 @@ def best(life: Life) -> Node:
 
 
 def fetch(life: Life) -> Node:
-    """Two slices never come; the PACS that is asked has them. It holds the report, says its C-FIND."""
+    """Two slices never arrive, but the PACS has them when it is asked. Its C-FIND confirms that it holds the report."""
     everything = ct_series()
     with ExitStack() as stack:
         (life.folder / "sent").mkdir(parents=True)
@@ -106,7 +106,7 @@ def fetch(life: Life) -> Node:
 
 
 def damage(life: Life) -> Node:
-    """Between two lives the disk loses a slice and a delivered report, and keeps a file that belongs to nothing."""
+    """Between two lives, the disk loses a slice and a delivered report, and keeps a file that belongs to nothing."""
     with ExitStack() as stack:
         pacs = Pacs()
         stack.callback(pacs.stop)
@@ -123,7 +123,7 @@ def damage(life: Life) -> Node:
         lost = next(iter(second))
         _damage(node, lost)
         node.configure(kill=life.point)
-        # The job fails for want of the slice; it goes on when the slice comes again.
+        # The job fails because the slice is missing; it continues when the slice is sent again.
         wait_for(lambda: (node.tend(), node.rows("SELECT * FROM jobs WHERE state = 'FAILED'"))[1], 60, "it fails")
         del acknowledged[lost]
         node.send(second, acknowledged)
@@ -136,7 +136,7 @@ def damage(life: Life) -> Node:
 
 
 def resend(life: Life) -> Node:
-    """A slice is sent again after its file was lost, while the node runs."""
+    """A slice's file is lost while the node runs, and the slice is sent again."""
     with ExitStack() as stack:
         pacs = Pacs()
         stack.callback(pacs.stop)
@@ -159,7 +159,7 @@ def resend(life: Life) -> Node:
 
 
 def second_route(life: Life) -> Node:
-    """A series comes again in other bytes, which hold the same images."""
+    """A series comes again as different bytes that hold the same images."""
     with ExitStack() as stack:
         pacs = Pacs()
         stack.callback(pacs.stop)
@@ -183,7 +183,7 @@ def second_route(life: Life) -> Node:
 
 
 def retention(life: Life) -> Node:
-    """The images of a delivered series go, and nothing else."""
+    """The images of a delivered series are removed, and nothing else."""
     with ExitStack() as stack:
         pacs = Pacs()
         stack.callback(pacs.stop)
@@ -207,7 +207,7 @@ def retention(life: Life) -> Node:
 
 
 def drain(life: Life) -> Node:
-    """A node is stopped in the middle of an analysis that takes too long, and started again."""
+    """A node is stopped in the middle of an analysis that takes too long, and restarted."""
     with ExitStack() as stack:
         pacs = Pacs()
         stack.callback(pacs.stop)
@@ -228,9 +228,8 @@ def drain(life: Life) -> Node:
     return node
 
 
-# By scenario: the durable steps of each process that it is killed at. Together they are all there are.
 def stranger(life: Life) -> Node:
-    """Somebody knocks at the port for storage commitment answers who is no destination."""
+    """A host that is not a destination connects to the port for storage commitment answers."""
     with ExitStack() as stack:
         pacs = Pacs()
         stack.callback(pacs.stop)
@@ -244,6 +243,7 @@ def stranger(life: Life) -> Node:
     return node
 
 
+# By scenario: the durable steps of each process at which it is killed. Together they are all steps of the node.
 STEPS: dict[Scenario, dict[str, list[str]]] = {
     report: {
         "run": [*PREPARE, "dicom_node.runtime.startup.note_stop"],
@@ -314,7 +314,7 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
     drain: {"work": ["dicom_node.analysis.worker.Worker._hand_back"]},
     stranger: {"deliver": ["dicom_node.delivery.commitment_listener.CommitmentListener._write"]},
 }
-# Ends with an exception there, as the file that it is asked for is not there: there is no moment after it.
+# The step ends with an exception because its file is missing, so there is no moment after it.
 NO_AFTER = {"resend receive storage.files.FileStore.make_durable"}
 
 
@@ -326,7 +326,7 @@ def _part10(uid: str, data: bytes) -> bytes:
 
 
 def _refused(node: Node, port: int) -> bool:
-    """Knock, from an address that is this machine's and no destination's; True once that is in the audit trail."""
+    """Connect from an address of this machine that no destination has; True when that is in the audit trail."""
     node.tend()
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1, ("127.0.0.2", 0)) as knock:
         knock.recv(1)
@@ -344,7 +344,7 @@ def _kept(node: Node) -> set[str]:
 
 
 def _quarantine_of_long_ago(node: Node) -> Path:
-    """A file that a sweep set aside in 2020."""
+    """A file that a sweep quarantined in 2020."""
     file = node.data / "files" / "quarantine" / "2020-01-01" / "2019" / "12" / "31" / ("0" * 32 + ".dcm")
     file.parent.mkdir(parents=True)
     file.write_bytes(b"nobody's")

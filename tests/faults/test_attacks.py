@@ -1,7 +1,7 @@
 """Each attack that a default pynetdicom server does not survive, against the receiver in a process of its own.
 
-Meanwhile a well-behaved sender stores a series, and every one of its responses comes within two seconds; afterwards
-threads, descriptors, memory and files are back where they were.
+Meanwhile a well-behaved sender stores a series and gets every response within two seconds. Afterwards threads,
+descriptors, memory and files are back where they were.
 """
 
 import os
@@ -68,7 +68,7 @@ low_disk_mb = 1
 
 
 class Victim:
-    """The receiver in a process of its own, and where it was before the attacks."""
+    """The receiver in its own process, and its measures before the attacks."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -94,7 +94,7 @@ class Victim:
         return {path for path in (self.folder / "var" / "files").rglob("*") if path.is_file()}
 
     def outside(self) -> set[Path]:
-        """What lies anywhere below and beside the folder but in its own places."""
+        """Files below or next to the folder that are not where the node puts its files."""
         return {path for path in self.folder.parent.rglob("*") if self.folder / "var" not in path.parents}
 
     def measures(self) -> tuple[int, int, float]:
@@ -102,7 +102,7 @@ class Victim:
         return self.process.num_threads(), self.process.num_fds(), self.process.memory_info().rss / MIB
 
     def descriptors(self) -> list[str]:
-        """What its descriptors are, for a message."""
+        """Its open descriptors, for a failure message."""
         folder = Path(f"/proc/{self.popen.pid}/fd")
         return sorted(os.readlink(link) for link in folder.iterdir() if link.is_symlink())
 
@@ -126,7 +126,7 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
 
 
 class Sender(threading.Thread):
-    """The well-behaved one: stores slices of one series until told to stop, and at least three."""
+    """The well-behaved sender: stores at least three slices of one series, until it is told to stop."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
@@ -220,7 +220,7 @@ def test_a_thousand_silent_connections_keep_nobody_out(victim: Victim) -> None:
 
 
 def associated(victim: Victim, stack: ExitStack, count: int) -> tuple[list[Attacker], list[int]]:
-    """So many associations of another address, one after the other; and how their requests were answered."""
+    """Open several associations from another address, one after the other. Returns how they were answered."""
     many = []
     answers = []
     for _ in range(count):
@@ -364,7 +364,7 @@ def test_an_ae_title_cannot_forge_a_log_line(victim: Victim) -> None:
 
 
 def message(field: int, data_set: int = NO_DATA_SET) -> bytes:
-    """A command set of some service."""
+    """A command set of any service."""
     parts = ((0x0002, CTImageStorage.encode()), (0x0100, field.to_bytes(2, "little")), (0x0110, b"\1\0"))
     return b"".join(command_element(*part) for part in (*parts, (0x0800, data_set.to_bytes(2, "little"))))
 
@@ -489,7 +489,7 @@ def test_silent_and_slow_connections_to_the_tls_port_hold_up_nobody(tmp_path: Pa
             silent = [stack.enter_context(attacker(port)) for _ in range(20)]
             silent[0].send(b"\x16\x03\x01\x40\x00\x01")  # the start of a greeting
             slow = [encrypted(stack, port) for _ in range(10)]
-            for each in slow:  # a request that drips, and one that never comes
+            for each in slow:  # one request arrives a byte at a time, one never comes
                 each.sendall(association_request()[:20])
             begun = time.monotonic()
             sender = encrypted(stack, port)
@@ -500,7 +500,7 @@ def test_silent_and_slow_connections_to_the_tls_port_hold_up_nobody(tmp_path: Pa
             assert slow[0].recv(1) in (b"", bytes((ABORT,)))
             assert time.monotonic() - begun < 8
             with suppress(OSError):
-                sender.unwrap().close()  # ends TLS and not the association
+                sender.unwrap().close()  # ends TLS but not the association
         wait_for(lambda: threading.active_count() <= threads, 60, "every connection's thread has ended")
         node.stop()
         with node.database.read() as tx:

@@ -1,7 +1,7 @@
 """Attacks on the port for storage commitment answers, against the delivering process of a node.
 
-Only hosts of destinations get in, so the attacker is one of them that has gone wrong. Meanwhile another one's answers
-are taken, each within two seconds; afterwards threads, sockets and memory are back where they were.
+Only hosts of destinations can connect, so the attacker is a destination that has gone wrong. Meanwhile each answer of
+another destination is taken within two seconds. Afterwards threads, sockets and memory are back where they were.
 """
 
 import os
@@ -60,7 +60,7 @@ commitment = "request"
 
 
 class Victim:
-    """The delivering process, and where it was before the attack."""
+    """The delivering process, and its measures before the attack."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -80,7 +80,7 @@ class Victim:
         self.database = Database(f"sqlite:///{folder / 'var' / 'node.db'}")
 
     def answers(self) -> None:
-        """An answer to a request that was never made is a processing failure: it was read and looked up."""
+        """Send an answer to a request that was never made. A processing failure shows that it was looked up."""
         report = Dataset()
         report.TransactionUID = generate_uid()
         begun = time.monotonic()
@@ -94,10 +94,10 @@ class Victim:
         assert time.monotonic() - begun < RESPONSE_S
 
     def measures(self) -> tuple[int, int, float]:
-        """Threads, sockets, resident MiB. The index's own descriptors are left out: its connections are kept."""
+        """Threads, sockets, resident MiB. The index's descriptors are left out, because its connections are kept."""
         sockets = 0
         for link in Path(f"/proc/{self.popen.pid}/fd").iterdir():
-            with suppress(FileNotFoundError):  # closed meanwhile
+            with suppress(FileNotFoundError):  # it has been closed
                 sockets += os.readlink(link).startswith("socket")
         return self.process.num_threads(), sockets, self.process.memory_info().rss / MIB
 
@@ -156,7 +156,7 @@ def event_report() -> bytes:
 
 
 def ended_within(connection: Attacker, seconds: float) -> bool:
-    """Whether the node ends the connection, with or without an A-ABORT."""
+    """True if the node ends the connection, with or without an A-ABORT."""
     connection.socket.settimeout(seconds)
     try:
         while connection.socket.recv(65536):

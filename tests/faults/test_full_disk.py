@@ -1,4 +1,4 @@
-"""A full disk at every write: no success without a readable file and its row, and recovery when it has space again."""
+"""The disk is full at every write: no success without a readable file and its row, and recovery when there is space."""
 
 import hashlib
 import os
@@ -36,7 +36,7 @@ def slice_of(uid: str, series: str, kib: int) -> bytes:
 
 
 def test_whatever_is_left_on_the_disk_an_acknowledged_instance_is_whole(disk: Disk) -> None:
-    """The space runs out at the file, at its name, at the row, at the index's log: at every page in turn."""
+    """The space runs out at every page in turn: at the file, at its name, at the row and at the index's log."""
     statuses: dict[int, list[int]] = {}
     with Receiver(disk.folder / "node", storage={"low_disk_mb": 0}) as node:
         acknowledged: dict[str, str] = {}
@@ -55,7 +55,7 @@ def test_whatever_is_left_on_the_disk_an_acknowledged_instance_is_whole(disk: Di
                     refused.append(uid)
                 assert status in (0, 0xA700), f"{status:04X} with {pages} pages left"
         assert set(statuses) == {0, 0xA700}, "both happened"
-        # There is space again: what was refused is taken now.
+        # There is space again, so what was refused is now accepted.
         for uid in refused:
             assert _store(node.port, uid, slice_of(uid, generate_uid(), 1)) == 0
         with node.database.read() as tx:
@@ -121,7 +121,7 @@ def test_a_disk_that_turns_read_only_is_answered_as_transient_and_forgiven(disk:
     with Receiver(disk.folder / "node", storage={"low_disk_mb": 0}) as node:
         uid, series = generate_uid(), generate_uid()
         content = slice_of(uid, series, 1)
-        # The log of an index that is open can be written as long as it is: no remount while a file is.
+        # While the index is open, its log can be written: a remount is impossible while any file is open for writing.
         node.database.close()
         disk.protect(on=True)
         assert _store(node.port, uid, content) == 0xA700
@@ -134,7 +134,7 @@ def test_a_disk_that_turns_read_only_is_answered_as_transient_and_forgiven(disk:
 def test_a_node_whose_disk_is_full_again_and_again_loses_nothing_and_ends_its_work(
     zygote: Zygote, tmp_path: Path, figures: list[str]
 ) -> None:
-    """Every process meets the full disk: the receiver, the worker with its report, the sender with its row."""
+    """Every process finds the disk full: the receiver, the worker with its report, the sender with its row."""
     choose = random.Random(5)
     times = 60 if ROUNDS else 3
     pacs = Pacs()

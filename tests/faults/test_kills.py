@@ -1,8 +1,7 @@
 """SIGKILL before and after every durable step of every process of a real node; then nothing is lost, nothing twice.
 
-A few points are tried here; `endurance` tries every point as often as it is told. A third of its kills are of all
-processes of the node, a third with what a power failure does to the files beside, a third only of the process that is
-there.
+A few points are tried here; `endurance` tries every point as often as requested. A third of its kills end all processes
+of the node. A third also do to the files what a power failure does. A third end only the process at the point.
 """
 
 import os
@@ -39,17 +38,17 @@ FEW = [
     ("report", "receive:dicom_node.receiver.committer.Committer._write:before", "tree"),
     ("report", "schedule:dicom_node.completion.closing.Completion._close:after", "tree"),
 ]
-# Commands: who gave one sees that it failed, and gives it again.
+# Commands: the person who ran one sees that it failed, and runs it again.
 COMMANDS = ("dicom_node.cli.", "dicom_node.analysis.replay.", "dicom_node.runtime.adoption.")
-# Of no process of a running node: the demonstration, certificates. Or an empty folder, made at every start.
+# Not in a running node (the demonstration, certificates), or an empty folder that is made at every start.
 ELSEWHERE = {
     "dicom_node.runtime.supervisor.Supervisor.run",
     # The children's copy of the configuration, made anew at every start.
     "dicom_node.runtime.reloading.Copy.remove",
     "dicom_node.runtime.reloading.Copy.take",
-    # A change of the configuration that was killed was none.
+    # A change of configuration that was killed has not happened.
     "dicom_node.runtime.supervisor.Supervisor._audit",
-    # Rolled back, always.
+    # Always rolled back.
     "dicom_node.receiver.committer.Committer._warm_up",
     "dicom_node.demo.journey.run_demo",
     "dicom_node.demo.journey._answer",
@@ -60,13 +59,13 @@ ELSEWHERE = {
     "dicom_node.receiver.certificates.Authority.write",
     "dicom_node.receiver.certificates._write_private",
     "dicom_node.analysis.result_objects.write_objects",
-    # Once, when the schema changes: test_storage_upgrade.py fails it.
+    # Only when the schema changes; test_storage_upgrade.py makes it fail.
     "storage.backup.back_up",
     # An empty folder; `_make_durably` syncs those whose names matter.
     "storage.private.make_folder",
-    # Of what was promised to nobody, and is asked for again.
+    # For instances that were promised to nobody and are requested again.
     "dicom_node.completion.retrieve.Keeper._remember",
-    # Removes what was never promised to anybody; what it leaves behind, the sweep removes.
+    # Removes what was never promised to anybody; the sweep removes what it leaves behind.
     "storage.files.NewFile.discard",
 }
 

@@ -1,7 +1,7 @@
-"""The index or the files folder is lost, empty, older, another's or read-only: under a node, at its start, in a copy.
+"""The index or files folder is lost, empty, older, another's or read-only: in a running node, at its start, in a copy.
 
-In every case: nothing is acknowledged that is gone at the next start, no file is deleted, the start refuses with one
-sentence that says what to do, and after `index adopt` every acknowledged instance is there.
+In every case, nothing is acknowledged that is gone at the next start, and no file is deleted. The node refuses to
+start, with one sentence that says what to do. After `index adopt` every acknowledged instance is there.
 """
 
 import shutil
@@ -25,9 +25,9 @@ from tests.programs import wait_for
 
 @dataclass(frozen=True)
 class Snapshots:
-    """Data folders of stopped nodes. older: of the same node as `current`, a series and a start earlier.
+    """Data folders of stopped nodes. older: from the same node as `current`, one series and one start earlier.
 
-    held: what they acknowledged, by the snapshot's name: SOP Instance UID to SHA-256 of the data set.
+    held: what they acknowledged, by the snapshot's name: SHA-256 of the data set by SOP Instance UID.
     """
 
     older: Path
@@ -68,12 +68,12 @@ def node(zygote: Zygote, pacs: Pacs, tmp_path: Path) -> Iterator[Node]:
 
 
 def files_of(data: Path) -> set[str]:
-    """The paths of all stored files, the quarantine included."""
+    """The paths of all stored files, including the quarantine."""
     return {str(path.relative_to(data)) for path in data.rglob("*.dcm")}
 
 
 def refuses(node: Node) -> str:
-    """The node is started and refuses. Returns what it said."""
+    """Start the node, which must refuse. Returns what it said."""
     said = node.log.stat().st_size if node.log.exists() else 0
     node.start()
     wait_for(lambda: node._zygote.status(node._pid) is not None, 60, "the start is refused")
@@ -84,7 +84,7 @@ def refuses(node: Node) -> str:
 
 
 def command(node: Node, *arguments: str) -> str:
-    """A command on this node, which must succeed. Returns what it printed."""
+    """Run a command on this node, which must succeed. Returns its output."""
     variables = {k: v for k, v in node.variables.items() if k.startswith("DICOM_NODE_")}
     done = CliRunner().invoke(app, list(arguments), env=variables)
     assert done.exit_code == 0, (done.output, done.exception)
@@ -92,7 +92,7 @@ def command(node: Node, *arguments: str) -> str:
 
 
 def starts_with_all(node: Node, acknowledged: Mapping[str, str], *, lost: bool = False) -> None:
-    """The node starts, takes another series, and holds every acknowledged instance; `lost`: but for its files."""
+    """Check that the node starts, takes another series and holds every acknowledged instance except files of `lost`."""
     node.start()
     more: dict[str, str] = {}
     node.send(ct_series(), more)
@@ -114,7 +114,7 @@ def index_lost(node: Node, made: Snapshots) -> None:
 
 
 def index_empty(node: Node, made: Snapshots) -> None:
-    """As when database_url names a new database."""
+    """As if database_url named a new database."""
     index_lost(node, made)
     index = sqlite3.connect(node.data / "node.db")
     index.execute("CREATE TABLE unrelated (at REAL)")
@@ -122,7 +122,7 @@ def index_empty(node: Node, made: Snapshots) -> None:
 
 
 def index_without_rows(node: Node, made: Snapshots) -> None:
-    """As when a program of this version made it, for whatever reason."""
+    """As if a program of this version had created it, for whatever reason."""
     index_lost(node, made)
     open_database(f"sqlite:///{node.data}/node.db").close()
 
@@ -141,7 +141,7 @@ def files_lost(node: Node, made: Snapshots) -> None:
 
 
 def files_empty(node: Node, made: Snapshots) -> None:
-    """As when a disk is not mounted."""
+    """As if a disk were not mounted."""
     files_lost(node, made)
     (node.data / "files").mkdir()
 
@@ -215,7 +215,7 @@ def test_an_index_on_a_read_only_disk_is_refused_with_its_path(
 
 
 class Senders:
-    """Send series without an end, and note what was acknowledged."""
+    """Send one series after the other, and record what was acknowledged."""
 
     def __init__(self, node: Node) -> None:
         self.acknowledged: dict[str, str] = {}
@@ -278,7 +278,7 @@ def live_files_replaced(data: Path, made: Snapshots) -> None:
 
 
 def undo(data: Path) -> None:
-    """What an operator does who finds the files again: the index is lost, the folders are put back."""
+    """Do what an operator does after finding the files again: the index is lost, and the folders are put back."""
     if data.with_name("elsewhere").exists():
         shutil.rmtree(data, ignore_errors=True)
         data.with_name("elsewhere").rename(data)
@@ -362,7 +362,7 @@ def test_a_copy_of_a_running_nodes_folder_says_what_is_older_and_holds_what_was_
             time.sleep(1.2)
     node.end()
     (copy.data / "node.db-shm").unlink(missing_ok=True)
-    # The epoch grew while it was copied: what was copied first is older.
+    # The epoch grew during the copy, so what was copied first is older.
     sentence = "is older than the files" if first == "node.db" else "are older than the index"
     assert sentence in refuses(copy)
     command(copy, "index", "adopt", "--json")

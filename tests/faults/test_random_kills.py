@@ -1,4 +1,4 @@
-"""Kills at random moments under load: four senders, any process or all of them, and power failures.
+"""Kills at random moments under load from four senders: any process, all of them, or a power failure.
 
 NODE_RANDOM_KILLS=n kills n times (8 by default; `make faults` 500). NODE_RANDOM_SEED repeats the choices of a run.
 """
@@ -28,7 +28,7 @@ MOST_WAITING = 16
 
 
 class Load(threading.Thread):
-    """A sender: one series after the other, some of them again, some with a late slice."""
+    """A sender that sends one series after the other, some of them twice, some with a late slice."""
 
     def __init__(self, node: Node, pacs: Pacs, number: int, enough: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -86,7 +86,7 @@ def kill_one_way_or_another(node: Node, choose: random.Random) -> str:
 
 
 def _some_work_is_done(node: Node, pacs: Pacs) -> None:
-    """On a slow machine kills would otherwise come faster than anything that they could interrupt."""
+    """Otherwise, on a slow machine, kills would come before there is anything to interrupt."""
     before = len(pacs.reports())
     wait_for(lambda: (node.tend(), len(pacs.reports()) >= before + SENDERS)[1], 180, "reports arrive between the kills")
 
@@ -101,7 +101,7 @@ def test_kills_at_random_moments_lose_nothing_and_report_nothing_twice(
 
 @pytest.mark.timeout(600 + 30 * KILLS)
 def test_with_an_index_in_postgresql_too(zygote: Zygote, tmp_path: Path, figures: list[str]) -> None:
-    """The server lives on: what it promises of power failures is its own matter."""
+    """The server keeps running: what it promises about power failures is not tested here."""
     with postgresql_server() as url:
         pacs = Pacs()
         kill_at_random(Node(zygote, tmp_path, pacs.port, index=url), pacs, max(4, KILLS // 5), figures)
@@ -117,7 +117,7 @@ def kill_at_random(node: Node, pacs: Pacs, kills: int, figures: list[str]) -> No
             for number in range(1, kills + 1):
                 if number % 5 == 0:
                     _some_work_is_done(node, pacs)
-                if choose.random() < 0.8:  # else at its start, perhaps before it listens
+                if choose.random() < 0.8:  # otherwise at its start, perhaps before it listens
                     wait_for(lambda: (node.tend(), node.listens)[1], 60, "the node listens")
                 time.sleep(min(0.05 + choose.expovariate(1 / MEAN_PAUSE_S), 10))
                 ways.append(kill_one_way_or_another(node, choose))

@@ -1,4 +1,4 @@
-"""A node that is started the moment another one on its folder ended, or is about to."""
+"""A node that is started at the moment when another node on its folder ends, or just before."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from tests.programs import wait_for
 def test_a_node_started_beside_the_children_of_a_killed_one_waits_for_them_and_goes_on(
     zygote: Zygote, tmp_path: Path
 ) -> None:
-    """SIGKILL to the supervisor alone leaves children that hold the port and drain; nobody clears them away."""
+    """SIGKILL to the supervisor alone leaves children that hold the port and drain; nothing ends them."""
     pacs = Pacs()
     node = Node(zygote, tmp_path, pacs.port)
     node.configure(slow="1.5")

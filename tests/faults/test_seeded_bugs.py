@@ -1,6 +1,6 @@
-"""A suite that catches nothing proves nothing: every seeded bug must make the tests that guard its promise fail.
+"""A test suite that catches nothing proves nothing: every seeded bug must make tests that guard its promise fail.
 
-NODE_FAULT_ROUNDS tries all bugs and prints the matrix; without it, one of each kind of test.
+With NODE_FAULT_ROUNDS, all bugs are tried and the matrix is printed; without it, one bug for each kind of test.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Many instances and many broken associations: afterwards the receiver is as it was.
+"""Many instances and many broken associations; afterwards the receiver is as it was before.
 
 20,000 instances and 2,000 aborted associations with NODE_FAULT_ROUNDS (`make faults`), a few hundred without;
 NODE_SOAK_INSTANCES sets another number.
@@ -32,7 +32,7 @@ GROWTH_MIB = 12.0
 
 
 class Sender(threading.Thread):
-    """Sends its share in series of a hundred, and breaks off an association for every ten instances."""
+    """Sends its share in series of a hundred slices, and breaks off one association for every ten instances."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
@@ -59,7 +59,7 @@ class Sender(threading.Thread):
 
 
 def break_off(port: int, way: int) -> None:
-    """An association that ends in the middle: without a word, with an A-ABORT, or before it began."""
+    """An association that ends early: silently, with an A-ABORT, or before it was accepted."""
     with attacker(port) as sender:
         if way % 3 == 2:
             return
@@ -110,7 +110,7 @@ def test_after_many_instances_and_broken_associations_the_receiver_is_as_it_was(
 
 
 def _warm_up(victim: Victim) -> None:
-    """Everything that is loaded once is loaded, and as many associations at once as there will be."""
+    """Load everything that is loaded once, and open as many simultaneous associations as the test will."""
     barrier = threading.Barrier(SENDERS)
 
     def one() -> None:
@@ -133,7 +133,7 @@ def _warm_up(victim: Victim) -> None:
 
 
 def _settled(victim: Victim, threads: int, descriptors: int) -> tuple[int, int, float]:
-    """What it has once the last associations have ended; whatever it has after a minute."""
+    """Its measures when the last associations have ended, or after a minute at the latest."""
     deadline = time.monotonic() + 60
     while (now := _measures(victim))[0] > threads or now[1] > descriptors:
         if time.monotonic() > deadline:
@@ -144,7 +144,7 @@ def _settled(victim: Victim, threads: int, descriptors: int) -> tuple[int, int, 
 
 
 def _measures(victim: Victim) -> tuple[int, int, float]:
-    """Threads, descriptors but for the pooled connections to the index, which are few and stay; resident MiB."""
+    """Threads; descriptors, except the pooled connections to the index, which are few and stay open; resident MiB."""
     threads, _, resident = victim.measures()
     return threads, sum("node.db" not in name for name in victim.descriptors()), resident
 
@@ -158,6 +158,6 @@ def _ended(senders: list[Sender]) -> bool:
 
 
 def _growth(samples: list[float]) -> float:
-    """How much the line through the samples rises from the first to the last."""
+    """The rise of the line through the samples from the first to the last."""
     slope, _ = statistics.linear_regression(range(len(samples)), samples)
     return slope * (len(samples) - 1)

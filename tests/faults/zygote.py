@@ -1,7 +1,7 @@
 """A process that starts nodes by fork: everything is imported once, and a node is up in a fraction of a second.
 
-What is forked are the node's own processes: `dicom-node run` and the children that its supervisor starts, each a
-process with its own files, sockets and death. Only how they come to be differs: fork instead of fork and exec.
+It forks the node's own processes: `dicom-node run` and the children that its supervisor starts. Each is a process with
+its own files and sockets, and dies alone. Only the way it is started differs: fork instead of fork and exec.
 
 One JSON line in, one out: {"start": {variables}, "log": path} gives a pid; {"poll": pid} its status, or null.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 
 class Forked:
-    """What the supervisor uses of subprocess.Popen, for a child that is forked."""
+    """The part of subprocess.Popen that the supervisor uses, for a forked child."""
 
     def __init__(self, command: list[str], env: dict[str, str], pass_fds: tuple[int, ...] = ()) -> None:
         self.returncode: int | None = None
@@ -49,7 +49,7 @@ class Forked:
 
 
 def fork(arguments: list[str], env: dict[str, str], log: str = "") -> int:
-    """A process of a node. log: where a new node writes what it says; it gets a process group of its own."""
+    """Fork a process of a node. log: the output file of a new node, which gets its own process group."""
     # A signal between fork and the child's own handlers would be lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     pid = os.fork()
@@ -86,7 +86,7 @@ def _live(arguments: list[str], env: dict[str, str], log: str) -> int:
 
 
 def _prepare_in_a_child() -> None:
-    """What opens the index does not fork afterwards: a child that inherits an open SQLite file drops its locks."""
+    """Open the index in a child, not here: a child that inherits an open SQLite file drops its locks."""
     from dicom_node.runtime import startup
 
     prepare = startup.prepare
@@ -129,7 +129,7 @@ def _preload() -> None:
     import dicom_node.runtime.supervisor
     import tests.factories  # noqa: F401
 
-    # Read once and kept by highdicom: three megabytes of JSON, half a second in every worker.
+    # highdicom reads this once and keeps it: three megabytes of JSON, half a second in every worker.
     get_sop_class_iod_map()
     get_iod_module_map()
     get_module_attribute_map()
@@ -138,7 +138,7 @@ def _preload() -> None:
         Popen=Forked, TimeoutExpired=subprocess.TimeoutExpired
     )
     _prepare_in_a_child()
-    # What is there now stays: a collection in a node would walk over all of it, and copy its pages.
+    # Everything present now stays: a collection in a node would walk over all of it and copy its pages.
     gc.collect()
     gc.freeze()
 
@@ -162,7 +162,7 @@ def serve() -> None:
             print(json.dumps(ended.get(request["poll"])), flush=True)
         else:
             started = fork(request["arguments"], request["start"], request["log"])
-            ended.pop(started, None)  # numbers of processes come again
+            ended.pop(started, None)  # process ids are reused
             print(json.dumps(started), flush=True)
 
 
