@@ -28,8 +28,8 @@ class OwnEquipment:
         """True if the node made an image or contributed to it.
 
         device: what made the image. contributors: of its Contributing Equipment Sequence. A contribution names the
-        algorithm as its model, so there the manufacturer alone tells; but not of the device that made the image,
-        which a scanner's manufacturer may name there as well.
+        algorithm as its model, so only its manufacturer is compared. A contributor that is the device which made the
+        image is passed over: a scanner of the same manufacturer may name itself there.
         """
         if device == (self.manufacturer, self.device_name):
             return True

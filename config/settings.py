@@ -38,11 +38,11 @@ class ReceiverSettings(Section):
     check_called_ae: bool = True
     """Refuse an association that calls an AE title other than ours."""
     max_associations: int = Field(default=320, ge=1)
-    """Associations at once; one more is refused as transient. Each may hold about 0.4 MiB of memory."""
+    """Most associations at once; one more is refused as transient. Each may hold about 0.4 MiB of memory."""
     max_associations_per_address: int = Field(default=240, ge=1)
     """Of those, from one address, so that one sender cannot take them all."""
     max_associations_per_ae: int = Field(default=240, ge=1)
-    """And with one calling AE title."""
+    """Of those, with one calling AE title."""
     max_pdu_bytes: int = Field(default=131072, ge=4096, le=1048576)
     """Largest PDU, in bytes. A PDU is read into memory whole, so this bounds what one connection can hold."""
     pdu_deadline_s: float = Field(default=5.0, gt=0)
@@ -54,15 +54,15 @@ class ReceiverSettings(Section):
     max_instance_bytes: int = Field(default=2 * 1024**3, ge=1024**2)
     """Largest data set that is accepted, in bytes."""
     max_waiting_connections: int = Field(default=512, ge=2)
-    """Connections without an association. Above that, the oldest one of the address that has most of them is closed."""
+    """Most connections without an association. Above that, the oldest one of the address with the most is closed."""
     max_waiting_connections_per_address: int = Field(default=256, ge=1)
     """Of those, from one address. Above that, its oldest is closed: silent connections cannot keep a sender out."""
     max_associations_per_minute: int = Field(default=12_000, ge=1)
-    """Of one AE title, and of one address. Some senders open an association for every instance; more are refused as
-    transient."""
+    """From one AE title, and from one address. Some senders open an association for every instance. More are refused
+    as transient."""
     max_instances_per_minute: int = Field(default=60_000, ge=1)
-    """Of one AE title, and of one address: twice what a fast sender reaches. A runaway sender gets A700 before the disk
-    is full."""
+    """From one AE title, and from one address: twice what a fast sender reaches. A runaway sender gets A700 before the
+    disk is full."""
     max_mb_per_minute: int = Field(default=61_440, ge=1)
     """The same in MiB: 1 GiB a second."""
     min_kib_per_s: float = Field(default=4.0, ge=0)
@@ -70,10 +70,10 @@ class ReceiverSettings(Section):
     slow_patience_s: float = Field(default=60.0, gt=0)
     """See min_kib_per_s."""
     max_queued_series: int = Field(default=1000, ge=1)
-    """While more series than this wait to be analysed, associations are refused as transient: the sender's own queue
-    keeps what the node would not get to for hours."""
+    """While more series than this wait to be analysed, associations are refused as transient: what the node would not
+    get to for hours stays in the sender's own queue."""
     processes: int = Field(default=1, ge=1, le=16)
-    """Receiver processes on the port, for machines with cores to spare. Each limit here is that of one process."""
+    """Receiver processes on the port, for machines with cores to spare. Each limit here applies to one process."""
     plain: bool = True
     """Listen on `port` without TLS. False once every sender uses TLS."""
     tls_port: Port = 2762
@@ -83,14 +83,14 @@ class ReceiverSettings(Section):
     tls_key: Path | None = Field(default=None, examples=["node.key"])
     """PEM: its private key."""
     tls_authorities: Path | None = Field(default=None, examples=["authorities.pem"])
-    """PEM: the authorities that senders' certificates must come from."""
+    """PEM: the authorities that must have issued senders' certificates."""
     tls_peers: dict[str, tuple[str, ...]] = {}
     """By AE title: the certificates it may show, each by common name, DNS name or "sha256:" and its hex digest. An
     AE title alone authenticates nobody. Empty: any certificate of the authorities may use any AE title.
     An entry: { PACS = ["pacs.hospital.example"] }"""
     users: dict[str, SecretStr] = {}
-    """Passcode by user name. If there are any, an association must bring one of them by user identity negotiation, over
-    TLS. Empty: an identity that a sender brings is ignored."""
+    """Passcode by user name. If there are any, an association must present one of them by user identity negotiation,
+    over TLS. Empty: an identity that a sender presents is ignored."""
     closing_timeout_s: float = Field(default=5.0, gt=0)
     """Time for a peer to close the connection after our last message."""
     drain_s: float = Field(default=45.0, ge=0)
@@ -192,7 +192,7 @@ class WorkerSettings(Section):
     poll_s: float = Field(default=0.5, gt=0)
     """How often an idle worker looks for a job."""
     nice: int = Field(default=15, ge=0, le=19)
-    """How far a worker gives way to the other processes: the receiver must not wait for an analysis."""
+    """How much a worker yields to the other processes: the receiver must not wait for an analysis."""
     read_ahead_mb: int = Field(default=512, ge=0)
     """MiB of memory for slices of the next series, which are decoded while this one is computed; 0: none are."""
     drain_s: float = Field(default=45.0, ge=0)
@@ -229,7 +229,7 @@ class ReportSettings(Section):
     key_objects: bool = False
     """Also send the slices with most of what drove the model as key objects (KO), if the result is positive."""
     manufacturer: str = "DICOM AI node"
-    """Manufacturer in the objects that the node makes; with device_name, how it knows its own images again."""
+    """Manufacturer in the objects that the node makes; with device_name, how it recognises its own images."""
     device_name: str = "DICOM AI node"
     """Manufacturer's Model Name in those objects."""
     device_serial: str = "0"
@@ -262,7 +262,7 @@ class Destination(Section):
     tls: bool = False
     """Connect with TLS 1.2 or later, and check the PACS's certificate against `tls_authorities`."""
     tls_authorities: Path | None = Field(default=None, examples=["authorities.pem"])
-    """PEM: the authorities that the PACS's certificate must come from; empty: those of the operating system."""
+    """PEM: the authorities that may have issued the PACS's certificate; empty: those of the operating system."""
     tls_certificate: Path | None = Field(default=None, examples=["node.pem"])
     """PEM: the certificate that the node shows, with its chain; empty: it shows none."""
     tls_key: Path | None = Field(default=None, examples=["node.key"])
@@ -295,8 +295,8 @@ class CommitmentSettings(Section):
     """Port for a PACS that opens an association of its own to answer a storage commitment request. 0: none; the answer
     must come on ours, or C-FIND decides."""
     tls: bool | None = Field(default=None, examples=[True])
-    """Take answers at that port only with TLS, with the three files of [receiver]. Left out: with TLS if plain is false
-    in [receiver]."""
+    """Accept answers at that port only over TLS, with the three files of [receiver]. Left out: over TLS if plain is
+    false in [receiver]."""
     max_connections: int = Field(default=16, ge=1)
     """Connections to that port at once; each has two threads that poll. Only hosts of destinations get that far."""
     max_connections_per_address: int = Field(default=4, ge=1)
@@ -306,7 +306,7 @@ class CommitmentSettings(Section):
     association_s: float = Field(default=60.0, gt=0)
     """Time for a whole association at that port; an answer takes a fraction of a second."""
     max_kib: int = Field(default=4096, ge=64)
-    """Largest sum of what arrives on such an association, in KiB, kept in memory. An answer has about 200 bytes for
+    """Most that may arrive on such an association, in KiB; it is kept in memory. An answer has about 200 bytes for
     each object."""
     wait_s: float = Field(default=2.0, ge=0)
     """Time for which our association stays open for the answer; later it comes on one of the PACS's own."""
@@ -319,7 +319,7 @@ class CommitmentSettings(Section):
     resend_s: float = Field(default=60.0, gt=0)
     """Wait before objects that the PACS does not keep are sent again. Doubles each time, up to longest_retry_s."""
     max_resends: int = Field(default=4, ge=0)
-    """Resends until the delivery is FAILED; a PACS that renames objects gets one more copy of them each time."""
+    """Resends until the delivery is FAILED. A PACS that renames objects gets another copy of them each time."""
 
 
 class SenderSettings(Section):
