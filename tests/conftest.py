@@ -6,9 +6,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
+
+from storage.database import Database
 
 HOOKS = sys.excepthook, threading.excepthook
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +32,22 @@ def logs_as_they_were() -> Iterator[None]:
     yield
     structlog.reset_defaults()
     sys.excepthook, threading.excepthook = HOOKS
+
+
+@pytest.fixture(autouse=True)
+def closed_databases(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every index that a test opened is closed after it: a process with 1024 open files can use no socket any more."""
+    opened: list[Database] = []
+    make = Database.__init__
+
+    def noted(self: Database, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        opened.append(self)
+
+    monkeypatch.setattr(Database, "__init__", noted)
+    yield
+    for database in opened:
+        database.close()
 
 
 def require_program(name: str) -> str:

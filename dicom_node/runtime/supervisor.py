@@ -4,6 +4,7 @@ Each child is a process of its own, so that a series that kills a worker stops n
 database only: a child can be killed and started again at any moment.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -213,10 +214,11 @@ class Supervisor:
 
     def _audit(self, event: str, outcome: str, detail: dict[str, object]) -> None:
         try:
-            database = open_index(self._settings, create=False)
-            with database.transaction() as tx:
+            with (
+                contextlib.closing(open_index(self._settings, create=False)) as database,
+                database.transaction() as tx,
+            ):
                 audit.append(tx, time.time(), f"node.{event}", outcome=outcome, detail=detail)
-            database.close()
         except (NodeError, StorageError) as error:
             log.warning("not in the audit trail", happened=event, error=type(error).__name__)
 
