@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 
+from inference.anatomy.unsupervised import unsupervised_mask
 from inference.arrays import Mask
 from inference.evaluation.overlap import dice
 from inference.lungs.mask import clean
@@ -33,7 +34,7 @@ from inference.training.cohort import TRAINING, Prepared, prepare
 from inference.training.demonstration import UNET_FINE_SETTINGS, UNET_SETTINGS, lung_case
 from inference.training.demonstration_card import PROFILE, UNET_FILE
 from inference.training.loop import train
-from inference.training.lung_masks import failures, unsupervised_mask
+from inference.training.lung_masks import failures
 from inference.training.unet_training import LungTask, segment
 from inference.volume.ct_volume import CTVolume
 from inference.volume.load import load

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from inference.anatomy.unsupervised import AIR_BELOW_HU, unsupervised_mask
 from inference.arrays import Mask
 from inference.errors import CorruptInstance, UnsuitableSeries
 from inference.models.cards import Card, Profile
@@ -31,7 +32,7 @@ from inference.training.cached import (
     write_volume,
 )
 from inference.training.dataset import LabelledCase, Split, UnusableLabels
-from inference.training.lung_masks import AIR_BELOW_HU, MaskChecks, failures, unsupervised_mask
+from inference.training.lung_masks import MaskChecks, failures
 from inference.volume.ct_volume import CTVolume, upright
 from inference.volume.scans import AmbiguousLabel, Scan, header_columns, load_scan, scans_by_case
 
@@ -45,7 +46,7 @@ NOT_FOUND, CORRUPT, DUPLICATE, CONTRADICTION = (
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """How unsupervised lung masks are made and judged, see `lung_masks`."""
+    """How unsupervised lung masks are made and judged, see `unsupervised_mask` and `MaskChecks`."""
 
     below_hu: int = AIR_BELOW_HU
     airways: bool = False

@@ -13,12 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from inference.anatomy.unsupervised import unsupervised_mask
 from inference.arrays import Grey, Mask
 from inference.phantom.chest import Phantom, Scanner, make_phantom
 from inference.phantom.lesions import CONFOUNDERS, LesionSettings
 from inference.preprocess import greys
 from inference.training.demonstration_card import PROFILE
-from inference.training.lung_masks import failures, unsupervised_mask
+from inference.training.lung_masks import failures
 from inference.volume.ct_volume import CTVolume
 
 Range = tuple[float, float]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from inference.anatomy.unsupervised import unsupervised_mask
 from inference.covid.decovnet import COVID, DeCoVNet
 from inference.evaluation.overlap import dice
 from inference.lungs.unet import UNet
@@ -17,7 +18,6 @@ from inference.training import demonstration
 from inference.training.cohort import TEST, TRAINING, draw_phantom, prepare
 from inference.training.decovnet_training import initialise
 from inference.training.lesion_start import EDGES, Finder, centre, start_classifier, start_features
-from inference.training.lung_masks import unsupervised_mask
 
 SMALL = replace(TRAINING, sizes=(64,), slices=(16, 18))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from inference.anatomy.unsupervised import unsupervised_mask
 from inference.covid.decovnet import DeCoVNet
 from inference.errors import ModelError
 from inference.evaluation.overlap import dice
@@ -18,7 +19,7 @@ from inference.training.augmentation import AugmentationSettings, Change, draw, 
 from inference.training.dataset import LabelledCase, UnusableLabels, read_labels, split_by_date, split_by_seed
 from inference.training.decovnet_training import VolumeCase, VolumeTask, roc_auc
 from inference.training.loop import Score, TrainingSettings, freeze_statistics, train
-from inference.training.lung_masks import failures, unsupervised_mask
+from inference.training.lung_masks import failures
 from inference.training.unet_training import LungCase, LungTask
 
 STILL = AugmentationSettings(0, 0, 0, 0, 0, 0)
