@@ -1,0 +1,309 @@
+"""The plug between the node and a model: what a model is given, and what it gives back.
+
+Plain data, free of torch and of pydicom, so that any process may import it, and pass it to another one. A model sees a
+volume and its own card. It sees no socket, no database and no patient.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from inference.finding import QualityCheck
+from inference.models.cards import Card
+from inference.volume.ct_volume import CTVolume
+
+
+@dataclass(frozen=True)
+class Code:
+    """A coded concept: what the value means in its scheme, such as ("39607008", "SCT", "Lung").
+
+    scheme: "DCM", "SCT", "LN", "UCUM", or a private one that begins with "99".
+    meaning: what a person reads, at most 64 characters.
+    """
+
+    value: str
+    scheme: str
+    meaning: str
+
+    def __post_init__(self) -> None:
+        for name, longest in (("value", 64), ("scheme", 16), ("meaning", 64)):
+            text = getattr(self, name)
+            if not text or len(text) > longest or text != text.strip() or not text.isprintable() or "\\" in text:
+                raise ValueError(f"{name}: expected 1 to {longest} printable characters, found {text!r}")
+
+    def is_same(self, other: "Code") -> bool:
+        """True for the same concept; its meaning is only how it is called."""
+        return (self.value, self.scheme) == (other.value, other.scheme)
+
+
+POSITIVE = Code("10828004", "SCT", "Positive")
+NEGATIVE = Code("260385009", "SCT", "Negative")
+
+
+@dataclass(frozen=True)
+class Qualifier:
+    """A number that a measurement depends on, such as the threshold of an attenuation, with its UCUM unit."""
+
+    concept: Code
+    value: float
+    unit: Code
+
+    def __post_init__(self) -> None:
+        _require_number(self.value, self.unit)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number that the model measured.
+
+    concept: what was measured, such as (118565006, SCT, "Volume").
+    unit: of scheme UCUM, such as ("mL", "UCUM", "milliliter").
+    site, laterality: where; None means where its segment is.
+    topography: which part of the site, such as its upper third.
+    segment: title of the `Segment` that it was measured on.
+    derivation: how many values became one, such as (373098007, SCT, "Mean").  method: how it was measured.
+    qualifiers: what it depends on.
+    decimals: how many the report states; the index keeps the value as it is.
+    """
+
+    concept: Code
+    value: float
+    unit: Code
+    site: Code | None = None
+    laterality: Code | None = None
+    topography: Code | None = None
+    segment: str | None = None
+    derivation: Code | None = None
+    method: Code | None = None
+    qualifiers: tuple[Qualifier, ...] = ()
+    decimals: int = 2
+
+    def __post_init__(self) -> None:
+        _require_number(self.value, self.unit)
+
+
+@dataclass(frozen=True)
+class FindingByCode:
+    """One statement of the model about the volume: a disease or a sign, and whether it is there.
+
+    title: of its group in the report, such as "COVID-19 classification".
+    certainty: 0 to 1, as the model gives it; None if it gives none.
+    interpretation: `POSITIVE`, `NEGATIVE` or another code, such as "indeterminate".
+    threshold: the certainty from which it is positive, if that is how it was decided.
+    category: what the concept is, such as (64572001, SCT, "Disease").
+    segment: title of the `Segment` that it is about.  algorithm: name of the `Algorithm` that it is from.
+    """
+
+    title: str
+    concept: Code
+    interpretation: Code
+    certainty: float | None = None
+    threshold: float | None = None
+    category: Code | None = None
+    site: Code | None = None
+    laterality: Code | None = None
+    segment: str | None = None
+    algorithm: str = ""
+
+    def __post_init__(self) -> None:
+        for name, value in (("certainty", self.certainty), ("threshold", self.threshold)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected a number from 0 to 1, found {value!r}")
+
+    @property
+    def positive(self) -> bool | None:
+        """True if positive, False if negative, None for any other interpretation."""
+        if self.interpretation.is_same(POSITIVE):
+            return True
+        return False if self.interpretation.is_same(NEGATIVE) else None
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A part of the model that made something of its own, such as one of two networks.
+
+    name: inside the model, such as "U-Net".
+    contribution: what it does, in a few words.
+    sha256: of its weights' file; empty if it has none.
+    parameters: "name=value", for the report.
+    """
+
+    name: str
+    contribution: str
+    sha256: str = ""
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """A part of the volume.
+
+    title: its name among the model's segments.  label: its name in viewers; empty: the title.  legend: what the
+        summary page calls it; empty: the label.
+    mask: bool (Z, Y, X) on the grid of the volume.
+    category, type: such as (91723000, SCT, "Anatomical Structure") and (39607008, SCT, "Lung").
+    purpose: "anatomy": where the model looked, shown with every result. "finding": what it found there. A finding
+        without a voxel has no group in the report.
+    site, laterality: for the report's group; None: nothing is said about it.
+    comments: what must be said with it.
+    colour_lab: CIELab of its outline in viewers; None: one that the node chooses.
+    """
+
+    title: str
+    mask: npt.NDArray[np.bool_]
+    category: Code
+    type: Code
+    purpose: Literal["anatomy", "finding"]
+    label: str = ""
+    legend: str = ""
+    site: Code | None = None
+    laterality: Code | None = None
+    algorithm: str = ""
+    comments: tuple[str, ...] = ()
+    colour_lab: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the summary page. tone: "plain"; "caution" for what must not be overlooked; "finding": in the colour in
+    which the segments of findings are drawn."""
+
+    text: str
+    tone: Literal["plain", "caution", "finding"] = "plain"
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A distribution for the summary page.
+
+    edges: ascending, one more than counts, in `unit`.  marks: (value, what it is) to be marked on the axis.
+    """
+
+    title: str
+    unit: str
+    edges: tuple[float, ...]
+    counts: tuple[float, ...]
+    marks: tuple[tuple[float, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.edges) != len(self.counts) + 1 or list(self.edges) != sorted(self.edges):
+            raise ValueError("edges: expected ascending numbers, one more than counts")
+
+
+@dataclass(frozen=True)
+class Run:
+    """With what an output was computed.
+
+    device: such as "cpu: AMD EPYC".  precision: number formats, in words.  versions: of packages, by name.
+    timings_s: seconds by stage.
+    """
+
+    device: str = "cpu"
+    precision: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """What a model says of one volume.
+
+    heat: uint8 (Z, Y, X), what drove the output, 255 at its strongest; None if there is no such map.
+    checks: what the volume passed, for the report and the audit.
+    statements: sentences of the report that say what the result is, and what it is not; the node's warnings come first.
+    remarks: sentences that limit it, such as a value that is not comparable.
+    lines: what the summary page says beside its pictures; empty: the measurements, one a line.
+    slices: lowest and highest z of the slices that the output was computed from; None: all of them.
+    trace: intermediate values by name (JSON types only), for `analyse --trace`.
+    """
+
+    measurements: tuple[Measurement, ...] = ()
+    findings: tuple[FindingByCode, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    heat: npt.NDArray[np.uint8] | None = None
+    algorithms: tuple[Algorithm, ...] = ()
+    checks: tuple[QualityCheck, ...] = ()
+    statements: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    lines: tuple[Line, ...] = ()
+    histogram: Histogram | None = None
+    slices: tuple[int, int] | None = None
+    run: Run = field(default_factory=Run)
+    trace: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DeviceChoice:
+    """Where and how a model is to compute.
+
+    device: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
+    precision: "exact": float32; "fast": a lower one if the card allows it.
+    threads: CPU threads; 0: as many as there are cores.
+    """
+
+    device: str = "auto"
+    precision: Literal["exact", "fast"] = "exact"
+    threads: int = 0
+
+
+class LoadedModel(Protocol):
+    """A model on a device, ready for volumes."""
+
+    def analyse(self, volume: CTVolume) -> Output:
+        """What the model says of a volume.
+
+        Raises UnsuitableSeries (`inference.errors`), with a ReasonCode and a sentence, if it was not made for it.
+        """
+
+
+class Model(Protocol):
+    """A kind of model: the object that an entry point of the group `dicom_node.models` names."""
+
+    def load(self, folder: Path, card: Card, device: DeviceChoice) -> LoadedModel:
+        """Make a model ready for volumes. folder: of its card and weights.
+
+        Raises ModelError if a file is missing, altered or does not fit, or if the device is not available.
+        """
+
+
+def check_output(output: Output, volume: CTVolume) -> None:
+    """Raise ValueError, naming what is wrong, if the node cannot report this output of this volume."""
+    shape = volume.hu.shape
+    titles = [segment.title for segment in output.segments]
+    if len(set(titles)) < len(titles):
+        raise ValueError("segments: two have the same title")
+    for segment in output.segments:
+        _require_array(f"segment {segment.title}", segment.mask, np.dtype(bool), shape)
+    if output.heat is not None:
+        _require_array("heat", output.heat, np.dtype(np.uint8), shape)
+    _require_known("a segment", titles, [(item.concept.meaning, item.segment) for item in output.measurements])
+    _require_known("a segment", titles, [(item.title, item.segment) for item in output.findings])
+    names = [algorithm.name for algorithm in output.algorithms]
+    _require_known("an algorithm", names, [(item.title, item.algorithm) for item in output.findings])
+    _require_known("an algorithm", names, [(item.title, item.algorithm) for item in output.segments])
+    if not output.measurements and not output.findings:
+        raise ValueError("the output has neither a measurement nor a finding")
+
+
+def _require_known(what: str, known: list[str], named: list[tuple[str, str | None]]) -> None:
+    for title, name in named:
+        if name and name not in known:
+            raise ValueError(f"{title}: names {what} {name!r}, which the output lacks")
+
+
+def _require_array(name: str, array: object, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ValueError(f"{name}: expected {dtype} {shape}, the grid of the volume; found {found}")
+
+
+def _require_number(value: float, unit: Code) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"value: expected a finite number, found {value!r}")
+    if unit.scheme != "UCUM":
+        raise ValueError(f"unit: expected a code of UCUM, found {unit.scheme}")

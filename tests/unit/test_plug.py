@@ -1,0 +1,89 @@
+"""What the plug accepts from a model, and what it refuses before a report could be made of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from inference.plug import (
+    NEGATIVE,
+    POSITIVE,
+    Algorithm,
+    Code,
+    FindingByCode,
+    Histogram,
+    Measurement,
+    Output,
+    Qualifier,
+    Segment,
+    check_output,
+)
+from inference.volume.ct_volume import CTVolume
+
+VOLUME = CTVolume(np.zeros((4, 6, 5), np.int16), (1.0, 1.0, 1.0), np.eye(4), (), "1.2", "1.3")
+ORGAN = Code("91723000", "SCT", "Anatomical Structure")
+LUNG = Code("39607008", "SCT", "Lung")
+MILLILITRE = Code("mL", "UCUM", "milliliter")
+VOLUME_CODE = Code("118565006", "SCT", "Volume")
+MEASURED = Measurement(VOLUME_CODE, 4.0, MILLILITRE, LUNG, segment="Lungs")
+LUNGS = Segment("Lungs", np.ones((4, 6, 5), bool), ORGAN, LUNG, "anatomy", algorithm="thresholds")
+OUTPUT = Output(
+    measurements=(MEASURED,), segments=(LUNGS,), algorithms=(Algorithm("thresholds", "Lung mask"),), heat=None
+)
+
+
+def test_an_output_that_fits_its_volume_passes():
+    check_output(OUTPUT, VOLUME)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"segments": (replace(LUNGS, mask=np.ones((4, 6, 4), bool)),)}, r"segment Lungs: .*\(4, 6, 5\)"),
+        ({"segments": (replace(LUNGS, mask=np.ones((4, 6, 5), np.uint8)),)}, "segment Lungs: expected bool"),
+        ({"segments": (LUNGS, LUNGS)}, "same title"),
+        ({"segments": ()}, "names a segment 'Lungs'"),
+        ({"algorithms": ()}, "names an algorithm 'thresholds'"),
+        ({"heat": np.zeros((4, 6, 5), np.float32)}, "heat: expected uint8"),
+        ({"measurements": ()}, "neither a measurement nor a finding"),
+    ],
+)
+def test_an_output_that_does_not_fit_is_refused_by_name(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        check_output(replace(OUTPUT, **wrong), VOLUME)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_measurement_is_a_finite_number(value):
+    with pytest.raises(ValueError, match="finite"):
+        Measurement(VOLUME_CODE, value, MILLILITRE)
+    with pytest.raises(ValueError, match="finite"):
+        Qualifier(VOLUME_CODE, value, MILLILITRE)
+
+
+def test_a_unit_is_one_of_ucum():
+    with pytest.raises(ValueError, match="UCUM"):
+        Measurement(VOLUME_CODE, 1.0, LUNG)
+
+
+@pytest.mark.parametrize("text", ["", " Lung", "x" * 65, "Lung\n", "Lung\\Liver"])
+def test_a_code_has_printable_parts_of_dicoms_length(text):
+    with pytest.raises(ValueError, match="meaning"):
+        Code("39607008", "SCT", text)
+
+
+@pytest.mark.parametrize("certainty", [-0.1, 1.1, float("nan")])
+def test_a_certainty_lies_between_0_and_1(certainty):
+    with pytest.raises(ValueError, match="certainty"):
+        FindingByCode("Pneumonia", LUNG, POSITIVE, certainty)
+
+
+def test_a_finding_is_positive_by_its_code_and_not_by_how_that_is_called():
+    assert FindingByCode("f", LUNG, Code(POSITIVE.value, "SCT", "Detected")).positive is True
+    assert FindingByCode("f", LUNG, NEGATIVE).positive is False
+    assert FindingByCode("f", LUNG, Code("82334004", "SCT", "Indeterminate")).positive is None
+
+
+def test_a_histogram_has_one_edge_more_than_counts():
+    with pytest.raises(ValueError, match="edges"):
+        Histogram("Density", "HU", (0.0, 1.0), (1.0, 2.0))
