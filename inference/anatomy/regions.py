@@ -162,7 +162,9 @@ def _median(hu: Floats, labels: npt.NDArray[np.integer], boxes: list[tuple[slice
 
 def _between_tissue(hu: Floats) -> Mask:
     """Cells with thick tissue before and behind them, as the chest wall is; a table's foam has none behind it."""
-    thick = ndimage.minimum_filter(hu > _TISSUE_ABOVE_HU, (1, 3, 3))
+    # Beyond the round field, padding that no element declares may have any value.
+    seen = (hu > _TISSUE_ABOVE_HU) & ~beyond_field(hu.shape[1:], 0.99)
+    thick = ndimage.minimum_filter(seen, (1, 3, 3))
     before = np.logical_or.accumulate(thick, axis=1)
     behind = np.logical_or.accumulate(thick[:, ::-1], axis=1)[:, ::-1]
     found: Mask = before & behind

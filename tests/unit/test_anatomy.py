@@ -74,6 +74,18 @@ def test_the_windpipe_is_found_below_a_tracheostomy() -> None:
     assert not (air.outside & air.lungs).any() and not (air.airways & air.lungs).any()
 
 
+def test_foam_between_the_back_and_undeclared_padding_is_not_lung() -> None:
+    phantom = make_phantom(4, size=256, spacing_mm=(4.0, 1.4, 1.4))
+    hu, (rows, columns) = phantom.hu.copy(), np.indices(phantom.hu.shape[1:])
+    back = int(np.flatnonzero((hu[len(hu) // 2] > -300).any(axis=1))[-1])
+    foam = np.random.default_rng(0).normal(-880, 20, hu[:, back + 6 :].shape)
+    hu[:, back + 2 : back + 6] = -200
+    hu[:, back + 6 :] = foam
+    hu[:, np.hypot(rows - 127.5, columns - 127.5) > 128] = 0
+    lungs = find_air(cells_of(CTVolume(hu, phantom.spacing_mm, np.eye(4), (), "1.2.3", "1.2.4"))).lungs
+    assert lungs.any() and not lungs[:, back:].any()
+
+
 def test_nothing_is_lung_where_there_is_none() -> None:
     hu = np.full((40, 128, 128), 40, np.int16)
     hu[:, :10] = hu[:, -10:] = -1000
