@@ -6,7 +6,7 @@ image, it is counted and its second file deleted. Another image under the same U
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, or_, select, update
 
 from storage import audit
 from storage.models import conflicts, instances
@@ -16,7 +16,10 @@ SAME, CONTRADICTS = "SAME", "CONTRADICTS"
 
 @dataclass(frozen=True)
 class SecondCopy:
-    """Two files of one SOP Instance UID. path, sha256: of the instance that is held, and of the one set aside."""
+    """Two files of one SOP Instance UID. path, sha256: of the instance that is held, and of the one set aside.
+
+    retired: retention has deleted the file of the instance that is held.
+    """
 
     conflict_pk: int
     sop_instance_uid: str
@@ -28,10 +31,11 @@ class SecondCopy:
     held_sha256: str
     path: str
     sha256: str
+    retired: bool
 
 
 def to_compare(tx: Connection, limit: int) -> list[SecondCopy]:
-    """Those that have not been judged yet and whose first file is still there, oldest first."""
+    """Those that have not been judged yet, oldest first; but not while the first file is lost: it may come back."""
     rows = tx.execute(
         select(
             conflicts.c.id.label("conflict_pk"),
@@ -44,9 +48,12 @@ def to_compare(tx: Connection, limit: int) -> list[SecondCopy]:
             instances.c.sha256.label("held_sha256"),
             conflicts.c.path,
             conflicts.c.sha256,
+            instances.c.gone_at.is_not(None).label("retired"),
         )
         .join_from(conflicts, instances, conflicts.c.sop_instance_uid == instances.c.sop_instance_uid)
-        .where(conflicts.c.verdict.is_(None), instances.c.gone_at.is_(None))
+        .where(
+            conflicts.c.verdict.is_(None), or_(instances.c.gone_at.is_(None), instances.c.gone_reason == "retention")
+        )
         .order_by(conflicts.c.id)
         .limit(limit)
     )

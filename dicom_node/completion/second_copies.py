@@ -9,6 +9,8 @@ from storage.copies import SecondCopy
 from storage.database import Database
 from storage.errors import CorruptFile
 from storage.files import FileStore
+from storage.lost import mark_lost
+from storage.models import instances
 
 log = structlog.get_logger()
 
@@ -19,24 +21,34 @@ MAX_BYTES = 256 << 20
 
 
 def compare(database: Database, files: FileStore, now: float) -> int:
-    """Judge the second copies that wait for it, up to AT_ONCE. Returns how many it judged."""
+    """Judge the second copies that wait for it, up to AT_ONCE. Returns how many it judged.
+
+    If the first file of one turns out to be damaged it is marked as lost, so that it does not keep others waiting.
+    """
     with database.read() as tx:
         waiting = copies.to_compare(tx, AT_ONCE)
-    judged = [copy for copy in waiting if _is_good(files, copy.held_path, copy.held_sha256)]
-    for copy in judged:
+    judged = 0
+    for copy in waiting:
+        if not copy.retired and not _is_good(files, copy.held_path, copy.held_sha256):
+            with database.transaction() as tx:
+                mark_lost(tx, instances.c.path == copy.held_path, "corrupt", now)
+            continue
         found = _difference(files, copy)
         with database.transaction() as tx:
             copies.judge(tx, copy, found, now)
+        judged += 1
         if found is None:
             files.remove(copy.path)  # after a crash before this, the sweep does it
         else:
             log.warning("conflicting instance set aside", sop_instance=short(copy.sop_instance_uid), difference=found)
-    return len(judged)
+    return judged
 
 
 def _difference(files: FileStore, copy: SecondCopy) -> str | None:
     if not _is_good(files, copy.path, copy.sha256):
         return "a file that is lost"
+    if copy.retired:
+        return "nothing to compare it with: retention has deleted the first file"
     return difference(files.absolute(copy.held_path), files.absolute(copy.path), MAX_BYTES)
 
 

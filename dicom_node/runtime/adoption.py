@@ -9,11 +9,12 @@ import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 
 from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_dataset
 from pydicom.uid import ImplicitVRLittleEndian
 from sqlalchemy import Connection
 
@@ -42,11 +43,13 @@ SENDER = "ADOPTED"
 """In place of the calling AE title, which no file holds. It is no source's, so the node's own rules hold."""
 HEADER_BYTES = 1024**2
 """How much of a damaged file is searched for its identity."""
+LONGEST_META = 1024**2
+"""Bytes of file meta information; those of real files have some hundred."""
 META_START = 132 + 12  # preamble, "DICM", and the group length's own element: PS3.10 7.1
 
 
 class _OwnObject(Exception):
-    """A file that this node made itself, or that none of its receivers wrote."""
+    """An object of a result that this node made itself."""
 
 
 @dataclass
@@ -116,8 +119,7 @@ class Adopter:
         uids = ("", "", "")
         try:
             with quiet():
-                meta = read_file_meta_info(str(self.files.absolute(path)))
-            start = META_START + int(meta.FileMetaInformationGroupLength)
+                meta, start = _read_meta(self.files.absolute(path))
             data = self.files.absolute(path).read_bytes()[start : start + HEADER_BYTES]
             header = read_identity(data, str(meta.TransferSyntaxUID) == ImplicitVRLittleEndian)
             uids = (
@@ -142,10 +144,11 @@ class Adopter:
         """Raises _OwnObject; Refused and others for a file that is not whole."""
         file = self.files.absolute(path)
         with quiet():
-            meta = read_file_meta_info(str(file))
-            if str(meta.ImplementationClassUID) != IMPLEMENTATION_CLASS_UID or self._is_own_result(file, meta):
+            meta, start = _read_meta(file)
+            if self._is_own_result(file, meta):
                 raise _OwnObject
-        start = META_START + int(meta.FileMetaInformationGroupLength)
+        if str(meta.ImplementationClassUID) != IMPLEMENTATION_CLASS_UID:
+            raise CorruptFile("no receiver of this node wrote it")
         syntax = str(meta.TransferSyntaxUID)
         with (
             file.open("rb") as stored,
@@ -173,9 +176,11 @@ class Adopter:
         )
 
     def _is_own_result(self, file: Path, meta: Dataset) -> bool:
-        """A report or another object of a result that names this node as what made it."""
+        """An object of a result, if this node's receiver did not write it (0.1.0) or it names this node's device."""
         if str(meta.MediaStorageSOPClassUID) not in RESULT_CLASSES:
             return False
+        if str(meta.ImplementationClassUID) != IMPLEMENTATION_CLASS_UID:
+            return True
         return self.own.had_a_part(device_of(read_equipment(file)), ())
 
     def _record(self, database: Database, arrivals: list[Arrival], now: float, done: Adoption) -> None:
@@ -203,6 +208,20 @@ class Adopter:
             file = replace(file, path=self.files.take_back(path))
         self.files.make_durable(file.path, file.sha256)
         return replace(arrival, file=file)
+
+
+def _read_meta(file: Path) -> tuple[Dataset, int]:
+    """A file's meta information, and where its data set begins.
+
+    The group's stated length ends it: 0.1.0 accepted data sets that begin with elements of group 0002 of their own.
+    """
+    with file.open("rb") as stored:
+        beginning = stored.read(META_START)
+        length = int.from_bytes(beginning[140:], "little")
+        if beginning[128:132] != b"DICM" or length > LONGEST_META:
+            raise InvalidDicomError
+        group = BytesIO(stored.read(length))
+    return read_dataset(group, is_implicit_VR=False, is_little_endian=True), META_START + length
 
 
 def _is_named(tx: Connection, arrival: Arrival) -> bool:

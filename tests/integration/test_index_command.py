@@ -200,6 +200,26 @@ def test_a_file_that_cannot_be_read_is_named_and_never_deleted(folder: Folder, d
     assert folder.json("adopt")["unreadable"] == [kept], "named again, and still there"
 
 
+@pytest.mark.parametrize("element", ["0200120055490c00312e322e3834302e393900", "0200100055490400312e3200", "04000000554c0400"])
+def test_a_file_that_an_earlier_version_accepted_and_this_one_would_not_is_never_deleted(
+    folder: Folder, element: str
+) -> None:
+    """0.1.0 took data sets that begin with group 0002; another implementation's name there made it no file of ours."""
+    folder.receive(ct_slice(1), ct_slice(2))
+    path = sorted((folder.data / "files").rglob("*.dcm"))[0]
+    stored = path.read_bytes()
+    data_set = 144 + int.from_bytes(stored[140:144], "little")
+    path.write_bytes(stored[:data_set] + bytes.fromhex(element) + stored[data_set:])
+    folder.lose_index()
+    done = folder.json("adopt")
+    assert (done["adopted"], done["own"], len(done["unreadable"])) == (1, [], 1)
+    with Store(folder.data, f"sqlite:///{folder.data}/node.db") as held:
+        empty_quarantine(held.database, FileStore(folder.data / "files"), time.time() + 400 * 86_400)
+        with held.database.read() as tx:
+            (lacking,) = tx.exec_driver_sql("SELECT sop_instance_uid FROM refused_instances").all()
+    assert (folder.data / "files" / done["unreadable"][0]).exists() and lacking[0]
+
+
 def test_a_file_that_can_be_read_again_is_adopted_from_where_it_was_kept(folder: Folder) -> None:
     folder.receive(ct_slice(1), ct_slice(2))
     path = sorted((folder.data / "files").rglob("*.dcm"))[0]

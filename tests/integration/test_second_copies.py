@@ -12,6 +12,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 from sqlalchemy import text
 
+from dicom_node.completion import second_copies
 from dicom_node.completion.second_copies import compare
 from storage import orphans
 from tests.factories import Grid, chest, slice_dataset
@@ -164,6 +165,31 @@ def test_a_copy_of_an_instance_whose_file_is_lost_waits(node: Node) -> None:
     node.files.absolute(held["path"]).unlink()
     assert compare(node.database, node.files, time.time()) == 0
     assert [row["verdict"] for row in rows(node, "conflicts")] == [None]
+
+
+def test_a_copy_whose_first_file_went_by_retention_has_an_end(node: Node) -> None:
+    node.receive([one_slice()], time.time(), QUIET_S)
+    node.receive([implicit()], time.time(), QUIET_S)
+    with node.database.transaction() as tx:
+        tx.execute(text("UPDATE instances SET gone_at = 1, gone_reason = 'retention'"))
+    assert compare(node.database, node.files, time.time()) == 1
+    [alarm] = node.audited("instance.conflict")
+    assert "retention" in alarm["detail"]["difference"]  # type: ignore[index]
+    assert compare(node.database, node.files, time.time()) == 0
+
+
+def test_damaged_first_files_do_not_keep_other_copies_waiting(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_copies, "AT_ONCE", 1)
+    slices = ct_series(2)
+    node.receive(slices, time.time(), QUIET_S)
+    for one in slices:
+        one.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        node.receive([one], time.time(), QUIET_S)
+    first = rows(node, "conflicts")[0]["sop_instance_uid"]
+    damaged = next(row for row in rows(node, "instances") if row["sop_instance_uid"] == first)
+    node.files.absolute(damaged["path"]).write_bytes(b"")
+    assert [compare(node.database, node.files, time.time()) for _ in range(2)] == [0, 1]
+    assert [alarm["outcome"] for alarm in node.audited("instance.lost")] == ["CORRUPT"]
 
 
 def test_a_whole_series_by_a_second_route_changes_nothing(node: Node, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """An index of an earlier version, with its data, becomes one of this version; or stays exactly as it was."""
 
+import configparser
 import hashlib
 import re
 import shutil
@@ -18,11 +19,21 @@ from storage.models import Base
 from storage.status import status
 from tests.fixtures import files_of, index_of
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "views.md"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs" / "views.md"
 # Released migrations are frozen: what they did to the indexes of sites, they did. A change is a new migration.
+# By the version that brought them.
 FROZEN = {
-    "v0001_first.py": "89812829cb8918cc79b72295da5fb11e1e368c2e0964a3cd1ba16b2a74caa9a9",
-    "v0002_instances_digest.py": "22f68de409eda699296c3de5f4b74fa18a26ac460098c550c19326c6dbdaf31d",
+    "0.1.0": {
+        "v0001_first.py": "89812829cb8918cc79b72295da5fb11e1e368c2e0964a3cd1ba16b2a74caa9a9",
+    },
+    "0.2.0": {
+        "v0002_instances_digest.py": "22f68de409eda699296c3de5f4b74fa18a26ac460098c550c19326c6dbdaf31d",
+        "v0003_refused_instances.py": "d9059d9d1824dd459e8543dbe83e1f5f6f39d8cb87e49119864854d3ac278d7b",
+        "v0004_ends.py": "6d8c9df8385d5aea5c8a2e07f9cd14a0d2ad1725b5c4588ce71cae58af75ea2b",
+        "v0005_second_copies.py": "bb2136e18c41a85af850fafbe13609e504982c5688a88aadda30ce7c0a232fa6",
+        "v0006_waiting_deliveries.py": "b882188dcbdefef8ae280cced77cc0171c4e9749584264aa2b25a2b9a7aa2b60",
+    },
 }
 
 
@@ -39,7 +50,14 @@ def dump(path):
 
 def test_released_migrations_are_as_they_were_released():
     found = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (MIGRATIONS / "versions").glob("v*.py")}
-    assert {name: found.get(name) for name in FROZEN} == FROZEN
+    frozen = {name: digest for released in FROZEN.values() for name, digest in released.items()}
+    assert {name: found.get(name) for name in frozen} == frozen
+
+
+def test_the_migrations_of_this_version_are_pinned():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert setup["metadata"]["version"] in FROZEN, "a release pins what it adds, or has an empty entry"
 
 
 def test_the_fixture_has_rows_in_every_table_of_its_time(old):
