@@ -1,11 +1,11 @@
-"""Find what a person names: a series by its number, its UID or the beginning of one; a result by number or series."""
+"""Find what a person names: a series by number, UID or the beginning of one, a study by UID, a result by number."""
 
 from typing import Any
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Column, Connection, Select, select
 
 from storage.errors import Ambiguous, NotFound
-from storage.models import results, series
+from storage.models import results, series, studies
 from storage.results import latest_of_series
 
 LONGEST_NUMBER = 18
@@ -26,7 +26,7 @@ def find_series(tx: Connection, wanted: str) -> int:
     exact: int | None = tx.scalar(select(series.c.id).where(uid == wanted))
     if exact is not None:
         return exact
-    found = list(tx.scalars(_beginning_with(tx, wanted))) if set(wanted) <= set("0123456789.") and wanted else []
+    found = list(tx.scalars(_beginning_with(tx, series.c.id, uid, wanted))) if _may_begin_a_uid(wanted) else []
     if not found:
         raise NotFound(
             f"there is no series {wanted!r}; `dicom-node series list` shows them: "
@@ -36,6 +36,22 @@ def find_series(tx: Connection, wanted: str) -> int:
         some = ", ".join(map(str, found[:SHOWN])) + (", ..." if len(found) > SHOWN else "")
         raise Ambiguous(f"several series have a UID that begins with {wanted!r}: numbers {some}; give more of it")
     return int(found[0])
+
+
+def find_study(tx: Connection, wanted: str) -> str:
+    """The Study Instance UID that is this text or alone begins with it.
+
+    Raises NotFound, or Ambiguous when several studies begin like that.
+    """
+    uid = studies.c.study_instance_uid
+    if tx.scalar(select(studies.c.id).where(uid == wanted)) is not None:
+        return wanted
+    found = list(tx.scalars(_beginning_with(tx, uid, uid, wanted))) if _may_begin_a_uid(wanted) else []
+    if len(found) > 1:
+        raise Ambiguous(f"several studies have a UID that begins with {wanted!r}; give more of it")
+    if not found:
+        raise NotFound(f"there is no study {wanted!r}: give a Study Instance UID, or its beginning")
+    return str(found[0])
 
 
 def find_result(tx: Connection, wanted: str) -> int:
@@ -52,8 +68,11 @@ def find_result(tx: Connection, wanted: str) -> int:
     return latest_of_series(tx, str(uid))
 
 
-def _beginning_with(tx: Connection, prefix: str) -> Select[Any]:
-    uid = series.c.series_instance_uid
+def _may_begin_a_uid(text: str) -> bool:
+    return bool(text) and set(text) <= set("0123456789.")
+
+
+def _beginning_with(tx: Connection, what: Column[Any], uid: Column[Any], prefix: str) -> Select[Any]:
     # ":" sorts after the digits and the point. A PostgreSQL index with a language's collation has no such range.
     begins = (uid >= prefix) & (uid < prefix + ":") if tx.dialect.name == "sqlite" else uid.startswith(prefix)
-    return select(series.c.id).where(begins).order_by(series.c.id).limit(SHOWN + 1)
+    return select(what).where(begins).order_by(what).limit(SHOWN + 1)

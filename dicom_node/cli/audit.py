@@ -29,7 +29,7 @@ from storage import series as store
 from storage.audit_check import check, parse_head
 from storage.database import Database
 from storage.errors import NotFound
-from storage.lookup import find_series
+from storage.lookup import find_series, find_study
 from storage.pseudonyms import Pseudonyms
 
 LATEST = 20
@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
 
 def audit(
     patient: Annotated[str | None, typer.Option(help="Patient ID.")] = None,
-    study: Annotated[str | None, typer.Option(help="Study Instance UID.")] = None,
+    study: Annotated[str | None, typer.Option(help="Study Instance UID, or its beginning.")] = None,
     series: Annotated[str | None, typer.Option(help="Number of a series, its UID, or its beginning.")] = None,
     since: Annotated[str | None, typer.Option(help="ISO date or time; without a zone, that of this machine.")] = None,
     until: Annotated[str | None, typer.Option(help="ISO date or time; without a zone, that of this machine.")] = None,
@@ -76,7 +76,8 @@ def audit(
     if limit is None and not (json or as_csv or any(filters)):
         limit = LATEST
     with database.read() as tx:
-        series = _uid_of(tx, series) if series else None
+        series = _series_uid(tx, series) if series else None
+        study = _study_uid(tx, study) if study else None
         rows = trail.search(
             tx,
             patient=Pseudonyms(settings.storage.pseudonym_key.get_secret_value()).of(patient) if patient else None,
@@ -101,7 +102,15 @@ def audit(
         _print_lines(rows, limit)
 
 
-def _uid_of(tx: Any, wanted: str) -> str:
+def _study_uid(tx: Any, wanted: str) -> str:
+    """The whole UID of a study; one that has no row is taken as it is."""
+    try:
+        return find_study(tx, wanted)
+    except NotFound:
+        return wanted
+
+
+def _series_uid(tx: Any, wanted: str) -> str:
     """The whole UID of a series; one that has no row, such as of a refused image, is taken as it is."""
     try:
         return store.get_series(tx, find_series(tx, wanted)).series_instance_uid

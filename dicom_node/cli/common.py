@@ -28,7 +28,7 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", envvar="DICOM_NODE_CONFIG", help="The node's TOML file; without one, defaults."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON for machines instead of a table.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One line of JSON instead: an object, or an array of them.")]
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pydicom
 from pydicom import Dataset
 
-from config.headers import UNREADABLE, quiet
+from config.headers import UNREADABLE, bounded, quiet
 from config.own_equipment import Device, OwnEquipment
 
 _MANUFACTURER, _MODEL, _CONTRIBUTORS = 0x00080070, 0x00081090, 0x0018A001
@@ -34,7 +34,10 @@ class OwnImages:
 
 def read_equipment(path: Path) -> Dataset:
     """The elements of a file that name equipment. Raises what pydicom raises for bytes that are no data set."""
-    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[_MANUFACTURER, _MODEL, _CONTRIBUTORS])
+    with path.open("rb") as file:
+        return pydicom.dcmread(
+            bounded(file), stop_before_pixels=True, specific_tags=[_MANUFACTURER, _MODEL, _CONTRIBUTORS]
+        )
 
 
 def device_of(dataset: Dataset) -> Device:

@@ -5,6 +5,7 @@ rest of the file if that syntax is deflated. Here the group ends at its stated l
 ascending, and nothing is inflated.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -15,6 +16,7 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
 from config import headers
+from config.headers import allow, bounded
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
@@ -37,6 +39,9 @@ _PIXEL_DATA = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _MAX_META_BYTES = 1 << 20
 # At the top level, where real headers have hundreds: a long run of zeros reads as one empty element after another.
 _MAX_ELEMENTS = 100_000
+_NUMBER_OF_FRAMES = 0x00280008
+# A legacy converted image carries all that differs from slice to slice; a compressed frame has 50 KB and more.
+_READS_OF_A_FRAME, _BYTES_OF_A_READ = 1000, 32
 
 
 @dataclass(frozen=True)
@@ -93,11 +98,12 @@ def read_header(file: BinaryIO, transfer_syntax_uid: str, tags: Sequence[int]) -
     Raises the errors of `UNREADABLE`.
     """
     implicit = transfer_syntax_uid == IMPLICIT_LE or (not transfer_syntax_uid and _looks_implicit(file))
+    limited = bounded(file)
     return read_dataset(
-        file,
+        limited,
         is_implicit_VR=implicit,
         is_little_endian=transfer_syntax_uid != BIG_ENDIAN,
-        stop_when=_end_of_header(),
+        stop_when=_end_of_header(limited),
         specific_tags=list(tags),
     )
 
@@ -109,7 +115,8 @@ def _looks_implicit(file: BinaryIO) -> bool:
     return not (vr.isascii() and vr.isalpha() and vr.isupper())
 
 
-def _end_of_header() -> Callable[[BaseTag, str | None, int], bool]:
+def _end_of_header(file: BinaryIO) -> Callable[[BaseTag, str | None, int], bool]:
+    """Finds the pixel data. file: see `bounded`; the more frames, the more their functional groups may hold."""
     count = 0
 
     def ends(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -117,9 +124,21 @@ def _end_of_header() -> Callable[[BaseTag, str | None, int], bool]:
         count += 1
         if count > _MAX_ELEMENTS:
             raise InvalidDicomError
+        if tag == _NUMBER_OF_FRAMES and 0 < length <= 16:
+            allow(file, _reads_of_frames(file, length))
         return int(tag) in _PIXEL_DATA
 
     return ends
+
+
+def _reads_of_frames(file: BinaryIO, length: int) -> int:
+    """How many reads the functional groups of the stated number of frames may take, if the file can hold so many."""
+    at = file.tell()
+    text = file.read(length).strip(b" \0")
+    size = file.seek(0, os.SEEK_END)
+    file.seek(at)
+    frames = int(text) if text.isdigit() else 1
+    return min(frames * _READS_OF_A_FRAME, size // _BYTES_OF_A_READ)
 
 
 def safe_uid(value: str) -> str:

@@ -172,6 +172,18 @@ def test_the_audit_trail_shows_the_latest_events_in_80_columns_and_how_to_see_mo
     assert f"series   {LONG}1" in of_series and f"{LONG}2" not in of_series
 
 
+def test_a_study_is_found_by_the_beginning_of_its_uid(store: Store, command: Command) -> None:
+    for number, uid in enumerate(("1.2.7.10", "1.2.7.20")):
+        store.receive(70 + number, now=time.time(), study_uid=uid, series_uid=f"{uid}.1")
+    found = json.loads(command("audit", "--study", "1.2.7.2", "--event", "instance", "--json"))
+    assert {row["study_uid"] for row in found} == {"1.2.7.20"}
+    assert "several studies" in command("audit", "--study", "1.2.7", rc=1)
+    assert json.loads(command("audit", "--study", "1.2", "--event", "instance", "--json")), (
+        "a whole UID is not ambiguous"
+    )
+    assert command("audit", "--study", "1.9").startswith("No event is like that.")
+
+
 def test_who_read_about_which_series_is_in_the_audit_trail(store: Store, command: Command) -> None:
     command("series", "show", "1")
     command("series", "list", "--json")

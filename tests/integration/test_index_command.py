@@ -200,7 +200,9 @@ def test_a_file_that_cannot_be_read_is_named_and_never_deleted(folder: Folder, d
     assert folder.json("adopt")["unreadable"] == [kept], "named again, and still there"
 
 
-@pytest.mark.parametrize("element", ["0200120055490c00312e322e3834302e393900", "0200100055490400312e3200", "04000000554c0400"])
+@pytest.mark.parametrize(
+    "element", ["0200120055490c00312e322e3834302e393900", "0200100055490400312e3200", "04000000554c0400"]
+)
 def test_a_file_that_an_earlier_version_accepted_and_this_one_would_not_is_never_deleted(
     folder: Folder, element: str
 ) -> None:
