@@ -28,13 +28,7 @@ from storage.errors import (
 )
 from storage.models import Base, properties
 
-pytestmark = pytest.mark.usefixtures("sqlite_only")
-
-
-@pytest.fixture
-def sqlite_only():
-    if os.environ.get("DICOM_NODE_TEST_DATABASE"):
-        pytest.skip("about SQLite")
+pytestmark = pytest.mark.sqlite
 
 
 @pytest.fixture

@@ -322,10 +322,9 @@ def test_a_destination_has_work_when_something_is_due(outbox):
     assert with_work(outbox, 31) == ["PACS"]
 
 
+@pytest.mark.sqlite
 def test_what_a_sender_asks_all_the_time_is_a_seek_however_long_the_outbox_grew(outbox):
     """No plan may read the deliveries that are done."""
-    if outbox.database.engine.dialect.name != "sqlite":
-        pytest.skip("the plans are SQLite's")
     seen = []
 
     def note(_connection, _cursor, statement, parameters, *_):

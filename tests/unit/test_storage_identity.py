@@ -17,7 +17,7 @@ from storage.reconcile import reconcile
 from tests.fixtures import files_of, index_of
 from tests.storage_factory import Store
 
-sqlite = pytest.mark.skipif(bool(os.environ.get("DICOM_NODE_TEST_DATABASE")), reason="about SQLite's files")
+sqlite = pytest.mark.sqlite
 
 
 class Bound(Store):

@@ -158,8 +158,7 @@ def test_a_lost_file_is_not_an_instance_that_came(store: Store) -> None:
     assert series_row(store)["refusal_code"] == "REFUSED_INSTANCES"
 
 
+@pytest.mark.sqlite
 def test_closing_looks_refusals_up_by_an_index(store: Store) -> None:
-    if store.database.engine.dialect.name != "sqlite":
-        pytest.skip("asks SQLite for its plan")
     plan = store.rows("EXPLAIN QUERY PLAN SELECT * FROM refused_instances WHERE series_instance_uid = 'x'")
     assert "USING INDEX" in str(plan)
