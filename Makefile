@@ -8,6 +8,8 @@ CODE := $(PACKAGES) tests benchmarks setup.py
 BUILT_FROM := setup.cfg setup.py pyproject.toml $(wildcard inference/lungs/native/*.[ch])
 TORCH := $(shell sed -n 's/^ *\(torch==.*\)/\1/p' setup.cfg)
 UV := uv==0.13.9
+# A file of tests stays in one process, with the fixtures that its tests share.
+PARALLEL ?= --numprocesses=2 --dist=loadfile
 # The test and demonstration processes share the cores; torch is told its threads when it matters.
 export OPENBLAS_NUM_THREADS ?= 1
 
@@ -22,7 +24,7 @@ demo: $(VENV)/.demo  ## the whole journey once: phantom CT in, reports out, audi
 	$(BIN)/dicom-node demo
 
 test: check peers  ## checks and all tests, with the real peers if they can be installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: $(VENV)/.test  ## style, types, and that imports point one way; no tests
 	$(BIN)/ruff check $(CODE)
