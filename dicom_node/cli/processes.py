@@ -9,7 +9,7 @@ from config.settings import Settings
 from dicom_node.cli.common import ConfigOption, database_of, files_of, settings_from
 from dicom_node.cli.configure import read_and_check
 from dicom_node.runtime.node_lock import only_node
-from dicom_node.runtime.signals import die_with_parent, is_child, reload_on_hangup, stop_on_signals
+from dicom_node.runtime.signals import die_with_parent, is_child, reload_on_hangup, say_ready, stop_on_signals
 from dicom_node.runtime.store_watch import watched
 from dicom_node.runtime.supervisor import Supervisor
 from storage.database import Database
@@ -65,7 +65,7 @@ def receive(config: ConfigOption = None) -> None:
     settings = settings_from(config)
     from dicom_node.receiver.receiver import serve
 
-    serve(settings, stop, create=not is_child())
+    serve(settings, stop, create=not is_child(), on_ready=say_ready)
 
 
 def schedule(config: ConfigOption = None) -> None:

@@ -207,8 +207,10 @@ def _is_busy(association: Association) -> bool:
     return association.is_storing or (association.counts and time.monotonic() - association.active_at < IDLE_S)
 
 
-def serve(settings: Settings, stop: threading.Event, *, create: bool = True) -> None:
-    """Run a receiver until `stop` is set, then drain it. create: make the index if there is none.
+def serve(
+    settings: Settings, stop: threading.Event, *, create: bool = True, on_ready: Callable[[], None] = lambda: None
+) -> None:
+    """Run a receiver until `stop` is set, then drain it. create: make the index if there is none. on_ready: it listens.
 
     Raises PortTaken; NodeError if it failed: the supervisor starts another, and senders come back to that one.
     """
@@ -216,6 +218,7 @@ def serve(settings: Settings, stop: threading.Event, *, create: bool = True) -> 
     database = open_store(settings.database_url, settings.files_dir, create=create)
     receiver = Receiver(settings, database, FileStore(settings.files_dir))
     receiver.start()
+    on_ready()
     meters.RECEIVERS.set(1)
     # What is loaded stays loaded: the collector need not walk through it again every few instances.
     gc.collect()

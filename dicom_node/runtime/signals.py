@@ -1,4 +1,4 @@
-"""Signals to the node's processes: to stop, to read the configuration again, and that the supervisor is gone."""
+"""Signals to a node's processes: to stop, to read the configuration again; that the supervisor is gone; and: ready."""
 
 import ctypes
 import os
@@ -8,6 +8,8 @@ import threading
 
 PARENT_VARIABLE = "DICOM_NODE_PARENT_PID"
 """Names the supervisor in the environment of its children."""
+READY_VARIABLE = "DICOM_NODE_READY_FD"
+"""Names, in the environment of a child, the descriptor to which it writes once it does its work."""
 PR_SET_PDEATHSIG = 1
 LOOK_EVERY_S = 0.5
 """How long a process may sleep through a signal to stop."""
@@ -27,6 +29,14 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def say_ready() -> None:
+    """In a child whose supervisor waits for it: its work has begun."""
+    descriptor = os.environ.pop(READY_VARIABLE, None)
+    if descriptor is not None:
+        with os.fdopen(int(descriptor), "wb", buffering=0) as pipe:
+            pipe.write(b"1")
 
 
 class Stop(threading.Event):

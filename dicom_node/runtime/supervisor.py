@@ -25,7 +25,7 @@ from dicom_node.errors import NodeError, PortTaken
 from dicom_node.logs import KEY_VARIABLE, log_key
 from dicom_node.runtime.index import open_index
 from dicom_node.runtime.reloading import Change, Copy, Read, compare
-from dicom_node.runtime.signals import PARENT_VARIABLE
+from dicom_node.runtime.signals import PARENT_VARIABLE, READY_VARIABLE
 from storage import audit
 from storage.errors import StorageError
 
@@ -50,6 +50,7 @@ class Child:
     variables: added to its environment.
     pause_s: wait before the next restart; doubles while it keeps dying at once.
     ends_at: when a process that was asked to end for a new configuration is killed; None for all others.
+    tells: it says when it is ready; the others are at once.
     """
 
     name: str
@@ -61,14 +62,37 @@ class Child:
     restart_at: float = 0.0
     pause_s: float = field(default=0.5)
     ends_at: float | None = None
+    tells: bool = False
+    _told: int | None = None
 
     def start(self) -> None:
         """Start the process."""
         environment = {**os.environ, **self.variables, PARENT_VARIABLE: str(os.getpid()), KEY_VARIABLE: log_key()}
         command = [sys.executable, "-m", "dicom_node", *self.arguments]
-        self.process = subprocess.Popen(command, env=environment, pass_fds=(self.lock,))
+        self._forget_pipe()
+        self._told, told = os.pipe()
+        os.set_blocking(self._told, False)
+        environment[READY_VARIABLE] = str(told)
+        self.process = subprocess.Popen(command, env=environment, pass_fds=(self.lock, told))
+        os.close(told)
         self.started = time.monotonic()
         log.info("child started", child=self.name, pid=self.process.pid)
+
+    def is_ready(self) -> bool:
+        """False while it is starting."""
+        if not self.tells or self._told is None:
+            return True
+        try:
+            os.read(self._told, 1)  # nothing: it has ended, and nobody need wait for it
+        except BlockingIOError:
+            return False
+        self._forget_pipe()
+        return True
+
+    def _forget_pipe(self) -> None:
+        if self._told is not None:
+            os.close(self._told)
+        self._told = None
 
     def ask_to_end(self) -> None:
         """Let it drain; what it leaves undone after DRAIN_S is lost with it."""
@@ -83,7 +107,9 @@ def children_of(settings: Settings, config_file: Path | None, lock: int) -> list
     receivers = settings.receiver.processes
     counting = {COUNTS_VARIABLE: str(settings.metrics_dir.resolve())} if settings.metrics.port else {}
     children = [
-        Child("receive" if receivers == 1 else f"receive-{number}", ["receive", *config], lock, dict(counting))
+        Child(
+            "receive" if receivers == 1 else f"receive-{number}", ["receive", *config], lock, dict(counting), tells=True
+        )
         for number in range(receivers)
     ]
     children += [Child(name, [name, *config], lock) for name in ("schedule", "deliver")]
@@ -160,7 +186,7 @@ class Supervisor:
 
     def _restart_next(self) -> None:
         """One child after the other reads the new configuration, so that not all of them are away at once."""
-        if self._to_restart and not any(child.ends_at is not None for child in self.children):
+        if self._to_restart and all(child.ends_at is None and child.is_ready() for child in self.children):
             self._to_restart.pop(0).ask_to_end()
             self._changed_at = time.monotonic()
 

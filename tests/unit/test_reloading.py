@@ -1,10 +1,17 @@
 """What a new configuration changes while a node runs, and what waits for its next start."""
 
 import stat
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from config.settings import Settings
+from dicom_node.runtime import supervisor
 from dicom_node.runtime.reloading import Copy, compare
+from dicom_node.runtime.supervisor import Supervisor, children_of
+from tests.programs import wait_for
 
 
 def settings(**sections: object) -> Settings:
@@ -52,3 +59,46 @@ def test_the_childrens_copy_is_private_and_goes_back_to_what_it_was(tmp_path: Pa
     assert (copy.path.read_bytes(), stat.S_IMODE(copy.path.stat().st_mode)) == (b"second", 0o600)
     copy.give_back()
     assert copy.path.read_bytes() == b"first"
+
+
+@pytest.fixture
+def slow_starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands in for the program of the children, which then begin to listen once the file that is returned is there."""
+    program, begin = tmp_path / "program", tmp_path / "begin"
+    program.write_text(
+        f"#!/bin/sh\nwhile [ ! -e {begin} ]; do sleep 0.05; done\necho 1 >&$DICOM_NODE_READY_FD\nexec sleep 60\n"
+    )
+    program.chmod(0o700)
+    monkeypatch.setattr(supervisor, "sys", SimpleNamespace(executable=str(program)))
+    return begin
+
+
+def test_a_receiver_is_restarted_only_when_the_one_before_it_listens(slow_starter: Path) -> None:
+    with tempfile.TemporaryFile() as lock:
+        node = Supervisor(settings(receiver={"processes": 2}), None, lock.fileno())
+        first, second = node.children[:2]
+        try:
+            first.start()
+            second.start()
+            node._to_restart = [second]
+            node._restart_next()
+            assert (first.is_ready(), second.ends_at) == (False, None)
+            slow_starter.touch()
+            wait_for(lambda: first.is_ready() and second.is_ready(), 30, "both listen")
+            node._restart_next()
+            assert second.ends_at is not None
+        finally:
+            for child in (first, second):
+                assert child.process is not None
+                child.process.kill()
+                child.process.wait()
+
+
+def test_nobody_waits_for_a_receiver_that_died_before_it_listened(slow_starter: Path) -> None:
+    with tempfile.TemporaryFile() as lock:
+        [child, *_] = children_of(settings(), None, lock.fileno())
+        child.start()
+        assert child.process is not None and not child.is_ready()
+        child.process.kill()
+        child.process.wait()
+        wait_for(child.is_ready, 30, "its end is noticed")
