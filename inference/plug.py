@@ -13,36 +13,12 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from config.coding import NEGATIVE as NEGATIVE
+from config.coding import POSITIVE as POSITIVE
+from config.coding import Code as Code
 from inference.finding import QualityCheck
 from inference.models.cards import Card
 from inference.volume.ct_volume import CTVolume
-
-
-@dataclass(frozen=True)
-class Code:
-    """A coded concept: what the value means in its scheme, such as ("39607008", "SCT", "Lung").
-
-    scheme: "DCM", "SCT", "LN", "UCUM", or a private one that begins with "99".
-    meaning: what a person reads, at most 64 characters.
-    """
-
-    value: str
-    scheme: str
-    meaning: str
-
-    def __post_init__(self) -> None:
-        for name, longest in (("value", 64), ("scheme", 16), ("meaning", 64)):
-            text = getattr(self, name)
-            if not text or len(text) > longest or text != text.strip() or not text.isprintable() or "\\" in text:
-                raise ValueError(f"{name}: expected 1 to {longest} printable characters, found {text!r}")
-
-    def is_same(self, other: "Code") -> bool:
-        """True for the same concept; its meaning is only how it is called."""
-        return (self.value, self.scheme) == (other.value, other.scheme)
-
-
-POSITIVE = Code("10828004", "SCT", "Positive")
-NEGATIVE = Code("260385009", "SCT", "Negative")
 
 
 @dataclass(frozen=True)

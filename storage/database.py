@@ -215,7 +215,9 @@ class Database:
         Raises DatabaseTooNew for a schema made by a later version.
         """
         config = _migrations()
-        with self.transaction() as tx:
+        held, needed = self.schema()
+        alters = held not in (None, needed)
+        with self._unchecked_references() if alters else contextlib.nullcontext(), self.transaction() as tx:
             if not self._sqlite:
                 tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
             config.attributes["connection"] = tx
@@ -225,6 +227,20 @@ class Database:
             except CommandError as error:
                 raise DatabaseTooNew("the index was made by a later version of this program") from error
             create_views(tx, VIEWS.read_text(encoding="utf-8"))
+
+    @contextlib.contextmanager
+    def _unchecked_references(self) -> Iterator[None]:
+        """SQLite only: a migration may write a table anew that others refer to. Takes effect outside transactions."""
+        if not self._sqlite:
+            yield
+            return
+        with _named_errors(self.where), self._writer:
+            self._kept = self._kept or self.engine.connect()
+            _run(self._kept, "PRAGMA foreign_keys = OFF")
+        try:
+            yield
+        finally:
+            self.close()  # the next connection checks them
 
     def backup_path(self, version: str) -> Path:
         """The path of the copy of a SQLite index, made before its schema is migrated away from this version."""

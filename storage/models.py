@@ -261,13 +261,13 @@ class Result(Base):
     """What one job found, and everything needed to say years later why it found that.
 
     shadow: of a model that runs beside the one that reports; it has no objects and no deliveries.
+    threshold: of the model's card, null if it has none.
+    seal: which form of its content the audit row sealed, see `results.content_sha256`.
     """
 
     __tablename__ = "results"
     __table_args__ = (
         CheckConstraint("outcome IN ('ANALYSED', 'NOT_ANALYSED')", name="outcome"),
-        CheckConstraint("probability IS NULL OR (probability >= 0 AND probability <= 1)", name="probability"),
-        CheckConstraint("(outcome = 'ANALYSED') = (probability IS NOT NULL)", name="analysed"),
         CheckConstraint("(outcome = 'NOT_ANALYSED') = (reason_code IS NOT NULL)", name="reason"),
     )
 
@@ -281,21 +281,80 @@ class Result(Base):
     outcome: Mapped[str]
     reason_code: Mapped[str | None]
     reason_text: Mapped[str | None]
-    probability: Mapped[float | None]
     threshold: Mapped[float | None]
-    positive: Mapped[bool | None]
-    lung_volume_ml: Mapped[float | None]
     pixel_digest: Mapped[str | None]
     model_name: Mapped[str]
     model_version: Mapped[str]
     model_digest: Mapped[str] = mapped_column(index=True)
-    unet_sha256: Mapped[str]
-    decovnet_sha256: Mapped[str]
     device: Mapped[str]
     precision: Mapped[str]
     versions: Mapped[str]
     timings: Mapped[str]
     checks: Mapped[str]
+    seal: Mapped[int]
+
+
+class CodeRow(Base):
+    """A coded concept that findings and measurements refer to: value, coding scheme and meaning."""
+
+    __tablename__ = "codes"
+    __table_args__ = (UniqueConstraint("value", "scheme", "meaning"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[str]
+    scheme: Mapped[str]
+    meaning: Mapped[str]
+
+
+class FindingRow(Base):
+    """What a result says about one disease or sign. certainty, threshold: 0 to 1, null if the model has none."""
+
+    __tablename__ = "findings"
+    __table_args__ = (CheckConstraint("certainty IS NULL OR (certainty >= 0 AND certainty <= 1)", name="certainty"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("results.id"), index=True)
+    title: Mapped[str]
+    concept_id: Mapped[int] = mapped_column(ForeignKey("codes.id"))
+    interpretation_id: Mapped[int | None] = mapped_column(ForeignKey("codes.id"))
+    category_id: Mapped[int | None] = mapped_column(ForeignKey("codes.id"))
+    site_id: Mapped[int | None] = mapped_column(ForeignKey("codes.id"))
+    laterality_id: Mapped[int | None] = mapped_column(ForeignKey("codes.id"))
+    certainty: Mapped[float | None]
+    threshold: Mapped[float | None]
+    segment: Mapped[str | None]
+
+
+class MeasurementRow(Base):
+    """One number of a result. segment: title of the segment that it was measured on.
+
+    qualifiers: what it depends on, as JSON: [[value, scheme, meaning], number, unit] each; null if nothing.
+    """
+
+    __tablename__ = "measurements"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("results.id"), index=True)
+    value: Mapped[float]
+    concept_id: Mapped[int] = mapped_column(ForeignKey("codes.id"))
+    unit_id: Mapped[int] = mapped_column(ForeignKey("codes.id"))
+    site_id: Mapped[int | None] = mapped_column(ForeignKey("codes.id"))
+    laterality_id: Mapped[int | None] = mapped_column(ForeignKey("codes.id"))
+    topography_id: Mapped[int | None] = mapped_column(ForeignKey("codes.id"))
+    derivation_id: Mapped[int | None] = mapped_column(ForeignKey("codes.id"))
+    method_id: Mapped[int | None] = mapped_column(ForeignKey("codes.id"))
+    segment: Mapped[str | None]
+    qualifiers: Mapped[str | None]
+
+
+class ModelWeights(Base):
+    """The weight files of a model by role. The model's digest changes with any of them."""
+
+    __tablename__ = "model_weights"
+
+    model_digest: Mapped[str] = mapped_column(primary_key=True)
+    role: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str]
 
 
 class ResultObject(Base):
@@ -420,6 +479,10 @@ conflicts = cast(Table, Conflict.__table__)
 refused_instances = cast(Table, RefusedInstance.__table__)
 jobs = cast(Table, Job.__table__)
 results = cast(Table, Result.__table__)
+codes = cast(Table, CodeRow.__table__)
+findings = cast(Table, FindingRow.__table__)
+measurements = cast(Table, MeasurementRow.__table__)
+model_weights = cast(Table, ModelWeights.__table__)
 result_objects = cast(Table, ResultObject.__table__)
 deliveries = cast(Table, Delivery.__table__)
 completion_efforts = cast(Table, CompletionEffort.__table__)

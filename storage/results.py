@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 from sqlalchemy import Connection, Select, exists, func, insert, or_, select, update
 
+from config.coding import VOLUME
 from storage import audit
+from storage.coded import Content, content_of, record_content, record_weights, weights_of
 from storage.errors import NotFound
 from storage.files import StoredFile
 from storage.job_state import JobState
@@ -21,16 +23,11 @@ SEALED = (
     "outcome",
     "reason_code",
     "reason_text",
-    "probability",
     "threshold",
-    "positive",
-    "lung_volume_ml",
     "pixel_digest",
     "model_name",
     "model_version",
     "model_digest",
-    "unet_sha256",
-    "decovnet_sha256",
     "device",
     "precision",
     "versions",
@@ -39,8 +36,17 @@ SEALED = (
 )
 
 
+FIRST_SEAL, SEAL = 1, 2
+# What results with the first seal had columns for, in the order in which they were sealed.
+SEALED_AS_COLUMNS = (
+    *("outcome", "reason_code", "reason_text", "probability", "threshold", "positive", "lung_volume_ml"),
+    *("pixel_digest", "model_name", "model_version", "model_digest", "unet_sha256", "decovnet_sha256"),
+    *("device", "precision", "versions", "timings", "checks"),
+)
+
+
 class ResultOutcome(StrEnum):
-    """ANALYSED has a probability; NOT_ANALYSED has a reason instead."""
+    """ANALYSED has findings or measurements; NOT_ANALYSED has a reason instead."""
 
     ANALYSED = "ANALYSED"
     NOT_ANALYSED = "NOT_ANALYSED"
@@ -50,7 +56,9 @@ class ResultOutcome(StrEnum):
 class NewResult:
     """What the worker found.
 
-    probability, threshold: 0 to 1; None if not analysed, as are positive and lung_volume_ml (millilitres).
+    content: findings and measurements; none if not analysed.
+    weights: SHA-256 of the model's weight files by role.
+    threshold: of the model's card, 0 to 1; None if it has none.
     reason_code, reason_text: why it was not analysed; None if it was.
     pixel_digest: SHA-256 hex of the pixels and geometry that the model saw, None if none were loaded.
     versions, timings (seconds by stage), checks: JSON types only.
@@ -60,14 +68,11 @@ class NewResult:
     model_name: str
     model_version: str
     model_digest: str
-    unet_sha256: str = ""
-    decovnet_sha256: str = ""
+    content: Content = field(default_factory=Content)
+    weights: Mapping[str, str] = field(default_factory=dict)
     reason_code: str | None = None
     reason_text: str | None = None
-    probability: float | None = None
     threshold: float | None = None
-    positive: bool | None = None
-    lung_volume_ml: float | None = None
     pixel_digest: str | None = None
     device: str = ""
     precision: str = ""
@@ -150,6 +155,8 @@ def record(
         **_columns(result),
     }
     result_id = insert_row(tx, results, values)
+    record_content(tx, result_id, result.content)
+    record_weights(tx, result.model_digest, result.weights)
     rows = [
         {
             "result_id": result_id,
@@ -174,21 +181,17 @@ def _columns(result: NewResult) -> dict[str, object]:
         "outcome": str(result.outcome),
         "reason_code": result.reason_code,
         "reason_text": result.reason_text,
-        "probability": result.probability,
         "threshold": result.threshold,
-        "positive": result.positive,
-        "lung_volume_ml": result.lung_volume_ml,
         "pixel_digest": result.pixel_digest,
         "model_name": result.model_name,
         "model_version": result.model_version,
         "model_digest": result.model_digest,
-        "unet_sha256": result.unet_sha256,
-        "decovnet_sha256": result.decovnet_sha256,
         "device": result.device,
         "precision": result.precision,
         "versions": json.dumps(dict(result.versions), sort_keys=True),
         "timings": json.dumps(dict(result.timings), sort_keys=True),
         "checks": json.dumps(result.checks, sort_keys=True),
+        "seal": SEAL,
     }
 
 
@@ -228,11 +231,32 @@ def content_sha256(tx: Connection, result_id: int) -> str:
 
     The audit row of the result holds it, so that a result which was altered in the index shows. Raises NotFound.
     """
-    row = tx.execute(select(*(results.c[name] for name in SEALED)).where(results.c.id == result_id)).first()
+    row = tx.execute(select(*(results.c[name] for name in (*SEALED, "seal"))).where(results.c.id == result_id)).first()
     if row is None:
         raise NotFound(f"no result {result_id}")
+    sealed = {name: row._mapping[name] for name in SEALED}
+    content, weights = content_of(tx, result_id), weights_of(tx, row.model_digest)
+    said = _as_columns(sealed, content, weights) if row.seal == FIRST_SEAL else _by_code(sealed, content, weights)
     objects = [[item.sop_instance_uid, item.sha256] for item in objects_of(tx, result_id)]
-    return hashlib.sha256(json.dumps([list(row), objects], ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([said, objects], ensure_ascii=False).encode()).hexdigest()
+
+
+def _by_code(sealed: Mapping[str, object], content: Content, weights: Mapping[str, str]) -> list[object]:
+    """What is sealed of a result."""
+    return [list(sealed.values()), asdict(content), sorted(weights.items())]
+
+
+def _as_columns(sealed: Mapping[str, object], content: Content, weights: Mapping[str, str]) -> list[object]:
+    """What was sealed of a result while what it says was columns: the values that they had, in their order."""
+    finding = content.findings[0] if content.findings else None
+    former = {
+        "probability": finding.certainty if finding else None,
+        "positive": finding.positive if finding else None,
+        "lung_volume_ml": content.value_of(VOLUME),
+        "unet_sha256": weights.get("unet", ""),
+        "decovnet_sha256": weights.get("decovnet", ""),
+    }
+    return [{**sealed, **former}[name] for name in SEALED_AS_COLUMNS]
 
 
 def supersede(tx: Connection, series_pk: int, now: float, *, shadow: bool | None = None) -> None:
@@ -291,11 +315,12 @@ def of_job(tx: Connection, job_id: int) -> int | None:
 
 
 def get_result(tx: Connection, result_id: int) -> dict[str, object]:
-    """All columns of a result by name, its JSON columns decoded. Raises NotFound."""
+    """All columns of a result by name, its JSON columns decoded, and its `content`. Raises NotFound."""
     row = tx.execute(select(results).where(results.c.id == result_id)).mappings().first()
     if row is None:
         raise NotFound(f"no result {result_id}")
-    return {**row, **{name: json.loads(row[name]) for name in ("versions", "timings", "checks")}}
+    decoded = {name: json.loads(row[name]) for name in ("versions", "timings", "checks")}
+    return {**row, **decoded, "content": content_of(tx, result_id)}
 
 
 def latest_of_series(tx: Connection, series_uid: str) -> int:

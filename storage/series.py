@@ -8,10 +8,11 @@ from sqlalchemy import Connection, Select, func, select
 
 from config.reasons import Refusal
 from storage import jobs, refused
+from storage.coded import is_positive
 from storage.errors import NotDueYet, NotFound
 from storage.job_state import JobState
 from storage.jobs import ModelRef, refusal_columns
-from storage.models import instances, patients, results, series, studies
+from storage.models import codes, findings, instances, patients, results, series, studies
 from storage.models import jobs as job_table
 from storage.moves import move
 from storage.series_state import SERIES, Selection, SeriesState
@@ -200,6 +201,7 @@ def _records() -> Select[tuple[object, ...]]:
         .correlate(series)
         .scalar_subquery()
     )
+    first = select(func.min(findings.c.id)).where(findings.c.result_id == results.c.id).correlate(results)
     own = set(SeriesRecord.__dataclass_fields__) & set(series.c.keys())
     return (
         select(
@@ -216,12 +218,14 @@ def _records() -> Select[tuple[object, ...]]:
             results.c.outcome,
             results.c.reason_code,
             results.c.reason_text,
-            results.c.probability,
-            results.c.positive,
+            findings.c.certainty.label("probability"),
+            is_positive(codes).label("positive"),
         )
         .select_from(series.join(studies).join(patients))
         .outerjoin(job_table, job_table.c.id == latest_job)
         .outerjoin(results, results.c.id == current)
+        .outerjoin(findings, findings.c.id == first.scalar_subquery())
+        .outerjoin(codes, codes.c.id == findings.c.interpretation_id)
     )
 
 

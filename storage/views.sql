@@ -5,7 +5,7 @@
 
 -- Which version of these views does this index have?
 CREATE VIEW views_version AS
-SELECT 2 AS version;
+SELECT 3 AS version;
 
 -- What touched this patient, this study, this series? Everything that happened, oldest first.
 CREATE VIEW patient_history AS
@@ -45,13 +45,22 @@ WHERE NOT EXISTS (SELECT 1 FROM results
 CREATE VIEW result_weights AS
 SELECT results.id AS result_id, studies.study_instance_uid, series.series_instance_uid, results.revision,
        strftime('%Y-%m-%d %H:%M:%f', results.created_at, 'unixepoch') AS created_utc,
-       results.outcome, results.probability, results.threshold,
-       results.model_name, results.model_version, results.model_digest, results.unet_sha256, results.decovnet_sha256,
+       results.outcome, first.certainty AS probability, results.threshold,
+       results.model_name, results.model_version, results.model_digest,
+       (SELECT sha256 FROM model_weights WHERE model_weights.model_digest = results.model_digest
+                                               AND role = 'unet') AS unet_sha256,
+       (SELECT sha256 FROM model_weights WHERE model_weights.model_digest = results.model_digest
+                                               AND role = 'decovnet') AS decovnet_sha256,
        jobs.instances_digest AS input_digest, results.pixel_digest, results.device, results.precision, results.versions, results.shadow
 FROM results
+LEFT JOIN findings AS first ON first.id = (SELECT MIN(id) FROM findings WHERE findings.result_id = results.id)
 JOIN jobs ON jobs.id = results.job_id
 JOIN series ON series.id = results.series_pk
 JOIN studies ON studies.id = series.study_pk;
+
+-- Which files of weights does a model have?
+CREATE VIEW model_weight_files AS
+SELECT model_digest, role, sha256 FROM model_weights;
 
 -- All results of a model, and whether each is still the current one of its series. A shadow result is of a model that
 -- runs beside the one that reports; it was sent nowhere.
@@ -59,15 +68,64 @@ CREATE VIEW model_results AS
 SELECT results.model_name, results.model_version, results.model_digest,
        results.id AS result_id, patients.patient_id, studies.study_instance_uid, series.series_instance_uid,
        results.revision, strftime('%Y-%m-%d %H:%M:%f', results.created_at, 'unixepoch') AS created_utc,
-       results.outcome, results.reason_code, results.reason_text, results.probability, results.positive,
-       results.lung_volume_ml,
+       results.outcome, results.reason_code, results.reason_text, first.certainty AS probability,
+       CASE WHEN interpretation.value IN ('10828004', '260385009')
+            THEN interpretation.value = '10828004' END AS positive,
+       (SELECT measurements.value FROM measurements
+        JOIN codes AS concept ON concept.id = measurements.concept_id
+        JOIN codes AS site ON site.id = measurements.site_id
+        JOIN codes AS side ON side.id = measurements.laterality_id
+        WHERE measurements.result_id = results.id AND concept.value = '118565006' AND site.value = '39607008'
+              AND side.value = '51440002'
+        ORDER BY measurements.id LIMIT 1) AS lung_volume_ml,
        CASE WHEN results.superseded_at IS NOT NULL THEN 'superseded'
             WHEN results.shadow THEN 'shadow' ELSE 'current' END AS standing,
-       results.shadow
+       results.shadow,
+       (SELECT COUNT(*) FROM findings WHERE findings.result_id = results.id) AS findings,
+       (SELECT COUNT(*) FROM measurements WHERE measurements.result_id = results.id) AS measurements
 FROM results
+LEFT JOIN findings AS first ON first.id = (SELECT MIN(id) FROM findings WHERE findings.result_id = results.id)
+LEFT JOIN codes AS interpretation ON interpretation.id = first.interpretation_id
 JOIN series ON series.id = results.series_pk
 JOIN studies ON studies.id = series.study_pk
 JOIN patients ON patients.id = studies.patient_pk;
+
+-- What each result says, by code: its findings, then its measurements. kind: finding, whose value is the model's
+-- certainty, 0 to 1, or measurement. Codes are value and coding scheme, each with its meaning in words.
+CREATE VIEW result_measurements AS
+SELECT results.id AS result_id, results.model_name, results.model_version, patients.patient_id,
+       studies.study_instance_uid, series.series_instance_uid,
+       CASE WHEN results.superseded_at IS NOT NULL THEN 'superseded'
+            WHEN results.shadow THEN 'shadow' ELSE 'current' END AS standing,
+       said.kind, concept.value AS concept_code, concept.scheme AS concept_scheme, concept.meaning AS concept,
+       said.value, unit.value AS unit, interpretation.value AS interpretation_code,
+       interpretation.scheme AS interpretation_scheme, interpretation.meaning AS interpretation, said.threshold,
+       site.value AS site_code, site.scheme AS site_scheme, site.meaning AS site,
+       laterality.value AS laterality_code, laterality.scheme AS laterality_scheme, laterality.meaning AS laterality,
+       topography.value AS topography_code, topography.scheme AS topography_scheme, topography.meaning AS topography,
+       said.segment,
+       derivation.value AS derivation_code, derivation.scheme AS derivation_scheme, derivation.meaning AS derivation,
+       method.value AS method_code, method.scheme AS method_scheme, method.meaning AS method, said.qualifiers
+FROM (SELECT result_id, 'finding' AS kind, concept_id, certainty AS value, NULL AS unit_id, interpretation_id,
+             threshold, site_id, laterality_id, NULL AS topography_id, segment, NULL AS derivation_id,
+             NULL AS method_id, NULL AS qualifiers
+      FROM findings
+      UNION ALL
+      SELECT result_id, 'measurement', concept_id, value, unit_id, NULL, NULL, site_id, laterality_id, topography_id,
+             segment, derivation_id, method_id, qualifiers
+      FROM measurements) AS said
+JOIN results ON results.id = said.result_id
+JOIN series ON series.id = results.series_pk
+JOIN studies ON studies.id = series.study_pk
+JOIN patients ON patients.id = studies.patient_pk
+JOIN codes AS concept ON concept.id = said.concept_id
+LEFT JOIN codes AS unit ON unit.id = said.unit_id
+LEFT JOIN codes AS interpretation ON interpretation.id = said.interpretation_id
+LEFT JOIN codes AS site ON site.id = said.site_id
+LEFT JOIN codes AS laterality ON laterality.id = said.laterality_id
+LEFT JOIN codes AS topography ON topography.id = said.topography_id
+LEFT JOIN codes AS derivation ON derivation.id = said.derivation_id
+LEFT JOIN codes AS method ON method.id = said.method_id;
 
 -- How long from the last instance to the result, and to the first destination that has it: median and 95th
 -- percentile (nearest rank) for each day (UTC) on which results were made.

@@ -23,6 +23,7 @@ from storage.files import FileStore
 from storage.jobs import ModelRef, Models
 from storage.models import deliveries as delivery_table
 from storage.results import NewObject, NewResult
+from tests.storage_factory import said
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
@@ -103,7 +104,7 @@ class Node:
             NewObject(kind, o.SOPInstanceUID, o.SOPClassUID, o.SeriesInstanceUID, self.files.write_durably([part10(o)]))
             for kind, o in objects.items()
         ]
-        result = NewResult("ANALYSED", model.name, model.version, model.digest, probability=0.5, threshold=0.5)
+        result = NewResult("ANALYSED", model.name, model.version, model.digest, said(0.5), threshold=0.5)
         with self.database.transaction() as tx:
             recording.record_instance(tx, arrival, now - 1, 0.5)
             (due,) = quiet_time.due_series(tx, now)

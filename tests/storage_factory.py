@@ -8,8 +8,10 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, make_url, text
 
+from config.coding import BILATERAL, LUNG, MILLILITRE, NEGATIVE, POSITIVE, VOLUME, Code
 from storage import jobs, quiet_time, recording, series
 from storage.arrival import Arrival, IndexedHeader, Outcome
+from storage.coded import CodedFinding, CodedMeasurement, Content
 from storage.database import Database, open_database
 from storage.files import FileStore
 from storage.jobs import ClaimedJob, ModelRef
@@ -19,6 +21,7 @@ CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 MODEL = ModelRef("demo", "1", "model-digest-1")
+DISEASE = Code("233604007", "SCT", "Pneumonia")
 QUIET_S = 30.0
 LEASE_S = 60.0
 ATTEMPTS = 3
@@ -126,6 +129,14 @@ class Store:
         return [row["event"] for row in self.rows("SELECT event FROM audit ORDER BY id")]
 
 
+def said(probability: float = 0.9, lung_volume_ml: float = 4200.0) -> Content:
+    """What the first model says: a disease with a certainty, and the lungs' volume."""
+    interpretation = POSITIVE if probability >= 0.5 else NEGATIVE
+    finding = CodedFinding("Disease", DISEASE, interpretation, probability, 0.5, site=LUNG, laterality=BILATERAL)
+    volume = CodedMeasurement(VOLUME, lung_volume_ml, MILLILITRE, LUNG, BILATERAL, segment="Lungs")
+    return Content((finding,), (volume,))
+
+
 def analysed(probability: float = 0.9) -> NewResult:
     """A result as the pipeline returns it."""
     return NewResult(
@@ -133,12 +144,9 @@ def analysed(probability: float = 0.9) -> NewResult:
         MODEL.name,
         MODEL.version,
         MODEL.digest,
-        unet_sha256="u" * 64,
-        decovnet_sha256="d" * 64,
-        probability=probability,
+        said(probability),
+        {"unet": "u" * 64, "decovnet": "d" * 64},
         threshold=0.5,
-        positive=probability >= 0.5,
-        lung_volume_ml=4200.0,
         pixel_digest="p" * 64,
         device="cpu",
         precision="exact",

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from config.own_equipment import OwnEquipment
@@ -10,10 +11,12 @@ from config.reasons import ReasonCode, Refusal
 from config.settings import ReportSettings, Settings
 from config.uids import uid_problem
 from inference.covid.loading import load_pipeline
+from inference.covid.output import output_of
 from inference.covid.pipeline import Pipeline
 from inference.errors import CorruptInstance, ModelError, UnsuitableSeries
 from inference.finding import Finding
 from inference.models.registry import find_model
+from inference.plug import Output
 from inference.volume.ct_volume import CTVolume
 from inference.volume.folder import Folder
 from inference.volume.load import Planes, load
@@ -32,6 +35,13 @@ class Analysis:
     refusal: Refusal | None
     volume: CTVolume | None
     timings_s: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def output(self) -> Output | None:
+        """The finding in the form of the plug."""
+        if self.finding is None or self.volume is None:
+            return None
+        return output_of(self.finding, self.volume)
 
     @property
     def outcome(self) -> ResultOutcome:

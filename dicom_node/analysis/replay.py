@@ -10,6 +10,7 @@ from dicom_node.analysis.worker import new_result
 from dicom_node.errors import NodeError
 from inference.finding import ModelIdentity
 from storage import audit, results, series
+from storage.coded import Content
 from storage.database import Database
 from storage.files import FileStore
 from storage.jobs import ModelRef
@@ -18,19 +19,18 @@ from storage.results import ResultInput
 
 # The same input, model, device and versions give the same bytes; others add in a different order.
 PROBABILITY_TOLERANCE = 1e-3
-VOLUME_TOLERANCE = 1e-3  # share of the lung volume
+MEASUREMENT_TOLERANCE = 1e-3  # share of the measurement
+PROBABILITY = "probability"
 
-_WHAT_IT_SAYS = ("outcome", "reason_code", "probability", "positive", "lung_volume_ml")
-_WHAT_IT_IS_OF = ("pixel_digest", "model_digest")
 _SURROUNDINGS = ("device", "precision", "versions")
-COMPARED = (*_WHAT_IT_SAYS, *_WHAT_IT_IS_OF, *_SURROUNDINGS)
+_COLUMNS = ("outcome", "reason_code", "pixel_digest", "model_digest", *_SURROUNDINGS)
 
 
 @dataclass(frozen=True)
 class Replay:
     """A recorded result and the recomputed one.
 
-    recorded, found: the values of `COMPARED` by name.
+    recorded, found: values by name: what it says, what it is of, and with what it was computed.
     """
 
     result_id: int
@@ -41,23 +41,32 @@ class Replay:
     @property
     def differences(self) -> tuple[str, ...]:
         """Names of the values that are not the same."""
-        return tuple(name for name in COMPARED if self.recorded[name] != self.found[name])
+        names = dict.fromkeys([*self.recorded, *self.found])
+        return tuple(name for name in names if self.recorded.get(name) != self.found.get(name))
 
     @property
     def agrees(self) -> bool:
         """Equal, or within the tolerances if device, precision or versions differ from those of the recorded result."""
         allowed = set(_SURROUNDINGS)
         if allowed & set(self.differences):
-            allowed |= {name for name in ("probability", "lung_volume_ml") if self._is_close(name)}
+            allowed |= {name for name in self.differences if self._is_close(name)}
         return set(self.differences) <= allowed
 
     def _is_close(self, name: str) -> bool:
-        recorded, found = self.recorded[name], self.found[name]
+        recorded, found = self.recorded.get(name), self.found.get(name)
         if not isinstance(recorded, float) or not isinstance(found, float):
             return False
-        return abs(found - recorded) <= (
-            PROBABILITY_TOLERANCE if name == "probability" else VOLUME_TOLERANCE * recorded
-        )
+        allowed = PROBABILITY_TOLERANCE if name.startswith(PROBABILITY) else MEASUREMENT_TOLERANCE * abs(recorded)
+        return abs(found - recorded) <= allowed
+
+
+def _said(content: Content) -> dict[str, object]:
+    """What a result says, by name: `probability` and `positive` of its finding, and each measurement."""
+    said: dict[str, object] = {}
+    for number, finding in enumerate(content.findings, 1):
+        of = "" if number == 1 else f" of {finding.concept.meaning}"
+        said |= {f"{PROBABILITY}{of}": finding.certainty, f"positive{of}": finding.positive}
+    return said | {measured.name: measured.value for measured in content.measurements}
 
 
 def replay(settings: Settings, database: Database, files: FileStore, wanted: str, device: str = "") -> Replay:
@@ -77,12 +86,15 @@ def replay(settings: Settings, database: Database, files: FileStore, wanted: str
     except Exception as error:
         _audit(database, result_id, source, "FAILED", error=type(error).__name__)
         raise
-    recorded = {name: row[name] for name in COMPARED}
-    new = new_result(analysis, model)
-    found = {name: getattr(new, name) for name in COMPARED}
-    done = Replay(result_id, source.series_instance_uid, recorded, {**found, "versions": dict(new.versions)})
+    new, content = new_result(analysis, model), row["content"]
+    assert isinstance(content, Content)  # noqa: S101 - as `get_result` says
+    recorded = {name: row[name] for name in _COLUMNS} | _said(content)
+    found = {name: getattr(new, name) for name in _COLUMNS} | {"versions": dict(new.versions)} | _said(new.content)
+    if row["seal"] == results.FIRST_SEAL:  # recorded when the index had no place for more
+        found = {name: value for name, value in found.items() if name in recorded}
+    done = Replay(result_id, source.series_instance_uid, recorded, found)
     outcome = "AGREES" if done.agrees else "DIFFERS"
-    said = {"probability": new.probability, "reason_code": new.reason_code}
+    said = {PROBABILITY: found.get(PROBABILITY), "reason_code": new.reason_code}
     _audit(database, result_id, source, outcome, differences=list(done.differences), **said)
     return done
 

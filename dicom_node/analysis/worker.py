@@ -15,12 +15,14 @@ from sqlalchemy import Connection
 from config.settings import Settings
 from dicom_node import heartbeat
 from dicom_node.analysis.analyse import Analysis, Loaded, analyse_loaded, load_series, open_model
+from dicom_node.analysis.content import content_of
 from dicom_node.analysis.read_ahead import ReadAhead
 from dicom_node.analysis.result_objects import ResultObjects, report_objects
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.covid.pipeline import Pipeline
 from inference.finding import ModelIdentity
 from storage import audit, jobs, results, series
+from storage.coded import Content
 from storage.database import Database
 from storage.errors import CorruptFile, StaleLease
 from storage.files import FileStore
@@ -235,24 +237,22 @@ def _named(keywords: Sequence[str]) -> str:
 
 def new_result(analysis: Analysis, model: ModelIdentity) -> NewResult:
     """The row of an analysis."""
-    finding, refusal = analysis.finding, analysis.refusal
+    finding, refusal, output = analysis.finding, analysis.refusal, analysis.output
+    weights = {"unet": model.unet_sha256, "decovnet": model.decovnet_sha256}
     return NewResult(
         outcome=analysis.outcome,
         reason_code=str(refusal.code) if refusal else None,
         reason_text=refusal.sentence if refusal else None,
-        probability=finding.probability if finding else None,
+        content=content_of(output) if output else Content(),
+        weights={role: sha256 for role, sha256 in weights.items() if sha256},
         threshold=model.threshold,
-        positive=finding.positive if finding else None,
-        lung_volume_ml=finding.lung_volume_ml if finding else None,
         pixel_digest=finding.pixel_digest if finding else None,
         model_name=model.name,
         model_version=model.version,
         model_digest=model.digest,
-        unet_sha256=model.unet_sha256,
-        decovnet_sha256=model.decovnet_sha256,
-        device=finding.device if finding else "",
-        precision=finding.precision if finding else "",
-        versions=finding.versions if finding else {},
+        device=output.run.device if output else "",
+        precision=output.run.precision if output else "",
+        versions=output.run.versions if output else {},
         timings=analysis.timings_s,
-        checks=[{"code": c.code, "sentence": c.sentence} for c in finding.checks] if finding else [],
+        checks=[{"code": c.code, "sentence": c.sentence} for c in output.checks] if output else [],
     )

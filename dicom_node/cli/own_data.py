@@ -4,7 +4,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from config.settings import Settings
 from inference.evaluation.errors import EvaluationError, Problem
@@ -14,7 +14,7 @@ from inference.models.cards import read_card
 from inference.models.registry import find_model
 from inference.volume.scans import Scan, age_at
 from storage.files import FileStore
-from storage.models import instances, patients, results, series, studies
+from storage.models import findings, instances, patients, results, series, studies
 from storage.results import ResultOutcome
 from storage.series_state import SeriesState
 
@@ -71,7 +71,8 @@ def stored_scans(tx: Connection, files: FileStore) -> list[Scan]:
 
 
 def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
-    """The current analysed result of every series; of the shadow model if `shadow`."""
+    """The current result of every series that has a finding with a certainty; of the shadow model if `shadow`."""
+    first = select(func.min(findings.c.id)).where(findings.c.result_id == results.c.id).correlate(results)
     rows = tx.execute(
         select(
             series.c.series_instance_uid,
@@ -81,13 +82,15 @@ def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
             studies.c.accession_number,
             patients.c.patient_id,
             patients.c.sex,
-            results.c.probability,
+            findings.c.certainty,
             results.c.model_name,
             results.c.model_version,
             results.c.model_digest,
         )
         .select_from(results.join(series, series.c.id == results.c.series_pk).join(studies).join(patients))
+        .join(findings, findings.c.id == first.scalar_subquery())
         .where(
+            findings.c.certainty.is_not(None),
             results.c.superseded_at.is_(None),
             results.c.shadow.is_(shadow),
             results.c.outcome == ResultOutcome.ANALYSED.value,
@@ -100,7 +103,7 @@ def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
             patient=row.patient_id or "",
             sex=row.sex or "",
             manufacturer=row.manufacturer or "",
-            probability=row.probability,
+            probability=row.certainty,
             instance_count=row.instance_count,
             model=f"{row.model_name} {row.model_version}",
             model_digest=row.model_digest,

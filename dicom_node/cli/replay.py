@@ -52,7 +52,7 @@ def replay(
 def _print(done: Replay) -> None:
     rows = []
     for name, recorded in done.recorded.items():
-        found, same = done.found[name], name not in done.differences
+        found, same = done.found.get(name), name not in done.differences
         if name == "versions" and isinstance(recorded, dict) and isinstance(found, dict):
             packages = sorted({*recorded, *found})
             rows += [(p, recorded.get(p), found.get(p), _same(recorded.get(p) == found.get(p))) for p in packages]

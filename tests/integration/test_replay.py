@@ -1,5 +1,6 @@
 """`dicom-node replay`: a stored result comes out of its files and its model again, or the command says what differs."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
 from storage import recording
 from storage.arrival import Arrival, IndexedHeader
+from tests.fixtures import index_of
 from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, ModelRef, Store
 
 
@@ -74,7 +76,7 @@ def replay(store: Store, wanted: str) -> tuple[int, dict[str, Any], str]:
 
 
 def test_a_result_comes_out_again_bit_for_bit_and_that_is_audited(store: Store) -> None:
-    ((row,),) = [store.rows("SELECT id, probability FROM results")]
+    (row,) = store.rows("SELECT result_id AS id, certainty AS probability FROM findings")
     status, record, _ = replay(store, str(row["id"]))
     assert (status, record["agrees"], record["differences"]) == (0, True, [])
     assert record["found"]["probability"] == record["recorded"]["probability"] == row["probability"]
@@ -84,7 +86,7 @@ def test_a_result_comes_out_again_bit_for_bit_and_that_is_audited(store: Store) 
 
 def test_a_result_that_does_not_come_out_again_is_told_by_series(store: Store) -> None:
     with store.database.transaction() as tx:
-        tx.exec_driver_sql("UPDATE results SET probability = 0.75")
+        tx.exec_driver_sql("UPDATE findings SET certainty = 0.75")
     (row,) = store.rows("SELECT series_instance_uid FROM series")
     status, record, _ = replay(store, str(row["series_instance_uid"]))
     assert (status, record["agrees"]) == (1, False)
@@ -117,3 +119,22 @@ def test_a_refusal_is_replayed_too(phantom: list[Path], tmp_path: Path) -> None:
         status, record, _ = replay(store, "1")
         assert (status, record["found"]["reason_code"]) == (0, "MISSING_SLICES")
         assert replay(store, "2")[0] == 1
+
+
+@pytest.mark.parametrize("result_id", [4])
+def test_a_result_of_the_version_before_comes_out_again(result_id: int, tmp_path: Path) -> None:
+    path = index_of("0.2.0", tmp_path / "node.db")
+    with Store(tmp_path, f"sqlite:///{path}") as store:
+        made = {}
+        for seed, lesions in ((11, "mixed"), (12, "none")):
+            volume = make_phantom(seed, slices=40, size=256, lesions=lesions)
+            made |= {hashlib.sha256(p.read_bytes()).hexdigest(): p for p in write_series(volume, tmp_path / lesions)}
+        for row in store.rows("SELECT path, sha256 FROM instances"):
+            place = tmp_path / "files" / str(row["path"])
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(made[row["sha256"]], place)
+        status, record, said = replay(store, str(result_id))
+        assert (status, record.get("agrees")) == (0, True), said
+        assert record["found"]["Volume, Lung, Bilateral, Lungs"] == pytest.approx(
+            record["recorded"]["Volume, Lung, Bilateral, Lungs"], rel=1e-3
+        )

@@ -18,6 +18,7 @@ from storage.jobs import Models
 from storage.results import NewObject, NewResult
 from storage.series import SeriesRecord
 from tests.outbox import Node, ct_series, instance, make_node, part10
+from tests.storage_factory import said
 
 QUIET_S = 30.0
 
@@ -46,8 +47,9 @@ class Site:
     def work(self, probability: float | None = 0.9) -> str:
         """The worker ends the only queued job, NOT_ANALYSED without a probability. Returns its series."""
         model = current_model(self.node.settings)
-        verdict: dict[str, object] = {"outcome": "ANALYSED", "probability": probability, "threshold": 0.5}
-        if probability is None:
+        if probability is not None:
+            verdict: dict[str, object] = {"outcome": "ANALYSED", "content": said(probability), "threshold": 0.5}
+        else:
             verdict = {"outcome": "NOT_ANALYSED", "reason_code": "LUNG_CUT_OFF", "reason_text": "Cut off."}
         report = instance()
         file = self.node.files.write_durably([part10(report)])

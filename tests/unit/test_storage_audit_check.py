@@ -79,7 +79,7 @@ def test_a_head_is_read_as_it_is_printed():
 @pytest.mark.parametrize(
     ("statement", "says"),
     [
-        ("UPDATE results SET probability = 0.01", "result 1 or its objects were altered after they were recorded"),
+        ("UPDATE findings SET certainty = 0.01", "result 1 or its objects were altered after they were recorded"),
         ("UPDATE result_objects SET sha256 = 'other'", "result 1 or its objects were altered after they were recorded"),
         ("DELETE FROM result_objects", "result 1 or its objects were altered after they were recorded"),
     ],

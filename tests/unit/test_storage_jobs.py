@@ -172,7 +172,10 @@ def test_finishing_writes_result_objects_outbox_and_audit_together(queued):
     job = queued.claim(31)
     result_id = queued.finish(job, 40, "PACS", "ARCHIVE", "PACS")
     [row] = queued.rows("SELECT * FROM results")
-    assert (row["id"], row["outcome"], row["probability"], row["superseded_at"]) == (result_id, "ANALYSED", 0.9, None)
+    assert (row["id"], row["outcome"], row["superseded_at"]) == (result_id, "ANALYSED", None)
+    [found], [measured] = queued.rows("SELECT * FROM findings"), queued.rows("SELECT * FROM measurements")
+    assert (found["result_id"], found["certainty"]) == (result_id, 0.9)
+    assert (measured["result_id"], measured["value"]) == (result_id, 4200.0)
     assert row["pixel_digest"] == "p" * 64
     assert [r["destination"] for r in queued.rows("SELECT destination FROM deliveries ORDER BY id")] == [
         "PACS",
@@ -257,14 +260,13 @@ def test_a_series_not_analysed_has_a_reason_and_no_probability(queued):
     with queued.database.transaction() as tx:
         jobs.finish(tx, job.job_id, job.fence, 40, not_analysed("GAP", "A slice is missing."), [], [])
     [row] = queued.rows("SELECT * FROM results")
-    assert (row["outcome"], row["reason_code"], row["probability"]) == ("NOT_ANALYSED", "GAP", None)
+    assert (row["outcome"], row["reason_code"]) == ("NOT_ANALYSED", "GAP")
+    assert queued.rows("SELECT * FROM findings") == queued.rows("SELECT * FROM measurements") == []
 
 
 @pytest.mark.parametrize(
     "bad",
     [
-        {"probability": 1.01},
-        {"probability": None},
         {"outcome": "NOT_ANALYSED"},
         {"reason_code": "GAP"},
         {"outcome": "MAYBE"},
@@ -295,7 +297,13 @@ def test_the_audit_row_of_a_result_is_short_and_seals_what_the_result_says(queue
             return results.content_sha256(tx, 1)
 
     assert now() == noted
-    for tampering in ("UPDATE results SET probability = 0.1", "UPDATE result_objects SET sha256 = 'other'"):
+    for tampering in (
+        "UPDATE findings SET certainty = 0.1",
+        "UPDATE measurements SET value = 1",
+        "UPDATE codes SET meaning = 'other'",
+        "UPDATE model_weights SET sha256 = 'other'",
+        "UPDATE result_objects SET sha256 = 'other'",
+    ):
         with queued.database.transaction() as tx:
             tx.exec_driver_sql(tampering)
         assert now() != noted

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 
+from config.coding import FORMER_FINDING, MILLILITRE, VOLUME
 from storage import audit, series
 from storage import database as module
+from storage.audit_check import check
+from storage.coded import contents_of
 from storage.database import MIGRATIONS, VIEWS, open_database
 from storage.errors import DatabaseTooNew, StorageError
 from storage.models import Base
@@ -89,6 +93,51 @@ def test_an_index_of_0_1_0_keeps_every_row_and_answers_every_question(old, tmp_p
         assert status(tx, 0.0)
     for item in held:
         assert files.read_verified(item.path, item.sha256)
+    database.close()
+
+
+COLUMNS = "id, outcome, reason_code, probability, threshold, positive, lung_volume_ml, unet_sha256, decovnet_sha256"
+
+
+def test_what_columns_said_of_a_result_is_said_by_code_and_its_seal_still_holds(tmp_path):
+    path = index_of("0.2.0", tmp_path / "node.db")
+    with sqlite3.connect(path) as index:
+        before = index.execute(f"SELECT {COLUMNS} FROM results ORDER BY id").fetchall()
+    assert [row[1] for row in before] == ["ANALYSED", "ANALYSED", "NOT_ANALYSED", "ANALYSED"]
+    database = open_database(f"sqlite:///{path}")
+    with database.read() as tx:
+        after = tx.exec_driver_sql(
+            "SELECT w.result_id, w.outcome, r.reason_code, w.probability, w.threshold, r.positive, r.lung_volume_ml,"
+            " w.unet_sha256, w.decovnet_sha256 FROM result_weights w JOIN model_results r USING (result_id) ORDER BY 1"
+        ).all()
+        assert [tuple(row) for row in after] == before
+        contents = contents_of(tx, [row[0] for row in before])
+        assert check(tx).problems == ()
+    database.close()
+    assert [len(one.findings) for one in contents.values()] == [1, 1, 0, 1]
+    (finding,), (measured,) = contents[4].findings, contents[4].measurements
+    assert (finding.concept, finding.certainty, finding.positive) == (FORMER_FINDING, before[3][3], False)
+    assert (measured.concept, measured.value, measured.unit) == (VOLUME, before[3][6], MILLILITRE)
+
+
+@pytest.mark.parametrize(
+    "tampering", ["findings SET certainty = 0.5", "measurements SET value = 1", "model_weights SET sha256 = 'other'"]
+)
+def test_a_result_of_before_that_is_altered_now_shows(tmp_path, tampering):
+    database = open_database(f"sqlite:///{index_of('0.2.0', tmp_path / 'node.db')}")
+    with database.transaction() as tx:
+        tx.exec_driver_sql(f"UPDATE {tampering}")
+    with database.read() as tx:
+        assert "altered" in check(tx).problems[0]
+    database.close()
+
+
+def test_references_between_rows_are_checked_again_after_an_upgrade(old):
+    database = open_database(f"sqlite:///{old}")
+    with pytest.raises(IntegrityError), database.transaction() as tx:
+        tx.exec_driver_sql("UPDATE deliveries SET result_id = 999")
+    with database.read() as tx:
+        assert tx.exec_driver_sql("PRAGMA foreign_key_check").all() == []
     database.close()
 
 

@@ -1,0 +1,38 @@
+"""From a model's output to what the index keeps of it."""
+
+from inference.plug import FindingByCode, Measurement, Output
+from storage.coded import CodedFinding, CodedMeasurement, Content
+
+
+def content_of(output: Output) -> Content:
+    """The findings and measurements of an output."""
+    return Content(tuple(map(_finding, output.findings)), tuple(map(_measurement, output.measurements)))
+
+
+def _finding(finding: FindingByCode) -> CodedFinding:
+    return CodedFinding(
+        finding.title,
+        finding.concept,
+        finding.interpretation,
+        finding.certainty,
+        finding.threshold,
+        finding.category,
+        finding.site,
+        finding.laterality,
+        finding.segment,
+    )
+
+
+def _measurement(measured: Measurement) -> CodedMeasurement:
+    return CodedMeasurement(
+        measured.concept,
+        measured.value,
+        measured.unit,
+        measured.site,
+        measured.laterality,
+        measured.topography,
+        measured.derivation,
+        measured.method,
+        measured.segment,
+        tuple((one.concept, one.value, one.unit.value) for one in measured.qualifiers),
+    )
