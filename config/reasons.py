@@ -13,6 +13,8 @@ _PROTOCOL = "Route a series whose protocol fits the model card."
 _ROUTING = "Change the PACS's routing rule, so that this kind of series is not sent."
 _READ = "Read the images: the model was not made for such lungs."
 _HEADER = "Ask whoever operates the scanner or the archive: the header is wrong or incomplete."
+_MAKER = "Try the model with `dicom-node models check` and show its maker what that prints."
+_CARD = "Raise [limits] in the model's card if this machine can give that; otherwise ask the model's maker."
 
 
 class ReasonCode(StrEnum):
@@ -147,6 +149,14 @@ class ReasonCode(StrEnum):
     MASK_MISSES_LUNG = "MASK_MISSES_LUNG", "a lung mask that leaves out much of the air-filled lung", _PROTOCOL
     MASK_OFF_GROUND = "MASK_OFF_GROUND", "a network that takes much for lung that is not", _PROTOCOL
     CROP_IMPLAUSIBLE = "CROP_IMPLAUSIBLE", "an image part for the verdict that does not fit the lungs", _PROTOCOL
+
+    # A third party's model, in its own process: it gave no result that can be reported.
+    MODEL_CRASHED = "MODEL_CRASHED", "a model whose program crashed or failed", _MAKER
+    MODEL_TIMEOUT = "MODEL_TIMEOUT", "a model that took longer than its card allows", _CARD
+    MODEL_MEMORY = "MODEL_MEMORY", "a model that wanted more memory than its card allows", _CARD
+    MODEL_TOO_MUCH = "MODEL_TOO_MUCH", "a model that printed, wrote or answered more than it may", _MAKER
+    MODEL_OUTPUT = "MODEL_OUTPUT", "an answer of a model that does not fit the images", _MAKER
+    MODEL_CODE = "MODEL_CODE", "an answer of a model with an unknown code", _MAKER
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,24 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a third party's model may take for one volume, in a process of its own.
+
+    memory_mb: MiB, apart from the volume.  time_s: from the start of its process to its answer.
+    scratch_mb: MiB of files.
+    """
+
+    memory_mb: int = 8192
+    time_s: float = 600.0
+    scratch_mb: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("memory_mb", "time_s", "scratch_mb"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: must be above 0")
+
+
+@dataclass(frozen=True)
 class OperatingPoint:
     """A threshold and its results on the data named in `source`."""
 
@@ -154,6 +172,7 @@ class Card:
     reporting_precisions: the same for slices that only the reported mask needs; they cannot change the verdict.
     suitability: the rules that a series must pass, read by `inference.suitability.check`.
     published: `models publish` wrote the card for exactly these weights.
+    limits: of a third party's model, None for the usual ones; the node's own run in the node's process, without.
     training, evaluation: what it was trained on and how, and how well it did; figures without patient data.
     """
 
@@ -173,6 +192,7 @@ class Card:
     suitability: Mapping[str, object] = field(default_factory=dict)
     operating_points: tuple[OperatingPoint, ...] = ()
     published: bool = False
+    limits: Limits | None = None
     training: Mapping[str, object] = field(default_factory=dict)
     evaluation: Mapping[str, object] = field(default_factory=dict)
 

@@ -1,0 +1,1 @@
+"""Run a third party's model in a process of its own, without network, with limits."""
