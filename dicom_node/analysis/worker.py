@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection
 
+from config.reasons import ReasonCode, Refusal
 from config.settings import Settings
 from dicom_node import heartbeat
 from dicom_node.analysis.analyse import Analysis, Loaded, analyse_loaded, load_series, open_model
@@ -20,6 +22,7 @@ from dicom_node.analysis.read_ahead import ReadAhead
 from dicom_node.analysis.result_objects import ResultObjects, report_objects
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.covid.pipeline import Pipeline
+from inference.errors import CorruptInstance
 from inference.finding import ModelIdentity
 from storage import audit, jobs, results, series
 from storage.coded import Content
@@ -27,7 +30,7 @@ from storage.database import Database
 from storage.errors import CorruptFile, StaleLease
 from storage.files import FileStore
 from storage.jobs import ClaimedJob
-from storage.results import NewObject, NewResult
+from storage.results import NewObject, NewResult, PreviousResult
 from storage.series import StoredInstance
 
 log = structlog.get_logger()
@@ -126,18 +129,35 @@ class Worker:
         if job.shadow:
             self._commit(job, analysis, pipeline.identity, ResultObjects())
             return
-        predecessor = self.files.read_verified(previous.report.path, previous.report.sha256) if previous else None
-        built = report_objects(
-            analysis,
-            [self.files.absolute(instance.path) for instance in instances],
-            pipeline.identity,
-            self.settings,
+        analysis, built = self._built(job, analysis, instances, previous, pipeline)
+        self._commit(job, analysis, pipeline.identity, built)
+
+    def _built(
+        self,
+        job: ClaimedJob,
+        analysis: Analysis,
+        instances: Sequence[StoredInstance],
+        previous: PreviousResult | None,
+        pipeline: Pipeline,
+    ) -> tuple[Analysis, ResultObjects]:
+        """The result and its objects; a refusal if no report can be made of the headers of analysed images."""
+        build = partial(
+            report_objects,
+            paths=[self.files.absolute(instance.path) for instance in instances],
+            model=pipeline.identity,
+            settings=self.settings,
             instances_digest=job.instances_digest,
-            predecessor=predecessor,
+            predecessor=self.files.read_verified(previous.report.path, previous.report.sha256) if previous else None,
             revision=job.revision,
             operating_points=pipeline.card.operating_points,
         )
-        self._commit(job, analysis, pipeline.identity, built)
+        try:
+            return analysis, build(analysis)
+        except CorruptInstance as error:
+            refused = Analysis(
+                None, Refusal(ReasonCode.CORRUPT_INSTANCE, str(error)), analysis.volume, analysis.timings_s
+            )
+            return refused, build(refused)
 
     def _load(self, job: ClaimedJob, instances: Sequence[StoredInstance]) -> Loaded:
         """The series as a volume. The slices that were read ahead are then released: the volume holds them."""

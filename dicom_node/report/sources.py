@@ -25,7 +25,7 @@ from inference.volume.part10 import DEFLATED, UNREADABLE, read_header, read_meta
 UTF_8 = "ISO_IR 192"
 
 IDENTITY = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-_READ_FIRST = [*IDENTITY, *copied.SIMPLE, *copied.ITEMS]
+_READ_PLAIN = [*IDENTITY, *copied.SIMPLE]
 _READ_OTHERS = [*IDENTITY, "InstanceNumber"]
 
 
@@ -52,7 +52,7 @@ def read_sources(volume: CTVolume) -> list[Source]:
             if slice_.path in seen:
                 continue
             seen.add(slice_.path)
-            header = _read(slice_.path, _READ_OTHERS if sources else _READ_FIRST)
+            header = _read(slice_.path, _READ_OTHERS) if sources else _read_first(slice_.path)
             source = _identified(header) if sources else complete(header)
             # As the loader has them: the volume is made of these instances, in this series.
             source.SOPClassUID, source.SOPInstanceUID = slice_.sop_class_uid, slice_.sop_instance_uid
@@ -70,7 +70,7 @@ def read_headers(paths: Sequence[Path]) -> list[Source]:
     with quiet():
         for path in paths:
             try:
-                header = _read(path, _READ_OTHERS if headers else _READ_FIRST)
+                header = _read(path, _READ_OTHERS) if headers else _read_first(path)
             except CorruptInstance:
                 continue
             if _has_identity(header):
@@ -102,6 +102,19 @@ def complete(source: Dataset) -> Source:
     copy.emptied = tuple(dict.fromkeys([*before.emptied, *reader.emptied]))
     copy.altered = tuple(dict.fromkeys([*before.altered, *reader.altered]))
     return copy
+
+
+def _read_first(path: Path) -> Dataset:
+    """What is copied of the first image; without its sequences if they hold more items than are read.
+
+    Raises CorruptInstance.
+    """
+    try:
+        return _read(path, [*_READ_PLAIN, *copied.ITEMS])
+    except CorruptInstance:
+        plain = Source(_read(path, _READ_PLAIN))
+        plain.emptied = tuple(copied.ITEMS)
+        return plain
 
 
 def _read(path: Path, keywords: Sequence[str]) -> Dataset:
