@@ -29,6 +29,7 @@ from storage.backup import back_up
 from storage.errors import (
     DatabaseBusy,
     DatabaseCorrupt,
+    DatabaseOutdated,
     DatabaseReadOnly,
     DatabaseTooNew,
     DatabaseUnavailable,
@@ -207,6 +208,20 @@ class Database:
         with self.read() as tx:
             held = MigrationContext.configure(tx).get_current_revision()
         return held, ScriptDirectory.from_config(_migrations()).get_current_head()
+
+    def refuse_other_schema(self) -> None:
+        """Raises DatabaseOutdated unless the schema is that of this version of the program; makes one if there is none.
+
+        A node of the former version may be at work: its index must not change under it.
+        """
+        held, needed = self.schema()
+        if held is None:
+            self.migrate()
+        elif held != needed:
+            raise DatabaseOutdated(
+                f"the index has schema {held}, this program {needed}: the start of the node (`dicom-node run`) brings "
+                "it up to date. A node that runs is of the other version: stop it first"
+            )
 
     def migrate(self) -> None:
         """Bring the schema up to this version of the program and recreate the views, all or nothing.

@@ -50,6 +50,10 @@ class StoreMismatch(StorageError):
     """The index and the stored files do not belong together. The message says what was found and what to do."""
 
 
+class DatabaseOutdated(StorageError):
+    """The index has the schema of another version than this program's: the program was changed, and no node started."""
+
+
 class DatabaseTooNew(StorageError):
     """The index has a schema that this version of the program does not know."""
 

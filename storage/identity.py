@@ -27,12 +27,16 @@ ADOPT = "'dicom-node index adopt'"
 CORRECT = "Correct data_dir or storage.database_url if one of them names the wrong place"
 
 
-def open_store(url: str, root: Path, *, create: bool = True, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Database:
+def open_store(
+    url: str, root: Path, *, create: bool = True, upgrade: bool = True, busy_timeout_s: float = BUSY_TIMEOUT_S
+) -> Database:
     """The index at this URL, its schema up to date: that of the files below `root`.
 
     From then on every transaction checks that both are still what was opened.
     create: make the index if there is none. The processes of a node must not: the node made one when it started.
-    Raises StoreMismatch, before anything is changed, if they do not belong together.
+    upgrade: bring an index of an earlier version up to date. Only the start of a node may: processes of the former
+    version may still be at work on it.
+    Raises StoreMismatch, before anything is changed, if they do not belong together; DatabaseOutdated.
     """
     mark = Mark(root)
     refuse_lost_index(url, root)
@@ -45,7 +49,10 @@ def open_store(url: str, root: Path, *, create: bool = True, busy_timeout_s: flo
             refuse_mismatch(tx, held, mark, root, database.where)
         if held is None and not create:
             raise StoreMismatch(_index_is_empty(database.where, root))
-        database.migrate()
+        if upgrade and create:
+            database.migrate()
+        else:
+            database.refuse_other_schema()
     if held is not None and mark.read() is not None:
         database.bind(mark)
     return database

@@ -46,7 +46,7 @@ def database_of(settings: Settings, *, create: bool = False) -> Database:
 
     Raises NodeError with what to do when there is none, or when this user may not open it.
     """
-    return open_index(settings, create=create)
+    return open_index(settings, create=create, upgrade=False)
 
 
 def files_of(settings: Settings) -> FileStore:

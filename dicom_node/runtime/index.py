@@ -15,10 +15,11 @@ from storage.identity import open_store, refuse_lost_index
 from storage.private import make_folder
 
 
-def open_index(settings: Settings, *, create: bool = True) -> Database:
+def open_index(settings: Settings, *, create: bool = True, upgrade: bool = True) -> Database:
     """The index of these settings, its schema up to date; it belongs to the stored files.
 
     create: make it if there is none. A command that only reads must not: what root makes the node cannot open.
+    upgrade: see `open_store`; for the start of a node.
     Raises NoIndex; NodeError when it cannot be opened, PermissionError for its folder; StoreMismatch and other
     StorageError.
     """
@@ -37,7 +38,7 @@ def open_index(settings: Settings, *, create: bool = True) -> Database:
             f"there is no index at {url.database} yet: the node has not run with this configuration (`dicom-node run`)"
         )
     try:
-        return open_store(settings.database_url, settings.files_dir)
+        return open_store(settings.database_url, settings.files_dir, upgrade=upgrade)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise NodeError(
             f"[storage] database_url needs the driver for {url.drivername}, which is not installed: "

@@ -241,7 +241,7 @@ class Supervisor:
     def _audit(self, event: str, outcome: str, detail: dict[str, object]) -> None:
         try:
             with (
-                contextlib.closing(open_index(self._settings, create=False)) as database,
+                contextlib.closing(open_index(self._settings, create=False, upgrade=False)) as database,
                 database.transaction() as tx,
             ):
                 audit.append(tx, time.time(), f"node.{event}", outcome=outcome, detail=detail)

@@ -9,7 +9,7 @@ import pytest
 
 from storage import audit
 from storage.database import Database, open_database
-from storage.errors import StorageError, StoreMismatch, StoreReplaced
+from storage.errors import DatabaseOutdated, StorageError, StoreMismatch, StoreReplaced
 from storage.files import FileStore
 from storage.identity import Epoch, claim, look, open_store, raise_epoch
 from storage.mark import Identity, Mark
@@ -346,3 +346,29 @@ def test_a_crash_between_the_first_mark_and_the_index_is_gone_on_from(tmp_path, 
             claim(store.database, store.files)
         assert Mark(store.files.root).read().epoch == 1
         assert claim(open_store(store.url, store.files.root), store.files).epoch == 2
+
+
+def dump(path):
+    with sqlite3.connect(path) as index:
+        return "\n".join(index.iterdump())
+
+
+@sqlite
+@pytest.mark.parametrize("how", [{"create": False}, {"upgrade": False}])
+def test_only_the_start_of_a_node_changes_the_schema(tmp_path, how):
+    """A node of the former version may be at work when a command, or a process that died, starts in the new one."""
+    path = index_of("0.1.0", tmp_path / "node.db")
+    if "create" in how:  # an index with an identity, which the node's own processes ask for
+        with sqlite3.connect(path) as index:
+            index.execute("INSERT INTO properties VALUES ('store', 'abc'), ('epoch', '1')")
+        Mark(files_of("0.1.0", tmp_path).root).write(Identity("abc", 1))
+    before = dump(path)
+    with pytest.raises(DatabaseOutdated, match="stop it first"):
+        open_store(f"sqlite:///{path}", files_of("0.1.0", tmp_path).root, **how)
+    assert dump(path) == before and not list(tmp_path.glob("*.backup"))
+
+
+@sqlite
+def test_what_may_not_upgrade_still_makes_the_first_index(tmp_path):
+    open_store(f"sqlite:///{tmp_path}/node.db", tmp_path / "files", upgrade=False).close()
+    assert (tmp_path / "node.db").exists()
