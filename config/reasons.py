@@ -10,8 +10,10 @@ from enum import StrEnum
 _RESEND = "Send the whole series again."
 _ORIGINAL = "Route the original reconstruction instead."
 _PROTOCOL = "Route a series whose protocol fits the model card."
+_WHOLE = "Route a series that shows both lungs from apex to base."
 _ROUTING = "Change the PACS's routing rule, so that this kind of series is not sent."
 _READ = "Read the images: the model was not made for such lungs."
+_OTHER = "Read the images, or route another reconstruction of the scan."
 _HEADER = "Ask whoever operates the scanner or the archive: the header is wrong or incomplete."
 _MAKER = "Try the model with `dicom-node models check` and show its maker what that prints."
 _CARD = "Raise [limits] in the model's card if this machine can give that; otherwise ask the model's maker."
@@ -134,21 +136,21 @@ class ReasonCode(StrEnum):
     PLEURAL_FLUID = "PLEURAL_FLUID", "much fluid in place of lung", _READ
     SLICE_ORDER = "SLICE_ORDER", "slices that changed places, or anatomy that comes twice", _RESEND
     SLICES_DO_NOT_MATCH = "SLICES_DO_NOT_MATCH", "neighbouring slices that do not show the same body", _RESEND
-    LUNG_CUT_OFF = "LUNG_CUT_OFF", "lungs that reach over the first or the last slice", _PROTOCOL
+    LUNG_CUT_OFF = "LUNG_CUT_OFF", "lungs that reach over the first or the last slice", _WHOLE
     LUNG_BALANCE = "LUNG_BALANCE", "one lung much smaller than the other", "Read the images: one lung may be missing."
 
     # After the segmentation: is the mask lung, and all of it?
-    NO_LUNG_MASK = "NO_LUNG_MASK", "no lung found by the network", _PROTOCOL
-    LUNG_VOLUME = "LUNG_VOLUME", "a lung volume outside the range of the model card", _PROTOCOL
+    NO_LUNG_MASK = "NO_LUNG_MASK", "no lung found by the network", _OTHER
+    LUNG_VOLUME = "LUNG_VOLUME", "a lung volume outside the range of the model card", _READ
     LUNG_OUTSIDE_FIELD = (
         "LUNG_OUTSIDE_FIELD",
         "lungs that reach over the side of the images",
         "Route a reconstruction whose field of view shows the whole chest.",
     )
-    MASK_FRAGMENTED = "MASK_FRAGMENTED", "a lung mask in many small pieces", _PROTOCOL
-    MASK_MISSES_LUNG = "MASK_MISSES_LUNG", "a lung mask that leaves out much of the air-filled lung", _PROTOCOL
-    MASK_OFF_GROUND = "MASK_OFF_GROUND", "a network that takes much for lung that is not", _PROTOCOL
-    CROP_IMPLAUSIBLE = "CROP_IMPLAUSIBLE", "an image part for the verdict that does not fit the lungs", _PROTOCOL
+    MASK_FRAGMENTED = "MASK_FRAGMENTED", "a lung mask in many small pieces", _OTHER
+    MASK_MISSES_LUNG = "MASK_MISSES_LUNG", "a lung mask that leaves out much of the air-filled lung", _OTHER
+    MASK_OFF_GROUND = "MASK_OFF_GROUND", "a network that takes much for lung that is not", _OTHER
+    CROP_IMPLAUSIBLE = "CROP_IMPLAUSIBLE", "an image part for the verdict that does not fit the lungs", _OTHER
 
     # A third party's model, in its own process: it gave no result that can be reported.
     MODEL_CRASHED = "MODEL_CRASHED", "a model whose program crashed or failed", _MAKER

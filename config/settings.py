@@ -219,7 +219,7 @@ class ReportSettings(Section):
     """[report]: what is sent for a series."""
 
     report_not_analysed: bool = False
-    """Also send a report that says why a series was not analysed."""
+    """Also send a report that says why a series was not analysed, with a summary image if the pixels show why."""
     segmentation: bool = True
     """Also send the segmentation (SEG) of the lungs and, if the result is positive, of what drove the model."""
     summary: bool = True

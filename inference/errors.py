@@ -1,5 +1,10 @@
 """The errors that `inference` raises on purpose."""
 
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
 from config.reasons import ReasonCode, Refusal
 
 
@@ -15,15 +20,32 @@ class CorruptInstance(InferenceError):
     """A stored file cannot be read or decoded; the message names the SOP Instance UID."""
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Where the pixels of a refused volume show the reason, on the grid of its upright copy.
+
+    z: the slice that shows it best; None means any slice through the lungs.
+    box: rows and columns of the image part that is in question.
+    lungs: bool (Z, Y, X), what is lung.  suspect: bool (Z, Y, X), what the network took for lung and is not.
+    """
+
+    z: int | None = None
+    box: tuple[slice, slice] | None = None
+    lungs: npt.NDArray[np.bool_] | None = None
+    suspect: npt.NDArray[np.bool_] | None = None
+
+
 class UnsuitableSeries(InferenceError):
     """The series cannot be analysed, and trying again will not help.
 
     sentence: one English sentence for a person: what was found and what was needed. No patient data.
+    evidence: what a picture can show of it; None if the reason is not in the pixels.
     """
 
-    def __init__(self, code: ReasonCode, sentence: str) -> None:
+    def __init__(self, code: ReasonCode, sentence: str, evidence: Evidence | None = None) -> None:
         super().__init__(f"{code}: {sentence}")
         self.refusal = Refusal(code, sentence)
+        self.evidence = evidence
 
     @property
     def code(self) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from config.uids import uid_problem
 from inference.covid.loading import load_pipeline
 from inference.covid.output import output_of
 from inference.covid.pipeline import Pipeline
-from inference.errors import CorruptInstance, ModelError, UnsuitableSeries
+from inference.errors import CorruptInstance, Evidence, ModelError, UnsuitableSeries
 from inference.finding import Finding
 from inference.models.registry import find_model
 from inference.plug import Output
@@ -29,12 +29,14 @@ class Analysis:
     """What became of a series: a finding, or the reason why there is none.
 
     volume: None if the files gave no volume.
+    evidence: where the volume shows the reason; None if that is not in its pixels.
     """
 
     finding: Finding | None
     refusal: Refusal | None
     volume: CTVolume | None
     timings_s: dict[str, float] = field(default_factory=dict)
+    evidence: Evidence | None = None
 
     @cached_property
     def output(self) -> Output | None:
@@ -99,7 +101,7 @@ def analyse_loaded(
             _refuse_own_objects(volume, own)
         finding = pipeline.run(volume, trace=trace)
     except UnsuitableSeries as error:
-        return _refused(error.refusal, volume, started)
+        return replace(_refused(error.refusal, volume, started), evidence=error.evidence)
     except CorruptInstance as error:
         return _refused(Refusal(ReasonCode.CORRUPT_INSTANCE, str(error)), volume, started)
     timings = {"load": loaded.seconds, **finding.timings_s, "total": time.perf_counter() - started}

@@ -19,6 +19,7 @@ from dicom_node.report.lower_classes import in_lower_classes
 from dicom_node.report.not_analysed import build_not_analysed
 from dicom_node.report.objects import KINDS, build_all
 from dicom_node.report.sources import Source, read_headers, read_sources
+from dicom_node.report.summary import build_refusal_summary
 from inference.errors import CorruptInstance
 from inference.finding import ModelIdentity
 from inference.models.cards import OperatingPoint
@@ -74,7 +75,7 @@ def report_objects(
     own_object = analysis.refusal.code == ReasonCode.OWN_OBJECT
     if predecessor is None and (own_object or not settings.report.report_not_analysed):
         return ResultObjects()
-    return _not_analysed(analysis.refusal, paths, model, context)
+    return _not_analysed(analysis, analysis.refusal, paths, model, context, pictured=settings.report.summary)
 
 
 def write_objects(
@@ -114,15 +115,25 @@ def _kinds(report: ReportSettings) -> list[ObjectKind]:
 
 
 def _not_analysed(
-    refusal: Refusal, paths: Sequence[Path], model: ModelIdentity, context: ReportContext
+    analysis: Analysis,
+    refusal: Refusal,
+    paths: Sequence[Path],
+    model: ModelIdentity,
+    context: ReportContext,
+    *,
+    pictured: bool,
 ) -> ResultObjects:
+    """The report on the reason, and a picture of it if the pixels show it."""
     try:
         sources = read_headers(paths)
     except CorruptInstance:
         # Without one readable header there is no study to file a report under; the audit has the reason.
         return ResultObjects()
-    report = build_not_analysed(refusal, sources, context, model)
-    return _stored([_encode(ObjectKind.REPORT, report)], sources)
+    built = [_encode(ObjectKind.REPORT, build_not_analysed(refusal, sources, context, model))]
+    if pictured and analysis.volume is not None and analysis.evidence is not None:
+        picture = build_refusal_summary(refusal, analysis.evidence, analysis.volume, sources, context, model)
+        built.append(_encode(ObjectKind.SUMMARY, picture))
+    return _stored(built, sources)
 
 
 def _stored(objects: list[ReportObject], sources: Sequence[Source]) -> ResultObjects:

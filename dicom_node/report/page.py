@@ -16,13 +16,13 @@ from inference.finding import Finding
 from inference.volume.ct_volume import CTVolume
 
 SIZE_PX = (1024, 768)
+HEADER_PX = 94
+BACKGROUND = (12, 14, 18)
 _FAINT = (70, 70, 70)
 _POSITIVE = (255, 120, 90)
 # Not green: a low output is not an all-clear.
 _NEGATIVE = (170, 200, 235)
-_BACKGROUND = (12, 14, 18)
 
-_HEADER_PX = 64
 _BANNER_PX = 30
 _COLUMN_PX = 316
 _STRIP_PX = 250
@@ -54,11 +54,10 @@ class Page:
 
 def draw_page(finding: Finding, volume: CTVolume, anatomy: Anatomy, origin: Origin) -> Image.Image:
     """The page as an RGB image."""
-    image = Image.new("RGB", SIZE_PX, _BACKGROUND)
+    image = Image.new("RGB", SIZE_PX, BACKGROUND)
     page = Page(image, ImageDraw.Draw(image), finding, volume, anatomy, origin)
-    _header(page)
-    _banner(page)
-    top = _HEADER_PX + _BANNER_PX
+    draw_header(page.draw, origin, "COVID-19 chest CT, AI summary")
+    top = HEADER_PX
     _column(page, Box(_EDGE_PX, top + 10, _COLUMN_PX - _EDGE_PX, SIZE_PX[1] - top - 16))
     left, width = _COLUMN_PX + 12, SIZE_PX[0] - _COLUMN_PX - 20
     _planes(page, Box(left, top + 6, width, SIZE_PX[1] - top - _STRIP_PX - 12))
@@ -66,27 +65,25 @@ def draw_page(finding: Finding, volume: CTVolume, anatomy: Anatomy, origin: Orig
     return image
 
 
-def _header(page: Page) -> None:
-    first, draw = page.origin.first, page.draw
+def draw_header(draw: ImageDraw.ImageDraw, origin: Origin, title: str) -> None:
+    """Patient, study and title, and the banner below them: the uppermost HEADER_PX of a page."""
+    first = origin.first
     name, font = showable_name(str(first.PatientName), 24)
     text(draw, (_EDGE_PX, 6), name, 24, WHITE, 560, font)
     born = _date(first.PatientBirthDate)
     facts = [f"ID {first.PatientID or 'none'}", f"born {born}" if born else "", str(first.PatientSex or "")]
     text(draw, (_EDGE_PX, 38), "   ".join(filter(None, facts)), 16, GREY, 560)
     right = SIZE_PX[0] - _EDGE_PX
-    text(draw, (right, 8), "COVID-19 chest CT, AI summary", 20, WHITE, 420, anchor="ra")
+    text(draw, (right, 8), title, 20, WHITE, 420, anchor="ra")
     number = values_of(first, "SeriesNumber") or "-"
     study = f"Study {_date(first.StudyDate) or 'without date'}   series {number}"
     text(draw, (right, 38), study, 16, GREY, 420, anchor="ra")
-
-
-def _banner(page: Page) -> None:
     words = "RESEARCH USE ONLY  -  NOT FOR DIAGNOSIS"
-    if page.finding.model.demonstration:
+    if origin.model is not None and origin.model.demonstration:
         words = "DEMONSTRATION MODEL, TRAINED ON PHANTOMS  -  " + words
-    page.draw.rectangle((0, _HEADER_PX, SIZE_PX[0], _HEADER_PX + _BANNER_PX), fill=(96, 58, 0))
-    middle = (SIZE_PX[0] // 2, _HEADER_PX + _BANNER_PX // 2)
-    text(page.draw, middle, words, 19, (255, 225, 160), SIZE_PX[0], anchor="mm")
+    draw.rectangle((0, HEADER_PX - _BANNER_PX, SIZE_PX[0], HEADER_PX), fill=(96, 58, 0))
+    middle = (SIZE_PX[0] // 2, HEADER_PX - _BANNER_PX // 2)
+    text(draw, middle, words, 19, (255, 225, 160), SIZE_PX[0], anchor="mm")
 
 
 def _column(page: Page, box: Box) -> None:
@@ -126,20 +123,21 @@ def _planes(page: Page, box: Box) -> None:
     large = Box(box.x, box.y, wide - 6, 2 * half)
     upper = Box(box.x + wide, box.y, box.width - wide, half - 4)
     lower = Box(box.x + wide, box.y + half + 4, box.width - wide, half - 4)
-    _placed(page, axial(anatomy, head, cut, (large.width, large.height)), large, "R", "L")
-    _placed(page, coronal(anatomy, back, cut, (upper.width, upper.height)), upper, "R", "L")
-    _placed(page, sagittal(anatomy, left, cut, (lower.width, lower.height)), lower, "A", "P")
+    place(page.image, axial(anatomy, head, cut, (large.width, large.height)), large, "R", "L")
+    place(page.image, coronal(anatomy, back, cut, (upper.width, upper.height)), upper, "R", "L")
+    place(page.image, sagittal(anatomy, left, cut, (lower.width, lower.height)), lower, "A", "P")
     text(page.draw, (box.x + 6, box.y + 4), page.name_of(head), 15, WHITE, large.width, outlined=True)
     _legend(page, box.x, box.y + box.height - 22)
 
 
-def _placed(page: Page, image: Image.Image, box: Box, left_side: str, right_side: str) -> None:
-    """An image in the middle of its box with the patient's sides marked."""
+def place(sheet: Image.Image, image: Image.Image, box: Box, left_side: str, right_side: str) -> None:
+    """Put an image in the middle of its box on a page, with the patient's sides marked."""
+    draw = ImageDraw.Draw(sheet)
     x, y = box.x + (box.width - image.width) // 2, box.y + (box.height - image.height) // 2
-    page.image.paste(image, (x, y))
+    sheet.paste(image, (x, y))
     middle = y + image.height // 2
-    text(page.draw, (x + 4, middle), left_side, 17, WHITE, 40, anchor="lm", outlined=True)
-    text(page.draw, (x + image.width - 4, middle), right_side, 17, WHITE, 40, anchor="rm", outlined=True)
+    text(draw, (x + 4, middle), left_side, 17, WHITE, 40, anchor="lm", outlined=True)
+    text(draw, (x + image.width - 4, middle), right_side, 17, WHITE, 40, anchor="rm", outlined=True)
 
 
 def _legend(page: Page, x: int, y: int) -> None:
@@ -170,7 +168,7 @@ def _strip(page: Page, box: Box) -> None:
         image = axial(anatomy, plane, cut, (width - 6, height - 20))
         counts = _counts(page, plane)
         if not counts:
-            image = Image.blend(image, Image.new("RGB", image.size, _BACKGROUND), _NOT_COUNTED_DIMMED)
+            image = Image.blend(image, Image.new("RGB", image.size, BACKGROUND), _NOT_COUNTED_DIMMED)
         page.image.paste(image, (x + (width - image.width) // 2, y))
         middle = x + width // 2
         if not counts:

@@ -31,7 +31,7 @@ def paragraphs(finding: Finding, volume: CTVolume, origin: Origin) -> list[Parag
         *([(wording.part_analysed(volume.part), 14, AMBER)] if volume.part else []),
         (_checks(finding), 14, GREY),
         (_model(finding), 13, GREY),
-        (_made_by(origin), 13, GREY),
+        (made_by(origin), 13, GREY),
     ]
 
 
@@ -80,7 +80,8 @@ def _model(finding: Finding) -> str:
     return f"Model {model.name} {model.version}, profile {model.profile}, {digests}"
 
 
-def _made_by(origin: Origin) -> str:
+def made_by(origin: Origin) -> str:
+    """Which node made the object, and when."""
     context = origin.context
     created = context.created_in_zone_of(origin.first)
     zone = created.strftime("%z")

@@ -40,6 +40,10 @@ class Cells:
         """A distance in cells of a slice, at least 1."""
         return max(1, round(mm / self.spacing_mm[1]))
 
+    def slice_of(self, z: int) -> int:
+        """The lowest slice of the volume in a level of cells."""
+        return z * self.factors[0]
+
     def to_voxels(self, mask: Mask) -> Mask:
         """A mask of cells on the volume's grid: bool (Z, Y, X)."""
         for axis, factor in enumerate(self.factors):

@@ -125,7 +125,7 @@ class Pipeline:
             image, mask = decovnet_input(grey, raw, profile)
             crop, image, mask = image.shape, *resized(image, mask, profile, self._device.torch_device)
             placement = self._placement(volume, raw)
-            check_crop(placement.box, lungs[inside], profile.decovnet.crop, self._policy)
+            check_crop(placement.box, on_source, lungs, inside, profile.decovnet.crop, self._policy)
         with timings.stage("decovnet"):
             probability, features = self._decovnet.verdict(image, mask)
         localised = None

@@ -5,7 +5,8 @@ Both raise UnsuitableSeries at the first rule that does not hold, and otherwise 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from scipy import ndimage
 from config.reasons import ReasonCode
 from inference.anatomy.cells import cells_of
 from inference.anatomy.regions import Air, find_air
-from inference.errors import UnsuitableSeries
+from inference.errors import Evidence, UnsuitableSeries
 from inference.finding import QualityCheck
 from inference.suitability.body import measure_chest, shrink
 from inference.suitability.chest_rules import check_chest
@@ -57,19 +58,33 @@ def accept(volume: CTVolume, policy: Policy) -> Accepted:
     """Like `check`, but also returns the air that it found in the volume."""
     volume = upright(volume)
     outline = _checked_outline(volume, policy)
-    _check_slices_differ(volume)
+    with _in_picture():
+        _check_slices_differ(volume)
     air = find_air(cells_of(volume))
-    check_patient(air)
-    check_far_off(air)
-    hu = _check_hu(volume, air)
-    check_field(air, policy)
-    coarse = shrink(volume)
-    filling = check_filling(air, policy)
-    chest = check_chest(coarse, measure_chest(coarse, air), volume.flipped, policy)
-    check_scale(air)
-    check_stack(coarse)
-    check_size(air, policy)
+    with _in_picture(air):
+        check_patient(air)
+        check_far_off(air)
+        hu = _check_hu(volume, air)
+        check_field(air, policy)
+        coarse = shrink(volume)
+        filling = check_filling(air, policy)
+        chest = check_chest(coarse, measure_chest(coarse, air), volume.flipped, policy)
+        check_scale(air)
+        check_stack(coarse)
+        check_size(air, policy)
     return Accepted((*outline, hu, chest, *filling), air)
+
+
+@contextmanager
+def _in_picture(air: Air | None = None) -> Iterator[None]:
+    """Let a picture show the refusals from inside the block.  air: whose lungs it shows, unless the rule has others."""
+    try:
+        yield
+    except UnsuitableSeries as refusal:
+        refusal.evidence = refusal.evidence or Evidence()
+        if air is not None and refusal.evidence.lungs is None:
+            refusal.evidence = replace(refusal.evidence, lungs=air.cells.to_voxels(air.lungs))
+        raise
 
 
 def check_outline(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ...]:
@@ -100,9 +115,10 @@ def _checked_outline(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ..
 
 def _check_is_chest(volume: CTVolume, policy: Policy) -> None:
     """Raises UnsuitableSeries (NOT_CHEST) for another part of the body."""
-    coarse = shrink(volume)
+    coarse, air = shrink(volume), find_air(cells_of(volume))
     try:
-        check_chest(coarse, measure_chest(coarse, find_air(cells_of(volume))), volume.flipped, policy)
+        with _in_picture(air):
+            check_chest(coarse, measure_chest(coarse, air), volume.flipped, policy)
     except UnsuitableSeries as refusal:
         if refusal.code == ReasonCode.NOT_CHEST:
             raise
@@ -197,6 +213,7 @@ def _check_orientation(volume: CTVolume) -> QualityCheck:
         raise UnsuitableSeries(
             ReasonCode.ORIENTATION,
             "The images are turned in their plane: rows must run from side to side of the patient.",
+            Evidence(),
         )
     turned = " after turning the stored images" if any(volume.flipped) else ""
     return QualityCheck("ORIENTATION", f"Axial, rows to the patient's left, columns to the back{turned}.")
@@ -208,13 +225,16 @@ def _check_slices_differ(volume: CTVolume) -> None:
     low, high = sample.min(axis=(1, 2)), sample.max(axis=(1, 2))
     if low.min() == high.max():
         raise UnsuitableSeries(ReasonCode.CONSTANT, "All pixels have the same value.")
-    blank = int((low == high).sum())
-    if blank:
-        raise UnsuitableSeries(ReasonCode.BLANK_SLICES, f"{blank} slices are empty.")
-    repeated = len(volume.hu) - len({plane.tobytes() for plane in sample})
+    blank = np.flatnonzero(low == high)
+    if len(blank):
+        raise UnsuitableSeries(ReasonCode.BLANK_SLICES, f"{len(blank)} slices are empty.", Evidence(int(blank[0])))
+    first: dict[bytes, int] = {}
+    repeated = [z for z, plane in enumerate(sample) if first.setdefault(plane.tobytes(), z) != z]
     if repeated:
         raise UnsuitableSeries(
-            ReasonCode.REPEATED_SLICES, f"{repeated} slices repeat the pixels of another at another place."
+            ReasonCode.REPEATED_SLICES,
+            f"{len(repeated)} slices repeat the pixels of another at another place.",
+            Evidence(repeated[0]),
         )
 
 
@@ -261,17 +281,28 @@ def check_mask(
     Raises UnsuitableSeries: NO_LUNG_MASK, LUNG_VOLUME, LUNG_CUT_OFF, LUNG_OUTSIDE_FIELD, LUNG_BALANCE,
     MASK_FRAGMENTED or MASK_MISSES_LUNG.
     """
+    try:
+        return _checked_mask(volume, lung_mask, policy, air)
+    except UnsuitableSeries as refusal:
+        refusal.evidence = replace(refusal.evidence or Evidence(), lungs=lung_mask)
+        raise
+
+
+def _checked_mask(
+    volume: CTVolume, lung_mask: npt.NDArray[np.bool_], policy: Policy, air: Air
+) -> tuple[QualityCheck, ...]:
     z_mm, y_mm, x_mm = volume.spacing_mm
     areas = np.count_nonzero(lung_mask, axis=(1, 2)) * (y_mm * x_mm / 100.0)
     volume_ml = float(areas.sum()) * z_mm / 10.0
     if not volume_ml:
         raise UnsuitableSeries(ReasonCode.NO_LUNG_MASK, "The network found no lung.")
     require(volume_ml, policy.mask_ml, ReasonCode.LUNG_VOLUME, "The lung mask measures", " mL")
-    for end, area in (("lowest", float(areas[0])), ("highest", float(areas[-1]))):
-        if area > policy.cut_cm2:
+    for end, z in (("lowest", 0), ("highest", len(areas) - 1)):
+        if areas[z] > policy.cut_cm2:
             raise UnsuitableSeries(
                 ReasonCode.LUNG_CUT_OFF,
-                f"The lung mask still has {area:.0f} cm2 in the {end} slice: the lung is cut off.",
+                f"The lung mask still has {areas[z]:.0f} cm2 in the {end} slice: the lung is cut off.",
+                Evidence(z),
             )
     sides = sum(int(np.count_nonzero(side)) * mm for side, mm in _sides(lung_mask, y_mm, x_mm)) * z_mm / 100.0
     if sides > policy.cut_cm2:

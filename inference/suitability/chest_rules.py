@@ -1,7 +1,7 @@
 """What the pixels must show before a model sees them: a whole chest, the right way up, every slice of one body."""
 
 from config.reasons import ReasonCode
-from inference.errors import UnsuitableSeries
+from inference.errors import Evidence, UnsuitableSeries
 from inference.finding import QualityCheck
 from inference.suitability.body import Chest, Coarse
 from inference.suitability.landmarks import Landmarks, find_landmarks
@@ -29,11 +29,15 @@ def check_chest(coarse: Coarse, chest: Chest | None, flipped: tuple[bool, bool],
     """
     if chest is None:
         raise UnsuitableSeries(ReasonCode.NOT_CHEST, "No air-filled lungs are found in the images.")
-    for end, area in (("lowest", chest.first_cm2), ("highest", chest.last_cm2)):
+    for end, area, z in (
+        ("lowest", chest.first_cm2, coarse.levels[0]),
+        ("highest", chest.last_cm2, coarse.levels[-1]),
+    ):
         if area > policy.cut_cm2:
             raise UnsuitableSeries(
                 ReasonCode.LUNG_CUT_OFF,
                 f"The {end} slice still shows {area:.0f} cm2 of lung; at most {policy.cut_cm2:g} are accepted.",
+                Evidence(z),
             )
     require(
         chest.volume_ml, policy.aerated_ml, ReasonCode.NOT_CHEST, "The air-filled lung in the images measures", " mL"

@@ -7,7 +7,7 @@ from scipy import ndimage
 from config.reasons import ReasonCode
 from inference.anatomy.parts import label, sizes_of
 from inference.anatomy.regions import AIR_BELOW_HU, Air, beyond_field
-from inference.errors import UnsuitableSeries
+from inference.errors import Evidence, UnsuitableSeries
 from inference.finding import QualityCheck
 from inference.suitability.policy import Policy
 
@@ -42,8 +42,8 @@ def check_field(air: Air, policy: Policy) -> None:
     # The cells that the field's edge half fills do not count as lung: look just inside them.
     rim = ndimage.binary_dilation(beyond_field(lungs.shape[1:], 0.99))
     inside = ndimage.binary_dilation(rim) & ~rim
-    cut_mm = float(np.count_nonzero(lungs[:, inside])) * cells.spacing_mm[1]
-    cut_cm2 = cut_mm * cells.spacing_mm[0] / 100.0
+    cut_cells = np.count_nonzero(lungs[:, inside], axis=1)
+    cut_cm2 = float(cut_cells.sum()) * cells.spacing_mm[1] * cells.spacing_mm[0] / 100.0
     if _half_in_field(air, inside):
         raise UnsuitableSeries(
             ReasonCode.LUNG_OUTSIDE_FIELD,
@@ -53,6 +53,7 @@ def check_field(air: Air, policy: Policy) -> None:
         raise UnsuitableSeries(
             ReasonCode.LUNG_OUTSIDE_FIELD,
             f"The side of the field of view cuts the lungs over {cut_cm2:.0f} cm2: part of them is not in the images.",
+            Evidence(cells.slice_of(int(cut_cells.argmax()))),
         )
 
 

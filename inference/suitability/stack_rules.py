@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from config.reasons import ReasonCode
 from inference.anatomy.regions import Air, beyond_field
-from inference.errors import UnsuitableSeries
+from inference.errors import Evidence, UnsuitableSeries
 from inference.suitability.body import Coarse, Floats
 
 _SLICES_MATCH = 0.75
@@ -51,6 +51,7 @@ def check_far_off(air: Air) -> None:
             ReasonCode.HU_STEP,
             f"Between two neighbouring slices all values change by {np.abs(middle[far]).max():.0f} HU: some slices "
             "have another scale of Hounsfield units than the others.",
+            Evidence(air.cells.slice_of(int(far.argmax()) + 1)),
         )
 
 
@@ -70,6 +71,7 @@ def check_scale(air: Air) -> None:
                 ReasonCode.HU_STEP,
                 f"Between two neighbouring slices air, fat and muscle change by {size:.0f} HU at once: some slices "
                 "have another scale of Hounsfield units than the others.",
+                Evidence(air.cells.slice_of(z + 1)),
             )
 
 
@@ -102,17 +104,23 @@ def check_stack(coarse: Coarse) -> None:
     misplaced = find_misplaced(coarse)
     if misplaced is not None and misplaced.swapped:
         raise UnsuitableSeries(
-            ReasonCode.SLICE_ORDER, f"Slices {misplaced.z + 1} and {misplaced.z + 2} from below have changed places."
+            ReasonCode.SLICE_ORDER,
+            f"Slices {misplaced.z + 1} and {misplaced.z + 2} from below have changed places.",
+            Evidence(misplaced.z),
         )
     usual = ndimage.median_filter(1 - matches, size=21, mode="nearest")
     step = (matches < _STEP_MATCH) & (1 - matches > _STEP_TIMES * usual)
     if matches.min(initial=1.0) < _SLICES_MATCH or step.any():
-        raise UnsuitableSeries(ReasonCode.SLICES_DO_NOT_MATCH, "Neighbouring slices do not show the same body.")
+        worst = int((step if step.any() else -matches).argmax())
+        raise UnsuitableSeries(
+            ReasonCode.SLICES_DO_NOT_MATCH, "Neighbouring slices do not show the same body.", Evidence(worst + 1)
+        )
     if misplaced is not None:
         raise UnsuitableSeries(
             ReasonCode.SLICE_ORDER,
             f"Above slice {misplaced.z + 1} from below the same part of the body comes again, as when two breath-holds "
             "overlap.",
+            Evidence(misplaced.z),
         )
     if worst_stranger(coarse) > _STRANGER:
         raise UnsuitableSeries(ReasonCode.SLICES_DO_NOT_MATCH, "Neighbouring slices do not show the same body.")

@@ -263,11 +263,16 @@ def test_a_network_off_its_ground_is_refused_with_how_much(lungs: np.ndarray) ->
     assert check_ground(lungs.astype(np.uint8), lungs, inside, 1.0, Policy()).sentence.startswith("0.0%")
 
 
-def test_a_stray_voxel_that_blows_up_the_crop_is_refused(lungs: np.ndarray) -> None:
+def test_a_stray_voxel_that_blows_up_the_crop_is_refused_and_its_slice_is_named(lungs: np.ndarray) -> None:
     inside = slice(8, 32)
-    raw = lungs[inside].astype(np.uint8)
-    check_crop(mask_box(raw), lungs[inside], "mask-box", Policy())
-    raw[3, 0, 0] = raw[3, -1, -1] = 1
-    with pytest.raises(UnsuitableSeries, match="CROP_IMPLAUSIBLE"):
-        check_crop(mask_box(raw), lungs[inside], "mask-box", Policy())
-    check_crop(mask_box(raw), lungs[inside], "none", Policy())
+    raw = lungs.astype(np.uint8)
+    check_crop(mask_box(raw[inside]), raw, lungs, inside, "mask-box", Policy())
+    raw[11, 0, 0] = raw[11, -1, -1] = 1
+    # A leak beside the lungs is larger, and has no part in the box.
+    raw[20] |= np.roll(raw[20], 5, axis=0)
+    box = mask_box(raw[inside])
+    with pytest.raises(UnsuitableSeries, match="CROP_IMPLAUSIBLE") as refused:
+        check_crop(box, raw, lungs, inside, "mask-box", Policy())
+    evidence = refused.value.evidence
+    assert evidence is not None and (evidence.z, evidence.box) == (11, (box[1], box[2]))
+    check_crop(box, raw, lungs, inside, "none", Policy())
