@@ -59,7 +59,9 @@ def refused_anatomy(evidence: Evidence, volume: CTVolume) -> Anatomy:
     if z is None:
         z = int(np.count_nonzero(lungs, axis=(1, 2)).argmax()) if lungs.any() else len(lungs) // 2
     marker = nothing.copy()
-    marker[(z, *_middle(suspect[z] if suspect[z].any() else lungs[z]))] = True
+    # A frame is shown in the axial plane; the others show the lungs then, and not its corner.
+    shown = suspect[z] if suspect[z].any() and evidence.box is None else lungs[z]
+    marker[(z, *_middle(shown))] = True
     (focus,) = np.argwhere(turn.view(marker))
     spacing = tuple(volume.spacing_mm[axis] for axis in turn.axes)
     return Anatomy(
@@ -114,7 +116,7 @@ def _planes(page: RefusalPage, box: Box) -> None:
         (sagittal(anatomy, left, every, (other.width, other.height)), other, ("A", "P")),
     ):
         height = round((1 - (head + 0.5) / anatomy.hu.shape[0]) * image.height)
-        ImageDraw.Draw(image).line((0, height, image.width, height), fill=AMBER)
+        ImageDraw.Draw(image).line((0, height, image.width, height), fill=WHITE)
         place(page.image, image, within, *sides)
     name = slice_name(page.volume, page.origin, anatomy.turn.source_slice(head, anatomy.hu.shape[0]))
     text(page.draw, (box.x + 6, box.y + 4), name, 15, WHITE, large.width, outlined=True)
@@ -127,18 +129,18 @@ def _draw_box(page: RefusalPage, image: Image.Image) -> None:
     rows, columns = page.evidence.box
     down, across = (size / count for size, count in zip(image.size[::-1], page.anatomy.hu.shape[1:], strict=True))
     corners = (columns.start * across, rows.start * down, columns.stop * across - 1, rows.stop * down - 1)
-    ImageDraw.Draw(image).rectangle(corners, outline=AMBER, width=2)
+    ImageDraw.Draw(image).rectangle(corners, outline=WHITE, width=2)
 
 
 def _legend(page: RefusalPage, x: int, y: int) -> None:
     """Only what the page shows."""
-    entries = [(AMBER, "height of the slice above")]
+    entries = [(WHITE, "line: height of the slice above")]
     if page.anatomy.lungs.any():
         entries.append((LUNG_COLOUR, "lungs"))
     if page.anatomy.region is not None:
-        entries.append((REGION_COLOUR, "taken for lung by the network"))
+        entries.append((REGION_COLOUR, "not lung, but taken for it"))
     if page.evidence.box is not None:
-        entries.append((AMBER, "frame: what the verdict would see"))
+        entries.append((WHITE, "frame: input of the verdict"))
     for colour, words in entries:
         page.draw.rectangle((x, y + 3, x + 14, y + 15), outline=colour, width=2)
         text(page.draw, (x + 20, y), words, 14, GREY, 300)

@@ -15,8 +15,9 @@ from inference.arrays import Mask
 AIR_BELOW_HU = -400.0
 # Air around the patient is pure; a lung that the image's side cuts is not.
 _PURE_BELOW_HU = -920.0
-# Gas in bowel or stomach has pure air's -1000 HU and is uniform; lung has -950 to -500 and is full of vessels.
-_GAS_BELOW_HU = -965.0
+# Gas in bowel or stomach has pure air's -1000 HU and is uniform; lung has -950 to -500 and is full of vessels. A
+# pneumothorax or a bulla may be larger than the lung that it adjoins.
+_GAS_BELOW_HU, _LEAST_LUNG, _WALL_MM = -965.0, 0.25, 4.0
 _SMALLEST_LUNG_ML = 100.0
 # Two lungs in separate pieces share at least half their height, and one is not much smaller than the other.
 _SECOND_LUNG_SHARE = 0.12
@@ -126,7 +127,7 @@ def _lungs(cells: Cells, inner: Mask, between: Mask) -> Mask:
     large = [int(n) for n in np.flatnonzero(volumes >= _SMALLEST_LUNG_ML)]
     boxes = ndimage.find_objects(labels)
     lungs = np.zeros(inner.shape, bool)
-    large = [n for n in large if _median(cells.hu, labels, boxes, n) > _GAS_BELOW_HU]
+    large = [n for n in large if _lung_share(cells, labels, boxes, n) > _LEAST_LUNG]
     large = [n for n in large if _in_body(labels, boxes, n, between)]
     if not large:
         return lungs
@@ -140,6 +141,15 @@ def _lungs(cells: Cells, inner: Mask, between: Mask) -> Mask:
     for n in map(int, np.flatnonzero((volumes >= _ISLAND_ML) & ~keep)):
         keep[n] = _is_island(cells, labels, boxes, n, span) and _in_body(labels, boxes, n, between)
     return np.asarray(keep[labels], bool)
+
+
+def _lung_share(cells: Cells, labels: npt.NDArray[np.integer], boxes: list[tuple[slice, ...]], n: int) -> float:
+    """How much of a piece of air is denser than gas, apart from its rim, where air and wall share cells."""
+    box = boxes[n - 1]
+    piece = labels[box] == n
+    core = ndimage.binary_erosion(piece, _IN_PLANE, iterations=cells.in_plane(_WALL_MM))
+    hu = ndimage.uniform_filter(cells.hu[box], (1, 3, 3))
+    return float((hu[core if core.any() else piece] > _GAS_BELOW_HU).mean())
 
 
 def _is_island(

@@ -17,7 +17,7 @@ from inference.anatomy.cells import cells_of
 from inference.anatomy.regions import Air, find_air
 from inference.errors import Evidence, UnsuitableSeries
 from inference.finding import QualityCheck
-from inference.suitability.body import measure_chest, shrink
+from inference.suitability.body import Coarse, measure_chest, shrink
 from inference.suitability.chest_rules import check_chest
 from inference.suitability.contents_rules import check_field, check_filling, check_patient, check_size
 from inference.suitability.header_rules import check_header
@@ -65,9 +65,10 @@ def accept(volume: CTVolume, policy: Policy) -> Accepted:
         check_patient(air)
         check_far_off(air)
         hu = _check_hu(volume, air)
-        check_field(air, policy)
         coarse = shrink(volume)
-        filling = check_filling(air, policy)
+        with _first_of_one_body(coarse):
+            check_field(air, policy)
+            filling = check_filling(air, policy)
         chest = check_chest(coarse, measure_chest(coarse, air), volume.flipped, policy)
         check_scale(air)
         check_stack(coarse)
@@ -84,6 +85,16 @@ def _in_picture(air: Air | None = None) -> Iterator[None]:
         refusal.evidence = refusal.evidence or Evidence()
         if air is not None and refusal.evidence.lungs is None:
             refusal.evidence = replace(refusal.evidence, lungs=air.cells.to_voxels(air.lungs))
+        raise
+
+
+@contextmanager
+def _first_of_one_body(coarse: Coarse) -> Iterator[None]:
+    """Before a refusal from inside the block stands: are all slices of one body? Others look like any disease."""
+    try:
+        yield
+    except UnsuitableSeries:
+        check_stack(coarse)
         raise
 
 

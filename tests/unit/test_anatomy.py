@@ -51,6 +51,7 @@ def test_a_network_that_takes_all_air_for_lung_is_confined_to_the_lungs(spacing:
         (("collapsed-lobe", "neck"), 0.95),
         (("bulla", "stomach"), 0.97),
         (("pneumothorax", "bowel"), 0.97),
+        (("collapsed-lobe", "pneumothorax"), 0.95),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
