@@ -52,17 +52,19 @@ def draw_refusal_page(
 def refused_anatomy(evidence: Evidence, volume: CTVolume) -> Anatomy:
     """An upright volume turned for display, with what the evidence marks, and the voxel to show."""
     turn = turn_of(volume.affine)
-    nothing = np.zeros(volume.hu.shape, bool)
+    nothing = np.broadcast_to(np.zeros((), bool), volume.hu.shape)
     lungs = nothing if evidence.lungs is None else evidence.lungs
     suspect = nothing if evidence.suspect is None else evidence.suspect
     z = evidence.z
     if z is None:
         z = int(np.count_nonzero(lungs, axis=(1, 2)).argmax()) if lungs.any() else len(lungs) // 2
-    marker = nothing.copy()
     # A frame is shown in the axial plane; the others show the lungs then, and not its corner.
     shown = suspect[z] if suspect[z].any() and evidence.box is None else lungs[z]
-    marker[(z, *_middle(shown))] = True
-    (focus,) = np.argwhere(turn.view(marker))
+    voxel = (z, *_middle(shown))
+    focus = [
+        lungs.shape[axis] - 1 - voxel[axis] if back else voxel[axis]
+        for axis, back in zip(turn.axes, turn.reversed, strict=True)
+    ]
     spacing = tuple(volume.spacing_mm[axis] for axis in turn.axes)
     return Anatomy(
         hu=turn.view(volume.hu).astype(np.int16, copy=False),
@@ -70,7 +72,7 @@ def refused_anatomy(evidence: Evidence, volume: CTVolume) -> Anatomy:
         region=turn.view(suspect).astype(bool, copy=False) if suspect.any() else None,
         heat=None,
         spacing_mm=(spacing[0], spacing[1], spacing[2]),
-        focus=(int(focus[0]), int(focus[1]), int(focus[2])),
+        focus=(focus[0], focus[1], focus[2]),
         turn=turn,
     )
 
