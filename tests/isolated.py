@@ -32,5 +32,6 @@ def a_volume(slices: int = 6) -> CTVolume:
 
 
 def loaded(name: str, folder: Path, limits: Limits = LIMITS, required: bool = True) -> IsolatedLoaded:
+    """One of `hostile_models`, for any volume."""
     card = replace(read_card(folder), limits=limits)
-    return IsolatedModel(f"tests.hostile_models:{name}", required).load(folder, card, CPU)
+    return replace(IsolatedModel(f"tests.hostile_models:{name}", required).load(folder, card, CPU), policy=None)

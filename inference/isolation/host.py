@@ -32,6 +32,8 @@ from inference.isolation.scratch import scratch_folder, used_bytes
 from inference.isolation.wire import describe_volume
 from inference.models.cards import Card, Limits
 from inference.plug import DeviceChoice, Output
+from inference.suitability.check import check
+from inference.suitability.policy import Policy
 from inference.volume.ct_volume import CTVolume
 
 MOST_PRINTED_BYTES = 16 << 20
@@ -74,13 +76,15 @@ class IsolatedModel:
         """
         if self.required and missing_locks():
             raise _not_shut_in(self.target, missing_locks())
-        return IsolatedLoaded(self, folder.resolve(), card.limits or Limits(), device)
+        policy = Policy.from_table(card.suitability)
+        return IsolatedLoaded(self, folder.resolve(), card.limits or Limits(), device, policy)
 
 
 @dataclass
 class IsolatedLoaded:
     """A third party's model on a device; satisfies `inference.plug.LoadedModel`.
 
+    policy: what a volume must be like; None: anything is tried.
     printed: the end of what it printed last. For a person who tries a model out: it may hold anything that the model
         saw, so it goes into no log and no report.
     """
@@ -89,18 +93,22 @@ class IsolatedLoaded:
     folder: Path
     limits: Limits
     device: DeviceChoice
+    policy: Policy | None = None
     printed: str = ""
 
     def analyse(self, volume: CTVolume) -> Output:
         """The model's checked output for a volume.
 
-        Raises UnsuitableSeries, with the model's own code or one of `ReasonCode.MODEL_...`; ModelError if the model
-        says that its files are wrong, or if the kernel does not let it be shut in.
+        Raises UnsuitableSeries, with the code of a rule of the card's [suitability] table, the model's own or one of
+        `ReasonCode.MODEL_...`; ModelError if the model says that its files are wrong, or if the kernel does not let it
+        be shut in.
         """
+        checks = check(volume, self.policy) if self.policy else ()
         try:
-            return self._analyse(volume)
+            output = self._analyse(volume)
         except _Crashed:
-            return self._analyse(volume)
+            output = self._analyse(volume)
+        return dataclasses.replace(output, checks=(*checks, *output.checks))
 
     def _analyse(self, volume: CTVolume) -> Output:
         with scratch_folder() as scratch, _in_memory(volume) as voxels:

@@ -20,11 +20,12 @@ from config.reasons import ReasonCode
 from inference.errors import ModelError, UnsuitableSeries
 from inference.isolation import host, known_codes, scratch
 from inference.isolation.answer import TooMuch, decode_output
+from inference.isolation.host import IsolatedModel
 from inference.isolation.wire import JSON_SIZE, encode_output
-from inference.models.cards import Limits, shipped_folder
+from inference.models.cards import Limits, read_card, shipped_folder
 from inference.plug import Code, check_output
 from tests import hostile_models
-from tests.isolated import LIMITS, a_volume, loaded
+from tests.isolated import CPU, LIMITS, a_volume, loaded
 from tests.programs import wait_for
 
 
@@ -88,6 +89,14 @@ def test_whatever_a_model_does_ends_its_job_with_a_reason(folder: Path, name: st
     assert error.code == code
     assert said in error.sentence and error.sentence.endswith(".") and error.sentence.isprintable()
     assert "patient" not in error.sentence  # what it raised quotes one
+
+
+def test_a_volume_that_the_card_was_not_made_for_never_reaches_the_model(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(host, "_Process", None)
+    model = IsolatedModel("tests.hostile_models:works").load(folder, read_card(folder), CPU)
+    with pytest.raises(UnsuitableSeries) as caught:
+        model.analyse(a_volume())
+    assert caught.value.code == ReasonCode.TOO_FEW_SLICES
 
 
 def test_an_endless_loop_ends_at_the_cards_limit(folder: Path) -> None:
