@@ -51,9 +51,11 @@ PRIVATE_SCHEME = "99DICOMNODE"
 PRIVATE_SCHEME_NAME = "DICOM AI node private codes"
 SHARE_OF_LUNG = Code("LUNG_SHARE", PRIVATE_SCHEME, "Share of lung volume")
 
-# Viewers that show a region write the name of each number beside it, and nothing else of the group.
-OUTPUT_SHOWN = Code("COVID19_OUTPUT", PRIVATE_SCHEME, "COVID-19 AI output, RESEARCH")
+# Viewers that show a region write the name of each number beside it, and nothing else of the group. OHIF breaks no line
+# and cuts what does not fit: beside a left lung there is room for some 30 characters, value and unit
+# among them.
+OUTPUT_SHOWN = Code("COVID19_OUTPUT", PRIVATE_SCHEME, "COVID-19 research AI")
 RIGHT_LUNG_SHOWN = Code("RIGHT_LUNG_ML", PRIVATE_SCHEME, "Right lung")
 LEFT_LUNG_SHOWN = Code("LEFT_LUNG_ML", PRIVATE_SCHEME, "Left lung")
-RIGHT_REGION_SHOWN = Code("RIGHT_REGION_ML", PRIVATE_SCHEME, "Right lung, drove the output")
-LEFT_REGION_SHOWN = Code("LEFT_REGION_ML", PRIVATE_SCHEME, "Left lung, drove the output")
+RIGHT_REGION_SHOWN = Code("RIGHT_REGION_ML", PRIVATE_SCHEME, "Right lung, drove AI")
+LEFT_REGION_SHOWN = Code("LEFT_REGION_ML", PRIVATE_SCHEME, "Left lung, drove AI")

@@ -120,13 +120,22 @@ def _group(
     return PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(origin.uid(f"display tracking {named}"), named),
         referenced_region=line,
-        finding_sites=[FindingSite(codes.LUNG, laterality=_LATERALITY[region.side])],
         measurements=[
-            Measurement(codes.OUTPUT_SHOWN, round(100 * finding.probability, 4), codes.PERCENT),
-            Measurement(shown, round(region.voxels * volume.voxel_ml, 1), codes.MILLILITRE),
+            _number(codes.OUTPUT_SHOWN, _rounded(100 * finding.probability, 4), codes.PERCENT, codes.BILATERAL),
+            _number(shown, _rounded(region.voxels * volume.voxel_ml, 1), codes.MILLILITRE, _LATERALITY[region.side]),
         ],
         qualitative_evaluations=[
             QualitativeEvaluation(codes.COVID_19, codes.POSITIVE if finding.positive else codes.NEGATIVE)
         ],
         **content,
     )
+
+
+def _number(name: Code, value: float, unit: Code, side: Code) -> Measurement:
+    """A number with its site. OHIF writes the site of a group, but not of a number, beside the line, as a bare code."""
+    return Measurement(name, value, unit, finding_sites=[FindingSite(codes.LUNG, laterality=side)])
+
+
+def _rounded(value: float, digits: int) -> float:
+    """Rounded, but a small number never to 0: OHIF leaves that out and shows the unit alone."""
+    return round(value, digits) or float(f"{value:.1g}")

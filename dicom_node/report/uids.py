@@ -4,7 +4,7 @@ import hashlib
 import uuid
 from collections.abc import Iterable
 
-TEMPLATE_VERSION = "2"
+TEMPLATE_VERSION = "3"
 """Version of the content that this package writes; raise it when the content of a report changes."""
 
 _NAMESPACE = uuid.UUID("5a0f0f5e-3a4c-4d0b-9a55-6f2f8c1d7b21")

@@ -22,7 +22,8 @@ _ABBREVIATIONS = frozenset({"HU"})
 _PREDICTIVE = "Predictive values depend on how common the disease is among those examined."
 
 _SERIES_DESCRIPTION = "COVID-19 CT AI {what}, RESEARCH, not for diagnosis"
-_DEMONSTRATION_DESCRIPTION = "DEMO MODEL: COVID-19 {what}, RESEARCH, not for diagnosis"
+# The kind before the rest: lists of series, such as OHIF's, show some twenty characters.
+_DEMONSTRATION_DESCRIPTION = "DEMO MODEL {what}: COVID-19, RESEARCH, not for diagnosis"
 
 
 def series_description(what: str, model: ModelIdentity | None) -> str:

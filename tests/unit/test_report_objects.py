@@ -13,6 +13,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage, SegmentationStorage
 
 from config.reasons import Refusal
+from dicom_node.report import codes
 from dicom_node.report.context import ReportContext
 from dicom_node.report.frame import to_part10
 from dicom_node.report.lower_classes import CLASSES, in_class, in_lower_classes
@@ -133,10 +134,10 @@ def test_display_report_has_a_region_for_each_lung_and_each_connected_finding(vo
     ]
     millilitres = [round(voxels * 0.012, 1) for voxels in (lesion(grid).sum(), 24)]
     assert groups[0][1] == [
-        "COVID-19 AI output, RESEARCH: 91.273",
-        f"Right lung, drove the output: {millilitres[0]}",
+        "COVID-19 research AI: 91.273",
+        f"Right lung, drove AI: {millilitres[0]}",
     ]
-    assert groups[1][1][1] == f"Left lung, drove the output: {millilitres[1]}"
+    assert groups[1][1][1] == f"Left lung, drove AI: {millilitres[1]}"
     assert [numbers[1].split(":")[0] for _, numbers, _ in groups[2:]] == ["Right lung", "Left lung"]
     # A viewer writes the numbers beside the line: on slices of their own they cannot cover each other.
     assert len({instance for _, _, instance in groups}) == 4
@@ -152,6 +153,42 @@ def test_no_region_of_the_display_report_reaches_over_the_middle(volume: CTVolum
         columns, rows_ = line.GraphicData[::2], line.GraphicData[1::2]
         assert max(columns) <= middle or min(columns) >= middle
         assert (columns[0], rows_[0]) == (columns[-1], rows_[-1])
+
+
+def numbers_of(display: Dataset) -> list[Dataset]:
+    """The numbers of all groups of the display report."""
+    groups = display.ContentSequence[-1].ContentSequence
+    return [item for group in groups for item in group.ContentSequence if item.ValueType == "NUM"]
+
+
+def test_sites_of_the_display_report_stand_at_its_numbers(volume: CTVolume) -> None:
+    grid = Grid()
+    display = display_of(volume, finding_on(volume, lung_mask=lungs(grid), localisation=lesion(grid)))
+    # OHIF writes the site of a group beside its line, as "363698007: Lung".
+    for group in display.ContentSequence[-1].ContentSequence:
+        assert "363698007" not in [item.ConceptNameCodeSequence[0].CodeValue for item in group.ContentSequence]
+    sides = []
+    for number in numbers_of(display):
+        (site,) = number.ContentSequence
+        assert site.ConceptNameCodeSequence[0].CodeValue == "363698007"
+        sides.append(site.ContentSequence[0].ConceptCodeSequence[0].CodeMeaning)
+    # The output is one for both lungs; the volume is that of the region.
+    assert sides == ["Bilateral", "Right", "Bilateral", "Right", "Bilateral", "Left"]
+
+
+def test_texts_of_the_display_report_fit_beside_a_left_lung_in_ohif() -> None:
+    values = {codes.OUTPUT_SHOWN: "100.00 %", codes.LEFT_LUNG_SHOWN: "9999.00 mL", codes.LEFT_REGION_SHOWN: "999.00 mL"}
+    assert [name.meaning for name, value in values.items() if len(f"{name.meaning}: {value}") > 31] == []
+    assert codes.OUTPUT_SHOWN.meaning == "COVID-19 research AI"
+
+
+def test_small_numbers_of_the_display_report_are_never_zero(volume: CTVolume) -> None:
+    # OHIF takes 0 for no number and shows "%" alone.
+    speck = np.zeros(volume.hu.shape, bool)
+    speck[2, 4, 4] = True
+    display = display_of(volume, finding_on(volume, 3.4e-8, lung_mask=speck))
+    values = [float(number.MeasuredValueSequence[0].NumericValue) for number in numbers_of(display)]
+    assert values == [3e-6, 0.01]
 
 
 @pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0)])

@@ -173,7 +173,7 @@ def test_research_wording_is_in_the_series_description_and_in_the_text(volume: C
 def test_demonstration_model_says_so_in_title_and_text(volume: CTVolume) -> None:
     finding = finding_on(volume, model=model(demonstration=True))
     report = written(build_report(finding, volume, read_sources(volume), CONTEXT))
-    assert report.SeriesDescription == "DEMO MODEL: COVID-19 report, RESEARCH, not for diagnosis"
+    assert report.SeriesDescription == "DEMO MODEL report: COVID-19, RESEARCH, not for diagnosis"
     assert "COVID-19 classification (DEMONSTRATION MODEL)" in texts(report)
     assert "trained on synthetic phantoms only" in texts(report)
 
