@@ -9,11 +9,11 @@ COMMIT. So the end of the chain is locked last and only for an instant, and no t
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy import Column, ColumnElement, Connection, func, insert, literal, select, text, tuple_
 
 from storage.models import audit
 from storage.prepared import Prepared
@@ -31,6 +31,11 @@ CHAIN_LOCK = 0x6175646974  # "audit": the key of PostgreSQL's advisory lock on t
 CONTENT = (
     "at event patient_id study_uid series_uid sop_uid job_id result_id peer_ae address outcome detail".split()  # noqa: SIM905
 )
+RECEIVED, ALWAYS_NEW = "instance.received", "NEW"
+"""Of nearly all rows; they are in no index by event."""
+ALWAYS = 1e300
+BY_TIME = (audit.c.at, audit.c.id)
+RARE = audit.c.event != literal(RECEIVED, literal_execute=True)  # as the index has it
 INSERT_ROWS = Prepared(insert(audit), [*CONTENT, "previous", "hash"])
 
 
@@ -179,27 +184,80 @@ def search(
     event: str | None = None,
     limit: int | None = None,
 ) -> Sequence[dict[str, Any]]:
-    """Rows that match everything given, oldest first; with `limit`, the latest so many.
+    """Rows that match everything given, in the order in which they were written; with `limit`, the latest so many.
 
     patient: Patient ID. study, series: Instance UIDs. since, until: Unix seconds, both included.
     event: the event itself, or its first words: "job" matches "job.queued".
     """
     flush_if_writing(tx)
-    query = select(audit).order_by(audit.c.id.desc())
-    for column, value in ((audit.c.patient_id, patient), (audit.c.study_uid, study), (audit.c.series_uid, series)):
-        if value is not None:
-            query = query.where(column == value)
-    if outcome is not None:
-        query = query.where(audit.c.outcome == outcome)
-    if event is not None:
-        query = query.where((audit.c.event == event) | audit.c.event.startswith(f"{event}.", autoescape=True))
-    if since is not None:
-        query = query.where(audit.c.at >= since)
-    if until is not None:
-        query = query.where(audit.c.at <= until)
-    if limit is not None:
-        query = query.limit(limit)
-    found = [dict(row) for row in tx.execute(query).mappings()]
+    subjects = ((audit.c.patient_id, patient), (audit.c.study_uid, study), (audit.c.series_uid, series))
+    about = [column == value for column, value in subjects if value is not None]
+    between = (since if since is not None else -ALWAYS, until if until is not None else ALWAYS)
+    times = [] if since is None and until is None else [audit.c.at.between(*between)]
+    if about or (event is None and outcome is None):
+        # By time only if a time is given: after a clock was ahead, the latest row is still the one written last.
+        order = BY_TIME if times and not about else (audit.c.id,)
+        found = _latest(tx, [*about, *times, *_of_kind(event, outcome)], order, limit)
+    else:
+        found = []
+        for kind in _kinds(tx, event, outcome):
+            found += _latest_of_kind(tx, kind, between, limit)
+        found = sorted(found, key=lambda row: (row["at"], row["id"]), reverse=True)[:limit]
     for row in found:
         row["detail"] = json.loads(row["detail"]) if row["detail"] else {}
-    return found[::-1]
+    return sorted(found, key=lambda row: int(row["id"]))
+
+
+def _latest(
+    tx: Connection, conditions: Sequence[ColumnElement[bool]], order: Sequence[Column[Any]], limit: int | None
+) -> list[dict[str, Any]]:
+    query = select(audit).where(*conditions).order_by(*(column.desc() for column in order)).limit(limit)
+    return [dict(row) for row in tx.execute(query).mappings()]
+
+
+def _of_kind(event: str | None, outcome: str | None) -> list[ColumnElement[bool]]:
+    conditions = [audit.c.outcome == outcome] if outcome is not None else []
+    if event is not None:
+        conditions.append((audit.c.event == event) | audit.c.event.startswith(f"{event}.", autoescape=True))
+    return conditions
+
+
+Kind = tuple[str, str | None]
+"""An event and an outcome. The rows of each are in one piece of an index, by time."""
+
+
+def _latest_of_kind(
+    tx: Connection, kind: Kind, between: tuple[float, float], limit: int | None
+) -> list[dict[str, Any]]:
+    event, outcome = kind
+    if event == RECEIVED:
+        return _latest(tx, [audit.c.event == event, audit.c.at.between(*between)], BY_TIME, limit)
+    if outcome is None:
+        nameless = [RARE, audit.c.event == event, audit.c.outcome.is_(None), audit.c.at.between(*between)]
+        return _latest(tx, nameless, BY_TIME, limit)
+    # As a range of the index, in its order: PostgreSQL would take an event and an outcome for independent, and expect
+    # to meet them soon among all rows.
+    key = tuple_(audit.c.event, audit.c.outcome, audit.c.at)
+    first, last = ((event, outcome, at) for at in between)
+    order = (audit.c.event, audit.c.outcome, *BY_TIME)
+    return _latest(tx, [RARE, key >= tuple_(*first), key <= tuple_(*last)], order, limit)
+
+
+def _kinds(tx: Connection, event: str | None, outcome: str | None) -> Iterator[Kind]:
+    """What makes up an event or an outcome. There are few of both: one seek finds each of those that exist."""
+    if outcome in (None, ALWAYS_NEW) and (event is None or f"{RECEIVED}.".startswith(f"{event}.")):
+        yield RECEIVED, ALWAYS_NEW
+    name: str | None = ""
+    while (name := tx.scalar(select(func.min(audit.c.event)).where(RARE, audit.c.event > name))) is not None:
+        if event is None or f"{name}.".startswith(f"{event}."):
+            for one in [outcome] if outcome is not None else _outcomes(tx, name):
+                yield name, one
+
+
+def _outcomes(tx: Connection, event: str) -> Iterator[str | None]:
+    yield None
+    of_event = select(func.min(audit.c.outcome)).where(RARE, audit.c.event == event)
+    outcome: str | None = tx.scalar(of_event)
+    while outcome is not None:
+        yield outcome
+        outcome = tx.scalar(of_event.where(audit.c.outcome > outcome))

@@ -9,13 +9,15 @@ from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, Connection, Table, update
 
+from storage.moves import in_state
+
 # Processes read the clock before they wait for the write lock, and hosts differ a little: that is not a jump.
 TOLERANCE_S = 5.0
 
 
 def start_waits_again(tx: Connection, table: Table, states: Collection[str], now: float) -> int:
     """Shift the waits of the rows in these states that were set in the future. Returns how many there were."""
-    went_back = table.c.state.in_(sorted(states)) & set_in_the_future(table, now)
+    went_back = in_state(table, *sorted(states)) & set_in_the_future(table, now)
     moved = tx.execute(
         update(table).where(went_back).values(due_at=now + (table.c.due_at - table.c.set_at), set_at=now)
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, or_, select, update
 
-from storage import audit
+from storage import audit, tallies
 from storage.models import conflicts, instances
 
 SAME, CONTRADICTS = "SAME", "CONTRADICTS"
@@ -66,6 +66,8 @@ def judge(tx: Connection, copy: SecondCopy, difference: str | None, now: float) 
     undecided = (conflicts.c.id == copy.conflict_pk) & conflicts.c.verdict.is_(None)
     if not tx.execute(update(conflicts).where(undecided).values(verdict=verdict)).rowcount:
         return
+    tallies.add(tx, "conflicts", tallies.UNDECIDED, -1)
+    tallies.add(tx, "conflicts", verdict, 1)
     audit.append(
         tx,
         now,

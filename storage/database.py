@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from storage import audit, models
+from storage import audit, models, tallies
 from storage.backup import back_up
 from storage.errors import (
     DatabaseBusy,
@@ -163,10 +163,12 @@ class Database:
                 with tx.begin():
                     yield tx
                     audit.flush(tx)
+                    tallies.flush(tx)
                 self._check(tx)  # what was committed to a file without a name is lost
                 self._note_head(tx)
             finally:
                 audit.forget(tx)
+                tallies.forget(tx)
 
     def _note_head(self, tx: Connection) -> None:
         head = audit.written_head(tx)
@@ -207,7 +209,7 @@ class Database:
         """The version of the database's schema, None without one; and the version that this program needs."""
         with self.read() as tx:
             held = MigrationContext.configure(tx).get_current_revision()
-        return held, ScriptDirectory.from_config(_migrations()).get_current_head()
+        return held, ScriptDirectory.from_config(migrations()).get_current_head()
 
     def refuse_other_schema(self) -> None:
         """Raises DatabaseOutdated unless the schema is that of this version of the program; makes one if there is none.
@@ -229,7 +231,7 @@ class Database:
         A SQLite index that holds data is copied first, see `backup_path`.
         Raises DatabaseTooNew for a schema made by a later version.
         """
-        config = _migrations()
+        config = migrations()
         held, needed = self.schema()
         alters = held not in (None, needed)
         with self._unchecked_references() if alters else contextlib.nullcontext(), self.transaction() as tx:
@@ -322,7 +324,8 @@ def create_views(tx: Connection, script: str) -> None:
         tx.execute(update(properties).where(properties.c.name == "views").values(value=digest))
 
 
-def _migrations() -> Config:
+def migrations() -> Config:
+    """Alembic's configuration for this index."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, or_, select, update
 
-from storage import audit, clock
+from storage import audit, clock, turnarounds
 from storage.errors import IllegalMove, NotFound
 from storage.models import deliveries, patients, results, series, studies
 from storage.moves import Machine, by_id, insert_row, move
@@ -218,6 +218,7 @@ def mark_sent(
     detail = {"statuses": {uid: f"0x{status:04X}" for uid, status in (status_by_object or {}).items()}}
     if warning:
         detail["warning"] = {"text": warning}
+    result_id = DELIVERY.row(tx, delivery_id)["result_id"]
     move(
         tx,
         DELIVERY,
@@ -229,6 +230,7 @@ def mark_sent(
         values=values,
         detail=detail,
     )
+    turnarounds.add_delivery(tx, result_id, now)
 
 
 def retry_later(
@@ -362,11 +364,13 @@ def supersede_unsent(tx: Connection, series_pk: int, now: float, reason: str) ->
 
     One that is SENDING may be at the destination already, so its attempt goes on; `retry_later` does the rest.
     """
+    # An expression, so that no database begins with all that ever failed instead of with the series.
+    state = deliveries.c.state + ""
     unsent = (
         select(deliveries.c.id, deliveries.c.state)
         .select_from(deliveries.join(results))
         .where(results.c.series_pk == series_pk)
-        .where(deliveries.c.state.in_([DeliveryState.PENDING.value, DeliveryState.FAILED.value]))
+        .where(state.in_([DeliveryState.PENDING.value, DeliveryState.FAILED.value]))
         .with_for_update(of=deliveries)
     )
     for row in tx.execute(unsent).all():
@@ -377,7 +381,7 @@ def supersede_unsent(tx: Connection, series_pk: int, now: float, reason: str) ->
             row.state,
             DeliveryState.SUPERSEDED,
             now,
-            values={"set_at": now},
+            values={"set_at": now, "due_at": None},
             detail={"reason": reason},
         )
 

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, select
 from storage import clock
 from storage.job_state import JOB, JobState
 from storage.models import jobs
-from storage.moves import move
+from storage.moves import in_state, move
 
 MAX_INTERRUPTIONS = 20
 
@@ -18,7 +18,7 @@ def release_expired(tx: Connection, now: float, max_attempts: int) -> int:
     Returns how many were RUNNING without a worker.
     """
     clock.start_waits_again(tx, jobs, (JobState.QUEUED, JobState.RUNNING), now)
-    running = select(jobs.c.id, jobs.c.attempts).where(jobs.c.state == JobState.RUNNING.value, jobs.c.due_at <= now)
+    running = select(jobs.c.id, jobs.c.attempts).where(in_state(jobs, JobState.RUNNING), jobs.c.due_at <= now)
     released = tx.execute(running.with_for_update(skip_locked=True)).all()
     for row in released:
         if row.attempts >= max_attempts:
@@ -34,7 +34,7 @@ def release_all(tx: Connection, now: float) -> int:
     The job rarely caused that stop, so it costs no attempt. But a job may bring the whole machine down, so these
     stops are counted for each job, and only MAX_INTERRUPTIONS of them are excused.
     """
-    running = select(jobs.c.id, jobs.c.attempts, jobs.c.interruptions).where(jobs.c.state == JobState.RUNNING.value)
+    running = select(jobs.c.id, jobs.c.attempts, jobs.c.interruptions).where(in_state(jobs, JobState.RUNNING))
     released = tx.execute(running.with_for_update(skip_locked=True)).all()
     for row in released:
         interruptions = row.interruptions + 1

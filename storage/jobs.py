@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, select, update
 
 from config.reasons import Refusal
-from storage import audit, deliveries, results
+from storage import audit, deliveries, results, tallies, turnarounds
 from storage.errors import StaleLease
 from storage.job_state import JOB, JobState
 from storage.job_takeover import end_failed, end_out_of_attempts, release_expired
 from storage.models import jobs, series, studies
-from storage.moves import insert_row, move
+from storage.moves import in_state, insert_row, move
 from storage.results import NewObject, NewResult
 
 
@@ -152,8 +152,7 @@ def _note_queued(tx: Connection, job_id: int, now: float, values: Mapping[str, A
 
 def count_queued(tx: Connection) -> int:
     """How many analyses that are to be reported wait for a worker."""
-    waiting = (jobs.c.state == JobState.QUEUED.value) & ~jobs.c.shadow
-    return int(tx.scalar(select(func.count()).select_from(jobs).where(waiting)) or 0)
+    return tallies.read(tx).rows("jobs", JobState.QUEUED, part=False)
 
 
 def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts: int) -> ClaimedJob | None:
@@ -167,7 +166,7 @@ def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts:
     release_expired(tx, now, max_attempts)
     waiting = (
         select(jobs.c.id, jobs.c.fence, jobs.c.attempts)
-        .where(jobs.c.state == JobState.QUEUED.value, jobs.c.due_at <= now)
+        .where(in_state(jobs, JobState.QUEUED), jobs.c.due_at <= now)
         .order_by(jobs.c.shadow, jobs.c.priority.desc(), jobs.c.due_at, jobs.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -259,11 +258,14 @@ def finish(
         values=values,
         detail={"outcome": str(result.outcome)},
     )
-    ended = tx.execute(select(jobs.c.series_pk, jobs.c.shadow).where(jobs.c.id == job_id)).one()
+    ended = tx.execute(
+        select(jobs.c.series_pk, jobs.c.shadow, jobs.c.last_instance_at).where(jobs.c.id == job_id)
+    ).one()
     if ended.shadow:
         return results.record(tx, job_id, now, result, (), stale=False)
     deliveries.supersede_unsent(tx, ended.series_pk, now, "a later report of the series replaces it")
     result_id = results.record(tx, job_id, now, result, objects, stale=False)
+    turnarounds.add_result(tx, result_id, ended.last_instance_at, now)
     deliveries.create(tx, result_id, destinations, now)
     return result_id
 

@@ -2,7 +2,7 @@
 
 from sqlalchemy import ColumnElement, Connection, select, update
 
-from storage import audit
+from storage import audit, tallies
 from storage.models import instances, series, studies
 
 
@@ -19,6 +19,8 @@ def mark_lost(tx: Connection, which: ColumnElement[bool], reason: str, now: floa
     rows = tx.execute(held).all()
     for row in rows:
         tx.execute(update(instances).where(instances.c.id == row.id).values(gone_at=now, gone_reason=reason))
+        tallies.add(tx, "instances", tallies.HELD, -1, size=-row.size)
+        tallies.add(tx, "instances", reason, 1)
         audit.append(
             tx,
             now,

@@ -3,11 +3,28 @@
 Times are float Unix seconds, UTC. Text columns hold what the DICOM header says, clipped. States are text with
 a CHECK, so that a person reading the file sees words. Whatever waits has both `due_at` and `set_at`: `due_at` is when
 the wait ends, `set_at` is when that was decided. They reveal a clock that jumped back (see clock.py).
+
+Many indexes hold only the rows that still need something: they stay small however long the history is. A query uses
+such an index only if the index's condition stands in the query as it stands here (see `in_state`).
 """
 
 from typing import Any, ClassVar, cast
 
-from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, MetaData, Table, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    UniqueConstraint,
+    false,
+    func,
+    literal_column,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING = {
@@ -19,11 +36,20 @@ NAMING = {
 }
 
 
+# 64 bits: a region writes 2**31 audit rows in months. SQLite's INTEGER has 64 bits, and it numbers rows by itself.
+WIDE = BigInteger().with_variant(Integer, "sqlite")
+
+
 class Base(DeclarativeBase):
     """Base of the tables."""
 
     metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map: ClassVar[dict[Any, Any]] = {float: Double()}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {float: Double(), int: WIDE}
+
+
+def _where(name: str, *columns: Any, condition: str) -> Index:
+    """An index of those rows for which a condition holds."""
+    return Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
 
 
 class Property(Base):
@@ -74,6 +100,8 @@ class Series(Base):
     completeness, expected_count: how it was found complete and the count asked for, at its last close.
     refusal_code, refusal_text: why it was closed without being analysed, if it was.
     selection: its part in the choice of the study's best series (see selection.py); null if every one is analysed.
+    has_result: it has a reported result that no later one replaces.
+    emptied_at: when retention found none of its images left to delete; null while it may have some.
     """
 
     __tablename__ = "series"
@@ -83,8 +111,11 @@ class Series(Base):
         CheckConstraint(
             "selection IN ('WAITING', 'CHOSEN', 'ANALYSED', 'PASSED_OVER', 'UNSUITABLE')", name="selection"
         ),
-        Index("ix_series_state_due_at", "state", "due_at"),
-        Index("ix_series_selection", "selection"),
+        _where("ix_series_open_due_at", "due_at", condition="state = 'OPEN'"),
+        Index("ix_series_state_last_instance_at", "state", "last_instance_at"),
+        _where("ix_series_selection", "selection", condition="selection IS NOT NULL"),
+        _where("ix_series_without_result", "last_instance_at", condition="NOT has_result"),
+        _where("ix_series_with_images", "closed_at", condition="closed_at IS NOT NULL AND emptied_at IS NULL"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -114,6 +145,8 @@ class Series(Base):
     refusal_code: Mapped[str | None]
     refusal_text: Mapped[str | None]
     selection: Mapped[str | None]
+    has_result: Mapped[bool] = mapped_column(server_default=false())
+    emptied_at: Mapped[float | None]
 
 
 class Instance(Base):
@@ -123,6 +156,7 @@ class Instance(Base):
     __table_args__ = (
         CheckConstraint("gone_reason IN ('retention', 'missing', 'corrupt')", name="gone_reason"),
         CheckConstraint("(gone_at IS NULL) = (gone_reason IS NULL)", name="gone"),
+        _where("ix_instances_lost", "gone_reason", "gone_at", condition="gone_reason IN ('missing', 'corrupt')"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -138,7 +172,7 @@ class Instance(Base):
     calling_ae: Mapped[str]
     called_ae: Mapped[str]
     address: Mapped[str]
-    received_at: Mapped[float] = mapped_column(index=True)
+    received_at: Mapped[float]
     gone_at: Mapped[float | None]
     gone_reason: Mapped[str | None]
 
@@ -228,7 +262,10 @@ class Job(Base):
         ),
         CheckConstraint("state IN ('QUEUED', 'RUNNING', 'REPORTED', 'FAILED', 'SUPERSEDED')", name="state"),
         CheckConstraint("attempts >= 0", name="attempts"),
-        Index("ix_jobs_state_shadow_due_at", "state", "shadow", "due_at"),
+        _where("ix_jobs_queued_at", "queued_at", condition="state = 'QUEUED'"),
+        _where("ix_jobs_running_due_at", "due_at", condition="state = 'RUNNING'"),
+        _where("ix_jobs_failed", "finished_at", condition="state = 'FAILED'"),
+        _where("ix_jobs_waiting_set_at", "set_at", condition="state IN ('QUEUED', 'RUNNING')"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -269,6 +306,12 @@ class Result(Base):
     __table_args__ = (
         CheckConstraint("outcome IN ('ANALYSED', 'NOT_ANALYSED')", name="outcome"),
         CheckConstraint("(outcome = 'NOT_ANALYSED') = (reason_code IS NOT NULL)", name="reason"),
+        _where(
+            "ix_results_not_analysed",
+            "reason_code",
+            "created_at",
+            condition="outcome = 'NOT_ANALYSED' AND NOT shadow",
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -393,18 +436,16 @@ class Delivery(Base):
             name="state",
         ),
         CheckConstraint("state NOT IN ('PENDING', 'SENDING') OR due_at IS NOT NULL", name="due"),
-        Index("ix_deliveries_destination_state_due_at", "destination", "state", "due_at"),
-        Index(
-            "ix_deliveries_waiting_set_at",
+        Index("ix_deliveries_state_destination_due_at", "state", "destination", "due_at"),
+        _where("ix_deliveries_waiting_set_at", "set_at", condition="due_at IS NOT NULL"),
+        _where("ix_deliveries_unconfirmed_at", "unconfirmed_at", condition="unconfirmed_at IS NOT NULL"),
+        _where("ix_deliveries_pending", "destination", "created_at", condition="state = 'PENDING'"),
+        _where("ix_deliveries_failed", "set_at", condition="state = 'FAILED'"),
+        _where(
+            "ix_deliveries_error",
+            "destination",
             "set_at",
-            sqlite_where=text("due_at IS NOT NULL"),
-            postgresql_where=text("due_at IS NOT NULL"),
-        ),
-        Index(
-            "ix_deliveries_unconfirmed_at",
-            "unconfirmed_at",
-            sqlite_where=text("unconfirmed_at IS NOT NULL"),
-            postgresql_where=text("unconfirmed_at IS NOT NULL"),
+            condition="error IS NOT NULL AND state IN ('PENDING', 'FAILED')",
         ),
     )
 
@@ -429,6 +470,50 @@ class Delivery(Base):
     unconfirmed_at: Mapped[float | None]
 
 
+class Turnaround(Base):
+    """How long one reported result took, from the last instance of its series.
+
+    day_utc: the day on which the result was made, "2026-11-23". to_delivery_s: until the first destination had it.
+    """
+
+    __tablename__ = "turnarounds"
+    __table_args__ = (
+        Index("ix_turnarounds_day_utc_to_result_s", "day_utc", "to_result_s"),
+        _where("ix_turnarounds_delivered", "day_utc", "to_delivery_s", condition="to_delivery_s IS NOT NULL"),
+    )
+
+    result_id: Mapped[int] = mapped_column(ForeignKey("results.id"), primary_key=True)
+    day_utc: Mapped[str]
+    to_result_s: Mapped[float]
+    to_delivery_s: Mapped[float | None]
+
+
+class TurnaroundDay(Base):
+    """The turnarounds of one day, in the transaction of the last of them: how many, median and 95th percentile."""
+
+    __tablename__ = "turnaround_days"
+
+    day_utc: Mapped[str] = mapped_column(primary_key=True)
+    results: Mapped[int]
+    delivered: Mapped[int]
+    to_result_p50_s: Mapped[float | None]
+    to_result_p95_s: Mapped[float | None]
+    to_delivery_p50_s: Mapped[float | None]
+    to_delivery_p95_s: Mapped[float | None]
+
+
+class Tally(Base):
+    """How many rows of a table are in a state, kept in the transaction that changes them (see tallies.py)."""
+
+    __tablename__ = "tallies"
+
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(primary_key=True)
+    part: Mapped[str] = mapped_column(primary_key=True)
+    rows: Mapped[int]
+    bytes: Mapped[int]
+
+
 class CompletionEffort(Base):
     """What was tried at a PACS to complete an open series, so that a restart does not start over.
 
@@ -448,10 +533,16 @@ class CompletionEffort(Base):
 
 
 class AuditRow(Base):
-    """One thing that happened. Rows are chained by hash and never changed: triggers refuse changes."""
+    """One thing that happened. Rows are chained by hash and never changed: triggers refuse changes.
+
+    Nearly all rows say that an instance was received. They are in no index by event, so that receiving stays cheap.
+    """
 
     __tablename__ = "audit"
-    __table_args__ = ({"sqlite_autoincrement": True},)
+    __table_args__ = (
+        _where("ix_audit_rare", "event", "outcome", "at", condition="event <> 'instance.received'"),
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     at: Mapped[float] = mapped_column(index=True)
@@ -485,5 +576,17 @@ measurements = cast(Table, MeasurementRow.__table__)
 model_weights = cast(Table, ModelWeights.__table__)
 result_objects = cast(Table, ResultObject.__table__)
 deliveries = cast(Table, Delivery.__table__)
+turnarounds = cast(Table, Turnaround.__table__)
+turnaround_days = cast(Table, TurnaroundDay.__table__)
+tallies = cast(Table, Tally.__table__)
 completion_efforts = cast(Table, CompletionEffort.__table__)
 audit = cast(Table, AuditRow.__table__)
+
+# These need the columns themselves: an order, and an expression of a view.
+_where("ix_jobs_queue", jobs.c.shadow, jobs.c.priority.desc(), jobs.c.due_at, jobs.c.id, condition="state = 'QUEUED'")
+_where(
+    "ix_audit_connections",
+    func.strftime(literal_column("'%Y-%m-%d %H:%M:%f'"), audit.c.at, literal_column("'unixepoch'")),
+    condition="event IN ('association.aborted', 'association.accepted', 'association.rejected', "
+    "'association.released', 'connection.aborted', 'connection.closed', 'connection.refused')",
+)

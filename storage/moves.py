@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, Table, bindparam, insert, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table, bindparam, insert, literal, update
 
-from storage import audit
+from storage import audit, tallies
 from storage.errors import IllegalMove, NotFound, StaleLease
 
 AUDITED = ("patient_id", "study_uid", "series_uid", "job_id", "result_id")
@@ -36,8 +36,21 @@ class Machine:
 
 
 def insert_row(tx: Connection, table: Table, values: Mapping[str, object]) -> int:
-    """Insert one row. Returns its id."""
+    """Insert one row, counted if it has a state. Returns its id."""
+    if "state" in values:
+        tallies.add(tx, table.name, values["state"], 1, part=values.get(tallies.SPLIT.get(table.name, ""), ""))
     return int(tx.execute(insert(table).values(values).returning(table.c.id)).scalar_one())
+
+
+def in_state(table: Table, *states: str) -> ColumnElement[bool]:
+    """The condition that rows are in one of these states, with the states in its text.
+
+    A database uses an index of the rows in a state only if it sees that state when it plans the query.
+    """
+    names = [str(state) for state in states]
+    if len(names) == 1:
+        return table.c.state == literal(names[0], literal_execute=True)
+    return table.c.state.in_(bindparam(None, names, expanding=True, literal_execute=True))
 
 
 def by_id(table: Table) -> Any:
@@ -74,10 +87,16 @@ def move(
         raise kind(f"{machine.entity} {row_id}: is {row['state']} and not {leaving}, so it cannot become {to}")
     table = machine.table
     changed = tx.execute(
-        update(table).where(table.c.id == row_id, table.c.state == leaving).values(state=str(to), **(values or {}))
-    )
-    if changed.rowcount != 1:
+        update(table)
+        .where(table.c.id == row_id, table.c.state == leaving)
+        .values(state=str(to), **(values or {}))
+        .returning(table.c[tallies.SPLIT.get(table.name, "state")])
+    ).all()
+    if len(changed) != 1:
         raise StaleLease(f"{machine.entity} {row_id}: moved by another transaction")
+    part = changed[0][0] if table.name in tallies.SPLIT else ""
+    tallies.add(tx, table.name, leaving, -1, part=part)
+    tallies.add(tx, table.name, to, 1, part=part)
     more = {name: value for name, value in row.items() if name not in (*AUDITED, "state", "fence")}
     audit.append(
         tx,

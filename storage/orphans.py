@@ -73,15 +73,22 @@ def _rows(database: Database | None, paths: Sequence[str]) -> dict[str, str | No
     if database is None:
         return named
     for start in range(0, len(paths), AT_ONCE):
-        some = list(paths[start : start + AT_ONCE])
         with database.read() as tx:
-            objects = select(result_objects.c.path).where(result_objects.c.path.in_(some))
-            named.update(dict.fromkeys(tx.scalars(objects)))
-            aside = select(conflicts.c.path, conflicts.c.verdict).where(conflicts.c.path.in_(some))
-            # The file of a second copy goes once it has been judged to be the same image.
-            named.update({row.path: RETIRED if row.verdict == SAME else None for row in tx.execute(aside)})
-            held = select(instances.c.path, instances.c.gone_reason).where(instances.c.path.in_(some))
-            named.update({row.path: row.gone_reason for row in tx.execute(held)})
+            named.update(rows_of(tx, paths[start : start + AT_ONCE]))
+    return named
+
+
+def rows_of(tx: Connection, paths: Sequence[str]) -> dict[str, str | None]:
+    """As `_rows`, for some paths."""
+    some = list(paths)
+    named: dict[str, str | None] = {}
+    objects = select(result_objects.c.path).where(result_objects.c.path.in_(some))
+    named.update(dict.fromkeys(tx.scalars(objects)))
+    aside = select(conflicts.c.path, conflicts.c.verdict).where(conflicts.c.path.in_(some))
+    # The file of a second copy goes once it has been judged to be the same image.
+    named.update({row.path: RETIRED if row.verdict == SAME else None for row in tx.execute(aside)})
+    held = select(instances.c.path, instances.c.gone_reason).where(instances.c.path.in_(some))
+    named.update({row.path: row.gone_reason for row in tx.execute(held)})
     return named
 
 

@@ -7,14 +7,16 @@ statement to the database as SQLite needs to run it. Parameters and results are 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Insert, Select, Update
+from sqlalchemy import Connection, Dialect, Insert, Select, TextClause, Update
 from sqlalchemy.exc import DBAPIError
 
 
 class Prepared:
     """One statement. columns: of an INSERT, those that its rows have."""
 
-    def __init__(self, statement: Insert | Select[Any] | Update, columns: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, statement: Insert | Select[Any] | TextClause | Update, columns: Sequence[str] | None = None
+    ) -> None:
         # Inline: otherwise SQLAlchemy adds a RETURNING that nobody needs.
         self._statement = statement.inline() if isinstance(statement, Insert) else statement
         self._columns = columns

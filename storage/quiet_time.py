@@ -6,6 +6,7 @@ from sqlalchemy import Connection, Select, select, update
 
 from storage import audit, clock
 from storage.models import patients, series, studies
+from storage.moves import in_state
 from storage.series_state import Selection, SeriesState
 
 
@@ -49,7 +50,7 @@ def _waiting() -> Select[tuple[object, ...]]:
             series.c.due_at,
         )
         .select_from(series.join(studies).join(patients))
-        .where(series.c.state == SeriesState.OPEN.value)
+        .where(in_state(series, SeriesState.OPEN))
         .order_by(series.c.due_at, series.c.id)
     )
 
@@ -76,8 +77,9 @@ def restart_quiet_times(tx: Connection, now: float) -> int:
 
     While the node was away its senders could not send, so that time was not quiet.
     """
-    waits = (series.c.state == SeriesState.OPEN.value) | (series.c.selection == Selection.WAITING.value)
-    changed = tx.execute(update(series).where(waits).values(set_at=now, due_at=now + series.c.quiet_s))
-    if changed.rowcount:
-        audit.append(tx, now, "series.quiet-times-restarted", detail={"series": changed.rowcount})
-    return changed.rowcount
+    is_open, undecided = in_state(series, SeriesState.OPEN), series.c.selection == Selection.WAITING.value
+    anew = update(series).values(set_at=now, due_at=now + series.c.quiet_s)
+    changed = sum(tx.execute(anew.where(waits)).rowcount for waits in (is_open, undecided & ~is_open))
+    if changed:
+        audit.append(tx, now, "series.quiet-times-restarted", detail={"series": changed})
+    return changed

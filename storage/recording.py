@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, text, update
+from sqlalchemy import Connection, bindparam, insert, null, select, text, update
 
-from storage import audit, clock, jobs
+from storage import audit, clock, jobs, tallies
 from storage.arrival import Arrival, Outcome
 from storage.copies import CONTRADICTS, SAME
 from storage.job_state import JobState
@@ -55,6 +55,7 @@ EXTEND_SERIES = Prepared(
         set_at=bindparam("since"),
         quiet_s=bindparam("quiet_s"),
         due_at=bindparam("due_at"),
+        emptied_at=null(),
     )
 )
 QuietTime = Callable[[str], float] | float
@@ -112,6 +113,7 @@ def record_instances(tx: Connection, arrivals: Sequence[Arrival], now: float, qu
     outcomes = [_record(tx, batch, arrival) for arrival in arrivals]
     if batch.new:
         INSERT_INSTANCES.execute(tx, *batch.new)
+        tallies.add(tx, "instances", tallies.HELD, len(batch.new), size=sum(row["size"] for row in batch.new))
     for group in batch.groups.values():
         _extend(tx, group, now, quiet_s)
     return outcomes
@@ -228,6 +230,7 @@ def _set_aside(tx: Connection, arrival: Arrival, now: float, reason: str, may_be
         row["series_instance_uid"] = arrival.series_instance_uid
         row["study_instance_uid"] = arrival.study_instance_uid
         tx.execute(insert(conflicts).values(**row, reason=reason, times_seen=1, verdict=verdict))
+        tallies.add(tx, "conflicts", verdict or tallies.UNDECIDED, 1)
     outcome, event = _KNOWN_AS[verdict]
     note_arrival(tx, arrival, now, event, outcome, {"reason": reason} if verdict == CONTRADICTS else None)
     return outcome
@@ -248,6 +251,9 @@ def _restore(tx: Connection, batch: _Batch, arrival: Arrival, held: _Held, group
         .where(instances.c.sop_instance_uid == arrival.sop_instance_uid)
         .values(**_row(arrival, group.pk, batch.now), gone_at=None, gone_reason=None)
     )
+    tx.execute(update(series).where(series.c.id == group.pk).values(emptied_at=None))
+    tallies.add(tx, "instances", held.gone, -1)
+    tallies.add(tx, "instances", tallies.HELD, 1, size=arrival.file.size)
     note_arrival(tx, arrival, batch.now, "instance.restored", Outcome.NEW, {"was": held.gone})
     if group.state == SeriesState.OPEN or held.sha256 != arrival.file.sha256:
         group.latest = arrival

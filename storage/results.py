@@ -9,7 +9,7 @@ from enum import StrEnum
 from sqlalchemy import Connection, Select, exists, func, insert, or_, select, update
 
 from config.coding import VOLUME
-from storage import audit
+from storage import audit, tallies
 from storage.coded import Content, content_of, record_content, record_weights, weights_of
 from storage.errors import NotFound
 from storage.files import StoredFile
@@ -157,6 +157,9 @@ def record(
     result_id = insert_row(tx, results, values)
     record_content(tx, result_id, result.content)
     record_weights(tx, result.model_digest, result.weights)
+    tallies.add(tx, "results", result.outcome, 1, part=job.shadow)
+    if not stale and not job.shadow:
+        tx.execute(update(series).where(series.c.id == job.series_pk).values(has_result=True))
     rows = [
         {
             "result_id": result_id,
@@ -265,6 +268,8 @@ def supersede(tx: Connection, series_pk: int, now: float, *, shadow: bool | None
     if shadow is not None:
         current = current.where(results.c.shadow.is_(shadow))
     tx.execute(current.values(superseded_at=now))
+    if shadow is not True:
+        tx.execute(update(series).where(series.c.id == series_pk).values(has_result=False))
 
 
 def objects_of(tx: Connection, result_id: int) -> tuple[StoredObject, ...]:

@@ -66,14 +66,15 @@ class Choice:
 
 def undecided_studies(tx: Connection, now: float) -> list[int]:
     """Quiet studies whose series are all closed, and which wait for a choice or for its outcome."""
-    waiting = select(series.c.study_pk).where(series.c.selection.in_(UNDECIDED)).distinct()
+    other = series.alias()
     unfinished = [JobState.QUEUED, JobState.RUNNING, JobState.FAILED]
     busy = exists().where(
-        job_table.c.series_pk == series.c.id, job_table.c.shadow.is_(False), job_table.c.state.in_(unfinished)
+        job_table.c.series_pk == other.c.id, job_table.c.shadow.is_(False), job_table.c.state.in_(unfinished)
     )
-    unready = (series.c.state == SeriesState.OPEN.value) | (series.c.due_at > now) | busy
-    blocked = select(series.c.study_pk).where(series.c.study_pk.in_(waiting), unready)
-    return list(tx.scalars(waiting.where(series.c.study_pk.not_in(blocked)).order_by(series.c.study_pk)))
+    unready = (other.c.state == SeriesState.OPEN.value) | (other.c.due_at > now) | busy
+    ready = ~exists().where(other.c.study_pk == series.c.study_pk, unready)
+    undecided = select(series.c.study_pk).where(series.c.selection.in_(UNDECIDED), ready)
+    return list(tx.scalars(undecided.distinct().order_by(series.c.study_pk)))
 
 
 def members(tx: Connection, study_pk: int) -> list[Member]:

@@ -1,7 +1,7 @@
 """Series: closing them, with what follows, and reading them. Recording is in recording.py, waiting in quiet_time.py."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Select, func, select
@@ -14,7 +14,7 @@ from storage.job_state import JobState
 from storage.jobs import ModelRef, refusal_columns
 from storage.models import codes, findings, instances, patients, results, series, studies
 from storage.models import jobs as job_table
-from storage.moves import move
+from storage.moves import in_state, move
 from storage.series_state import SERIES, Selection, SeriesState
 
 QUIET_TIME = "quiet-time"
@@ -80,16 +80,14 @@ def next_series(tx: Connection, but: int | None) -> int | None:
     """
     queued = (
         select(job_table.c.series_pk)
-        .where(
-            job_table.c.state == JobState.QUEUED.value, job_table.c.attempts == 0, job_table.c.refusal_code.is_(None)
-        )
+        .where(in_state(job_table, JobState.QUEUED), job_table.c.attempts == 0, job_table.c.refusal_code.is_(None))
         .where(job_table.c.series_pk != (but or 0))
         .order_by(job_table.c.shadow, job_table.c.priority.desc(), job_table.c.due_at, job_table.c.id)
         .limit(1)
     )
     waiting = (
         select(series.c.id)
-        .where(series.c.state == SeriesState.OPEN.value, series.c.id != (but or 0), series.c.modality == "CT")
+        .where(in_state(series, SeriesState.OPEN), series.c.id != (but or 0), series.c.modality == "CT")
         .order_by(series.c.due_at, series.c.id)
         .limit(1)
     )
@@ -233,14 +231,22 @@ def list_series(
     tx: Connection, *, state: str | None = None, study_uid: str | None = None, limit: int | None = None
 ) -> list[SeriesRecord]:
     """Series, with the latest instance first."""
-    query = _records().order_by(series.c.last_instance_at.desc(), series.c.id.desc())
-    if state is not None:
-        query = query.where(series.c.state == state)
+    found = [one for name in SeriesState if state in (None, name) for one in _latest(tx, name, study_uid, limit)]
+    found.sort(key=lambda one: (one.last_instance_at, one.series_pk), reverse=True)
+    return found[:limit]
+
+
+def _latest(tx: Connection, state: str, study_uid: str | None, limit: int | None) -> Iterator[SeriesRecord]:
+    """Series in one state: an index has these in their order."""
+    query = _records().where(series.c.state == state)
+    query = query.order_by(series.c.last_instance_at.desc(), series.c.id.desc())
     if study_uid is not None:
-        query = query.where(studies.c.study_instance_uid == study_uid)
+        of_study = select(series.c.id).join(studies).where(studies.c.study_instance_uid == study_uid)
+        query = query.where(series.c.id.in_(list(tx.scalars(of_study))))
     if limit is not None:
         query = query.limit(limit)
-    return [SeriesRecord(**row) for row in tx.execute(query).mappings()]
+    for row in tx.execute(query).mappings():
+        yield SeriesRecord(**row)
 
 
 def get_series(tx: Connection, series_: int | str) -> SeriesRecord:

@@ -2,110 +2,108 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Column, Connection, func, select
 
+from storage import tallies
 from storage.copies import CONTRADICTS, SAME
 from storage.deliveries import DeliveryState
 from storage.job_state import JobState
-from storage.models import conflicts, deliveries, instances, jobs, results, series
+from storage.models import deliveries, jobs, series
+from storage.moves import in_state
 from storage.results import ResultOutcome
 from storage.series_state import SeriesState
 
 
 def status(tx: Connection, now: float) -> dict[str, Any]:
     """Counts by state and how long the oldest of each queue has waited (seconds, None if nothing waits)."""
+    counts = tallies.read(tx)
     return {
-        "series": _by_state(tx, series, SeriesState),
-        "jobs": _by_state(tx, jobs, JobState),
-        "deliveries": _by_state(tx, deliveries, DeliveryState),
-        "destinations": _destinations(tx, now),
-        "instances": _count(tx, instances),
-        "instances_lost": _count(tx, instances, instances.c.gone_reason.in_(["missing", "corrupt"])),
-        "instances_removed_by_retention": _count(tx, instances, instances.c.gone_reason == "retention"),
-        "bytes_stored": int(
-            tx.scalar(select(func.coalesce(func.sum(instances.c.size), 0)).where(instances.c.gone_at.is_(None))) or 0
-        ),
-        "conflicts": _count(tx, conflicts, conflicts.c.verdict == CONTRADICTS),
-        "second_copies": _count(tx, conflicts, conflicts.c.verdict == SAME),
-        "second_copies_to_compare": _count(tx, conflicts, conflicts.c.verdict.is_(None)),
+        **_by_state(counts),
+        "destinations": _destinations(tx, counts, now),
+        "instances": counts.rows("instances"),
+        "instances_lost": counts.rows("instances", "missing") + counts.rows("instances", "corrupt"),
+        "instances_removed_by_retention": counts.rows("instances", "retention"),
+        "bytes_stored": counts.size("instances", tallies.HELD),
+        "conflicts": counts.rows("conflicts", CONTRADICTS),
+        "second_copies": counts.rows("conflicts", SAME),
+        "second_copies_to_compare": counts.rows("conflicts", tallies.UNDECIDED),
         "results": {
-            **{str(one): _count(tx, results, (results.c.outcome == one) & ~results.c.shadow) for one in ResultOutcome},
-            "SHADOW": _count(tx, results, results.c.shadow.is_(True)),
+            **{str(one): counts.rows("results", one, part=False) for one in ResultOutcome},
+            "SHADOW": counts.rows("results", part=True),
         },
-        "oldest_queued_s": _age(now, tx.scalar(_oldest(jobs, jobs.c.queued_at, JobState.QUEUED))),
-        "oldest_pending_s": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.created_at, DeliveryState.PENDING))),
+        "oldest_queued_s": _age(now, tx.scalar(OLDEST_QUEUED)),
+        "oldest_pending_s": _age(now, _oldest_pending(tx, counts)),
         "failed_jobs": _failed_jobs(tx),
         "failed_deliveries": _failed_deliveries(tx),
-        "unconfirmed": _count(tx, deliveries, deliveries.c.unconfirmed_at.is_not(None)),
+        "unconfirmed": int(tx.scalar(UNCONFIRMED) or 0),
         "unconfirmed_deliveries": _unconfirmed_deliveries(tx),
     }
 
 
 def queues(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
     """What a monitor often asks for: counts by state, and how long the first of each queue has waited (seconds)."""
+    counts = tallies.read(tx)
     return {
-        "states": {
-            "series": _by_state(tx, series, SeriesState),
-            "jobs": _by_state(tx, jobs, JobState),
-            "deliveries": _by_state(tx, deliveries, DeliveryState),
-        },
+        "states": _by_state(counts),
         "oldest_s": {
-            "jobs": _age(now, tx.scalar(_oldest(jobs, jobs.c.queued_at, JobState.QUEUED))),
-            "deliveries": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.created_at, DeliveryState.PENDING))),
+            "jobs": _age(now, tx.scalar(OLDEST_QUEUED)),
+            "deliveries": _age(now, _oldest_pending(tx, counts)),
         },
     }
 
 
 def lateness(tx: Connection, now: float) -> dict[str, float | None]:
     """How long overdue work has been waiting, in seconds: closing series, taking leases back, sending results."""
+    due = deliveries.c.due_at
     return {
-        "closing": _age(now, tx.scalar(_oldest(series, series.c.due_at, SeriesState.OPEN))),
-        "leases": _age(now, tx.scalar(_oldest(jobs, jobs.c.due_at, JobState.RUNNING))),
-        "sending": _age(now, tx.scalar(_oldest(deliveries, deliveries.c.due_at, DeliveryState.PENDING))),
+        "closing": _age(now, tx.scalar(select(func.min(series.c.due_at)).where(in_state(series, SeriesState.OPEN)))),
+        "leases": _age(now, tx.scalar(select(func.min(jobs.c.due_at)).where(in_state(jobs, JobState.RUNNING)))),
+        "sending": _age(now, _first_pending(tx, due, tallies.read(tx).parts("deliveries", DeliveryState.PENDING))),
     }
 
 
-def _by_state(tx: Connection, table: Table, states: Any) -> dict[str, int]:
-    rows = tx.execute(select(table.c.state, func.count()).group_by(table.c.state))
-    counted = {row[0]: row[1] for row in rows}
-    return {str(state): int(counted.get(str(state), 0)) for state in states}
+OLDEST_QUEUED = select(func.min(jobs.c.queued_at)).where(in_state(jobs, JobState.QUEUED))
+UNCONFIRMED = select(func.count()).select_from(deliveries).where(deliveries.c.unconfirmed_at.is_not(None))
 
 
-def _count(tx: Connection, table: Table, condition: Any = None) -> int:
-    query = select(func.count()).select_from(table)
-    return int(tx.scalar(query if condition is None else query.where(condition)) or 0)
+def _by_state(counts: tallies.Counts) -> dict[str, dict[str, int]]:
+    states = {"series": SeriesState, "jobs": JobState, "deliveries": DeliveryState}
+    return {table: {str(state): counts.rows(table, state) for state in names} for table, names in states.items()}
 
 
-def _oldest(table: Table, column: Any, state: str) -> Any:
-    return select(func.min(column)).where(table.c.state == str(state))
+def _oldest_pending(tx: Connection, counts: tallies.Counts) -> float | None:
+    return _first_pending(tx, deliveries.c.created_at, counts.parts("deliveries", DeliveryState.PENDING))
+
+
+def _first_pending(tx: Connection, column: Column[Any], destinations: list[str]) -> float | None:
+    """The least value of a column among what waits to be sent: one seek for each destination."""
+    pending = select(func.min(column)).where(in_state(deliveries, DeliveryState.PENDING))
+    firsts = [tx.scalar(pending.where(deliveries.c.destination == name)) for name in destinations]
+    return min((first for first in firsts if first is not None), default=None)
 
 
 def _age(now: float, since: float | None) -> float | None:
     return None if since is None else max(0.0, now - since)
 
 
-def _destinations(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
+def _destinations(tx: Connection, counts: tallies.Counts, now: float) -> dict[str, dict[str, Any]]:
     """For each destination: counts by state, and the last error of what still waits or failed."""
-    rows = tx.execute(
-        select(deliveries.c.destination, deliveries.c.state, func.count()).group_by(
-            deliveries.c.destination, deliveries.c.state
-        )
-    )
     found: dict[str, dict[str, Any]] = {}
-    for destination, state, count in rows:
-        found.setdefault(destination, {})[state] = count
-    for destination, counts in found.items():
-        counts["last_error"] = tx.scalar(
+    for destination in counts.parts("deliveries"):
+        by_state = {str(state): counts.rows("deliveries", state, destination) for state in DeliveryState}
+        last_error = tx.scalar(
             select(deliveries.c.error)
             .where(deliveries.c.destination == destination, deliveries.c.error.is_not(None))
-            .where(deliveries.c.state.in_([DeliveryState.PENDING.value, DeliveryState.FAILED.value]))
+            .where(in_state(deliveries, DeliveryState.PENDING, DeliveryState.FAILED))
             .order_by(deliveries.c.set_at.desc())
             .limit(1)
         )
-        oldest = _oldest(deliveries, deliveries.c.created_at, DeliveryState.PENDING).where(
-            deliveries.c.destination == destination
-        )
-        counts["oldest_pending_s"] = _age(now, tx.scalar(oldest))
+        oldest = _first_pending(tx, deliveries.c.created_at, [destination])
+        found[destination] = {
+            **{state: count for state, count in by_state.items() if count},
+            "last_error": last_error,
+            "oldest_pending_s": _age(now, oldest),
+        }
     return found
 
 
@@ -120,7 +118,7 @@ def _failed_jobs(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
             jobs.c.finished_at,
         )
         .select_from(jobs.join(series))
-        .where(jobs.c.state == JobState.FAILED.value)
+        .where(in_state(jobs, JobState.FAILED))
         .order_by(jobs.c.finished_at.desc())
         .limit(limit)
     )
@@ -132,7 +130,7 @@ def _failed_deliveries(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
         select(
             deliveries.c.id.label("delivery_id"), deliveries.c.destination, deliveries.c.error, deliveries.c.attempts
         )
-        .where(deliveries.c.state == DeliveryState.FAILED.value)
+        .where(in_state(deliveries, DeliveryState.FAILED))
         .order_by(deliveries.c.set_at.desc())
         .limit(limit)
     )

@@ -38,8 +38,9 @@ JOIN patients ON patients.id = studies.patient_pk
 LEFT JOIN jobs ON jobs.id = (SELECT MAX(latest.id) FROM jobs AS latest
                              WHERE latest.series_pk = series.id AND latest.revision = series.revision
                                    AND NOT latest.shadow)
-WHERE NOT EXISTS (SELECT 1 FROM results
-                  WHERE results.series_pk = series.id AND results.superseded_at IS NULL AND NOT results.shadow);
+WHERE NOT series.has_result AND NOT EXISTS (
+    SELECT 1 FROM results WHERE results.series_pk = series.id AND results.superseded_at IS NULL AND NOT results.shadow
+);
 
 -- Which weights made this result, on what input, with what, on which device?
 CREATE VIEW result_weights AS
@@ -130,62 +131,43 @@ LEFT JOIN codes AS method ON method.id = said.method_id;
 -- How long from the last instance to the result, and to the first destination that has it: median and 95th
 -- percentile (nearest rank) for each day (UTC) on which results were made.
 CREATE VIEW turnaround_per_day AS
-WITH spans AS (
-    SELECT strftime('%Y-%m-%d', results.created_at, 'unixepoch') AS day_utc,
-           results.created_at - jobs.last_instance_at AS to_result_s,
-           (SELECT MIN(deliveries.sent_at) FROM deliveries WHERE deliveries.result_id = results.id)
-               - jobs.last_instance_at AS to_delivery_s
-    FROM results
-    JOIN jobs ON jobs.id = results.job_id
-    WHERE jobs.state = 'REPORTED' AND NOT jobs.shadow
-),
-ranked AS (
-    SELECT day_utc, to_result_s, to_delivery_s,
-           ROW_NUMBER() OVER (PARTITION BY day_utc ORDER BY to_result_s) AS result_rank,
-           COUNT(*) OVER (PARTITION BY day_utc) AS results,
-           ROW_NUMBER() OVER (PARTITION BY day_utc ORDER BY CASE WHEN to_delivery_s IS NULL THEN 1 ELSE 0 END,
-                                                            to_delivery_s) AS delivery_rank,
-           COUNT(to_delivery_s) OVER (PARTITION BY day_utc) AS delivered
-    FROM spans
-)
-SELECT day_utc, MAX(results) AS results, MAX(delivered) AS delivered,
-       MIN(CASE WHEN result_rank * 100 >= results * 50 THEN to_result_s END) AS to_result_p50_s,
-       MIN(CASE WHEN result_rank * 100 >= results * 95 THEN to_result_s END) AS to_result_p95_s,
-       MIN(CASE WHEN delivery_rank * 100 >= delivered * 50 THEN to_delivery_s END) AS to_delivery_p50_s,
-       MIN(CASE WHEN delivery_rank * 100 >= delivered * 95 THEN to_delivery_s END) AS to_delivery_p95_s
-FROM ranked
-GROUP BY day_utc;
+SELECT day_utc, results, delivered, to_result_p50_s, to_result_p95_s, to_delivery_p50_s, to_delivery_p95_s
+FROM turnaround_days
+ORDER BY day_utc;
 
 -- Who connected, and who was refused, and why?
 CREATE VIEW connections AS
 SELECT strftime('%Y-%m-%d %H:%M:%f', at, 'unixepoch') AS time_utc, event, outcome, peer_ae, address, detail,
        id AS audit_id
 FROM audit
-WHERE event LIKE 'association.%' OR event LIKE 'connection.%'
-ORDER BY audit.id;
+WHERE event IN ('association.aborted', 'association.accepted', 'association.rejected', 'association.released',
+                'connection.aborted', 'connection.closed', 'connection.refused');
 
 -- What fails, how often, and when last? Jobs, series not analysed, deliveries and instances set aside, by cause.
 CREATE VIEW failures_by_cause AS
-SELECT what, cause, COUNT(*) AS times, strftime('%Y-%m-%d %H:%M:%f', MAX(at), 'unixepoch') AS last_utc
+SELECT what, cause, CAST(SUM(counted) AS BIGINT) AS times,
+       strftime('%Y-%m-%d %H:%M:%f', MAX(at), 'unixepoch') AS last_utc
 FROM (
-    SELECT CASE WHEN shadow THEN 'shadow job failed' ELSE 'job failed' END AS what, COALESCE(failure_reason, 'unknown') AS cause, set_at AS at
+    SELECT CASE WHEN shadow THEN 'shadow job failed' ELSE 'job failed' END AS what,
+           COALESCE(failure_reason, 'unknown') AS cause, 1 AS counted, set_at AS at
     FROM jobs WHERE state = 'FAILED'
     UNION ALL
-    SELECT 'series not analysed', reason_code, created_at FROM results
-    WHERE outcome = 'NOT_ANALYSED' AND NOT shadow
+    SELECT 'series not analysed', reason_code, COUNT(*), MAX(created_at) FROM results
+    WHERE outcome = 'NOT_ANALYSED' AND NOT shadow GROUP BY reason_code
     UNION ALL
-    SELECT 'delivery failed to ' || destination, COALESCE(error, 'unknown'), set_at
+    SELECT 'delivery failed to ' || destination, COALESCE(error, 'unknown'), 1, set_at
     FROM deliveries WHERE state = 'FAILED'
     UNION ALL
-    SELECT 'delivery delayed to ' || destination, COALESCE(error, 'unknown'), set_at
+    SELECT 'delivery delayed to ' || destination, COALESCE(error, 'unknown'), 1, set_at
     FROM deliveries WHERE state = 'PENDING' AND attempts > 0
     UNION ALL
-    SELECT 'instance set aside', reason, received_at FROM conflicts WHERE verdict = 'CONTRADICTS'
+    SELECT 'instance set aside', reason, 1, received_at FROM conflicts WHERE verdict = 'CONTRADICTS'
     UNION ALL
-    SELECT 'instance file ' || gone_reason, 'the file store lost it', gone_at
+    SELECT 'instance file ' || gone_reason, 'the file store lost it', 1, gone_at
     FROM instances WHERE gone_reason IN ('missing', 'corrupt')
     UNION ALL
-    SELECT 'association rejected', COALESCE(outcome, 'unknown'), at FROM audit WHERE event = 'association.rejected'
+    SELECT 'association rejected', COALESCE(outcome, 'unknown'), COUNT(*), MAX(at) FROM audit
+    WHERE event <> 'instance.received' AND event = 'association.rejected' GROUP BY outcome
 ) AS causes
 GROUP BY what, cause;
 
@@ -210,7 +192,7 @@ SELECT strftime('%Y-%m-%d %H:%M:%f', received_at, 'unixepoch') AS time_utc, reas
        sop_instance_uid, series_instance_uid, study_instance_uid, calling_ae, address, times_seen, path, sha256,
        CASE WHEN verdict IS NULL THEN 'to be compared' ELSE 'contradicts' END AS standing
 FROM conflicts
-WHERE verdict IS NULL OR verdict <> 'SAME';
+WHERE verdict IS NULL OR verdict = 'CONTRADICTS';
 
 -- Which instances did this node refuse, why, and does their series still lack them? standing: missing; came later;
 -- accepted, a person decided that the series may do without; unwanted, a rule of the site refuses it.

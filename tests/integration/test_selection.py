@@ -301,5 +301,5 @@ def test_images_of_a_series_that_was_passed_over_go_with_retention(site: Site) -
     thick, thin = site.receive(chest(5.0)), site.receive(chest(1.25))
     site.wait(31)
     with site.node.database.read() as tx:
-        assert retention.finished_series(tx, site.now + 1) == [site.series(thick).series_pk]
+        assert retention.finished_series(tx, site.now + 1)[0] == [site.series(thick).series_pk]
     assert site.work() == thin

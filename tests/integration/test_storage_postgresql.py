@@ -11,7 +11,18 @@ import pytest
 from tests.postgresql import postgresql_server
 
 ROOT = Path(__file__).resolve().parents[2]
-CONTRACT = ["series", "concurrency", "selection", "jobs", "deliveries", "audit", "views", "reconcile", "refused"]
+CONTRACT = [
+    "series",
+    "concurrency",
+    "selection",
+    "jobs",
+    "deliveries",
+    "audit",
+    "views",
+    "reconcile",
+    "refused",
+    "flat",
+]
 LOST = ["identity", "orphans"]
 
 

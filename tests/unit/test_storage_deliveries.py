@@ -1,7 +1,6 @@
 """The outbox: one delivery per result and destination, leases, retries, storage commitment."""
 
 import pytest
-from sqlalchemy import event
 
 from storage import commitments, deliveries, results
 from storage.deliveries import DeliveryState
@@ -320,28 +319,6 @@ def test_a_destination_has_work_when_something_is_due(outbox):
     [archive] = due(outbox, 30, "ARCHIVE")
     do(outbox, deliveries.mark_sent, archive.delivery_id, archive.fence, 31)
     assert with_work(outbox, 31) == ["PACS"]
-
-
-@pytest.mark.sqlite
-def test_what_a_sender_asks_all_the_time_is_a_seek_however_long_the_outbox_grew(outbox):
-    """No plan may read the deliveries that are done."""
-    seen = []
-
-    def note(_connection, _cursor, statement, parameters, *_):
-        if "deliveries" in statement and not statement.startswith(("INSERT", "EXPLAIN")):
-            seen.append((statement, parameters))
-
-    event.listen(outbox.database.engine, "before_cursor_execute", note)
-    with_work(outbox, 29)
-    due(outbox, 29)
-    do(outbox, commitments.due, "PACS", 29)
-    event.remove(outbox.database.engine, "before_cursor_execute", note)
-    assert len(seen) >= 5
-    with outbox.database.engine.connect() as connection:
-        for statement, parameters in seen:
-            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
-            scans = [row[3] for row in plan if row[3].startswith("SCAN deliveries")]
-            assert all("ix_deliveries_waiting" in scan for scan in scans), (statement, scans)
 
 
 @pytest.mark.parametrize("jump", [60.0, 3600.0, 1e6])

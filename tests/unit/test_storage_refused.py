@@ -156,9 +156,3 @@ def test_a_lost_file_is_not_an_instance_that_came(store: Store) -> None:
         tx.execute(text("UPDATE instances SET gone_at = 5, gone_reason = 'missing' WHERE sop_instance_uid = '1.2.3.1'"))
     store.close_due(now=40)
     assert series_row(store)["refusal_code"] == "REFUSED_INSTANCES"
-
-
-@pytest.mark.sqlite
-def test_closing_looks_refusals_up_by_an_index(store: Store) -> None:
-    plan = store.rows("EXPLAIN QUERY PLAN SELECT * FROM refused_instances WHERE series_instance_uid = 'x'")
-    assert "USING INDEX" in str(plan)

@@ -88,7 +88,7 @@ def test_a_series_that_only_the_shadow_has_analysed_has_no_outcome(store):
     assert waiting["waits_for"] == "failed: the model file is missing"
     assert store.rows("SELECT * FROM turnaround_per_day") == []
     with store.database.read() as tx:
-        assert retention.finished_series(tx, 1e9) == []
+        assert retention.finished_series(tx, 1e9) == ([], None)
 
 
 def test_a_late_slice_supersedes_both(store):

@@ -1,0 +1,350 @@
+"""What the index takes, and how long its questions take, by the number of series: 1,000, 100,000, 1,000,000.
+
+    python -m benchmarks.index_size [--folder DIR] [--sizes 1000,100000,1000000] [--postgresql URL] [--keep]
+
+Fills a SQLite index of each size (8 GB and some minutes for the largest; the upgrade needs as much again for its copy)
+and, with --postgresql, a database of each size on that server, named index_SIZE. Prints milliseconds: the least of
+fifteen, because what else the machine does only adds to it, and for SQLite processor time. What writes is rolled back.
+An index that is there already is only measured.
+"""
+
+# ruff: noqa: S608 - every part of a query is a constant of this file
+
+import argparse
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, make_url, text
+
+from benchmarks import index_fill
+from benchmarks.index_fill import EVERY_S, NOW, UID
+from storage import (
+    audit,
+    commitments,
+    copies,
+    deliveries,
+    efforts,
+    facts,
+    job_takeover,
+    jobs,
+    orphans,
+    quiet_time,
+    reconcile,
+    recording,
+    refused,
+    results,
+    retention,
+    selection,
+    series,
+    status,
+)
+from storage.arrival import Arrival, IndexedHeader
+from storage.database import Database, open_database
+from storage.files import StoredFile
+from storage.lost import mark_lost
+from storage.models import instances
+from storage.refused import RefusedInstance
+from storage.results import NewResult
+
+REPEATS = 15
+Ask = Callable[[Connection], object]
+DAY_S = 86400.0
+SERIES_UID = UID.format("0").split("'")[1] + "{}"
+
+
+@dataclass(frozen=True)
+class Question:
+    """ask: what is measured. kind: "by itself", "a person", "whole history"."""
+
+    name: str
+    kind: str
+    ask: Ask
+
+
+class _Undo(Exception):
+    pass
+
+
+def uid(number: int) -> str:
+    """The Series Instance UID of a series of the filled index."""
+    return SERIES_UID.format(10_000_000_000 + number)
+
+
+def arrival(count: int) -> Arrival:
+    """A late slice of the last closed series but many."""
+    number = count // 2
+    header = IndexedHeader(patient_id=f"P{1_000_000 + number // 4}", modality="CT", instance_number="9")
+    file = StoredFile("2026/11/30/new.dcm", "f" * 64, 526_000)
+    study = SERIES_UID.format(10_000_000_000 + number // 2) + ".1"
+    classes = "1.2.840.10008.5.1.4.1.1.2", uid(number), study, "1.2.840.10008.1.2.1"
+    return Arrival(f"{uid(number)}.99", *classes, "CT", "NODE", "10.0.0.1", file, header)
+
+
+def sql(query: str, **values: object) -> Ask:
+    """A question to a view, as a person asks it."""
+    return lambda tx: tx.execute(text(query), values).all()
+
+
+def alone(count: int) -> Iterator[Question]:
+    """Everything that a program asks or does again and again without being told to."""
+    now, late = NOW + 1, arrival(count)
+
+    def by_itself(name: str, ask: Ask) -> Question:
+        return Question(name, "by itself", ask)
+
+    yield by_itself("record a late slice", lambda tx: recording.record_instance(tx, late, now, 30.0))
+    yield by_itself("series due", lambda tx: quiet_time.due_series(tx, now))
+    yield by_itself("series to ask about", lambda tx: quiet_time.quiet_series(tx, now, 5.0))
+    yield by_itself("completion efforts", efforts.all_efforts)
+    yield by_itself("missing instances", lambda tx: refused.why_incomplete(tx, uid(count // 2)))
+    yield by_itself("close a series", lambda tx: _close(tx, count, now))
+    yield by_itself("selection: studies to decide", lambda tx: selection.undecided_studies(tx, now))
+    yield by_itself("second copies to compare", lambda tx: copies.to_compare(tx, 20))
+    yield by_itself("jobs: claim", lambda tx: jobs.claim(tx, "w", now, 60.0, 3))
+    yield by_itself("jobs: leases", lambda tx: job_takeover.release_expired(tx, now - DAY_S, 3))
+    yield by_itself("jobs: queued", jobs.count_queued)
+    yield by_itself("series to read ahead", lambda tx: series.next_series(tx, None))
+    yield by_itself("outbox: has work", lambda tx: deliveries.has_work(tx, "PACS", now))
+    yield by_itself("outbox: claim", lambda tx: deliveries.claim(tx, "PACS", now, 60.0))
+    yield by_itself("outbox: sent", lambda tx: _send(tx, now))
+    yield by_itself("commitments due", lambda tx: commitments.due(tx, "PACS", now))
+    yield by_itself("metrics: queues", lambda tx: status.queues(tx, now))
+    yield by_itself("health: lateness", lambda tx: status.lateness(tx, now))
+    yield from _parts(count, by_itself)
+    yield by_itself("retention: next 100 series", lambda tx: retention.finished_series(tx, now - 250 * EVERY_S))
+    yield by_itself("start: quiet times, leases", lambda tx: _restart(tx, now))
+    yield by_itself("sweep: 100 paths", lambda tx: orphans.rows_of(tx, [f"2026/11/23/{n}.dcm" for n in range(100)]))
+    yield by_itself("end of the audit trail", audit.head)
+    yield by_itself("a fact", lambda tx: facts.get_fact(tx, "store"))
+
+
+def _parts(count: int, by_itself: Callable[[str, Ask], Question]) -> Iterator[Question]:
+    """What happens to one series, job, or delivery."""
+    now, job, done = NOW + 1, count - 60, count - 210
+    found = NewResult("NOT_ANALYSED", "covid-ct", "1.0", "d", reason_code="SLICE_GAP", reason_text="A gap.")
+    refusal = RefusedInstance(f"{uid(done)}.66", uid(done), "1.2", "P1", "A700", "the disk is full", "CT", "10.0.0.1")
+    sent = f"{uid(count - 150)}.7"
+    yield by_itself("job: heartbeat", lambda tx: jobs.heartbeat(tx, job, 1, now, 60.0))
+    yield by_itself("job: reported", lambda tx: jobs.finish(tx, job, 1, now, found, [], ["PACS"]))
+    yield by_itself("job: failed", lambda tx: jobs.fail(tx, job, 1, now, "no memory", None))
+    yield by_itself("job: handed back", lambda tx: jobs.hand_back(tx, job, 1, now))
+    yield by_itself("a series' instances", lambda tx: series.series_instances(tx, done))
+    yield by_itself("a series' former report", lambda tx: results.previous_result(tx, done))
+    yield by_itself("delivery: again later", lambda tx: _again(tx, now))
+    yield by_itself("commitment: asked", lambda tx: commitments.ask(tx, _found(tx, sent), now, now + 60, "1.2.3"))
+    yield by_itself("commitment: kept", lambda tx: commitments.mark_committed(tx, _found(tx, sent), now))
+    yield by_itself("refused instance", lambda tx: refused.record(tx, refusal, now))
+    yield by_itself("a study's members", lambda tx: selection.members(tx, done // 2))
+    yield by_itself("a file lost", lambda tx: mark_lost(tx, instances.c.id == done * 5, "missing", now))
+    yield by_itself("start: next 1000 instances", lambda tx: reconcile.next_instances(tx, count))
+    yield by_itself("start: next 1000 objects", lambda tx: reconcile.next_objects(tx, count // 2))
+    yield by_itself("effort noted", lambda tx: efforts.save(tx, count - 5, efforts.Effort(5, asked=2)))
+
+
+def _found(tx: Connection, transaction_uid: str) -> int:
+    return commitments.find(tx, transaction_uid).delivery_id
+
+
+def _again(tx: Connection, now: float) -> None:
+    [claimed] = deliveries.claim(tx, "PACS", now, 60.0)
+    deliveries.heartbeat(tx, claimed.delivery_id, claimed.fence, now, 60.0)
+    deliveries.retry_later(tx, claimed.delivery_id, claimed.fence, now, now + 60, "no answer")
+
+
+def _close(tx: Connection, count: int, now: float) -> None:
+    series.close_series(tx, count, now, series.Closing(jobs.ModelRef("covid-ct", "1.0", "d"), "command"))
+
+
+def _send(tx: Connection, now: float) -> None:
+    [claimed] = deliveries.claim(tx, "PACS", now, 60.0)
+    deliveries.mark_sent(tx, claimed.delivery_id, claimed.fence, now, {}, None, now)
+
+
+def _restart(tx: Connection, now: float) -> None:
+    quiet_time.restart_quiet_times(tx, now)
+    job_takeover.release_all(tx, now)
+    deliveries.release_all(tx, now)
+
+
+def asked(count: int, limit: int = 50) -> Iterator[Question]:
+    """What a person asks, and at most so many rows of it."""
+    some, day = count // 2, time.strftime("%Y-%m-%d", time.gmtime(NOW - EVERY_S * min(count // 2, 5000)))
+
+    def person(name: str, ask: Ask) -> Question:
+        return Question(name, "a person", ask)
+
+    yield person("status", lambda tx: status.status(tx, NOW))
+    yield person("series list", lambda tx: series.list_series(tx, limit=limit))
+    yield person("series list --state OPEN", lambda tx: series.list_series(tx, state="OPEN", limit=limit))
+    yield person("series list --state CLOSED", lambda tx: series.list_series(tx, state="CLOSED", limit=limit))
+    yield person("series show", lambda tx: series.get_series(tx, uid(some)))
+    old = {"since": NOW - EVERY_S * count * 0.9, "until": NOW - EVERY_S * count * 0.8}
+    filters: dict[str, dict[str, Any]] = {
+        "": {},
+        "--event job": {"event": "job"},
+        "--event delivery.failed": {"event": "delivery.failed"},
+        "--event instance.received": {"event": "instance.received"},
+        "--event association": {"event": "association"},
+        "--event no.such": {"event": "no.such"},
+        "--outcome ANALYSED": {"outcome": "ANALYSED"},
+        "--outcome UNKNOWN_AE": {"outcome": "UNKNOWN_AE"},
+        "--outcome NEW": {"outcome": "NEW"},
+        "--outcome NONE": {"outcome": "NONE"},
+        "--event --outcome": {"event": "association", "outcome": "UNKNOWN_AE"},
+        "--patient": {"patient": f"P{1_000_000 + some // 4}"},
+        "--series": {"series": uid(some)},
+        "--series --event": {"series": uid(some), "event": "result"},
+        "--study --outcome": {"study": SERIES_UID.format(10_000_000_000 + some // 2) + ".1", "outcome": "SENT"},
+        "--since --until": old,
+        "--event --since --until": {"event": "delivery.failed", **old},
+        "--outcome --since --until": {"outcome": "ANALYSED", **old},
+    }
+    for name, how in filters.items():
+        yield person(f"audit {name} --limit {limit}", lambda tx, how=how: audit.search(tx, limit=limit, **how))  # type: ignore[misc]
+    yield from _views(person, some, day, limit)
+
+
+def _views(person: Callable[[str, Ask], Question], some: int, day: str, limit: int) -> Iterator[Question]:
+    of_series = {"uid": uid(some)}
+    queries: dict[str, tuple[str, dict[str, object]]] = {
+        "patient_history by patient": ("patient_id = :patient", {"patient": f"P{1_000_000 + some // 4}"}),
+        "series_without_outcome": ("TRUE", {}),
+        "result_weights by result": ("result_id = :id", {"id": some + 1}),
+        "result_weights by series": ("series_instance_uid = :uid", of_series),
+        "model_results": ("model_name = 'covid-ct' ORDER BY result_id DESC", {}),
+        "model_results by series": ("series_instance_uid = :uid", of_series),
+        "turnaround_per_day of a month": ("day_utc >= :day", {"day": day}),
+        "connections": ("TRUE ORDER BY audit_id DESC", {}),
+        "connections since a day": ("time_utc >= :day AND time_utc < :end", {"day": day, "end": f"{day} 03:00"}),
+        "delivery_overview failed": ("state = 'FAILED' ORDER BY delivery_id DESC", {}),
+        "delivery_overview": ("destination = 'PACS' ORDER BY delivery_id DESC", {}),
+        "instances_set_aside": ("standing = 'contradicts'", {}),
+        "instances_refused by series": ("series_instance_uid = :uid", of_series),
+    }
+    for name, (condition, values) in queries.items():
+        query = f"SELECT * FROM {name.split()[0]} WHERE {condition} LIMIT {limit}"
+        yield person(f"view {name}", sql(query, **values))
+
+
+def whole() -> Iterator[Question]:
+    """What is about the whole history."""
+    for view in ("turnaround_per_day", "failures_by_cause"):
+        yield Question(f"view {view}", "whole history", sql(f"SELECT * FROM {view}"))
+
+
+def questions(count: int) -> list[Question]:
+    """All that is measured."""
+    return [*alone(count), *asked(count), *whole()]
+
+
+def milliseconds(database: Database, question: Question, repeats: int = REPEATS) -> float:
+    """The least time of a question, with what its transaction writes before the commit, but without the commit."""
+    # SQLite runs in this thread: its own time is known even while other work holds the processor.
+    clock = time.thread_time if database.engine.dialect.name == "sqlite" else time.perf_counter
+    spans = []
+    for _ in range(repeats):
+        with contextlib.suppress(_Undo), database.transaction() as tx:
+            began = clock()
+            question.ask(tx)
+            audit.flush(tx)
+            spans.append(clock() - began)
+            raise _Undo
+    return 1000 * min(spans)
+
+
+def make(url: str, count: int) -> None:
+    """Fill an index, bring it up to date, and say how long both took."""
+    began = time.perf_counter()
+    index_fill.fill(url, count)
+    filled = time.perf_counter()
+    open_database(url).close()
+    print(
+        f"{count} series: filled in {filled - began:.0f} s, upgraded in {time.perf_counter() - filled:.0f} s",
+        flush=True,
+    )
+    tidy(url)
+
+
+def tidy(url: str) -> None:
+    """As a node's index is: with the statistics that PostgreSQL gathers by itself, and without the upgrade's copy."""
+    if make_url(url).get_backend_name() == "sqlite":
+        for path in Path(str(make_url(url).database)).parent.glob("*.backup"):
+            path.unlink()
+        return
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as tx:
+        tx.exec_driver_sql("VACUUM ANALYZE")
+    engine.dispose()
+
+
+def size(database: Database, count: int) -> float:
+    """KiB of the index for each series."""
+    with database.read() as tx:
+        if tx.dialect.name == "sqlite":
+            total = Path(str(database.url.database)).stat().st_size
+        else:
+            total = int(tx.scalar(text("SELECT pg_database_size(current_database())")) or 0)
+    return total / count / 1024
+
+
+def url_of(server: str, count: int) -> str:
+    """The URL of the database for this many series, which is made if it is not there."""
+    name = f"index_{count}"
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as tx:
+        if tx.scalar(text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name}) is None:
+            tx.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+def is_there(url: str) -> bool:
+    """Whether an index has been filled."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return Path(str(parsed.database)).exists()
+    engine = create_engine(url)
+    with engine.connect() as tx:
+        found = tx.scalar(text("SELECT to_regclass('series')"))
+    engine.dispose()
+    return found is not None
+
+
+def table(urls: dict[int, str]) -> None:
+    """Measure the indexes of one kind of database, and print."""
+    columns: list[dict[str, float]] = []
+    for count, url in urls.items():
+        if not is_there(url):
+            make(url, count)
+        database = open_database(url)
+        found = {f"{q.kind}: {q.name}": milliseconds(database, q) for q in questions(count)}
+        columns.append({**found, "size, KiB a series": size(database, count)})
+        database.close()
+    print("| | " + " | ".join(f"{count:,}" for count in urls) + " |")
+    print("|---|" + "---|" * len(urls))
+    for name in columns[0]:
+        print(f"| {name} | " + " | ".join(f"{column[name]:.1f}" for column in columns) + " |")
+
+
+def main() -> None:
+    """Fill, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("index-sizes"))
+    parser.add_argument("--sizes", default="1000,100000,1000000")
+    parser.add_argument("--postgresql", help="URL of a server, such as postgresql+psycopg://node@host/postgres")
+    options = parser.parse_args()
+    sizes = [int(part) for part in options.sizes.split(",")]
+    options.folder.mkdir(parents=True, exist_ok=True)
+    print("SQLite, ms")
+    table({count: f"sqlite:///{options.folder}/index_{count}.sqlite" for count in sizes})
+    if options.postgresql:
+        print("PostgreSQL, ms")
+        table({count: url_of(options.postgresql, count) for count in sizes})
+
+
+if __name__ == "__main__":
+    main()

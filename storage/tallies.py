@@ -1,0 +1,145 @@
+"""How many rows are in which state, kept up to date, so that nobody has to count a long history.
+
+`add` collects; `Database.transaction` writes the sums just before its COMMIT, after the audit rows and thus under the
+lock of their chain. So the few rows of this table are locked last and only for an instant, and always in one order.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, Table, case, func, literal, literal_column, select, text, union_all
+
+from storage.models import conflicts, deliveries, instances, jobs, results, series, tallies
+from storage.prepared import Prepared
+
+PENDING = "tallies"
+HELD, UNDECIDED, SHADOW = "held", "undecided", "shadow"
+# What a table's counts are split by, besides the state.
+SPLIT: Mapping[str, str] = {"jobs": "shadow", "deliveries": "destination"}
+ADD = Prepared(
+    text(
+        "INSERT INTO tallies (subject, state, part, rows, bytes) VALUES (:subject, :state, :part, :rows, :bytes) "
+        "ON CONFLICT (subject, state, part) DO UPDATE "
+        "SET rows = tallies.rows + excluded.rows, bytes = tallies.bytes + excluded.bytes"
+    )
+)
+Key = tuple[str, str, str]
+
+
+@dataclass
+class Tally:
+    """A number of rows. size: of their files, bytes; 0 for rows without files."""
+
+    rows: int = 0
+    size: int = 0
+
+
+def add(tx: Connection, subject: str, state: object, rows: int, *, part: object = "", size: int = 0) -> None:
+    """Count rows of a table (its name is `subject`) that came into a state; with negative numbers, that left it."""
+    changes: dict[Key, Tally] = tx.info.setdefault(PENDING, {})
+    found = changes.setdefault((subject, str(state), _named(part)), Tally())
+    found.rows += rows
+    found.size += size
+
+
+def _named(part: object) -> str:
+    return (SHADOW if part else "") if isinstance(part, bool) else str(part)
+
+
+def flush(tx: Connection) -> None:
+    """Write what was collected. `Database.transaction` calls this before COMMIT."""
+    changes: dict[Key, Tally] = tx.info.pop(PENDING, {})
+    rows = [
+        {"subject": key[0], "state": key[1], "part": key[2], "rows": tally.rows, "bytes": tally.size}
+        for key, tally in sorted(changes.items())
+        if tally.rows or tally.size
+    ]
+    if rows:
+        ADD.execute(tx, *rows)
+
+
+def forget(tx: Connection) -> None:
+    """Drop what was collected: its transaction did not happen."""
+    tx.info.pop(PENDING, None)
+
+
+class Counts:
+    """All counts as one transaction sees them."""
+
+    def __init__(self, counted: Mapping[Key, Tally]) -> None:
+        self._counted = counted
+
+    def rows(self, subject: str, state: object = None, part: object = None) -> int:
+        """How many rows of a table are in a state; in all of them if none is given."""
+        return sum(tally.rows for tally in self._matching(subject, state, part))
+
+    def size(self, subject: str, state: object = None) -> int:
+        """Bytes of their files."""
+        return sum(tally.size for tally in self._matching(subject, state, None))
+
+    def parts(self, subject: str, state: object = None) -> list[str]:
+        """The parts that have rows, such as the destinations of deliveries, in alphabetical order."""
+        return sorted(
+            {
+                key[2]
+                for key, tally in self._counted.items()
+                if key[0] == subject and tally.rows and state in (None, key[1])
+            }
+        )
+
+    def _matching(self, subject: str, state: object, part: object) -> list[Tally]:
+        wanted = (subject, state if state is None else str(state), part if part is None else _named(part))
+        return [
+            tally
+            for key, tally in self._counted.items()
+            if all(asked is None or asked == held for asked, held in zip(wanted, key, strict=True))
+        ]
+
+
+def read(tx: Connection) -> Counts:
+    """What is counted now, without what this transaction has changed itself."""
+    rows = tx.execute(select(tallies)).all()
+    return Counts({(row.subject, row.state, row.part): Tally(row.rows, row.bytes) for row in rows})
+
+
+def differences(tx: Connection) -> dict[Key, Tally]:
+    """Count everything anew, which takes seconds for a large index. Returns what each count lacks; nothing if all hold.
+
+    `add` what this returns in a later transaction: what is counted meanwhile stays right.
+    """
+    names = [tallies.c[name] for name in ("subject", "state", "part")]
+    held = select(*names, -tallies.c.rows, -tallies.c.bytes)
+    lacking: dict[Key, Tally] = {}
+    # One statement, because each statement of a transaction in PostgreSQL sees a state of its own.
+    rows: Sequence[Any] = tx.execute(union_all(*_counting(), held)).all()
+    for row in rows:
+        found = lacking.setdefault((row[0], row[1], row[2]), Tally())
+        found.rows += row[3]
+        found.size += int(row[4])
+    return {key: tally for key, tally in lacking.items() if tally != Tally()}
+
+
+def _counting() -> list[Select[Any]]:
+    # Literals, so that PostgreSQL sees the same expression where it selects and where it groups.
+    shadow = {t: case((t.c.shadow, literal_column(f"'{SHADOW}'")), else_=literal_column("''")) for t in (jobs, results)}
+    held = func.sum(case((instances.c.gone_at.is_(None), instances.c.size), else_=0))
+    return [
+        _grouped(series, series.c.state),
+        _grouped(jobs, jobs.c.state, shadow[jobs]),
+        _grouped(deliveries, deliveries.c.state, deliveries.c.destination),
+        _grouped(results, results.c.outcome, shadow[results]),
+        _grouped(conflicts, func.coalesce(conflicts.c.verdict, literal_column(f"'{UNDECIDED}'"))),
+        _grouped(instances, func.coalesce(instances.c.gone_reason, literal_column(f"'{HELD}'")), size=held),
+    ]
+
+
+def _grouped(table: Table, state: Any, part: Any = None, size: Any = None) -> Select[Any]:
+    counted = select(
+        literal(table.name),
+        state,
+        literal("") if part is None else part,
+        func.count(),
+        literal(0) if size is None else size,
+    )
+    return counted.select_from(table).group_by(state, *([] if part is None else [part]))
