@@ -169,9 +169,10 @@ class CompletionSettings(Section):
     AE title, which the PACS must know; "none": not at all."""
     fetch_attempts: int = Field(default=3, ge=1)
     """Fetches that bring no new slice until the series is given up as incomplete."""
-    select: Literal["all", "best"] = "all"
-    """Which series are analysed: "all"; or "best": one of each study, chosen once the study has been quiet for the
-    longest quiet time of its series."""
+    select: Literal["all", "best"] = "best"
+    """Which series are analysed: "best": one of each study, chosen once each of its series has been quiet for its quiet
+    time, or at once if the query destination lists no other CT series of the study; or "all", each by itself. Reports
+    on several series of a study are then one statement: the later ones name the earlier ones."""
 
 
 class WorkerSettings(Section):

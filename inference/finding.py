@@ -35,6 +35,19 @@ class QualityCheck:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Lowest and highest probability over harmless changes of the input, the finding's own included; 0 to 1."""
+
+    low: float
+    high: float
+    changes: tuple[str, ...]
+
+    def straddles(self, threshold: float) -> bool:
+        """True if the changes alone decide between positive and negative."""
+        return self.low < threshold <= self.high
+
+
+@dataclass(frozen=True)
 class Finding:
     """The result of one analysed series.
 
@@ -50,6 +63,7 @@ class Finding:
     pixel_digest: SHA-256 hex of the HU volume and its geometry as the pipeline saw them.
     timings_s: seconds by stage.
     trace: intermediate values by name (JSON types only); empty unless asked for.
+    spread: how far harmless changes move the probability; None if it is clear, or the card asks for no such check.
     """
 
     probability: float
@@ -68,8 +82,14 @@ class Finding:
     checks: tuple[QualityCheck, ...] = ()
     trace: dict[str, object] = field(default_factory=dict)
     verdict_slices: tuple[int, int] | None = None
+    spread: Spread | None = None
 
     @property
     def positive(self) -> bool:
         """True at or above the model's threshold."""
         return self.probability >= self.model.threshold
+
+    @property
+    def unstable(self) -> Spread | None:
+        """The spread if it reaches to both sides of the threshold, else None."""
+        return self.spread if self.spread is not None and self.spread.straddles(self.model.threshold) else None

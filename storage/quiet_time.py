@@ -1,5 +1,6 @@
 """How long a series must be quiet before it may close: which series are due, and restarting that time."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Select, select, update
@@ -58,9 +59,11 @@ def _waiting() -> Select[tuple[object, ...]]:
 def due_series(tx: Connection, now: float) -> list[DueSeries]:
     """The open series whose deadline has passed, the earliest first. Needs a write transaction.
 
-    If the clock jumped back, the quiet times start again from now.
+    If the clock jumped back, the quiet times start again from now, also those of studies without a choice yet.
     """
     clock.start_waits_again(tx, series, (SeriesState.OPEN,), now)
+    unchosen = (series.c.selection == Selection.WAITING.value) & clock.set_in_the_future(series, now)
+    tx.execute(update(series).where(unchosen).values(due_at=now + series.c.quiet_s, set_at=now))
     rows = tx.execute(_waiting().where(series.c.due_at <= now)).mappings()
     return [DueSeries(**row) for row in rows]
 
@@ -69,6 +72,21 @@ def quiet_series(tx: Connection, now: float, idle_s: float) -> list[DueSeries]:
     """The open series without a new instance for `idle_s` seconds, whatever their deadline: worth asking the PACS."""
     idle = (series.c.last_instance_at <= now - idle_s) | (series.c.last_instance_at > now + clock.TOLERANCE_S)
     return [DueSeries(**row) for row in tx.execute(_waiting().where(idle)).mappings()]
+
+
+def end_study_wait(tx: Connection, series_pk: int, listed: Set[str], now: float) -> bool:
+    """A series' study waits no longer for further series, if it is closed here as far as a PACS lists it.
+
+    listed: Series Instance UIDs. Returns False if any of them is not here or not closed, or if any other is still open.
+    """
+    study = select(series.c.study_pk).where(series.c.id == series_pk).scalar_subquery()
+    states = tx.execute(select(series.c.series_instance_uid, series.c.state).where(series.c.study_pk == study)).all()
+    closed = {row.series_instance_uid for row in states if row.state == SeriesState.CLOSED}
+    if not listed or not listed <= closed or len(closed) < len(states):
+        return False
+    waits = (series.c.study_pk == study) & (series.c.due_at > now)
+    tx.execute(update(series).where(waits).values(set_at=now, due_at=now))
+    return True
 
 
 def restart_quiet_times(tx: Connection, now: float) -> int:

@@ -328,6 +328,13 @@ def get_result(tx: Connection, result_id: int) -> dict[str, object]:
     return {**row, **decoded, "content": content_of(tx, result_id)}
 
 
+def current_of(tx: Connection, series_pk: int) -> int | None:
+    """The id of a series' current reported result; None if there is none."""
+    current = (results.c.series_pk == series_pk) & results.c.superseded_at.is_(None) & results.c.shadow.is_(False)
+    found: int | None = tx.scalar(select(func.max(results.c.id)).where(current))
+    return found
+
+
 def latest_of_series(tx: Connection, series_uid: str) -> int:
     """The id of a series' latest reported result, current or not. Raises NotFound."""
     found: int | None = tx.scalar(

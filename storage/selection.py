@@ -18,7 +18,7 @@ from storage.job_state import JobState
 from storage.jobs import Models, refusal_columns, refusal_of
 from storage.models import jobs as job_table
 from storage.models import patients, results, series, studies
-from storage.results import previous_result
+from storage.results import ResultOutcome, previous_result
 from storage.series_state import SERIES, Selection, SeriesState
 
 UNDECIDED = (Selection.WAITING.value, Selection.CHOSEN.value)
@@ -78,13 +78,17 @@ def undecided_studies(tx: Connection, now: float) -> list[int]:
 
 
 def members(tx: Connection, study_pk: int) -> list[Member]:
-    """The series of a study that take part in the choice, by Series Instance UID."""
+    """The series of a study that take part in the choice, by Series Instance UID.
+
+    A series that has a finding from a time when every series was analysed counts as ANALYSED.
+    """
     latest = (
         select(func.max(results.c.id))
         .where(results.c.series_pk == series.c.id, results.c.superseded_at.is_(None), results.c.shadow.is_(False))
         .correlate(series)
         .scalar_subquery()
     )
+    reported_before = results.c.outcome == ResultOutcome.ANALYSED.value
     rows = tx.execute(
         select(
             series,
@@ -95,7 +99,7 @@ def members(tx: Connection, study_pk: int) -> list[Member]:
             results.c.reason_text,
         )
         .select_from(series.join(studies).join(patients).outerjoin(results, results.c.id == latest))
-        .where(series.c.study_pk == study_pk, series.c.selection.is_not(None))
+        .where(series.c.study_pk == study_pk, series.c.selection.is_not(None) | reported_before)
         .order_by(series.c.series_instance_uid)
     ).all()
     return [
@@ -105,7 +109,7 @@ def members(tx: Connection, study_pk: int) -> list[Member]:
             row.study_instance_uid,
             row.patient_id,
             row.calling_ae,
-            Selection(row.selection),
+            Selection(row.selection or Selection.ANALYSED),
             row.instances_digest,
             row.instance_count,
             refusal_of(row.refusal_code, row.refusal_text),

@@ -69,6 +69,7 @@ class SeriesRecord:
     reason_code: str | None
     reason_text: str | None
     probability: float | None
+    threshold: float | None
     positive: bool | None
 
 
@@ -216,6 +217,7 @@ def _records() -> Select[tuple[object, ...]]:
             results.c.outcome,
             results.c.reason_code,
             results.c.reason_text,
+            results.c.threshold,
             findings.c.certainty.label("probability"),
             is_positive(codes).label("positive"),
         )

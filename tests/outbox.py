@@ -120,7 +120,10 @@ class Node:
             Arrival(
                 d.SOPInstanceUID, d.SOPClassUID, d.SeriesInstanceUID, d.StudyInstanceUID, d.file_meta.TransferSyntaxUID,
                 "PACS", "NODE", "127.0.0.1", self.files.write_durably([part10(d)]),
-                IndexedHeader(patient_id=d.PatientID, modality="CT"),
+                IndexedHeader(
+                    patient_id=d.PatientID, modality="CT",
+                    series_number=str(d.get("SeriesNumber", "")), series_description=d.get("SeriesDescription", ""),
+                ),
             )
             for d in datasets
         ]  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from config.settings import Settings
 from dicom_node.analysis.analyse import Analysis, analyse, open_model
-from dicom_node.analysis.worker import new_result
+from dicom_node.analysis.result_row import new_result
 from dicom_node.errors import NodeError
 from inference.finding import ModelIdentity
 from storage import audit, results, series

@@ -13,7 +13,7 @@ from pydicom import Dataset, dcmread
 from config.reasons import ReasonCode, Refusal
 from config.settings import ReportSettings, Settings
 from dicom_node.analysis.analyse import Analysis
-from dicom_node.report.context import ReportContext
+from dicom_node.report.context import ReportContext, StudyStatement
 from dicom_node.report.frame import to_part10
 from dicom_node.report.lower_classes import in_lower_classes
 from dicom_node.report.not_analysed import build_not_analysed
@@ -59,13 +59,15 @@ def report_objects(
     predecessor: bytes | None = None,
     revision: int = 1,
     operating_points: tuple[OperatingPoint, ...] = (),
+    study: StudyStatement | None = None,
 ) -> ResultObjects:
     """The objects that say what became of a series.
 
     predecessor: the earlier report of the same series as a Part 10 file, which this one replaces.
+    study: what the study's results say together, if this is not the only one.
     A series that was not analysed gives a report if the site asks for one, or if an earlier report must not stand.
     """
-    context = _context(settings.report, instances_digest, predecessor, revision, operating_points)
+    context = _context(settings.report, instances_digest, predecessor, revision, operating_points, study)
     if analysis.finding is not None and analysis.volume is not None:
         sources = read_sources(analysis.volume)
         built = build_all(analysis.finding, analysis.volume, sources, context, _kinds(settings.report))
@@ -85,15 +87,15 @@ def write_objects(
     settings: Settings,
     folder: Path,
     operating_points: tuple[OperatingPoint, ...] = (),
+    study: StudyStatement | None = None,
 ) -> list[str]:
     """Write the objects of a result to a folder, "not analysed" reports included. Returns the files' names.
 
     Names are made of the kind and a digest of the object's UID: nothing from a data set becomes a path.
     """
     asked_for = settings.report.model_copy(update={"report_not_analysed": True})
-    built = report_objects(
-        analysis, paths, model, settings.model_copy(update={"report": asked_for}), operating_points=operating_points
-    )
+    asking = settings.model_copy(update={"report": asked_for})
+    built = report_objects(analysis, paths, model, asking, operating_points=operating_points, study=study)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for item in (item for item in built.objects if item.kind in KINDS):
@@ -149,6 +151,7 @@ def _context(
     predecessor: bytes | None,
     revision: int,
     operating_points: tuple[OperatingPoint, ...],
+    study: StudyStatement | None,
 ) -> ReportContext:
     return ReportContext(
         created_at=datetime.now().astimezone(),
@@ -162,6 +165,7 @@ def _context(
         instances_digest=_seed(instances_digest, revision),
         operating_points=operating_points,
         prevalence=report.prevalence,
+        study=study,
     )
 
 

@@ -16,22 +16,24 @@ from sqlalchemy import Connection
 from config.reasons import ReasonCode, Refusal
 from config.settings import Settings
 from dicom_node import heartbeat
+from dicom_node.analysis import study_statement
 from dicom_node.analysis.analyse import Analysis, Loaded, analyse_loaded, load_series, open_model
-from dicom_node.analysis.content import content_of
+from dicom_node.analysis.figures import figures_of
 from dicom_node.analysis.read_ahead import ReadAhead
 from dicom_node.analysis.result_objects import ResultObjects, report_objects
+from dicom_node.analysis.result_row import new_result
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.covid.pipeline import Pipeline
 from inference.errors import CorruptInstance
 from inference.finding import ModelIdentity
-from storage import audit, jobs, results, series
-from storage.coded import Content
+from storage import audit, jobs, results, series, study_results
 from storage.database import Database
 from storage.errors import CorruptFile, StaleLease
 from storage.files import FileStore
 from storage.jobs import ClaimedJob
-from storage.results import NewObject, NewResult, PreviousResult
+from storage.results import NewObject, PreviousResult
 from storage.series import StoredInstance
+from storage.study_results import StandingResult
 
 log = structlog.get_logger()
 _MOST_NAMED = 8
@@ -129,8 +131,12 @@ class Worker:
         if job.shadow:
             self._commit(job, analysis, pipeline.identity, ResultObjects())
             return
-        analysis, built = self._built(job, analysis, instances, previous, pipeline)
-        self._commit(job, analysis, pipeline.identity, built)
+        committed = False
+        while not committed:
+            with self.database.read() as tx:
+                others = study_results.others(tx, job.series_pk)
+            said, built = self._built(job, analysis, instances, previous, pipeline, others)
+            committed = self._commit(job, said, pipeline.identity, built, others)
 
     def _built(
         self,
@@ -139,17 +145,24 @@ class Worker:
         instances: Sequence[StoredInstance],
         previous: PreviousResult | None,
         pipeline: Pipeline,
+        others: Sequence[StandingResult],
     ) -> tuple[Analysis, ResultObjects]:
-        """The result and its objects; a refusal if no report can be made of the headers of analysed images."""
+        """The result and its objects; a refusal if no report can be made of the headers of analysed images.
+
+        others: what stands for the other series of the study.
+        """
+        paths = [self.files.absolute(instance.path) for instance in instances]
+        models_dir, card = self.settings.models_dir, pipeline.card
         build = partial(
             report_objects,
-            paths=[self.files.absolute(instance.path) for instance in instances],
+            paths=paths,
             model=pipeline.identity,
             settings=self.settings,
+            study=study_statement.of_stored(self.database, self.files, models_dir, job, paths, card, others),
             instances_digest=job.instances_digest,
             predecessor=self.files.read_verified(previous.report.path, previous.report.sha256) if previous else None,
             revision=job.revision,
-            operating_points=pipeline.card.operating_points,
+            operating_points=figures_of(card, models_dir),
         )
         try:
             return analysis, build(analysis)
@@ -170,7 +183,15 @@ class Worker:
             return Loaded(None, job.refusal, 0.0)
         return load_series([self.files.absolute(instance.path) for instance in instances], decoded)
 
-    def _commit(self, job: ClaimedJob, analysis: Analysis, model: ModelIdentity, built: ResultObjects) -> None:
+    def _commit(
+        self,
+        job: ClaimedJob,
+        analysis: Analysis,
+        model: ModelIdentity,
+        built: ResultObjects,
+        others: Sequence[StandingResult] | None = None,
+    ) -> bool:
+        """Record a result. Returns False if another worker has reported on the study since `others` was read."""
         stored = [
             NewObject(
                 o.kind, o.sop_instance_uid, o.sop_class_uid, o.series_instance_uid, self.files.write_durably([o.part10])
@@ -179,6 +200,9 @@ class Worker:
         ]
         destinations, withheld = self._destinations(model, job.calling_ae)
         with self.database.transaction() as tx:
+            study_results.lock_study(tx, job.series_pk)
+            if others is not None and study_results.others(tx, job.series_pk) != others:
+                return False
             now = time.time()
             result = new_result(analysis, model)
             result_id = jobs.finish(tx, job.job_id, job.fence, now, result, stored, destinations if stored else [])
@@ -201,6 +225,7 @@ class Worker:
             shadow=job.shadow,
             reason=analysis.refusal.code if analysis.refusal else None,
         )
+        return True
 
     def _destinations(self, model: ModelIdentity, calling_ae: str) -> tuple[list[str], list[str]]:
         """Names of the destinations that get this model's results of a source's series, and of those that must not."""
@@ -253,26 +278,3 @@ def _named(keywords: Sequence[str]) -> str:
     """The first few of the attributes by name, and how many more there are."""
     more = len(keywords) - _MOST_NAMED
     return ", ".join(keywords[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def new_result(analysis: Analysis, model: ModelIdentity) -> NewResult:
-    """The row of an analysis."""
-    finding, refusal, output = analysis.finding, analysis.refusal, analysis.output
-    weights = {"unet": model.unet_sha256, "decovnet": model.decovnet_sha256}
-    return NewResult(
-        outcome=analysis.outcome,
-        reason_code=str(refusal.code) if refusal else None,
-        reason_text=refusal.sentence if refusal else None,
-        content=content_of(output) if output else Content(),
-        weights={role: sha256 for role, sha256 in weights.items() if sha256},
-        threshold=model.threshold,
-        pixel_digest=finding.pixel_digest if finding else None,
-        model_name=model.name,
-        model_version=model.version,
-        model_digest=model.digest,
-        device=output.run.device if output else "",
-        precision=output.run.precision if output else "",
-        versions=output.run.versions if output else {},
-        timings=analysis.timings_s,
-        checks=[{"code": c.code, "sentence": c.sentence} for c in output.checks] if output else [],
-    )

@@ -41,7 +41,9 @@ def analyse(
     wanted = {"display": display or settings.report.display, "key_objects": key_objects or settings.report.key_objects}
     settings = settings.model_copy(update={"report": settings.report.model_copy(update=wanted)})
     from dicom_node.analysis.analyse import analyse_folder, open_pipeline
+    from dicom_node.analysis.figures import figures_of
     from dicom_node.analysis.result_objects import write_objects
+    from dicom_node.analysis.study_statement import Studies
     from inference.volume.folder import read_folder
 
     folder = read_folder(path)
@@ -49,14 +51,17 @@ def analyse(
         err.print(f"cannot read {file.path}: {file.reason}", markup=False, soft_wrap=True)
     if not folder.series:
         raise NodeError(f"no DICOM images with a SeriesInstanceUID that can be read in {path}")
-    pipeline = open_pipeline(settings, device)
+    pipeline, studies = open_pipeline(settings, device), Studies()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         for number, (uid, paths) in enumerate(folder.series.items(), start=1):
             task = progress.add_task(f"series {number} of {len(folder.series)}: {len(paths)} files", total=None)
             analysis = analyse_folder(folder, uid, pipeline, own=settings.report, trace=trace)
-            points = pipeline.card.operating_points
-            written = write_objects(analysis, paths, pipeline.identity, settings, output, points) if output else []
+            points = figures_of(pipeline.card, settings.models_dir)
+            written = []
+            if output:
+                study = studies.statement(uid, paths, analysis, pipeline.card)
+                written = write_objects(analysis, paths, pipeline.identity, settings, output, points, study)
             progress.remove_task(task)
             unreadable = [{"file": str(file.path), "reason": file.reason} for file in folder.suspects(uid)]
             record = _record(uid, analysis, pipeline.identity) | ({"unreadable": unreadable} if unreadable else {})
@@ -86,6 +91,8 @@ def _record(uid: str, analysis: Analysis, model: ModelIdentity) -> dict[str, obj
             voxels = int(finding.localisation.sum())
             record["localised_ml"] = round(voxels * analysis.volume.voxel_ml, 1)
             record["localised_percent_of_lungs"] = round(100 * voxels / max(1, int(finding.lung_mask.sum())), 2)
+        if finding.spread is not None:
+            record["range"] = [finding.spread.low, finding.spread.high]
         record |= {"checks": [{"code": check.code, "sentence": check.sentence} for check in finding.checks]}
         if finding.trace:
             record["trace"] = finding.trace

@@ -10,6 +10,7 @@ from config.example import example
 from config.load import Mistake, read
 from config.rules import TLS_FILES, Broken, Location, Table, entries, section
 from config.settings import ENV_PREFIX, Settings
+from dicom_node.analysis.figures import figures_of
 from dicom_node.cli.common import ConfigOption, JsonOption, err, out, print_json, print_rows, settings_from
 from dicom_node.errors import NodeError
 from dicom_node.runtime.supervisor import DO_NOT_RESTART
@@ -101,14 +102,14 @@ def predictive_values(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """PPV and NPV of the model's published operating points at a site's prevalence of the disease."""
+    """PPV and NPV at a site's prevalence of the disease: of the site's own evaluation, or of the published points."""
     settings = settings_from(config)
     share = settings.report.prevalence if prevalence is None else prevalence
     if share is None:
         raise NodeError("give --prevalence, or set [report] prevalence: predictive values depend on it")
     card = read_card(find_model(settings.models_dir, settings.model.name or None, settings.model.version or None))
     rows = []
-    for point in card.operating_points:
+    for point in figures_of(card, settings.models_dir):
         values = ppv_npv(point.sensitivity, point.specificity, share)
         rows.append({**vars(point), "prevalence": share, "ppv": values.ppv, "npv": values.npv})
     if json:

@@ -21,6 +21,7 @@ from dicom_node.cli.common import (
     print_rows,
     settings_from,
 )
+from dicom_node.cli.own_evaluation import adopt_evaluation
 from dicom_node.errors import NodeError
 
 # scikit-learn and matplotlib take seconds to import and are an extra, torch too: only this command pays for them.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from inference.evaluation.metrics import ThresholdRow
     from inference.evaluation.predictions import Predictions
     from inference.evaluation.tables import ColumnNames
+    from inference.finding import ModelIdentity
 
 DEFAULT_THRESHOLD = 0.5
 SITE_ONLY = Path("stays-at-the-site") / "predictions.csv"
@@ -58,7 +60,7 @@ Shadow = Annotated[
     typer.Option(help="A second model's predictions of the same cases; or \"node\": its shadow model's results."),
 ]
 Threshold = Annotated[
-    float | None, typer.Option(min=0, max=1, help="The one in use; default 0.5, or the model's for scans.")
+    float | None, typer.Option(min=0, max=1, help="The one in use; default the model's, 0.5 for a file.")
 ]
 Thresholds = Annotated[str, typer.Option(help="The table's, with commas between; default 0.1 to 0.9.")]
 Prevalence = Annotated[float | None, typer.Option(min=0, max=1, help="The site's, for its PPV and NPV; 0.05 is 5%.")]
@@ -82,6 +84,10 @@ PartOption = Annotated[
     Literal["training", "validation", "test"], typer.Option(help="For a data set: the part to evaluate on.")
 ]
 ModelVersion = Annotated[str | None, typer.Option(help="For scans: its version.")]
+Adopt = Annotated[
+    bool, typer.Option("--adopt", help="Reports print these figures from now on, not the published ones of the model.")
+]
+Site = Annotated[str, typer.Option(help="With --adopt: whose figures they are; default [report] institution.")]
 Device = Annotated[str, typer.Option(help='For scans: "auto", "cpu", "cuda", "cuda:0", ...')]
 
 
@@ -107,6 +113,8 @@ def evaluate(
     model_folder: ModelFolder = None,
     part: PartOption = "test",
     device: Device = "auto",
+    adopt: Adopt = False,
+    site: Site = "",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -119,19 +127,23 @@ def evaluate(
     table = _thresholds(thresholds)
     names = ColumnNames(case_column, patient_column, probability_column, label_column)
     reader = _Reader(labels, output, names, skip_unusable, config)
-    identity = None
+    identity: ModelIdentity | None
     if predictions.is_dir():
         require_all()
         pipeline = reader.pipeline(model, model_version, model_folder, device)
         cases, identity = reader.predict(predictions, part, pipeline), pipeline.identity
     else:
         cases = reader.read(predictions, SITE_ONLY, shadow=False)
+        identity = reader.node_model(predictions)
     in_use = threshold if threshold is not None else identity.threshold if identity else DEFAULT_THRESHOLD
     options = Options(threshold=in_use, prevalence=prevalence, interval=interval, resamples=resamples, seed=seed,
                       subgroups=tuple(subgroup or ()), **table)  # fmt: skip
     second = reader.read(shadow, SITE_ONLY_SHADOW, shadow=True) if shadow else None
     assessment = assess(cases, options, compare(cases, second, in_use) if second else None, identity)
     written = _written(cases, assessment, output)
+    if adopt:
+        written.append(adopt_evaluation(settings_from(config), assessment, site))
+        err.print("reports print these figures from now on", markup=False)
     if json:
         print_json({**assessment.as_json(), "files": [str(path) for path in written]})
     else:
@@ -166,6 +178,17 @@ class _Reader:
         if not path.is_file():
             raise NodeError(f"{path}: there is no such file")
         return read_predictions(path, names=self._names, labels=self._labels, skip_unusable=self._skip_unusable)
+
+    def node_model(self, path: Path) -> ModelIdentity | None:
+        """The model that the node's own results are of; None for a file, which does not say."""
+        from inference.models.cards import read_card
+        from inference.models.registry import find_model
+
+        if path != NODE or path.exists():
+            return None
+        settings = settings_from(self._config)
+        name, version = settings.model.name or None, settings.model.version or None
+        return read_card(find_model(settings.models_dir, name, version)).identity()
 
     def pipeline(self, model: str | None, version: str | None, folder: Path | None, device: str) -> Pipeline:
         """The model to run: of a folder, of a name, or the node's."""

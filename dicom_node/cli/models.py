@@ -1,13 +1,22 @@
-"""models import, models publish and models list."""
+"""models import, models publish, models show and models list."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dicom_node.cli.common import ConfigOption, JsonOption, database_of, out, print_json, print_rows, settings_from
+from dicom_node.cli.common import (
+    ConfigOption,
+    JsonOption,
+    database_of,
+    out,
+    print_json,
+    print_rows,
+    say,
+    settings_from,
+)
 
-group = typer.Typer(no_args_is_help=True, help="Import, publish and list models.")
+group = typer.Typer(no_args_is_help=True, help="Import, publish, show and list models.")
 
 
 def register(app: typer.Typer) -> None:
@@ -91,6 +100,36 @@ def publish(
     out.print(f"published {name} {version}, digest {card.digest()[:16]}", markup=False)
     if not activate:
         out.print(f'use it with [model] name = "{name}", version = "{version}"; or shadow = "{name}"', markup=False)
+
+
+@group.command()
+def show(
+    name: Annotated[str | None, typer.Argument(help="Name of the model; default: the one in use.")] = None,
+    version: Annotated[str | None, typer.Option(help="Its version, if several have that name.")] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """What a model is, what it was made for, and the figures that its reports print, with where these are from."""
+    settings = settings_from(config)
+    from dicom_node.analysis.figures import figures_of
+    from inference.models.cards import read_card
+    from inference.models.registry import find_model
+
+    wanted = (name, version) if name else (settings.model.name or None, settings.model.version or None)
+    card = read_card(find_model(settings.models_dir, *wanted))
+    figures = [vars(point) for point in figures_of(card, settings.models_dir)]
+    facts = {key: getattr(card, key) for key in ("title", "source", "licence", "intended_use", "threshold")}
+    if json:
+        print_json({"name": card.name, "version": card.version, **facts, "digest": card.digest(), "figures": figures})
+        return
+    say(f"{card.name} {card.version}")
+    for key, value in {**facts, "digest": card.digest()}.items():
+        say(f"  {key.replace('_', ' '):13} {value}")
+    for point in figures:
+        shares = f"sensitivity {point['sensitivity']:.3f}, specificity {point['specificity']:.3f}"
+        say(f"At threshold {point['threshold']:g}: {shares} ({point['name']}: {point['source']})")
+    if not figures:
+        say("No figures are published for it; dicom-node evaluate --adopt gives it this site's own.")
 
 
 @group.command("list")

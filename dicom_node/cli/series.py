@@ -21,12 +21,14 @@ from dicom_node.cli.common import (
     zone,
 )
 from dicom_node.completion.rule import PACS_LIST
-from storage import audit, deliveries, results
+from dicom_node.report.wording import percent
+from storage import audit, deliveries, results, study_results
 from storage import series as store
 from storage.deliveries import DeliveryState
 from storage.job_state import JobState
 from storage.lookup import find_series
 from storage.series_state import Selection, SeriesState
+from storage.study_results import StandingResult
 
 group = typer.Typer(no_args_is_help=True, help="List and show series.")
 
@@ -112,7 +114,7 @@ def answer(record: dict[str, Any]) -> str:
     if record["job_state"] in UNDER_WAY:
         return UNDER_WAY[record["job_state"]]
     if record["probability"] is not None:
-        return f"{'positive' if record['positive'] else 'negative'}, {record['probability']:.3f}"
+        return _sign(record)
     code = record["reason_code"] or record["refusal_code"]
     if code:
         return f"not analysed: {code}"
@@ -127,6 +129,7 @@ def show(series: SeriesArgument, config: ConfigOption = None, json: JsonOption =
         record = vars(store.get_series(tx, find_series(tx, series)))
         result_id = record["result_id"]
         record["objects"] = [vars(item) for item in results.objects_of(tx, result_id)] if result_id else []
+        record["study_results"] = [_other(one) for one in study_results.others(tx, record["series_pk"])]
         record["deliveries"] = deliveries.of_result(tx, result_id) if result_id else []
     about = audit.Subject(
         series_uid=record["series_instance_uid"],
@@ -141,8 +144,29 @@ def show(series: SeriesArgument, config: ConfigOption = None, json: JsonOption =
     say(f"Series {record['series_pk']}: {answer(record)}")
     for name, value in _facts(record):
         say(f"  {name:13} {value}")
-    for line in (*_deliveries(record), *_objects(record)):
+    for line in (*_study(record), *_deliveries(record), *_objects(record)):
         say(line)
+
+
+def _other(one: StandingResult) -> dict[str, Any]:
+    names = ("series_pk", "series_instance_uid", "series_number", "description", "probability", "threshold", "positive")
+    return {name: getattr(one, name) for name in names}
+
+
+def _study(record: dict[str, Any]) -> Iterator[str]:
+    """The other results of the study: a positive and a negative are never shown without each other."""
+    others = record["study_results"]
+    if others:
+        differ = record["positive"] is not None and any(one["positive"] != record["positive"] for one in others)
+        yield f"{'THEY DIFFER: the' if differ else 'The'} study was also reported on, to be read together:"
+    for one in others:
+        what = ", ".join(part for part in (one["series_number"], one["description"]) if part)
+        yield f"  series {one['series_pk']}: {_sign(one)}{f' ({what})' if what else ''}"
+
+
+def _sign(record: dict[str, Any]) -> str:
+    sign = "positive" if record["positive"] else "negative"
+    return f"{sign}, {percent(record['probability'], record['threshold'])} %"
 
 
 def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:

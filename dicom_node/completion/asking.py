@@ -50,6 +50,15 @@ class QueriedPacs:
             log.warning("the PACS cannot count", destination=self._pacs.name, detail=self._silence)
             return Said(None, silence=self._silence)
 
+    def ct_series(self, key: SeriesKey) -> frozenset[str] | None:
+        """The CT series that it holds of a study; None if it does not say."""
+        try:
+            with querying(self._pacs, self._caller) as query:
+                return frozenset(query.ct_series(key))
+        except NO_PEER as error:
+            log.warning("the PACS does not list the study", destination=self._pacs.name, detail=str(error))
+            return None
+
     def _list(self, query: Query, key: SeriesKey, needed: bool) -> frozenset[str] | None:
         """Which instances it holds. If it cannot list them but counts as many as are here, its count is believed."""
         try:

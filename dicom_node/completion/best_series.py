@@ -158,7 +158,8 @@ def _passed_over_by(analysed: Member, members: Sequence[Member]) -> Choice:
     others: dict[int, tuple[Selection, Refusal | None]] = {
         m.series_pk: (Selection.PASSED_OVER, reason) for m in members if m.selection == Selection.WAITING
     }
-    others[analysed.series_pk] = (Selection.ANALYSED, None)
+    # An operator may have had further series analysed: theirs ends here too.
+    others |= {m.series_pk: (_done(m), None) for m in members if m.selection == Selection.CHOSEN and m.outcome}
     late = [m.series_instance_uid for m in members if m.selection == Selection.WAITING]
     detail = {"why": "the study has its result", "analysed": analysed.series_instance_uid, "passed_over": late}
     return Choice(members, None, None, others, detail)

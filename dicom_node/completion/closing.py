@@ -148,6 +148,8 @@ class Completion:
         decision = self._decide(effort, len(held), said, missing, quiet=one.due_at <= clock())
         if decision.action in (Action.CLOSE, Action.REFUSE):
             self._close(one, models, clock(), decision, said, len(held))
+            if self._rules.select == "best" and said.there is not None:
+                self._end_study_wait(one, key, pacs, clock)
             return True
         if decision.action == Action.FETCH and missing:
             self._try(one, replace(effort, fetched=effort.fetched + 1))
@@ -155,6 +157,13 @@ class Completion:
         elif missing is not None:
             self._try(one, replace(effort, contradicted=not missing, fetched=max(effort.fetched, bool(missing))))
         return False
+
+    def _end_study_wait(self, one: DueSeries, key: SeriesKey, pacs: QueriedPacs, clock: Callable[[], float]) -> None:
+        """If the PACS holds no CT series of the study that is not closed here, nothing more is waited for."""
+        listed = pacs.ct_series(key)
+        if listed is not None:
+            with self._database.transaction() as tx:
+                quiet_time.end_study_wait(tx, one.series_pk, listed, clock())
 
     def _decide(self, effort: Effort, here: int, said: Said, missing: frozenset[str] | None, quiet: bool) -> Decision:
         return decide(

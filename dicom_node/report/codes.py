@@ -32,6 +32,8 @@ BILATERAL = Code("51440002", "SCT", "Bilateral")
 
 # What was measured.
 CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
+MINIMUM = Code("255605001", "SCT", "Minimum")
+MAXIMUM = Code("56851009", "SCT", "Maximum")
 VOLUME = Code("118565006", "SCT", "Volume")
 INTERPRETATION = Code("363713009", "SCT", "Has interpretation")
 POSITIVE = Code("10828004", "SCT", "Positive")
@@ -45,6 +47,7 @@ PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
 SEGMENTATION = Code("113076", "DCM", "Segmentation")
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
 SOURCE_SERIES = Code("121232", "DCM", "Source series for segmentation")
+SERIES_UID = Code("112002", "DCM", "Series Instance UID")
 
 # Concepts that no public scheme has; declared in Coding Scheme Identification Sequence.
 PRIVATE_SCHEME = "99DICOMNODE"

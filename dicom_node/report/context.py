@@ -12,6 +12,43 @@ _OFFSET = re.compile(r"([+-])(\d{2})(\d{2})")
 
 
 @dataclass(frozen=True)
+class EarlierResult:
+    """The result that stands for another series of the study.
+
+    series_number, description: as the series has them, perhaps empty.  probability, threshold: 0 to 1.
+    model: name and version, if it is not the one that reports now.
+    report: its four UIDs; None if it has no report.
+    """
+
+    series_instance_uid: str
+    series_number: str
+    description: str
+    probability: float
+    threshold: float
+    model: str = ""
+    report: Dataset | None = None
+
+    @property
+    def positive(self) -> bool:
+        """True at or above the threshold."""
+        return self.probability >= self.threshold
+
+
+@dataclass(frozen=True)
+class StudyStatement:
+    """What the results of one study say together: this one and the earlier ones.
+
+    earlier: at least one, the oldest first.
+    rests_on: Series Instance UID of the series that the statement of the study rests on.
+    why: that series rather than the others, as the end of a sentence with "because".
+    """
+
+    earlier: tuple[EarlierResult, ...]
+    rests_on: str
+    why: str
+
+
+@dataclass(frozen=True)
 class ReportContext:
     """Who reports, and when.
 
@@ -22,6 +59,7 @@ class ReportContext:
     revision: 1 for the first report of a series, one more for each that replaces it.
     instances_digest: digest of the instances that came in, for the UIDs; if empty, computed from the sources.
     operating_points: what the model card publishes about its thresholds.
+    study: what other series of the study were reported as; None if this is its only result.
     prevalence: share of patients with the disease at this site, 0 to 1, if configured.
     """
 
@@ -36,6 +74,7 @@ class ReportContext:
     instances_digest: str = ""
     operating_points: tuple[OperatingPoint, ...] = ()
     prevalence: float | None = None
+    study: StudyStatement | None = None
 
     def __post_init__(self) -> None:
         if self.created_at.tzinfo is None:

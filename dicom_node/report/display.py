@@ -31,7 +31,13 @@ from dicom_node.report.equipment import classifier, lung_segmenter
 from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of
 from dicom_node.report.regions import Region, Side, outline, regions_of
 from dicom_node.report.segmentation import is_multi_frame
-from dicom_node.report.structured_report import NODE_CODES, measurement_report, previous_versions, sentences_of
+from dicom_node.report.structured_report import (
+    NODE_CODES,
+    certainty,
+    measurement_report,
+    previous_versions,
+    sentences_of,
+)
 from inference.finding import Finding
 from inference.volume.ct_volume import CTVolume
 
@@ -121,7 +127,7 @@ def _group(
         tracking_identifier=TrackingIdentifier(origin.uid(f"display tracking {named}"), named),
         referenced_region=line,
         measurements=[
-            _number(codes.OUTPUT_SHOWN, _rounded(100 * finding.probability, 4), codes.PERCENT, codes.BILATERAL),
+            *certainty(finding, codes.OUTPUT_SHOWN, codes.BILATERAL),
             _number(shown, _rounded(region.voxels * volume.voxel_ml, 1), codes.MILLILITRE, _LATERALITY[region.side]),
         ],
         qualitative_evaluations=[

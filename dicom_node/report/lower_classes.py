@@ -20,6 +20,7 @@ CLASSES = {
     ObjectKind.ENHANCED_REPORT: EnhancedSRStorage,
 }
 """The class of each kind of report, highest first. "Not analysed" is an Enhanced SR from the start."""
+_EVIDENCE = "CurrentRequestedProcedureEvidenceSequence"
 
 
 def in_lower_classes(report: bytes) -> list[tuple[ObjectKind, Dataset]]:
@@ -35,8 +36,8 @@ def in_lower_classes(report: bytes) -> list[tuple[ObjectKind, Dataset]]:
 def in_class(report: Dataset, kind: ObjectKind) -> Dataset:
     """A copy of the report in the class of `kind`, a lower one than its own.
 
-    Its UID depends only on the report's and on the class. An earlier report that it replaces is named as this
-    function would have made it: a destination that refuses a class gets all reports in a lower one.
+    Its UID depends only on the report's and on the class. An earlier report that it replaces or takes in is named as
+    this function would have made it: a destination that refuses a class gets all reports in a lower one.
     """
     sop_class_uid = CLASSES[kind]
     other = copy.deepcopy(report)
@@ -44,7 +45,7 @@ def in_class(report: Dataset, kind: ObjectKind) -> Dataset:
     other.SOPInstanceUID = _uid_in_class(report.SOPInstanceUID, sop_class_uid)
     other.file_meta.MediaStorageSOPClassUID = other.SOPClassUID
     other.file_meta.MediaStorageSOPInstanceUID = other.SOPInstanceUID
-    for study in other.get("PredecessorDocumentsSequence", []):
+    for study in [*other.get("PredecessorDocumentsSequence", []), *other.get(_EVIDENCE, [])]:
         for series in study.ReferencedSeriesSequence:
             for earlier in series.ReferencedSOPSequence:
                 if sop_class_uid in _below(earlier.ReferencedSOPClassUID):

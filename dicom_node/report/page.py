@@ -94,6 +94,9 @@ def _column(page: Page, box: Box) -> None:
     text(draw, (box.x, box.y), "Model output for COVID-19", 16, GREY, box.width)
     shown = wording.percent(finding.probability, threshold)
     text(draw, (box.x, box.y + 20), f"{shown} %", 46 if len(shown) < 7 else 34, colour, box.width)
+    if finding.unstable is not None:
+        span = wording.span(finding.unstable, threshold)
+        text(draw, (box.x + box.width, box.y + 40), span, 22, AMBER, box.width // 2, anchor="ra")
     side = "POSITIVE: at or above" if finding.positive else "NEGATIVE: below"
     text(draw, (box.x, box.y + 78), f"{side} threshold {100 * threshold:.10g} %", 17, colour, box.width)
     _gauge(draw, Box(box.x, box.y + 104, box.width, 14), finding)

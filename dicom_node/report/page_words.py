@@ -6,6 +6,7 @@ from dicom_node.report import wording
 from dicom_node.report.frame import Origin
 from dicom_node.report.naming import acquisition, verdict_slices
 from dicom_node.report.planes import REGION_COLOUR
+from dicom_node.report.study_words import study_statement
 from dicom_node.report.typesetting import Paragraph
 from inference.finding import Finding
 from inference.volume.ct_volume import CTVolume
@@ -18,6 +19,7 @@ AMBER = (255, 190, 60)
 def paragraphs(finding: Finding, volume: CTVolume, origin: Origin) -> list[Paragraph]:
     """From what the number means down to what made it."""
     return [
+        *((words, 15, AMBER) for words in (study_statement(finding, origin), wording.unstable(finding)) if words),
         (
             "How sure the model is, not the probability of the disease. Other lung diseases can score as high.",
             14,

@@ -34,11 +34,12 @@ from pydicom.sr.coding import Code
 
 from config.headers import quiet
 from dicom_node.report import codes, wording
-from dicom_node.report.context import ReportContext
+from dicom_node.report.context import ReportContext, StudyStatement
 from dicom_node.report.equipment import classifier, lung_segmenter, observer
 from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of
 from dicom_node.report.naming import acquisition, verdict_slices
 from dicom_node.report.segmentation import LUNGS, REGION, segments_of
+from dicom_node.report.study_words import study_statement
 from dicom_node.report.values import printable
 from inference.finding import Finding
 from inference.volume.ct_volume import CTVolume
@@ -72,7 +73,7 @@ def build_report(
     kind = _kind(segmentation)
     with quiet():
         report = Comprehensive3DSR(
-            evidence=[*origin.sources, *([] if segmentation is None else [segmentation])],
+            evidence=[*origin.sources, *([] if segmentation is None else [segmentation]), *_earlier_reports(context)],
             content=measurement_report(_groups(finding, volume, origin, segmentation), context),
             is_complete=True,
             is_final=False,
@@ -110,6 +111,11 @@ def previous_versions(origin: Origin, sop_instance_uid: str) -> list[Dataset] | 
     return [earlier]
 
 
+def _earlier_reports(context: ReportContext) -> list[Dataset]:
+    """The reports on other series of the study that this one's statement takes in."""
+    return [] if context.study is None else [one.report for one in context.study.earlier if one.report is not None]
+
+
 def _kind(segmentation: Dataset | None) -> Kind:
     """Other references make another instance, under a UID of its own."""
     name = "report" if segmentation is None else f"report on {segmentation.SOPInstanceUID}"
@@ -125,10 +131,20 @@ def _groups(finding: Finding, volume: CTVolume, origin: Origin, segmentation: Da
         builder.build(CLASSIFICATION, lungs, sentences, classification_content(finding, origin)),
         builder.build(LUNGS, lungs, [], lung_content(finding, origin)),
     ]
+    if origin.context.study is not None:
+        groups[0][0].ContentSequence.extend(_earlier_series(origin.context.study))
     if REGION in numbers:
         content = region_content(finding, volume, origin)
         groups.append(builder.build(REGION, numbers[REGION], [wording.LOCALISATION], content))
     return groups
+
+
+def _earlier_series(study: StudyStatement) -> list[UIDRefContentItem]:
+    """The other series that the study was reported on, for machines."""
+    return [
+        UIDRefContentItem(codes.SERIES_UID, one.series_instance_uid, RelationshipTypeValues.CONTAINS)
+        for one in study.earlier
+    ]
 
 
 class _GroupBuilder:
@@ -172,9 +188,32 @@ def classification_content(finding: Finding, origin: Origin) -> dict[str, Any]:
         "finding_type": codes.COVID_19,
         "finding_sites": [FindingSite(codes.LUNG, laterality=codes.BILATERAL)],
         "algorithm_id": classifier(finding.model, origin.context),
-        "measurements": [Measurement(codes.CERTAINTY, round(100 * finding.probability, 4), codes.PERCENT)],
+        "measurements": certainty(finding, codes.CERTAINTY),
         "qualitative_evaluations": [QualitativeEvaluation(codes.INTERPRETATION, interpretation)],
     }
+
+
+def certainty(finding: Finding, name: Code, laterality: Code | None = None) -> list[Measurement]:
+    """The output in percent; if harmless changes decide its sign, also the lowest and highest that they give.
+
+    laterality: of the lungs as the measurement's own site; None if the group has one.
+    """
+    spread = finding.unstable
+    values: list[tuple[float, Code | None]] = [(finding.probability, None)]
+    if spread is not None:
+        values += [(spread.low, codes.MINIMUM), (spread.high, codes.MAXIMUM)]
+    site = None if laterality is None else [FindingSite(codes.LUNG, laterality=laterality)]
+    return [_percent(name, value, finding.model.threshold, derivation, site) for value, derivation in values]
+
+
+def _percent(
+    name: Code, probability: float, threshold: float, derivation: Code | None, site: list[FindingSite] | None
+) -> Measurement:
+    shown = wording.coded_percent(probability, threshold)
+    measurement = Measurement(name, float(shown), codes.PERCENT, derivation=derivation, finding_sites=site)
+    # No more digits than are shown: highdicom would write 91.0. A DS holds 16 characters.
+    measurement[0].MeasuredValueSequence[0].NumericValue = shown[:16]
+    return measurement
 
 
 def lung_content(finding: Finding, origin: Origin) -> dict[str, Any]:
@@ -219,6 +258,7 @@ def sentences_of(finding: Finding, volume: CTVolume, origin: Origin) -> list[str
     sentences = [
         *wording.warnings_of(model),
         wording.verdict(finding),
+        *filter(None, [study_statement(finding, origin), wording.unstable(finding)]),
         *wording.operating_points(context.operating_points, model.threshold, context.prevalence),
         *filter(
             None,

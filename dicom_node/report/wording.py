@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from inference.evaluation.prevalence import ppv_npv
-from inference.finding import Finding, ModelIdentity, QualityCheck
+from inference.finding import Finding, ModelIdentity, QualityCheck, Spread
 from inference.models.cards import OperatingPoint
 
 RESEARCH = "For research use only. Not for diagnosis, treatment or any other clinical decision."
@@ -61,6 +61,14 @@ def percent(probability: float, threshold: float) -> str:
     return f"{100 * probability!r}"
 
 
+def coded_percent(probability: float, threshold: float) -> str:
+    """The same for machines. Below 1 and above 99, where a percent is much, it has one decimal: 0.1 to 99.9."""
+    shown = percent(probability, threshold)
+    if shown[0] in "<>":
+        return f"{min(max(100 * probability, 0.1), 99.9):.1f}"
+    return shown
+
+
 def share(part: int, whole: int) -> str:
     """A share in whole percent."""
     percent_of_whole = 100 * part / whole
@@ -82,6 +90,22 @@ def verdict(finding: Finding) -> str:
         f"{100 * threshold:.10g} %: {sign}. It says how sure the model is about the whole scan. It is not the "
         "probability that the patient has COVID-19: other lung diseases can score as high."
     )
+
+
+def unstable(finding: Finding) -> str:
+    """How far harmless changes move the output if they decide its sign; empty if they do not."""
+    spread, threshold = finding.unstable, finding.model.threshold
+    if spread is None:
+        return ""
+    return (
+        f"The sign is uncertain: harmless changes of the input move the output from {span(spread, threshold)}, to both "
+        f"sides of the threshold ({', '.join(spread.changes)})."
+    )
+
+
+def span(spread: Spread, threshold: float) -> str:
+    """From where to where the output moves."""
+    return f"{percent(spread.low, threshold)} to {percent(spread.high, threshold)} %"
 
 
 def operating_points(points: Sequence[OperatingPoint], threshold: float, prevalence: float | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Questions to a PACS about one series: how many instances it holds, and which (C-FIND)."""
+"""Questions to a PACS about one series: how many instances it holds, which, and what else of its study (C-FIND)."""
 
 import time
 from collections.abc import Iterator
@@ -74,6 +74,18 @@ class Query:
                 if answer.get("SeriesInstanceUID", series.series_instance_uid) == series.series_instance_uid
             ]
             return {str(answer.SOPInstanceUID) for answer in same if answer.get("SOPInstanceUID")}
+
+    def ct_series(self, series: SeriesKey) -> set[str]:
+        """Series Instance UIDs of the CT series, and of those without a modality, that the PACS holds of the study.
+
+        Raises QueryFailed or PeerUnavailable.
+        """
+        identifier = _identifier("SERIES", series)
+        identifier.SeriesInstanceUID = identifier.Modality = ""
+        answers = self._ask(identifier, series)
+        with peer_at_fault():
+            kept = [answer for answer in answers if (answer.get("Modality") or "CT") == "CT"]
+            return {str(answer.SeriesInstanceUID) for answer in kept if answer.get("SeriesInstanceUID")}
 
     def _ask(self, identifier: Dataset, series: SeriesKey) -> list[Dataset]:
         """Answers of the first information model that gives any: Study Root, else Patient Root."""

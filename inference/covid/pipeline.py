@@ -14,6 +14,7 @@ from inference.anatomy.confine import confine
 from inference.arrays import Grey, Mask
 from inference.covid.localisation import Localisation, Localiser, NetworkInput, Placement
 from inference.covid.segmentation import Segmentation
+from inference.covid.spread import spread_of
 from inference.covid.streamed import StreamedDecovnet
 from inference.covid.verdict_input import (
     decovnet_input,
@@ -80,7 +81,8 @@ class Pipeline:
     def run(self, volume: CTVolume, *, localise: bool = True, trace: bool = False) -> Finding:
         """Analyse a volume.
 
-        localise: once the probability is known, also find what drove a positive result. The probability stays the same.
+        localise: once the probability is known, also find what drove a positive result, and how far harmless changes
+            move a borderline one. The probability stays the same.
         trace: also run the U-Net on slices that neither the verdict nor the reported mask needs, and keep
             `slices_resampled`, `raw_mask_ml`, `crop` and the stages' seconds. The result is the same.
         If a GPU lacks the memory for a volume, the CPU takes it over, and the finding says so.
@@ -128,7 +130,10 @@ class Pipeline:
             check_crop(placement.box, on_source, lungs, inside, profile.decovnet.crop, self._policy)
         with timings.stage("decovnet"):
             probability, features = self._decovnet.verdict(image, mask)
-        localised = None
+        localised, spread = None, None
+        if localise and self.card.spread is not None and self.card.spread.applies(probability):
+            with timings.stage("spread"):
+                spread = spread_of(probability, grey, raw, profile, self.card.spread, self._judge)
         if localise:
             with timings.stage("localisation"), one_thread():
                 localised = self._localised(probability, features, placement, volume, lungs)
@@ -150,8 +155,15 @@ class Pipeline:
             checks=checks,
             trace=_trace(raw, crop, volume, outside_share(on_source[inside], lungs[inside]), timings) if trace else {},
             verdict_slices=placement.source_slices,
+            spread=spread,
         )
         return finding, NetworkInput(image, mask, placement)
+
+    def _judge(self, image: Grey, mask: Grey) -> float:
+        """P(COVID-19) of a cropped image and its mask: uint8 (T, Y, X)."""
+        with one_thread():
+            image, mask = resized(image, mask, self.card.profile, self._device.torch_device)
+        return self._decovnet.probability(image, mask)
 
     def _placement(self, volume: CTVolume, raw: Grey) -> Placement:
         profile = self.card.profile

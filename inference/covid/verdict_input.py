@@ -39,7 +39,7 @@ def decovnet_input(grey: Grey, raw: Grey, profile: Profile) -> tuple[Grey, Grey]
     Raises UnsuitableSeries if there are too few slices, or no lung in them.
     """
     start, stop = verdict_range(len(grey), profile.slices)
-    mask = _verdict_mask(raw[start:stop], profile)
+    mask = verdict_mask(raw[start:stop], profile)
     box = _crop(mask, profile)
     image, mask = grey[start:stop][box], mask[box]
     if len(image) < 2:
@@ -50,11 +50,12 @@ def decovnet_input(grey: Grey, raw: Grey, profile: Profile) -> tuple[Grey, Grey]
 def verdict_box(raw: Grey, profile: Profile) -> Box:
     """Where `decovnet_input` lies among the resampled slices."""
     start, stop = verdict_range(len(raw), profile.slices)
-    z, y, x = _crop(_verdict_mask(raw[start:stop], profile), profile)
+    z, y, x = _crop(verdict_mask(raw[start:stop], profile), profile)
     return slice(start + z.start, start + z.stop), y, x
 
 
-def _verdict_mask(raw: Grey, profile: Profile) -> Grey:
+def verdict_mask(raw: Grey, profile: Profile) -> Grey:
+    """The mask that DeCoVNet gets, as the profile asks for it. raw: the U-Net's, in the verdict's slices."""
     return clean(raw).view(np.uint8) if profile.decovnet.mask == "cleaned" else raw
 
 

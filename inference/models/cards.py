@@ -106,6 +106,29 @@ class DecovnetInput:
     mask: Literal["raw", "cleaned"]
 
 
+Change = Literal["one row higher", "one row lower", "without its lowest slice", "without its highest slice"]
+"""A change of the part of the images that DeCoVNet gets: moved by one row of pixels, or one slice shorter."""
+
+
+@dataclass(frozen=True)
+class SpreadRule:
+    """When to try how far harmless changes move the output, and which ones; each costs one more run of DeCoVNet.
+
+    band: probabilities, inclusive; outside of it nothing is tried.
+    """
+
+    band: tuple[float, float]
+    changes: tuple[Change, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.band[0] < self.band[1] <= 1:
+            raise ValueError("band: expected 0 <= low < high <= 1")
+
+    def applies(self, probability: float) -> bool:
+        """True if a probability is near enough to the threshold."""
+        return self.band[0] <= probability <= self.band[1]
+
+
 @dataclass(frozen=True)
 class Profile:
     """Every step between HU and the two networks."""
@@ -171,6 +194,7 @@ class Card:
         other than float32 only if a measured difference allows them.
     reporting_precisions: the same for slices that only the reported mask needs; they cannot change the verdict.
     suitability: the rules that a series must pass, read by `inference.suitability.check`.
+    spread: how the stability of a borderline output is tried; None: not at all.
     published: `models publish` wrote the card for exactly these weights.
     limits: of a third party's model, None for the usual ones; the node's own run in the node's process, without.
     training, evaluation: what it was trained on and how, and how well it did; figures without patient data.
@@ -191,6 +215,7 @@ class Card:
     demonstration: bool = False
     suitability: Mapping[str, object] = field(default_factory=dict)
     operating_points: tuple[OperatingPoint, ...] = ()
+    spread: SpreadRule | None = None
     published: bool = False
     limits: Limits | None = None
     training: Mapping[str, object] = field(default_factory=dict)

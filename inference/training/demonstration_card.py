@@ -33,6 +33,7 @@ def write_demonstration_card(folder: Path, training: Mapping[str, object], evalu
 
     training, evaluation: plain figures, see `Card`.
     """
+    shipped = read_card(shipped_folder() / "demonstration")
     card = Card(
         name="demonstration",
         version="2.0",
@@ -46,7 +47,8 @@ def write_demonstration_card(folder: Path, training: Mapping[str, object], evalu
         decovnet=Weights(DECOVNET_FILE, _sha256(folder / DECOVNET_FILE)),
         profile=PROFILE,
         demonstration=True,
-        suitability=read_card(shipped_folder() / "demonstration").suitability,
+        suitability=shipped.suitability,
+        spread=shipped.spread,
         training=training,
         evaluation=evaluation,
     )

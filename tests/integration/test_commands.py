@@ -72,7 +72,7 @@ def widest(text: str) -> int:
 def test_the_list_says_what_became_of_each_series_in_80_columns(store: Store, command: Command) -> None:
     listed = command("series", "list")
     assert widest(listed) <= 80
-    for said in ("positive, 0.900", "analysis FAILED", "waiting for images"):
+    for said in ("positive, 90 %", "analysis FAILED", "waiting for images"):
         assert said in listed
     assert LONG in command("series", "list", "--wide")
     assert [row["series_pk"] for row in json.loads(command("series", "list", "--json"))] == [3, 2, 1]
@@ -85,7 +85,7 @@ def test_a_series_is_shown_by_its_number_or_its_uid(store: Store, command: Comma
 
 
 def test_a_unique_beginning_of_a_uid_is_enough_and_another_names_the_numbers(store: Store, command: Command) -> None:
-    assert command("series", "show", "1.2.3").startswith("Series 1: positive, 0.900")
+    assert command("series", "show", "1.2.3").startswith("Series 1: positive, 90 %")
     assert "numbers 2, 3" in command("series", "show", "1.2.840", rc=1)
     assert "series list" in command("series", "show", "1.9", rc=1)
 

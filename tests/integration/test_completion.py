@@ -14,6 +14,8 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
 
 from config.reasons import ReasonCode
+from dicom_node.analysis.current_model import current_models
+from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from dicom_node.completion.rule import PACS_COUNT, PACS_HAS_FEWER, PACS_LIST, PACS_SILENT
 from dicom_node.demo.pacs import Pacs
@@ -26,9 +28,10 @@ SETTLE_S = 0.1
 
 
 def asking_node(folder: Path, port: int, **completion: object) -> Node:
-    """A node that asks the PACS at this port."""
+    """A node that asks the PACS at this port, and queues each series that closes."""
     pacs = destination(port, "pacs", "DEMO_PACS")
-    settings = {"query_destination": "pacs", "settle_s": SETTLE_S, "query_timeout_s": 2.0, **completion}
+    asking = {"query_destination": "pacs", "settle_s": SETTLE_S, "query_timeout_s": 2.0, "select": "all"}
+    settings = asking | completion
     return make_node(folder, pacs, completion=settings)
 
 
@@ -59,6 +62,25 @@ def test_an_equal_count_completes_at_once_without_the_quiet_time(tmp_path: Path)
     record = node.series()
     assert (record.completeness, record.expected_count, record.refusal_code) == (PACS_COUNT, 4, None)
     assert record.job_state == "QUEUED"
+
+
+@pytest.mark.parametrize(("series_in_pacs", "waits"), [(1, False), (2, True)])
+def test_a_study_waits_for_no_further_series_if_the_pacs_lists_none(
+    tmp_path: Path, series_in_pacs: int, waits: bool
+) -> None:
+    slices, other = ct_series(3), ct_series(2)
+    for one in other:
+        one.StudyInstanceUID = slices[0].StudyInstanceUID
+    sent = [*slices, *(other if series_in_pacs == 2 else [])]
+    write_all(sent, tmp_path / "pacs")
+    with Pacs(tmp_path / "pacs") as pacs:
+        pacs.load(tmp_path / "pacs")
+        node = asking_node(tmp_path / "node", pacs.port, select="best")
+        node.receive(slices, time.time(), quiet_s=600)
+        close(node)
+    BestSeries(node.settings, node.database, node.files).choose(current_models(node.settings), time.time() + 1)
+    record = node.series()
+    assert (record.selection, record.job_state) == (("WAITING", None) if waits else ("CHOSEN", "QUEUED"))
 
 
 @pytest.mark.parametrize("counts", [True, False])

@@ -29,7 +29,11 @@ def receiving(folder: Path, **source: object) -> Iterator[Node]:
     """A node that takes images from the AE title PACS."""
     sources = (Source(ae_title="PACS", **source),)
     node = make_node(
-        folder, sources=sources, receiver=ReceiverSettings(port=free_port()), report={"report_not_analysed": True}
+        folder,
+        sources=sources,
+        receiver=ReceiverSettings(port=free_port()),
+        report={"report_not_analysed": True},
+        completion={"select": "all"},
     )
     receiver = Receiver(node.settings, node.database, node.files)
     receiver.start()

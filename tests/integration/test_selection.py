@@ -13,7 +13,7 @@ from dicom_node.completion import best_series
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from inference.suitability import ranking
-from storage import audit, jobs, quiet_time, retention, selection, series
+from storage import audit, jobs, quiet_time, reopening, retention, selection, series
 from storage.jobs import Models
 from storage.results import NewObject, NewResult
 from storage.series import SeriesRecord
@@ -218,6 +218,36 @@ def test_a_late_series_is_passed_over_once_the_study_has_its_result(site: Site) 
     assert not site.has_job()
     assert [site.series(uid).selection for uid in (thick, late)] == ["ANALYSED", "PASSED_OVER"]
     assert site.series(late).refusal_text == "Another series of the study was analysed already."
+
+
+def test_a_second_series_that_a_person_had_analysed_settles_the_study_too(site: Site) -> None:
+    thick, thin = site.receive(chest(5.0)), site.receive(chest(1.25))
+    site.wait(31)
+    assert site.work() == thin
+    site.wait(1)
+    with site.node.database.transaction() as tx:
+        reopening.analyse_again(tx, site.series(thick).series_pk, site.now, current_model(site.node.settings))
+    assert site.work() == thick
+    site.wait(1)
+    decided = len(site.node.audited("study.decided"))
+    site.wait(1)
+    assert [site.series(uid).selection for uid in (thin, thick)] == ["ANALYSED", "ANALYSED"]
+    assert len(site.node.audited("study.decided")) == decided
+
+
+def test_a_study_waits_its_quiet_time_and_no_longer_if_the_clock_is_set_back(site: Site) -> None:
+    site.receive(chest(5.0))
+    site.receive(chest(1.25))
+    site.wait(29.9)
+    site.now += 0.2
+    completion = Completion(site.node.settings, site.node.database, site.node.files)
+    completion.close_due_series(current_models(site.node.settings), site.now)
+    completion.stop()
+    site.now -= 3600
+    site.wait(1)
+    assert not site.has_job()
+    site.wait(QUIET_S + 1)
+    assert site.has_job()
 
 
 def test_a_late_slice_of_the_reported_series_has_that_series_reported_again(site: Site) -> None:

@@ -51,7 +51,7 @@ def test_the_series_filter(description: str, body_part: str, wanted: bool) -> No
 
 def test_a_series_that_the_filter_leaves_out_is_kept_audited_and_not_analysed(tmp_path: Path) -> None:
     sources = [{"ae_title": "SENDER", "series": {"descriptions": ["*chest*"]}, "quiet_s": 0.1}]
-    with Node(tmp_path, sources=sources) as node:
+    with Node(tmp_path, sources=sources, completion={"select": "all"}) as node:
         for description in ("Chest 1mm", "Topogram"):
             sent = ct_slice(series_uid=None)
             sent.SeriesDescription = description

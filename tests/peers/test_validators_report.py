@@ -20,14 +20,14 @@ from pydicom.uid import (
 )
 
 from config.reasons import Refusal
-from dicom_node.report.context import ReportContext
+from dicom_node.report.context import EarlierResult, ReportContext, StudyStatement
 from dicom_node.report.frame import to_part10
 from dicom_node.report.lower_classes import in_lower_classes
 from dicom_node.report.not_analysed import build_not_analysed
 from dicom_node.report.objects import KINDS, build_all
 from dicom_node.report.sources import read_sources
 from dicom_node.report.structured_report import build_report
-from inference.finding import Finding
+from inference.finding import Finding, Spread
 from inference.models.cards import OperatingPoint
 from inference.volume.ct_volume import CTVolume
 from inference.volume.load import load
@@ -99,6 +99,26 @@ def test_report_without_segments_and_its_other_classes_pass_every_validator(tmp_
         path = tmp_path / f"{number}.dcm"
         path.write_bytes(to_part10(variant))
         assert sr_errors(path, "TID_1500", CODES) == []
+
+
+def test_a_report_with_a_range_and_an_earlier_series_passes_every_validator_in_every_class(tmp_path: Path) -> None:
+    write_series(tmp_path / "s")
+    volume = volume_of(tmp_path / "s")
+    sources = read_sources(volume)
+    earlier = build_report(finding_on(volume), volume, sources[:-1], CONTEXT)
+    named = EarlierResult("1.2.3.4", "3", "Thorax", 0.33, 0.5, report=earlier)
+    context = replace(CONTEXT, study=StudyStatement((named,), "1.2.3.4", "it was reported first"))
+    finding = replace(localised(volume), probability=0.571, spread=Spread(0.449, 0.582, ("one row higher",)))
+    paths = written(build_all(finding, volume, sources, context, KINDS), tmp_path / "objects")
+    lower = [in_class for _, in_class in in_lower_classes(paths["report"].read_bytes())]
+    assert sr_errors(paths["display-report"], "TID_1500", CODES) == []
+    for number, variant in enumerate([pydicom.dcmread(paths["report"]), *lower]):
+        path = tmp_path / f"{number}.dcm"
+        path.write_bytes(to_part10(variant))
+        assert sr_errors(path, "TID_1500", ("126000", "840539006", "121401", "112002")) == []
+    evidence = lower[0].CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    (of_earlier,) = [one for one in evidence if one.SeriesInstanceUID == earlier.SeriesInstanceUID]
+    assert of_earlier.ReferencedSOPSequence[0].ReferencedSOPClassUID == lower[0].SOPClassUID
 
 
 def test_display_report_and_key_images_pass_every_validator(tmp_path: Path) -> None:
@@ -257,7 +277,7 @@ def test_dcmqi_gets_our_values_and_units(tmp_path: Path) -> None:
         for item in group["measurementItems"]
     ]
     assert measured == [
-        ("111012", 91.273, "%"),
+        ("111012", 91.0, "%"),
         ("118565006", 25.9, "mL"),
         ("118565006", 10.9, "mL"),
         ("118565006", 15.0, "mL"),

@@ -134,7 +134,7 @@ def test_display_report_has_a_region_for_each_lung_and_each_connected_finding(vo
     ]
     millilitres = [round(voxels * 0.012, 1) for voxels in (lesion(grid).sum(), 24)]
     assert groups[0][1] == [
-        "COVID-19 research AI: 91.273",
+        "COVID-19 research AI: 91",
         f"Right lung, drove AI: {millilitres[0]}",
     ]
     assert groups[1][1][1] == f"Left lung, drove AI: {millilitres[1]}"

@@ -237,7 +237,7 @@ def expected_rows(report: Dataset, seg: Dataset) -> list[Row]:
     return [
         *head("COVID-19 classification", 0, "64572001,SCT", "840539006,SCT", True),
         *algorithm("covid-ct DeCoVNet", 5),
-        (3, contains, "NUM", "111012,DCM", "91.273 %,UCUM"),
+        (3, contains, "NUM", "111012,DCM", "91 %,UCUM"),
         (3, contains, "CODE", "363713009,SCT", "10828004,SCT"),
         *segment(1),
         *[(3, contains, "TEXT", "121106,DCM", "...")] * 4,

@@ -12,11 +12,12 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from config.reasons import Refusal
-from dicom_node.report.context import ReportContext
+from dicom_node.report.context import EarlierResult, ReportContext, StudyStatement
 from dicom_node.report.frame import to_part10
 from dicom_node.report.not_analysed import build_not_analysed
 from dicom_node.report.sources import read_sources
 from dicom_node.report.structured_report import build_report
+from inference.finding import Finding, Spread
 from inference.models.cards import OperatingPoint
 from inference.volume.ct_volume import CTVolume
 from tests.factories import SERIES_UID, finding_on, model, volume_of, write_enhanced, write_series
@@ -71,7 +72,7 @@ def expected_rows(report: Dataset) -> list[Row]:
         (3, modifier, "TEXT", "111002,DCM", "lung_mask_weights_sha256=" + "a1" * 32),
         (3, modifier, "TEXT", "111002,DCM", "model_digest=" + "d" * 64),
         (3, modifier, "CODE", "111000,DCM", "123110,DCM"),
-        (3, contains, "NUM", "111012,DCM", "91.273 %,UCUM"),
+        (3, contains, "NUM", "111012,DCM", "91 %,UCUM"),
         (3, contains, "CODE", "363713009,SCT", "10828004,SCT"),
         (3, contains, "UIDREF", "121232,DCM", SERIES_UID),
         (3, contains, "TEXT", "121106,DCM", "..."),
@@ -141,11 +142,11 @@ def test_report_is_preliminary_unverified_and_complete(volume: CTVolume) -> None
 @pytest.mark.parametrize(
     ("probability", "percent", "interpretation", "text"),
     [
-        (0.25611900, "25.6119 %,UCUM", "260385009,SCT", "26 %, below the threshold of 50 %: negative"),
-        (0.5, "50.0 %,UCUM", "10828004,SCT", "50 %, at or above the threshold of 50 %: positive"),
+        (0.25611900, "26 %,UCUM", "260385009,SCT", "26 %, below the threshold of 50 %: negative"),
+        (0.5, "50 %,UCUM", "10828004,SCT", "50 %, at or above the threshold of 50 %: positive"),
         (0.49996, "49.996 %,UCUM", "260385009,SCT", "49.996 %, below the threshold of 50 %: negative"),
-        (0.0, "0.0 %,UCUM", "260385009,SCT", "<1 %"),
-        (1.0, "100.0 %,UCUM", "10828004,SCT", ">99 %"),
+        (0.0, "0.1 %,UCUM", "260385009,SCT", "<1 %"),
+        (1.0, "99.9 %,UCUM", "10828004,SCT", ">99 %"),
     ],
 )
 def test_number_interpretation_and_sentence_agree(
@@ -155,6 +156,49 @@ def test_number_interpretation_and_sentence_agree(
     assert value_of(report, "111012,DCM") == percent
     assert value_of(report, "363713009,SCT") == interpretation
     assert text in texts(report)
+
+
+def unstable(volume: CTVolume) -> Finding:
+    """A finding of 57 %, which harmless changes move from 44.9 to 58.2 %."""
+    return replace(finding_on(volume, 0.571), spread=Spread(0.449, 0.582, ("one row higher", "one row lower")))
+
+
+def test_the_range_of_an_unstable_output_is_said_and_coded(volume: CTVolume) -> None:
+    report = written(build_report(unstable(volume), volume, read_sources(volume), CONTEXT))
+    said = "The sign is uncertain: harmless changes of the input move the output from 45 to 58 %, to both sides of the"
+    assert f"{said} threshold (one row higher, one row lower)." in texts(report)
+    table = rows(report)
+    found = [(row[4], table[at + 1][3:]) for at, row in enumerate(table) if row[3] == "111012,DCM"]
+    assert [value for value, _ in found] == ["57 %,UCUM", "45 %,UCUM", "58 %,UCUM"]
+    assert [modifier for _, modifier in found[1:]] == [("121401,DCM", "255605001,SCT"), ("121401,DCM", "56851009,SCT")]
+
+
+def test_a_range_on_one_side_of_the_threshold_is_no_part_of_the_report(volume: CTVolume) -> None:
+    finding = replace(finding_on(volume, 0.8), spread=Spread(0.6, 0.9, ("one row higher",)))
+    report = written(build_report(finding, volume, read_sources(volume), CONTEXT))
+    assert "uncertain" not in texts(report)
+    assert value_of(report, "111012,DCM") == "80 %,UCUM"
+
+
+EARLIER = EarlierResult("1.2.3.4", "3", "Thorax B30f", 0.33, 0.5, "other 1.0")
+
+
+@pytest.mark.parametrize(
+    ("rests_on", "probability", "together", "basis"),
+    [
+        (SERIES_UID, 0.79, "THEY DIFFER: one is positive and another negative, so neither is certain.", "this series"),
+        ("1.2.3.4", 0.79, "THEY DIFFER", 'series 3 "Thorax B30f" (negative)'),
+        (SERIES_UID, 0.1, "All are negative.", "this series"),
+    ],
+)
+def test_results_of_one_study_are_one_statement(
+    volume: CTVolume, rests_on: str, probability: float, together: str, basis: str
+) -> None:
+    context = replace(CONTEXT, study=StudyStatement((EARLIER,), rests_on, "its kernel is made for lungs"))
+    text = texts(build_report(finding_on(volume, probability), volume, read_sources(volume), context))
+    assert f"{together}" in text
+    assert 'series 3 "Thorax B30f", reported before: 33 %, negative, by model other 1.0; this series: ' in text
+    assert f"The statement of the study rests on {basis}, because its kernel is made for lungs." in text
 
 
 @pytest.mark.parametrize("probability", [float("nan"), -0.1, 1.1, float("inf")])

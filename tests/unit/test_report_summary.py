@@ -14,7 +14,7 @@ from pydicom.filebase import DicomBytesIO
 
 from config.headers import quiet
 from dicom_node.report import page
-from dicom_node.report.context import ReportContext
+from dicom_node.report.context import EarlierResult, ReportContext, StudyStatement
 from dicom_node.report.fonts import bundled, font_for, showable_name
 from dicom_node.report.frame import Origin, to_part10
 from dicom_node.report.objects import build_all
@@ -22,7 +22,7 @@ from dicom_node.report.planes import LUNG_COLOUR, REGION_COLOUR, anatomy_of, axi
 from dicom_node.report.sources import read_sources
 from dicom_node.report.summary import build_summary
 from dicom_node.report.typesetting import MOST_CHARACTERS
-from inference.finding import QualityCheck
+from inference.finding import QualityCheck, Spread
 from inference.models.cards import OperatingPoint
 from inference.volume.ct_volume import CTVolume
 from tests.factories import Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
@@ -169,6 +169,21 @@ def test_page_says_the_result_its_meaning_and_what_it_rests_on(tmp_path: Path, d
     ):
         assert words in text, words
     assert "DEMONSTRATION" not in text
+
+
+def test_page_shows_the_study_s_other_result_and_an_uncertain_sign(tmp_path: Path, drawn: list[str]) -> None:
+    write_series(tmp_path / "s")
+    earlier = EarlierResult("1.2.3.4", "3", "Thorax B30f", 0.33, 0.5)
+    context = replace(CONTEXT, study=StudyStatement((earlier,), "1.2.3.4", "its kernel is made for lungs"))
+    spread = Spread(0.44, 0.86, ("one row higher", "one row lower"))
+    summary_of(volume_of(tmp_path / "s"), context, probability=0.79, spread=spread)
+    text = " ".join(drawn)
+    for words in (
+        'series 3 "Thorax B30f", reported before: 33 %, negative; this series: 79 %, positive. THEY DIFFER',
+        'rests on series 3 "Thorax B30f" (negative), because its kernel is made for lungs.',
+        "The sign is uncertain: harmless changes of the input move the output from 44 to 86 %",
+    ):
+        assert words in text, words
 
 
 def test_negative_and_demonstration_are_said_on_the_page(tmp_path: Path, drawn: list[str]) -> None:

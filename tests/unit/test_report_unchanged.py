@@ -1,6 +1,7 @@
 """What the objects of the first model say is what they said before models had a plug, element by element.
 
-The fixture holds the objects as the version before built them; only what that version took from the clock or from
+The fixture holds the objects as the version before built them, except that the output is coded with the digits of the
+page (91 for 91.273); only what that version took from the clock or from
 packages is left out. `python -m tests.unit.test_report_unchanged FILE` writes the objects of this version.
 """
 
