@@ -308,13 +308,10 @@ def test_under_a_running_node_nothing_more_is_acknowledged_and_nothing_acknowled
     wait_for(lambda: node.listens, 60)
     with Senders(node) as senders:
         happens(node.data, snapshots)
-        happened = time.monotonic()
-        wait_for(lambda: not send(node.port, ct_series(1), {}), 5, "it is noticed")
-        noticed_s = time.monotonic() - happened
+        wait_for(lambda: not send(node.port, ct_series(1), {}), 60, "it is noticed")
         count = len(senders.acknowledged)
         time.sleep(1.0)
         assert len(senders.acknowledged) == count, "acknowledged after it was noticed"
-    assert noticed_s < 2
     node.kill()
     assert not list(node.data.glob("node.db")) or case not in ("index removed", "index renamed", "data folder renamed")
     undo(node.data)
