@@ -52,7 +52,7 @@ def check_chest(coarse: Coarse, chest: Chest | None, flipped: tuple[bool, bool],
     _check_sides(landmarks, flipped)
     if landmarks.windpipe_beside < _NO_WINDPIPE_BESIDE and landmarks.windpipe_above < _WINDPIPE:
         raise UnsuitableSeries(
-            ReasonCode.NOT_CHEST, "There is air, but no windpipe beside or above it, so it is no lung."
+            ReasonCode.NOT_CHEST, "There is air, but no windpipe beside or above it, so it is not lung."
         )
     return QualityCheck(
         "CHEST", f"{chest.volume_ml:.0f} mL of air-filled lung over {chest.height_mm:.0f} mm, {_how_whole(chest)}."

@@ -84,7 +84,7 @@ def check_size(air: Air, policy: Policy) -> None:
         raise UnsuitableSeries(
             ReasonCode.BODY_SIZE,
             f"The lungs measure {width:.0f} mm from side to side and {depth:.0f} mm from front to back, {low:g} to "
-            f"{high:g} cm2 are accepted: no adult's, or the pixel spacing is wrong.",
+            f"{high:g} cm2 are accepted: not an adult's chest, or the pixel spacing is wrong.",
         )
 
 

@@ -45,7 +45,7 @@ class Landmarks:
 
 
 def find_landmarks(coarse: Coarse, lungs: Mask) -> Landmarks:
-    """The landmarks of a chest. lungs: bool on the coarse grid, see `body.find_lungs`; not empty."""
+    """The landmarks of a chest. lungs: bool on the coarse grid, see `body.measure_chest`; not empty."""
     middle = body_middle(coarse, lungs)
     windpipe = _windpipe(coarse, middle)
     areas = coarse.areas_cm2(lungs)
