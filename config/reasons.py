@@ -110,6 +110,7 @@ class ReasonCode(StrEnum):
     MATRIX = "MATRIX", "an image matrix that is too small or too large", _ORIGINAL
     PIXEL_SPACING = "PIXEL_SPACING", "pixels that are too small or too large", _PROTOCOL
     FIELD_OF_VIEW = "FIELD_OF_VIEW", "a field of view that is too small or too large", _PROTOCOL
+    KERNEL = "KERNEL", "a reconstruction kernel that the model was not made for", _PROTOCOL
 
     # Does the patient lie as the header says?
     ORIENTATION = "ORIENTATION", "pixels that contradict the orientation of the header", _HEADER

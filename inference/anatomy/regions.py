@@ -7,10 +7,12 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from inference.anatomy.airways import find_airways
-from inference.anatomy.cells import Cells, Floats
+from inference.anatomy.cells import Cells, Floats, cells_of
 from inference.anatomy.gas import joined_gas, pleural_gas
 from inference.anatomy.parts import label, sizes_of
 from inference.arrays import Mask
+from inference.volume.ct_volume import CTVolume
+from inference.volume.remembered import remembered
 
 AIR_BELOW_HU = -400.0
 # Air around the patient is pure; a lung that the image's side cuts is not.
@@ -43,6 +45,12 @@ class Air:
     airways: Mask
     lungs: Mask
     other: Mask
+
+
+@remembered
+def air_in(volume: CTVolume) -> Air:
+    """All air in an upright volume, by kind, see `find_air`."""
+    return find_air(cells_of(volume))
 
 
 def find_air(cells: Cells) -> Air:

@@ -14,6 +14,7 @@ Labels = npt.NDArray[np.integer]
 
 AIR_BELOW_HU = -320
 HOLE_MM2 = 600.0  # oblique cross-section of the largest vessels of the lung
+_SECOND_LUNG_SHARE = 0.2
 TRACHEA_MM2 = (40.0, 900.0)  # cross-section of an adult's trachea, with a margin on both sides
 
 
@@ -38,9 +39,13 @@ def unsupervised_mask(
     lungs = np.zeros(hu.shape, bool)
     if not box:
         return lungs
-    inside = _largest_lungs(air[box[0]])
+    inside, sizes = _largest_lungs(air[box[0]])
     inside = _fill(inside, spacing_mm[1] * spacing_mm[2])
-    lungs[box[0]] = _largest_lungs(inside)
+    # What was filled touches the lungs around it: only a lung that is then too small for the other could go.
+    grown = int(np.count_nonzero(inside)) - sum(sizes)
+    if min(sizes) < _SECOND_LUNG_SHARE * (max(sizes) + grown):
+        inside, _ = _largest_lungs(inside)
+    lungs[box[0]] = inside
     return lungs
 
 
@@ -67,16 +72,17 @@ def _without_outside(air: Mask) -> Mask:
     return inner
 
 
-def _largest_lungs(air: Mask) -> Mask:
-    """The largest component, and the second if it is large enough to be the other lung."""
+def _largest_lungs(air: Mask) -> tuple[Mask, tuple[int, ...]]:
+    """The largest component, and the second if it is large enough to be the other lung; and the voxels of each."""
     labels, counts = label_volume(air)
     if len(counts) < 2:
-        return np.zeros(air.shape, bool)
+        return np.zeros(air.shape, bool), (0,)
     order = 1 + np.argsort(counts[1:])[::-1]
     lungs: Mask = labels == order[0]
-    if len(order) > 1 and counts[order[1]] >= 0.2 * counts[order[0]]:
+    if len(order) > 1 and counts[order[1]] >= _SECOND_LUNG_SHARE * counts[order[0]]:
         lungs |= labels == order[1]
-    return lungs
+        return lungs, (int(counts[order[0]]), int(counts[order[1]]))
+    return lungs, (int(counts[order[0]]),)
 
 
 def _fill(mask: Mask, pixel_mm2: float) -> Mask:

@@ -14,6 +14,7 @@ from inference.phantom.anatomy import (
     paint_table,
     pleural_depth,
 )
+from inference.phantom.emphysema import Clusters, Emphysema, EmphysemaSettings
 from inference.phantom.extras import ARM_RADIUS_MM, Extras, check_names
 from inference.phantom.grid import Floats, Grid, SmoothField
 from inference.phantom.lesions import (
@@ -27,7 +28,7 @@ from inference.phantom.lesions import (
     add_nodules,
     effusion_level,
 )
-from inference.phantom.trees import Bytes, Tube, airways, draw_tubes, grow_tree, hilum_of
+from inference.phantom.trees import Bytes, Tube, airways, draw_tubes, grow_tree, hilum_of, main_airways
 
 LESION_FROM_HU = 80  # density above healthy lung from which a voxel counts as lesion
 DENSEST_HU = 45.0
@@ -43,6 +44,7 @@ class Scanner:
     padding_hu: value outside the circular field of view; None leaves air there (-1000).
     field_mm: width of the field of view; None fits it to the body.
     below_mm, above_mm: how far the scan extends beyond the lungs.
+    kernel: what the headers call the kernel.
     """
 
     noise_hu: float = 18.0
@@ -52,6 +54,7 @@ class Scanner:
     below_mm: float = 28.0
     above_mm: float = 18.0
     table: bool = True
+    kernel: str = "B50f"
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Phantom:
     lung_mask: bool (Z, Y, X): both lungs with their vessels, small airways and lesions; no trachea or main bronchi
         outside the lungs.
     lesion_mask: bool (Z, Y, X): lesions of COVID-19 only, a part of lung_mask.
+    emphysema: of a known share, if it was asked for.
     spacing_mm: (z, y, x).
     """
 
@@ -73,6 +77,7 @@ class Phantom:
     lesions: str
     confounders: tuple[str, ...]
     scanner: Scanner = field(default_factory=Scanner)
+    emphysema: Emphysema | None = None
 
     @property
     def covid(self) -> bool:
@@ -88,13 +93,15 @@ class Phantom:
 
 @dataclass(frozen=True)
 class _Contents:
-    """What fills the lungs: shares 0..255 and densities above healthy lung, all (Z, Y, X)."""
+    """What fills the lungs: shares 0..255 and densities above healthy lung, all (Z, Y, X). tubes: of the walls."""
 
     vessels: Bytes
     lumen: Bytes
     walls: Bytes
     covid: Densities
     other: Densities
+    tubes: list[Tube]
+    clusters: Clusters | None = None
 
 
 def make_phantom(
@@ -108,6 +115,7 @@ def make_phantom(
     confounders: Collection[str] = (),
     extras: Collection[str] = (),
     scanner: Scanner | None = None,
+    emphysema: EmphysemaSettings | None = None,
 ) -> Phantom:
     """Scan one synthetic chest.
 
@@ -116,12 +124,13 @@ def make_phantom(
     size: rows and columns.
     spacing_mm: (z, y, x); None covers the lungs with `slices` and the body with `size`.
     lesions: one of LESIONS.  confounders: any of CONFOUNDERS.  extras: any of EXTRAS.
+    emphysema: clusters of air of a known share; all other lung then has one density.
     Raises ValueError for an unknown name, or a volume too small to hold a chest.
     """
     if lesions not in LESIONS or not set(confounders) <= set(CONFOUNDERS):
         raise ValueError(f"lesions are one of {LESIONS}, confounders any of {CONFOUNDERS}")
     scanner = scanner or Scanner()
-    body_seed, content_seed, scan_seed = np.random.SeedSequence(seed).spawn(3)
+    body_seed, content_seed, scan_seed, cluster_seed = np.random.SeedSequence(seed).spawn(4)
     anatomy = draw_anatomy(np.random.default_rng(body_seed))
     extra = Extras(anatomy, check_names(extras), side=1 if seed % 2 else -1)
     if "arms" in extra.names and scanner.field_mm is None:
@@ -129,11 +138,16 @@ def make_phantom(
     grid = _place(anatomy, scanner, slices, size, spacing_mm)
     rng = np.random.default_rng(content_seed)
     contents = _fill(rng, anatomy, grid, lesions, lesion_settings or LesionSettings(), confounders)
+    if emphysema:
+        contents = replace(contents, clusters=_clusters(cluster_seed, anatomy, grid, emphysema, contents))
     fluid = effusion_level(rng, anatomy) if "effusion" in confounders else {}
     hu, lung_mask, lesion_mask = _scan(
         np.random.default_rng(scan_seed), anatomy, grid, contents, fluid, confounders, extra, scanner
     )
-    return Phantom(seed, hu, lung_mask, lesion_mask, grid.spacing_mm, lesions, tuple(sorted(confounders)), scanner)
+    truth = contents.clusters.truth() if contents.clusters else None
+    return Phantom(
+        seed, hu, lung_mask, lesion_mask, grid.spacing_mm, lesions, tuple(sorted(confounders)), scanner, truth
+    )
 
 
 def _place(
@@ -178,7 +192,8 @@ def _fill(
             root = hilum_of(anatomy, side) + rng.normal(0, 4, 3).astype(np.float32)
             draw_tubes(grid, grow_tree(rng, root, tips, tip_radius_mm=rng.uniform(0.7, 1.0) * thick), vessels)
     tubes = airways(rng, anatomy, {side: lungs.draw(rng, 5, side) for side in (-1, 1)})
-    draw_tubes(grid, [Tube(tube.start, tube.end, tube.radius_mm + WALL_MM) for tube in tubes], walls)
+    outer = [Tube(tube.start, tube.end, tube.radius_mm + WALL_MM) for tube in tubes]
+    draw_tubes(grid, outer, walls)
     draw_tubes(grid, tubes, lumen)
     if lesions != "none":
         add_covid(rng, grid, lungs, lesions, settings, covid)
@@ -186,7 +201,16 @@ def _fill(
         add_nodules(rng, grid, lungs, other)
     if "emphysema" in confounders:
         add_emphysema(rng, grid, lungs, other)
-    return _Contents(vessels, lumen, walls, covid, other)
+    return _Contents(vessels, lumen, walls, covid, other, outer)
+
+
+def _clusters(
+    seed: np.random.SeedSequence, anatomy: Anatomy, grid: Grid, settings: EmphysemaSettings, contents: _Contents
+) -> Clusters:
+    solid = (contents.vessels > 0) | (contents.walls > 0)
+    clusters = Clusters(np.random.default_rng(seed), anatomy, grid, settings, solid)
+    clusters.leave_out(grid, main_airways(contents.tubes))
+    return clusters
 
 
 def _scan(
@@ -224,6 +248,8 @@ def _scan(
             plane = _smear(rng, plane, z, anatomy, grid)
         if scanner.table:
             paint_table(anatomy, x, y, plane)
+        if contents.clusters:
+            contents.clusters.note(index, _through_kernel(plane, grid, scanner), lung)
         hu[index] = _image(rng, plane, x, y, grid, scanner)
     return hu, lungs, lesions
 
@@ -248,7 +274,10 @@ def _pour(
 def _breathe(plane: Floats, lung: npt.NDArray[np.bool_], healthy: Floats, contents: _Contents, index: int) -> None:
     """Fill the lungs and the airways of one slice: (Y, X), changed in place."""
     density = np.maximum(contents.covid[index], 0) + contents.other[index]
-    air = np.clip(healthy + density, -990, DENSEST_HU)
+    if contents.clusters:
+        air = np.minimum(contents.clusters.lung(index) + density, DENSEST_HU)
+    else:
+        air = np.clip(healthy + density, -990, DENSEST_HU)
     vessel = contents.vessels[index].astype(np.float32) / 255
     air = air + vessel * (DENSEST_HU - air)
     plane[lung] = air[lung]
@@ -270,6 +299,14 @@ def _smear(rng: np.random.Generator, plane: Floats, z: float, anatomy: Anatomy, 
     return smeared
 
 
+def _through_kernel(plane: Floats, grid: Grid, scanner: Scanner) -> Floats:
+    if not scanner.blur_mm:
+        return plane
+    sigma = (scanner.blur_mm / grid.spacing_mm[1], scanner.blur_mm / grid.spacing_mm[2])
+    blurred: Floats = gaussian_filter(plane, sigma, truncate=3)
+    return blurred
+
+
 def _image(
     rng: np.random.Generator, plane: Floats, x: Floats, y: Floats, grid: Grid, scanner: Scanner
 ) -> npt.NDArray[np.int16]:
@@ -279,7 +316,7 @@ def _image(
     kept = 1 / np.sqrt(max(1.0, 4 * np.pi * sigma[0] * sigma[1]))
     white = rng.standard_normal(plane.shape, dtype=np.float32) * np.float32(scanner.noise_hu / kept)
     noisy = plane + white * np.where(plane < -950, np.float32(0.45), np.float32(1))
-    image = gaussian_filter(noisy, sigma, truncate=3) if scanner.blur_mm else noisy
+    image = _through_kernel(noisy, grid, scanner)
     image = np.clip(np.rint(image), -1024, 3071)
     if scanner.padding_hu is not None:
         radius = min(plane.shape[0] * grid.spacing_mm[1], plane.shape[1] * grid.spacing_mm[2]) / 2

@@ -70,7 +70,7 @@ def write_series(
         dataset.SliceThickness = dataset.SpacingBetweenSlices = _decimal(phantom.spacing_mm[0])
         dataset.PixelSpacing = [_decimal(mm) for mm in phantom.spacing_mm[1:]]
         dataset.KVP = 120
-        dataset.ConvolutionKernel = "B50f"
+        dataset.ConvolutionKernel = phantom.scanner.kernel
         dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = INTERCEPT_HU, 1, "HU"
         dataset.WindowCenter, dataset.WindowWidth = -600, 1500
         path = folder / f"{index + 1:04d}.dcm"
@@ -218,7 +218,7 @@ def _add_functional_groups(dataset: Dataset, phantom: Phantom, key: str) -> None
         PlaneOrientationSequence=Items([item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])]),
         PixelValueTransformationSequence=Items([rescale]),
         CTImageFrameTypeSequence=Items([frame_type]),
-        CTReconstructionSequence=Items([item(ConvolutionKernel="B50f")]),
+        CTReconstructionSequence=Items([item(ConvolutionKernel=phantom.scanner.kernel)]),
         CTXRayDetailsSequence=Items([item(KVP=120)]),
     )
     dataset.SharedFunctionalGroupsSequence = Items([shared])

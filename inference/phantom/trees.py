@@ -67,6 +67,12 @@ def airways(rng: np.random.Generator, anatomy: Anatomy, tips: dict[int, Floats])
     return tubes
 
 
+def main_airways(tubes: list[Tube]) -> list[Tube]:
+    """The windpipe and the two main bronchi among the tubes that `airways` gave, or those around them."""
+    carina = tubes[0].end
+    return [tubes[0], *(tube for tube in tubes[1:] if np.array_equal(tube.start, carina))]
+
+
 def hilum_of(anatomy: Anatomy, side: int) -> Floats:
     """Where vessels and airways enter the lung of `side` (-1 right, 1 left): (z, y, x) mm."""
     return np.array([anatomy.carina_z - 24, 6.0, side * (anatomy.mediastinum + 13)], np.float32)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from inference.anatomy.regions import Air
 from inference.arrays import Mask
 from inference.volume.ct_volume import CTVolume
+from inference.volume.remembered import remembered
 
 Floats = npt.NDArray[np.float32]
 
@@ -76,6 +77,7 @@ class Chest:
     width_to_depth: float
 
 
+@remembered
 def shrink(volume: CTVolume) -> Coarse:
     """The coarse copy, with padding and metal clipped to -1024..1500 HU."""
     depth, rows, columns = volume.hu.shape

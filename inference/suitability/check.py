@@ -13,8 +13,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from config.reasons import ReasonCode
-from inference.anatomy.cells import cells_of
-from inference.anatomy.regions import Air, find_air
+from inference.anatomy.regions import Air, air_in
 from inference.errors import Evidence, UnsuitableSeries
 from inference.finding import QualityCheck
 from inference.suitability.body import Coarse, measure_chest, shrink
@@ -60,7 +59,7 @@ def accept(volume: CTVolume, policy: Policy) -> Accepted:
     outline = _checked_outline(volume, policy)
     with _in_picture():
         _check_slices_differ(volume)
-    air = find_air(cells_of(volume))
+    air = air_in(volume)
     with _in_picture(air):
         check_patient(air)
         check_far_off(air)
@@ -126,7 +125,7 @@ def _checked_outline(volume: CTVolume, policy: Policy) -> tuple[QualityCheck, ..
 
 def _check_is_chest(volume: CTVolume, policy: Policy) -> None:
     """Raises UnsuitableSeries (NOT_CHEST) for another part of the body."""
-    coarse, air = shrink(volume), find_air(cells_of(volume))
+    coarse, air = shrink(volume), air_in(volume)
     try:
         with _in_picture(air):
             check_chest(coarse, measure_chest(coarse, air), volume.flipped, policy)
