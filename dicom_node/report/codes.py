@@ -58,6 +58,8 @@ SHARE_OF_LUNG = Code("LUNG_SHARE", PRIVATE_SCHEME, "Share of lung volume")
 # and cuts what does not fit: beside a left lung there is room for some 30 characters, value and unit
 # among them.
 OUTPUT_SHOWN = Code("COVID19_OUTPUT", PRIVATE_SCHEME, "COVID-19 research AI")
+LOWEST_SHOWN = Code("COVID19_LOWEST", PRIVATE_SCHEME, "Varies from")
+HIGHEST_SHOWN = Code("COVID19_HIGHEST", PRIVATE_SCHEME, "Varies to")
 RIGHT_LUNG_SHOWN = Code("RIGHT_LUNG_ML", PRIVATE_SCHEME, "Right lung")
 LEFT_LUNG_SHOWN = Code("LEFT_LUNG_ML", PRIVATE_SCHEME, "Left lung")
 RIGHT_REGION_SHOWN = Code("RIGHT_REGION_ML", PRIVATE_SCHEME, "Right lung, drove AI")

@@ -43,6 +43,8 @@ from inference.volume.ct_volume import CTVolume
 
 Group = PlanarROIMeasurementsAndQualitativeEvaluations
 _LATERALITY = {Side.RIGHT: codes.RIGHT, Side.LEFT: codes.LEFT}
+# A viewer does not say that a number is a minimum: its name does.
+_OUTPUT_SHOWN = (codes.OUTPUT_SHOWN, codes.LOWEST_SHOWN, codes.HIGHEST_SHOWN)
 _LUNG_SHOWN = {Side.RIGHT: codes.RIGHT_LUNG_SHOWN, Side.LEFT: codes.LEFT_LUNG_SHOWN}
 _REGION_SHOWN = {Side.RIGHT: codes.RIGHT_REGION_SHOWN, Side.LEFT: codes.LEFT_REGION_SHOWN}
 
@@ -127,7 +129,7 @@ def _group(
         tracking_identifier=TrackingIdentifier(origin.uid(f"display tracking {named}"), named),
         referenced_region=line,
         measurements=[
-            *certainty(finding, codes.OUTPUT_SHOWN, codes.BILATERAL),
+            *certainty(finding, _OUTPUT_SHOWN, codes.BILATERAL),
             _number(shown, _rounded(region.voxels * volume.voxel_ml, 1), codes.MILLILITRE, _LATERALITY[region.side]),
         ],
         qualitative_evaluations=[

@@ -188,14 +188,15 @@ def classification_content(finding: Finding, origin: Origin) -> dict[str, Any]:
         "finding_type": codes.COVID_19,
         "finding_sites": [FindingSite(codes.LUNG, laterality=codes.BILATERAL)],
         "algorithm_id": classifier(finding.model, origin.context),
-        "measurements": certainty(finding, codes.CERTAINTY),
+        "measurements": certainty(finding, [codes.CERTAINTY] * 3),
         "qualitative_evaluations": [QualitativeEvaluation(codes.INTERPRETATION, interpretation)],
     }
 
 
-def certainty(finding: Finding, name: Code, laterality: Code | None = None) -> list[Measurement]:
+def certainty(finding: Finding, names: Sequence[Code], laterality: Code | None = None) -> list[Measurement]:
     """The output in percent; if harmless changes decide its sign, also the lowest and highest that they give.
 
+    names: of the output, of the lowest and of the highest.
     laterality: of the lungs as the measurement's own site; None if the group has one.
     """
     spread = finding.unstable
@@ -203,7 +204,10 @@ def certainty(finding: Finding, name: Code, laterality: Code | None = None) -> l
     if spread is not None:
         values += [(spread.low, codes.MINIMUM), (spread.high, codes.MAXIMUM)]
     site = None if laterality is None else [FindingSite(codes.LUNG, laterality=laterality)]
-    return [_percent(name, value, finding.model.threshold, derivation, site) for value, derivation in values]
+    return [
+        _percent(name, value, finding.model.threshold, derivation, site)
+        for name, (value, derivation) in zip(names, values, strict=False)
+    ]
 
 
 def _percent(

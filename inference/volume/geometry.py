@@ -248,6 +248,7 @@ def _refuse_missing(steps: npt.NDArray[np.float64]) -> None:
         missing = int((whole[wide] - 1).sum())
         raise UnsuitableSeries(
             ReasonCode.MISSING_SLICES,
-            f"{missing} slices are missing in {wide.size} gaps: up to {steps.max():.1f} mm from one slice to the next, "
+            f"{'1 slice is' if missing == 1 else f'{missing} slices are'} missing: "
+            f"up to {steps.max():.1f} mm from one slice to the next, "
             f"{usual:.1f} mm elsewhere.",
         )

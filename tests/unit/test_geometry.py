@@ -87,7 +87,7 @@ def test_missing_interior_slices_are_seen(count: int, missing: int, where: str) 
     heights = np.delete(steps(count, 1.5), list(lost))
     refused = refusal(stack(heights))
     assert refused.code == "MISSING_SLICES"
-    assert refused.sentence.startswith(f"{missing} slices are missing")
+    assert refused.sentence.startswith("1 slice is missing:" if missing == 1 else f"{missing} slices are missing:")
 
 
 def test_a_random_half_of_the_slices_lost_is_seen() -> None:

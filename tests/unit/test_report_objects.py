@@ -24,7 +24,7 @@ from dicom_node.report.sources import read_sources
 from dicom_node.report.structured_report import build_report
 from dicom_node.report.uids import result_uid
 from dicom_node.report.wording import series_description
-from inference.finding import Finding
+from inference.finding import Finding, Spread
 from inference.volume.ct_volume import CTVolume
 from storage.object_kinds import ObjectKind
 from tests.factories import SERIES_UID, Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
@@ -189,6 +189,13 @@ def test_small_numbers_of_the_display_report_are_never_zero(volume: CTVolume) ->
     display = display_of(volume, finding_on(volume, 3.4e-8, lung_mask=speck))
     values = [float(number.MeasuredValueSequence[0].NumericValue) for number in numbers_of(display)]
     assert values == [0.1, 0.01]
+
+
+def test_display_report_says_that_harmless_changes_decide_the_sign(volume: CTVolume) -> None:
+    spread = Spread(0.449, 0.582, ("one row higher", "one row lower"))
+    groups = shown(display_of(volume, finding_on(volume, 0.571, lung_mask=lungs(Grid()), spread=spread)))
+    # A viewer shows names and values only: three numbers of one name would tell nobody which is which.
+    assert groups[0][1][:3] == ["COVID-19 research AI: 57", "Varies from: 45", "Varies to: 58"]
 
 
 @pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0)])
