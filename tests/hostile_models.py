@@ -240,6 +240,7 @@ class ReachesOut:
             "environment": lambda: Path(f"/proc/{node}/environ").read_bytes(),
             "memory": lambda: open(f"/proc/{node}/mem", "rb").close(),
             "file": lambda: Path(secret).read_bytes(),
+            "checkout": lambda: Path(__file__).parents[1].joinpath("setup.cfg").read_bytes(),
             "list": lambda: os.listdir(Path(secret).parent),
             "write": lambda: Path(secret).with_name("new").write_bytes(b""),
             "own folder": lambda: Path(self.targets["folder"], "new").write_bytes(b""),

@@ -110,7 +110,7 @@ def _close_files(read: Iterable[str], write: Iterable[str]) -> None:
     attributes = struct.pack("<Q", every)
     ruleset = _checked(_LIBC.syscall(_CREATE_RULESET, attributes, len(attributes), 0))
     try:
-        python = [Path(entry) for entry in (*sys.path, sys.prefix, sys.base_prefix) if entry]
+        python = [part for entry in (*sys.path, sys.prefix, sys.base_prefix) if entry for part in _code_in(Path(entry))]
         system = [*map(Path, _SYSTEM), *(Path("/proc") / name for name in _PROCESS)]
         for path in (*python, *system, *map(Path, read)):
             _open_to(ruleset, path, _READ & every)
@@ -119,6 +119,14 @@ def _close_files(read: Iterable[str], write: Iterable[str]) -> None:
         _checked(_LIBC.syscall(_RESTRICT_SELF, ruleset, 0))
     finally:
         os.close(ruleset)
+
+
+def _code_in(folder: Path) -> list[Path]:
+    """A folder of Python's; of a checkout of this program only its packages: it may hold the node's data too."""
+    checkout = Path(__file__).resolve().parents[2]
+    if folder.resolve() != checkout or not (checkout / "setup.cfg").is_file():
+        return [folder]
+    return [path.parent for path in checkout.glob("*/__init__.py")]
 
 
 def _devices() -> Iterator[Path]:

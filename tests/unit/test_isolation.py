@@ -164,6 +164,7 @@ def test_a_model_reaches_no_network_no_process_and_no_file_of_the_node(reached: 
         "environment": "EACCES",
         "memory": "EACCES",
         "file": "EACCES",
+        "checkout": "EACCES",
         "list": "EACCES",
         "write": "EACCES",
         "own folder": "EACCES",
