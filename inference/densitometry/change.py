@@ -58,7 +58,7 @@ class Change:
 
 
 def changes(now: Sequence[Measurement], before: Sequence[Measurement]) -> tuple[Change, ...]:
-    """What was measured both times in the same way: concept, unit, place, derivation and qualifiers are the same."""
+    """What was measured both times in the same way: concept, unit, place, segment, derivation and qualifiers agree."""
     earlier = {_key(measurement): measurement.value for measurement in before}
     return tuple(Change(measurement, earlier[_key(measurement)]) for measurement in now if _key(measurement) in earlier)
 
@@ -116,13 +116,14 @@ def _said(change: Change) -> str:
 
 def _is_of_both(measurement: Measurement) -> bool:
     side = measurement.laterality
-    return measurement.topography is None and side is not None and side.is_same(codes.LATERALITY["both"])
+    whole = measurement.topography is None and measurement.segment is None
+    return whole and side is not None and side.is_same(codes.LATERALITY["both"])
 
 
 def _key(measurement: Measurement) -> tuple[object, ...]:
     qualifiers = tuple((_concept(q.concept), q.value, _concept(q.unit)) for q in measurement.qualifiers)
     coded = (measurement.concept, measurement.unit, measurement.site, measurement.laterality, measurement.topography)
-    return (*map(_concept, coded), _concept(measurement.derivation), qualifiers)
+    return (*map(_concept, coded), _concept(measurement.derivation), qualifiers, measurement.segment)
 
 
 def _concept(code: Code | None) -> tuple[str, str] | None:

@@ -48,11 +48,12 @@ class Density:
 class Densities:
     """The numbers of every part, and how the parenchyma of both lungs is distributed.
 
-    histogram: voxels of each whole HU from `LOWEST_HU` to `HIGHEST_HU`.
+    histogram: voxels of each whole HU from `LOWEST_HU` to `HIGHEST_HU`.  voxel_ml: of one voxel.
     """
 
     parts: dict[Part, Density]
     histogram: Counts
+    voxel_ml: float
 
 
 def measure(
@@ -82,7 +83,7 @@ def measure(
         part: _density(counts[part], volumes[part] * voxel_ml, threshold_hu, percentile)
         for part in (Part(side, third) for side in SIDES for third in THIRDS)
     }
-    return Densities(found, counts[Part()])
+    return Densities(found, counts[Part()], voxel_ml)
 
 
 def thirds(lungs: Lungs) -> dict[Third, slice]:

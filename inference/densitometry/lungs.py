@@ -12,6 +12,7 @@ from inference.anatomy.parts import label, sizes_of
 from inference.anatomy.regions import Air
 from inference.anatomy.unsupervised import unsupervised_mask
 from inference.arrays import Box, Mask
+from inference.densitometry.open_gas import with_open_gas
 
 # Halfway between inflated lung and soft tissue: the blurred edge of the lung makes it neither larger nor smaller.
 PARENCHYMA_BELOW_HU = -400
@@ -51,6 +52,7 @@ def find_lungs(hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float, float]
 
     hu: (Z, Y, X), z towards the head.  air: of the same volume; it must have lungs.
     """
+    air = with_open_gas(air)
     # What touches the sides of the box counts as outside the body: the margin keeps the lungs away from them.
     box = box_around(air.lungs, air.cells, _MARGIN_CELLS)
     whole = np.zeros(hu.shape, bool)

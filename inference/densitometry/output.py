@@ -46,8 +46,9 @@ def make_output(
     """
     limits = (*not_comparable, *remarks)
     return Output(
-        measurements=tuple(
-            measurement for part in parts_reported() for measurement in _measurements(part, densities, settings)
+        measurements=(
+            *(one for part in parts_reported() for one in _measurements(part, densities, settings)),
+            _low_volume(low, densities),
         ),
         segments=_segments(lungs, low, settings),
         algorithms=(Algorithm(ALGORITHM, "Density of the lungs by thresholds", parameters=_parameters(settings)),),
@@ -78,6 +79,19 @@ def _measurements(part: Part, densities: Densities, settings: Settings) -> Itera
         (codes.ATTENUATION, density.mean_hu, codes.HOUNSFIELD, {"derivation": codes.MEAN}),
     ):
         yield Measurement(concept, value, unit, decimals=1, **where, **extra)  # type: ignore[arg-type]
+
+
+def _low_volume(low: Mask, densities: Densities) -> Measurement:
+    """The volume of the low attenuation, on its own segment."""
+    return Measurement(
+        codes.VOLUME,
+        float(np.count_nonzero(low)) * densities.voxel_ml,
+        codes.MILLILITRE,
+        site=codes.LUNG,
+        laterality=codes.LATERALITY["both"],
+        segment=LOW_SEGMENT,
+        decimals=0,
+    )
 
 
 def _segments(lungs: Lungs, low: Mask, settings: Settings) -> tuple[Segment, ...]:
