@@ -26,6 +26,7 @@ import torch
 from scipy import ndimage
 from torch.utils.flop_counter import FlopCounterMode
 
+from inference.covid.card import read_zheng_card
 from inference.covid.decovnet import DeCoVNet
 from inference.covid.loading import load_pipeline
 from inference.covid.pipeline import Pipeline
@@ -33,7 +34,7 @@ from inference.covid.verdict_input import decovnet_input, needed_slices, resized
 from inference.covid.weights import load_networks, save_network
 from inference.evaluation.overlap import dice
 from inference.lungs.unet import UNet
-from inference.models.cards import read_card, shipped_folder, write_card
+from inference.models.cards import shipped_folder, write_card
 from inference.models.registry import find_model
 from inference.preprocess import greys, resampled_count, verdict_range
 
@@ -56,7 +57,7 @@ def synthetic_volume(slices: int, seed: int = 0) -> np.ndarray:
 def random_model(folder: Path) -> Path:
     """The authors' card with random weights: the same amount of work if the published files are not available."""
     torch.manual_seed(0)
-    card = read_card(shipped_folder() / "zheng2020-authors")
+    card = read_zheng_card(shipped_folder() / "zheng2020-authors")
     unet = save_network(UNet(), folder / card.unet.file)
     decovnet = save_network(DeCoVNet(), folder / card.decovnet.file)
     write_card(
@@ -67,7 +68,7 @@ def random_model(folder: Path) -> Path:
 
 def whole_slices(folder: Path, target: Path) -> Path:
     """A copy of a model whose verdict is made from all slices, so that both networks see every one."""
-    card = read_card(folder)
+    card = read_zheng_card(folder)
     slices = replace(card.profile.slices, lung_range=(0.0, 1.0), verdict_range=(0.0, 1.0))
     for weights in (card.unet, card.decovnet):
         (target / weights.file).write_bytes((folder / weights.file).read_bytes())
@@ -98,7 +99,7 @@ class Clock:
 def reference(hu: np.ndarray, spacing: float, folder: Path, threads: int) -> tuple[float, np.ndarray, Stages]:
     """The published steps in plain code: P(COVID-19), raw mask, seconds by stage."""
     torch.set_num_threads(threads)
-    card = read_card(folder)
+    card = read_zheng_card(folder)
     unet, decovnet = load_networks(folder, card)
     count = round(len(hu) * spacing)
     start, stop = verdict_range(count, card.profile.slices)
@@ -253,7 +254,7 @@ def compare(arguments: argparse.Namespace, folder: Path, hu: np.ndarray, spacing
     print(
         f"measured: {rates}, {machine.gbytes:.1f} GB/s; in brackets: share of what the operations need at these rates"
     )
-    profile = read_card(folder).profile
+    profile = read_zheng_card(folder).profile
     count = resampled_count(len(hu), spacing, profile.slices)
     start, stop = verdict_range(count, profile.slices)
     needed = needed_slices(len(hu), count, profile)

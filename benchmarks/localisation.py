@@ -23,17 +23,18 @@ import numpy as np
 import numpy.typing as npt
 
 from inference.arrays import Grey, Mask
+from inference.covid.card import read_zheng_card
 from inference.covid.localisation import Localiser
 from inference.covid.occlusion import explain
 from inference.covid.pipeline import Pipeline
 from inference.covid.segmentation import Segmentation
 from inference.covid.streamed import StreamedDecovnet
+from inference.covid.verdict import Verdict
 from inference.covid.weights import load_networks
 from inference.device import choose_device
 from inference.errors import UnsuitableSeries
-from inference.finding import Finding
 from inference.lungs.engine import open_unet
-from inference.models.cards import read_card, shipped_folder
+from inference.models.cards import shipped_folder
 from inference.phantom.chest import Phantom, Scanner, make_phantom
 from inference.phantom.lesions import CONFOUNDERS, LESIONS, LesionSettings
 from inference.volume.ct_volume import CTVolume
@@ -63,7 +64,7 @@ class KnownPipeline(Pipeline):
 
 def open_pipeline(folder: Path, threshold: float | None = None) -> KnownPipeline:
     """A model on the CPU. threshold: replaces the card's."""
-    card, device = read_card(folder), choose_device("cpu", 1)
+    card, device = read_zheng_card(folder), choose_device("cpu", 1)
     unet, decovnet = load_networks(folder, card)
     engine = open_unet(unet, device, "float32")
     localiser = Localiser(decovnet)
@@ -72,7 +73,7 @@ def open_pipeline(folder: Path, threshold: float | None = None) -> KnownPipeline
     return KnownPipeline(card, lungs, StreamedDecovnet(decovnet, device), localiser, device)
 
 
-def analysed(pipeline: KnownPipeline, phantom: Phantom, hu: npt.NDArray[np.int16], unet: bool = False) -> Finding:
+def analysed(pipeline: KnownPipeline, phantom: Phantom, hu: npt.NDArray[np.int16], unet: bool = False) -> Verdict:
     """The finding on a phantom with `hu` as its voxels."""
     pipeline.segmentation.lungs = None if unet else phantom.lung_mask
     return pipeline.run(volume_of(phantom, hu))
@@ -99,7 +100,7 @@ def random_ball(lungs: Mask, voxels: int, spacing_mm: tuple[float, float, float]
     return ball
 
 
-def hottest(finding: Finding) -> tuple[int, ...]:
+def hottest(finding: Verdict) -> tuple[int, ...]:
     """The hottest voxel of the region, or of the whole heat map if there is no region."""
     assert finding.heat is not None and finding.localisation is not None
     shown = np.where(finding.localisation, finding.heat, 0) if finding.localisation.any() else finding.heat
@@ -183,7 +184,7 @@ class Row:
     seconds: float
 
 
-def row_of(finding: Finding, phantom: Phantom, rng: np.random.Generator) -> Row:
+def row_of(finding: Verdict, phantom: Phantom, rng: np.random.Generator) -> Row:
     """One localised phantom and its baselines."""
     region, lungs, lesions = finding.localisation, finding.lung_mask, phantom.lesion_mask
     assert region is not None

@@ -19,10 +19,12 @@ from dicom_node.report.context import ReportContext
 from dicom_node.report.frame import to_part10
 from dicom_node.report.objects import KINDS, build_all
 from dicom_node.report.sources import read_sources
-from inference.finding import Finding
+from inference.covid.output import output_of
+from inference.covid.verdict import Verdict
 from inference.models.cards import read_card, shipped_folder
 from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume
 from inference.volume.load import load
 from storage.object_kinds import ObjectKind
@@ -34,7 +36,8 @@ def phantom_finding(folder: Path, slices: int) -> tuple[CTVolume, Finding]:
     volume = load(write_series(phantom, folder))
     half = volume.hu.shape[2] // 2
     right, left = (int(part.sum()) for part in (phantom.lung_mask[:, :, :half], phantom.lung_mask[:, :, half:]))
-    finding = Finding(
+    model = read_card(shipped_folder() / "demonstration").identity()
+    verdict = Verdict(
         probability=0.9,
         lung_mask=phantom.lung_mask,
         lung_volume_ml=(left + right) * volume.voxel_ml,
@@ -42,14 +45,13 @@ def phantom_finding(folder: Path, slices: int) -> tuple[CTVolume, Finding]:
         right_lung_ml=right * volume.voxel_ml,
         localisation=phantom.lesion_mask,
         heat=phantom.lesion_mask * np.uint8(255),
-        pixel_digest=volume.digest(),
-        model=read_card(shipped_folder() / "demonstration").identity(),
+        threshold=0.5,
         device="none",
         precision="float32",
         versions={},
         timings_s={},
     )
-    return volume, finding
+    return volume, Finding(model, output_of(verdict, volume, model), volume.digest())
 
 
 def cpu_s(work: Callable[[], object], rounds: int) -> float:

@@ -1,29 +1,64 @@
-"""A pipeline's result: plain data without torch, so that any process may import it."""
+"""Which model said something, and what it checked: plain data without torch, so that any process may import it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A part of the model that made something of its own, such as one of two networks.
+
+    name: inside the model, such as "U-Net".
+    contribution: what it does, in a few words.
+    sha256: of its weights' file; empty if it has none.
+    parameters: "name=value", for the report.
+    """
+
+    name: str
+    contribution: str
+    sha256: str = ""
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a model's results are called.
+
+    subject: what they are about, such as "COVID-19" or "Lung density"; begins titles and series descriptions.
+    segmentation: what its segmentation shows, in a few words; empty: the segments' titles.
+    caution: what a reader of the summary page must not take the number for; empty: nothing.
+    """
+
+    subject: str
+    segmentation: str = ""
+    caution: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.subject) <= 16 or not self.subject.isprintable() or "\\" in self.subject:
+            raise ValueError("subject: expected 1 to 16 printable characters")
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
     """Which model made a finding.
 
-    digest: SHA-256 over the card's preprocessing and both weight files; changes when any of them does.
+    digest: SHA-256 over the card's preprocessing and all weight files; changes when any of them does.
+    profile: name of its preprocessing, empty if it has none.  threshold: None if it decides by none.
+    weights: SHA-256 of its weight files by role.
     verified: the weight files match digests pinned in a card that ships with the node or that this site published.
     demonstration: trained on synthetic phantoms only; its reports say so.
     """
 
     name: str
     version: str
-    profile: str
     digest: str
-    unet_sha256: str
-    decovnet_sha256: str
-    threshold: float
-    verified: bool
-    demonstration: bool
+    profile: str = ""
+    threshold: float | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
+    algorithms: tuple[Algorithm, ...] = ()
+    verified: bool = False
+    demonstration: bool = False
+    words: Words = field(default_factory=lambda: Words("AI result"))
 
 
 @dataclass(frozen=True)
@@ -36,7 +71,7 @@ class QualityCheck:
 
 @dataclass(frozen=True)
 class Spread:
-    """Lowest and highest probability over harmless changes of the input, the finding's own included; 0 to 1."""
+    """Lowest and highest certainty over harmless changes of the input, the finding's own included; 0 to 1."""
 
     low: float
     high: float
@@ -45,51 +80,3 @@ class Spread:
     def straddles(self, threshold: float) -> bool:
         """True if the changes alone decide between positive and negative."""
         return self.low < threshold <= self.high
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one analysed series.
-
-    probability: P(COVID-19) as the model gives it, 0 to 1.
-    lung_mask: bool (Z, Y, X) on the grid of the source volume; cleaned (connected components).
-    lung_volume_ml, left_lung_ml, right_lung_ml: millilitres of the cleaned mask.
-    localisation: bool (Z, Y, X), the part of the lungs that drove a positive result. It is empty for a negative
-        result, or if the verdict rested on nothing that stands out in the lungs; None if it was not asked for.
-    heat: uint8 (Z, Y, X), the map that `localisation` is cut from, 255 at its strongest; all 0 for a negative
-        result, None if it was not asked for.
-    verdict_slices: lowest and highest z of the source slices that the probability was computed from; None means
-        all of them.
-    pixel_digest: SHA-256 hex of the HU volume and its geometry as the pipeline saw them.
-    timings_s: seconds by stage.
-    trace: intermediate values by name (JSON types only); empty unless asked for.
-    spread: how far harmless changes move the probability; None if it is clear, or the card asks for no such check.
-    """
-
-    probability: float
-    lung_mask: npt.NDArray[np.bool_]
-    lung_volume_ml: float
-    left_lung_ml: float
-    right_lung_ml: float
-    localisation: npt.NDArray[np.bool_] | None
-    heat: npt.NDArray[np.uint8] | None
-    pixel_digest: str
-    model: ModelIdentity
-    device: str
-    precision: str
-    versions: dict[str, str]
-    timings_s: dict[str, float]
-    checks: tuple[QualityCheck, ...] = ()
-    trace: dict[str, object] = field(default_factory=dict)
-    verdict_slices: tuple[int, int] | None = None
-    spread: Spread | None = None
-
-    @property
-    def positive(self) -> bool:
-        """True at or above the model's threshold."""
-        return self.probability >= self.model.threshold
-
-    @property
-    def unstable(self) -> Spread | None:
-        """The spread if it reaches to both sides of the threshold, else None."""
-        return self.spread if self.spread is not None and self.spread.straddles(self.model.threshold) else None

@@ -5,10 +5,10 @@ volume and its own card. It sees no socket, no database and no patient.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ import numpy.typing as npt
 from config.coding import NEGATIVE as NEGATIVE
 from config.coding import POSITIVE as POSITIVE
 from config.coding import Code as Code
-from inference.finding import QualityCheck
+from inference.finding import Algorithm as Algorithm
+from inference.finding import ModelIdentity, QualityCheck, Spread
 from inference.models.cards import Card
 from inference.volume.ct_volume import CTVolume
 
@@ -73,6 +74,7 @@ class FindingByCode:
     threshold: the certainty from which it is positive, if that is how it was decided.
     category: what the concept is, such as (64572001, SCT, "Disease").
     segment: title of the `Segment` that it is about.  algorithm: name of the `Algorithm` that it is from.
+    spread: how far harmless changes of the input move the certainty; None if that was not tried.
     """
 
     title: str
@@ -85,6 +87,7 @@ class FindingByCode:
     laterality: Code | None = None
     segment: str | None = None
     algorithm: str = ""
+    spread: Spread | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("certainty", self.certainty), ("threshold", self.threshold)):
@@ -98,21 +101,12 @@ class FindingByCode:
             return True
         return False if self.interpretation.is_same(NEGATIVE) else None
 
-
-@dataclass(frozen=True)
-class Algorithm:
-    """A part of the model that made something of its own, such as one of two networks.
-
-    name: inside the model, such as "U-Net".
-    contribution: what it does, in a few words.
-    sha256: of its weights' file; empty if it has none.
-    parameters: "name=value", for the report.
-    """
-
-    name: str
-    contribution: str
-    sha256: str = ""
-    parameters: tuple[str, ...] = ()
+    @property
+    def unstable(self) -> Spread | None:
+        """The spread if it reaches to both sides of the threshold, else None."""
+        if self.spread is None or self.threshold is None:
+            return None
+        return self.spread if self.spread.straddles(self.threshold) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,6 +207,18 @@ class Output:
     trace: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What a model said of one volume, and which model it was.
+
+    pixel_digest: SHA-256 hex of the volume and its geometry, see `CTVolume.digest`.
+    """
+
+    model: ModelIdentity
+    output: Output
+    pixel_digest: str
+
+
 @dataclass(frozen=True)
 class DeviceChoice:
     """Where and how a model is to compute.
@@ -220,11 +226,13 @@ class DeviceChoice:
     device: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
     precision: "exact": float32; "fast": a lower one if the card allows it.
     threads: CPU threads; 0: as many as there are cores.
+    trace: keep intermediate values in `Output.trace`.
     """
 
     device: str = "auto"
     precision: Literal["exact", "fast"] = "exact"
     threads: int = 0
+    trace: bool = False
 
 
 class LoadedModel(Protocol):
@@ -244,6 +252,53 @@ class Model(Protocol):
         """Make a model ready for volumes. folder: of its card and weights.
 
         Raises ModelError if a file is missing, altered or does not fit, or if the device is not available.
+        """
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    """What was taken away of a volume, its percentage of the lungs, and the certainty without it.
+
+    log_odds: of that certainty; unlike it, they do not saturate when the model is very sure.
+    """
+
+    what: str
+    percent_of_lungs: float
+    probability: float
+    log_odds: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A model's certainty with the whole volume, its threshold, and the certainty without each part."""
+
+    probability: float
+    threshold: float
+    positive: bool
+    log_odds: float
+    occlusions: tuple[Occlusion, ...]
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A loaded model that can show on what its output rests."""
+
+    def explain(self, volume: CTVolume, progress: Callable[[str], None]) -> Explanation:
+        """Analyse a volume without each of its parts. progress: called with what is taken away next.
+
+        Raises UnsuitableSeries if the volume gives no result.
+        """
+
+
+@runtime_checkable
+class Imports(Protocol):
+    """A kind of model whose published files the node can take in."""
+
+    def import_files(self, files: Mapping[str, Path], models_dir: Path, *, allow_unverified: bool) -> Card:
+        """Verify the files, by role, keep them in the node's format beside a card, and make the model active.
+
+        allow_unverified: also take files of the same architecture whose SHA-256 is not known.
+        Raises ModelError if a file is missing, unknown or does not fit.
         """
 
 

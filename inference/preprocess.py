@@ -11,7 +11,7 @@ from scipy import ndimage
 from config.reasons import ReasonCode
 from inference.arrays import Box, Grey
 from inference.errors import UnsuitableSeries
-from inference.models.cards import Circle, Intensity, Profile, Slices
+from inference.models.profile import Circle, Intensity, Profile, Slices
 from inference.volume.ct_volume import CTVolume
 
 Weights = npt.NDArray[np.float64]

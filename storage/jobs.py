@@ -35,6 +35,11 @@ class Models:
     reporting: ModelRef
     shadow: ModelRef | None = None
 
+    @property
+    def all(self) -> tuple[ModelRef, ...]:
+        """Both of them."""
+        return (self.reporting,) if self.shadow is None else (self.reporting, self.shadow)
+
 
 @dataclass(frozen=True)
 class ClaimedJob:

@@ -11,7 +11,11 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 
-from inference.finding import Finding, ModelIdentity, QualityCheck
+from inference.covid.card import WORDS, algorithms_of
+from inference.covid.output import output_of
+from inference.covid.verdict import Verdict
+from inference.finding import ModelIdentity, QualityCheck
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume, SeriesHeader, SourceSlice
 
 STUDY_UID = "1.2.826.0.1.3680043.8.498.1001"
@@ -233,7 +237,7 @@ def _frame_groups(grid: Grid, z: int) -> Dataset:
 
 
 def model(**changes: Any) -> ModelIdentity:
-    """A model whose digests are recognisable in an object."""
+    """A model of the first kind whose digests are recognisable in an object."""
     values: dict[str, Any] = {
         "name": "covid-ct",
         "version": "1.0",
@@ -244,12 +248,14 @@ def model(**changes: Any) -> ModelIdentity:
         "threshold": 0.5,
         "verified": True,
         "demonstration": False,
-    }
-    return ModelIdentity(**(values | changes))
+    } | changes
+    unet, decovnet = values.pop("unet_sha256"), values.pop("decovnet_sha256")
+    parts = algorithms_of(values["profile"], values["threshold"], unet, decovnet, values["digest"])
+    return ModelIdentity(**values, weights={"unet": unet, "decovnet": decovnet}, algorithms=parts, words=WORDS)
 
 
-def finding_on(volume: CTVolume, probability: float = 0.91273, **changes: Any) -> Finding:
-    """A finding whose lung mask is every voxel below -500 HU inside the body."""
+def verdict_on(volume: CTVolume, probability: float = 0.91273, **changes: Any) -> Verdict:
+    """A verdict whose lung mask is every voxel below -500 HU inside the body."""
     mask = (volume.hu < -500) & (volume.hu > -950)
     half = volume.hu.shape[2] // 2
     values: dict[str, Any] = {
@@ -260,12 +266,18 @@ def finding_on(volume: CTVolume, probability: float = 0.91273, **changes: Any) -
         "right_lung_ml": mask[:, :, :half].sum() * volume.voxel_ml,
         "localisation": None,
         "heat": None,
-        "pixel_digest": volume.digest(),
-        "model": model(),
+        "threshold": 0.5,
         "device": "cpu",
         "precision": "float32",
         "versions": {"torch": "2.0"},
         "timings_s": {"unet": 1.0},
         "checks": (QualityCheck("SLICE_SPACING", "Slices are evenly spaced."),),
     }
-    return Finding(**(values | changes))
+    return Verdict(**(values | changes))
+
+
+def finding_on(volume: CTVolume, probability: float = 0.91273, **changes: Any) -> Finding:
+    """A finding of the first kind of model: `verdict_on` in the form of the plug."""
+    made_by = changes.pop("model", None) or model()
+    verdict = verdict_on(volume, probability, threshold=made_by.threshold, **changes)
+    return Finding(made_by, output_of(verdict, volume, made_by), volume.digest())

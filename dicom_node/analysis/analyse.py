@@ -3,24 +3,18 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 from config.own_equipment import OwnEquipment
 from config.reasons import ReasonCode, Refusal
-from config.settings import ReportSettings, Settings
+from config.settings import ReportSettings
 from config.uids import uid_problem
-from inference.covid.loading import load_pipeline
-from inference.covid.output import output_of
-from inference.covid.pipeline import Pipeline
-from inference.errors import CorruptInstance, Evidence, ModelError, UnsuitableSeries
-from inference.finding import Finding
-from inference.models.registry import find_model
-from inference.plug import Output
+from dicom_node.analysis.open_model import OpenModel
+from inference.errors import CorruptInstance, Evidence, UnsuitableSeries
+from inference.plug import Finding, Output, check_output
 from inference.volume.ct_volume import CTVolume
 from inference.volume.folder import Folder
 from inference.volume.load import Planes, load
-from storage.jobs import ModelRef
 from storage.results import ResultOutcome
 
 
@@ -38,12 +32,10 @@ class Analysis:
     timings_s: dict[str, float] = field(default_factory=dict)
     evidence: Evidence | None = None
 
-    @cached_property
+    @property
     def output(self) -> Output | None:
-        """The finding in the form of the plug."""
-        if self.finding is None or self.volume is None:
-            return None
-        return output_of(self.finding, self.volume)
+        """What the model said; None if it was not analysed."""
+        return None if self.finding is None else self.finding.output
 
     @property
     def outcome(self) -> ResultOutcome:
@@ -58,6 +50,13 @@ class Loaded:
     volume: CTVolume | None
     refusal: Refusal | None
     seconds: float
+    _digest: list[str] = field(default_factory=list)
+
+    def digest(self) -> str:
+        """Of the volume, computed once however many models analyse it; only if there is one."""
+        if self.volume is not None and not self._digest:
+            self._digest.append(self.volume.digest())
+        return self._digest[0]
 
 
 def load_series(paths: Sequence[Path], decoded: Mapping[Path, Planes] | None = None) -> Loaded:
@@ -76,17 +75,13 @@ def load_series(paths: Sequence[Path], decoded: Mapping[Path, Planes] | None = N
     return Loaded(volume, refusal, time.perf_counter() - started)
 
 
-def analyse(
-    paths: Sequence[Path], pipeline: Pipeline, *, trace: bool = False, own: ReportSettings | None = None
-) -> Analysis:
-    """Load one series and run the pipeline on it, see `analyse_loaded`."""
-    return analyse_loaded(load_series(paths), pipeline, trace=trace, own=own)
+def analyse(paths: Sequence[Path], model: OpenModel, *, own: ReportSettings | None = None) -> Analysis:
+    """Load one series and run the model on it, see `analyse_loaded`."""
+    return analyse_loaded(load_series(paths), model, own=own)
 
 
-def analyse_loaded(
-    loaded: Loaded, pipeline: Pipeline, *, trace: bool = False, own: ReportSettings | None = None
-) -> Analysis:
-    """Run the pipeline on a series that was loaded.
+def analyse_loaded(loaded: Loaded, model: OpenModel, *, own: ReportSettings | None = None) -> Analysis:
+    """Run the model on a series that was loaded.
 
     own: names the node by its manufacturer and device name; what it made or had a part in is refused.
     A series that cannot be analysed is an outcome, not an error: every other exception is a fault of the node.
@@ -99,25 +94,25 @@ def analyse_loaded(
         _refuse_unnamed(volume)
         if own is not None:
             _refuse_own_objects(volume, own)
-        finding = pipeline.run(volume, trace=trace)
+        output = model.loaded.analyse(volume)
+        check_output(output, volume)
     except UnsuitableSeries as error:
         return replace(_refused(error.refusal, volume, started), evidence=error.evidence)
     except CorruptInstance as error:
         return _refused(Refusal(ReasonCode.CORRUPT_INSTANCE, str(error)), volume, started)
-    timings = {"load": loaded.seconds, **finding.timings_s, "total": time.perf_counter() - started}
+    finding = Finding(model.identity, output, loaded.digest())
+    timings = {"load": loaded.seconds, **output.run.timings_s, "total": time.perf_counter() - started}
     return Analysis(finding, None, volume, timings)
 
 
-def analyse_folder(
-    folder: Folder, series_uid: str, pipeline: Pipeline, *, own: ReportSettings | None = None, trace: bool = False
-) -> Analysis:
+def analyse_folder(folder: Folder, series_uid: str, model: OpenModel, *, own: ReportSettings | None = None) -> Analysis:
     """As `analyse`, for one series of a folder; refused if files that may belong to it cannot be read."""
     started = time.perf_counter()
     try:
         paths = folder.whole(series_uid)
     except CorruptInstance as error:
         return _refused(Refusal(ReasonCode.CORRUPT_INSTANCE, str(error)), None, started)
-    return analyse(paths, pipeline, own=own, trace=trace)
+    return analyse(paths, model, own=own)
 
 
 def _refuse_unnamed(volume: CTVolume) -> None:
@@ -143,30 +138,3 @@ def _refuse_own_objects(volume: CTVolume, own: ReportSettings) -> None:
 
 def _refused(refusal: Refusal, volume: CTVolume | None, started: float) -> Analysis:
     return Analysis(None, refusal, volume, {"total": time.perf_counter() - started})
-
-
-def open_pipeline(settings: Settings, device: str) -> Pipeline:
-    """The pipeline of the model that the settings name.
-
-    Raises ModelError when it is missing or altered.
-    """
-    folder = find_model(settings.models_dir, settings.model.name or None, settings.model.version or None)
-    return _load(folder, settings, device)
-
-
-def open_model(settings: Settings, model: ModelRef, device: str) -> Pipeline:
-    """The pipeline of exactly the model that a job was queued for.
-
-    Raises ModelError when it is missing, or has changed since.
-    """
-    pipeline = _load(find_model(settings.models_dir, model.name, model.version), settings, device)
-    if pipeline.identity.digest != model.digest:
-        raise ModelError(
-            f"model {model.name} {model.version} has digest {pipeline.identity.digest}, the job was queued for "
-            f"{model.digest}; import the former model again and retry the job"
-        )
-    return pipeline
-
-
-def _load(folder: Path, settings: Settings, device: str) -> Pipeline:
-    return load_pipeline(folder, device, precision=settings.worker.precision, threads=settings.worker.threads)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.settings import Settings
-from dicom_node.analysis.analyse import Analysis, analyse, open_model
+from dicom_node.analysis.analyse import Analysis, analyse
+from dicom_node.analysis.open_model import open_model
 from dicom_node.analysis.result_row import new_result
 from dicom_node.errors import NodeError
 from inference.finding import ModelIdentity
@@ -118,8 +119,8 @@ def _recomputed(
     worker = settings.worker.model_copy(update={"precision": speed})
     model = ModelRef(str(row["model_name"]), str(row["model_version"]), str(row["model_digest"]))
     where = device or ("cuda" if str(row["device"]).startswith("cuda") else "cpu" if row["device"] else "auto")
-    pipeline = open_model(settings.model_copy(update={"worker": worker}), model, where)
-    return analyse(paths, pipeline, own=settings.report), pipeline.identity
+    opened = open_model(settings.model_copy(update={"worker": worker}), model, where)
+    return analyse(paths, opened, own=settings.report), opened.identity
 
 
 def _verified(

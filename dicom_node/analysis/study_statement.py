@@ -61,14 +61,15 @@ class Studies:
 
     def statement(self, uid: str, paths: Sequence[Path], analysis: Analysis, card: Card) -> StudyStatement | None:
         """What a series' result says together with those before it, and note it for those after it."""
-        finding, volume = analysis.finding, analysis.volume
-        if finding is None or volume is None:
+        output, volume = analysis.output, analysis.volume
+        said = next((one for one in output.findings if one.certainty is not None), None) if output else None
+        if said is None or volume is None:
             return None
         earlier = self._earlier.setdefault(volume.study_instance_uid, [])
         statement = study_statement(uid, paths, earlier, card)
         number = read_headers(paths[:1])[0].get("SeriesNumber")
         description = volume.header.series_description
-        named = EarlierResult(uid, str(number or ""), description, finding.probability, finding.model.threshold)
+        named = EarlierResult(uid, str(number or ""), description, said.certainty or 0.0, said.threshold or 0.0)
         earlier.append((named, paths))
         return statement
 

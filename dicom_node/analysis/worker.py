@@ -17,13 +17,13 @@ from config.reasons import ReasonCode, Refusal
 from config.settings import Settings
 from dicom_node import heartbeat
 from dicom_node.analysis import study_statement
-from dicom_node.analysis.analyse import Analysis, Loaded, analyse_loaded, load_series, open_model
+from dicom_node.analysis.analyse import Analysis, Loaded, analyse_loaded, load_series
 from dicom_node.analysis.figures import figures_of
+from dicom_node.analysis.open_model import OpenModel, open_model
 from dicom_node.analysis.read_ahead import ReadAhead
 from dicom_node.analysis.result_objects import ResultObjects, report_objects
 from dicom_node.analysis.result_row import new_result
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
-from inference.covid.pipeline import Pipeline
 from inference.errors import CorruptInstance
 from inference.finding import ModelIdentity
 from storage import audit, jobs, results, series, study_results
@@ -48,7 +48,7 @@ class Worker:
         self.files = files
         self.device = device
         self.name = f"{device}:{threading.get_native_id()}"
-        self._pipelines: dict[str, Pipeline] = {}
+        self._models: dict[str, OpenModel] = {}
         self._in_hand: ClaimedJob | None = None
         self._read_ahead = ReadAhead(database, files, settings.worker.read_ahead_mb << 20)
 
@@ -126,17 +126,17 @@ class Worker:
         if series.instances_digest(instances) != job.instances_digest:
             raise StaleLease(f"job {job.job_id}: the series has changed since it was queued")
         loaded = self._load(job, instances)
-        pipeline = self._pipeline(job)
-        analysis = analyse_loaded(loaded, pipeline, own=self.settings.report)
+        model = self._model(job)
+        analysis = analyse_loaded(loaded, model, own=self.settings.report)
         if job.shadow:
-            self._commit(job, analysis, pipeline.identity, ResultObjects())
+            self._commit(job, analysis, model.identity, ResultObjects())
             return
         committed = False
         while not committed:
             with self.database.read() as tx:
                 others = study_results.others(tx, job.series_pk)
-            said, built = self._built(job, analysis, instances, previous, pipeline, others)
-            committed = self._commit(job, said, pipeline.identity, built, others)
+            said, built = self._built(job, analysis, instances, previous, model, others)
+            committed = self._commit(job, said, model.identity, built, others)
 
     def _built(
         self,
@@ -144,7 +144,7 @@ class Worker:
         analysis: Analysis,
         instances: Sequence[StoredInstance],
         previous: PreviousResult | None,
-        pipeline: Pipeline,
+        model: OpenModel,
         others: Sequence[StandingResult],
     ) -> tuple[Analysis, ResultObjects]:
         """The result and its objects; a refusal if no report can be made of the headers of analysed images.
@@ -152,11 +152,11 @@ class Worker:
         others: what stands for the other series of the study.
         """
         paths = [self.files.absolute(instance.path) for instance in instances]
-        models_dir, card = self.settings.models_dir, pipeline.card
+        models_dir, card = self.settings.models_dir, model.card
         build = partial(
             report_objects,
             paths=paths,
-            model=pipeline.identity,
+            model=model.identity,
             settings=self.settings,
             study=study_statement.of_stored(self.database, self.files, models_dir, job, paths, card, others),
             instances_digest=job.instances_digest,
@@ -236,12 +236,12 @@ class Worker:
             (allowed if may_leave else withheld).append(destination.name)
         return allowed, withheld
 
-    def _pipeline(self, job: ClaimedJob) -> Pipeline:
-        if job.model.digest not in self._pipelines:
+    def _model(self, job: ClaimedJob) -> OpenModel:
+        if job.model.digest not in self._models:
             # At most the reporting and the shadow model: the weights of former ones do not stay in memory.
-            kept = list(self._pipelines.items())[-1:] if self.settings.model.shadow else []
-            self._pipelines = dict([*kept, (job.model.digest, open_model(self.settings, job.model, self.device))])
-        return self._pipelines[job.model.digest]
+            kept = list(self._models.items())[-1:] if self.settings.model.shadow else []
+            self._models = dict([*kept, (job.model.digest, open_model(self.settings, job.model, self.device))])
+        return self._models[job.model.digest]
 
     def _failed(self, job: ClaimedJob, error: Exception) -> None:
         # The type and not the text: a library's message may quote patient data.

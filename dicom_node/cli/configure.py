@@ -34,13 +34,26 @@ def check(
 ) -> None:
     """Name every mistake in the configuration with its line, or its environment variable."""
     path = file or config
-    _, mistakes = read_and_check(path)
+    settings, mistakes = read_and_check(path)
     for mistake in mistakes:
         where = "environment" if path is None or mistake.key.upper().startswith(ENV_PREFIX) else path
         err.print(f"{where}: {mistake}", markup=False, soft_wrap=True)
     if mistakes:
         raise typer.Exit(DO_NOT_RESTART)
+    if settings is not None:
+        for notice in licence_notices(settings):
+            out.print(notice, markup=False, soft_wrap=True)
     out.print(f"{path or 'defaults and environment'}: no mistakes", soft_wrap=True)
+
+
+def licence_notices(settings: Settings) -> Iterator[str]:
+    """What the licences of the configured models forbid."""
+    from dicom_node.analysis.current_model import current_models
+
+    for model in current_models(settings).all:
+        card = read_card(find_model(settings.models_dir, model.name, model.version))
+        if card.non_commercial:
+            yield f"model {card.name} {card.version}: NON-COMMERCIAL USE ONLY ({card.licence})"
 
 
 def read_and_check(path: Path | None) -> tuple[Settings | None, list[Mistake]]:

@@ -28,8 +28,8 @@ from dicom_node.cli.overrides import SetOption, SettingsFileOption, settings_of
 from dicom_node.errors import NodeError
 
 if TYPE_CHECKING:
-    from inference.models.cards import Card
     from inference.training.cached import Dataset
+    from inference.training.cards import TrainingCard
     from inference.training.dataset import LabelledCase, Split
     from inference.volume.scans import Scan
 
@@ -162,18 +162,20 @@ def _split(
     )
 
 
-def _card(name: str, table: dict[str, object]) -> tuple[Card, dict[str, object]]:
+def _card(name: str, table: dict[str, object]) -> tuple[TrainingCard, dict[str, object]]:
     """The card whose preprocessing is used, with the settings' changes to its profile, and the other settings."""
-    from inference.models.cards import CARD_FILE, Profile, read_card, shipped_folder
+    from inference.models.cards import CARD_FILE, shipped_folder
+    from inference.models.profile import Profile
     from inference.models.toml_fields import build as fields_of
     from inference.models.toml_fields import plain
+    from inference.training.cards import read_training_card
     from inference.training.settings import merged
 
     folder = Path(name) if (Path(name) / CARD_FILE).is_file() else shipped_folder() / Path(name).name
     if not (folder / CARD_FILE).is_file():
         names = ", ".join(sorted(path.parent.name for path in shipped_folder().glob(f"*/{CARD_FILE}")))
         raise NodeError(f"--card {name}: neither a folder with a {CARD_FILE} nor one of: {names}")
-    card = read_card(folder)
+    card = read_training_card(folder)
     changes = table.get("profile", {})
     profile = fields_of(Profile, merged(plain(card.profile), changes), "settings.profile")
     return replace(card, profile=profile), {key: value for key, value in table.items() if key != "profile"}

@@ -26,13 +26,13 @@ from dicom_node.errors import NodeError
 
 # scikit-learn and matplotlib take seconds to import and are an extra, torch too: only this command pays for them.
 if TYPE_CHECKING:
-    from inference.covid.pipeline import Pipeline
     from inference.evaluation.assessment import Assessment
     from inference.evaluation.folder import FolderPredictions
     from inference.evaluation.metrics import ThresholdRow
     from inference.evaluation.predictions import Predictions
     from inference.evaluation.tables import ColumnNames
     from inference.finding import ModelIdentity
+    from inference.training.predicting import Pipeline
 
 DEFAULT_THRESHOLD = 0.5
 SITE_ONLY = Path("stays-at-the-site") / "predictions.csv"
@@ -73,7 +73,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap.")]
 Subgroup = Annotated[list[str] | None, typer.Option(help="A further column to split by; may be given several times.")]
 CaseColumn = Annotated[str | None, typer.Option(help="Name of the case's column, if not found.")]
 PatientColumn = Annotated[str | None, typer.Option(help="Name of the patient's column, if not found.")]
-ProbabilityColumn = Annotated[str | None, typer.Option(help="Name of P(COVID)'s column, if not found.")]
+ProbabilityColumn = Annotated[str | None, typer.Option(help="Name of the probability's column, if not found.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Name of the label's column, if not found.")]
 SkipUnusable = Annotated[bool, typer.Option("--skip-unusable", help="Go on without unusable lines, and list them.")]
 Model = Annotated[str | None, typer.Option(help="For scans: name of the model; default the node's.")]
@@ -135,7 +135,8 @@ def evaluate(
     else:
         cases = reader.read(predictions, SITE_ONLY, shadow=False)
         identity = reader.node_model(predictions)
-    in_use = threshold if threshold is not None else identity.threshold if identity else DEFAULT_THRESHOLD
+    of_card = identity.threshold if identity else None
+    in_use = next(value for value in (threshold, of_card, DEFAULT_THRESHOLD) if value is not None)
     options = Options(threshold=in_use, prevalence=prevalence, interval=interval, resamples=resamples, seed=seed,
                       subgroups=tuple(subgroup or ()), **table)  # fmt: skip
     second = reader.read(shadow, SITE_ONLY_SHADOW, shadow=True) if shadow else None
@@ -192,8 +193,8 @@ class _Reader:
 
     def pipeline(self, model: str | None, version: str | None, folder: Path | None, device: str) -> Pipeline:
         """The model to run: of a folder, of a name, or the node's."""
-        from inference.covid.loading import load_pipeline
         from inference.models.registry import find_model
+        from inference.training.predicting import load_pipeline
 
         settings = settings_from(self._config)
         found = folder or find_model(

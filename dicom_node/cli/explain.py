@@ -28,7 +28,8 @@ from storage.lookup import find_series
 
 # torch takes seconds to import: only this command pays for it.
 if TYPE_CHECKING:
-    from inference.covid.occlusion import Explanation
+    from inference.models.cards import Card
+    from inference.plug import Explanation
 
 
 def register(app: typer.Typer) -> None:
@@ -46,17 +47,19 @@ def explain(
 ) -> None:
     """Analyse one series again without each part of its lungs: does the output rest on what is marked?"""
     settings = settings_from(config)
-    from dicom_node.analysis.analyse import open_pipeline
-    from inference.covid.occlusion import explain as explain_volume
+    from dicom_node.analysis.open_model import open_current
+    from inference.plug import Explains
     from inference.volume.load import load
 
     paths = _paths_of(series, settings)
-    pipeline = open_pipeline(settings, device)
+    opened = open_current(settings, device)
+    if not isinstance(opened.loaded, Explains):
+        raise NodeError(f"model {opened.card.name} cannot show what its output rests on")
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("whole", total=None)
-        found = explain_volume(pipeline, load(paths), lambda what: progress.update(task, description=f"without {what}"))
-    print_json(_record(found)) if json else _print(found)
+        found = opened.loaded.explain(load(paths), lambda what: progress.update(task, description=f"without {what}"))
+    print_json(_record(found, opened.card)) if json else _print(found)
 
 
 def _paths_of(series: str, settings: Settings) -> list[Path]:
@@ -84,23 +87,21 @@ def _paths_of(series: str, settings: Settings) -> list[Path]:
     return folder.whole(next(iter(folder.series)))
 
 
-def _record(found: Explanation) -> dict[str, object]:
-    finding = found.finding
+def _record(found: Explanation, card: Card) -> dict[str, object]:
     return {
-        "probability": finding.probability,
+        "probability": found.probability,
         "log_odds": found.log_odds,
-        "threshold": finding.model.threshold,
-        "positive": finding.positive,
-        "model": f"{finding.model.name} {finding.model.version}",
+        "threshold": found.threshold,
+        "positive": found.positive,
+        "model": f"{card.name} {card.version}",
         "without": [vars(occlusion) for occlusion in found.occlusions],
     }
 
 
 def _print(found: Explanation) -> None:
-    finding = found.finding
-    threshold = finding.model.threshold
-    whole = f"{finding.probability:.4f}", f"{found.log_odds:+.2f}"
-    rows = [("nothing", "", *whole, "", _side(finding.probability, threshold))]
+    threshold = found.threshold
+    whole = f"{found.probability:.4f}", f"{found.log_odds:+.2f}"
+    rows = [("nothing", "", *whole, "", _side(found.probability, threshold))]
     for part in found.occlusions:
         output = f"{part.probability:.4f}", f"{part.log_odds:+.2f}"
         change = f"{part.log_odds - found.log_odds:+.2f}"

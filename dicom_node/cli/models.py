@@ -1,22 +1,14 @@
-"""models import, models publish, models show and models list."""
+"""models import, publish, list, show and check."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dicom_node.cli.common import (
-    ConfigOption,
-    JsonOption,
-    database_of,
-    out,
-    print_json,
-    print_rows,
-    say,
-    settings_from,
-)
+from dicom_node.cli.common import ConfigOption, JsonOption, database_of, out, print_json, print_rows, say, settings_from
+from dicom_node.errors import NodeError
 
-group = typer.Typer(no_args_is_help=True, help="Import, publish, show and list models.")
+group = typer.Typer(no_args_is_help=True, help="Import, publish, list and check models.")
 
 
 def register(app: typer.Typer) -> None:
@@ -39,10 +31,15 @@ def import_(
     settings = settings_from(config)
     import time
 
-    from inference.covid.weights import import_authors
+    from inference.models.kinds import kind_of_former_cards, plug_of
+    from inference.plug import Imports
     from storage import audit
 
-    card = import_authors(unet, decovnet, settings.models_dir, allow_unverified=allow_unverified)
+    plug = plug_of(kind_of_former_cards())
+    if not isinstance(plug, Imports):
+        raise NodeError("this kind of model has no files to import")
+    files = {"unet": unet, "decovnet": decovnet}
+    card = plug.import_files(files, settings.models_dir, allow_unverified=allow_unverified)
     identity = card.identity()
     with database_of(settings, create=True).transaction() as tx:
         detail = {
@@ -54,9 +51,11 @@ def import_(
         audit.append(tx, time.time(), "model.imported", outcome="IMPORTED", detail=detail)
     if json:
         print_json(detail)
-    else:
-        state = "verified" if identity.verified else "UNVERIFIED"
-        out.print(f"imported {identity.name} {identity.version} ({state}), digest {identity.digest[:16]}", markup=False)
+        return
+    state = "verified" if identity.verified else "UNVERIFIED"
+    out.print(f"imported {identity.name} {identity.version} ({state}), digest {identity.digest[:16]}", markup=False)
+    if card.non_commercial:
+        out.print(f"licence: {card.licence}", markup=False)
 
 
 @group.command()
@@ -95,11 +94,55 @@ def publish(
     with database_of(settings, create=True).transaction() as tx:
         audit.append(tx, time.time(), "model.published", outcome="PUBLISHED", detail=detail)
     if json:
-        print_json({**detail, "unet_sha256": card.unet.sha256, "decovnet_sha256": card.decovnet.sha256})
+        digests = {f"{role}_sha256": weights.sha256 for role, weights in card.weight_files().items()}
+        print_json({**detail, **digests})
         return
     out.print(f"published {name} {version}, digest {card.digest()[:16]}", markup=False)
     if not activate:
         out.print(f'use it with [model] name = "{name}", version = "{version}"; or shadow = "{name}"', markup=False)
+
+
+@group.command("list")
+def list_(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """List the models that can be used, which of them are, and what their licences forbid."""
+    settings = settings_from(config)
+    from dicom_node.analysis.current_model import current_models
+    from inference.models.registry import list_models
+
+    used = {model.digest for model in current_models(settings).all}
+    rows = []
+    for card in list_models(settings.models_dir):
+        identity = card.identity()
+        rows.append(
+            {
+                "name": identity.name,
+                "version": identity.version,
+                "kind": card.kind,
+                "profile": identity.profile,
+                "verified": identity.verified,
+                "demonstration": identity.demonstration,
+                "non_commercial": card.non_commercial,
+                "licence": card.licence,
+                "digest": identity.digest,
+                "active": identity.digest in used,
+            }
+        )
+    if json:
+        print_json(rows)
+        return
+    columns = ("name", "version", "kind", "verified", "active", "licence")
+    print_rows("Models", columns, ([_cell(row[name]) for name in columns] for row in rows))
+    for row in rows:
+        if row["non_commercial"]:
+            out.print(f"{row['name']} {row['version']}: NON-COMMERCIAL USE ONLY ({row['licence']})", markup=False)
+
+
+def _cell(value: object) -> object:
+    return ("yes" if value else "no") if isinstance(value, bool) else value
+
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a model.")]
+VersionOption = Annotated[str | None, typer.Option(help="Its version, if several models have that name.")]
 
 
 @group.command()
@@ -114,17 +157,24 @@ def show(
     from dicom_node.analysis.figures import figures_of
     from inference.models.cards import read_card
     from inference.models.registry import find_model
+    from inference.models.toml_fields import plain
 
     wanted = (name, version) if name else (settings.model.name or None, settings.model.version or None)
     card = read_card(find_model(settings.models_dir, *wanted))
     figures = [vars(point) for point in figures_of(card, settings.models_dir)]
-    facts = {key: getattr(card, key) for key in ("title", "source", "licence", "intended_use", "threshold")}
+    facts = {
+        key: getattr(card, key)
+        for key in ("kind", "title", "source", "licence", "non_commercial", "intended_use", "threshold")
+    }
     if json:
-        print_json({"name": card.name, "version": card.version, **facts, "digest": card.digest(), "figures": figures})
+        record = {"name": card.name, "version": card.version, **facts, "digest": card.digest(), "figures": figures}
+        print_json(record | {"weights": dict(card.identity().weights), "card": plain(card)})
         return
     say(f"{card.name} {card.version}")
     for key, value in {**facts, "digest": card.digest()}.items():
         say(f"  {key.replace('_', ' '):13} {value}")
+    if card.non_commercial:
+        say("NON-COMMERCIAL USE ONLY")
     for point in figures:
         shares = f"sensitivity {point['sensitivity']:.3f}, specificity {point['specificity']:.3f}"
         say(f"At threshold {point['threshold']:g}: {shares} ({point['name']}: {point['source']})")
@@ -132,31 +182,23 @@ def show(
         say("No figures are published for it; dicom-node evaluate --adopt gives it this site's own.")
 
 
-@group.command("list")
-def list_(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """List the models that can be used, and which one is."""
+@group.command()
+def check(
+    name: NameArgument,
+    version: VersionOption = None,
+    device: Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:0", ...')] = "auto",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check a model: card, weights, licence, a run on a phantom, and the report of that run. Exit 1 if one fails."""
     settings = settings_from(config)
-    from inference.models.cards import read_card
-    from inference.models.registry import find_model, list_models
+    from dicom_node.analysis.model_check import check_model
 
-    active = read_card(
-        find_model(settings.models_dir, settings.model.name or None, settings.model.version or None)
-    ).identity()
-    rows = []
-    for card in list_models(settings.models_dir):
-        identity = card.identity()
-        rows.append(
-            {
-                "name": identity.name,
-                "version": identity.version,
-                "profile": identity.profile,
-                "verified": identity.verified,
-                "demonstration": identity.demonstration,
-                "digest": identity.digest,
-                "active": identity.digest == active.digest,
-            }
-        )
+    steps = check_model(settings, name, version, device)
     if json:
-        print_json(rows)
-    elif rows:
-        print_rows("Models", list(rows[0]), (list(row.values()) for row in rows))
+        print_json([vars(step) for step in steps])
+    else:
+        for step in steps:
+            out.print(f"{'ok  ' if step.passed else 'FAIL'} {step.what}: {step.found}", markup=False, soft_wrap=True)
+    if not all(step.passed for step in steps):
+        raise typer.Exit(1)

@@ -60,5 +60,5 @@ def adopt_evaluation(settings: Settings, assessment: Assessment, site: str) -> P
 
 def _share(interval: Interval | None, value: float | None) -> Share:
     if interval is None or value is None:
-        raise NodeError("--adopt needs cases with and without COVID-19")
+        raise NodeError("--adopt needs cases of both labels")
     return value, interval.low, interval.high

@@ -21,7 +21,7 @@ from dicom_node.cli.common import (
     zone,
 )
 from dicom_node.completion.rule import PACS_LIST
-from dicom_node.report.wording import percent
+from inference.numerals import percent
 from storage import audit, deliveries, results, study_results
 from storage import series as store
 from storage.deliveries import DeliveryState

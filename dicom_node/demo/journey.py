@@ -47,7 +47,7 @@ class Case:
     """One phantom series that is sent: lesions or not, its UIDs, and the folder of its slices."""
 
     name: str
-    covid: bool
+    lesions: bool
     series_instance_uid: str
     study_instance_uid: str
     folder: Path
@@ -55,7 +55,7 @@ class Case:
     @property
     def truth(self) -> str:
         """What is in the images."""
-        return "lesions" if self.covid else "no lesions"
+        return "lesions" if self.lesions else "no lesions"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Answer:
     @property
     def is_right(self) -> bool:
         """The report agrees with the known truth."""
-        return self.positive == self.case.covid
+        return self.positive == self.case.lesions
 
 
 def run_demo(console: Console, folder: Path) -> bool:
@@ -175,13 +175,13 @@ def _print_answers(console: Console, folder: Path, answers: list[Answer]) -> Non
 
 
 def _phantom(root: Path, name: str, seed: int) -> Case:
-    covid = name == "positive"
+    lesions = name == "positive"
     phantom = make_phantom(
-        seed, slices=SLICES, size=SIZE, lesions="mixed" if covid else "none", lesion_settings=LESIONS
+        seed, slices=SLICES, size=SIZE, lesions="mixed" if lesions else "none", lesion_settings=LESIONS
     )
     paths = write_series(phantom, root / name)
     header = dcmread(paths[0], stop_before_pixels=True)
-    return Case(name, covid, str(header.SeriesInstanceUID), str(header.StudyInstanceUID), root / name)
+    return Case(name, lesions, str(header.SeriesInstanceUID), str(header.StudyInstanceUID), root / name)
 
 
 def _environment(data_dir: Path, port: int, pacs_port: int) -> dict[str, str]:

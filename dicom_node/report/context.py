@@ -61,6 +61,7 @@ class ReportContext:
     operating_points: what the model card publishes about its thresholds.
     study: what other series of the study were reported as; None if this is its only result.
     prevalence: share of patients with the disease at this site, 0 to 1, if configured.
+    series_numbers: the objects' series are numbered from one above it; each model has numbers of its own.
     """
 
     created_at: datetime
@@ -75,6 +76,7 @@ class ReportContext:
     operating_points: tuple[OperatingPoint, ...] = ()
     prevalence: float | None = None
     study: StudyStatement | None = None
+    series_numbers: int = 9000
 
     def __post_init__(self) -> None:
         if self.created_at.tzinfo is None:

@@ -6,7 +6,6 @@ The report stands in a series of its own and adds nothing to the other.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from highdicom.sr import (
     Comprehensive3DSR,
@@ -24,27 +23,26 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
+from config.coding import BILATERAL, LUNG
 from config.headers import quiet
 from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext
-from dicom_node.report.equipment import classifier, lung_segmenter
+from dicom_node.report.equipment import algorithm_identification
 from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of
+from dicom_node.report.groups import certainty
 from dicom_node.report.regions import Region, Side, outline, regions_of
 from dicom_node.report.segmentation import is_multi_frame
 from dicom_node.report.structured_report import (
-    NODE_CODES,
-    certainty,
+    declare_schemes,
     measurement_report,
     previous_versions,
     sentences_of,
 )
-from inference.finding import Finding
+from inference.plug import Finding, FindingByCode, Segment
 from inference.volume.ct_volume import CTVolume
 
 Group = PlanarROIMeasurementsAndQualitativeEvaluations
 _LATERALITY = {Side.RIGHT: codes.RIGHT, Side.LEFT: codes.LEFT}
-# A viewer does not say that a number is a minimum: its name does.
-_OUTPUT_SHOWN = (codes.OUTPUT_SHOWN, codes.LOWEST_SHOWN, codes.HIGHEST_SHOWN)
 _LUNG_SHOWN = {Side.RIGHT: codes.RIGHT_LUNG_SHOWN, Side.LEFT: codes.LEFT_LUNG_SHOWN}
 _REGION_SHOWN = {Side.RIGHT: codes.RIGHT_REGION_SHOWN, Side.LEFT: codes.LEFT_REGION_SHOWN}
 
@@ -59,7 +57,7 @@ def build_display_report(
         return None
     for sentence in sentences_of(finding, volume, origin):
         groups[0][0].ContentSequence.append(TextContentItem(codes.COMMENT, sentence, RelationshipTypeValues.CONTAINS))
-    kind = Kind(f"display report of {len(groups)} regions", 9003, "display")
+    kind = Kind(f"display report of {len(groups)} regions", 3, "display")
     with quiet():
         report = Comprehensive3DSR(
             evidence=origin.sources,
@@ -71,72 +69,64 @@ def build_display_report(
             **identity(kind, origin),
         )
     finish(report, origin)
-    report.CodingSchemeIdentificationSequence = [NODE_CODES]
+    declare_schemes(report, [codes.PRIVATE_SCHEME])
     return report
 
 
 def _groups(finding: Finding, volume: CTVolume, origin: Origin) -> list[Group]:
-    parts, lungs = regions_of(finding, volume)
+    """None for a model that gives no certainty, or whose segments are not the lungs."""
+    stated = [one for one in finding.output.findings if one.certainty is not None]
+    lungs = [segment for segment in finding.output.segments if segment.type.is_same(LUNG)]
+    if not stated or not lungs:
+        return []
+    found = [segment for segment in finding.output.segments if segment.purpose == "finding"]
+    parts, sides = regions_of(finding, volume)
+    write = _GroupWriter(stated[0], volume, origin)
     with quiet():
         return [
-            *(_part(part, f"AI region {number}", finding, volume, origin) for number, part in enumerate(parts, 1)),
-            *(_lung(lung, finding, volume, origin) for lung in lungs),
+            *(
+                write.group(part, f"AI region {n}", _REGION_SHOWN[part.side], found[0])
+                for n, part in enumerate(parts, 1)
+            ),
+            *(write.group(side, "AI", _LUNG_SHOWN[side.side], lungs[0]) for side in sides),
         ]
 
 
-def _part(region: Region, title: str, finding: Finding, volume: CTVolume, origin: Origin) -> Group:
-    """A connected part of what drove the model."""
-    return _group(
-        region,
-        title,
-        _REGION_SHOWN[region.side],
-        finding,
-        volume,
-        origin,
-        finding_category=codes.SPATIAL_CONCEPT,
-        finding_type=codes.VISUAL_EXPLANATION,
-        algorithm_id=classifier(finding.model, origin.context),
-    )
+class _GroupWriter:
+    """Builds the groups: each is one region with the output and its volume."""
 
+    def __init__(self, finding: FindingByCode, volume: CTVolume, origin: Origin) -> None:
+        self.finding, self.volume, self.origin = finding, volume, origin
 
-def _lung(region: Region, finding: Finding, volume: CTVolume, origin: Origin) -> Group:
-    return _group(
-        region,
-        "AI",
-        _LUNG_SHOWN[region.side],
-        finding,
-        volume,
-        origin,
-        finding_category=codes.ANATOMICAL_STRUCTURE,
-        finding_type=codes.LUNG,
-        algorithm_id=lung_segmenter(finding.model, origin.context),
-    )
+    def group(self, region: Region, title: str, shown: Code, segment: Segment) -> Group:
+        """One group. shown: what a viewer writes beside the volume.  segment: that the region is a part of."""
+        model = self.origin.model
+        assert model is not None  # noqa: S101 - origin_of always names it
+        millilitres = _rounded(region.voxels * self.volume.voxel_ml, 1)
+        named = wording.titled(f"{model.words.subject} {title}, {region.side} lung, RESEARCH", model)
+        return PlanarROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=TrackingIdentifier(self.origin.uid(f"display tracking {named}"), named),
+            referenced_region=self._line(region),
+            measurements=[
+                *certainty(self.finding, codes.output_shown(model), LUNG, BILATERAL),
+                _number(shown, millilitres, codes.MILLILITRE, _LATERALITY[region.side]),
+            ],
+            qualitative_evaluations=[
+                QualitativeEvaluation(codes.concept(self.finding.concept), codes.concept(self.finding.interpretation))
+            ],
+            finding_category=codes.concept(segment.category),
+            finding_type=codes.concept(segment.type),
+            algorithm_id=algorithm_identification(model, segment.algorithm, self.origin.context),
+        )
 
-
-def _group(
-    region: Region, title: str, shown: Code, finding: Finding, volume: CTVolume, origin: Origin, **content: Any
-) -> Group:
-    """One region with the output and its volume. shown: what a viewer writes beside the volume."""
-    source = volume.slices[region.z]
-    frames = [source.frame + 1] if is_multi_frame(source.sop_class_uid) else None
-    line = ImageRegion(
-        graphic_type=GraphicTypeValues.POLYLINE,
-        graphic_data=outline(region.mask),
-        source_image=SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid, frames),
-    )
-    named = wording.titled(f"COVID-19 {title}, {region.side} lung, RESEARCH", origin.model)
-    return PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(origin.uid(f"display tracking {named}"), named),
-        referenced_region=line,
-        measurements=[
-            *certainty(finding, _OUTPUT_SHOWN, codes.BILATERAL),
-            _number(shown, _rounded(region.voxels * volume.voxel_ml, 1), codes.MILLILITRE, _LATERALITY[region.side]),
-        ],
-        qualitative_evaluations=[
-            QualitativeEvaluation(codes.COVID_19, codes.POSITIVE if finding.positive else codes.NEGATIVE)
-        ],
-        **content,
-    )
+    def _line(self, region: Region) -> ImageRegion:
+        source = self.volume.slices[region.z]
+        frames = [source.frame + 1] if is_multi_frame(source.sop_class_uid) else None
+        return ImageRegion(
+            graphic_type=GraphicTypeValues.POLYLINE,
+            graphic_data=outline(region.mask),
+            source_image=SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid, frames),
+        )
 
 
 def _number(name: Code, value: float, unit: Code, side: Code) -> Measurement:

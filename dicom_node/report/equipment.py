@@ -9,12 +9,12 @@ from highdicom.sr import (
     ObserverContext,
 )
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 
 from dicom_node.report import codes
 from dicom_node.report.context import ReportContext
 from dicom_node.report.uids import device_uid
-from dicom_node.report.wording import threshold_text
-from inference.finding import ModelIdentity
+from inference.finding import Algorithm, ModelIdentity
 
 OBSERVER_DEVICE = CodedConcept("121007", "DCM", "Device")
 
@@ -40,37 +40,37 @@ def node_uid(context: ReportContext) -> str:
     return device_uid(context.manufacturer, context.device_name, context.device_serial)
 
 
-def classifier(model: ModelIdentity, context: ReportContext) -> AlgorithmIdentification:
-    """TID 4019 of the network that gives the probability."""
+def algorithm_of(model: ModelIdentity, name: str) -> Algorithm:
+    """A part of the model by its name; if there is none of that name, its first part."""
+    named = [algorithm for algorithm in model.algorithms if algorithm.name == name]
+    return (*named, *model.algorithms, Algorithm(model.name, "Analysis"))[0]
+
+
+def family_of(algorithm: Algorithm) -> Code:
+    """CID 7162: what was trained is artificial intelligence; what was written is not."""
+    return codes.ARTIFICIAL_INTELLIGENCE if algorithm.sha256 else codes.MORPHOLOGICAL_OPERATIONS
+
+
+def algorithm_identification(model: ModelIdentity, name: str, context: ReportContext) -> AlgorithmIdentification:
+    """TID 4019 of a part of the model."""
+    algorithm = algorithm_of(model, name)
     return AlgorithmIdentification(
-        name=f"{model.name} DeCoVNet",
-        version=algorithm_version(model, model.decovnet_sha256),
+        name=algorithm_name(model, algorithm),
+        version=algorithm_version(model, algorithm.sha256),
         manufacturer=context.manufacturer,
-        parameters=[
-            f"threshold={threshold_text(model.threshold)}",
-            f"profile={model.profile}",
-            f"weights_sha256={model.decovnet_sha256}",
-            f"lung_mask_weights_sha256={model.unet_sha256}",
-            f"model_digest={model.digest}",
-        ],
-        family=codes.ARTIFICIAL_INTELLIGENCE,
+        parameters=list(algorithm.parameters) or None,
+        family=family_of(algorithm),
     )
 
 
-def lung_segmenter(model: ModelIdentity, context: ReportContext) -> AlgorithmIdentification:
-    """TID 4019 of the network that gives the lung mask."""
-    return AlgorithmIdentification(
-        name=f"{model.name} U-Net",
-        version=algorithm_version(model, model.unet_sha256),
-        manufacturer=context.manufacturer,
-        parameters=[f"profile={model.profile}", f"weights_sha256={model.unet_sha256}"],
-        family=codes.ARTIFICIAL_INTELLIGENCE,
-    )
+def algorithm_name(model: ModelIdentity, algorithm: Algorithm) -> str:
+    """The model's name and that of its part."""
+    return model.name if algorithm.name == model.name else f"{model.name} {algorithm.name}"
 
 
 def algorithm_version(model: ModelIdentity, weights_sha256: str) -> str:
-    """Version of one network: the card's, and enough of the digest to tell two sets of weights apart."""
-    return f"{model.version}+{weights_sha256[:12]}"
+    """Version of one part: the card's, and enough of the digest to tell two sets of weights apart."""
+    return f"{model.version}+{weights_sha256[:12]}" if weights_sha256 else model.version
 
 
 def contributing_equipment(
@@ -79,23 +79,19 @@ def contributing_equipment(
     """One item per algorithm, with a Device UID that changes with its weights; none if no model took part."""
     if model is None:
         return []
-    networks = (
-        ("U-Net", model.unet_sha256, "Lung mask"),
-        ("DeCoVNet", model.decovnet_sha256, "COVID-19 classification and its localisation"),
-    )
-    return [_algorithm_item(model, context, source, *network) for network in networks]
+    return [_algorithm_item(model, context, source, algorithm) for algorithm in model.algorithms]
 
 
 def _algorithm_item(
-    model: ModelIdentity, context: ReportContext, source: Dataset, network: str, sha256: str, contribution: str
+    model: ModelIdentity, context: ReportContext, source: Dataset, algorithm: Algorithm
 ) -> ContributingEquipment:
     item = ContributingEquipment(
         manufacturer=context.manufacturer[:64],
         purpose_of_reference=codes.PROCESSING_EQUIPMENT,
-        manufacturer_model_name=f"{model.name} {network}"[:64],
-        software_versions=algorithm_version(model, sha256)[:64],
+        manufacturer_model_name=algorithm_name(model, algorithm)[:64],
+        software_versions=algorithm_version(model, algorithm.sha256)[:64],
         contribution_datetime=context.created_in_zone_of(source).replace(tzinfo=None),
-        contribution_description=contribution,
+        contribution_description=algorithm.contribution,
     )
-    item.DeviceUID = device_uid(model.name, model.version, network, sha256)
+    item.DeviceUID = device_uid(model.name, model.version, algorithm.name, algorithm.sha256 or model.digest)
     return item

@@ -17,16 +17,20 @@ from dicom_node.report.equipment import contributing_equipment
 from dicom_node.report.sources import UTF_8, complete
 from dicom_node.report.uids import digest_of_uids, result_uid
 from dicom_node.report.wording import series_description
-from inference.finding import Finding, ModelIdentity
+from inference.finding import ModelIdentity
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of object: its name inside UIDs, its series number, and its name in the Series Description."""
+    """One kind of object.
+
+    name: inside UIDs.  place: of its series among the model's series numbers.  description: in the Series Description.
+    """
 
     name: str
-    series_number: int
+    place: int
     description: str
 
 
@@ -78,7 +82,7 @@ def identity(kind: Kind, origin: Origin) -> dict[str, Any]:
     created = context.created_in_zone_of(origin.first).replace(tzinfo=None)
     return {
         "series_instance_uid": origin.uid(f"{kind.name} series"),
-        "series_number": kind.series_number,
+        "series_number": context.series_numbers + kind.place,
         "sop_instance_uid": origin.uid(kind.name),
         "instance_number": context.revision,
         "manufacturer": context.manufacturer[:64],

@@ -14,9 +14,10 @@ from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext
 from dicom_node.report.equipment import OBSERVER_DEVICE, node_uid
 from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of
+from dicom_node.report.planes import mask_of
 from dicom_node.report.segmentation import is_multi_frame
 from dicom_node.report.sources import complete
-from inference.finding import Finding
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume, SourceSlice
 
 MOST_IMAGES = 5
@@ -44,7 +45,7 @@ def build_key_images(finding: Finding, volume: CTVolume, sources: Sequence[Datas
         selection = KeyObjectSelectionDocument(
             evidence=_with_patient(chosen, origin),
             content=content,
-            **identity(Kind("key images", 9005, "key images"), origin),
+            **identity(Kind("key images", 5, "key images"), origin),
         )
     _repair(selection, slices)
     finish(selection, origin)
@@ -53,9 +54,7 @@ def build_key_images(finding: Finding, volume: CTVolume, sources: Sequence[Datas
 
 def most_affected(finding: Finding, volume: CTVolume) -> list[int]:
     """z of at most `MOST_IMAGES` slices with most voxels of the localisation, at least `APART_MM` apart, ascending."""
-    if finding.localisation is None:
-        return []
-    area = np.count_nonzero(finding.localisation, axis=(1, 2))
+    area = np.count_nonzero(mask_of(finding, "finding", volume), axis=(1, 2))
     apart = math.ceil(APART_MM / volume.spacing_mm[0])
     chosen: list[int] = []
     for z in np.argsort(-area, kind="stable"):

@@ -6,7 +6,7 @@ from pydicom.multival import MultiValue
 from dicom_node.report import wording
 from dicom_node.report.frame import Origin
 from dicom_node.report.values import text_of
-from inference.finding import Finding
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume
 
 
@@ -42,8 +42,8 @@ def _number(value: object) -> float | None:
 def verdict_slices(finding: Finding, volume: CTVolume, origin: Origin) -> str:
     """Which slices the output was computed from, in a sentence; empty if it was all of them."""
     count = len(volume.slices)
-    if finding.verdict_slices is None or finding.verdict_slices == (0, count - 1):
+    if finding.output.slices is None or finding.output.slices == (0, count - 1):
         return ""
-    low, high = finding.verdict_slices
+    low, high = finding.output.slices
     names = slice_name(volume, origin, low), slice_name(volume, origin, high)
     return wording.verdict_slices(high - low + 1, count, *names)

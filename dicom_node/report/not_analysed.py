@@ -43,7 +43,7 @@ def build_not_analysed(
     completed = [complete(sources[0]), *sources[1:]]
     origin = Origin(completed, context, model)
     # Another reason is another report, even on the same instances.
-    kind = Kind(f"not analysed: {refusal.code}: {refusal.sentence}", 9001, "not analysed")
+    kind = Kind(f"not analysed: {refusal.code}: {refusal.sentence}", 1, "not analysed")
     with quiet():
         report = EnhancedSR(
             evidence=completed,

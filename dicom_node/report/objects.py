@@ -10,7 +10,7 @@ from dicom_node.report.key_images import build_key_images, most_affected
 from dicom_node.report.segmentation import build_segmentation, segments_of
 from dicom_node.report.structured_report import build_report
 from dicom_node.report.summary import build_summary
-from inference.finding import Finding
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume
 from storage.object_kinds import ObjectKind
 
@@ -36,7 +36,7 @@ def build_all(
     if unknown:
         raise ValueError(f"kinds: {sorted(unknown)} unknown; there are {', '.join(KINDS)}")
     segmentation = None
-    if ObjectKind.SEGMENTATION in kinds and segments_of(finding):
+    if ObjectKind.SEGMENTATION in kinds and segments_of(finding.output):
         segmentation = build_segmentation(finding, volume, sources, context)
     built: list[tuple[ObjectKind, Dataset]] = []
     if ObjectKind.REPORT in kinds:

@@ -12,7 +12,8 @@ from dicom_node.report.naming import slice_name, values_of
 from dicom_node.report.page_words import AMBER, GREY, WHITE
 from dicom_node.report.planes import LUNG_COLOUR, REGION_COLOUR, Anatomy, axial, coronal, lung_box, sagittal
 from dicom_node.report.typesetting import Box, Colour, paragraphs_in, text
-from inference.finding import Finding
+from inference.numerals import percent
+from inference.plug import Finding, FindingByCode
 from inference.volume.ct_volume import CTVolume
 
 SIZE_PX = (1024, 768)
@@ -56,7 +57,7 @@ def draw_page(finding: Finding, volume: CTVolume, anatomy: Anatomy, origin: Orig
     """The page as an RGB image."""
     image = Image.new("RGB", SIZE_PX, BACKGROUND)
     page = Page(image, ImageDraw.Draw(image), finding, volume, anatomy, origin)
-    draw_header(page.draw, origin, "COVID-19 chest CT, AI summary")
+    draw_header(page.draw, origin, f"{finding.model.words.subject} chest CT, AI summary")
     top = HEADER_PX
     _column(page, Box(_EDGE_PX, top + 10, _COLUMN_PX - _EDGE_PX, SIZE_PX[1] - top - 16))
     left, width = _COLUMN_PX + 12, SIZE_PX[0] - _COLUMN_PX - 20
@@ -88,33 +89,46 @@ def draw_header(draw: ImageDraw.ImageDraw, origin: Origin, title: str) -> None:
 
 def _column(page: Page, box: Box) -> None:
     """The result in words, from top to bottom."""
-    finding, draw = page.finding, page.draw
-    threshold = finding.model.threshold
-    colour = _colour(finding)
-    text(draw, (box.x, box.y), "Model output for COVID-19", 16, GREY, box.width)
-    shown = wording.percent(finding.probability, threshold)
+    stated = [one for one in page.finding.output.findings if one.certainty is not None]
+    used = _output(page.draw, box, stated[0]) if stated else 0
+    rest = Box(box.x, box.y + used, box.width, box.height - used)
+    paragraphs_in(page.draw, rest, page_words.paragraphs(page.finding, page.volume, page.origin))
+
+
+def _output(draw: ImageDraw.ImageDraw, box: Box, finding: FindingByCode) -> int:
+    """The certainty in large figures, its side of the threshold, and a bar. Returns the height used, pixels."""
+    colour, threshold = _colour(finding), finding.threshold
+    text(draw, (box.x, box.y), f"Model output for {finding.concept.meaning}", 16, GREY, box.width)
+    shown = percent(finding.certainty or 0.0, threshold)
     text(draw, (box.x, box.y + 20), f"{shown} %", 46 if len(shown) < 7 else 34, colour, box.width)
     if finding.unstable is not None:
         span = wording.span(finding.unstable, threshold)
         text(draw, (box.x + box.width, box.y + 40), span, 22, AMBER, box.width // 2, anchor="ra")
-    side = "POSITIVE: at or above" if finding.positive else "NEGATIVE: below"
-    text(draw, (box.x, box.y + 78), f"{side} threshold {100 * threshold:.10g} %", 17, colour, box.width)
+    text(draw, (box.x, box.y + 78), _side(finding), 17, colour, box.width)
     _gauge(draw, Box(box.x, box.y + 104, box.width, 14), finding)
-    rest = Box(box.x, box.y + 134, box.width, box.height - 134)
-    paragraphs_in(draw, rest, page_words.paragraphs(finding, page.volume, page.origin))
+    return 134
 
 
-def _colour(finding: Finding) -> Colour:
+def _side(finding: FindingByCode) -> str:
+    words = finding.interpretation.meaning.upper()
+    if finding.threshold is None or finding.positive is None:
+        return words
+    side = "at or above" if finding.positive else "below"
+    return f"{words}: {side} threshold {100 * finding.threshold:.10g} %"
+
+
+def _colour(finding: FindingByCode) -> Colour:
     return _POSITIVE if finding.positive else _NEGATIVE
 
 
-def _gauge(draw: ImageDraw.ImageDraw, box: Box, finding: Finding) -> None:
+def _gauge(draw: ImageDraw.ImageDraw, box: Box, finding: FindingByCode) -> None:
     """The output as a bar from 0 to 100 % with the threshold marked."""
     draw.rectangle((box.x, box.y, box.x + box.width, box.y + box.height), outline=_FAINT)
-    end = box.x + round(finding.probability * box.width)
+    end = box.x + round((finding.certainty or 0.0) * box.width)
     draw.rectangle((box.x, box.y, end, box.y + box.height), fill=_colour(finding))
-    mark = box.x + round(finding.model.threshold * box.width)
-    draw.line((mark, box.y - 5, mark, box.y + box.height + 5), fill=WHITE, width=2)
+    if finding.threshold is not None:
+        mark = box.x + round(finding.threshold * box.width)
+        draw.line((mark, box.y - 5, mark, box.y + box.height + 5), fill=WHITE, width=2)
 
 
 def _planes(page: Page, box: Box) -> None:
@@ -145,9 +159,9 @@ def place(sheet: Image.Image, image: Image.Image, box: Box, left_side: str, righ
 
 def _legend(page: Page, x: int, y: int) -> None:
     anatomy = page.anatomy
-    entries = [(LUNG_COLOUR, "lungs as found by the U-Net")]
+    entries = [(LUNG_COLOUR, words) for words in _legends(page.finding, "anatomy")]
     if anatomy.region is not None:
-        entries.append((REGION_COLOUR, "what drove the model, not a lesion boundary"))
+        entries += [(REGION_COLOUR, words) for words in _legends(page.finding, "finding")]
     elif anatomy.heat is None:
         entries.append((_FAINT, "no region: planes through the middle of the lungs"))
     elif anatomy.shows_hottest:
@@ -158,6 +172,13 @@ def _legend(page: Page, x: int, y: int) -> None:
         page.draw.rectangle((x, y + 3, x + 14, y + 15), outline=colour, width=2)
         text(page.draw, (x + 20, y), words, 15, GREY, 420)
         x += 20 + round(page.draw.textlength(words, font=bundled(15))) + 24
+
+
+def _legends(finding: Finding, purpose: str) -> list[str]:
+    """What the outlines of one colour are called."""
+    found = [one for one in finding.output.segments if one.purpose == purpose and one.mask.any()]
+    found = found or [one for one in finding.output.segments if one.purpose == purpose]
+    return [", ".join(one.legend or one.label or one.title for one in found)] if found else []
 
 
 def _strip(page: Page, box: Box) -> None:
@@ -182,7 +203,7 @@ def _strip(page: Page, box: Box) -> None:
 
 def _counts(page: Page, plane: int) -> bool:
     """Whether the output was computed from this axial plane, among others."""
-    counted = page.finding.verdict_slices
+    counted = page.finding.output.slices
     return counted is None or counted[0] <= page.source_slice(plane) <= counted[1]
 
 

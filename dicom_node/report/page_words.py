@@ -1,14 +1,12 @@
 """What the summary page says beside its pictures."""
 
-import numpy as np
-
 from dicom_node.report import wording
 from dicom_node.report.frame import Origin
 from dicom_node.report.naming import acquisition, verdict_slices
 from dicom_node.report.planes import REGION_COLOUR
 from dicom_node.report.study_words import study_statement
 from dicom_node.report.typesetting import Paragraph
-from inference.finding import Finding
+from inference.plug import Finding, Line, Measurement, Output
 from inference.volume.ct_volume import CTVolume
 
 WHITE = (240, 240, 240)
@@ -16,18 +14,18 @@ GREY = (165, 165, 165)
 AMBER = (255, 190, 60)
 
 
+_TONES = {"plain": (15, WHITE), "caution": (14, AMBER), "finding": (15, REGION_COLOUR)}
+
+
 def paragraphs(finding: Finding, volume: CTVolume, origin: Origin) -> list[Paragraph]:
     """From what the number means down to what made it."""
+    caution = finding.model.words.caution
+    unstable = [wording.unstable(one) for one in finding.output.findings]
     return [
-        *((words, 15, AMBER) for words in (study_statement(finding, origin), wording.unstable(finding)) if words),
-        (
-            "How sure the model is, not the probability of the disease. Other lung diseases can score as high.",
-            14,
-            AMBER,
-        ),
-        (_published(finding, origin), 14, WHITE),
-        (_lungs(finding), 15, WHITE),
-        *_region(finding, volume),
+        *((words, 15, AMBER) for words in (study_statement(finding, origin), *unstable) if words),
+        *([(caution, 14, AMBER)] if caution else []),
+        *([(_published(finding, origin), 14, WHITE)] if finding.model.threshold is not None else []),
+        *((line.text, *_TONES[line.tone]) for line in finding.output.lines or _measured(finding.output)),
         (_analysed(volume, origin), 14, GREY),
         *([(verdict, 14, WHITE)] if (verdict := verdict_slices(finding, volume, origin)) else []),
         *([(wording.part_analysed(volume.part), 14, AMBER)] if volume.part else []),
@@ -37,30 +35,24 @@ def paragraphs(finding: Finding, volume: CTVolume, origin: Origin) -> list[Parag
     ]
 
 
+def _measured(output: Output) -> list[Line]:
+    """The measurements, one a line, for a model that gives no lines; then its remarks."""
+    lines = [Line(measured_text(one)) for one in output.measurements]
+    return [*lines, *(Line(remark, "caution") for remark in output.remarks)]
+
+
+def measured_text(measured: Measurement) -> str:
+    """A measurement in words: what, where, and the number with its unit."""
+    parts = (measured.site, measured.laterality, measured.topography, measured.derivation)
+    words = [measured.concept.meaning, *(code.meaning for code in parts if code is not None)]
+    return f"{', '.join(words)}: {measured.value:.{measured.decimals}f} {measured.unit.value}"
+
+
 def _published(finding: Finding, origin: Origin) -> str:
     model, context = finding.model, origin.context
     point = [p for p in context.operating_points if p.threshold == model.threshold][:1]
     sentences = wording.operating_points(point, model.threshold, context.prevalence)
     return " ".join(sentences) or "No operating point is published for this model."
-
-
-def _lungs(finding: Finding) -> str:
-    lungs = f"Lungs {finding.lung_volume_ml:.0f} mL"
-    if finding.left_lung_ml > 0 or finding.right_lung_ml > 0:
-        lungs += f" (right {finding.right_lung_ml:.0f}, left {finding.left_lung_ml:.0f})"
-    return lungs
-
-
-def _region(finding: Finding, volume: CTVolume) -> list[Paragraph]:
-    if finding.localisation is None:
-        return []
-    if not finding.localisation.any():
-        return [(wording.nothing_localised(finding), 14, AMBER)]
-    words = f"Region that drove the model {np.count_nonzero(finding.localisation) * volume.voxel_ml:.0f} mL"
-    inside, lungs = (int(np.count_nonzero(m)) for m in (finding.localisation & finding.lung_mask, finding.lung_mask))
-    if lungs:
-        words += f", {wording.share(inside, lungs)} % of the lungs"
-    return [(words + ". Not a lesion boundary.", 15, REGION_COLOUR)]
 
 
 def _analysed(volume: CTVolume, origin: Origin) -> str:
@@ -71,15 +63,17 @@ def _analysed(volume: CTVolume, origin: Origin) -> str:
 
 def _checks(finding: Finding) -> str:
     return "Checks passed: " + (
-        ", ".join(wording.check_name(check.code) for check in finding.checks) or "none recorded"
+        ", ".join(wording.check_name(check.code) for check in finding.output.checks) or "none recorded"
     )
 
 
 def _model(finding: Finding) -> str:
     model = finding.model
+    parts = [f"Model {model.name} {model.version}", f"profile {model.profile}" if model.profile else ""]
+    digests = " / ".join(one.sha256[:8] for one in model.algorithms if one.sha256)
     verified = "" if model.verified else " (not verified)"
-    digests = f"weights {model.unet_sha256[:8]} / {model.decovnet_sha256[:8]}{verified}"
-    return f"Model {model.name} {model.version}, profile {model.profile}, {digests}"
+    parts.append(f"weights {digests}{verified}" if digests else "")
+    return ", ".join(filter(None, parts))
 
 
 def made_by(origin: Origin) -> str:

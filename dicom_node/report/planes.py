@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-from inference.finding import Finding
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume
 
 WINDOW_HU = (-1350.0, 150.0)
@@ -21,7 +21,7 @@ MARGIN_MM = 15.0
 LUNG_COLOUR = (64, 200, 255)
 REGION_COLOUR = (255, 150, 0)
 _LEAST_HEAT = 0.15
-"""Share of the heat's maximum that is shown: what the localisation is cut at (`inference.covid.localisation.HOT`)."""
+"""Share of the heat's maximum that is shown: what the first model's localisation is cut at."""
 
 Array = npt.NDArray[np.generic]
 
@@ -76,14 +76,24 @@ def turn_of(affine: npt.NDArray[np.float64]) -> Turn:
     )
 
 
+def mask_of(finding: Finding, purpose: str, volume: CTVolume) -> npt.NDArray[np.bool_]:
+    """All segments of a purpose together, bool (Z, Y, X)."""
+    masks = [segment.mask for segment in finding.output.segments if segment.purpose == purpose]
+    if len(masks) == 1:
+        return masks[0]
+    together = np.zeros(volume.hu.shape, bool)
+    for mask in masks:
+        together |= mask
+    return together
+
+
 def anatomy_of(finding: Finding, volume: CTVolume) -> Anatomy:
     """The finding's arrays turned for display, and the voxel to show."""
     turn = turn_of(volume.affine)
-    lungs = turn.view(finding.lung_mask).astype(bool, copy=False)
-    has_region = finding.localisation is not None and bool(finding.localisation.any())
-    region = turn.view(finding.localisation).astype(bool, copy=False) if has_region else None  # type: ignore[arg-type]
-    has_heat = finding.heat is not None and bool(finding.heat.any())
-    heat = turn.view(finding.heat).astype(np.uint8, copy=False) if has_heat else None  # type: ignore[arg-type]
+    lungs = turn.view(mask_of(finding, "anatomy", volume)).astype(bool, copy=False)
+    found, given = mask_of(finding, "finding", volume), finding.output.heat
+    region = turn.view(found).astype(bool, copy=False) if found.any() else None
+    heat = turn.view(given).astype(np.uint8, copy=False) if given is not None and given.any() else None
     spacing = tuple(volume.spacing_mm[axis] for axis in turn.axes)
     return Anatomy(
         hu=turn.view(volume.hu).astype(np.int16, copy=False),

@@ -39,7 +39,8 @@ def draw_refusal_page(
     """The page as an RGB image. volume: upright, like the evidence.  anatomy: see `refused_anatomy`."""
     image = Image.new("RGB", SIZE_PX, BACKGROUND)
     page = RefusalPage(image, ImageDraw.Draw(image), refusal, evidence, volume, anatomy, origin)
-    draw_header(page.draw, origin, "COVID-19 chest CT, not analysed")
+    subject = "Chest" if origin.model is None else origin.model.words.subject
+    draw_header(page.draw, origin, f"{subject} chest CT, not analysed")
     column = Box(_EDGE_PX, HEADER_PX + 10, _COLUMN_PX - _EDGE_PX, SIZE_PX[1] - HEADER_PX - 16)
     text(page.draw, (column.x, column.y), "NOT ANALYSED", 34, AMBER, column.width)
     below = Box(column.x, column.y + 52, column.width, column.height - 52)

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from dicom_node.report.planes import turn_of
-from inference.finding import Finding
+from dicom_node.report.planes import mask_of, turn_of
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume
 
 MOST_FINDINGS = 8
@@ -42,10 +42,11 @@ def regions_of(finding: Finding, volume: CTVolume) -> tuple[list[Region], list[R
     Each is on a slice of its own as long as there are slices, so that no label covers another.
     """
     taken: set[int] = set()
-    middle = _Middle(finding.lung_mask, volume)
-    found = [] if finding.localisation is None else _parts(finding.localisation)
+    both = mask_of(finding, "anatomy", volume)
+    middle = _Middle(both, volume)
+    found = _parts(mask_of(finding, "finding", volume))
     shown = [_region(part, middle.side_of(part), taken) for part in found[:MOST_FINDINGS]]
-    lungs = ((side, middle.half(finding.lung_mask, side)) for side in Side)
+    lungs = ((side, middle.half(both, side)) for side in Side)
     return shown, [_region(lung, side, taken) for side, lung in lungs if lung.any()]
 
 

@@ -1,4 +1,4 @@
-"""Lung mask and localisation -> DICOM Segmentation, registered to the source frames.
+"""A finding's segments -> DICOM Segmentation, registered to the source frames.
 
 Written frame by frame rather than through highdicom's constructor, which cannot refer to several multi-frame
 sources or to frames in another order, insists that every header states the orientation in the same digits, and
@@ -6,7 +6,6 @@ takes several seconds for two segments.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,66 +14,24 @@ from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
-from pydicom.sr.coding import Code
 from pydicom.uid import EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage, SegmentationStorage
 from pydicom.valuerep import DSfloat
 
 from config.headers import quiet
 from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext
-from dicom_node.report.equipment import algorithm_version
+from dicom_node.report.equipment import algorithm_name, algorithm_of, algorithm_version, family_of
 from dicom_node.report.frame import Kind, Origin, new_object, origin_of
-from inference.finding import Finding
+from inference.plug import Finding, Output, Segment
 from inference.volume.ct_volume import CTVolume, SourceSlice
 
-LUNGS = "Lungs"
-REGION = "What drove the model"
-_LUNG_COLOUR = CIELabColor(70.0, -25.0, -25.0)
-_REGION_COLOUR = CIELabColor(65.0, 45.0, 60.0)
+_COLOURS = ((70.0, -25.0, -25.0), (65.0, 45.0, 60.0), (75.0, -40.0, 50.0), (60.0, 50.0, -40.0), (85.0, 0.0, 70.0))
+"""CIELab of segments whose model gives none."""
 
 
-@dataclass(frozen=True)
-class Segment:
-    """One segment: its title inside the node, how it is labelled, its codes, its network and its mask (Z, Y, X)."""
-
-    title: str
-    label: str
-    category: Code
-    property_type: Code
-    network: str
-    weights_sha256: str
-    colour: CIELabColor
-    mask: npt.NDArray[np.bool_]
-
-
-def segments_of(finding: Finding) -> list[Segment]:
-    """The segments that have voxels: the lungs first, then the localisation if there is one."""
-    model = finding.model
-    lungs = Segment(
-        LUNGS,
-        LUNGS,
-        codes.ANATOMICAL_STRUCTURE,
-        codes.LUNG,
-        "U-Net",
-        model.unet_sha256,
-        _LUNG_COLOUR,
-        finding.lung_mask,
-    )
-    found = [lungs]
-    if finding.localisation is not None:
-        found.append(
-            Segment(
-                REGION,
-                "What drove the model, no lesion boundary",
-                codes.SPATIAL_CONCEPT,
-                codes.VISUAL_EXPLANATION,
-                "DeCoVNet",
-                model.decovnet_sha256,
-                _REGION_COLOUR,
-                finding.localisation,
-            )
-        )
-    return [segment for segment in found if segment.mask.any()]
+def segments_of(output: Output) -> list[Segment]:
+    """The segments that have voxels, in the model's order."""
+    return [segment for segment in output.segments if segment.mask.any()]
 
 
 def build_segmentation(
@@ -85,15 +42,15 @@ def build_segmentation(
     Raises ValueError when no mask has a voxel, or one is not on the grid of the volume.
     """
     origin = origin_of(finding, volume, sources, context)
-    segments = segments_of(finding)
+    segments = segments_of(finding.output)
     if not segments:
-        raise ValueError("lung_mask: there is nothing to segment")
+        raise ValueError("segments: there is nothing to segment")
     for segment in segments:
         if segment.mask.shape != volume.hu.shape:
             raise ValueError(f"{segment.title}: the mask is not on the grid of the volume")
     planes = [np.flatnonzero(segment.mask.any(axis=(1, 2))) for segment in segments]
     # Other segments make another instance, under a UID of its own.
-    kind = Kind(f"segmentation of {', '.join(segment.title for segment in segments)}", 9002, "segments")
+    kind = Kind(f"segmentation of {', '.join(segment.title for segment in segments)}", 2, "segments")
     seg = new_object(SegmentationStorage, "SEG", kind, origin, content_qualification="RESEARCH")
     _describe(seg, segments, origin)
     _add_frame_of_reference(seg, origin)
@@ -107,36 +64,48 @@ def build_segmentation(
 
 
 def _describe(seg: Dataset, segments: Sequence[Segment], origin: Origin) -> None:
-    overlap = len(segments) > 1 and bool((segments[0].mask & segments[1].mask).any())
+    model = origin.model
+    assert model is not None  # noqa: S101 - origin_of always names it
+    shown = model.words.segmentation or ", ".join(segment.title for segment in segments)
     seg.ImageType = ["DERIVED", "PRIMARY"]
     seg.SegmentationType = "BINARY"
-    seg.SegmentsOverlap = "YES" if overlap else "NO"
-    seg.ContentLabel = "COVID19_CT_AI"
-    seg.ContentDescription = "Research only: lungs, and what drove the model"
+    seg.SegmentsOverlap = "YES" if _overlap(segments) else "NO"
+    seg.ContentLabel = f"{codes.label(model)}_CT_AI"
+    seg.ContentDescription = f"Research only: {shown}"[:64]
     seg.ContentCreatorName = ""
     with quiet():
         seg.SegmentSequence = [_segment_item(number, segment, origin) for number, segment in enumerate(segments, 1)]
 
 
+def _overlap(segments: Sequence[Segment]) -> bool:
+    """Whether any voxel is in two segments."""
+    taken = segments[0].mask.copy()
+    for segment in segments[1:]:
+        if (taken & segment.mask).any():
+            return True
+        taken |= segment.mask
+    return False
+
+
 def _segment_item(number: int, segment: Segment, origin: Origin) -> SegmentDescription:
     model = origin.model
     assert model is not None  # noqa: S101 - origin_of always names it
-    title = wording.titled(segment.title, model)
+    title, algorithm = wording.titled(segment.title, model), algorithm_of(model, segment.algorithm)
     return SegmentDescription(
         segment_number=number,
-        segment_label=segment.label,
-        segmented_property_category=segment.category,
-        segmented_property_type=segment.property_type,
+        segment_label=(segment.label or segment.title)[:64],
+        segmented_property_category=codes.concept(segment.category),
+        segmented_property_type=codes.concept(segment.type),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=AlgorithmIdentificationSequence(
-            name=f"{model.name} {segment.network}"[:64],
-            family=codes.ARTIFICIAL_INTELLIGENCE,
-            version=algorithm_version(model, segment.weights_sha256)[:64],
+            name=algorithm_name(model, algorithm)[:64],
+            family=family_of(algorithm),
+            version=algorithm_version(model, algorithm.sha256)[:64],
             source=origin.context.manufacturer[:64],
         ),
         tracking_uid=origin.tracking_uid(segment.title),
         tracking_id=title,
-        display_color=segment.colour,
+        display_color=CIELabColor(*(segment.colour_lab or _COLOURS[(number - 1) % len(_COLOURS)])),
     )
 
 

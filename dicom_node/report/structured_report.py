@@ -4,23 +4,18 @@ With a segmentation its groups are TID 1411 and refer to segments; without one t
 would fail validation.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import (
     CodeContentItem,
     CodedConcept,
     Comprehensive3DSR,
     ContentSequence,
-    FindingSite,
-    Measurement,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
     PlanarROIMeasurementsAndQualitativeEvaluations,
-    QualitativeEvaluation,
     ReferencedSegment,
     RelationshipTypeValues,
     SourceSeriesForSegmentation,
@@ -30,21 +25,20 @@ from highdicom.sr import (
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
 from pydicom.dataset import Dataset
-from pydicom.sr.coding import Code
 
 from config.headers import quiet
 from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext, StudyStatement
-from dicom_node.report.equipment import classifier, lung_segmenter, observer
+from dicom_node.report.equipment import observer
 from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of
+from dicom_node.report.groups import groups_of
 from dicom_node.report.naming import acquisition, verdict_slices
-from dicom_node.report.segmentation import LUNGS, REGION, segments_of
+from dicom_node.report.segmentation import segments_of
 from dicom_node.report.study_words import study_statement
 from dicom_node.report.values import printable
-from inference.finding import Finding
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume
 
-CLASSIFICATION = "COVID-19 classification"
 NODE_CODES = CodingSchemeIdentificationItem(codes.PRIVATE_SCHEME, name=codes.PRIVATE_SCHEME_NAME)
 
 Group = (
@@ -65,10 +59,7 @@ def build_report(
 
     sources: headers of the volume's instances, see `read_sources`.
     segmentation: of the same finding, see `build_segmentation`; its segments carry the groups of the report.
-    Raises ValueError when the probability is not a number from 0 to 1.
     """
-    if not (math.isfinite(finding.probability) and 0 <= finding.probability <= 1):
-        raise ValueError("probability: expected a number from 0 to 1")
     origin = origin_of(finding, volume, sources, context)
     kind = _kind(segmentation)
     with quiet():
@@ -82,9 +73,20 @@ def build_report(
             **identity(kind, origin),
         )
     finish(report, origin)
-    if segmentation is not None:
-        report.CodingSchemeIdentificationSequence = [NODE_CODES]
+    own = [] if segmentation is None else [codes.PRIVATE_SCHEME]
+    declare_schemes(report, own)
     return report
+
+
+def declare_schemes(report: Dataset, schemes: Sequence[str]) -> None:
+    """Name the private coding schemes: these, and all that the report uses."""
+    used = (str(element.value) for element in report.iterall() if element.keyword == "CodingSchemeDesignator")
+    private = dict.fromkeys([*schemes, *(scheme for scheme in used if scheme.startswith("99"))])
+    if private:
+        report.CodingSchemeIdentificationSequence = [
+            NODE_CODES if scheme == codes.PRIVATE_SCHEME else CodingSchemeIdentificationItem(scheme, name=scheme)
+            for scheme in private
+        ]
 
 
 def measurement_report(groups: Sequence[Group], context: ReportContext) -> Dataset:
@@ -119,24 +121,22 @@ def _earlier_reports(context: ReportContext) -> list[Dataset]:
 def _kind(segmentation: Dataset | None) -> Kind:
     """Other references make another instance, under a UID of its own."""
     name = "report" if segmentation is None else f"report on {segmentation.SOPInstanceUID}"
-    return Kind(name, 9001, "report")
+    return Kind(name, 1, "report")
 
 
 def _groups(finding: Finding, volume: CTVolume, origin: Origin, segmentation: Dataset | None) -> list[Group]:
-    numbers = {} if segmentation is None else {s.title: n for n, s in enumerate(segments_of(finding), 1)}
+    """Without a segment of its own a group refers to the first: TID 1501 and 1411 do not mix."""
+    titles = [] if segmentation is None else [segment.title for segment in segments_of(finding.output)]
+    numbers = {title: number for number, title in enumerate(titles, 1)}
     builder = _GroupBuilder(origin, segmentation)
-    lungs = numbers.get(LUNGS)
-    sentences = sentences_of(finding, volume, origin)
-    groups = [
-        builder.build(CLASSIFICATION, lungs, sentences, classification_content(finding, origin)),
-        builder.build(LUNGS, lungs, [], lung_content(finding, origin)),
+    groups = groups_of(finding.output, origin, sentences_of(finding, volume, origin), titles)
+    built = [
+        builder.build(group.title, numbers.get(group.segment or "", 1), group.sentences, group.content)
+        for group in groups
     ]
     if origin.context.study is not None:
-        groups[0][0].ContentSequence.extend(_earlier_series(origin.context.study))
-    if REGION in numbers:
-        content = region_content(finding, volume, origin)
-        groups.append(builder.build(REGION, numbers[REGION], [wording.LOCALISATION], content))
-    return groups
+        built[0][0].ContentSequence.extend(_earlier_series(origin.context.study))
+    return built
 
 
 def _earlier_series(study: StudyStatement) -> list[UIDRefContentItem]:
@@ -154,12 +154,12 @@ class _GroupBuilder:
         self.origin = origin
         self.segmentation = segmentation
 
-    def build(self, title: str, segment: int | None, sentences: Sequence[str], content: dict[str, Any]) -> Group:
+    def build(self, title: str, segment: int, sentences: Sequence[str], content: dict[str, Any]) -> Group:
         """One group. segment: number of the segment that it is about."""
         tracking = TrackingIdentifier(self.origin.tracking_uid(title), wording.titled(title, self.origin.model))
         series_uid = str(self.origin.first.SeriesInstanceUID)
         group: Group
-        if self.segmentation is None or segment is None:
+        if self.segmentation is None:
             group = MeasurementsAndQualitativeEvaluations(tracking_identifier=tracking, **content)
             # TID 1501 has no row for the series; it is extensible.
             group[0].ContentSequence.append(
@@ -180,98 +180,22 @@ class _GroupBuilder:
         return group
 
 
-def classification_content(finding: Finding, origin: Origin) -> dict[str, Any]:
-    """What the group on the verdict holds: the certainty in percent and its interpretation."""
-    interpretation = codes.POSITIVE if finding.positive else codes.NEGATIVE
-    return {
-        "finding_category": codes.DISEASE,
-        "finding_type": codes.COVID_19,
-        "finding_sites": [FindingSite(codes.LUNG, laterality=codes.BILATERAL)],
-        "algorithm_id": classifier(finding.model, origin.context),
-        "measurements": certainty(finding, [codes.CERTAINTY] * 3),
-        "qualitative_evaluations": [QualitativeEvaluation(codes.INTERPRETATION, interpretation)],
-    }
-
-
-def certainty(finding: Finding, names: Sequence[Code], laterality: Code | None = None) -> list[Measurement]:
-    """The output in percent; if harmless changes decide its sign, also the lowest and highest that they give.
-
-    names: of the output, of the lowest and of the highest.
-    laterality: of the lungs as the measurement's own site; None if the group has one.
-    """
-    spread = finding.unstable
-    values: list[tuple[float, Code | None]] = [(finding.probability, None)]
-    if spread is not None:
-        values += [(spread.low, codes.MINIMUM), (spread.high, codes.MAXIMUM)]
-    site = None if laterality is None else [FindingSite(codes.LUNG, laterality=laterality)]
-    return [
-        _percent(name, value, finding.model.threshold, derivation, site)
-        for name, (value, derivation) in zip(names, values, strict=False)
-    ]
-
-
-def _percent(
-    name: Code, probability: float, threshold: float, derivation: Code | None, site: list[FindingSite] | None
-) -> Measurement:
-    shown = wording.coded_percent(probability, threshold)
-    measurement = Measurement(name, float(shown), codes.PERCENT, derivation=derivation, finding_sites=site)
-    # No more digits than are shown: highdicom would write 91.0. A DS holds 16 characters.
-    measurement[0].MeasuredValueSequence[0].NumericValue = shown[:16]
-    return measurement
-
-
-def lung_content(finding: Finding, origin: Origin) -> dict[str, Any]:
-    """What the group on the lungs holds: the total volume, then each side if the two could be told apart."""
-    volumes = [_volume(finding.lung_volume_ml, None)]
-    if finding.left_lung_ml > 0 or finding.right_lung_ml > 0:
-        volumes += [_volume(finding.left_lung_ml, codes.LEFT), _volume(finding.right_lung_ml, codes.RIGHT)]
-    return {
-        "finding_category": codes.ANATOMICAL_STRUCTURE,
-        "finding_type": codes.LUNG,
-        "finding_sites": [FindingSite(codes.LUNG, laterality=codes.BILATERAL)],
-        "algorithm_id": lung_segmenter(finding.model, origin.context),
-        "measurements": volumes,
-    }
-
-
-def region_content(finding: Finding, volume: CTVolume, origin: Origin) -> dict[str, Any]:
-    """What the group on the localisation holds: its volume, and the share of the lungs that it covers."""
-    assert finding.localisation is not None  # noqa: S101 - only called if its segment exists
-    lung_voxels = np.count_nonzero(finding.lung_mask)
-    measurements = [_volume(np.count_nonzero(finding.localisation) * volume.voxel_ml, None)]
-    if lung_voxels:
-        share = 100 * np.count_nonzero(finding.localisation & finding.lung_mask) / lung_voxels
-        measurements.append(Measurement(codes.SHARE_OF_LUNG, round(share, 2), codes.PERCENT))
-    return {
-        "finding_category": codes.SPATIAL_CONCEPT,
-        "finding_type": codes.VISUAL_EXPLANATION,
-        "finding_sites": [FindingSite(codes.LUNG)],
-        "algorithm_id": classifier(finding.model, origin.context),
-        "measurements": measurements,
-    }
-
-
-def _volume(millilitres: float, laterality: Code | None) -> Measurement:
-    site = None if laterality is None else [FindingSite(codes.LUNG, laterality=laterality)]
-    return Measurement(codes.VOLUME, round(float(millilitres), 1), codes.MILLILITRE, finding_sites=site)
-
-
 def sentences_of(finding: Finding, volume: CTVolume, origin: Origin) -> list[str]:
     """The texts of the group on the verdict, the warnings first."""
     model, context = finding.model, origin.context
     sentences = [
         *wording.warnings_of(model),
-        wording.verdict(finding),
-        *filter(None, [study_statement(finding, origin), wording.unstable(finding)]),
+        *finding.output.statements,
+        *filter(None, [study_statement(finding, origin), *map(wording.unstable, finding.output.findings)]),
         *wording.operating_points(context.operating_points, model.threshold, context.prevalence),
         *filter(
             None,
             [
-                wording.nothing_localised(finding),
+                *finding.output.remarks,
                 acquisition(volume, origin),
                 verdict_slices(finding, volume, origin),
                 wording.part_analysed(volume.part),
-                wording.checks_passed(finding.checks),
+                wording.checks_passed(finding.output.checks),
             ],
         ),
     ]

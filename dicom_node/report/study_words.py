@@ -2,25 +2,26 @@
 
 from dicom_node.report.context import EarlierResult, StudyStatement
 from dicom_node.report.frame import Origin
-from dicom_node.report.wording import percent
-from inference.finding import Finding
+from inference.numerals import percent
+from inference.plug import Finding, FindingByCode
 
 
 def study_statement(finding: Finding, origin: Origin) -> str:
     """What the results of the study say together; empty if this is the only one."""
     statement = origin.context.study
-    if statement is None:
+    said = next((one for one in finding.output.findings if one.certainty is not None), None)
+    if statement is None or said is None:
         return ""
     own_uid = str(origin.first.SeriesInstanceUID)
-    results = [*map(_named, statement.earlier), f"this series: {_output(finding)}"]
+    results = [*map(_named, statement.earlier), f"this series: {_output(said)}"]
     return (
         f"This study has {len(results)} results, which are one statement and must be read together: "
-        f"{'; '.join(results)}. {_together(finding, statement)} The statement of the study rests on "
+        f"{'; '.join(results)}. {_together(said, statement)} The statement of the study rests on "
         f"{_named_series(statement, own_uid)}, because {statement.why}."
     )
 
 
-def _together(finding: Finding, statement: StudyStatement) -> str:
+def _together(finding: FindingByCode, statement: StudyStatement) -> str:
     signs = {finding.positive, *(one.positive for one in statement.earlier)}
     if len(signs) == 2:
         return "THEY DIFFER: one is positive and another negative, so neither is certain."
@@ -44,8 +45,8 @@ def _series(one: EarlierResult) -> str:
     return f'series {number} "{one.description}"' if one.description else f"series {number}"
 
 
-def _output(finding: Finding) -> str:
-    return _sign(finding.probability, finding.model.threshold)
+def _output(finding: FindingByCode) -> str:
+    return _sign(finding.certainty or 0.0, finding.threshold or 0.0)
 
 
 def _sign(probability: float, threshold: float) -> str:

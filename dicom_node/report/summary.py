@@ -17,7 +17,8 @@ from dicom_node.report.planes import Anatomy, anatomy_of
 from dicom_node.report.refusal_page import draw_refusal_page, refused_anatomy
 from dicom_node.report.sources import complete
 from inference.errors import Evidence
-from inference.finding import Finding, ModelIdentity
+from inference.finding import ModelIdentity
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume, upright
 
 _KIND = "summary"
@@ -29,7 +30,7 @@ def build_summary(finding: Finding, volume: CTVolume, sources: Sequence[Dataset]
     anatomy = anatomy_of(finding, volume)
     page = draw_page(finding, volume, anatomy, origin)
     shown = "with localisation" if anatomy.region is not None else "without localisation"
-    kind = Kind(f"{_KIND} {shown}", 9004, "summary")
+    kind = Kind(f"{_KIND} {shown}", 4, "summary")
     capture = new_object(SecondaryCaptureImageStorage, "OT", kind, origin)
     _add_image(capture, page)
     _add_context(capture, volume, anatomy, origin, "Summary of an automatic analysis.")
@@ -49,7 +50,7 @@ def build_refusal_summary(
     volume = upright(volume)
     anatomy = refused_anatomy(evidence, volume)
     # Another reason is another picture, even of the same instances.
-    kind = Kind(f"{_KIND} not analysed: {refusal.code}: {refusal.sentence}", 9004, "not analysed")
+    kind = Kind(f"{_KIND} not analysed: {refusal.code}: {refusal.sentence}", 4, "not analysed")
     capture = new_object(SecondaryCaptureImageStorage, "OT", kind, origin)
     _add_image(capture, draw_refusal_page(refusal, evidence, volume, anatomy, origin))
     _add_context(capture, volume, anatomy, origin, "Why an automatic analysis was refused.")

@@ -3,33 +3,34 @@
 from collections.abc import Sequence
 
 from inference.evaluation.prevalence import ppv_npv
-from inference.finding import Finding, ModelIdentity, QualityCheck, Spread
+from inference.finding import ModelIdentity, QualityCheck, Spread
 from inference.models.cards import OperatingPoint
+from inference.numerals import percent
+from inference.plug import FindingByCode
 
 RESEARCH = "For research use only. Not for diagnosis, treatment or any other clinical decision."
 DEMONSTRATION = (
     "DEMONSTRATION MODEL: it was trained on synthetic phantoms only, so its output says nothing about this patient."
 )
 UNVERIFIED = "No model card pins these weights: nothing that was published about the model applies to them."
-LOCALISATION = (
-    "This region is the dense part of the lungs that drove the model's output, from its class activation map. It is "
-    "not the boundary of a lesion, and its volume is not that of one."
-)
 KEY_IMAGES = (
     "The slices with the most of the region that drove the model's output. That region is not the boundary of a lesion."
 )
 _ABBREVIATIONS = frozenset({"HU"})
 _PREDICTIVE = "Predictive values depend on how common the disease is among those examined."
 
-_SERIES_DESCRIPTION = "COVID-19 CT AI {what}, RESEARCH, not for diagnosis"
+_SERIES_DESCRIPTION = "{subject} CT AI {what}, RESEARCH, not for diagnosis"
 # The kind before the rest: lists of series, such as OHIF's, show some twenty characters.
-_DEMONSTRATION_DESCRIPTION = "DEMO MODEL {what}: COVID-19, RESEARCH, not for diagnosis"
+_DEMONSTRATION_DESCRIPTION = "DEMO MODEL {what}: {subject}, RESEARCH, not for diagnosis"
 
 
 def series_description(what: str, model: ModelIdentity | None) -> str:
     """Series Description, at most 64 characters, of one kind of result."""
     demonstration = model is not None and model.demonstration
-    return (_DEMONSTRATION_DESCRIPTION if demonstration else _SERIES_DESCRIPTION).format(what=what)
+    subject = "Chest" if model is None else model.words.subject
+    return (_DEMONSTRATION_DESCRIPTION if demonstration else _SERIES_DESCRIPTION).format(subject=subject, what=what)[
+        :64
+    ]
 
 
 def titled(title: str, model: ModelIdentity | None) -> str:
@@ -47,68 +48,37 @@ def warnings_of(model: ModelIdentity | None) -> list[str]:
     return sentences
 
 
-def percent(probability: float, threshold: float) -> str:
-    """The probability in whole percent, with decimals only as far as they show its side of the threshold.
-
-    Never 0 or 100: no output of a network is as certain as that.
-    """
-    for decimals in range(10):
-        shown = round(100 * probability, decimals)
-        if (shown >= 100 * threshold) == (probability >= threshold):
-            if decimals == 0 and shown in (0, 100):
-                return "<1" if shown == 0 else ">99"
-            return f"{shown:.{decimals}f}"
-    return f"{100 * probability!r}"
-
-
-def coded_percent(probability: float, threshold: float) -> str:
-    """The same for machines. Below 1 and above 99, where a percent is much, it has one decimal: 0.1 to 99.9."""
-    shown = percent(probability, threshold)
-    if shown[0] in "<>":
-        return f"{min(max(100 * probability, 0.1), 99.9):.1f}"
-    return shown
-
-
-def share(part: int, whole: int) -> str:
-    """A share in whole percent."""
-    percent_of_whole = 100 * part / whole
-    return "<1" if 0 < percent_of_whole < 0.5 else f"{percent_of_whole:.0f}"
-
-
 def threshold_text(threshold: float) -> str:
     """The threshold with at least two decimals and no more than it has."""
     return f"{threshold:.2f}" if round(threshold, 2) == threshold else repr(threshold)
 
 
-def verdict(finding: Finding) -> str:
-    """The result in one sentence, and what it is not."""
-    threshold = finding.model.threshold
-    side = "at or above the threshold" if finding.positive else "below the threshold"
-    sign = "positive" if finding.positive else "negative"
-    return (
-        f"The model's output for COVID-19 is {percent(finding.probability, threshold)} %, {side} of "
-        f"{100 * threshold:.10g} %: {sign}. It says how sure the model is about the whole scan. It is not the "
-        "probability that the patient has COVID-19: other lung diseases can score as high."
-    )
+def coded_percent(certainty: float, threshold: float | None) -> str:
+    """The percentage for machines. Below 1 and above 99, where a percent is much, it has one decimal: 0.1 to 99.9."""
+    shown = percent(certainty, threshold)
+    if shown[0] in "<>":
+        return f"{min(max(100 * certainty, 0.1), 99.9):.1f}"
+    return shown
 
 
-def unstable(finding: Finding) -> str:
+def unstable(finding: FindingByCode) -> str:
     """How far harmless changes move the output if they decide its sign; empty if they do not."""
-    spread, threshold = finding.unstable, finding.model.threshold
+    spread = finding.unstable
     if spread is None:
         return ""
+    moved = span(spread, finding.threshold)
     return (
-        f"The sign is uncertain: harmless changes of the input move the output from {span(spread, threshold)}, to both "
+        f"The sign is uncertain: harmless changes of the input move the output from {moved}, to both "
         f"sides of the threshold ({', '.join(spread.changes)})."
     )
 
 
-def span(spread: Spread, threshold: float) -> str:
+def span(spread: Spread, threshold: float | None) -> str:
     """From where to where the output moves."""
     return f"{percent(spread.low, threshold)} to {percent(spread.high, threshold)} %"
 
 
-def operating_points(points: Sequence[OperatingPoint], threshold: float, prevalence: float | None) -> list[str]:
+def operating_points(points: Sequence[OperatingPoint], threshold: float | None, prevalence: float | None) -> list[str]:
     """What the card publishes about its thresholds, the one in use first, with the right names."""
     ordered = sorted(points, key=lambda point: (point.threshold != threshold, point.threshold))
     sentences = [_operating_point(point) for point in ordered]
@@ -118,18 +88,6 @@ def operating_points(points: Sequence[OperatingPoint], threshold: float, prevale
     if sentences:
         sentences.append(_PREDICTIVE)
     return sentences
-
-
-def nothing_localised(finding: Finding) -> str:
-    """Why no region is marked; empty if one is, or if none was asked for."""
-    if finding.localisation is None or finding.localisation.any():
-        return ""
-    if finding.positive:
-        return (
-            "No dense part of the lungs stands out as what drove the model's output. Look at the whole scan, and doubt "
-            "the result."
-        )
-    return "No region is marked when the result is negative. That does not mean that the lungs are free of lesions."
 
 
 def verdict_slices(used: int, count: int, lowest: str, highest: str) -> str:

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from inference.covid.card import ZhengCard, read_zheng_card
 from inference.covid.decovnet import DeCoVNet
 from inference.covid.localisation import Localiser
 from inference.covid.pipeline import Pipeline
@@ -14,7 +15,7 @@ from inference.covid.weights import load_networks
 from inference.device import Device, choose_device
 from inference.lungs.engine import BackEnd, cpu_runs, open_unet
 from inference.lungs.unet import UNet
-from inference.models.cards import Card, Precision, read_card
+from inference.models.profile import Precision
 
 Speed = Literal["exact", "fast"]
 
@@ -34,7 +35,7 @@ def load_pipeline(
     threads: CPU threads, 0 for as many as there are cores.
     Raises ModelError if the model is missing, altered or does not fit, or if the device is not available.
     """
-    card = read_card(model_folder)
+    card = read_zheng_card(model_folder)
     chosen = choose_device(device, threads)
     unet, decovnet = load_networks(model_folder, card)
     spare = None if chosen.kind == "cpu" else partial(load_pipeline, model_folder, "cpu", precision, threads)
@@ -42,7 +43,7 @@ def load_pipeline(
 
 
 def pipeline_of(
-    card: Card,
+    card: ZhengCard,
     unet: UNet,
     decovnet: DeCoVNet,
     device: Device,

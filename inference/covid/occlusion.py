@@ -5,7 +5,6 @@ the region is taken away, and hardly changes when the same amount of lung is tak
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,33 +12,12 @@ import numpy.typing as npt
 from inference.arrays import Mask
 from inference.covid.localisation import NetworkInput
 from inference.covid.pipeline import Pipeline
-from inference.finding import Finding
+from inference.covid.verdict import Verdict
+from inference.plug import Explanation, Occlusion
 from inference.volume.ct_volume import CTVolume, upright
 
 ELSEWHERE = 3
 """How many random regions of the same size the marked one is compared with."""
-
-
-@dataclass(frozen=True)
-class Occlusion:
-    """What was taken away, its percentage of the lungs, and P(COVID-19) without it.
-
-    log_odds: of that probability; unlike it, they do not saturate when the model is very sure.
-    """
-
-    what: str
-    percent_of_lungs: float
-    probability: float
-    log_odds: float
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """A finding and its occlusions: the marked region, if any, and equal amounts elsewhere; then every zone."""
-
-    finding: Finding
-    log_odds: float
-    occlusions: tuple[Occlusion, ...]
 
 
 def explain(
@@ -51,23 +29,23 @@ def explain(
     Raises UnsuitableSeries if the volume gives no result.
     """
     volume = upright(volume)
-    finding, given = pipeline.run_and_show(volume)
+    verdict, given = pipeline.run_and_show(volume)
     normal = round(float(np.median(given.image[given.mask > 0])))
     occlusions = []
-    for what, part in _parts(finding, given, zones):
+    for what, part in _parts(verdict, given, zones):
         progress(what)
         image = np.where(part, np.uint8(normal), given.image)
         share = 100 * np.count_nonzero(part) / np.count_nonzero(given.mask)
         occlusions.append(Occlusion(what, share, *pipeline.verdict_on(image, given.mask)))
     _, log_odds = pipeline.verdict_on(given.image, given.mask)
-    return Explanation(finding, log_odds, tuple(occlusions))
+    return Explanation(verdict.probability, verdict.threshold, verdict.positive, log_odds, tuple(occlusions))
 
 
-def _parts(finding: Finding, given: NetworkInput, zones: bool) -> Iterator[tuple[str, Mask]]:
+def _parts(verdict: Verdict, given: NetworkInput, zones: bool) -> Iterator[tuple[str, Mask]]:
     """Names and voxels (T, rows, columns) of what is to be taken away."""
     lungs = given.mask > 0
-    if finding.localisation is not None and finding.localisation.any():
-        region = on_input_grid(finding.localisation, given) & lungs
+    if verdict.localisation is not None and verdict.localisation.any():
+        region = on_input_grid(verdict.localisation, given) & lungs
         if region.any():
             yield "the region that drove the model", region
             random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The chest CT pipeline: it takes a volume and gives a finding, or a named reason why not."""
+"""The chest CT pipeline: it takes a volume and gives a verdict, or a named reason why not."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from inference.anatomy.confine import confine
 from inference.arrays import Grey, Mask
+from inference.covid.card import ZhengCard
 from inference.covid.localisation import Localisation, Localiser, NetworkInput, Placement
 from inference.covid.segmentation import Segmentation
 from inference.covid.spread import spread_of
 from inference.covid.streamed import StreamedDecovnet
+from inference.covid.verdict import Verdict
 from inference.covid.verdict_input import (
     decovnet_input,
     needed_slices,
@@ -25,9 +27,7 @@ from inference.covid.verdict_input import (
     verdict_source_slices,
 )
 from inference.device import Device, one_thread
-from inference.finding import Finding
 from inference.lungs.mask import sides, without_specks
-from inference.models.cards import Card
 from inference.preprocess import greys, verdict_range
 from inference.suitability.check import accept, check_mask
 from inference.suitability.ground import check_crop, check_ground, outside_share
@@ -61,7 +61,7 @@ class Pipeline:
 
     def __init__(
         self,
-        card: Card,
+        card: ZhengCard,
         segmentation: Segmentation,
         decovnet: StreamedDecovnet,
         localiser: Localiser,
@@ -78,33 +78,33 @@ class Pipeline:
         self._spare = spare
         self._policy = Policy.from_table(card.suitability)
 
-    def run(self, volume: CTVolume, *, localise: bool = True, trace: bool = False) -> Finding:
+    def run(self, volume: CTVolume, *, localise: bool = True, trace: bool = False) -> Verdict:
         """Analyse a volume.
 
         localise: once the probability is known, also find what drove a positive result, and how far harmless changes
             move a borderline one. The probability stays the same.
         trace: also run the U-Net on slices that neither the verdict nor the reported mask needs, and keep
             `slices_resampled`, `raw_mask_ml`, `crop` and the stages' seconds. The result is the same.
-        If a GPU lacks the memory for a volume, the CPU takes it over, and the finding says so.
+        If a GPU lacks the memory for a volume, the CPU takes it over, and the verdict says so.
         Raises UnsuitableSeries if a rule of the card's [suitability] table or the mask gate refuses the volume.
         """
         return self.run_and_show(volume, localise=localise, trace=trace)[0]
 
     def run_and_show(
         self, volume: CTVolume, *, localise: bool = True, trace: bool = False
-    ) -> tuple[Finding, NetworkInput]:
-        """A volume's finding, and DeCoVNet's input. Arguments and errors as for `run`."""
+    ) -> tuple[Verdict, NetworkInput]:
+        """A volume's verdict, and DeCoVNet's input. Arguments and errors as for `run`."""
         turned = upright(volume)
         try:
-            finding, given = self._analyse(turned, localise, trace)
+            verdict, given = self._analyse(turned, localise, trace)
         except torch.cuda.OutOfMemoryError:
             if self._spare is None:
                 raise
             torch.cuda.empty_cache()
             return self._spare().run_and_show(volume, localise=localise, trace=trace)
-        return (finding if turned is volume else _as_stored(finding, turned, volume.digest())), given
+        return (verdict if turned is volume else _as_stored(verdict, turned)), given
 
-    def _analyse(self, volume: CTVolume, localise: bool, trace: bool) -> tuple[Finding, NetworkInput]:
+    def _analyse(self, volume: CTVolume, localise: bool, trace: bool) -> tuple[Verdict, NetworkInput]:
         """All stages for one upright volume. DeCoVNet gets the U-Net's raw mask; all else gets the confined one."""
         timings, profile = Timings(), self.card.profile
         with timings.stage("suitability"):
@@ -138,7 +138,7 @@ class Pipeline:
             with timings.stage("localisation"), one_thread():
                 localised = self._localised(probability, features, placement, volume, lungs)
         left, right = sides(lungs, x_to_left=bool(volume.affine[0, 0] >= 0))
-        finding = Finding(
+        verdict = Verdict(
             probability=probability,
             lung_mask=lungs,
             lung_volume_ml=(left + right) * volume.voxel_ml,
@@ -146,8 +146,7 @@ class Pipeline:
             right_lung_ml=right * volume.voxel_ml,
             localisation=localised.region if localised else None,
             heat=localised.heat if localised else None,
-            pixel_digest=volume.digest(),
-            model=self.identity,
+            threshold=self.card.threshold,
             device=f"{self._device.kind}: {self._device.name}",
             precision=self.segmentation.precision,
             versions={**_versions(), "engine": self.segmentation.unet.name},
@@ -157,7 +156,7 @@ class Pipeline:
             verdict_slices=placement.source_slices,
             spread=spread,
         )
-        return finding, NetworkInput(image, mask, placement)
+        return verdict, NetworkInput(image, mask, placement)
 
     def _judge(self, image: Grey, mask: Grey) -> float:
         """P(COVID-19) of a cropped image and its mask: uint8 (T, Y, X)."""
@@ -203,14 +202,13 @@ class Pipeline:
             return probability, self._localiser.log_odds(features)
 
 
-def _as_stored(finding: Finding, turned: CTVolume, pixel_digest: str) -> Finding:
-    """The finding of an upright copy, with its maps brought to the grid of the stored images."""
+def _as_stored(verdict: Verdict, turned: CTVolume) -> Verdict:
+    """The verdict of an upright copy, with its maps brought to the grid of the stored images."""
     return replace(
-        finding,
-        pixel_digest=pixel_digest,
-        lung_mask=as_stored(finding.lung_mask, turned),
-        localisation=None if finding.localisation is None else as_stored(finding.localisation, turned),
-        heat=None if finding.heat is None else as_stored(finding.heat, turned),
+        verdict,
+        lung_mask=as_stored(verdict.lung_mask, turned),
+        localisation=None if verdict.localisation is None else as_stored(verdict.localisation, turned),
+        heat=None if verdict.heat is None else as_stored(verdict.heat, turned),
     )
 
 

@@ -6,7 +6,7 @@ import numpy.typing as npt
 from inference.arrays import Grey
 from inference.device import Device, one_thread
 from inference.lungs.engine import UnetEngine
-from inference.models.cards import Profile
+from inference.models.profile import Profile
 from inference.preprocess import nearest_pixels, resize_slices, verdict_range
 
 # Slices passed to an engine at once: this bounds the copies in memory, and keeps a GPU busy.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from inference.arrays import Box, Grey
 from inference.covid.verdict_input import verdict_box, verdict_mask
 from inference.finding import Spread
-from inference.models.cards import Change, Profile, SpreadRule
+from inference.models.profile import Change, Profile, SpreadRule
 from inference.preprocess import verdict_range
 
 Judge = Callable[[Grey, Grey], float]

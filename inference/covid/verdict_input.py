@@ -8,7 +8,7 @@ from config.reasons import ReasonCode
 from inference.arrays import Box, Grey
 from inference.errors import UnsuitableSeries
 from inference.lungs.mask import clean
-from inference.models.cards import Profile
+from inference.models.profile import Profile
 from inference.preprocess import CPU, mask_box, nearest_resampled, resize_slices, verdict_range
 
 

@@ -16,10 +16,11 @@ from safetensors.torch import load as read_safetensors
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from inference.covid.card import ZhengCard, read_zheng_card
 from inference.covid.decovnet import DeCoVNet
 from inference.errors import ModelError
 from inference.lungs.unet import Statistics, UNet
-from inference.models.cards import Card, Weights, read_card, require_weights, shipped_folder, write_card
+from inference.models.cards import Weights, require_weights, shipped_folder, write_card
 from inference.models.registry import make_active, sync_folder
 
 AUTHORS = "zheng2020-authors"
@@ -30,14 +31,16 @@ LARGEST_CHECKPOINT = 256 * 2**20
 N = TypeVar("N", bound=nn.Module)
 
 
-def import_authors(unet_file: Path, decovnet_file: Path, models_dir: Path, *, allow_unverified: bool = False) -> Card:
+def import_authors(
+    unet_file: Path, decovnet_file: Path, models_dir: Path, *, allow_unverified: bool = False
+) -> ZhengCard:
     """Turn the authors' two checkpoints into a model folder and make it the active model.
 
     allow_unverified: accept other checkpoints of the same architectures; the model is marked unverified.
     Returns the card as written. Importing the same files twice gives the same folder.
     Raises ModelError for a file that is missing, altered, unreadable or of another architecture.
     """
-    card = read_card(shipped_folder() / AUTHORS)
+    card = read_zheng_card(shipped_folder() / AUTHORS)
     unet = _converted(unet_file, card.unet, UNet(), allow_unverified)
     decovnet = _converted(decovnet_file, card.decovnet, DeCoVNet(), allow_unverified)
     card = replace(
@@ -51,7 +54,7 @@ def import_authors(unet_file: Path, decovnet_file: Path, models_dir: Path, *, al
     return card
 
 
-def install(card: Card, unet: bytes, decovnet: bytes, models_dir: Path, *, activate: bool = True) -> Path:
+def install(card: ZhengCard, unet: bytes, decovnet: bytes, models_dir: Path, *, activate: bool = True) -> Path:
     """Write a model's folder durably, all or nothing, and make it the active model.
 
     unet, decovnet: the bytes of the safetensors files. Returns the folder.
@@ -77,7 +80,7 @@ def install(card: Card, unet: bytes, decovnet: bytes, models_dir: Path, *, activ
     return folder
 
 
-def load_networks(folder: Path, card: Card) -> tuple[UNet, DeCoVNet]:
+def load_networks(folder: Path, card: ZhengCard) -> tuple[UNet, DeCoVNet]:
     """Both networks of a model in evaluation mode on the CPU, with the statistics that the card's profile names.
 
     Raises ModelError if a weights file is missing, is not the one that the card pins, or does not fit.

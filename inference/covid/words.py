@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from inference.finding import Finding
+from inference.covid.verdict import Verdict
 from inference.numerals import percent, share
 from inference.volume.ct_volume import CTVolume
 
@@ -12,23 +12,23 @@ LOCALISATION = (
 )
 
 
-def verdict(finding: Finding) -> str:
+def statement(verdict: Verdict) -> str:
     """The result in one sentence, and what it is not."""
-    threshold = finding.model.threshold
-    side = "at or above the threshold" if finding.positive else "below the threshold"
-    sign = "positive" if finding.positive else "negative"
+    threshold = verdict.threshold
+    side = "at or above the threshold" if verdict.positive else "below the threshold"
+    sign = "positive" if verdict.positive else "negative"
     return (
-        f"The model's output for COVID-19 is {percent(finding.probability, threshold)} %, {side} of "
+        f"The model's output for COVID-19 is {percent(verdict.probability, threshold)} %, {side} of "
         f"{100 * threshold:.10g} %: {sign}. It says how sure the model is about the whole scan. It is not the "
         "probability that the patient has COVID-19: other lung diseases can score as high."
     )
 
 
-def nothing_localised(finding: Finding) -> str:
+def nothing_localised(verdict: Verdict) -> str:
     """Why no region is marked; empty if one is, or if none was asked for."""
-    if finding.localisation is None or finding.localisation.any():
+    if verdict.localisation is None or verdict.localisation.any():
         return ""
-    if finding.positive:
+    if verdict.positive:
         return (
             "No dense part of the lungs stands out as what drove the model's output. Look at the whole scan, and doubt "
             "the result."
@@ -36,19 +36,19 @@ def nothing_localised(finding: Finding) -> str:
     return "No region is marked when the result is negative. That does not mean that the lungs are free of lesions."
 
 
-def lungs_line(finding: Finding) -> str:
+def lungs_line(verdict: Verdict) -> str:
     """The volumes of the lungs, for the summary page."""
-    lungs = f"Lungs {finding.lung_volume_ml:.0f} mL"
-    if finding.left_lung_ml > 0 or finding.right_lung_ml > 0:
-        lungs += f" (right {finding.right_lung_ml:.0f}, left {finding.left_lung_ml:.0f})"
+    lungs = f"Lungs {verdict.lung_volume_ml:.0f} mL"
+    if verdict.left_lung_ml > 0 or verdict.right_lung_ml > 0:
+        lungs += f" (right {verdict.right_lung_ml:.0f}, left {verdict.left_lung_ml:.0f})"
     return lungs
 
 
-def region_line(finding: Finding, volume: CTVolume) -> str:
-    """The volume of what drove the model, for the summary page. finding: with a localisation."""
-    assert finding.localisation is not None  # noqa: S101 - the caller looked
-    words = f"Region that drove the model {np.count_nonzero(finding.localisation) * volume.voxel_ml:.0f} mL"
-    inside, lungs = (int(np.count_nonzero(m)) for m in (finding.localisation & finding.lung_mask, finding.lung_mask))
+def region_line(verdict: Verdict, volume: CTVolume) -> str:
+    """The volume of what drove the model, for the summary page. verdict: with a localisation."""
+    assert verdict.localisation is not None  # noqa: S101 - the caller looked
+    words = f"Region that drove the model {np.count_nonzero(verdict.localisation) * volume.voxel_ml:.0f} mL"
+    inside, lungs = (int(np.count_nonzero(m)) for m in (verdict.localisation & verdict.lung_mask, verdict.lung_mask))
     if lungs:
         words += f", {share(inside, lungs)} % of the lungs"
     return words + ". Not a lesion boundary."

@@ -93,7 +93,16 @@ class Assessment:
 
     def as_json(self) -> dict[str, object]:
         """The same as JSON types; floats are finite, and undefined values are null."""
-        return {**asdict(self), "predictive_values": _predictive_json(self.predictive_values)}
+        found = {**asdict(self), "predictive_values": _predictive_json(self.predictive_values)}
+        return {**found, "model": None if self.model is None else _model_json(self.model)}
+
+
+def _model_json(model: ModelIdentity) -> dict[str, object]:
+    """Which model it is, with the digest of each of its weight files."""
+    names = ("name", "version", "profile", "digest")
+    digests = {f"{role}_sha256": sha256 for role, sha256 in model.weights.items()}
+    rest = ("threshold", "verified", "demonstration")
+    return {name: getattr(model, name) for name in names} | digests | {name: getattr(model, name) for name in rest}
 
 
 def assess(

@@ -7,7 +7,7 @@ from inference.arrays import Grey
 from inference.device import Device
 from inference.errors import ModelError
 from inference.lungs.unet import UNet
-from inference.models.cards import Precision
+from inference.models.profile import Precision
 
 BackEnd = Literal["auto", "native", "openvino", "torch"]
 

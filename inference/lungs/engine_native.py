@@ -13,7 +13,7 @@ from inference.errors import ModelError
 from inference.lungs import native
 from inference.lungs.fused import FusedConv, FusedUnet, fuse
 from inference.lungs.unet import UNet
-from inference.models.cards import Precision
+from inference.models.profile import Precision
 
 Float = npt.NDArray[np.float32]
 

@@ -10,7 +10,7 @@ from inference.arrays import Grey
 from inference.device import Device
 from inference.lungs.fused import fuse
 from inference.lungs.unet import UNet
-from inference.models.cards import Precision
+from inference.models.profile import Precision
 
 _NAMES: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 

@@ -7,7 +7,7 @@ from inference.arrays import Grey
 from inference.device import Device, workers
 from inference.lungs.fused import fuse
 from inference.lungs.unet import UNet
-from inference.models.cards import Precision
+from inference.models.profile import Precision
 
 _TYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -94,8 +94,7 @@ def sync_folder(folder: Path) -> None:
 
 def _has_weights(folder: Path) -> bool:
     """True if the weights lie beside a shipped card: the card of the authors' networks comes without them."""
-    card = read_card(folder)
-    return all((folder / weights.file).is_file() for weights in (card.unet, card.decovnet))
+    return all((folder / weights.file).is_file() for weights in read_card(folder).weight_files().values())
 
 
 def _matches(card: Card, name: str, version: str | None) -> bool:

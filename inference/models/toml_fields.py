@@ -67,7 +67,7 @@ def convert(hint: Any, value: object, where: str) -> Any:
     if origin is tuple:
         return _sequence(arguments, value, where)
     if origin is Mapping or hint is Mapping:
-        return _mapping(value, where)
+        return _mapping(arguments, value, where)
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, where)
     return _scalar(hint, value, where)
@@ -91,10 +91,13 @@ def _sequence(items: tuple[Any, ...], value: object, where: str) -> tuple[Any, .
     )
 
 
-def _mapping(value: object, where: str) -> Mapping[str, object]:
+def _mapping(arguments: tuple[Any, ...], value: object, where: str) -> Mapping[str, object]:
+    """arguments: types of key and value; values of type object are taken as they are."""
     if not isinstance(value, Mapping):
         raise ModelError(f"{where}: expected a table")
-    return types.MappingProxyType(dict(value))
+    if not arguments or arguments[1] is object:
+        return types.MappingProxyType(dict(value))
+    return types.MappingProxyType({key: convert(arguments[1], one, f"{where}.{key}") for key, one in value.items()})
 
 
 def _scalar(hint: type, value: object, where: str) -> object:

@@ -14,8 +14,9 @@ import numpy as np
 
 from inference.anatomy.unsupervised import AIR_BELOW_HU, unsupervised_mask
 from inference.arrays import Mask
+from inference.covid.card import ZhengCard
 from inference.errors import CorruptInstance, UnsuitableSeries
-from inference.models.cards import Card, Profile
+from inference.models.profile import Profile
 from inference.models.toml_fields import plain
 from inference.preprocess import greys, nearest_pixels
 from inference.suitability.check import Policy, check
@@ -70,7 +71,7 @@ def build_dataset(
     scans: Sequence[Scan],
     labels: Sequence[LabelledCase],
     split: Callable[[Sequence[LabelledCase]], Split],
-    card: Card,
+    card: ZhengCard,
     folder: Path,
     settings: BuildSettings,
     *,

@@ -26,7 +26,7 @@ from safetensors.numpy import save as array_bytes
 
 from inference.arrays import Grey
 from inference.errors import InferenceError, ModelError
-from inference.models.cards import Profile
+from inference.models.profile import Profile
 from inference.models.toml_fields import build, plain
 
 MANIFEST, VOLUMES, LEFT_OUT, REMOVED = "dataset.json", "volumes", "left-out.csv", "removed.txt"

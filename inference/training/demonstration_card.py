@@ -4,18 +4,9 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from inference.models.cards import (
-    Card,
-    DecovnetInput,
-    Intensity,
-    Profile,
-    Slices,
-    UnetInput,
-    Weights,
-    read_card,
-    shipped_folder,
-    write_card,
-)
+from inference.covid.card import ZhengCard, read_zheng_card
+from inference.models.cards import Weights, shipped_folder, write_card
+from inference.models.profile import DecovnetInput, Intensity, Profile, Slices, UnetInput
 
 # The paper's steps at smaller sizes; DeCoVNet sees only the lungs' bounding box.
 PROFILE = Profile(
@@ -31,10 +22,10 @@ UNET_FILE, DECOVNET_FILE = "unet.safetensors", "decovnet.safetensors"
 def write_demonstration_card(folder: Path, training: Mapping[str, object], evaluation: Mapping[str, object]) -> Path:
     """Write the card beside the weights in `folder`.
 
-    training, evaluation: plain figures, see `Card`.
+    training, evaluation: plain figures, see `ZhengCard`.
     """
-    shipped = read_card(shipped_folder() / "demonstration")
-    card = Card(
+    shipped = read_zheng_card(shipped_folder() / "demonstration")
+    card = ZhengCard(
         name="demonstration",
         version="2.0",
         title="Demonstration model, trained on synthetic phantoms only",

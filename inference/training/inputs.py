@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from inference.arrays import Grey
+from inference.covid.card import ZhengCard
 from inference.covid.decovnet import DeCoVNet
 from inference.covid.loading import pipeline_of
 from inference.covid.verdict_input import decovnet_input, resized
 from inference.device import Device
 from inference.errors import UnsuitableSeries
 from inference.lungs.unet import UNet
-from inference.models.cards import Card
 from inference.models.toml_fields import plain
 from inference.preprocess import resize_slices, verdict_range
 from inference.training.cached import CachedCase, Dataset
@@ -60,7 +60,7 @@ def lung_cases(
 def volume_cases(
     dataset: Dataset,
     cases: Sequence[CachedCase],
-    card: Card,
+    card: ZhengCard,
     unet: UNet | None,
     device: Device,
     team: Team,

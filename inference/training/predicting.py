@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from inference.covid.pipeline import Pipeline
+from inference.covid.loading import load_pipeline as load_pipeline
+from inference.covid.pipeline import Pipeline as Pipeline
 from inference.errors import UnsuitableSeries
 from inference.evaluation.errors import EvaluationError, Problem
 from inference.evaluation.folder import FolderPredictions

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from inference.covid.card import ZhengCard, read_zheng_card
 from inference.covid.weights import install, load_networks
 from inference.errors import ModelError
-from inference.models.cards import CARD_FILE, Card, OperatingPoint, read_card, require_weights
+from inference.models.cards import CARD_FILE, OperatingPoint, require_weights
 from inference.models.registry import list_models
 from inference.training.runs import SUMMARY
 
@@ -30,7 +31,7 @@ class Publication:
 
 def publish(
     run: Path, models_dir: Path, publication: Publication, *, evaluation: Path | None = None, activate: bool = False
-) -> Card:
+) -> ZhengCard:
     """Write the card of a run's model with its data and figures, and install it.
 
     run: a folder made by `train decovnet`.  evaluation: the evaluation.json of exactly these weights.
@@ -40,7 +41,7 @@ def publish(
     """
     if not (run / CARD_FILE).is_file():
         raise ModelError(f"{run}: no finished run of `train decovnet`")
-    trained = read_card(run)
+    trained = read_zheng_card(run)
     require_weights(trained, run)
     load_networks(run, trained)
     figures = _read(run / SUMMARY)
@@ -75,12 +76,12 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _same_weights(assessed: Mapping[str, Any], card: Card) -> bool:
+def _same_weights(assessed: Mapping[str, Any], card: ZhengCard) -> bool:
     model = assessed.get("model") or {}
     return (model.get("unet_sha256"), model.get("decovnet_sha256")) == (card.unet.sha256, card.decovnet.sha256)
 
 
-def _refuse_taken_version(card: Card, models_dir: Path) -> None:
+def _refuse_taken_version(card: ZhengCard, models_dir: Path) -> None:
     for other in list_models(models_dir):
         if (other.name, other.version) == (card.name, card.version) and other.digest() != card.digest():
             raise ModelError(f"another model is called {card.name} {card.version}; choose another version")

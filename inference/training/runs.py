@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from inference.covid.card import ZhengCard, read_zheng_card
 from inference.covid.decovnet import DeCoVNet
 from inference.covid.weights import encode, load_unet, sha256
 from inference.device import Device, choose_device
 from inference.errors import ModelError
 from inference.lungs.unet import UNet
-from inference.models.cards import CARD_FILE, Card, Weights, read_card, shipped_folder, write_card
+from inference.models.cards import CARD_FILE, Weights, shipped_folder, write_card
 from inference.models.toml_fields import plain, write_toml
 from inference.training.cached import CachedCase, Dataset, UnusableDataset, replace_file, summary
 from inference.training.decovnet_training import VolumeCase, VolumeTask, initialise
@@ -158,7 +159,7 @@ def train_decovnet(
 def _prepared(
     dataset: Dataset,
     parts: Sequence[Sequence[CachedCase]],
-    card: Card,
+    card: ZhengCard,
     unet: UNet | None,
     device: Device,
     team: Team,
@@ -275,9 +276,9 @@ def _new_decovnet(settings: DecovnetSettings) -> DeCoVNet:
     return network
 
 
-def _trained_unet(folder: Path, dataset: Dataset, settings: DecovnetSettings) -> tuple[UNet, Card]:
+def _trained_unet(folder: Path, dataset: Dataset, settings: DecovnetSettings) -> tuple[UNet, ZhengCard]:
     """The U-Net of a run or of a model, and the card of the model to be trained with it."""
-    own = read_card(folder) if (folder / CARD_FILE).exists() else None
+    own = read_zheng_card(folder) if (folder / CARD_FILE).exists() else None
     profile = dataset.profile
     if own is not None:
         statistics = own.profile.unet.statistics
@@ -297,7 +298,7 @@ def _trained_unet(folder: Path, dataset: Dataset, settings: DecovnetSettings) ->
     if not content:
         raise ModelError(f"{folder / file}: missing")
     card = replace(
-        read_card(shipped_folder() / TRAINED_CARD),
+        read_zheng_card(shipped_folder() / TRAINED_CARD),
         profile=profile,
         unet=Weights(UNET_FILE, sha256(content)),
         decovnet=Weights(DECOVNET_FILE),
@@ -305,7 +306,7 @@ def _trained_unet(folder: Path, dataset: Dataset, settings: DecovnetSettings) ->
     return load_unet(folder / file, card.unet.sha256, statistics), card
 
 
-def _write_model(card: Card, folder: Path, figures: Mapping[str, Any]) -> None:
+def _write_model(card: ZhengCard, folder: Path, figures: Mapping[str, Any]) -> None:
     trained = replace(
         card,
         name="trained-here",

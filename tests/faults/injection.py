@@ -197,10 +197,10 @@ def _stand_in() -> types.ModuleType:
             self.identity = self.card.identity()
 
         def run(self, volume: Any, *, trace: bool = False) -> Any:
-            from tests.factories import finding_on
+            from tests.factories import verdict_on
 
             time.sleep(float(configured("slow") or 0))
-            return finding_on(volume, model=self.identity)
+            return verdict_on(volume, threshold=self.card.threshold)
 
     def load_pipeline(folder: Path, device: str = "auto", **_: object) -> Pipeline:
         return Pipeline(folder)

@@ -22,7 +22,7 @@ from dicom_node.report import copied
 from dicom_node.report.header_reader import tag_of
 from dicom_node.report.sources import IDENTITY, read_headers
 from inference.errors import CorruptInstance
-from inference.finding import Finding
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume
 from tests.factories import Grid, finding_on, lesion, model, write_series
 from tests.fuzz.headers import KEYWORDS, REPRESENTATIONS, TEXTUAL, element, hostile_value, rewrite, spoil

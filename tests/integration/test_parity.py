@@ -43,12 +43,13 @@ def models(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_real_series_gives_the_published_numbers(name: str, shared: Path, models: Path) -> None:
     count, raw_ml, crop, probability, tolerance = EXPECTED[name]
     ((files),) = find_series(shared / "data" / "dicom" / name).values()
-    finding = load_pipeline(find_model(models), "cpu").run(load(files), trace=True)
+    pipeline = load_pipeline(find_model(models), "cpu")
+    finding = pipeline.run(load(files), trace=True)
     assert finding.trace["slices_resampled"] == count
     assert finding.trace["raw_mask_ml"] == pytest.approx(raw_ml, rel=0.001)
     assert finding.trace["crop"] == list(crop)
     assert finding.probability == pytest.approx(probability, abs=tolerance)
-    assert finding.model.verified and finding.precision == "float32"
+    assert pipeline.identity.verified and finding.precision == "float32"
     spread, expected = finding.spread, SPREADS[name]
     assert (spread is None) == (expected is None)
     if spread is not None:

@@ -27,8 +27,9 @@ from dicom_node.report.not_analysed import build_not_analysed
 from dicom_node.report.objects import KINDS, build_all
 from dicom_node.report.sources import read_sources
 from dicom_node.report.structured_report import build_report
-from inference.finding import Finding, Spread
+from inference.finding import Spread
 from inference.models.cards import OperatingPoint
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume
 from inference.volume.load import load
 from tests.factories import Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
@@ -48,14 +49,13 @@ CONTEXT = ReportContext(
 CODES = ("126000", "840539006")
 
 
-def localised(volume: CTVolume) -> Finding:
+def localised(volume: CTVolume, **changes: object) -> Finding:
     """A finding with a mask of everything as thin as lung and a box in its middle as the localisation."""
-    plain = finding_on(volume)
     region = np.zeros(volume.hu.shape, bool)
     z, y, x = (size // 2 for size in region.shape)
     region[z : z + 3, y - y // 4 : y, x // 2 : x] = True
     heat = 255 * region.astype(np.uint8)
-    return replace(plain, localisation=region, heat=heat)
+    return finding_on(volume, **{"localisation": region, "heat": heat, **changes})
 
 
 def written(objects: Sequence[tuple[str, Dataset]], folder: Path) -> dict[str, Path]:
@@ -108,7 +108,7 @@ def test_a_report_with_a_range_and_an_earlier_series_passes_every_validator_in_e
     earlier = build_report(finding_on(volume), volume, sources[:-1], CONTEXT)
     named = EarlierResult("1.2.3.4", "3", "Thorax", 0.33, 0.5, report=earlier)
     context = replace(CONTEXT, study=StudyStatement((named,), "1.2.3.4", "it was reported first"))
-    finding = replace(localised(volume), probability=0.571, spread=Spread(0.449, 0.582, ("one row higher",)))
+    finding = localised(volume, probability=0.571, spread=Spread(0.449, 0.582, ("one row higher",)))
     paths = written(build_all(finding, volume, sources, context, KINDS), tmp_path / "objects")
     lower = [in_class for _, in_class in in_lower_classes(paths["report"].read_bytes())]
     assert sr_errors(paths["display-report"], "TID_1500", CODES) == []

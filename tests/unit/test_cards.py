@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from inference.covid.card import read_zheng_card
 from inference.errors import ModelError
 from inference.models.cards import Card, read_card, shipped_folder, write_card
 from inference.models.toml_fields import plain
@@ -26,7 +27,7 @@ def test_a_card_that_is_written_reads_back_the_same(name: str, tmp_path: Path) -
 
 
 def test_the_authors_card_holds_every_step_of_their_code() -> None:
-    profile = read_card(shipped_folder() / "zheng2020-authors").profile
+    profile = read_zheng_card(shipped_folder() / "zheng2020-authors").profile
     assert profile.slices.lung_range == (0.2, 0.7) and profile.slices.verdict_range == (0.15, 1.0)
     assert profile.unet.statistics == profile.decovnet.statistics == "batch"
     assert profile.slices.spacing_mm == 1.0 and profile.unet.size == (512, 512)

@@ -18,6 +18,7 @@ from benchmarks.localisation import (
     two_places,
     with_lesion,
 )
+from inference.covid.card import read_zheng_card
 from inference.covid.decovnet import DeCoVNet
 from inference.covid.localisation import (
     FIRST,
@@ -31,12 +32,13 @@ from inference.covid.localisation import (
 )
 from inference.covid.occlusion import explain, on_input_grid
 from inference.covid.verdict_input import decovnet_input, resized, verdict_box
-from inference.models.cards import Profile, read_card, shipped_folder
+from inference.models.cards import shipped_folder
+from inference.models.profile import Profile
 from inference.phantom.chest import make_phantom
 from inference.preprocess import greys
 from inference.volume.ct_volume import CTVolume
 
-AUTHORS = read_card(shipped_folder() / "zheng2020-authors").profile
+AUTHORS = read_zheng_card(shipped_folder() / "zheng2020-authors").profile
 
 
 def volume_of(hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float, float]) -> CTVolume:

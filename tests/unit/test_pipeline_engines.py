@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from inference.covid.card import read_zheng_card
 from inference.covid.loading import load_pipeline, number_format
 from inference.covid.verdict_input import needed_slices
 from inference.device import Device
@@ -19,13 +20,14 @@ from inference.lungs.engine_cuda import CudaUnet
 from inference.lungs.engine_native import NativeUnet
 from inference.lungs.fused import fuse
 from inference.lungs.unet import Statistics, UNet
-from inference.models.cards import Precision, read_card, shipped_folder
+from inference.models.cards import shipped_folder
+from inference.models.profile import Precision
 from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
 from inference.preprocess import nearest_resampled, verdict_range
 from inference.volume.load import load
 
-AUTHORS = read_card(shipped_folder() / "zheng2020-authors")
+AUTHORS = read_zheng_card(shipped_folder() / "zheng2020-authors")
 # What this machine has; that the C code is there wherever it can be has a test of its own.
 BACK_ENDS = [
     "torch",

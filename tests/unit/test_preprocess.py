@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from inference.covid.card import read_zheng_card
 from inference.errors import UnsuitableSeries
 from inference.lungs.mask import clean, sides
-from inference.models.cards import Slices, read_card, shipped_folder
+from inference.models.cards import shipped_folder
+from inference.models.profile import Slices
 from inference.preprocess import (
     grey_table,
     greys,
@@ -21,7 +23,7 @@ from inference.preprocess import (
 )
 from inference.volume.ct_volume import CTVolume, SourceSlice
 
-AUTHORS = read_card(shipped_folder() / "zheng2020-authors").profile
+AUTHORS = read_zheng_card(shipped_folder() / "zheng2020-authors").profile
 
 
 def volume_of(hu: np.ndarray, spacing_z: float) -> CTVolume:

@@ -24,7 +24,8 @@ from dicom_node.report.sources import read_sources
 from dicom_node.report.structured_report import build_report
 from dicom_node.report.uids import result_uid
 from dicom_node.report.wording import series_description
-from inference.finding import Finding, Spread
+from inference.finding import Spread
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume
 from storage.object_kinds import ObjectKind
 from tests.factories import SERIES_UID, Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
@@ -177,9 +178,10 @@ def test_sites_of_the_display_report_stand_at_its_numbers(volume: CTVolume) -> N
 
 
 def test_texts_of_the_display_report_fit_beside_a_left_lung_in_ohif() -> None:
-    values = {codes.OUTPUT_SHOWN: "100.00 %", codes.LEFT_LUNG_SHOWN: "9999.00 mL", codes.LEFT_REGION_SHOWN: "999.00 mL"}
+    output = codes.output_shown(model())[0]
+    values = {output: "100.00 %", codes.LEFT_LUNG_SHOWN: "9999.00 mL", codes.LEFT_REGION_SHOWN: "999.00 mL"}
     assert [name.meaning for name, value in values.items() if len(f"{name.meaning}: {value}") > 31] == []
-    assert codes.OUTPUT_SHOWN.meaning == "COVID-19 research AI"
+    assert output.meaning == "COVID-19 research AI"
 
 
 def test_small_numbers_of_the_display_report_are_never_zero(volume: CTVolume) -> None:

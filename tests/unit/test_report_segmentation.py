@@ -18,7 +18,7 @@ from dicom_node.report.frame import to_part10
 from dicom_node.report.segmentation import build_segmentation
 from dicom_node.report.sources import read_sources
 from dicom_node.report.structured_report import build_report
-from inference.finding import Finding
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume
 from tests.factories import SERIES_UID, Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
 from tests.unit.test_report_sr import _mutated
@@ -31,8 +31,9 @@ FLIPPED_ROWS = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
 ROTATED = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0)
 
 
-def made_from(volume: CTVolume, grid: Grid, localisation: bool = True, **changes: object) -> Finding:
-    return finding_on(volume, lung_mask=lungs(grid), localisation=lesion(grid) if localisation else None, **changes)
+def made_from(volume: CTVolume, grid: Grid, localised: bool = True, **changes: object) -> Finding:
+    region = lesion(grid) if localised else None
+    return finding_on(volume, **{"lung_mask": lungs(grid), "localisation": region, **changes})
 
 
 def written(volume: CTVolume, finding: Finding) -> Dataset:
@@ -172,8 +173,8 @@ def test_finding_without_localisation_has_one_segment_under_another_uid(tmp_path
     write_series(tmp_path / "s", grid)
     volume = volume_of(tmp_path / "s")
     both = written(volume, made_from(volume, grid))
-    alone = written(volume, made_from(volume, grid, localisation=False))
-    empty = written(volume, replace(made_from(volume, grid), localisation=np.zeros(grid.shape, bool)))
+    alone = written(volume, made_from(volume, grid, localised=False))
+    empty = written(volume, made_from(volume, grid, localisation=np.zeros(grid.shape, bool)))
     assert len(alone.SegmentSequence) == len(empty.SegmentSequence) == 1
     assert alone.SOPInstanceUID == empty.SOPInstanceUID != both.SOPInstanceUID
     assert (alone.SegmentsOverlap, int(alone.NumberOfFrames)) == ("NO", grid.shape[0] - 2)

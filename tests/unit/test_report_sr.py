@@ -17,8 +17,9 @@ from dicom_node.report.frame import to_part10
 from dicom_node.report.not_analysed import build_not_analysed
 from dicom_node.report.sources import read_sources
 from dicom_node.report.structured_report import build_report
-from inference.finding import Finding, Spread
+from inference.finding import Spread
 from inference.models.cards import OperatingPoint
+from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume
 from tests.factories import SERIES_UID, finding_on, model, volume_of, write_enhanced, write_series
 from tests.validators import Row, evidence, report_problems, rows
@@ -160,7 +161,7 @@ def test_number_interpretation_and_sentence_agree(
 
 def unstable(volume: CTVolume) -> Finding:
     """A finding of 57 %, which harmless changes move from 44.9 to 58.2 %."""
-    return replace(finding_on(volume, 0.571), spread=Spread(0.449, 0.582, ("one row higher", "one row lower")))
+    return finding_on(volume, 0.571, spread=Spread(0.449, 0.582, ("one row higher", "one row lower")))
 
 
 def test_the_range_of_an_unstable_output_is_said_and_coded(volume: CTVolume) -> None:
@@ -174,7 +175,7 @@ def test_the_range_of_an_unstable_output_is_said_and_coded(volume: CTVolume) -> 
 
 
 def test_a_range_on_one_side_of_the_threshold_is_no_part_of_the_report(volume: CTVolume) -> None:
-    finding = replace(finding_on(volume, 0.8), spread=Spread(0.6, 0.9, ("one row higher",)))
+    finding = finding_on(volume, 0.8, spread=Spread(0.6, 0.9, ("one row higher",)))
     report = written(build_report(finding, volume, read_sources(volume), CONTEXT))
     assert "uncertain" not in texts(report)
     assert value_of(report, "111012,DCM") == "80 %,UCUM"
@@ -203,7 +204,7 @@ def test_results_of_one_study_are_one_statement(
 
 @pytest.mark.parametrize("probability", [float("nan"), -0.1, 1.1, float("inf")])
 def test_what_is_no_probability_is_refused(volume: CTVolume, probability: float) -> None:
-    with pytest.raises(ValueError, match="probability"):
+    with pytest.raises(ValueError, match="certainty"):
         build_report(finding_on(volume, probability), volume, read_sources(volume), CONTEXT)
 
 

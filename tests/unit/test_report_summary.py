@@ -25,7 +25,7 @@ from dicom_node.report.typesetting import MOST_CHARACTERS
 from inference.finding import QualityCheck, Spread
 from inference.models.cards import OperatingPoint
 from inference.volume.ct_volume import CTVolume
-from tests.factories import Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
+from tests.factories import Grid, finding_on, lesion, lungs, model, verdict_on, volume_of, write_enhanced, write_series
 from tests.validators import rows
 
 CONTEXT = ReportContext(created_at=datetime(2026, 3, 1, 12, tzinfo=UTC))
@@ -202,7 +202,7 @@ def test_why_nothing_is_localised_is_said_in_report_and_on_the_page(tmp_path: Pa
     nothing = np.zeros(volume.hu.shape, bool)
     cold, elsewhere = np.zeros(volume.hu.shape, np.uint8), np.zeros(volume.hu.shape, np.uint8)
     elsewhere[2, 1, 1] = 255
-    inside = np.where(finding_on(volume).lung_mask, elsewhere.max(), 0).astype(np.uint8)
+    inside = np.where(verdict_on(volume).lung_mask, elsewhere.max(), 0).astype(np.uint8)
     for probability, heat, said, legend in (
         (0.2, cold, "No region is marked when the result is negative.", "planes through the middle of the lungs"),
         (0.9, elsewhere, "doubt the result", "hottest outside the lungs: planes through their middle"),

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from inference.arrays import Box, Grey
+from inference.covid.card import read_zheng_card
 from inference.covid.spread import changed, spread_of
 from inference.covid.verdict_input import decovnet_input
 from inference.finding import Spread
-from inference.models.cards import Change, read_card, shipped_folder
+from inference.models.cards import shipped_folder
+from inference.models.profile import Change
 
-CARD = read_card(shipped_folder() / "zheng2020-authors")
+CARD = read_zheng_card(shipped_folder() / "zheng2020-authors")
 BOX = slice(2, 9), slice(10, 20), slice(5, 30)
 
 

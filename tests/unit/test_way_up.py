@@ -67,7 +67,6 @@ def test_a_prone_patient_stored_turned_gets_the_same_finding_with_its_mask_on_th
     assert found.probability == expected.probability
     np.testing.assert_array_equal(found.lung_mask, expected.lung_mask[:, ::-1, ::-1])
     assert (found.left_lung_ml, found.right_lung_ml) == (expected.left_lung_ml, expected.right_lung_ml)
-    assert found.pixel_digest == prone.digest()
 
 
 def test_a_mirror_image_is_seen_by_the_side_of_the_heart(chest: CTVolume) -> None:
