@@ -76,7 +76,7 @@ def label(model: ModelIdentity) -> str:
 
 
 def output_shown(model: ModelIdentity) -> tuple[Code, Code, Code]:
-    """The names of the model's certainty, and of its lowest and highest, for viewers that write nothing else of a group.
+    """The names of the model's certainty, its lowest and its highest, for viewers that write nothing else of a group.
 
     A viewer does not say that a number is a minimum: its name does.
     """
