@@ -196,6 +196,9 @@ class WorkerSettings(Section):
     """How much a worker yields to the other processes: the receiver must not wait for an analysis."""
     read_ahead_mb: int = Field(default=512, ge=0)
     """MiB of memory for slices of the next series, which are decoded while this one is computed; 0: none are."""
+    unconfined_models: Literal["refuse", "allow"] = "refuse"
+    """A third party's model where the kernel does not let it be cut off from the network, other processes and the
+    node's files. "allow": it runs all the same, and could read whatever the node can."""
     drain_s: float = Field(default=45.0, ge=0)
     """When the node stops, a running analysis has this long to end; then its job is handed back. Less than the
     supervisor waits."""

@@ -7,9 +7,10 @@ import numpy as np
 
 from inference.isolation.host import IsolatedLoaded, IsolatedModel
 from inference.models.cards import Limits, read_card
-from inference.plug import DeviceChoice
+from inference.plug import Code, DeviceChoice
 from inference.volume.ct_volume import CTVolume, SeriesHeader, SourceSlice
 
+VOLUME = Code("118565006", "SCT", "Volume")
 LIMITS = Limits(memory_mb=2048, time_s=60, scratch_mb=64)
 CPU = DeviceChoice("cpu", threads=1)
 
@@ -33,5 +34,5 @@ def a_volume(slices: int = 6) -> CTVolume:
 
 def loaded(name: str, folder: Path, limits: Limits = LIMITS, required: bool = True) -> IsolatedLoaded:
     """One of `hostile_models`, for any volume."""
-    card = replace(read_card(folder), limits=limits)
+    card = replace(read_card(folder), limits=limits, codes=(VOLUME,))
     return replace(IsolatedModel(f"tests.hostile_models:{name}", required).load(folder, card, CPU), policy=None)

@@ -15,6 +15,7 @@ from dicom_node.analysis.analyse import Analysis, analyse
 from dicom_node.analysis.open_model import open_folder
 from dicom_node.analysis.result_objects import ReportObject, report_objects
 from inference.errors import InferenceError
+from inference.isolation.host import IsolatedLoaded
 from inference.models.cards import Card, read_card, require_weights
 from inference.models.registry import find_model
 from inference.phantom.chest import make_phantom
@@ -47,6 +48,8 @@ def check_model(settings: Settings, name: str, version: str | None, device: str)
         except (InferenceError, ValueError) as error:
             return [*steps, Step("run on a phantom", False, str(error))]
         steps.append(_ran(analysis))
+        if analysis.refusal is not None and isinstance(opened.loaded, IsolatedLoaded) and opened.loaded.printed:
+            steps.append(Step("what it printed", False, opened.loaded.printed.strip()))
         if analysis.finding is not None:
             built = report_objects(analysis, paths, opened.identity, settings)
             steps.append(_report(next(one for one in built.objects if one.kind == ObjectKind.REPORT)))

@@ -3,15 +3,19 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from config.settings import Settings
 from inference.errors import ModelError
 from inference.finding import ModelIdentity
-from inference.isolation.host import IsolatedModel
+from inference.isolation.host import IsolatedModel, missing_locks
 from inference.models.cards import Card, read_card
-from inference.models.kinds import find_kind, plug_of
+from inference.models.kinds import Kind, find_kind, plug_of
 from inference.models.registry import find_model
 from inference.plug import DeviceChoice, LoadedModel, Model
 from storage.jobs import ModelRef
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,17 @@ def open_folder(folder: Path, settings: Settings, device: str, *, trace: bool = 
     Raises ModelError if a file is missing or altered, or its kind is not installed.
     """
     card, worker = read_card(folder), settings.worker
-    kind = find_kind(card.kind)
-    plug: Model = plug_of(kind) if kind.own else IsolatedModel(kind.entry)
-    loaded = plug.load(folder, card, DeviceChoice(device, worker.precision, worker.threads, trace))
+    loaded = _plug(find_kind(card.kind), settings).load(
+        folder, card, DeviceChoice(device, worker.precision, worker.threads, trace)
+    )
     return OpenModel(card, card.identity(), loaded)
+
+
+def _plug(kind: Kind, settings: Settings) -> Model:
+    if kind.own:
+        own: Model = plug_of(kind)
+        return own
+    confined = settings.worker.unconfined_models == "refuse"
+    if not confined and missing_locks():
+        log.error("a third party's model is not shut in", kind=kind.name, package=kind.package, why=missing_locks())
+    return IsolatedModel(kind.entry, confined, {kind.package: kind.version})

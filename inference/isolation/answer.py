@@ -4,14 +4,14 @@ import dataclasses
 import json
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from inference.errors import ModelError
-from inference.isolation.known_codes import require_known
+from inference.isolation.known_codes import UnknownCode, require_known
 from inference.isolation.wire import JSON_SIZE
 from inference.models.toml_fields import convert
 from inference.plug import Code, Output, Segment, check_output
@@ -59,6 +59,16 @@ def decode_output(message: bytes | bytearray, volume: CTVolume, most_bytes: int)
     _require_plain(output)
     check_output(output, volume)
     return output
+
+
+def require_declared(output: Output, codes: Sequence[Code]) -> None:
+    """Raise UnknownCode for something measured or found that is not among these: the card does not speak of it."""
+    concepts = [measured.concept for measured in output.measurements] + [found.concept for found in output.findings]
+    for concept in concepts:
+        if not any(concept.is_same(code) for code in codes):
+            raise UnknownCode(
+                f"{concept.value} of {concept.scheme}, {concept.meaning}: not among [[codes]] of its card"
+            )
 
 
 def _segment(entry: object, where: str, arrays: "_Arrays") -> Segment:

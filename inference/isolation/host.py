@@ -7,6 +7,7 @@ outcome is an output that was checked, or an `UnsuitableSeries` with a code of i
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import selectors
@@ -15,8 +16,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -26,12 +27,12 @@ from config.reasons import ReasonCode
 from inference.errors import ModelError, UnsuitableSeries
 from inference.isolation import plugin_process as answers
 from inference.isolation import sandbox
-from inference.isolation.answer import TooMuch, decode_output, longest_message
+from inference.isolation.answer import TooMuch, decode_output, longest_message, require_declared
 from inference.isolation.known_codes import UnknownCode
 from inference.isolation.scratch import scratch_folder, used_bytes
 from inference.isolation.wire import describe_volume
-from inference.models.cards import Card, Limits
-from inference.plug import DeviceChoice, Output
+from inference.models.cards import Card, Limits, require_weights
+from inference.plug import Code, DeviceChoice, Output
 from inference.suitability.check import check
 from inference.suitability.policy import Policy
 from inference.volume.ct_volume import CTVolume
@@ -64,26 +65,30 @@ class IsolatedModel:
 
     target: "module:object" of its entry point; this process never imports it.
     required: run it only if the kernel lets it be shut in, see `missing_locks`.
+    versions: of its package, for what results say about how they were made.
     """
 
     target: str
     required: bool = True
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def load(self, folder: Path, card: Card, device: DeviceChoice) -> "IsolatedLoaded":
         """Ready for volumes; the model's own `load` runs in the process, once for every volume.
 
-        Raises ModelError if the kernel does not let it be shut in.
+        Raises ModelError if a weight file is missing or altered, or if the kernel does not let it be shut in.
         """
+        _require_unaltered(card, folder)
         if self.required and missing_locks():
             raise _not_shut_in(self.target, missing_locks())
         policy = Policy.from_table(card.suitability)
-        return IsolatedLoaded(self, folder.resolve(), card.limits or Limits(), device, policy)
+        return IsolatedLoaded(self, folder.resolve(), card.limits or Limits(), device, card.codes, policy)
 
 
 @dataclass
 class IsolatedLoaded:
     """A third party's model on a device; satisfies `inference.plug.LoadedModel`.
 
+    codes: what the card says that it measures and finds.
     policy: what a volume must be like; None: anything is tried.
     printed: the end of what it printed last. For a person who tries a model out: it may hold anything that the model
         saw, so it goes into no log and no report.
@@ -93,6 +98,7 @@ class IsolatedLoaded:
     folder: Path
     limits: Limits
     device: DeviceChoice
+    codes: Sequence[Code]
     policy: Policy | None = None
     printed: str = ""
 
@@ -108,7 +114,8 @@ class IsolatedLoaded:
             output = self._analyse(volume)
         except _Crashed:
             output = self._analyse(volume)
-        return dataclasses.replace(output, checks=(*checks, *output.checks))
+        run = dataclasses.replace(output.run, versions={**output.run.versions, **self.model.versions})
+        return dataclasses.replace(output, checks=(*checks, *output.checks), run=run)
 
     def _analyse(self, volume: CTVolume) -> Output:
         with scratch_folder() as scratch, _in_memory(volume) as voxels:
@@ -138,7 +145,7 @@ class IsolatedLoaded:
 
     def _understood(self, kind: str, content: bytes | bytearray, volume: CTVolume) -> Output:
         if kind == answers.OUTPUT:
-            return _checked_output(content, volume, self.limits)
+            return _checked_output(content, volume, self.limits, self.codes)
         text = " ".join(content[:1000].decode(errors="replace").split())
         if kind == answers.NOT_SHUT_IN:
             raise _not_shut_in(self.model.target, text)
@@ -153,6 +160,15 @@ class IsolatedLoaded:
         if kind == answers.FAILED:
             raise _stopped(ReasonCode.MODEL_CRASHED, f"failed with {text}")
         raise _stopped(ReasonCode.MODEL_OUTPUT, f"gave an answer that is not one ({text})")
+
+
+def _require_unaltered(card: Card, folder: Path) -> None:
+    require_weights(card, folder)
+    for weights in card.weight_files().values():
+        with open(folder / weights.file, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != weights.sha256:
+            raise ModelError(f"{folder / weights.file}: SHA-256 is {found}, its card says {weights.sha256}")
 
 
 def _not_shut_in(target: str, why: str) -> ModelError:
@@ -174,9 +190,11 @@ def _wrote_too_much(limits: Limits) -> UnsuitableSeries:
     return _stopped(ReasonCode.MODEL_TOO_MUCH, what)
 
 
-def _checked_output(content: bytes | bytearray, volume: CTVolume, limits: Limits) -> Output:
+def _checked_output(content: bytes | bytearray, volume: CTVolume, limits: Limits, codes: Sequence[Code]) -> Output:
     try:
-        return decode_output(content, volume, limits.memory_mb << 20)
+        output = decode_output(content, volume, limits.memory_mb << 20)
+        require_declared(output, codes)
+        return output
     except TooMuch as error:
         raise _stopped(ReasonCode.MODEL_TOO_MUCH, f"gave more than the node takes ({error})") from None
     except UnknownCode as error:

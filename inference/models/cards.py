@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from config.coding import Code
 from inference.errors import ModelError
@@ -30,8 +30,9 @@ class Weights:
     checkpoint_sha256: str = ""
 
     def __post_init__(self) -> None:
-        if Path(self.file).name != self.file or self.file in ("", ".", ".."):
-            raise ValueError("file: must be a plain file name in the folder of the card")
+        path = PurePosixPath(self.file)
+        if not path.name or path.is_absolute() or ".." in path.parts:
+            raise ValueError("file: must name a file in the folder of the card or below it")
 
 
 @dataclass(frozen=True)

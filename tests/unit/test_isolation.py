@@ -31,9 +31,7 @@ from tests.programs import wait_for
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("model")
-    shutil.copy(shipped_folder() / "demonstration" / "card.toml", made)
-    return made
+    return shutil.copytree(shipped_folder() / "demonstration", tmp_path_factory.mktemp("model") / "demonstration")
 
 
 @pytest.fixture(autouse=True, scope="module")
