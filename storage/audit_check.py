@@ -2,18 +2,22 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from storage import audit
+from storage import audit, audit_archive
+from storage.audit_archive import Archive
 from storage.clock import TOLERANCE_S
 from storage.errors import NotFound
 from storage.models import audit as rows
 from storage.models import results
 from storage.results import content_sha256
 
+ARCHIVED = "audit.archived"
 Head = tuple[int, str]
 
 
@@ -34,21 +38,55 @@ def parse_head(text: str) -> Head:
     return int(found[1]), found[2]
 
 
-def check(tx: Connection, expected: Head | None = None) -> Check:
-    """Walk the whole trail. expected: the head noted after an earlier check."""
+def check(tx: Connection, expected: Head | None = None, folder: Path = Path()) -> Check:
+    """Walk the whole trail, first its archives in `folder`. expected: the head noted after an earlier check."""
+    archived = _Archived(expected)
+    held = audit_archive.archives(tx)
+    problems = list(audit_archive.problems(folder, held, archived.see))
     broken = audit.verify(tx)
-    problems = [f"row {broken.audit_id}: {broken.reason}"] if broken else []
+    problems += [f"row {broken.audit_id}: {broken.reason}"] if broken else []
+    problems += _unknown_archives(tx, held, archived)
     if expected is not None:
-        problems += _against(tx, expected)
-    problems += _altered_results(tx)
+        problems += _against(tx, expected, archived.hash)
+    problems += _altered_results(tx, archived)
     if _ends_before_last_result(tx):
         problems.append("the last row is older than the last result: rows were cut off the end")
-    return Check(tx.scalar(select(func.count()).select_from(rows)) or 0, audit.head(tx), tuple(problems))
+    later = select(func.count()).select_from(rows).where(rows.c.id > audit.archived(tx)[0])
+    count = sum(one.rows for one in held) + int(tx.scalar(later) or 0)
+    return Check(count, audit.head(tx), tuple(problems))
 
 
-def _against(tx: Connection, expected: Head) -> list[str]:
+class _Archived:
+    """What the archived rows say that the rest of the check needs."""
+
+    def __init__(self, expected: Head | None) -> None:
+        self._number = expected[0] if expected else None
+        self.hash: str | None = None  # of the row that was noted
+        self.seals: list[tuple[int, str | None]] = []
+        self.digests: set[str] = set()
+
+    def see(self, row: Mapping[str, Any]) -> None:
+        """Take note of a row."""
+        if row["id"] == self._number:
+            self.hash = row["hash"]
+        if row["event"] == "result.recorded":
+            self.seals.append((row["result_id"], row["detail"]))
+        if row["event"] == ARCHIVED:
+            self.digests.add(json.loads(row["detail"])["sha256"])
+
+
+def _unknown_archives(tx: Connection, held: Sequence[Archive], archived: _Archived) -> Iterator[str]:
+    """Archives of which no audit row tells: somebody made them to be able to delete rows."""
+    if not held:
+        return
+    told = select(rows.c.detail).where(audit.RARE, rows.c.event == ARCHIVED)
+    digests = archived.digests | {json.loads(detail)["sha256"] for detail in tx.scalars(told)}
+    yield from (f"archive {one.file}: no audit row tells of it" for one in held if one.sha256 not in digests)
+
+
+def _against(tx: Connection, expected: Head, archived: str | None) -> list[str]:
     number, digest = expected
-    held = tx.scalar(select(rows.c.hash).where(rows.c.id == number))
+    held = archived or tx.scalar(select(rows.c.hash).where(rows.c.id == number))
     if held is None:
         return [f"row {number}, which was noted, is not there: rows were cut off the end, or the index is older"]
     if held != digest:
@@ -56,20 +94,21 @@ def _against(tx: Connection, expected: Head) -> list[str]:
     return []
 
 
-def _altered_results(tx: Connection) -> Iterator[str]:
+def _altered_results(tx: Connection, archived: _Archived) -> Iterator[str]:
     """Results that are not what their audit rows sealed. Rows that an earlier version wrote have no seal."""
-    sealed = select(rows.c.result_id, rows.c.detail).where(rows.c.event == "result.recorded").order_by(rows.c.id)
-    for row in tx.execute(sealed).all():
-        seal = json.loads(row.detail or "{}").get("content_sha256")
+    sealed = select(rows.c.result_id, rows.c.detail).where(audit.RARE, rows.c.event == "result.recorded")
+    later = sealed.where(rows.c.id > audit.archived(tx)[0]).order_by(rows.c.id)
+    for result_id, detail in (*archived.seals, *tx.execute(later).all()):
+        seal = json.loads(detail or "{}").get("content_sha256")
         if seal is None:
             continue
         try:
-            held = content_sha256(tx, row.result_id)
+            held = content_sha256(tx, result_id)
         except NotFound:
-            yield f"result {row.result_id} is no longer in the index"
+            yield f"result {result_id} is no longer in the index"
             continue
         if held != seal:
-            yield f"result {row.result_id} or its objects were altered after they were recorded"
+            yield f"result {result_id} or its objects were altered after they were recorded"
 
 
 def _ends_before_last_result(tx: Connection) -> bool:

@@ -114,7 +114,7 @@ class Series(Base):
         _where("ix_series_open_due_at", "due_at", condition="state = 'OPEN'"),
         Index("ix_series_state_last_instance_at", "state", "last_instance_at"),
         _where("ix_series_selection", "selection", condition="selection IS NOT NULL"),
-        _where("ix_series_without_result", "last_instance_at", condition="NOT has_result"),
+        _where("ix_series_without_result", "id", condition="NOT has_result"),
         _where("ix_series_with_images", "closed_at", condition="closed_at IS NOT NULL AND emptied_at IS NULL"),
     )
 
@@ -533,7 +533,8 @@ class CompletionEffort(Base):
 
 
 class AuditRow(Base):
-    """One thing that happened. Rows are chained by hash and never changed: triggers refuse changes.
+    """One thing that happened. Rows are chained by hash and never changed: triggers refuse changes. The oldest may go
+    into archives (see audit_archive.py).
 
     Nearly all rows say that an instance was received. They are in no index by event, so that receiving stays cheap.
     """
@@ -561,6 +562,24 @@ class AuditRow(Base):
     hash: Mapped[str]
 
 
+class AuditArchive(Base):
+    """A file that holds the audit rows after those of the archive before it. Never changed: triggers refuse that.
+
+    last_id, rows, hash: number of its last row, how many they are, and hash of the last. previous: the hash that the
+    first one follows. file, sha256: its name and the digest of its bytes.
+    """
+
+    __tablename__ = "audit_archives"
+
+    last_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    rows: Mapped[int]
+    previous: Mapped[str] = mapped_column(unique=True)
+    hash: Mapped[str]
+    file: Mapped[str]
+    sha256: Mapped[str]
+    archived_at: Mapped[float]
+
+
 properties = cast(Table, Property.__table__)
 patients = cast(Table, Patient.__table__)
 studies = cast(Table, Study.__table__)
@@ -581,6 +600,7 @@ turnaround_days = cast(Table, TurnaroundDay.__table__)
 tallies = cast(Table, Tally.__table__)
 completion_efforts = cast(Table, CompletionEffort.__table__)
 audit = cast(Table, AuditRow.__table__)
+audit_archives = cast(Table, AuditArchive.__table__)
 
 # These need the columns themselves: an order, and an expression of a view.
 _where("ix_jobs_queue", jobs.c.shadow, jobs.c.priority.desc(), jobs.c.due_at, jobs.c.id, condition="state = 'QUEUED'")

@@ -3,7 +3,7 @@
 The index, results, reports and the audit trail stay, so every question about the past keeps its answer.
 """
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select, tuple_, update
 
 from storage import audit, tallies
 from storage.database import Database
@@ -54,12 +54,12 @@ def finished_series(tx: Connection, before: float, place: Place = BEGINNING) -> 
     study is analysed; every delivery sent, and committed if that is wanted. What failed is not finished: somebody may
     want to retry it.
     """
-    closed_at, series_pk = place
-    later = or_(series.c.closed_at > closed_at, and_(series.c.closed_at == closed_at, series.c.id > series_pk))
+    closed_at, _ = place
     rows = tx.execute(
         select(series.c.id, series.c.closed_at)
         .where(series.c.closed_at.is_not(None), series.c.emptied_at.is_(None))
-        .where(series.c.closed_at >= closed_at, series.c.closed_at <= before, later)
+        .where(series.c.closed_at >= closed_at, series.c.closed_at <= before)
+        .where(tuple_(series.c.closed_at, series.c.id) > tuple_(*place))
         .order_by(series.c.closed_at, series.c.id)
         .limit(AT_ONCE)
     ).all()
@@ -73,7 +73,8 @@ def finished_series(tx: Connection, before: float, place: Place = BEGINNING) -> 
 def _finished(before: float) -> ColumnElement[bool]:
     """Whether everything about a series was done before this moment. Each part is a seek by its number."""
     return and_(
-        series.c.state == SeriesState.CLOSED.value,
+        # An expression, so that no database begins with all closed series instead of with the given ones.
+        series.c.state + "" == SeriesState.CLOSED.value,
         series.c.closed_at <= before,
         ~exists().where(instances.c.series_pk == series.c.id, instances.c.received_at > before),
         or_(_reported(), _kept_without_a_job(), series.c.selection.in_(NOT_CHOSEN)),

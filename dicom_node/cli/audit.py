@@ -5,14 +5,18 @@ import json as json_module
 import re
 import sys
 import textwrap
+import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import Progress
 
 from dicom_node.cli.common import (
     ConfigOption,
     JsonOption,
     database_of,
+    err,
     local_text,
     note_reading,
     out,
@@ -24,7 +28,9 @@ from dicom_node.cli.common import (
     utc_text,
     zone,
 )
+from dicom_node.runtime.index import who
 from storage import audit as trail
+from storage import audit_archive
 from storage import series as store
 from storage.audit_check import check, parse_head
 from storage.database import Database
@@ -32,19 +38,23 @@ from storage.errors import NotFound
 from storage.lookup import find_series, find_study
 from storage.pseudonyms import Pseudonyms
 
+ARCHIVES = "audit"
 LATEST = 20
 """Rows of a table that nothing narrows down."""
 LINES_OF_DETAIL = 2
 DIGEST = re.compile("[0-9a-f]{40,}")
+group = typer.Typer()
 COLUMNS = ("at", "event", "outcome", "peer_ae", "address", "patient_id", "series_uid", "detail")
 
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
-    app.command()(audit)
+    app.add_typer(group, name="audit")
 
 
+@group.callback(invoke_without_command=True)
 def audit(
+    context: typer.Context,
     patient: Annotated[str | None, typer.Option(help="Patient ID.")] = None,
     study: Annotated[str | None, typer.Option(help="Study Instance UID, or its beginning.")] = None,
     series: Annotated[str | None, typer.Option(help="Number of a series, its UID, or its beginning.")] = None,
@@ -58,6 +68,7 @@ def audit(
     limit: Annotated[int | None, typer.Option(min=1, help="The latest so many.")] = None,
     verify: Annotated[bool, typer.Option(help="Only check that no row was changed or removed.")] = False,
     expect: Annotated[str | None, typer.Option(help="With --verify: the head that an earlier check printed.")] = None,
+    archives: Annotated[Path | None, typer.Option(help="With --verify: where archives were moved.")] = None,
     wide: Annotated[bool, typer.Option("--wide", help="A table with all columns.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of a table.")] = False,
     config: ConfigOption = None,
@@ -65,12 +76,14 @@ def audit(
 ) -> None:
     """What happened, oldest first: to every image, every result, every association.
 
-    Without a filter, the latest rows; --json and --csv give all.
+    Without a filter, the latest rows; --json and --csv give all. Archived rows are in their files only.
     """
+    if context.invoked_subcommand:
+        return
     settings = settings_from(config)
     database = database_of(settings)
     if verify or expect:
-        _verify(database, expect, json)
+        _verify(database, expect, json, archives or settings.data_dir / ARCHIVES)
         return
     filters = (patient, study, series, since, until, outcome, event, without)
     if limit is None and not (json or as_csv or any(filters)):
@@ -100,6 +113,35 @@ def audit(
         print_rows("Audit trail (UTC)", COLUMNS, ([_cell(row, column) for column in COLUMNS] for row in rows))
     else:
         _print_lines(rows, limit)
+
+
+@group.command()
+def archive(
+    before: Annotated[str, typer.Option(help="ISO date or time; without a zone, that of this machine.")],
+    to: Annotated[Path | None, typer.Option(help="Folder for the file; by default audit/ in the data folder.")] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Move the rows before a date to a file with a digest of its own. The node may run meanwhile.
+
+    The chain goes on: --verify walks through the archives first. Keep them together, and copy them elsewhere.
+    """
+    settings = settings_from(config)
+    database = database_of(settings)
+    folder = to or settings.data_dir / ARCHIVES
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("rows", total=None)
+
+        def report(what: str, count: int) -> None:
+            progress.update(task, description=f"{count} rows {what}")
+
+        when = seconds_of(before) or 0.0
+        made = audit_archive.archive(database, folder, when, time.time(), {"user": who()}, report)
+    if json:
+        print_json({**vars(made), "folder": str(folder)})
+        return
+    out.print(f"{made.rows} rows, to number {made.last_id}, are in {folder / made.file}", soft_wrap=True)
+    out.print(f"SHA-256 {made.sha256}, also in the audit trail", soft_wrap=True)
 
 
 def _study_uid(tx: Any, wanted: str) -> str:
@@ -144,14 +186,14 @@ def _short(value: object) -> str:
     return json_module.dumps(value, ensure_ascii=False)
 
 
-def _verify(database: Database, expect: str | None, json: bool) -> None:
+def _verify(database: Database, expect: str | None, json: bool, archives: Path) -> None:
     """Status 1 if anything is wrong."""
     try:
         expected = parse_head(expect) if expect else None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--expect") from None
     with database.read() as tx:
-        found = check(tx, expected)
+        found = check(tx, expected, archives)
     head = f"{found.head[0]}:{found.head[1]}"
     if json:
         print_json({"rows": found.rows, "head": head, "problems": found.problems})

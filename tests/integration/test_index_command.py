@@ -385,3 +385,17 @@ def test_a_database_without_tables_is_no_index(folder: Folder) -> None:
     assert folder.json("status", status=1)["unknown_files"] == 1
     assert folder.json("adopt", "--dry-run")["adopted"] == 1
     assert folder.json("adopt")["adopted"] == 1
+
+
+def test_archived_rows_are_verified_with_the_others_wherever_they_were_moved(folder: Folder, tmp_path: Path) -> None:
+    folder.receive(ct_slice(1))
+    noted = audit_command(folder, "--verify").stdout.split()[-1]
+    made = json.loads(audit_command(folder, "archive", "--before", "2100-01-01", "--json").stdout)
+    assert made["rows"] >= 1
+    assert audit_command(folder, "--verify", "--expect", noted).exit_code == 0
+    os.rename(folder.data / "audit", tmp_path / "tape")
+    found = audit_command(folder, "--verify")
+    assert found.exit_code == 1
+    assert made["file"] in found.stdout
+    assert audit_command(folder, "--verify", "--archives", str(tmp_path / "tape")).exit_code == 0
+    assert made["sha256"] in audit_command(folder, "--event", "audit", "--json").stdout

@@ -19,7 +19,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 from sqlalchemy import select
 
-from storage import audit, clock, deliveries, job_state, jobs, quiet_time, recording, reopening, series, series_state
+from storage import (
+    audit,
+    clock,
+    deliveries,
+    job_state,
+    jobs,
+    quiet_time,
+    recording,
+    reopening,
+    series,
+    series_state,
+    tallies,
+)
 from storage.arrival import Outcome
 from storage.deliveries import ClaimedDelivery
 from storage.errors import IllegalMove, StaleLease
@@ -286,7 +298,15 @@ class Node(RuleBasedStateMachine):
         self.nothing_acknowledged_is_lost()
         with self.store.database.read() as tx:
             assert audit.verify(tx) is None
+            assert tallies.differences(tx) == {}
+        assert self.store.rows(WRONG_MARKS) == []
 
+
+# Series whose mark does not say whether they have a current result.
+WRONG_MARKS = (
+    "SELECT id FROM series WHERE has_result <> EXISTS (SELECT 1 FROM results "
+    "WHERE results.series_pk = series.id AND results.superseded_at IS NULL AND NOT results.shadow)"
+)
 
 TestNode = Node.TestCase
 TestNode.settings = settings(

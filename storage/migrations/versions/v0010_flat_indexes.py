@@ -14,7 +14,7 @@ INDEXES = (
     ("ix_series_open_due_at", "series", ("due_at",), "state = 'OPEN'"),
     ("ix_series_state_last_instance_at", "series", ("state", "last_instance_at"), None),
     ("ix_series_selection", "series", ("selection",), "selection IS NOT NULL"),
-    ("ix_series_without_result", "series", ("last_instance_at",), "NOT has_result"),
+    ("ix_series_without_result", "series", ("id",), "NOT has_result"),
     ("ix_series_with_images", "series", ("closed_at",), "closed_at IS NOT NULL AND emptied_at IS NULL"),
     ("ix_instances_lost", "instances", ("gone_reason", "gone_at"), "gone_reason IN ('missing', 'corrupt')"),
     ("ix_jobs_queue", "jobs", ("shadow", sa.text("priority DESC"), "due_at", "id"), "state = 'QUEUED'"),
@@ -54,3 +54,13 @@ def upgrade() -> None:
     of_connections = f"CREATE INDEX ix_audit_connections ON audit ({TIME_UTC}) WHERE {CONNECTIONS}"
     postgresql = op.get_bind().dialect.name == "postgresql"
     op.get_bind().exec_driver_sql(of_connections.replace("%", "%%") if postgresql else of_connections)
+    if postgresql:
+        _gather_statistics()
+
+
+def _gather_statistics() -> None:
+    """Wide columns have lost theirs. And an outcome belongs to few events: PostgreSQL must know, to ask the index."""
+    say("statistics")
+    op.execute("CREATE STATISTICS audit_kinds (mcv) ON event, outcome FROM audit")
+    for table in sorted({table for _, table, _, _ in INDEXES}):
+        op.execute(f"ANALYZE {table}")
