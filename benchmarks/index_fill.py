@@ -70,7 +70,8 @@ OBJECTS = f"""INSERT INTO result_objects (id, result_id, kind, sop_instance_uid,
 DELIVERIES = f"""INSERT INTO deliveries (result_id, destination, state, attempts, fence, set_at, due_at, created_at,
     sent_at, committed_at, error, object_status, commitment_uid, commitment_attempts, refusals, unconfirmed_at) {AGED}
     SELECT k, '{DESTINATIONS[0]}', CASE WHEN age < 90 THEN 'PENDING' WHEN age < 92 THEN 'SENDING' WHEN age < 200
-    THEN 'SENT' WHEN k % :failing = 1 THEN 'FAILED' WHEN k % :failing = 2 THEN 'SENT' ELSE 'COMMITTED' END,
+    THEN 'SENT' WHEN k % :failing = 1 THEN 'FAILED' WHEN k % :failing = 2 THEN 'SENT'
+    WHEN k % 2 = 0 THEN 'SENT' ELSE 'COMMITTED' END,
     1, 1, at + 130,
     CASE WHEN age BETWEEN 90 AND 91 THEN :now + 60 WHEN age < 200 THEN at + 130 END, at + 60 + k % 60,
     CASE WHEN age >= 92 AND k % :failing <> 1

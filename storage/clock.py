@@ -15,9 +15,15 @@ from storage.moves import in_state
 TOLERANCE_S = 5.0
 
 
-def start_waits_again(tx: Connection, table: Table, states: Collection[str], now: float) -> int:
-    """Shift the waits of the rows in these states that were set in the future. Returns how many there were."""
-    went_back = in_state(table, *sorted(states)) & set_in_the_future(table, now)
+def start_waits_again(
+    tx: Connection, table: Table, states: Collection[str], now: float, *, few_in_state: bool = True
+) -> int:
+    """Shift the waits of the rows in these states that were set in the future. Returns how many there were.
+
+    few_in_state: only what waits is in these states. If not, no database may begin with the rows in them.
+    """
+    of_state = in_state(table, *sorted(states)) if few_in_state else (table.c.state + "").in_(sorted(states))
+    went_back = of_state & set_in_the_future(table, now)
     moved = tx.execute(
         update(table).where(went_back).values(due_at=now + (table.c.due_at - table.c.set_at), set_at=now)
     )

@@ -39,7 +39,7 @@ class Commitment:
 
 def due(tx: Connection, destination: str, now: float, limit: int = 10) -> list[Commitment]:
     """SENT deliveries to ask about now: never asked about, or not answered in time."""
-    clock.start_waits_again(tx, deliveries, (DeliveryState.SENT,), now)
+    clock.start_waits_again(tx, deliveries, (DeliveryState.SENT,), now, few_in_state=False)
     rows = tx.execute(
         _commitments()
         .where(deliveries.c.destination == destination, deliveries.c.state == DeliveryState.SENT.value)

@@ -112,7 +112,7 @@ def claim(tx: Connection, destination: str, now: float, lease_s: float, limit: i
 
     Deliveries of a sender that died are given back here, once its lease is over.
     """
-    clock.start_waits_again(tx, deliveries, WAITING, now)
+    clock.start_waits_again(tx, deliveries, WAITING, now, few_in_state=False)
     _release_expired(tx, now, destination)
     waiting = (
         select(deliveries.c.id, deliveries.c.fence, deliveries.c.attempts)

@@ -107,6 +107,9 @@ def test_the_summary_of_a_day_is_what_a_walk_through_its_results_gives(store):
         with store.database.transaction() as tx:
             [claimed] = deliveries.claim(tx, "PACS", 2 * DAY, 60)
             deliveries.mark_sent(tx, claimed.delivery_id, claimed.fence, 2 * DAY + 3 * claimed.delivery_id % 7)
+    with store.database.transaction() as tx:
+        [second] = deliveries.claim(tx, "ARCHIVE", 2 * DAY, 60)
+        deliveries.mark_sent(tx, second.delivery_id, second.fence, 3 * DAY)
     days = store.rows("SELECT * FROM turnaround_days ORDER BY day_utc")
     spans = store.rows("SELECT * FROM turnarounds ORDER BY result_id")
     assert [(day["results"], day["delivered"]) for day in days] == [(8, 8), (4, 2)]
