@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from highdicom.sr import (
+    ContentSequence,
     FindingSite,
     Measurement,
     NumContentItem,
@@ -155,5 +156,7 @@ def _measurement(measured: plug.Measurement, place: tuple[Code | None, Code | No
             codes.concept(one.unit),
             relationship_type=RelationshipTypeValues.INFERRED_FROM,
         )
+        if "ContentSequence" not in built[0]:  # nothing else is said of the number
+            built[0].ContentSequence = ContentSequence()
         built[0].ContentSequence.append(number)
     return built

@@ -24,9 +24,11 @@ from inference.densitometry.settings import Reference, Settings
 from inference.errors import ModelError, UnsuitableSeries
 from inference.evaluation.overlap import dice
 from inference.isolation.known_codes import require_known
+from inference.models.cards import read_card, shipped_folder
+from inference.models.kinds import find_kind, plug_of
 from inference.phantom.chest import Phantom, Scanner, make_phantom
 from inference.phantom.emphysema import EmphysemaSettings
-from inference.plug import Measurement, Output, check_output
+from inference.plug import DeviceChoice, Measurement, Output, check_output
 from inference.suitability.policy import Policy
 from inference.volume.ct_volume import CTVolume, SeriesHeader, SourceSlice, upright
 from inference.volume.scans import load_scan, scans_in
@@ -270,6 +272,17 @@ def test_settings_name_what_is_wrong_with_a_card():
         Settings.from_table({"threshold": -950})
     with pytest.raises(ModelError, match="a reference needs both"):
         Settings.from_table({"reference": [{**vars(HEALTHY), "source": ""}]})
+
+
+def test_the_shipped_card_is_loaded_by_the_plug_and_names_every_code_that_is_used():
+    folder = shipped_folder() / "densitometry"
+    card = read_card(folder)
+    model = plug_of(find_kind(card.kind)).load(folder, card, DeviceChoice())
+    output = model.analyse(volume_of(phantom(2, 0.15, size=256)))
+    named = {(code.value, code.scheme) for code in card.codes}
+    assert {(item.concept.value, item.concept.scheme) for item in output.measurements} <= named
+    assert (codes.LOW_ATTENUATION.value, codes.LOW_ATTENUATION.scheme) in named
+    assert card.verified and not card.weight_files()
 
 
 def examination(day: date, shift: float, volume_ml: float, **protocol: object) -> Examination:

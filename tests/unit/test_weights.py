@@ -30,7 +30,7 @@ def test_without_an_import_the_demonstration_model_is_used(tmp_path: Path) -> No
 
 
 def test_the_authors_card_is_no_model_until_their_weights_are_imported(tmp_path: Path) -> None:
-    assert [card.name for card in list_models(tmp_path)] == ["demonstration"]
+    assert [card.name for card in list_models(tmp_path)] == ["demonstration", "densitometry"]
     with pytest.raises(ModelError, match=r"no model zheng2020-authors.*models import"):
         find_model(tmp_path, "zheng2020-authors")
 
