@@ -241,8 +241,9 @@ loaded("loops", Path(sys.argv[1])).analyse(a_volume())
 """
 
 
-def test_a_models_process_ends_with_the_node(folder: Path) -> None:
-    node = subprocess.Popen([sys.executable, "-c", NODE_THAT_IS_KILLED, str(folder)])
+def test_a_models_process_ends_with_the_node(folder: Path, tmp_path: Path) -> None:
+    there = {**os.environ, "TMPDIR": str(tmp_path)}  # its scratch folder stays until a node starts a model again
+    node = subprocess.Popen([sys.executable, "-c", NODE_THAT_IS_KILLED, str(folder)], env=there)
     try:
         wait_for(lambda: _started(node.pid))
         (model,) = psutil.Process(node.pid).children()
