@@ -1,5 +1,6 @@
 """A third party's model in its own process: whatever it does, the node gets an output or a reason, and lives on."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -245,18 +246,27 @@ def test_a_models_process_ends_with_the_node(folder: Path, tmp_path: Path) -> No
     there = {**os.environ, "TMPDIR": str(tmp_path)}  # its scratch folder stays until a node starts a model again
     node = subprocess.Popen([sys.executable, "-c", NODE_THAT_IS_KILLED, str(folder)], env=there)
     try:
-        wait_for(lambda: _started(node.pid))
-        (model,) = psutil.Process(node.pid).children()
+        model = wait_for(lambda: _models_process(node.pid))
     finally:
         node.kill()
         node.wait()
-    wait_for(lambda: not model.is_running() or model.status() == psutil.STATUS_ZOMBIE)
+    wait_for(lambda: _ended(model))
 
 
-def _started(node: int) -> bool:
-    """The model's process has shut itself in."""
-    children = psutil.Process(node).children()
-    return bool(children) and "dicom-node-model-" in children[0].cwd()
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _models_process(node: int) -> psutil.Process | None:
+    """The process of a model, once it has shut itself in; the one that tries the locks ends before."""
+    for child in psutil.Process(node).children():
+        with contextlib.suppress(psutil.Error):
+            if "dicom-node-model-" in child.cwd():
+                return child
+    return None
 
 
 def test_a_stop_that_reaches_the_whole_service_lets_a_job_under_way_end(folder: Path) -> None:
