@@ -46,6 +46,7 @@ def _names_differ(values: Table) -> Iterator[Broken]:
     for array, key, word, advice in (
         ("destinations", "name", "name", "each destination needs a name of its own"),
         ("sources", "ae_title", "AE title", "one source names all its addresses"),
+        ("models", "name", "name", "a model analyses a series once"),
     ):
         first: dict[str, int] = {}
         for index, item in entries(values, array):
@@ -114,6 +115,39 @@ def _ports_differ(values: Table) -> Iterator[Broken]:
             yield Broken(location, f"port {port} is already that of {'.'.join(map(str, taken[port]))}")
 
 
+def _models_are_named_once(values: Table) -> Iterator[Broken]:
+    models, single = entries(values, "models"), section(values, "model")
+    if not models:
+        return
+    for key in ("name", "version", "shadow", "shadow_version"):
+        if single.get(key):
+            yield Broken(("model", key), "[[models]] names the models: move it there, or leave [[models]] out")
+    shadows = [index for index, item in models if item.get("shadow") is True]
+    if len(shadows) > 1:
+        yield Broken(("models", shadows[1], "shadow"), "one model at most may be the shadow")
+    if len(shadows) == len(models):
+        yield Broken(("models", shadows[0], "shadow"), "one model at least must report")
+    known = [str(item.get("ae_title", "")).strip() for _, item in entries(values, "sources")]
+    for index, item in models:
+        sources = item.get("sources")
+        for position, name in enumerate(sources if isinstance(sources, list | tuple) else ()):
+            if name not in known:
+                yield Broken(("models", index, "sources", position), f"{name!r} is not the AE title of a source")
+
+
+def _series_numbers_differ(values: Table) -> Iterator[Broken]:
+    taken: dict[int, int] = {}
+    reporting = [(index, item) for index, item in entries(values, "models") if item.get("shadow") is not True]
+    for place, (index, item) in enumerate(reporting):
+        own = item.get("series_numbers")
+        number = own if isinstance(own, int) else 9000 + 10 * place
+        other = next((first for first in taken if abs(first - number) < 10), None)
+        if other is not None:
+            message = f"models[{taken[other]}] has numbers from {other + 1}: leave 10 between two models"
+            yield Broken(("models", index, "series_numbers"), message)
+        taken[number] = index
+
+
 _RULES: tuple[Rule, ...] = (
     _names_differ,
     _names_are_known,
@@ -121,4 +155,6 @@ _RULES: tuple[Rule, ...] = (
     _commitment_has_its_files,
     _certificates_have_keys,
     _ports_differ,
+    _models_are_named_once,
+    _series_numbers_differ,
 )

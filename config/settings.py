@@ -219,6 +219,24 @@ class ModelSettings(Section):
     """Let results of the demonstration model leave this machine."""
 
 
+class ModelEntry(Section):
+    """[[models]]: models that analyse each series, if several do. They take the place of name and shadow in [model].
+
+    Each has a job, a result and objects of its own; what goes wrong with one stops no other.
+    """
+
+    name: Annotated[str, Field(min_length=1, examples=["zheng2020-authors"])]
+    """Its name."""
+    version: str = ""
+    """Its version, if several models have that name."""
+    sources: tuple[str, ...] = ()
+    """AE titles of the [[sources]] whose series it analyses; empty: all."""
+    shadow: bool = False
+    """True for one whose results are kept and audited, never sent; one at most."""
+    series_numbers: int | None = Field(default=None, ge=1, le=999999990, examples=[9010])
+    """The numbers of its objects' series follow this one; without it, 9000 for the first model, 9010 for the second."""
+
+
 class ReportSettings(Section):
     """[report]: what is sent for a series."""
 
@@ -412,6 +430,7 @@ class Settings(BaseSettings):
     completion: CompletionSettings = CompletionSettings()
     worker: WorkerSettings = WorkerSettings()
     model: ModelSettings = ModelSettings()
+    models: tuple[ModelEntry, ...] = ()
     report: ReportSettings = ReportSettings()
     destinations: tuple[Destination, ...] = ()
     sender: SenderSettings = SenderSettings()
@@ -464,6 +483,23 @@ class Settings(BaseSettings):
     def may_leave(self, destination: Destination, demonstration: bool) -> bool:
         """Whether a result may go to a destination. demonstration: a demonstration model made it; those stay here."""
         return not demonstration or destination.is_loopback or self.model.allow_demonstration_model
+
+    @property
+    def model_entries(self) -> tuple[ModelEntry, ...]:
+        """The models in use, those that report first: of [[models]], or else of [model]."""
+        entries = self.models
+        if not entries:
+            entries = (ModelEntry.model_construct(name=self.model.name, version=self.model.version),)
+            if self.model.shadow:
+                entries += (ModelEntry(name=self.model.shadow, version=self.model.shadow_version, shadow=True),)
+        return tuple(sorted(entries, key=lambda entry: entry.shadow))
+
+    def series_numbers(self, model_name: str) -> int:
+        """The number that those of a model's series follow."""
+        names = [entry.name for entry in self.model_entries]
+        place = names.index(model_name) if model_name in names else 0
+        own = self.model_entries[place].series_numbers
+        return 9000 + 10 * place if own is None else own
 
     def destination(self, name: str) -> Destination | None:
         """The destination of this name, or None."""

@@ -13,6 +13,7 @@ from storage import audit, clock, turnarounds
 from storage.errors import IllegalMove, NotFound
 from storage.models import deliveries, patients, results, series, studies
 from storage.moves import Machine, by_id, insert_row, move
+from storage.replaces import ALL_BEFORE, Replaces
 from storage.results import StoredObject, objects_of
 from storage.series_state import SERIES
 
@@ -359,7 +360,7 @@ def _revive(tx: Connection, delivery_id: int, leaving: DeliveryState, now: float
     )
 
 
-def supersede_unsent(tx: Connection, series_pk: int, now: float, reason: str) -> None:
+def supersede_unsent(tx: Connection, series_pk: int, now: float, reason: str, replaces: Replaces = ALL_BEFORE) -> None:
     """Take those reports of a series out of the outbox that no destination has yet.
 
     One that is SENDING may be at the destination already, so its attempt goes on; `retry_later` does the rest.
@@ -369,7 +370,7 @@ def supersede_unsent(tx: Connection, series_pk: int, now: float, reason: str) ->
     unsent = (
         select(deliveries.c.id, deliveries.c.state)
         .select_from(deliveries.join(results))
-        .where(results.c.series_pk == series_pk)
+        .where(results.c.series_pk == series_pk, replaces.condition())
         .where(state.in_([DeliveryState.PENDING.value, DeliveryState.FAILED.value]))
         .with_for_update(of=deliveries)
     )

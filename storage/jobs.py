@@ -4,7 +4,7 @@ The states are in job_state.py; what happens to a job whose worker is gone is in
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, select, update
@@ -16,7 +16,7 @@ from storage.job_state import JOB, JobState
 from storage.job_takeover import end_failed, end_out_of_attempts, release_expired
 from storage.models import jobs, series, studies
 from storage.moves import in_state, insert_row, move
-from storage.results import NewObject, NewResult
+from storage.results import ALL_BEFORE, NewObject, NewResult, Replaces
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,33 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class Models:
-    """The models that completed series are queued for. shadow: analyses them too, without being reported; or None."""
+    """The models that completed series are queued for.
+
+    shadow: analyses them too, without being reported; or None.
+    beside: further ones that report too.
+    sources: AE titles of the sources whose series a model analyses, by its digest; all of them if it has no entry.
+    """
 
     reporting: ModelRef
     shadow: ModelRef | None = None
+    beside: tuple[ModelRef, ...] = ()
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def all(self) -> tuple[ModelRef, ...]:
-        """Both of them."""
-        return (self.reporting,) if self.shadow is None else (self.reporting, self.shadow)
+        """All of them, the shadow last."""
+        return (self.reporting, *self.beside, *([self.shadow] if self.shadow else []))
+
+    def of(self, calling_ae: str) -> "Models | None":
+        """Those that analyse series of one source; None if none of them reports."""
+        reporting = [model for model in (self.reporting, *self.beside) if self._takes(model, calling_ae)]
+        if not reporting:
+            return None
+        shadow = self.shadow if self.shadow and self._takes(self.shadow, calling_ae) else None
+        return Models(reporting[0], shadow, tuple(reporting[1:]), self.sources)
+
+    def _takes(self, model: ModelRef, calling_ae: str) -> bool:
+        return calling_ae in self.sources.get(model.digest, (calling_ae,))
 
 
 @dataclass(frozen=True)
@@ -236,11 +254,13 @@ def finish(
     result: NewResult,
     objects: Sequence[NewObject],
     destinations: Sequence[str],
+    replaces: Replaces = ALL_BEFORE,
 ) -> int:
     """End a job: result, objects, outbox rows, REPORTED and the audit rows in one transaction. Returns the result's id.
 
     The objects' files are durable before this. A job that was superseded while it ran keeps its result for the
-    audit, gets no deliveries and stays SUPERSEDED. Results of the series' earlier revisions are superseded.
+    audit, gets no deliveries and stays SUPERSEDED.
+    replaces: which results of the series it supersedes; those of models that report beside it stand.
     A shadow job has only a result: whatever it is handed, it makes no delivery and leaves those of others as they are.
     Raises StaleLease: the fence is not current or the job was finished already; nothing was written.
     """
@@ -268,8 +288,8 @@ def finish(
     ).one()
     if ended.shadow:
         return results.record(tx, job_id, now, result, (), stale=False)
-    deliveries.supersede_unsent(tx, ended.series_pk, now, "a later report of the series replaces it")
-    result_id = results.record(tx, job_id, now, result, objects, stale=False)
+    deliveries.supersede_unsent(tx, ended.series_pk, now, "a later report of the series replaces it", replaces)
+    result_id = results.record(tx, job_id, now, result, objects, stale=False, replaces=replaces)
     turnarounds.add_result(tx, result_id, ended.last_instance_at, now)
     deliveries.create(tx, result_id, destinations, now)
     return result_id

@@ -4,6 +4,8 @@ Each revision is analysed by jobs of its own. The report of the last one stands 
 predecessor, so that two reports never contradict each other.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, exists, select, update
 
 from config.reasons import ReasonCode
@@ -36,10 +38,13 @@ def reopen(tx: Connection, series_pk: int, now: float, reason: str) -> int:
     return revision
 
 
-def analyse_again(tx: Connection, series_pk: int, now: float, model: ModelRef, priority: int = 0) -> int:
+def analyse_again(
+    tx: Connection, series_pk: int, now: float, model: ModelRef, priority: int = 0, beside: Sequence[ModelRef] = ()
+) -> int:
     """Queue a closed series for another analysis, as a new revision of the same instances. Returns the job's id.
 
     model: the one to use. It may be the same one, for example after the report's settings changed.
+    beside: the others that report; their results start over too.
     A series that was refused as incomplete is refused again. In a study whose best series is chosen, this one is.
     Raises NotFound; IllegalMove when the series is still open; CorruptFile when images of it are gone.
     """
@@ -62,4 +67,7 @@ def analyse_again(tx: Connection, series_pk: int, now: float, model: ModelRef, p
     if former.selection is not None:
         tx.execute(update(series).where(series.c.id == series_pk).values(selection=Selection.CHOSEN.value))
     refusal = refusal_of(former.refusal_code, former.refusal_text) if refused else None
-    return jobs.enqueue(tx, series_pk, now, former.instances_digest, model, refusal, priority)
+    job_id = jobs.enqueue(tx, series_pk, now, former.instances_digest, model, refusal, priority)
+    for other in beside:
+        jobs.enqueue(tx, series_pk, now, former.instances_digest, other, refusal, priority)
+    return job_id

@@ -17,6 +17,8 @@ from storage.job_state import JobState
 from storage.models import deliveries, jobs, patients, result_objects, results, series, studies
 from storage.moves import insert_row
 from storage.object_kinds import ObjectKind
+from storage.replaces import ALL_BEFORE as ALL_BEFORE
+from storage.replaces import Replaces as Replaces
 
 # The columns that say what was found, by which model, on which input.
 SEALED = (
@@ -136,7 +138,14 @@ class ResultInput:
 
 
 def record(
-    tx: Connection, job_id: int, now: float, result: NewResult, objects: Sequence[NewObject], *, stale: bool
+    tx: Connection,
+    job_id: int,
+    now: float,
+    result: NewResult,
+    objects: Sequence[NewObject],
+    *,
+    stale: bool,
+    replaces: Replaces = ALL_BEFORE,
 ) -> int:
     """Write a result and its objects; earlier results of the series of the same kind are superseded. Returns its id.
 
@@ -144,7 +153,7 @@ def record(
     """
     job = tx.execute(select(jobs.c.series_pk, jobs.c.revision, jobs.c.shadow).where(jobs.c.id == job_id)).one()
     if not stale:
-        supersede(tx, job.series_pk, now, shadow=job.shadow)
+        supersede(tx, job.series_pk, now, shadow=job.shadow, replaces=ALL_BEFORE if job.shadow else replaces)
     values = {
         "job_id": job_id,
         "series_pk": job.series_pk,
@@ -262,9 +271,12 @@ def _as_columns(sealed: Mapping[str, object], content: Content, weights: Mapping
     return [{**sealed, **former}[name] for name in SEALED_AS_COLUMNS]
 
 
-def supersede(tx: Connection, series_pk: int, now: float, *, shadow: bool | None = None) -> None:
+def supersede(
+    tx: Connection, series_pk: int, now: float, *, shadow: bool | None = None, replaces: Replaces = ALL_BEFORE
+) -> None:
     """Mark the results of a series as no longer current; only reported or only shadow ones if `shadow` says so."""
     current = update(results).where(results.c.series_pk == series_pk, results.c.superseded_at.is_(None))
+    current = current.where(replaces.condition())
     if shadow is not None:
         current = current.where(results.c.shadow.is_(shadow))
     tx.execute(current.values(superseded_at=now))
@@ -279,7 +291,7 @@ def objects_of(tx: Connection, result_id: int) -> tuple[StoredObject, ...]:
     return tuple(StoredObject(**{**row, "kind": ObjectKind(row["kind"])}) for row in rows.mappings())
 
 
-def previous_result(tx: Connection, series_pk: int) -> PreviousResult | None:
+def previous_result(tx: Connection, series_pk: int, replaces: Replaces = ALL_BEFORE) -> PreviousResult | None:
     """The latest result of a series that a destination may hold, for Predecessor Documents; None if there is none.
 
     If every delivery of a result was superseded before its first attempt, the result never left the node. To name it
@@ -293,7 +305,7 @@ def previous_result(tx: Connection, series_pk: int) -> PreviousResult | None:
     found = tx.execute(
         select(results.c.id, results.c.revision, results.c.outcome, results.c.created_at, studies.c.study_instance_uid)
         .select_from(results.join(series).join(studies))
-        .where(results.c.series_pk == series_pk, results.c.shadow.is_(False), left_the_node)
+        .where(results.c.series_pk == series_pk, results.c.shadow.is_(False), left_the_node, replaces.condition())
         .where(exists().where(result_objects.c.result_id == results.c.id, result_objects.c.kind == ObjectKind.REPORT))
         .order_by(results.c.id.desc())
         .limit(1)
@@ -328,11 +340,10 @@ def get_result(tx: Connection, result_id: int) -> dict[str, object]:
     return {**row, **decoded, "content": content_of(tx, result_id)}
 
 
-def current_of(tx: Connection, series_pk: int) -> int | None:
-    """The id of a series' current reported result; None if there is none."""
+def all_current_of(tx: Connection, series_pk: int) -> list[int]:
+    """The ids of a series' current reported results, one for each model, the oldest first."""
     current = (results.c.series_pk == series_pk) & results.c.superseded_at.is_(None) & results.c.shadow.is_(False)
-    found: int | None = tx.scalar(select(func.max(results.c.id)).where(current))
-    return found
+    return list(tx.scalars(select(results.c.id).where(current).order_by(results.c.id)))
 
 
 def latest_of_series(tx: Connection, series_uid: str) -> int:

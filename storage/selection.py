@@ -152,6 +152,8 @@ def record_choice(tx: Connection, choice: Choice, now: float, models: Models, pr
     _set(tx, choice.chosen, Selection.CHOSEN, choice.refusal)
     digest = next(m.instances_digest for m in choice.members if m.series_pk == choice.chosen)
     job_id = jobs.enqueue(tx, choice.chosen, now, digest, models.reporting, choice.refusal, priority)
+    for model in models.beside:
+        jobs.enqueue(tx, choice.chosen, now, digest, model, choice.refusal, priority)
     if models.shadow is not None and choice.refusal is None:
         jobs.enqueue(tx, choice.chosen, now, digest, models.shadow, priority=priority, shadow=True)
     return job_id

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, exists, func, select
 
 from config.reasons import Refusal
 from storage import jobs, refused
@@ -108,7 +108,8 @@ class Closing:
     if_count: the number of instances that the decision was about. If deciding took long (a query to a PACS), another
         may have come since.
     shadow: a second model that analyses it too, without being reported.
-    priority: of its job.
+    beside: further models that analyse and report it.
+    priority: of its jobs.
     to_choose: queue nothing yet: the study's best series is chosen later (see selection.py).
     """
 
@@ -118,6 +119,7 @@ class Closing:
     refusal: Refusal | None = None
     if_count: int | None = None
     shadow: ModelRef | None = None
+    beside: tuple[ModelRef, ...] = ()
     priority: int = 0
     to_choose: bool = False
 
@@ -151,6 +153,8 @@ def close_series(tx: Connection, series_pk: int, now: float, closing: Closing) -
         return None
     digest = str(tx.scalar(select(series.c.instances_digest).where(series.c.id == series_pk)))
     job_id = jobs.enqueue(tx, series_pk, now, digest, closing.model, refusal, closing.priority)
+    for model in closing.beside:
+        jobs.enqueue(tx, series_pk, now, digest, model, refusal, closing.priority)
     if closing.shadow is not None and refusal is None:
         jobs.enqueue(tx, series_pk, now, digest, closing.shadow, priority=closing.priority, shadow=True)
     return job_id
@@ -194,11 +198,12 @@ def _records() -> Select[tuple[object, ...]]:
         .correlate(series)
         .scalar_subquery()
     )
-    current = (
-        select(func.max(results.c.id))
-        .where(results.c.series_pk == series.c.id, results.c.superseded_at.is_(None), results.c.shadow.is_(False))
-        .correlate(series)
-        .scalar_subquery()
+    standing = (results.c.series_pk == series.c.id) & results.c.superseded_at.is_(None) & results.c.shadow.is_(False)
+    # Of several models' results one with a finding, if there is one.
+    has_finding = exists().where(findings.c.result_id == results.c.id)
+    current = func.coalesce(
+        select(func.max(results.c.id)).where(standing, has_finding).correlate(series).scalar_subquery(),
+        select(func.max(results.c.id)).where(standing).correlate(series).scalar_subquery(),
     )
     first = select(func.min(findings.c.id)).where(findings.c.result_id == results.c.id).correlate(results)
     own = set(SeriesRecord.__dataclass_fields__) & set(series.c.keys())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
+from config.coding import Code
 from storage import results
 from storage.coded import content_of
 from storage.models import results as result_table
@@ -17,6 +18,7 @@ from storage.results import StoredObject
 class StandingResult:
     """The probability that stands for a series: its current one, or the last that a destination may hold.
 
+    concept: what the probability is of.
     series_number, description: as the series' first instance had them, perhaps empty.
     report: None if the result has none.
     """
@@ -30,6 +32,7 @@ class StandingResult:
     model_name: str
     model_version: str
     model_digest: str
+    concept: Code
     probability: float
     threshold: float
     created_at: float
@@ -57,13 +60,17 @@ def lock_study(tx: Connection, series_pk: int) -> None:
 
 
 def _standing(tx: Connection, series_pk: int) -> StandingResult | None:
-    result_id = results.current_of(tx, series_pk)
-    if result_id is None:
+    ids = results.all_current_of(tx, series_pk)
+    if not ids:
         # Open again, or being analysed again: its last report stands until the next one replaces it.
         previous = results.previous_result(tx, series_pk)
-        result_id = previous.result_id if previous else None
-    if result_id is None:
-        return None
+        ids = [previous.result_id] if previous else []
+    found = (_as_standing(tx, series_pk, result_id) for result_id in ids)
+    return next((one for one in found if one is not None), None)
+
+
+def _as_standing(tx: Connection, series_pk: int, result_id: int) -> StandingResult | None:
+    """The result if it has a probability."""
     row = tx.execute(
         select(
             result_table.c.model_name,
@@ -93,6 +100,7 @@ def _standing(tx: Connection, series_pk: int) -> StandingResult | None:
         model_name=row.model_name,
         model_version=row.model_version,
         model_digest=row.model_digest,
+        concept=finding.concept,
         probability=finding.certainty,
         threshold=row.threshold,
         created_at=row.created_at,

@@ -100,7 +100,8 @@ def analyse_loaded(loaded: Loaded, model: OpenModel, *, own: ReportSettings | No
         return replace(_refused(error.refusal, volume, started), evidence=error.evidence)
     except CorruptInstance as error:
         return _refused(Refusal(ReasonCode.CORRUPT_INSTANCE, str(error)), volume, started)
-    finding = Finding(model.identity, output, loaded.digest())
+    identity = replace(model.identity, algorithms=output.algorithms or model.identity.algorithms)
+    finding = Finding(identity, output, loaded.digest())
     timings = {"load": loaded.seconds, **output.run.timings_s, "total": time.perf_counter() - started}
     return Analysis(finding, None, volume, timings)
 

@@ -28,8 +28,9 @@ class OpenModel:
 
 
 def open_current(settings: Settings, device: str, *, trace: bool = False) -> OpenModel:
-    """The model that the settings name. Raises ModelError if it is missing or altered."""
-    folder = find_model(settings.models_dir, settings.model.name or None, settings.model.version or None)
+    """The model that the settings name first. Raises ModelError if it is missing or altered."""
+    entry = settings.model_entries[0]
+    folder = find_model(settings.models_dir, entry.name or None, entry.version or None)
     return open_folder(folder, settings, device, trace=trace)
 
 

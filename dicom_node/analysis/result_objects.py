@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -67,7 +67,10 @@ def report_objects(
     study: what the study's results say together, if this is not the only one.
     A series that was not analysed gives a report if the site asks for one, or if an earlier report must not stand.
     """
-    context = _context(settings.report, instances_digest, predecessor, revision, operating_points, study)
+    context = replace(
+        _context(settings.report, instances_digest, predecessor, revision, operating_points, study),
+        series_numbers=settings.series_numbers(model.name),
+    )
     if analysis.finding is not None and analysis.volume is not None:
         sources = read_sources(analysis.volume)
         built = build_all(analysis.finding, analysis.volume, sources, context, _kinds(settings.report))

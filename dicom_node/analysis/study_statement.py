@@ -37,12 +37,18 @@ def of_stored(
     own: Sequence[Path],
     card: Card,
     others: Sequence[StandingResult],
+    analysis: Analysis,
 ) -> StudyStatement | None:
     """What the result of a job says together with those that stand for other series of its study; None without any.
 
     own: the files of the job's series.  others: see `study_results.others`.
     A demonstration model's results are named only by its own: they are no statement about a patient.
     """
+    said = (
+        next((one for one in analysis.output.findings if one.certainty is not None), None) if analysis.output else None
+    )
+    # Results on something else contradict nothing. A refusal names all of them.
+    others = [one for one in others if said is None or one.concept.is_same(said.concept)]
     if not card.demonstration:
         others = [one for one in others if not is_demonstration(models_dir, one.model_name, one.model_digest)]
     earlier = []

@@ -18,6 +18,7 @@ from config.settings import Settings
 from dicom_node import heartbeat
 from dicom_node.analysis import study_statement
 from dicom_node.analysis.analyse import Analysis, Loaded, analyse_loaded, load_series
+from dicom_node.analysis.current_model import replaced_by
 from dicom_node.analysis.figures import figures_of
 from dicom_node.analysis.open_model import OpenModel, open_model
 from dicom_node.analysis.read_ahead import ReadAhead
@@ -122,7 +123,7 @@ class Worker:
         """Analyse one claimed series and commit its result."""
         with self.database.read() as tx:
             instances = series.series_instances(tx, job.series_pk)
-            previous = results.previous_result(tx, job.series_pk)
+            previous = results.previous_result(tx, job.series_pk, replaced_by(self.settings, job.model.name))
         if series.instances_digest(instances) != job.instances_digest:
             raise StaleLease(f"job {job.job_id}: the series has changed since it was queued")
         loaded = self._load(job, instances)
@@ -158,7 +159,7 @@ class Worker:
             paths=paths,
             model=model.identity,
             settings=self.settings,
-            study=study_statement.of_stored(self.database, self.files, models_dir, job, paths, card, others),
+            study=study_statement.of_stored(self.database, self.files, models_dir, job, paths, card, others, analysis),
             instances_digest=job.instances_digest,
             predecessor=self.files.read_verified(previous.report.path, previous.report.sha256) if previous else None,
             revision=job.revision,
@@ -205,7 +206,9 @@ class Worker:
                 return False
             now = time.time()
             result = new_result(analysis, model)
-            result_id = jobs.finish(tx, job.job_id, job.fence, now, result, stored, destinations if stored else [])
+            replaces = replaced_by(self.settings, job.model.name)
+            to = destinations if stored else []
+            result_id = jobs.finish(tx, job.job_id, job.fence, now, result, stored, to, replaces)
             _note_repairs(tx, job, result_id, now, built)
             for name in withheld if stored else []:
                 audit.append(
@@ -238,8 +241,9 @@ class Worker:
 
     def _model(self, job: ClaimedJob) -> OpenModel:
         if job.model.digest not in self._models:
-            # At most the reporting and the shadow model: the weights of former ones do not stay in memory.
-            kept = list(self._models.items())[-1:] if self.settings.model.shadow else []
+            # No more than are in use: the weights of former ones do not stay in memory.
+            others = len(self.settings.model_entries) - 1
+            kept = list(self._models.items())[-others:] if others else []
             self._models = dict([*kept, (job.model.digest, open_model(self.settings, job.model, self.device))])
         return self._models[job.model.digest]
 

@@ -122,12 +122,12 @@ def reanalyse(
     replaces. A series that is incomplete is refused again.
     """
     settings = settings_from(config)
-    chosen = _model(settings, model)
+    chosen, beside = _models(settings, model)
     with database_of(settings).transaction() as tx:
         record = store.get_series(tx, find_series(tx, series))
         source = settings.source(record.calling_ae)
         priority = source.priority if source else 0
-        job_id = reopening.analyse_again(tx, record.series_pk, time.time(), chosen, priority)
+        job_id = reopening.analyse_again(tx, record.series_pk, time.time(), chosen, priority, beside)
         about = _subject(record, job_id, record.result_id)
         note_operator(tx, "reanalyse", about, model=f"{chosen.name} {chosen.version}")
     if json:
@@ -136,14 +136,20 @@ def reanalyse(
         say(f"Series {record.series_pk} is analysed again with {chosen.name} {chosen.version} (job {job_id}).")
 
 
-def _model(settings: Settings, wanted: str | None) -> ModelRef:
-    """The model of the settings, or NAME[:VERSION]. Raises ModelError when there is none of that name."""
-    from dicom_node.analysis.current_model import current_model, model_named
+def _models(settings: Settings, wanted: str | None) -> tuple[ModelRef, tuple[ModelRef, ...]]:
+    """NAME[:VERSION], or else the first model of the settings; and the others that report beside it.
 
+    Raises ModelError when there is none of that name.
+    """
+    from dicom_node.analysis.current_model import model_named, reporting_models
+
+    reporting = reporting_models(settings)
     if wanted is None:
-        return current_model(settings)
+        return reporting[0], reporting[1:]
     name, _, version = wanted.partition(":")
-    return model_named(settings, name, version)
+    chosen = model_named(settings, name, version)
+    in_use = any(model.digest == chosen.digest for model in reporting)
+    return chosen, tuple(m for m in (reporting if in_use else reporting[1:]) if m.digest != chosen.digest)
 
 
 def _subject(record: store.SeriesRecord, job_id: int, result_id: int | None) -> audit.Subject:

@@ -58,7 +58,7 @@ def licence_notices(settings: Settings) -> Iterator[str]:
 
 def read_and_check(path: Path | None) -> tuple[Settings | None, list[Mistake]]:
     """The settings, or None, and every mistake, files and models that are not there among them."""
-    return read(path, (_models_are_there, _files_are_there))
+    return read(path, (_models_are_there, _several_are_there, _files_are_there))
 
 
 def _models_are_there(values: Table) -> Iterator[Broken]:
@@ -72,6 +72,18 @@ def _models_are_there(values: Table) -> Iterator[Broken]:
                 find_model(models_dir, name, version or None)
             except InferenceError as error:
                 yield Broken(("model", name_key), str(error))
+
+
+def _several_are_there(values: Table) -> Iterator[Broken]:
+    """The models that [[models]] names can be found."""
+    models_dir = Path(str(values.get("data_dir", Settings.model_fields["data_dir"].default))) / "models"
+    for index, entry in entries(values, "models"):
+        name, version = entry.get("name"), entry.get("version")
+        if isinstance(name, str) and name and isinstance(version, str | None):
+            try:
+                find_model(models_dir, name, version or None)
+            except InferenceError as error:
+                yield Broken(("models", index, "name"), str(error))
 
 
 def _files_are_there(values: Table) -> Iterator[Broken]:

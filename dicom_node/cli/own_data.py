@@ -149,11 +149,10 @@ def node_predictions(tx: Connection, settings: Settings, labels: Path, *, shadow
 
 
 def _digest(settings: Settings, every: Sequence[StoredResult], *, shadow: bool) -> str:
-    model = settings.model
-    if shadow and not model.shadow:
+    entry = next((entry for entry in settings.model_entries if entry.shadow is shadow), None)
+    if entry is None:
         return every[-1].model_digest if every else ""
-    name, version = (model.shadow, model.shadow_version) if shadow else (model.name, model.version)
-    return read_card(find_model(settings.models_dir, name or None, version or None)).digest()
+    return read_card(find_model(settings.models_dir, entry.name or None, entry.version or None)).digest()
 
 
 def _by_case(results_: Sequence[StoredResult], cases: Set[str]) -> dict[str, StoredResult]:

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+from sqlalchemy import Connection
 
 from config.reasons import ReasonCode
+from dicom_node.cli.coded import finding_record, measurement_record
 from dicom_node.cli.common import (
     ConfigOption,
     JsonOption,
@@ -24,9 +26,11 @@ from dicom_node.completion.rule import PACS_LIST
 from inference.numerals import percent
 from storage import audit, deliveries, results, study_results
 from storage import series as store
+from storage.coded import Content
 from storage.deliveries import DeliveryState
 from storage.job_state import JobState
 from storage.lookup import find_series
+from storage.results import ResultOutcome
 from storage.series_state import Selection, SeriesState
 from storage.study_results import StandingResult
 
@@ -115,6 +119,8 @@ def answer(record: dict[str, Any]) -> str:
         return UNDER_WAY[record["job_state"]]
     if record["probability"] is not None:
         return _sign(record)
+    if record["outcome"] == ResultOutcome.ANALYSED:
+        return "measured"
     code = record["reason_code"] or record["refusal_code"]
     if code:
         return f"not analysed: {code}"
@@ -129,6 +135,7 @@ def show(series: SeriesArgument, config: ConfigOption = None, json: JsonOption =
         record = vars(store.get_series(tx, find_series(tx, series)))
         result_id = record["result_id"]
         record["objects"] = [vars(item) for item in results.objects_of(tx, result_id)] if result_id else []
+        record["results"] = [_result(tx, one) for one in results.all_current_of(tx, record["series_pk"])]
         record["study_results"] = [_other(one) for one in study_results.others(tx, record["series_pk"])]
         record["deliveries"] = deliveries.of_result(tx, result_id) if result_id else []
     about = audit.Subject(
@@ -144,8 +151,37 @@ def show(series: SeriesArgument, config: ConfigOption = None, json: JsonOption =
     say(f"Series {record['series_pk']}: {answer(record)}")
     for name, value in _facts(record):
         say(f"  {name:13} {value}")
-    for line in (*_study(record), *_deliveries(record), *_objects(record)):
+    for line in (*_results(record), *_study(record), *_deliveries(record), *_objects(record)):
         say(line)
+
+
+def _result(tx: Connection, result_id: int) -> dict[str, Any]:
+    """What one model says: its findings and measurements by code, and where the result went."""
+    row = results.get_result(tx, result_id)
+    content = row["content"]
+    assert isinstance(content, Content)  # noqa: S101 - as `get_result` says
+    return {
+        "result_id": result_id,
+        "model": f"{row['model_name']} {row['model_version']}",
+        "outcome": row["outcome"],
+        "reason_code": row["reason_code"],
+        "findings": [finding_record(one) for one in content.findings],
+        "measurements": [measurement_record(one) for one in content.measurements],
+        "deliveries": deliveries.of_result(tx, result_id),
+    }
+
+
+def _results(record: dict[str, Any]) -> Iterator[str]:
+    """The measurements of each model; its findings are said above, unless there are several models."""
+    for found in record["results"]:
+        if len(record["results"]) > 1:
+            reason = f": {found['reason_code']}" if found["reason_code"] else ""
+            yield f"Result {found['result_id']} of {found['model']}: {found['outcome']}{reason}"
+            for one in found["findings"]:
+                certainty = "" if one["certainty"] is None else f", {100 * one['certainty']:.4g} %"
+                yield f"  {one['concept'][2]}: {one['interpretation'][2]}{certainty}"
+        for one in found["measurements"]:
+            yield f"  {one['name']}: {one['value']:.6g} {one['unit']}"
 
 
 def _other(one: StandingResult) -> dict[str, Any]:

@@ -52,7 +52,8 @@ class BestSeries:
         source = self._settings.source(chosen.calling_ae) if chosen else None
         try:
             with self._database.transaction() as tx:
-                selection.record_choice(tx, choice, now, models, source.priority if source else 0)
+                mine = models.of(chosen.calling_ae) if chosen else models
+                selection.record_choice(tx, choice, now, mine or models, source.priority if source else 0)
         except NotDueYet:
             return  # an instance came in the meantime: the study is looked at again once it is quiet
         log.info(

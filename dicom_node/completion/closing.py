@@ -216,16 +216,20 @@ class Completion:
 
     def _closing(self, one: DueSeries, models: Models, decision: Decision, said: Said, here: int) -> series.Closing:
         unwanted, source = self._unwanted(one), self._settings.source(one.calling_ae)
+        chosen = models.of(one.calling_ae)
+        if unwanted is None and chosen is None:
+            unwanted = Refusal(ReasonCode.NOT_WANTED, "No model analyses series of this source.")
         refusal = unwanted
         if refusal is None and decision.action == Action.REFUSE:
             refusal = Refusal(ReasonCode.MISSING_SLICES, missing_sentence(here, said))
         return series.Closing(
-            None if unwanted else models.reporting,
+            None if unwanted or chosen is None else chosen.reporting,
             decision.completeness,
             len(said.listed or ()) if decision.completeness == PACS_LIST else said.there,
             refusal,
             if_count=one.instance_count,
-            shadow=models.shadow,
+            shadow=chosen.shadow if chosen else None,
+            beside=chosen.beside if chosen else (),
             priority=source.priority if source else 0,
             to_choose=self._rules.select == "best",
         )

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from config.errors import ConfigError
 from config.settings import Settings
-from dicom_node.analysis.current_model import current_model, shadow_model
+from dicom_node.analysis.current_model import reporting_models, shadow_model
 from dicom_node.runtime import scheduler
 from dicom_node.runtime.index import open_index
 from inference.errors import ModelError
@@ -38,7 +38,7 @@ def prepare(settings: Settings) -> None:
     make_folder(settings.files_dir)
     for folder in (settings.data_dir, settings.files_dir):
         tighten(folder)
-    model, shadow = _models(settings)
+    (model, *beside), shadow = _models(settings)
     database = open_index(settings)
     files = FileStore(settings.files_dir)
     identity = claim(database, files)
@@ -57,6 +57,7 @@ def prepare(settings: Settings) -> None:
                 "model": model.name,
                 "version": model.version,
                 "model_digest": model.digest,
+                "beside": [f"{one.name} {one.version} {one.digest}" for one in beside],
                 "shadow_digest": shadow.digest if shadow else None,
                 "configuration": configuration_digest(settings),
                 "store": identity.store,
@@ -90,10 +91,10 @@ def configuration_digest(settings: Settings) -> str:
     return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()
 
 
-def _models(settings: Settings) -> tuple[ModelRef, ModelRef | None]:
-    """The models that [model] names. Raises ConfigError if one is not there: starting again would not help."""
+def _models(settings: Settings) -> tuple[tuple[ModelRef, ...], ModelRef | None]:
+    """The models that the settings name. Raises ConfigError if one is not there: starting again would not help."""
     try:
-        return current_model(settings), shadow_model(settings)
+        return reporting_models(settings), shadow_model(settings)
     except ModelError as error:
         raise ConfigError(f"[model]: {error}") from None
 

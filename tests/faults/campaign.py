@@ -238,6 +238,7 @@ class Node:
             "DICOM_NODE_STORAGE__DATABASE_URL": index,
             "DICOM_NODE_RECEIVER__PORT": str(self.port),
             "DICOM_NODE_COMPLETION__QUIET_S": "0.6",
+            "DICOM_NODE_COMPLETION__SELECT": "all",
             "DICOM_NODE_DESTINATIONS": json.dumps([destination]),
             "DICOM_NODE_SENDER__FIRST_RETRY_S": "0.2",
             "DICOM_NODE_SENDER__LONGEST_RETRY_S": "1",

@@ -58,10 +58,10 @@ def test_the_annotated_example_is_the_one_that_the_settings_give() -> None:
 def test_every_setting_stands_in_the_annotated_example_with_its_default() -> None:
     settings = re.sub(r"^# (?=[a-z\[])", "", EXAMPLE.read_text().partition("\n\n")[2], flags=re.MULTILINE)
     uncommented = tomllib.loads(settings)
-    for array in ("sources", "destinations"):
+    for array in ("sources", "destinations", "models"):
         entry = Settings.model_fields[array].annotation.__args__[0]  # type: ignore[union-attr]
         assert set(uncommented.pop(array)[0]) == set(entry.model_fields)
-    defaults = plain(load_settings(None).model_dump(exclude={"sources", "destinations"}))
+    defaults = plain(load_settings(None).model_dump(exclude={"sources", "destinations", "models"}))
     assert without_none(uncommented, defaults) == without_none(defaults, defaults)
 
 
@@ -358,3 +358,28 @@ def test_a_mistake_is_told_in_the_words_of_the_file(tmp_path: Path, text: str, s
     file = tmp_path / "node.toml"
     file.write_text(text)
     assert any(says in mistake.message for mistake in read(file)[1])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"models": [{"name": "a"}], "model": {"name": "b"}}, r"\[\[models\]\] names the models"),
+        ({"models": [{"name": "a"}, {"name": "a"}]}, "a model analyses a series once"),
+        ({"models": [{"name": "a", "shadow": True}]}, "one model at least must report"),
+        (
+            {"models": [{"name": "a"}, {"name": "b", "shadow": True}, {"name": "c", "shadow": True}]},
+            "one model at most",
+        ),
+        ({"models": [{"name": "a", "sources": ["CT"]}]}, "'CT' is not the AE title of a source"),
+        ({"models": [{"name": "a"}, {"name": "b", "series_numbers": 9005}]}, "leave 10 between"),
+    ],
+)
+def test_models_that_contradict_each_other_are_refused(values, said):
+    with pytest.raises(ValueError, match=said):
+        Settings(**values)
+
+
+def test_series_numbers_of_models_never_meet():
+    settings = Settings(models=[{"name": "a"}, {"name": "s", "shadow": True}, {"name": "b"}, {"name": "c"}])
+    assert [settings.series_numbers(name) for name in "abc"] == [9000, 9010, 9020]
+    assert Settings(model={"name": "a"}).series_numbers("a") == Settings().series_numbers("demonstration") == 9000
