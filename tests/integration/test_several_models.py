@@ -8,6 +8,7 @@ from pydicom import Dataset, dcmread
 
 from config.settings import Settings
 from dicom_node.analysis import worker as module
+from dicom_node.analysis.analyse import load_series
 from dicom_node.analysis.current_model import current_models
 from dicom_node.analysis.open_model import open_model
 from dicom_node.analysis.worker import Worker
@@ -68,10 +69,16 @@ def objects_of(store: Store, result_id: int) -> list[Dataset]:
 CURRENT = "SELECT id, model_name, outcome, revision FROM results WHERE superseded_at IS NULL ORDER BY id"
 
 
-def test_each_model_reports_and_an_analysis_again_replaces_each_by_its_own(store: Store, phantom: list[Path]) -> None:
+def test_each_model_reports_and_an_analysis_again_replaces_each_by_its_own(
+    store: Store, phantom: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = settings_of(store, BOTH)
     take_in(store, phantom, settings, 0.0)
-    work(store, settings, 10.0, 2)
+    loads = []
+    monkeypatch.setattr(module, "load_series", lambda *of: loads.append(of) or load_series(*of))
+    worker = work(store, settings, 10.0, 2)
+    assert len(loads) == 1, "the volume is loaded once for both"
+    assert not worker.work_once(12.0) and worker._held is None, "and not kept when nothing waits"
     found = [(row["model_name"], row["outcome"]) for row in store.rows(CURRENT)]
     assert found == [("demonstration", "ANALYSED"), ("densitometry", "ANALYSED")]
     assert store.states("deliveries") == ["PENDING", "PENDING"]
