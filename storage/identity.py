@@ -44,9 +44,12 @@ def open_store(
         raise StoreMismatch(_index_is_empty(str(make_url(url).database), root))
     database = Database(url, busy_timeout_s)
     with _named_faults(database):
+        noted = mark.noted()  # before the index is read: other processes commit and note meanwhile
         with database.read() as tx:
             held = identity_of(tx)
-            refuse_mismatch(tx, held, mark, root, database.where)
+            reason = _mismatch(tx, held, mark.read(), noted, root, database.where)
+        if reason is not None:
+            raise StoreMismatch(reason)
         if held is None and not create:
             raise StoreMismatch(_index_is_empty(database.where, root))
         if upgrade and create:
@@ -77,10 +80,10 @@ def look(url: str, root: Path) -> tuple[Identity | None, Identity | None, str | 
         refuse_lost_index(url, root)
         if is_missing(url):
             return None, mark.read(), None
-        database = Database(url)
+        database, noted = Database(url), mark.noted()
         with _named_faults(database), database.read() as tx:
-            held = identity_of(tx)
-            return held, mark.read(), _mismatch(tx, held, mark.read(), mark.noted(), root, database.where)
+            held, found = identity_of(tx), mark.read()
+            return held, found, _mismatch(tx, held, found, noted, root, database.where)
     except StoreMismatch as error:
         return None, mark.read(), str(error)
 
@@ -160,18 +163,14 @@ def identity_of(tx: Connection) -> Identity | None:
     return Identity(held[STORE], int(held[EPOCH])) if len(held) == 2 else None
 
 
-def refuse_mismatch(tx: Connection, held: Identity | None, mark: Mark, root: Path, index: str) -> None:
-    """Raises StoreMismatch if the index with this identity does not belong to the files with this mark."""
-    found = mark.read()
-    reason = _mismatch(tx, held, found, mark.noted(), root, index)
-    if reason is not None:
-        raise StoreMismatch(reason)
-
-
 def _mismatch(
     tx: Connection, held: Identity | None, found: Identity | None, noted: tuple[int, str] | None, root: Path, index: str
 ) -> str | None:
-    """What does not fit, and what to do about it; None if index and files belong together."""
+    """What does not fit, and what to do about it; None if index and files belong together.
+
+    Other processes may be at work; they write the files' identity, then the index, then the note. So `noted` must be
+    read before `tx` begins, and `found` after `held`: then work that goes on meanwhile is no mismatch.
+    """
     if held is None:
         # Without a note, the node crashed after the files got their identity and before the index did.
         return _index_is_empty(index, root) if found is not None and noted is not None else None

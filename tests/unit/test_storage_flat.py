@@ -107,6 +107,7 @@ def postgresql_scans(tx, sql, values):
     cursor = tx.connection.cursor()
     for way in ("seqscan", "hashjoin", "mergejoin"):  # what pays for small tables only
         cursor.execute(f"SET LOCAL enable_{way} = off")
+    cursor.execute("SET LOCAL work_mem = '64kB'")  # no hash of a whole table, as with a large one
     cursor.execute(f"EXPLAIN (FORMAT TEXT) {sql}", values)
     plan = [row[0] for row in cursor.fetchall()]
     for number, step in enumerate(plan):

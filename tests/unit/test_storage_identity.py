@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from storage import audit
+from storage import audit, identity
 from storage.database import Database, open_database
 from storage.errors import DatabaseOutdated, StorageError, StoreMismatch, StoreReplaced
 from storage.files import FileStore
@@ -52,6 +52,24 @@ def mismatch(store):
 
 def properties(store):
     return {row["name"]: row["value"] for row in store.rows("SELECT * FROM properties WHERE name <> 'views'")}
+
+
+@pytest.mark.parametrize("raised", [False, True])
+def test_what_another_process_records_while_the_index_is_opened_is_no_mismatch(store, monkeypatch, raised):
+    read = identity.identity_of
+
+    def read_and_then_another_writes(tx):
+        held = read(tx)
+        monkeypatch.setattr(identity, "identity_of", read)
+        if raised:
+            identity.raise_epoch(store.database, store.files)
+        store.append()
+        return held
+
+    monkeypatch.setattr(identity, "identity_of", read_and_then_another_writes)
+    store.opened().close()
+    monkeypatch.setattr(identity, "identity_of", read_and_then_another_writes)
+    assert look(store.url, store.files.root)[2] is None
 
 
 def test_a_new_store_gets_one_identity_in_index_and_files(store):
