@@ -65,6 +65,15 @@ ELSEWHERE = {
     "storage.private.make_folder",
     # For instances that were promised to nobody and are requested again.
     "dicom_node.completion.retrieve.Keeper._remember",
+    # Brings the end of a wait forward; after a kill it is asked for again, or the wait ends by itself.
+    "dicom_node.completion.closing.Completion._end_study_wait",
+    # Every start counts anew and corrects what differs.
+    "storage.reconcile._correct_tallies",
+    # A command, which goes on where a killed one stopped: test_storage_audit_archive.py stops it at each step.
+    "storage.audit_archive.archive",
+    "storage.audit_archive._write",
+    "storage.audit_archive._new_file",
+    "storage.audit_archive._delete_archived",
     # Removes what was never promised to anybody; the sweep removes what it leaves behind.
     "storage.files.NewFile.discard",
 }

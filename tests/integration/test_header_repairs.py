@@ -15,6 +15,7 @@ from dicom_node.analysis.analyse import Analysis
 from dicom_node.analysis.result_objects import ResultObjects
 from dicom_node.report.header_reader import tag_of
 from inference.errors import CorruptInstance
+from inference.models.cards import read_card, shipped_folder
 from tests.factories import Grid, write_series
 from tests.fuzz.headers import element, rewrite
 from tests.integration.test_replay import take_in
@@ -78,10 +79,10 @@ def test_images_of_whose_headers_no_report_can_be_made_end_in_a_reason(
         return ResultObjects()
 
     monkeypatch.setattr(worker, "report_objects", build)
-    pipeline = SimpleNamespace(identity=None, card=SimpleNamespace(operating_points=()))
-    job = SimpleNamespace(instances_digest="", revision=1)
+    pipeline = SimpleNamespace(identity=None, card=read_card(shipped_folder() / "demonstration"))
+    job = SimpleNamespace(instances_digest="", revision=1, series_instance_uid="1.2")
     with Store(tmp_path / "node", f"sqlite:///{tmp_path}/node/node.db") as store:
         one: Any = worker.Worker(Settings(data_dir=tmp_path / "node"), store.database, store.files, "cpu")
-        found: Any = SimpleNamespace()
+        found: Any = SimpleNamespace(output=SimpleNamespace(findings=()))
         analysis, _ = one._built(job, Analysis(found, None, None), [], None, pipeline, [])
     assert (analysis.finding, analysis.refusal.code) == (None, "CORRUPT_INSTANCE")
