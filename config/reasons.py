@@ -35,7 +35,7 @@ class ReasonCode(StrEnum):
 
     # Decided before any pixel is read: what the series is to the node.
     NOT_IMAGES = "NOT_IMAGES", "results and not CT images", "Nothing: results are kept and not analysed."
-    NOT_WANTED = "NOT_WANTED", "left out by the filter of its source", "Change [[sources]] filter if it was wanted."
+    NOT_WANTED = "NOT_WANTED", "left out by the filter of its source", "Change [[sources]] series if it was wanted."
     PASSED_OVER = "PASSED_OVER", "another series of the study is analysed", 'Set select = "all" to analyse each.'
     OWN_OBJECT = "OWN_OBJECT", "images that this node had a part in", _ROUTING
     REFUSED_INSTANCES = (

@@ -28,6 +28,7 @@ from dicom_node.cli.overrides import SetOption, SettingsFileOption, settings_of
 from dicom_node.errors import NodeError
 
 if TYPE_CHECKING:
+    from inference.training.build import BuildSettings
     from inference.training.cached import Dataset
     from inference.training.cards import TrainingCard
     from inference.training.dataset import LabelledCase, Split
@@ -77,17 +78,14 @@ def build(
     Settings (--set, or a TOML file): profile.intensity.window_hu, profile.unet.size, profile.decovnet.size,
     masks.below_hu, masks.airways, masks.checks.volume_ml, ...
     """
-    from inference.training.build import BuildSettings, build_dataset, file_sha256
+    from inference.training.build import build_dataset, file_sha256
     from inference.training.contact_sheet import draw_sheets
     from inference.training.dataset import read_labels
 
     cases = read_labels(labels)
     split, name = _split(first_test_date, test_share, validation_share, seed)
     prepared, table = _card(card, settings_of(settings_file, set_))
-    table = {"workers": workers or len(os.sched_getaffinity(0)), "ignore_patient_id": ignore_patient_id, **table}
-    from inference.models.toml_fields import build as fields_of
-
-    settings = fields_of(BuildSettings, table, "settings")
+    settings = _settings(workers, {"ignore_patient_id": ignore_patient_id, **table})
     with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("cases", total=None)
         dataset = build_dataset(
@@ -179,6 +177,13 @@ def _card(name: str, table: dict[str, object]) -> tuple[TrainingCard, dict[str, 
     changes = table.get("profile", {})
     profile = fields_of(Profile, merged(plain(card.profile), changes), "settings.profile")
     return replace(card, profile=profile), {key: value for key, value in table.items() if key != "profile"}
+
+
+def _settings(workers: int, table: dict[str, object]) -> BuildSettings:
+    from inference.models.toml_fields import build as fields_of
+    from inference.training.build import BuildSettings
+
+    return fields_of(BuildSettings, {"workers": workers or len(os.sched_getaffinity(0)), **table}, "settings")
 
 
 def _report(dataset: Dataset, sheets: list[Path], json: bool) -> None:

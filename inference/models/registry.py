@@ -28,7 +28,7 @@ def find_model(models_dir: Path, name: str | None = None, version: str | None = 
     if not found:
         raise ModelError(
             f"no model {wanted}; there are: {', '.join(_names(models_dir)) or 'none'}. "
-            "`dicom-node models import` brings the authors' networks in"
+            "`dicom-node models import` brings the authors' networks in; to add your own: docs/add-your-model.md"
         )
     raise ModelError(f"{len(found)} models are called {wanted}; import the wanted one again to make it active")
 
