@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -24,11 +25,22 @@ BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta
 def run(arguments: list[str], folder: Path, **variables: str) -> str:
     """Standard output of a command that must succeed, run in a folder outside the checkout."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("DICOM_NODE_", "PYTHON"))}
-    done = subprocess.run(
-        arguments, cwd=folder, env={**kept, **variables}, capture_output=True, text=True, timeout=280, check=False
-    )
-    assert done.returncode == 0, f"{arguments}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return done.stdout
+    with subprocess.Popen(
+        arguments,
+        cwd=folder,
+        env={**kept, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            said, complained = process.communicate(timeout=280)
+        except BaseException:  # the node of a demonstration would go on without it
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 0, f"{arguments}:\n{said[-2000:]}\n{complained[-4000:]}"
+    return said
 
 
 def build(source: Path, what: str, to: Path) -> Path:
