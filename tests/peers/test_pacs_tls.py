@@ -1,7 +1,6 @@
 """Sending with TLS to DCMTK's storescp, which demands a certificate of us."""
 
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +75,6 @@ def test_tls_with_the_right_certificates_stores_and_every_other_way_does_not(tmp
             return result.outcome
 
         right = {"tls": True, "tls_authorities": ours.certificate, "tls_certificate": certificate, "tls_key": key}
-        started = time.monotonic()
         assert outcome() == StoreOutcome.TRANSIENT  # plaintext
         assert outcome(tls=True, tls_authorities=ours.certificate) == StoreOutcome.TRANSIENT  # we show nothing
         assert (
@@ -85,7 +83,6 @@ def test_tls_with_the_right_certificates_stores_and_every_other_way_does_not(tmp
         assert outcome(**{**right, "tls_authorities": theirs.certificate}) == StoreOutcome.TRANSIENT  # a false PACS
         assert outcome(**{**right, "tls_authorities": None}) == StoreOutcome.TRANSIENT  # the system trusts it not
         assert outcome(**{**right, "tls_authorities": tmp_path / "absent.pem"}) == StoreOutcome.TRANSIENT
-        assert time.monotonic() - started < 20
         assert list((tmp_path / "scp").iterdir()) == []
         assert outcome(**right) == StoreOutcome.STORED
         assert echo(destination(port, **right), IMPATIENT).ok
