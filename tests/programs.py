@@ -1,7 +1,10 @@
 """Real peers on loopback: DCMTK's storescp and dcmqrscp, Debian's Orthanc, and a proxy that cuts connections."""
 
+import contextlib
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -9,18 +12,25 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.conftest import require_program
 
+# Below those that the system gives to connections, and apart for each process that runs tests: nobody takes a port
+# between the moment when it is found free and the start of the program that listens on it.
+PORTS_PER_PROCESS = 4000
+_first = 10_000 + PORTS_PER_PROCESS * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 5)
+_ports = itertools.cycle(random.sample(range(_first, _first + PORTS_PER_PROCESS), PORTS_PER_PROCESS))
+
 
 def free_port() -> int:
-    """A TCP port on which nothing is listening."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on which nothing is listening; not the same twice in a row."""
+    for port in _ports:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("unreachable")
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
@@ -43,7 +53,7 @@ def listening(port: int) -> bool:
         return False
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(command: list[str], port: int, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server program; the block begins when it listens, and the program ends with the block."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DICOM_NODE_")}
@@ -62,7 +72,7 @@ def running(command: list[str], port: int, cwd: Path) -> Iterator[subprocess.Pop
         process.wait()
 
 
-@contextmanager
+@contextlib.contextmanager
 def storescp(folder: Path, *options: str, port: int | None = None) -> Iterator[int]:
     """DCMTK's storescp, which writes what it receives, bit-preserving, to `folder`. Yields its port."""
     port = port or free_port()
@@ -72,7 +82,7 @@ def storescp(folder: Path, *options: str, port: int | None = None) -> Iterator[i
         yield port
 
 
-@contextmanager
+@contextlib.contextmanager
 def dcmqrscp(folder: Path, callers: dict[str, int], *options: str, port: int | None = None) -> Iterator[int]:
     """DCMTK's image archive with C-FIND, C-MOVE, C-GET and C-STORE as AE title ARCHIVE. Yields its port.
 
@@ -115,7 +125,7 @@ class Orthanc:
             return bytes(a.read())
 
 
-@contextmanager
+@contextlib.contextmanager
 def orthanc(folder: Path, modalities: dict[str, int] | None = None, **options: object) -> Iterator[Orthanc]:
     """Debian's Orthanc as AE title ORTHANC, with its storage in `folder`.
 
