@@ -22,7 +22,7 @@ from dicom_node.report import copied
 from dicom_node.report.header_reader import tag_of
 from dicom_node.report.sources import IDENTITY, read_headers
 from inference.errors import CorruptInstance
-from inference.plug import Finding
+from inference.plug import Output
 from inference.volume.ct_volume import CTVolume
 from tests.factories import Grid, finding_on, lesion, model, write_series
 from tests.fuzz.headers import KEYWORDS, REPRESENTATIONS, TEXTUAL, element, hostile_value, rewrite, spoil
@@ -34,11 +34,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class FoundSomething:
-    """A pipeline whose finding is positive on anything."""
+    """A model that is positive on anything."""
 
-    def run(self, volume: CTVolume, *, trace: bool = False) -> Finding:
+    def __init__(self) -> None:
+        self.identity = model()
+        self.loaded = self
+
+    def analyse(self, volume: CTVolume) -> Output:
         region = lesion(GRID)
-        return finding_on(volume, localisation=region, heat=region * np.uint8(255))
+        return finding_on(volume, localisation=region, heat=region * np.uint8(255)).output
 
 
 def outcome(folder: Path) -> tuple[Analysis, ResultObjects]:
