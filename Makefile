@@ -76,6 +76,7 @@ lock: $(VENV)/bin/python  ## requirements.lock anew: every dependency but torch,
 	$(BIN)/uv pip compile setup.cfg .ci/torch-needs.txt --all-extras --universal --python-version 3.11 --upgrade \
 		--generate-hashes --excludes .ci/not-locked.txt --custom-compile-command "make lock" --quiet \
 		--output-file requirements.lock
+	rm -rf dicom_node.egg-info  # uv leaves it; once it is outdated, Python finds no models by it
 
 clean:  ## remove what was built, and the demonstration's data
 	rm -rf $(VENV) build dist *.egg-info var/demo

@@ -29,6 +29,14 @@ class Code:
 POSITIVE = Code("10828004", "SCT", "Positive")
 NEGATIVE = Code("260385009", "SCT", "Negative")
 
+
+def is_positive(interpretation: Code | None) -> bool | None:
+    """True if positive, False if negative, None for none or any other."""
+    if interpretation is None or not (interpretation.is_same(POSITIVE) or interpretation.is_same(NEGATIVE)):
+        return None
+    return interpretation.is_same(POSITIVE)
+
+
 LUNG = Code("39607008", "SCT", "Lung")
 BILATERAL = Code("51440002", "SCT", "Bilateral")
 VOLUME = Code("118565006", "SCT", "Volume")

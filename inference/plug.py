@@ -16,6 +16,7 @@ import numpy.typing as npt
 from config.coding import NEGATIVE as NEGATIVE
 from config.coding import POSITIVE as POSITIVE
 from config.coding import Code as Code
+from config.coding import is_positive
 from inference.finding import Algorithm as Algorithm
 from inference.finding import ModelIdentity, QualityCheck, Spread
 from inference.models.cards import Card
@@ -97,9 +98,7 @@ class FindingByCode:
     @property
     def positive(self) -> bool | None:
         """True if positive, False if negative, None for any other interpretation."""
-        if self.interpretation.is_same(POSITIVE):
-            return True
-        return False if self.interpretation.is_same(NEGATIVE) else None
+        return is_positive(self.interpretation)
 
     @property
     def unstable(self) -> Spread | None:

@@ -77,6 +77,8 @@ def archive(
         tx.execute(insert(audit_archives).values(**vars(made), archived_at=now))
         about = {name: value for name, value in vars(made).items() if name != "previous"}
         audit.append(tx, now, "audit.archived", outcome="ARCHIVED", detail={**about, **detail})
+    if database.mark is not None:
+        database.mark.sync()  # after a power failure the files must not name a row that is gone from the index
     _delete_archived(database, report)
     return made
 

@@ -20,11 +20,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from config.coding import NEGATIVE, POSITIVE, Code
+from config.coding import NEGATIVE, POSITIVE, Code, is_positive
 from storage.models import codes, findings, measurements, model_weights
 
 
-def is_positive(code: FromClause) -> ColumnElement[bool | None]:
+def positive_column(code: FromClause) -> ColumnElement[bool | None]:
     """Whether an interpretation, a row of `codes`, is positive; null if it is neither that nor negative."""
     held = case(
         (_is(code, POSITIVE), literal(True)),
@@ -58,11 +58,7 @@ class CodedFinding:
     @property
     def positive(self) -> bool | None:
         """True if positive, False if negative, None for any other interpretation."""
-        if self.interpretation is None:
-            return None
-        if self.interpretation.is_same(POSITIVE):
-            return True
-        return False if self.interpretation.is_same(NEGATIVE) else None
+        return is_positive(self.interpretation)
 
 
 @dataclass(frozen=True)

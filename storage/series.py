@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Select, exists, func, select
 
 from config.reasons import Refusal
 from storage import jobs, refused
-from storage.coded import is_positive
+from storage.coded import positive_column
 from storage.errors import NotDueYet, NotFound
 from storage.job_state import JobState
 from storage.jobs import ModelRef, refusal_columns
@@ -224,7 +224,7 @@ def _records() -> Select[tuple[object, ...]]:
             results.c.reason_text,
             results.c.threshold,
             findings.c.certainty.label("probability"),
-            is_positive(codes).label("positive"),
+            positive_column(codes).label("positive"),
         )
         .select_from(series.join(studies).join(patients))
         .outerjoin(job_table, job_table.c.id == latest_job)
