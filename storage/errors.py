@@ -12,6 +12,7 @@ StorageError
 ├── CorruptFile        a stored file is missing or is not what was stored
 ├── NotFound           no such row
 ├── Ambiguous          several rows match what was asked for
+├── UnusableVerdict    a reader's verdict cannot be kept as it was given
 ├── NotDueYet          an instance has come since it was decided to close the series
 ├── IllegalMove        the state machine has no such arrow from the row's state
 └── StaleLease         somebody else holds the row now; drop the work
@@ -68,6 +69,10 @@ class NotFound(StorageError):
 
 class Ambiguous(StorageError):
     """Several rows match what a person asked for; the message names some of them."""
+
+
+class UnusableVerdict(StorageError):
+    """A reader's verdict contradicts itself, is too long, or is not one; the message says what to change."""
 
 
 class NotDueYet(StorageError):

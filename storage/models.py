@@ -47,9 +47,9 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {float: Double(), int: WIDE}
 
 
-def _where(name: str, *columns: Any, condition: str) -> Index:
+def _where(name: str, *columns: Any, condition: str, unique: bool = False) -> Index:
     """An index of those rows for which a condition holds."""
-    return Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
+    return Index(name, *columns, unique=unique, sqlite_where=text(condition), postgresql_where=text(condition))
 
 
 class Property(Base):
@@ -337,6 +337,29 @@ class Result(Base):
     seal: Mapped[int]
 
 
+class VerdictRow(Base):
+    """What a reader says about a result. `text` may hold what identifies a patient.
+
+    replaced_at: when the same reader gave another verdict on the result; null while this one counts.
+    """
+
+    __tablename__ = "verdicts"
+    __table_args__ = (
+        CheckConstraint("verdict IN ('AGREES', 'DISAGREES', 'CANNOT_SAY')", name="verdict"),
+        CheckConstraint("own_opinion IN ('POSITIVE', 'NEGATIVE')", name="own_opinion"),
+        _where("ix_verdicts_counting", "result_id", "reader", condition="replaced_at IS NULL", unique=True),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("results.id"), index=True)
+    reader: Mapped[str]
+    verdict: Mapped[str]
+    own_opinion: Mapped[str | None]
+    text: Mapped[str]
+    given_at: Mapped[float]
+    replaced_at: Mapped[float | None]
+
+
 class CodeRow(Base):
     """A coded concept that findings and measurements refer to: value, coding scheme and meaning."""
 
@@ -589,6 +612,7 @@ conflicts = cast(Table, Conflict.__table__)
 refused_instances = cast(Table, RefusedInstance.__table__)
 jobs = cast(Table, Job.__table__)
 results = cast(Table, Result.__table__)
+verdicts = cast(Table, VerdictRow.__table__)
 codes = cast(Table, CodeRow.__table__)
 findings = cast(Table, FindingRow.__table__)
 measurements = cast(Table, MeasurementRow.__table__)

@@ -5,7 +5,7 @@
 
 -- Which version of these views does this index have?
 CREATE VIEW views_version AS
-SELECT 3 AS version;
+SELECT 4 AS version;
 
 -- What touched this patient, this study, this series? Everything that happened, oldest first.
 CREATE VIEW patient_history AS
@@ -205,3 +205,16 @@ SELECT strftime('%Y-%m-%d %H:%M:%f', first_at, 'unixepoch') AS first_utc,
             THEN 'came later' ELSE LOWER(standing) END AS standing,
        sop_instance_uid, series_instance_uid, study_instance_uid, patient_id, calling_ae, address
 FROM refused_instances;
+
+-- What did readers say about results? standing: current; replaced, if the same reader gave another verdict since.
+CREATE VIEW reader_verdicts AS
+SELECT verdicts.id AS verdict_id, verdicts.result_id, patients.patient_id, studies.study_instance_uid,
+       series.series_instance_uid, results.model_name, results.model_version, results.outcome, results.shadow,
+       verdicts.reader, verdicts.verdict, verdicts.own_opinion, verdicts.text,
+       strftime('%Y-%m-%d %H:%M:%f', verdicts.given_at, 'unixepoch') AS given_utc,
+       CASE WHEN verdicts.replaced_at IS NULL THEN 'current' ELSE 'replaced' END AS standing
+FROM verdicts
+JOIN results ON results.id = verdicts.result_id
+JOIN series ON series.id = results.series_pk
+JOIN studies ON studies.id = series.study_pk
+JOIN patients ON patients.id = studies.patient_pk;

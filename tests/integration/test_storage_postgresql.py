@@ -11,8 +11,19 @@ import pytest
 from tests.postgresql import postgresql_server
 
 ROOT = Path(__file__).resolve().parents[2]
-CONTRACT = ["series", "concurrency", "selection", "jobs", "deliveries", "audit", "views", "reconcile", "refused"]
-LOST = ["identity", "orphans", "flat", "tallies", "audit_archive"]
+CONTRACT = [
+    "series",
+    "verdicts",
+    "concurrency",
+    "selection",
+    "jobs",
+    "deliveries",
+    "audit",
+    "views",
+    "reconcile",
+    "refused",
+]
+LOST = ["verdicts", "identity", "orphans", "flat", "tallies", "audit_archive"]
 
 
 @pytest.fixture(scope="module")
