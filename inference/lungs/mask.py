@@ -47,22 +47,25 @@ def sides(mask: Mask, x_to_left: bool) -> tuple[int, int]:
     """Voxels of the left and of the right lung.
 
     mask: bool (Z, Y, X), cleaned.  x_to_left: the column index increases towards the patient's left.
-    Two parts side by side are the two lungs; one joined part is split at its thinnest sagittal plane.
+    Two parts side by side are the two lungs. Anything else is split at the thinnest sagittal plane through its large
+    parts: a speck beside joined lungs is not a lung.
     """
-    per_column = mask.sum(axis=(0, 1), dtype=np.int64)
     box = bounding_box(mask)
     if box is None:
         return 0, 0
-    low, high = _parted(mask[box]) or _split(per_column)
+    inside = mask[box]
+    labels, count = label(inside.view(np.uint8))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    large = sizes > _SECOND_LUNG_SHARE * sizes.max()
+    parted = count == 2 and large.sum() == 2
+    low, high = _parted(labels) if parted else _split(inside, large[labels])
     return (high, low) if x_to_left else (low, high)
 
 
-def _parted(mask: Mask) -> tuple[int, int] | None:
-    """Voxels of the part with the lower and of the part with the higher columns, if they are separate."""
-    labels, count = label(mask.view(np.uint8))
-    if count != 2:
-        return None
-    columns = np.arange(mask.shape[2])
+def _parted(labels: npt.NDArray[np.integer]) -> tuple[int, int]:
+    """Voxels of the part with the lower and of the part with the higher columns, of two."""
+    columns = np.arange(labels.shape[2])
     found = []
     for part in (1, 2):
         per_column = (labels == part).sum(axis=(0, 1), dtype=np.int64)
@@ -71,12 +74,13 @@ def _parted(mask: Mask) -> tuple[int, int] | None:
     return low, high
 
 
-def _split(per_column: npt.NDArray[np.int64]) -> tuple[int, int]:
-    """Voxels below and above the thinnest plane between the outer quarters of a mask's columns."""
-    filled = np.flatnonzero(per_column)
+def _split(mask: Mask, lungs: Mask) -> tuple[int, int]:
+    """Voxels of a mask below and above the thinnest plane between the outer quarters of its lungs' columns."""
+    per_column, of_lungs = (one.sum(axis=(0, 1), dtype=np.int64) for one in (mask, lungs))
+    filled = np.flatnonzero(of_lungs)
     start, stop = int(filled[0]), int(filled[-1]) + 1
     quarter = (stop - start) // 4
-    middle = per_column[start + quarter : stop - quarter]
+    middle = of_lungs[start + quarter : stop - quarter]
     # The middle one of equally thin planes, so that a wide empty gap is cut halfway.
     plane = start + quarter + int(np.median(np.flatnonzero(middle == middle.min())))
     return int(per_column[:plane].sum()), int(per_column[plane:].sum())

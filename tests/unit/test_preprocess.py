@@ -120,6 +120,17 @@ def test_joined_lungs_are_parted_where_they_are_thinnest() -> None:
     assert left + right == mask.sum() and abs(left - 1800) <= 10
 
 
+@pytest.mark.parametrize("column", [0, 28, 59, 139])
+def test_a_speck_beside_joined_lungs_is_not_taken_for_a_lung(column: int) -> None:
+    mask = np.zeros((10, 40, 140), bool)
+    mask[2:8, 10:30, 5:25] = mask[2:8, 10:30, 35:50] = True
+    mask[4, 20, 25:35] = True
+    mask[9, 0:5, column] = True
+    left, right = sides(mask, x_to_left=True)
+    assert left + right == mask.sum()
+    assert abs(left - 1800) <= 15 and abs(right - 2400) <= 15
+
+
 def test_limits_on_stored_values_are_left_out_where_a_scanner_stores_tissue_above_them() -> None:
     """HU + 8192, as United Imaging stores it: limits made for HU + 1024 would leave nothing of the patient."""
     volume = volume_of(blobs((4, 16, 16)).clip(-1000, 1500), 1.0)
