@@ -20,7 +20,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.demo  ## the whole journey once: phantom CT in, reports out, audit trail
+demo: $(VENV)/.demo  ## the whole journey once: phantom CT in, reports of two models out, audit trail
 	$(BIN)/dicom-node demo
 
 test: check peers  ## checks and all tests, with the real peers if they can be installed

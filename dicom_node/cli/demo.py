@@ -18,7 +18,7 @@ def demo(
         Path, typer.Option(file_okay=False, help="Folder of what it makes; that of the last demonstration is emptied.")
     ] = Path("var/demo"),
 ) -> None:
-    """Send a positive and a negative phantom through a node on this machine; show what came back beside the truth."""
+    """Send a positive and a negative phantom through a node with two models; show their reports beside the truth."""
     from config.settings import LoggingSettings
     from dicom_node import logs
     from dicom_node.demo.journey import run_demo

@@ -1,9 +1,11 @@
 """`dicom-node demo`: the whole journey once, on this machine, with nothing else to start.
 
-Two synthetic chest CT series, one with lesions and one without, are sent to a running node; a PACS in this process
-receives what the node made of them. What came back lies in a folder afterwards, the pictures as PNG.
+Two synthetic chest CT series, one with lesions and emphysema and one without, are sent to a running node. Two models
+analyse each: the demonstration model and the lung densitometry. A PACS in this process receives their reports. What
+came back lies in a folder afterwards, the pictures as PNG.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -12,21 +14,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from pydicom import Dataset, dcmread
-from pydicom.uid import SecondaryCaptureImageStorage
 from rich.console import Console
 
 from dicom_node.demo.pacs import Pacs
+from dicom_node.demo.reports import Truth, Verdict, judge, lines, write
 from dicom_node.errors import NodeError
-from dicom_node.report import codes
 from dicom_node.scu import push
-from inference.phantom.chest import make_phantom
+from inference.phantom.chest import Scanner, make_phantom
+from inference.phantom.emphysema import EmphysemaSettings
 from inference.phantom.lesions import LesionSettings
 from inference.phantom.series import write_series
 from storage import audit
@@ -37,57 +36,50 @@ QUIET_S = 2.0
 SLICES, SIZE = 40, 256
 # Lesions as marked as those that the small demonstration network has learned from.
 LESIONS = LesionSettings(count=(5, 9), radius_mm=(16, 34), ground_glass_hu=(240, 400))
+SCANNER = Scanner(noise_hu=10.0, kernel="B30f")
+EMPHYSEMA = 0.15
+MODELS = {9000: "demonstration", 9010: "densitometry"}
+"""The number that those of the series of each model's objects follow."""
 MARK = "made-by-dicom-node-demo"
 """The file by which a folder is known to be an earlier demonstration's, and may be emptied."""
-FILE_NAMES = {"SR": "report", "SEG": "segmentation", "OT": "summary", "KO": "key-images"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One phantom series that is sent: lesions or not, its UIDs, and the folder of its slices."""
+    """One phantom series that is sent: what is in it, its study's UID, and the folder of its slices."""
 
     name: str
-    lesions: bool
-    series_instance_uid: str
+    truth: Truth
     study_instance_uid: str
     folder: Path
-
-    @property
-    def truth(self) -> str:
-        """What is in the images."""
-        return "lesions" if self.lesions else "no lesions"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the node reported of a case. percent: the model's output. files: where its objects lie."""
+    """What one model reported of a case. folder: where all its objects lie."""
 
     case: Case
-    percent: float
-    positive: bool
-    files: tuple[Path, ...]
-
-    @property
-    def is_right(self) -> bool:
-        """The report agrees with the known truth."""
-        return self.positive == self.case.lesions
+    model: str
+    report: Dataset
+    verdict: Verdict
+    folder: Path
 
 
 def run_demo(console: Console, folder: Path) -> bool:
-    """Run the demonstration. Returns True when both reports came and agree with the known truth.
+    """Run the demonstration. Returns True when all reports came and agree with the known truth.
 
     folder: where everything lies afterwards; that of an earlier demonstration is emptied. Raises NodeError when it
-    holds anything else.
+    holds anything else, or a report does not come.
     """
     _empty(folder)
-    console.print("Two synthetic chest CT series, one with lesions and one without:")
+    console.print("Two synthetic chest CT series, one with lesions and emphysema and one without:")
     cases = [_phantom(folder / "sent", "positive", seed=11), _phantom(folder / "sent", "negative", seed=16)]
     with Pacs(folder / "pacs") as pacs:
         answers = _journey(console, folder, pacs, cases)
     _print_trail(console, folder / "node")
     shutil.rmtree(folder / "pacs")
     _print_answers(console, folder, answers)
-    return all(answer.is_right for answer in answers)
+    return all(answer.verdict.is_right for answer in answers)
 
 
 def _empty(folder: Path) -> None:
@@ -108,41 +100,26 @@ def _journey(console: Console, folder: Path, pacs: Pacs, cases: list[Case]) -> l
         for case in cases:
             sent = push.send(case.folder, "127.0.0.1", port, "DICOM_NODE", "DEMO_PACS", console=None)
             console.print(f"  {case.name}: {sent.stored} slices sent to the node by C-STORE, {sent.failed} refused")
-        return [_answer(folder / case.name, case, _wait_for_objects(pacs, case, node)) for case in cases]
+        return [answer for case in cases for answer in _answers(folder, case, _wait_for_objects(pacs, case, node))]
     finally:
         node.send_signal(signal.SIGTERM)
         node.wait()
 
 
-def _answer(folder: Path, case: Case, objects: list[Dataset]) -> Answer:
-    """Put the objects of a case into its folder, and read what the report says."""
-    folder.mkdir()
-    files = [file for found in objects for file in _write(folder, found)]
-    report = next(found for found in objects if found.Modality == "SR")
-    [certainty] = [item for item in _items(report) if _is(item, codes.CERTAINTY.value)]
-    percent = float(certainty.MeasuredValueSequence[0].NumericValue)
-    meanings = {str(code.CodeMeaning) for item in _items(report) for code in item.get("ConceptCodeSequence", [])}
-    return Answer(case, percent, "Positive" in meanings, tuple(files))
-
-
-def _write(folder: Path, found: Dataset) -> Iterator[Path]:
-    file = folder / f"{FILE_NAMES.get(found.Modality, found.Modality.lower())}.dcm"
-    found.save_as(file)
-    yield file
-    if found.SOPClassUID == SecondaryCaptureImageStorage:
-        pixels = np.frombuffer(found.PixelData, np.uint8)[: found.Rows * found.Columns * 3]
-        Image.fromarray(pixels.reshape(found.Rows, found.Columns, 3)).save(file.with_suffix(".png"))
-        yield file.with_suffix(".png")
-
-
-def _items(item: Dataset) -> Iterator[Dataset]:
-    for child in item.get("ContentSequence", []):
-        yield child
-        yield from _items(child)
-
-
-def _is(item: Dataset, code: str) -> bool:
-    return any(str(name.get("CodeValue")) == code for name in item.get("ConceptNameCodeSequence", []))
+def _answers(folder: Path, case: Case, objects: list[Dataset]) -> list[Answer]:
+    """Put the objects of each model into a folder, and read what its report says."""
+    answers = []
+    for first, model in MODELS.items():
+        own = [found for found in objects if 0 < int(found.SeriesNumber) - first < 10]
+        reports = [found for found in own if found.Modality == "SR"]
+        if len(reports) != 1:
+            raise NodeError(f"{len(reports)} reports of {model} on the {case.name} series came back")
+        into = folder / case.name / model
+        into.mkdir(parents=True)
+        for found in own:
+            write(found, into)
+        answers.append(Answer(case, model, reports[0], judge(reports[0], case.truth), into))
+    return answers
 
 
 def _print_trail(console: Console, data_dir: Path) -> None:
@@ -159,17 +136,18 @@ def _print_trail(console: Console, data_dir: Path) -> None:
 
 
 def _print_answers(console: Console, folder: Path, answers: list[Answer]) -> None:
-    console.print("\nWhat came back to the PACS:")
+    console.print("\nWhat came back to the PACS, and what each report says of both lungs:")
     for answer in answers:
-        for file in answer.files:
-            console.print(f"  {file}", soft_wrap=True)
+        console.print(f"  {answer.folder}/report.dcm, segmentation.dcm, summary.dcm, summary.png", soft_wrap=True)
+        for line in lines(answer.report):
+            console.print(f"    {line}", soft_wrap=True)
     console.print(f"The node's own data: DICOM_NODE_DATA_DIR={folder / 'node'} dicom-node series list", soft_wrap=True)
-    console.print(f"\n{'series':10} {'known truth':12} {'model output':>12}   report")
+    console.print(f"\n{'series':9} {'model':14} {'known truth':22} report")
     for answer in answers:
-        said = "positive" if answer.positive else "negative"
-        wrong = "" if answer.is_right else "   DISAGREES"
-        console.print(f"{answer.case.name:10} {answer.case.truth:12} {answer.percent:10.2f} %   {said}{wrong}")
-    verdict = "Both reports agree" if all(answer.is_right for answer in answers) else "A REPORT DISAGREES"
+        wrong = "" if answer.verdict.is_right else "   DISAGREES"
+        said = f"{answer.verdict.known:22} {answer.verdict.said}{wrong}"
+        console.print(f"{answer.case.name:9} {answer.model:14} {said}")
+    verdict = "All reports agree" if all(answer.verdict.is_right for answer in answers) else "A REPORT DISAGREES"
     console.print(f"{verdict} with the known truth.")
     console.print("Demonstration model, synthetic images: this says nothing about patients.")
 
@@ -177,11 +155,18 @@ def _print_answers(console: Console, folder: Path, answers: list[Answer]) -> Non
 def _phantom(root: Path, name: str, seed: int) -> Case:
     lesions = name == "positive"
     phantom = make_phantom(
-        seed, slices=SLICES, size=SIZE, lesions="mixed" if lesions else "none", lesion_settings=LESIONS
+        seed,
+        slices=SLICES,
+        size=SIZE,
+        lesions="mixed" if lesions else "none",
+        lesion_settings=LESIONS,
+        scanner=SCANNER,
+        emphysema=EmphysemaSettings(EMPHYSEMA if lesions else 0.0),
     )
-    paths = write_series(phantom, root / name)
-    header = dcmread(paths[0], stop_before_pixels=True)
-    return Case(name, lesions, str(header.SeriesInstanceUID), str(header.StudyInstanceUID), root / name)
+    assert phantom.emphysema is not None  # noqa: S101 - it was asked for
+    header = dcmread(write_series(phantom, root / name)[0], stop_before_pixels=True)
+    truth = Truth(lesions, 100 * phantom.emphysema.share)
+    return Case(name, truth, str(header.StudyInstanceUID), root / name)
 
 
 def _environment(data_dir: Path, port: int, pacs_port: int) -> dict[str, str]:
@@ -192,6 +177,7 @@ def _environment(data_dir: Path, port: int, pacs_port: int) -> dict[str, str]:
         "DICOM_NODE_RECEIVER__PORT": str(port),
         "DICOM_NODE_COMPLETION__QUIET_S": str(QUIET_S),
         "DICOM_NODE_DESTINATIONS": destination,
+        "DICOM_NODE_MODELS": json.dumps([{"name": model} for model in MODELS.values()]),
         "DICOM_NODE_STORAGE__LOW_DISK_MB": "100",
         "DICOM_NODE_LOGGING__LEVEL": "warning",
     }
@@ -217,12 +203,13 @@ def _wait_until_listening(port: int, node: subprocess.Popen[bytes]) -> None:
 
 
 def _wait_for_objects(pacs: Pacs, case: Case, node: subprocess.Popen[bytes]) -> list[Dataset]:
-    """The objects of a case's result, when its summary image, which is sent last, has come too."""
+    """The objects of a case's results, when the summary image of each, which is sent last, has come too."""
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline and node.poll() is None:
         found = [dcmread(path) for path in pacs.received()]
         own = {str(one.SOPInstanceUID): one for one in found if one.StudyInstanceUID == case.study_instance_uid}
-        if {"SR", "OT"} <= {str(one.Modality) for one in own.values()}:
+        came = {(str(one.Modality), int(one.SeriesNumber) // 10 * 10) for one in own.values()}
+        if {(kind, first) for kind in ("SR", "OT") for first in MODELS} <= came:
             return list(own.values())
         time.sleep(0.5)
-    raise NodeError(f"no report for the {case.name} series came back; see the log above")
+    raise NodeError(f"not all reports on the {case.name} series came back; see the log above")

@@ -51,7 +51,7 @@ ELSEWHERE = {
     # Always rolled back.
     "dicom_node.receiver.committer.Committer._warm_up",
     "dicom_node.demo.journey.run_demo",
-    "dicom_node.demo.journey._answer",
+    "dicom_node.demo.journey._answers",
     "dicom_node.demo.journey._empty",
     "dicom_node.demo.pacs.Pacs.__init__",
     "dicom_node.demo.pacs.Pacs._on_store",
