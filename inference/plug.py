@@ -22,6 +22,9 @@ from inference.finding import ModelIdentity, QualityCheck, Spread
 from inference.models.cards import Card
 from inference.volume.ct_volume import CTVolume
 
+MOST_COLUMNS, MOST_ROWS = 6, 12
+"""What a `Table` may have: the summary page has room for no more."""
+
 
 @dataclass(frozen=True)
 class Qualifier:
@@ -118,6 +121,7 @@ class Segment:
     category, type: such as (91723000, SCT, "Anatomical Structure") and (39607008, SCT, "Lung").
     purpose: "anatomy": where the model looked, shown with every result. "finding": what it found there. A finding
         without a voxel has no group in the report.
+    drawn: how the summary page shows it: as an "outline", or as a coloured "area" if it is many small spots.
     site, laterality: for the report's group; None: nothing is said about it.
     comments: what must be said with it.
     colour_lab: CIELab of its outline in viewers; None: one that the node chooses.
@@ -135,6 +139,7 @@ class Segment:
     algorithm: str = ""
     comments: tuple[str, ...] = ()
     colour_lab: tuple[float, float, float] | None = None
+    drawn: Literal["outline", "area"] = "outline"
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,9 @@ class Line:
 class Histogram:
     """A distribution for the summary page.
 
+    title: what is counted, and of what.  unit: of the horizontal axis.  count_unit: of the vertical one, such as "%".
     edges: ascending, one more than counts, in `unit`.  marks: (value, what it is) to be marked on the axis.
+    highlight: from and to, in `unit`: bars in it are drawn in the colour of findings.
     """
 
     title: str
@@ -158,10 +165,38 @@ class Histogram:
     edges: tuple[float, ...]
     counts: tuple[float, ...]
     marks: tuple[tuple[float, str], ...] = ()
+    count_unit: str = ""
+    highlight: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.edges) != len(self.counts) + 1 or list(self.edges) != sorted(self.edges):
+        ascending = list(self.edges) == sorted(self.edges)
+        if (
+            not self.counts
+            or len(self.edges) != len(self.counts) + 1
+            or not ascending
+            or self.edges[0] == self.edges[-1]
+        ):
             raise ValueError("edges: expected ascending numbers, one more than counts")
+        if not all(map(math.isfinite, (*self.edges, *self.counts))) or min(self.counts) < 0:
+            raise ValueError("edges, counts: expected finite numbers, no count below 0")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers side by side for the summary page.
+
+    columns: (name, unit) of each; the first column names the rows.  rows: as many texts as there are columns; the first
+    row is drawn in the colour of findings.
+    """
+
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.columns) <= MOST_COLUMNS or not 1 <= len(self.rows) <= MOST_ROWS:
+            raise ValueError(f"expected 1 to {MOST_COLUMNS} columns and 1 to {MOST_ROWS} rows")
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError("rows: expected one text for each column")
 
 
 @dataclass(frozen=True)
@@ -186,7 +221,8 @@ class Output:
     checks: what the volume passed, for the report and the audit.
     statements: sentences of the report that say what the result is, and what it is not; the node's warnings come first.
     remarks: sentences that limit it, such as a value that is not comparable.
-    lines: what the summary page says beside its pictures; empty: the measurements, one a line.
+    table: numbers at the top of the summary page's text.
+    lines: what the summary page says beside its pictures; empty: the measurements, one a line, unless there is a table.
     slices: lowest and highest z of the slices that the output was computed from; None: all of them.
     trace: intermediate values by name (JSON types only), for `analyse --trace`.
     """
@@ -199,6 +235,7 @@ class Output:
     checks: tuple[QualityCheck, ...] = ()
     statements: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    table: Table | None = None
     lines: tuple[Line, ...] = ()
     histogram: Histogram | None = None
     slices: tuple[int, int] | None = None

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dicom_node.report import page_words, wording
+from dicom_node.report.charts import draw_histogram, draw_table, table_height
 from dicom_node.report.fonts import bundled, showable_name
 from dicom_node.report.frame import Origin
 from dicom_node.report.naming import slice_name, values_of
@@ -27,8 +28,8 @@ _NEGATIVE = (170, 200, 235)
 _BANNER_PX = 30
 _COLUMN_PX = 316
 _STRIP_PX = 250
-_STRIP_IMAGES = 10
-_STRIP_ROWS = 2
+_STRIP_COLUMNS, _STRIP_ROWS = 5, 2
+_CHART_PX = 274
 _EDGE_PX = 12
 _NOT_COUNTED_DIMMED = 0.45
 
@@ -62,7 +63,14 @@ def draw_page(finding: Finding, volume: CTVolume, anatomy: Anatomy, origin: Orig
     _column(page, Box(_EDGE_PX, top + 10, _COLUMN_PX - _EDGE_PX, SIZE_PX[1] - top - 16))
     left, width = _COLUMN_PX + 12, SIZE_PX[0] - _COLUMN_PX - 20
     _planes(page, Box(left, top + 6, width, SIZE_PX[1] - top - _STRIP_PX - 12))
-    _strip(page, Box(left, SIZE_PX[1] - _STRIP_PX, width, _STRIP_PX - 6))
+    below = Box(left, SIZE_PX[1] - _STRIP_PX, width, _STRIP_PX - 6)
+    histogram = finding.output.histogram
+    if histogram is None:
+        _strip(page, below, _STRIP_COLUMNS)
+    else:
+        _strip(page, Box(below.x, below.y, below.width - _CHART_PX, below.height), _STRIP_COLUMNS - 2)
+        right = below.x + below.width - _CHART_PX
+        draw_histogram(page.draw, Box(right + 8, below.y, _CHART_PX - 8, below.height), histogram)
     return image
 
 
@@ -91,6 +99,10 @@ def _column(page: Page, box: Box) -> None:
     """The result in words, from top to bottom."""
     stated = [one for one in page.finding.output.findings if one.certainty is not None]
     used = _output(page.draw, box, stated[0]) if stated else 0
+    table = page.finding.output.table
+    if table is not None:
+        draw_table(page.draw, Box(box.x, box.y + used, box.width, box.height), table)
+        used += table_height(table)
     rest = Box(box.x, box.y + used, box.width, box.height - used)
     paragraphs_in(page.draw, rest, page_words.paragraphs(page.finding, page.volume, page.origin))
 
@@ -160,7 +172,7 @@ def place(sheet: Image.Image, image: Image.Image, box: Box, left_side: str, righ
 def _legend(page: Page, x: int, y: int) -> None:
     anatomy = page.anatomy
     entries = [(LUNG_COLOUR, words) for words in _legends(page.finding, "anatomy")]
-    if anatomy.region is not None:
+    if anatomy.shows_finding:
         entries += [(REGION_COLOUR, words) for words in _legends(page.finding, "finding")]
     elif anatomy.heat is None:
         entries.append((_FAINT, "no region: planes through the middle of the lungs"))
@@ -169,7 +181,8 @@ def _legend(page: Page, x: int, y: int) -> None:
     else:
         entries.append((_FAINT, "hottest outside the lungs: planes through their middle"))
     for colour, words in entries:
-        page.draw.rectangle((x, y + 3, x + 14, y + 15), outline=colour, width=2)
+        filled = colour if colour == REGION_COLOUR and anatomy.area is not None else None
+        page.draw.rectangle((x, y + 3, x + 14, y + 15), filled, outline=colour, width=2)
         text(page.draw, (x + 20, y), words, 15, GREY, 420)
         x += 20 + round(page.draw.textlength(words, font=bundled(15))) + 24
 
@@ -181,13 +194,12 @@ def _legends(finding: Finding, purpose: str) -> list[str]:
     return [", ".join(one.legend or one.label or one.title for one in found)] if found else []
 
 
-def _strip(page: Page, box: Box) -> None:
+def _strip(page: Page, box: Box, columns: int) -> None:
     """Axial slices evenly through the lungs, from the top to the base; those that did not count are dimmed."""
     anatomy = page.anatomy
     cut = lung_box(anatomy)
-    columns = _STRIP_IMAGES // _STRIP_ROWS
     width, height = box.width // columns, box.height // _STRIP_ROWS
-    for number, plane in enumerate(_evenly(anatomy)):
+    for number, plane in enumerate(_evenly(anatomy, columns * _STRIP_ROWS)):
         x, y = box.x + number % columns * width, box.y + number // columns * height
         image = axial(anatomy, plane, cut, (width - 6, height - 20))
         counts = _counts(page, plane)
@@ -207,11 +219,11 @@ def _counts(page: Page, plane: int) -> bool:
     return counted is None or counted[0] <= page.source_slice(plane) <= counted[1]
 
 
-def _evenly(anatomy: Anatomy) -> list[int]:
+def _evenly(anatomy: Anatomy, count: int) -> list[int]:
     """Planes at the middles of equal parts of the lungs' height, the highest first."""
     found = np.flatnonzero(anatomy.lungs.any(axis=(1, 2)))
     low, high = (int(found[0]), int(found[-1])) if found.size else (0, anatomy.lungs.shape[0] - 1)
-    parts = (np.arange(_STRIP_IMAGES) + 0.5) / _STRIP_IMAGES
+    parts = (np.arange(count) + 0.5) / count
     return [round(high - part * (high - low)) for part in parts]
 
 

@@ -36,8 +36,8 @@ def paragraphs(finding: Finding, volume: CTVolume, origin: Origin) -> list[Parag
 
 
 def _measured(output: Output) -> list[Line]:
-    """The measurements, one a line, for a model that gives no lines; then its remarks."""
-    lines = [Line(measured_text(one)) for one in output.measurements]
+    """The measurements, one a line, for a model that gives neither lines nor a table; then its remarks."""
+    lines = [] if output.table else [Line(measured_text(one)) for one in output.measurements]
     return [*lines, *(Line(remark, "caution") for remark in output.remarks)]
 
 

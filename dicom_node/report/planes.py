@@ -20,6 +20,7 @@ MARGIN_MM = 15.0
 """Shown around the lungs on each side."""
 LUNG_COLOUR = (64, 200, 255)
 REGION_COLOUR = (255, 150, 0)
+_AREA_OPACITY = 0.7
 _LEAST_HEAT = 0.15
 """Share of the heat's maximum that is shown: what the first model's localisation is cut at."""
 
@@ -31,7 +32,7 @@ class Anatomy:
     """A finding's arrays as views that ascend (towards the head, towards the back, to the patient's left).
 
     spacing_mm: in that order. region, heat (0 to 255): None if nothing is localised.
-    focus: voxel that the planes go through.
+    focus: voxel that the planes go through.  area: what is drawn as an area and not as an outline, or None.
     """
 
     hu: npt.NDArray[np.int16]
@@ -41,6 +42,12 @@ class Anatomy:
     spacing_mm: tuple[float, float, float]
     focus: tuple[int, int, int]
     turn: "Turn"
+    area: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def shows_finding(self) -> bool:
+        """Whether anything that the model found is drawn."""
+        return self.region is not None or self.area is not None
 
     @property
     def shows_hottest(self) -> bool:
@@ -76,9 +83,10 @@ def turn_of(affine: npt.NDArray[np.float64]) -> Turn:
     )
 
 
-def mask_of(finding: Finding, purpose: str, volume: CTVolume) -> npt.NDArray[np.bool_]:
-    """All segments of a purpose together, bool (Z, Y, X)."""
-    masks = [segment.mask for segment in finding.output.segments if segment.purpose == purpose]
+def mask_of(finding: Finding, purpose: str, volume: CTVolume, drawn: str = "") -> npt.NDArray[np.bool_]:
+    """All segments of a purpose together, bool (Z, Y, X); only those that are drawn in this way, if it is given."""
+    segments = [one for one in finding.output.segments if one.purpose == purpose and drawn in ("", one.drawn)]
+    masks = [segment.mask for segment in segments]
     if len(masks) == 1:
         return masks[0]
     together = np.zeros(volume.hu.shape, bool)
@@ -91,8 +99,8 @@ def anatomy_of(finding: Finding, volume: CTVolume) -> Anatomy:
     """The finding's arrays turned for display, and the voxel to show."""
     turn = turn_of(volume.affine)
     lungs = turn.view(mask_of(finding, "anatomy", volume)).astype(bool, copy=False)
-    found, given = mask_of(finding, "finding", volume), finding.output.heat
-    region = turn.view(found).astype(bool, copy=False) if found.any() else None
+    region, area = (_turned(turn, mask_of(finding, "finding", volume, drawn)) for drawn in ("outline", "area"))
+    given = finding.output.heat
     heat = turn.view(given).astype(np.uint8, copy=False) if given is not None and given.any() else None
     spacing = tuple(volume.spacing_mm[axis] for axis in turn.axes)
     return Anatomy(
@@ -101,9 +109,14 @@ def anatomy_of(finding: Finding, volume: CTVolume) -> Anatomy:
         region=region,
         heat=heat,
         spacing_mm=(spacing[0], spacing[1], spacing[2]),
-        focus=_focus(lungs, region, heat),
+        focus=_focus(lungs, region if region is not None else area, heat),
         turn=turn,
+        area=area,
     )
+
+
+def _turned(turn: "Turn", mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
+    return turn.view(mask).astype(bool, copy=False) if mask.any() else None
 
 
 def _focus(
@@ -168,7 +181,7 @@ def _render(
     head_up: bool,
     size: tuple[int, int],
 ) -> Image.Image:
-    """Grey values in the lung window, heat over them, outlines of lungs and region on top."""
+    """Grey values in the lung window, heat and areas over them, outlines of lungs and region on top."""
 
     def plane(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         cut = array[index]
@@ -181,6 +194,8 @@ def _render(
     rgb = np.repeat(255 * grey[..., None], 3, axis=2)
     if anatomy.heat is not None:
         _blend(rgb, _resized(plane(anatomy.heat).astype(np.float32) * np.float32(1 / 255), fitted))
+    if anatomy.area is not None:
+        _tint(rgb, _resized(plane(anatomy.area).astype(np.float32), fitted))
     _outline(rgb, plane(anatomy.lungs), fitted, LUNG_COLOUR)
     if anatomy.region is not None:
         _outline(rgb, plane(anatomy.region), fitted, REGION_COLOUR)
@@ -205,6 +220,12 @@ def _blend(rgb: npt.NDArray[np.float32], heat: npt.NDArray[np.float32]) -> None:
     colour = np.concatenate([np.full_like(strength, 255), 170 * strength, np.zeros_like(strength)], axis=2)
     alpha = np.where(strength > 0, 0.1 + 0.4 * strength, 0)
     rgb += alpha * (colour - rgb)
+
+
+def _tint(rgb: npt.NDArray[np.float32], share: npt.NDArray[np.float32]) -> None:
+    """Colour pixels as finding by how much of each is one: the grey below still shows through."""
+    alpha = _AREA_OPACITY * share[..., None]
+    rgb += alpha * (np.array(REGION_COLOUR, np.float32) - rgb)
 
 
 def _outline(

@@ -29,7 +29,7 @@ def build_summary(finding: Finding, volume: CTVolume, sources: Sequence[Dataset]
     origin = origin_of(finding, volume, sources, context)
     anatomy = anatomy_of(finding, volume)
     page = draw_page(finding, volume, anatomy, origin)
-    shown = "with localisation" if anatomy.region is not None else "without localisation"
+    shown = "with localisation" if anatomy.shows_finding else "without localisation"
     kind = Kind(f"{_KIND} {shown}", 4, "summary")
     capture = new_object(SecondaryCaptureImageStorage, "OT", kind, origin)
     _add_image(capture, page)

@@ -8,10 +8,10 @@ import numpy as np
 from inference.arrays import Mask
 from inference.densitometry import codes
 from inference.densitometry.density import LOWEST_HU, SIDES, THIRDS, Densities, Density, Part, Side
-from inference.densitometry.lungs import Lungs
+from inference.densitometry.lungs import PARENCHYMA_BELOW_HU, Lungs
 from inference.densitometry.settings import Reference, Settings
 from inference.finding import QualityCheck
-from inference.plug import Algorithm, Histogram, Line, Measurement, Output, Qualifier, Segment
+from inference.plug import Algorithm, Histogram, Line, Measurement, Output, Qualifier, Segment, Table
 
 ALGORITHM = "Lung densitometry"
 LOW_SEGMENT = "Low attenuation"
@@ -21,8 +21,20 @@ STATEMENTS = (
     "such as large vessels and consolidation. Volumes hold the vessels. Thirds are of the height of both lungs.",
     "Low attenuation is a measurement, not a diagnosis of emphysema.",
 )
-_HISTOGRAM_HU, _BIN_HU = (-1050, -500), 10
-_UNITS = {"laa_percent": "%", "perc15_hu": "HU", "mean_hu": "HU"}
+_HISTOGRAM_HU, _BIN_HU = (-1050, PARENCHYMA_BELOW_HU), 10
+_ROWS = {
+    Part(): "both lungs",
+    Part("right"): "right",
+    Part("left"): "left",
+    Part(third="upper"): "upper third",
+    Part(third="middle"): "middle third",
+    Part(third="lower"): "lower third",
+}
+_MEASURED = {
+    "laa_percent": ("Share below {0.threshold_hu} HU", "%"),
+    "perc15_hu": ("Perc{0.percentile:g}", "HU"),
+    "mean_hu": ("Mean density", "HU"),
+}
 
 
 def parts_reported() -> tuple[Part, ...]:
@@ -55,6 +67,7 @@ def make_output(
         checks=tuple(checks),
         statements=STATEMENTS,
         remarks=tuple(limit.sentence for limit in limits),
+        table=_table(densities, settings),
         lines=tuple(_lines(densities, settings, not_comparable, limits)),
         histogram=_histogram(densities, settings),
     )
@@ -120,6 +133,7 @@ def _segments(lungs: Lungs, low: Mask, settings: Settings) -> tuple[Segment, ...
         laterality=codes.LATERALITY["both"],
         algorithm=ALGORITHM,
         comments=(STATEMENTS[1],),
+        drawn="area",
     )
     return (*anatomy, found)
 
@@ -128,54 +142,60 @@ def _parameters(settings: Settings) -> tuple[str, ...]:
     return (f"threshold={settings.threshold_hu} HU", f"percentile={settings.percentile:g}")
 
 
+def _table(densities: Densities, settings: Settings) -> Table:
+    """The numbers of each part that is reported."""
+    columns = (
+        ("", ""),
+        (f"< {settings.threshold_hu} HU", "%"),
+        (f"Perc{settings.percentile:g}", "HU"),
+        ("mean", "HU"),
+        ("volume", "mL"),
+    )
+    return Table(columns, tuple(_row(name, densities.parts[part]) for part, name in _ROWS.items()))
+
+
+def _row(name: str, density: Density) -> tuple[str, ...]:
+    numbers = ((density.laa_percent, 1), (density.perc15_hu, 0), (density.mean_hu, 0), (density.volume_ml, 0))
+    return (name, *(_number(value, decimals) for value, decimals in numbers))
+
+
 def _lines(
     densities: Densities, settings: Settings, not_comparable: Sequence[QualityCheck], limits: Sequence[QualityCheck]
 ) -> Iterator[Line]:
-    both, right, left = (densities.parts[Part(side)] for side in SIDES)
-    upper, middle, lower = (densities.parts[Part("both", third)] for third in THIRDS[1:])
-    yield Line(
-        f"Below {settings.threshold_hu} HU: {_number(both.laa_percent)}% of the lung "
-        f"(right {_number(right.laa_percent)}%, left {_number(left.laa_percent)}%)",
-        "finding",
-    )
-    yield Line(
-        f"By thirds of the height: upper {_number(upper.laa_percent)}%, middle {_number(middle.laa_percent)}%, "
-        f"lower {_number(lower.laa_percent)}%"
-    )
-    yield Line(f"{settings.percentile:g}th percentile {both.perc15_hu:.0f} HU, mean {both.mean_hu:.0f} HU")
-    yield Line(f"Volume {both.volume_ml:.0f} mL (right {right.volume_ml:.0f}, left {left.volume_ml:.0f})")
+    yield Line(STATEMENTS[1])
     if not not_comparable:
         for reference in settings.reference:
-            yield Line(_compared(reference, both))
+            yield Line(_compared(reference, densities.parts[Part()], settings))
     for limit in limits:
         yield Line(limit.sentence, "caution")
 
 
-def _compared(reference: Reference, both: Density) -> str:
-    unit = _UNITS[reference.measure]
+def _compared(reference: Reference, both: Density, settings: Settings) -> str:
+    name, unit = _MEASURED[reference.measure]
     value = getattr(both, reference.measure)
     return (
-        f"{value:.1f} {unit} here; {reference.mean:g} {unit} (standard deviation {reference.deviation:g}) in "
-        f"{reference.people}: {reference.source}"
+        f"{name.format(settings)}: {value:.1f} {unit} here. In {reference.people} it was {reference.mean:g} {unit}, "
+        f"standard deviation {reference.deviation:g}, measured with other software ({reference.source})."
     )
 
 
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1f}"
+def _number(value: float, decimals: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
 def _histogram(densities: Densities, settings: Settings) -> Histogram:
-    """Shares of the parenchyma over 10 HU each, as percentages; what lies beyond the range is left out."""
+    """Shares of the parenchyma over 10 HU each, as percentages; the little below the range is left out."""
     low, high = _HISTOGRAM_HU
     counts = densities.histogram[low - LOWEST_HU : high - LOWEST_HU].reshape(-1, _BIN_HU).sum(axis=1)
     shares = 100.0 * counts / max(1, int(densities.histogram.sum()))
+    both, threshold = densities.parts[Part()], settings.threshold_hu
+    percentile = f"Perc{settings.percentile:g} {_number(both.perc15_hu, 0)} HU"
     return Histogram(
-        title="Density of both lungs, % of voxels",
+        title=f"Both lungs, % of voxels per {_BIN_HU} HU",
         unit="HU",
+        count_unit="%",
         edges=tuple(float(edge) for edge in np.arange(low, high + 1, _BIN_HU)),
         counts=tuple(map(float, shares)),
-        marks=(
-            (float(settings.threshold_hu), f"{settings.threshold_hu} HU"),
-            (densities.parts[Part()].perc15_hu, f"Perc{settings.percentile:g}"),
-        ),
+        marks=((float(threshold), f"{threshold} HU"), (both.perc15_hu, percentile)),
+        highlight=(float(low), float(threshold)),
     )
