@@ -6,6 +6,7 @@ wrong type is passed over here: the settings' own types report it.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 Location = tuple[str | int, ...]
 """Path of keys to a value, with indices for arrays: ("destinations", 1, "port")."""
@@ -109,10 +110,37 @@ def _ports_differ(values: Table) -> Iterator[Broken]:
         listening.append((("receiver", "tls_port"), receiver.get("tls_port", 2762)))
     listening.append((("sender", "commitment", "port"), section(sender, "commitment").get("port", 0)))
     listening.append((("metrics", "port"), metrics.get("port", 0)))
+    listening.append((("web", "port"), section(values, "web").get("port", 0)))
     taken: dict[object, Location] = {}
     for location, port in listening:
         if port and taken.setdefault(port, location) != location:
             yield Broken(location, f"port {port} is already that of {'.'.join(map(str, taken[port]))}")
+
+
+def _pages_are_private(values: Table) -> Iterator[Broken]:
+    """Passwords and patient data go over no line that others can read."""
+    web = section(values, "web")
+    given = [key for key in ("tls_certificate", "tls_key") if web.get(key)]
+    if len(given) == 1:
+        yield Broken(("web", given[0]), "tls_certificate and tls_key belong together")
+    if given and web.get("behind_proxy"):
+        yield Broken(("web", "behind_proxy"), "the proxy does TLS: leave out tls_certificate and tls_key")
+    if not web.get("port") or _is_this_machine(web.get("host", "127.0.0.1")):
+        return
+    if not given and not web.get("behind_proxy"):
+        message = "beyond this machine, the pages need tls_certificate and tls_key, or behind_proxy"
+        yield Broken(("web", "host"), message)
+    if not web.get("names"):
+        yield Broken(("web", "names"), "name what browsers call this machine, such as node.hospital.example")
+
+
+def _is_this_machine(host: object) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(str(host)).is_loopback
+    except ValueError:
+        return False
 
 
 def _models_are_named_once(values: Table) -> Iterator[Broken]:
@@ -155,6 +183,7 @@ _RULES: tuple[Rule, ...] = (
     _commitment_has_its_files,
     _certificates_have_keys,
     _ports_differ,
+    _pages_are_private,
     _models_are_named_once,
     _series_numbers_differ,
 )

@@ -402,6 +402,38 @@ class MetricsSettings(Section):
     """Port to listen on, 9107 for example; 0: none."""
 
 
+class WebSettings(Section):
+    """[web]: the node's pages in a browser, for people with an account (`dicom-node web user add`).
+
+    They need the extra: pip install 'dicom-node[web]'.
+    """
+
+    host: Host = "127.0.0.1"
+    """Address to listen on. Beyond this machine only with TLS, or behind a reverse proxy that is named below."""
+    port: Port = 0
+    """Port to listen on, 8443 for example; 0: no pages."""
+    names: tuple[Host, ...] = ()
+    """Names and addresses by which browsers reach the pages; requests for any other are refused. Without one, only
+    those of this machine, such as "localhost"."""
+    tls_certificate: Path | None = Field(default=None, examples=["web.pem"])
+    """PEM: the certificate for browsers, with its chain; TLS 1.2 or later."""
+    tls_key: Path | None = Field(default=None, examples=["web.key"])
+    """PEM: its private key."""
+    behind_proxy: tuple[Network, ...] = ()
+    """Addresses or networks of a reverse proxy that does TLS and alone can reach the port. What it says of a browser's
+    address (X-Forwarded-For) is believed, and nobody else may connect."""
+    session_hours: float = Field(default=12.0, gt=0, le=168)
+    """A login ends after this many hours."""
+    idle_minutes: float = Field(default=60.0, gt=0)
+    """A login ends after this many minutes in which its user did nothing."""
+    max_connections: int = Field(default=512, ge=8)
+    """Most connections at once. Above that, the one that has waited longest without a request is closed."""
+    max_streams: int = Field(default=64, ge=1)
+    """Most pages that are kept up to date at once; others are as of when they were opened."""
+    monitoring: bool = False
+    """Also answer /metrics and /health here, without a login, as [metrics] does."""
+
+
 class LoggingSettings(Section):
     """[logging]: one line for each event, without patient identifiers."""
 
@@ -436,6 +468,7 @@ class Settings(BaseSettings):
     sender: SenderSettings = SenderSettings()
     storage: StorageSettings = StorageSettings()
     metrics: MetricsSettings = MetricsSettings()
+    web: WebSettings = WebSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")

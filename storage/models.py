@@ -603,6 +603,33 @@ class AuditArchive(Base):
     archived_at: Mapped[float]
 
 
+class WebUser(Base):
+    """A person who may log in to the pages. roles: names, separated by spaces."""
+
+    __tablename__ = "web_users"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    roles: Mapped[str]
+    password_hash: Mapped[str]
+    password_set_at: Mapped[float]
+    created_at: Mapped[float]
+
+
+class WebSession(Base):
+    """A login that has not ended. token_sha256: of what the browser's cookie holds, so that a copy of the index lets
+    nobody in. expires_at: when it ends at the latest.
+    """
+
+    __tablename__ = "web_sessions"
+
+    token_sha256: Mapped[str] = mapped_column(primary_key=True)
+    user_pk: Mapped[int] = mapped_column(ForeignKey("web_users.id"), index=True)
+    address: Mapped[str]
+    created_at: Mapped[float]
+    expires_at: Mapped[float] = mapped_column(index=True)
+
+
 properties = cast(Table, Property.__table__)
 patients = cast(Table, Patient.__table__)
 studies = cast(Table, Study.__table__)
@@ -625,6 +652,8 @@ tallies = cast(Table, Tally.__table__)
 completion_efforts = cast(Table, CompletionEffort.__table__)
 audit = cast(Table, AuditRow.__table__)
 audit_archives = cast(Table, AuditArchive.__table__)
+web_users = cast(Table, WebUser.__table__)
+web_sessions = cast(Table, WebSession.__table__)
 
 # These need the columns themselves: an order, and an expression of a view.
 _where("ix_jobs_queue", jobs.c.shadow, jobs.c.priority.desc(), jobs.c.due_at, jobs.c.id, condition="state = 'QUEUED'")

@@ -30,6 +30,7 @@ from dicom_node.cli import (
     status,
     tls,
     train,
+    web,
 )
 from dicom_node.errors import NodeError, PortTaken
 from dicom_node.runtime.index import no_permission
@@ -79,6 +80,7 @@ for module in (
     configure,
     demo,
     tls,
+    web,
 ):
     module.register(app)
 

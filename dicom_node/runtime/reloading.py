@@ -29,6 +29,8 @@ NEEDS_RESTART = (
     "receiver.processes",
     "metrics.host",
     "metrics.port",
+    "web.host",
+    "web.port",
     "worker.devices",
 )
 

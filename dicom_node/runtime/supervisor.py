@@ -115,6 +115,8 @@ def children_of(settings: Settings, config_file: Path | None, lock: int) -> list
     children += [Child(name, [name, *config], lock) for name in ("schedule", "deliver")]
     if counting:
         children.append(Child("metrics", ["metrics", *config], lock, dict(counting)))
+    if settings.web.port:
+        children.append(Child("web", ["web", *config], lock, dict(counting)))
     for number, device in enumerate(settings.worker.devices):
         children.append(Child(f"work-{number}", ["work", "--device", device, *config], lock))
     return children

@@ -1,0 +1,22 @@
+"""All pages, in the order of the navigation. A new page: its module in pages/, and its name here."""
+
+from types import ModuleType
+
+from starlette.routing import BaseRoute, Mount
+
+from dicom_node.web.pages import account, login, today
+from dicom_node.web.pages.navigation import Entry
+from dicom_node.web.static_files import CachedFiles
+
+PAGES: tuple[ModuleType, ...] = (today, account, login)
+
+
+def routes() -> list[BaseRoute]:
+    """Every route of the application."""
+    found: list[BaseRoute] = [route for page in PAGES for route in page.ROUTES]
+    return [*found, Mount("/static", CachedFiles(), name="static")]
+
+
+def navigation() -> list[Entry]:
+    """The entries of the navigation."""
+    return [page.NAVIGATION for page in PAGES if hasattr(page, "NAVIGATION")]

@@ -1,0 +1,136 @@
+"""The application and the process that serves it.
+
+It is a process of its own, so that no page can hold up an image: it asks the index by short read-only questions, and
+its own writes (audit rows, acts) are short transactions.
+"""
+
+import asyncio
+import logging
+import ssl
+import threading
+from pathlib import Path
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from config.settings import Settings
+from dicom_node.errors import NodeError
+from dicom_node.web.connections import bounded
+from dicom_node.web.context import WebContext
+from dicom_node.web.pages.render import render
+from dicom_node.web.routes import navigation, routes
+from dicom_node.web.security.keys import Keys
+from dicom_node.web.security.shield import Shield
+from storage.database import Database
+from storage.errors import StorageError
+from storage.files import FileStore
+
+log = structlog.get_logger()
+
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
+THREADS = 12
+"""Requests that are worked on at once; others wait for one of them."""
+DRAIN_S = 3
+
+
+def build_app(context: WebContext) -> Starlette:
+    """The pages of one node."""
+    app = Starlette(
+        routes=routes(),
+        middleware=[Middleware(Shield, settings=context.settings)],
+        exception_handlers={
+            HTTPException: _refusal,  # type: ignore[dict-item]
+            StorageError: _without_index,  # type: ignore[dict-item]
+        },
+    )
+    app.state.web = context
+    app.state.navigation = navigation()
+    return app
+
+
+def serve(
+    settings: Settings,
+    database: Database,
+    files: FileStore,
+    stop: threading.Event,
+    config_file: Path | None = None,
+) -> None:
+    """Answer until `stop` is set. Raises NodeError if the port is taken or the certificate does not fit."""
+    context = WebContext(settings, database, files, Keys.of(settings.data_dir), config_file)
+    server = uvicorn.Server(_uvicorn(settings, build_app(context)))
+    where = f"{settings.web.host}:{settings.web.port}"
+    threading.Thread(target=_end_when, args=(stop, server), name="web stop", daemon=True).start()
+    log.info("pages listen", host=settings.web.host, port=settings.web.port)
+    try:
+        asyncio.run(_serve(server))
+    except (OSError, SystemExit) as error:
+        raise NodeError(f"cannot serve the pages at {where}: {error}") from error
+
+
+async def _serve(server: uvicorn.Server) -> None:
+    from anyio import to_thread
+
+    to_thread.current_default_thread_limiter().total_tokens = THREADS
+    await server._serve()  # without uvicorn's own handling of signals: ours is in place
+
+
+def _end_when(stop: threading.Event, server: uvicorn.Server) -> None:
+    stop.wait()
+    server.should_exit = True
+
+
+def _uvicorn(settings: Settings, app: Starlette) -> uvicorn.Config:
+    web = settings.web
+    served = ProxyHeadersMiddleware(app, trusted_hosts=list(web.behind_proxy)) if web.behind_proxy else app  # type: ignore[arg-type]
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # its messages quote what browsers send
+    return uvicorn.Config(
+        served,
+        host=web.host,
+        port=web.port,
+        http=bounded(web.max_connections),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=DRAIN_S,
+        ssl_certfile=web.tls_certificate,
+        ssl_keyfile=web.tls_key,
+        ssl_context_factory=(lambda _config, _default: tls_context(settings)) if web.tls_certificate else None,
+    )
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext:
+    """TLS 1.2 at least. Raises OSError if certificate and key do not fit."""
+    web = settings.web
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.load_cert_chain(str(web.tls_certificate), str(web.tls_key))
+    return context
+
+
+def _refusal(request: Request, error: HTTPException) -> Response:
+    """An error that a person caused, or met, in words."""
+    words = {404: "There is no such page.", 405: "That cannot be done here."}
+    text = (
+        words.get(error.status_code, error.detail)
+        if error.detail in ("Not Found", "Method Not Allowed")
+        else error.detail
+    )
+    return render(request, "refusal.html", status=error.status_code, headers=error.headers, text=text)
+
+
+def _without_index(request: Request, error: StorageError) -> Response:
+    """The index cannot be read, or what was done cannot be recorded."""
+    log.warning("the index does not answer the pages", error=type(error).__name__)
+    return Response("The index cannot be used at the moment, so nothing can be shown. Try again.\n", 503)
