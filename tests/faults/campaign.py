@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +206,7 @@ class Node:
     """A node in a folder, which may die at any moment, and its service manager, which restarts it.
 
     index: the URL of a PostgreSQL database; without one, SQLite in the folder.
+    models: those that analyse each series, by name; without any, the demonstration model does.
     """
 
     def __init__(
@@ -215,6 +216,7 @@ class Node:
         pacs_port: int,
         commitment: str = "request",
         index: str = "",
+        models: Sequence[str] = (),
         **variables: str,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -228,6 +230,7 @@ class Node:
         self.starts = 0
         self._power_is_back = False
         self._index = index
+        self.models = set(models) or {"demonstration"}
         destination = {
             "name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs_port, "commitment": commitment
         }  # fmt: skip
@@ -239,6 +242,7 @@ class Node:
             "DICOM_NODE_RECEIVER__PORT": str(self.port),
             "DICOM_NODE_COMPLETION__QUIET_S": "0.6",
             "DICOM_NODE_COMPLETION__SELECT": "all",
+            "DICOM_NODE_MODELS": json.dumps([{"name": model} for model in models]),
             "DICOM_NODE_DESTINATIONS": json.dumps([destination]),
             "DICOM_NODE_SENDER__FIRST_RETRY_S": "0.2",
             "DICOM_NODE_SENDER__LONGEST_RETRY_S": "1",
@@ -443,7 +447,7 @@ def check(
                 for record in series.list_series(tx)
                 for item in series.series_instances(tx, record.series_pk)
             }
-            current = _current_reports(tx)
+            current = _current_reports(tx, node.models)
     finally:
         database.close()
     assert acknowledged.keys() <= held.keys(), "an acknowledged instance has no row"
@@ -460,27 +464,29 @@ def check(
     return {"acknowledged": len(acknowledged), "series": len(current), "objects sent": len(pacs.received)}
 
 
-def _current_reports(tx: Any) -> dict[str, set[str]]:
-    """For each series, the UIDs of its current result's report, in every class in which it may have been sent."""
+def _current_reports(tx: Any, models: set[str]) -> dict[str, list[set[str]]]:
+    """For each series, of each model's current result the UIDs of its report, one for each class in which it may have
+    been sent."""
     rows = tx.exec_driver_sql(
-        "SELECT series.series_instance_uid AS series, state, results.id AS result, sop_instance_uid AS uid "
+        "SELECT series.series_instance_uid AS series, state, model_name AS model, results.id AS result, "
+        "sop_instance_uid AS uid "
         "FROM series LEFT JOIN results ON results.series_pk = series.id AND superseded_at IS NULL AND NOT shadow "
         "LEFT JOIN result_objects ON result_id = results.id"
     ).mappings()
-    found: dict[str, set[str]] = defaultdict(set)
-    seen: dict[str, set[int]] = defaultdict(set)
+    found: dict[str, dict[tuple[str, int], set[str]]] = defaultdict(lambda: defaultdict(set))
     for row in rows:
         assert row["state"] == "CLOSED" and row["result"] is not None, "a series without an outcome"
-        found[row["series"]].add(row["uid"])
-        seen[row["series"]].add(row["result"])
+        found[row["series"]][row["model"], row["result"]].add(row["uid"])
     series_rows = tx.exec_driver_sql("SELECT series_instance_uid FROM series").scalars().all()
-    assert all(len(results) == 1 for results in seen.values()), "two current results"
+    for by_result in found.values():
+        assert sorted(model for model, _ in by_result) == sorted(models), "one current result of each model"
     assert set(found) <= set(series_rows)
-    return found
+    return {uid: list(by_result.values()) for uid, by_result in found.items()}
 
 
-def _check_pacs(pacs: Pacs | Archive, current: Mapping[str, set[str]]) -> None:
-    """Check that each series has exactly one report that no other replaces, and each UID only one content."""
+def _check_pacs(pacs: Pacs | Archive, current: Mapping[str, Sequence[set[str]]]) -> None:
+    """Check that each series has exactly one report of each model that no other replaces, and each UID only one
+    content."""
     contents: dict[str, set[bytes]] = defaultdict(set)
     for uid, data in pacs.received:
         contents[uid].add(hashlib.sha256(data).digest())
@@ -493,10 +499,11 @@ def _check_pacs(pacs: Pacs | Archive, current: Mapping[str, set[str]]) -> None:
                 replaced |= {str(item.ReferencedSOPInstanceUID) for item in group.ReferencedSOPSequence}
         for source in _sources(report):
             standing[source].add(uid)
-    for source, uids in current.items():
+    for source, reports in current.items():
         left = standing[source] - replaced
-        assert len(left) == 1, f"{len(left)} standing reports of one series at the PACS"
-        assert left <= uids, "the report at the PACS is not the current one"
+        assert len(left) == len(reports), f"{len(left)} standing reports of one series at the PACS"
+        for uids in reports:
+            assert len(left & uids) == 1, "a report at the PACS is not the current one"
 
 
 def _sources(report: Dataset) -> set[str]:

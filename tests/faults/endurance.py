@@ -1,6 +1,6 @@
 """Kills nodes at every fail point again and again, with many nodes side by side, for hours.
 
-    python -m tests.faults.endurance --rounds 21 [--lanes 8] [--minutes M] [--counts FILE]
+    python -m tests.faults.endurance --rounds 21 [--lanes 8] [--minutes M] [--counts FILE] [--only SCENARIO ...]
 
 In each round a node is killed once at every point; the rounds differ in what dies with it (see `test_kills`). If a life
 loses or repeats something, or gets stuck, that is reported at once with its folder, which is kept. The other lives
@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -29,10 +30,11 @@ Case = tuple[str, str, str]
 
 
 class Endurance:
-    """The counts of all lives so far. lanes: number of nodes side by side."""
+    """The counts of all lives so far. lanes: number of nodes side by side. points: (scenario, point) to kill at."""
 
-    def __init__(self, folder: Path, counts: Path | None, lanes: int) -> None:
+    def __init__(self, folder: Path, counts: Path | None, lanes: int, points: Sequence[tuple[str, str]]) -> None:
         self._folder = folder
+        self._points = points
         self._counts = counts
         self._zygotes = [Zygote() for _ in range(lanes)]
         self._free = list(self._zygotes)
@@ -80,9 +82,9 @@ class Endurance:
 
     def summary(self) -> str:
         """Kills over all points, and the smallest number at any point."""
-        by_point = [sum(self.killed[f"{n} {p} {s}"] for s in SCOPES) for n, p in POINTS]
+        by_point = [sum(self.killed[f"{n} {p} {s}"] for s in SCOPES) for n, p in self._points]
         return (
-            f"{sum(by_point)} kills at {len(POINTS)} points, at least {min(by_point)} at each; "
+            f"{sum(by_point)} kills at {len(self._points)} points, at least {min(by_point)} at each; "
             f"{self.failed} lives failed; {time.monotonic() - self._started:.0f} s"
         )
 
@@ -99,10 +101,12 @@ def main() -> int:
     parser.add_argument("--lanes", type=int, default=8, help="nodes side by side; they wait more than they compute")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no life after this time")
     parser.add_argument("--counts", type=Path)
+    parser.add_argument("--only", nargs="*", default=list(SCENARIOS), choices=SCENARIOS, help="scenarios; default: all")
     options = parser.parse_args()
     end = time.monotonic() + 60 * options.minutes
     folder = Path(tempfile.mkdtemp(prefix="endurance-"))
-    endurance = Endurance(folder, options.counts, options.lanes)
+    points = [(name, point) for name, point in POINTS if name in options.only]
+    endurance = Endurance(folder, options.counts, options.lanes, points)
 
     def live(case: Case) -> None:
         if time.monotonic() < end:
@@ -110,7 +114,7 @@ def main() -> int:
 
     before = Counter(endurance.killed)
     with ThreadPoolExecutor(options.lanes) as lanes:
-        for number, (name, point) in product(range(options.rounds), POINTS):
+        for number, (name, point) in product(range(options.rounds), points):
             case = (name, point, SCOPES[number % len(SCOPES)])
             # Rounds of an earlier run are not repeated.
             if before[" ".join(case)] > 0:

@@ -2,9 +2,10 @@
 
 NODE_FAULTS names a folder; `install` wraps the durable steps of each process of a node that zygote.py starts with it.
     kill    the one point at which to die, "process:step:moment"; if absent, nothing dies
+    nth     how often it has to be reached for that; if absent, once
     scope   "tree": all processes of the node die at once; "power": they do, and the disk loses every file that was
             not synced; "process": only the one that reached the point
-    slow    seconds that the stand-in for the networks takes
+    slow    seconds that the stand-ins for the models take
     done    written by the process that dies, so that it happens once
     points  every point that was reached, one per line
     synced  every file whose bytes were synced, and every name in a folder at the time the folder was synced
@@ -13,8 +14,9 @@ A point is named by the process, the durable step and the moment: the worker, ju
 transaction in that function, is "work:dicom_node.analysis.worker.Worker._commit:before". points.py lists the
 steps from the code.
 
-The networks are replaced by a stand-in that finds the same in every volume. These tests do not depend on what the
-networks find, and starting them would take most of the time. Everything else is the real node.
+The networks are replaced by a stand-in that finds the same in every volume, and so is the lung densitometry. These
+tests do not depend on what a model finds, and starting the networks would take most of the time. Everything else is the
+real node, down to the models' cards and plugs.
 """
 
 import contextlib
@@ -35,7 +37,7 @@ PROCESSES = ("run", "receive", "schedule", "deliver", "work")
 def install() -> None:
     """Wrap the durable steps of this process."""
     sys.modules["inference.covid.pipeline"] = sys.modules["inference.covid.loading"] = _stand_in()
-    _wrap_registry()
+    sys.modules["inference.densitometry.model"] = _stand_in_of_densitometry()
     _wrap_files()
     _wrap_transactions()
     _wrap_network()
@@ -59,7 +61,7 @@ def reached(step: str, moment: str) -> None:
     point = f"{process()}:{step}:{moment}"
     with (folder / "points").open("a") as points:
         points.write(f"{point}\n")
-    if configured("kill") != point:
+    if configured("kill") != point or configured("points").split().count(point) < int(configured("nth") or 1):
         return
     try:
         os.close(os.open(folder / "done", os.O_CREAT | os.O_EXCL))
@@ -171,18 +173,6 @@ def _hurry() -> None:
     scheduler.SWEEP_EVERY_S = scheduler.EPOCH_EVERY_S = 0.5
 
 
-def _wrap_registry() -> None:
-    """The stand-in needs a card but no weights, so any shipped model will do."""
-    from inference.models import registry
-
-    find = registry.find_model
-
-    def found(models_dir: Path, *_: object) -> Path:
-        return find(models_dir, None, None)
-
-    registry.find_model = found
-
-
 def _stand_in() -> types.ModuleType:
     """Replace `inference.covid.pipeline` and `loading` by stand-ins without torch."""
     module = types.ModuleType("inference.covid.pipeline")
@@ -207,4 +197,25 @@ def _stand_in() -> types.ModuleType:
 
     module.Pipeline = Pipeline  # type: ignore[attr-defined]
     module.load_pipeline = load_pipeline  # type: ignore[attr-defined]
+    return module
+
+
+def _stand_in_of_densitometry() -> types.ModuleType:
+    """Replace `inference.densitometry.model` by one that measures the same in every volume."""
+    module = types.ModuleType("inference.densitometry.model")
+
+    class Densitometry:
+        """Measures the same in every volume."""
+
+        def __init__(self, *_: object) -> None: ...
+
+        def analyse(self, _: Any) -> Any:
+            from inference.densitometry import codes
+            from inference.plug import Measurement, Output
+
+            time.sleep(float(configured("slow") or 0))
+            both = codes.LATERALITY["both"]
+            return Output((Measurement(codes.LAA_PERCENT, 12.5, codes.PERCENT, codes.LUNG, both),))
+
+    module.Densitometry = Densitometry  # type: ignore[attr-defined]
     return module

@@ -2,9 +2,9 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage.files import FileStore
@@ -22,35 +22,55 @@ NEW_FILE = [
 ]
 EPOCH = ["storage.identity.raise_epoch", "storage.mark.Mark.write", "storage.mark.Mark.sync"]
 PREPARE = [*AT_START, *EPOCH, "storage.reconcile.reconcile", "dicom_node.runtime.startup.prepare"]
+TWO_MODELS = ("demonstration", "densitometry")
+OF_EACH_MODEL = {
+    "work": [*NEW_FILE[:3], "dicom_node.analysis.worker.Worker._commit"],
+    "deliver": [
+        "c-store",
+        "dicom_node.delivery.sender.DestinationSender._record",
+        "n-action",
+        "n-event-report",
+        "dicom_node.delivery.commitment.record_answer",
+    ],
+}
+"""The steps that a node takes for each model, so that it can die at the second time."""
 WRITE_ROWS = "dicom_node.receiver.committer.Committer._write"
 
 
 @dataclass(frozen=True)
 class Life:
-    """The arguments of a scenario. point: where to die, or nothing. scope: see injection.py."""
+    """The arguments of a scenario. point: where to die, or nothing. nth, scope: see injection.py."""
 
     zygote: Zygote
     folder: Path
     point: str = ""
     scope: str = "tree"
+    nth: int = 1
 
-    def node(self, pacs_port: int, commitment: str = "request", slow: str = "0", **variables: str) -> Node:
+    def node(
+        self,
+        pacs_port: int,
+        commitment: str = "request",
+        slow: str = "0",
+        models: Sequence[str] = (),
+        **variables: str,
+    ) -> Node:
         """A node that will die at the point."""
-        node = Node(self.zygote, self.folder, pacs_port, commitment, **variables)
-        node.configure(kill=self.point, scope=self.scope, slow=slow)
+        node = Node(self.zygote, self.folder, pacs_port, commitment, models=models, **variables)
+        node.configure(kill=self.point, scope=self.scope, slow=slow, nth=str(self.nth))
         return node
 
 
 Scenario = Callable[[Life], Node]
 
 
-def report(life: Life) -> Node:
+def report(life: Life, models: Sequence[str] = ()) -> Node:
     """A series comes in, its report goes out, and the PACS commits to storing it."""
     slow = "1.2" if "heartbeat.kept" in life.point else "0"
     with ExitStack() as stack:
         pacs = Pacs(slow_s=float(slow))
         stack.callback(pacs.stop)
-        node = life.node(pacs.port, slow=slow)
+        node = life.node(pacs.port, slow=slow, models=models)
         stack.callback(node.kill)
         node.start()
         acknowledged: dict[str, str] = {}
@@ -59,6 +79,16 @@ def report(life: Life) -> Node:
         check(node, pacs, acknowledged)
         node.end()
     return node
+
+
+def two_models(life: Life) -> Node:
+    """The same with two models, each with a report; the node dies at work on the first of them."""
+    return report(life, TWO_MODELS)
+
+
+def second_of_two(life: Life) -> Node:
+    """As `two_models`; the node dies at work on the second."""
+    return report(replace(life, nth=2), TWO_MODELS)
 
 
 def best(life: Life) -> Node:
@@ -274,6 +304,8 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
             "dicom_node.delivery.commitment.record_answer",
         ],
     },
+    two_models: {"schedule": ["dicom_node.completion.closing.Completion._close"], **OF_EACH_MODEL},
+    second_of_two: OF_EACH_MODEL,
     best: {"schedule": ["dicom_node.completion.best_series.BestSeries._record"]},
     fetch: {
         "schedule": [

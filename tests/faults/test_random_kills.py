@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.campaign import Node, Pacs, Zygote, check, ct_series, send
+from tests.faults.scenarios import TWO_MODELS
 from tests.postgresql import postgresql_server
 from tests.programs import wait_for
 
@@ -48,8 +49,12 @@ class Load(threading.Thread):
             if late:
                 time.sleep(self._choose.uniform(0.3, 3.0))
                 self._until_acknowledged(late)
-            while not self._enough.is_set() and self.series * SENDERS > len(self._pacs.reports()) + MOST_WAITING:
+            while not self._enough.is_set() and self.series * SENDERS > self._reported() + MOST_WAITING:
                 time.sleep(0.1)
+
+    def _reported(self) -> float:
+        """How many series have been reported on, about."""
+        return len(self._pacs.reports()) / len(self._node.models)
 
     def _until_acknowledged(self, instances: dict[str, bytes]) -> None:
         while not send(self._node.port, instances, self.acknowledged):
@@ -95,8 +100,9 @@ def _some_work_is_done(node: Node, pacs: Pacs) -> None:
 def test_kills_at_random_moments_lose_nothing_and_report_nothing_twice(
     zygote: Zygote, tmp_path: Path, figures: list[str]
 ) -> None:
+    """With two models, each of whose reports must be there once."""
     pacs = Pacs()
-    kill_at_random(Node(zygote, tmp_path, pacs.port), pacs, KILLS, figures)
+    kill_at_random(Node(zygote, tmp_path, pacs.port, models=TWO_MODELS), pacs, KILLS, figures)
 
 
 @pytest.mark.timeout(600 + 30 * KILLS)
