@@ -4,7 +4,9 @@ A day's percentiles are exact (nearest rank), and the index that finds them is r
 about ten years reads one row a day, and neither a worker nor a sender waits for more than the results of one day.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import Column, Connection, insert, select, text, update
 
@@ -51,3 +53,11 @@ def _percentile(tx: Connection, day: str, spans: Column[float], count: int, perc
     else:
         found = of_day.order_by(spans).offset(rank - 1)
     return float(tx.execute(found.limit(1)).scalar_one())
+
+
+def of_days(tx: Connection, days: Sequence[str]) -> list[dict[str, Any]]:
+    """The summaries of these days of UTC, "2026-11-23", the latest first; days without a result have none."""
+    found = (
+        select(turnaround_days).where(turnaround_days.c.day_utc.in_(days)).order_by(turnaround_days.c.day_utc.desc())
+    )
+    return [dict(row) for row in tx.execute(found).mappings()]

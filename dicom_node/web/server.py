@@ -23,6 +23,7 @@ from config.settings import Settings
 from dicom_node.errors import NodeError
 from dicom_node.web.connections import bounded
 from dicom_node.web.context import WebContext
+from dicom_node.web.live import Streams
 from dicom_node.web.pages.render import render
 from dicom_node.web.routes import navigation, routes
 from dicom_node.web.security.keys import Keys
@@ -51,6 +52,8 @@ def build_app(context: WebContext) -> Starlette:
     )
     app.state.web = context
     app.state.navigation = navigation()
+    app.state.streams = Streams(context.settings.web.max_streams)
+    app.state.ending = threading.Event()
     return app
 
 
@@ -63,9 +66,10 @@ def serve(
 ) -> None:
     """Answer until `stop` is set. Raises NodeError if the port is taken or the certificate does not fit."""
     context = WebContext(settings, database, files, Keys.of(settings.data_dir), config_file)
-    server = uvicorn.Server(_uvicorn(settings, build_app(context)))
+    app = build_app(context)
+    server = uvicorn.Server(_uvicorn(settings, app))
     where = f"{settings.web.host}:{settings.web.port}"
-    threading.Thread(target=_end_when, args=(stop, server), name="web stop", daemon=True).start()
+    threading.Thread(target=_end_when, args=(stop, app, server), name="web stop", daemon=True).start()
     log.info("pages listen", host=settings.web.host, port=settings.web.port)
     try:
         asyncio.run(_serve(server))
@@ -80,8 +84,9 @@ async def _serve(server: uvicorn.Server) -> None:
     await server._serve()  # without uvicorn's own handling of signals: ours is in place
 
 
-def _end_when(stop: threading.Event, server: uvicorn.Server) -> None:
+def _end_when(stop: threading.Event, app: Starlette, server: uvicorn.Server) -> None:
     stop.wait()
+    app.state.ending.set()
     server.should_exit = True
 
 

@@ -19,6 +19,11 @@ def clock(seconds: float | None) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
+def hour(seconds: float) -> str:
+    """The clock of this machine's zone at that moment: "09:00"."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%H:%M")
+
+
 def duration(seconds: float | None) -> str:
     """A length of time, rounded for a person: "0.4 s", "40 s", "12 min", "3 h", "5 days"."""
     if seconds is None:
@@ -59,6 +64,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 FILTERS: dict[str, Any] = {
     "count": count,
     "clock": clock,
+    "hour": hour,
     "duration": duration,
     "ago": ago,
     "size": size,
