@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from storage import audit, models, tallies
+from storage import audit, listings, models, tallies
 from storage.backup import back_up
 from storage.errors import (
     DatabaseBusy,
@@ -163,11 +163,13 @@ class Database:
                 with tx.begin():
                     yield tx
                     audit.flush(tx)
+                    listings.flush(tx)
                     tallies.flush(tx)
                 self._check(tx)  # what was committed to a file without a name is lost
                 self._note_head(tx)
             finally:
                 audit.forget(tx)
+                listings.forget(tx)
                 tallies.forget(tx)
 
     def _note_head(self, tx: Connection) -> None:

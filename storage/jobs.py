@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from config.reasons import Refusal
-from storage import audit, deliveries, results, tallies, turnarounds
+from storage import audit, deliveries, listings, results, tallies, turnarounds
 from storage.errors import StaleLease
 from storage.job_state import JOB, JobState
 from storage.job_takeover import end_failed, end_out_of_attempts, release_expired
@@ -149,6 +149,7 @@ def enqueue(
         "queued_at": now,
     }
     job_id = insert_row(tx, jobs, values)
+    listings.touch(tx, series_pk)
     _note_queued(tx, job_id, now, values)
     return job_id
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    String,
     Table,
     UniqueConstraint,
     false,
@@ -38,6 +39,10 @@ NAMING = {
 
 # 64 bits: a region writes 2**31 audit rows in months. SQLite's INTEGER has 64 bits, and it numbers rows by itself.
 WIDE = BigInteger().with_variant(Integer, "sqlite")
+
+
+# Compared byte by byte on both databases, so that a beginning is a range of an index.
+BYTEWISE = String().with_variant(String(collation="C"), "postgresql")
 
 
 class Base(DeclarativeBase):
@@ -62,9 +67,13 @@ class Property(Base):
 
 
 class Patient(Base):
-    """A patient as the first instance named them. `key` is the Patient ID, or the study's UID if that is empty."""
+    """A patient as the first instance named them. `key` is the Patient ID, or the study's UID if that is empty.
+
+    name_key: the name as it is looked for (see names.py).
+    """
 
     __tablename__ = "patients"
+    __table_args__ = (_where("ix_patients_name_key", "name_key", condition="name_key <> ''"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(unique=True)
@@ -73,12 +82,14 @@ class Patient(Base):
     birth_date: Mapped[str]
     sex: Mapped[str]
     first_seen_at: Mapped[float]
+    name_key: Mapped[str] = mapped_column(BYTEWISE, server_default=text("''"))
 
 
 class Study(Base):
     """A study as its first instance described it."""
 
     __tablename__ = "studies"
+    __table_args__ = (_where("ix_studies_accession_number", "accession_number", condition="accession_number <> ''"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     patient_pk: Mapped[int] = mapped_column(ForeignKey("patients.id"), index=True)
@@ -537,6 +548,57 @@ class Tally(Base):
     bytes: Mapped[int]
 
 
+class ListingKind(Base):
+    """What listings have in common (see listings.py). Empty texts: it has none."""
+
+    __tablename__ = "listing_kinds"
+    __table_args__ = (
+        UniqueConstraint(
+            "source", "scanner", "standing", "reason_code", "model", "finding", name="uq_listing_kinds_source"
+        ),
+        CheckConstraint("standing IN ('PENDING', 'ANALYSED', 'NOT_ANALYSED', 'FAILED', 'KEPT')", name="standing"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    source: Mapped[str]
+    scanner: Mapped[str]
+    standing: Mapped[str]
+    reason_code: Mapped[str]
+    model: Mapped[str]
+    finding: Mapped[str]
+
+
+class Listing(Base):
+    """One line of the worklist: a series and one model's result on it, or a series without an outcome.
+
+    received_at: of the first instance of the series. probability: of the result's first finding, 0 to 1.
+    """
+
+    __tablename__ = "listings"
+    __table_args__ = (
+        Index("ix_listings_kind_received_at", "kind", "received_at", "id"),
+        _where("ix_listings_kind_probability", "kind", "probability", "id", condition="probability IS NOT NULL"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_pk: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    kind: Mapped[int] = mapped_column(ForeignKey("listing_kinds.id"))
+    received_at: Mapped[float]
+    result_id: Mapped[int | None] = mapped_column(ForeignKey("results.id"))
+    job_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"))
+    probability: Mapped[float | None]
+
+
+class ListingWeek(Base):
+    """How many listings of a kind are of series received in a week. week: its Monday (UTC); "": of all weeks."""
+
+    __tablename__ = "listing_weeks"
+
+    week: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    rows: Mapped[int]
+
+
 class CompletionEffort(Base):
     """What was tried at a PACS to complete an open series, so that a restart does not start over.
 
@@ -649,6 +711,9 @@ deliveries = cast(Table, Delivery.__table__)
 turnarounds = cast(Table, Turnaround.__table__)
 turnaround_days = cast(Table, TurnaroundDay.__table__)
 tallies = cast(Table, Tally.__table__)
+listing_kinds = cast(Table, ListingKind.__table__)
+listings = cast(Table, Listing.__table__)
+listing_weeks = cast(Table, ListingWeek.__table__)
 completion_efforts = cast(Table, CompletionEffort.__table__)
 audit = cast(Table, AuditRow.__table__)
 audit_archives = cast(Table, AuditArchive.__table__)

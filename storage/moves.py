@@ -6,9 +6,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table, bindparam, insert, literal, update
 
-from storage import audit, tallies
+from storage import audit, listings, tallies
 from storage.errors import IllegalMove, NotFound, StaleLease
+from storage.models import jobs, series
 
+# Tables whose states show in the worklist, with the column that says which series it is about.
+LISTED = {"series": (series.c.id,), "jobs": (jobs.c.series_pk,)}
 AUDITED = ("patient_id", "study_uid", "series_uid", "job_id", "result_id")
 
 
@@ -90,11 +93,13 @@ def move(
         update(table)
         .where(table.c.id == row_id, table.c.state == leaving)
         .values(state=str(to), **(values or {}))
-        .returning(table.c[tallies.SPLIT.get(table.name, "state")])
+        .returning(table.c[tallies.SPLIT.get(table.name, "state")], *LISTED.get(table.name, ()))
     ).all()
     if len(changed) != 1:
         raise StaleLease(f"{machine.entity} {row_id}: moved by another transaction")
     part = changed[0][0] if table.name in tallies.SPLIT else ""
+    if table.name in LISTED and not {str(leaving), str(to)} <= listings.WAITING:
+        listings.touch(tx, changed[0][1])
     tallies.add(tx, table.name, leaving, -1, part=part)
     tallies.add(tx, table.name, to, 1, part=part)
     more = {name: value for name, value in row.items() if name not in (*AUDITED, "state", "fence")}

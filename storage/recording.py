@@ -9,13 +9,14 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, null, select, text, update
 
-from storage import audit, clock, jobs, tallies
+from storage import audit, clock, jobs, listings, tallies
 from storage.arrival import Arrival, Outcome
 from storage.copies import CONTRADICTS, SAME
 from storage.job_state import JobState
 from storage.models import conflicts, instances, patients, series, studies
 from storage.models import jobs as job_table
 from storage.moves import insert_row
+from storage.names import name_key
 from storage.prepared import Prepared
 from storage.reopening import reopen
 from storage.series_state import SeriesState
@@ -296,6 +297,7 @@ def _open_series(tx: Connection, arrival: Arrival, now: float) -> _Group:
         "due_at": now,
     }
     pk = insert_row(tx, series, values)
+    listings.touch(tx, pk)
     audit.append(
         tx,
         now,
@@ -339,6 +341,7 @@ def _patient(tx: Connection, arrival: Arrival, now: float) -> int:
         "birth_date": header.birth_date,
         "sex": header.sex,
         "first_seen_at": now,
+        "name_key": name_key(header.patient_name),
     }
     return insert_row(tx, patients, values)
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 from sqlalchemy import Connection, Select, exists, func, insert, or_, select, update
 
 from config.coding import VOLUME
-from storage import audit, tallies
+from storage import audit, listings, tallies
 from storage.coded import Content, content_of, record_content, record_weights, weights_of
 from storage.errors import NotFound
 from storage.files import StoredFile
@@ -169,6 +169,7 @@ def record(
     tallies.add(tx, "results", result.outcome, 1, part=job.shadow)
     if not stale and not job.shadow:
         tx.execute(update(series).where(series.c.id == job.series_pk).values(has_result=True))
+        listings.touch(tx, job.series_pk)
     rows = [
         {
             "result_id": result_id,
@@ -282,6 +283,7 @@ def supersede(
     tx.execute(current.values(superseded_at=now))
     if shadow is not True:
         tx.execute(update(series).where(series.c.id == series_pk).values(has_result=False))
+        listings.touch(tx, series_pk)
 
 
 def objects_of(tx: Connection, result_id: int) -> tuple[StoredObject, ...]:

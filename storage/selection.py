@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, exists, func, select, update
 
 from config.reasons import Refusal
-from storage import audit, jobs
+from storage import audit, jobs, listings
 from storage.errors import NotDueYet
 from storage.job_state import JobState
 from storage.jobs import Models, refusal_columns, refusal_of
@@ -162,3 +162,4 @@ def record_choice(tx: Connection, choice: Choice, now: float, models: Models, pr
 def _set(tx: Connection, series_pk: int, selection: Selection, refusal: Refusal | None) -> None:
     values = {"selection": selection.value, **refusal_columns(refusal)}
     tx.execute(update(series).where(series.c.id == series_pk).values(**values))
+    listings.touch(tx, series_pk)

@@ -6,15 +6,18 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import Connection, create_engine, make_url, select, text
 
 from config.coding import BILATERAL, LUNG, MILLILITRE, NEGATIVE, POSITIVE, VOLUME, Code
 from storage import jobs, quiet_time, recording, series
+from storage import listings as listing
 from storage.arrival import Arrival, IndexedHeader, Outcome
 from storage.coded import CodedFinding, CodedMeasurement, Content
 from storage.database import Database, open_database
 from storage.files import FileStore
 from storage.jobs import ClaimedJob, ModelRef
+from storage.listings import Kind
+from storage.models import listing_kinds, listing_weeks, listings
 from storage.results import NewObject, NewResult
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -159,3 +162,23 @@ def analysed(probability: float = 0.9) -> NewResult:
 def not_analysed(code: str, sentence: str) -> NewResult:
     """A result that says why the series was not analysed."""
     return NewResult("NOT_ANALYSED", MODEL.name, MODEL.version, MODEL.digest, reason_code=code, reason_text=sentence)
+
+
+def check_listings(tx: Connection) -> None:
+    """Each listing is what it would be if it were made anew, and so is each count."""
+    counts: dict[tuple[str, int], int] = {}
+    for (pk,) in tx.execute(text("SELECT id FROM series")).all():
+        received_at, wanted = listing.listed(tx, pk)
+        of_series = select(listings, listing_kinds).join(listing_kinds, listing_kinds.c.id == listings.c.kind)
+        rows = tx.execute(of_series.where(listings.c.series_pk == pk)).mappings().all()
+        found = {
+            (Kind(*(row[name] for name in listing.KIND)), row["result_id"], row["job_id"], row["probability"])
+            for row in rows
+        }
+        assert found == {(one.kind, one.result_id, one.job_id, one.probability) for one in wanted}
+        for row in rows:
+            assert row["received_at"] == received_at
+            for week in ("", listing.week_of(received_at)):
+                counts[week, row["kind"]] = counts.get((week, row["kind"]), 0) + 1
+    kept = {(row.week, row.kind): row.rows for row in tx.execute(select(listing_weeks)) if row.rows}
+    assert kept == counts

@@ -38,7 +38,7 @@ from storage.errors import IllegalMove, StaleLease
 from storage.jobs import ClaimedJob
 from storage.models import audit as table
 from storage.reconcile import reconcile
-from tests.storage_factory import LEASE_S, MODEL, QUIET_S, Store, analysed
+from tests.storage_factory import LEASE_S, MODEL, QUIET_S, Store, analysed, check_listings
 
 STEPS = int(os.environ.get("DICOM_NODE_STATEFUL_STEPS", "600"))
 STEPS_EACH = 40
@@ -299,6 +299,7 @@ class Node(RuleBasedStateMachine):
         with self.store.database.read() as tx:
             assert audit.verify(tx) is None
             assert tallies.differences(tx) == {}
+            check_listings(tx)
         assert self.store.rows(WRONG_MARKS) == []
 
 
