@@ -22,10 +22,9 @@ from sqlalchemy import Connection, delete, func, insert, select
 from storage import audit
 from storage.database import Database
 from storage.errors import CorruptFile, NotFound, StorageError
-from storage.files import fsync_folder
 from storage.models import audit as rows
 from storage.models import audit_archives
-from storage.private import FILE_MODE, make_folder
+from storage.private import FILE_MODE, fsync_folder, make_folder
 
 AT_ONCE = 2000
 """Rows that are read, or deleted in one transaction: nobody waits long for one."""

@@ -5,7 +5,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from storage.files import fsync_folder
+from storage.private import fsync_folder
 
 
 def back_up(index: Path, target: Path) -> None:

@@ -16,8 +16,8 @@ from storage import audit
 from storage.database import BUSY_TIMEOUT_S, Database
 from storage.errors import DatabaseReadOnly, StoreMismatch
 from storage.facts import set_fact
-from storage.files import SUFFIX, FileStore
-from storage.mark import Identity, Mark
+from storage.files import FileStore
+from storage.mark import Identity
 from storage.models import conflicts, instances, properties, result_objects
 from storage.orphans import freely_swept, survey
 
@@ -28,9 +28,9 @@ CORRECT = "Correct data_dir or storage.database_url if one of them names the wro
 
 
 def open_store(
-    url: str, root: Path, *, create: bool = True, upgrade: bool = True, busy_timeout_s: float = BUSY_TIMEOUT_S
+    url: str, files: FileStore, *, create: bool = True, upgrade: bool = True, busy_timeout_s: float = BUSY_TIMEOUT_S
 ) -> Database:
-    """The index at this URL, its schema up to date: that of the files below `root`.
+    """The index at this URL, its schema up to date: that of these files.
 
     From then on every transaction checks that both are still what was opened.
     create: make the index if there is none. The processes of a node must not: the node made one when it started.
@@ -38,20 +38,20 @@ def open_store(
     version may still be at work on it.
     Raises StoreMismatch, before anything is changed, if they do not belong together; DatabaseOutdated.
     """
-    mark = Mark(root)
-    refuse_lost_index(url, root)
+    mark = files.mark()
+    refuse_lost_index(url, files)
     if not create and is_missing(url):
-        raise StoreMismatch(_index_is_empty(str(make_url(url).database), root))
+        raise StoreMismatch(_index_is_empty(str(make_url(url).database), files.where))
     database = Database(url, busy_timeout_s)
     with _named_faults(database):
         noted = mark.noted()  # before the index is read: other processes commit and note meanwhile
         with database.read() as tx:
             held = identity_of(tx)
-            reason = _mismatch(tx, held, mark.read(), noted, root, database.where)
+            reason = _mismatch(tx, held, mark.read(), noted, files.where, database.where)
         if reason is not None:
             raise StoreMismatch(reason)
         if held is None and not create:
-            raise StoreMismatch(_index_is_empty(database.where, root))
+            raise StoreMismatch(_index_is_empty(database.where, files.where))
         if upgrade and create:
             database.migrate()
         else:
@@ -73,33 +73,33 @@ def _named_faults(database: Database) -> Iterator[None]:
         ) from error
 
 
-def look(url: str, root: Path) -> tuple[Identity | None, Identity | None, str | None]:
+def look(url: str, files: FileStore) -> tuple[Identity | None, Identity | None, str | None]:
     """The identities of index and files, and why they do not belong together; None if they do. Changes nothing."""
-    mark = Mark(root)
+    mark = files.mark()
     try:
-        refuse_lost_index(url, root)
+        refuse_lost_index(url, files)
         if is_missing(url):
             return None, mark.read(), None
         database, noted = Database(url), mark.noted()
         with _named_faults(database), database.read() as tx:
             held, found = identity_of(tx), mark.read()
-            return held, found, _mismatch(tx, held, found, noted, root, database.where)
+            return held, found, _mismatch(tx, held, found, noted, files.where, database.where)
     except StoreMismatch as error:
         return None, mark.read(), str(error)
 
 
-def open_for_adoption(url: str, root: Path, *, merge: bool) -> tuple[Database, FileStore]:
+def open_for_adoption(url: str, files: FileStore, *, merge: bool) -> Database:
     """Open index and files even if they do not belong together; the index is made if there is none.
 
     Raises StoreMismatch if they belong to different nodes, unless `merge`.
     """
-    held, found, reason = look(url, root)
+    held, found, reason = look(url, files)
     if held is not None and found is not None and held.store != found.store and not merge:
         raise StoreMismatch(str(reason))
     database = Database(url)
     with _named_faults(database):
         database.migrate()
-    return database, FileStore(root)
+    return database
 
 
 def claim(database: Database, files: FileStore) -> Identity:
@@ -117,7 +117,7 @@ def claim(database: Database, files: FileStore) -> Identity:
 
 def raise_epoch(database: Database, files: FileStore) -> Identity:
     """Raise the epoch of index and files by one, and make the note of the audit trail durable."""
-    mark = database.mark or Mark(files.root)
+    mark = database.mark or files.mark()
     with database.transaction() as tx:
         if tx.dialect.name == "postgresql":
             tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": EPOCH_LOCK})
@@ -164,7 +164,7 @@ def identity_of(tx: Connection) -> Identity | None:
 
 
 def _mismatch(
-    tx: Connection, held: Identity | None, found: Identity | None, noted: tuple[int, str] | None, root: Path, index: str
+    tx: Connection, held: Identity | None, found: Identity | None, noted: tuple[int, str] | None, where: str, index: str
 ) -> str | None:
     """What does not fit, and what to do about it; None if index and files belong together.
 
@@ -173,38 +173,38 @@ def _mismatch(
     """
     if held is None:
         # Without a note, the node crashed after the files got their identity and before the index did.
-        return _index_is_empty(index, root) if found is not None and noted is not None else None
+        return _index_is_empty(index, where) if found is not None and noted is not None else None
     if found is None:
-        return _files_are_lost(index, root) if _has_files(tx) else None
+        return _files_are_lost(index, where) if _has_files(tx) else None
     if held.store != found.store:
         return (
-            f"the index {index} and the files in {root} belong to different nodes (stores {held.store[:8]} and "
+            f"the index {index} and the files in {where} belong to different nodes (stores {held.store[:8]} and "
             f"{found.store[:8]}). {CORRECT}; {ADOPT} with --merge records the other node's files in this index"
         )
     if held.epoch > found.epoch:
         return (
-            f"the files in {root} are older than the index {index} (epochs {found.epoch} and {held.epoch}). Restore "
+            f"the files in {where} are older than the index {index} (epochs {found.epoch} and {held.epoch}). Restore "
             f"the files that belong to it; if they are lost, {ADOPT} goes on with those that are there"
         )
     if held.epoch < found.epoch - 1 or (noted is not None and not audit.holds(tx, noted)):
         return (
-            f"the index {index} is older than the files in {root}, or went another way: it lacks what was recorded "
+            f"the index {index} is older than the files in {where}, or went another way: it lacks what was recorded "
             f"last (epochs {held.epoch} and {found.epoch}). Restore the index that belongs to them; if it is lost, "
             f"{ADOPT} records the files that this one does not know"
         )
     return None
 
 
-def _index_is_empty(index: str, root: Path) -> str:
+def _index_is_empty(index: str, where: str) -> str:
     return (
-        f"the index {index} is missing or empty, but the files in {root} belong to one. {CORRECT}, or restore the "
+        f"the index {index} is missing or empty, but the files in {where} belong to one. {CORRECT}, or restore the "
         f"index; if it is lost, {ADOPT} makes a new one from the files"
     )
 
 
-def _files_are_lost(index: str, root: Path) -> str:
+def _files_are_lost(index: str, where: str) -> str:
     return (
-        f"the files in {root} are missing, but the index {index} names some. {CORRECT}, mount the folder, or restore "
+        f"the files in {where} are missing, but the index {index} names some. {CORRECT}, mount the folder, or restore "
         f"the files; if they are lost, {ADOPT} goes on without them"
     )
 
@@ -216,10 +216,10 @@ def _has_files(tx: Connection) -> bool:
     ))  # fmt: skip
 
 
-def refuse_lost_index(url: str, root: Path) -> None:
+def refuse_lost_index(url: str, files: FileStore) -> None:
     """A missing SQLite index must not be created anew beside files that belong to one. Raises StoreMismatch."""
-    if is_missing(url) and (Mark(root).read() is not None or next(root.rglob(f"*{SUFFIX}"), None) is not None):
-        raise StoreMismatch(_index_is_empty(str(make_url(url).database), root))
+    if is_missing(url) and (files.mark().read() is not None or not files.is_empty()):
+        raise StoreMismatch(_index_is_empty(str(make_url(url).database), files.where))
 
 
 def is_missing(url: str) -> bool:
@@ -234,10 +234,10 @@ def _refuse_strangers(database: Database, files: FileStore) -> None:
     with database.read() as tx:
         names_files = _has_files(tx)
     if names_files and not found.named:
-        raise StoreMismatch(_files_are_lost(database.where, files.root))
+        raise StoreMismatch(_files_are_lost(database.where, files.where))
     unknown = len(found.unknown)
     if unknown > freely_swept(found.files) or (unknown and not names_files):
         raise StoreMismatch(
-            f"the index {database.where} does not know {unknown} of the {found.files} files in {files.root}: it is "
+            f"the index {database.where} does not know {unknown} of the {found.files} files in {files.where}: it is "
             f"older than they are, or another's. {CORRECT}, or restore the index; if it is lost, {ADOPT} records them"
         )

@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from storage.errors import StorageError, StoreReplaced
-from storage.files import fsync_folder
-from storage.private import FILE_MODE
+from storage.private import FILE_MODE, fsync_folder
 
 IDENTITY, HEAD = "store.json", "store.head"
 

@@ -15,6 +15,15 @@ def make_folder(folder: Path) -> None:
         path.mkdir(FOLDER_MODE, exist_ok=True)
 
 
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def make_file(path: Path) -> None:
     """Create an empty file for its owner alone; if it exists, take away the rights of others."""
     try:

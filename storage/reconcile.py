@@ -88,13 +88,12 @@ def _check_instances(database: Database, files: FileStore, now: float) -> tuple[
 
 def _why_lost(files: FileStore, path: str, size: int, sha256: str | None) -> str | None:
     """ "missing", "corrupt", or None for a file that is there as recorded; its bytes are read only with `sha256`."""
+    found = files.size_of(path)
+    if found != size:
+        return "missing" if found is None else "corrupt"
     try:
-        if files.absolute(path).stat().st_size != size:
-            return "corrupt"
         if sha256 is not None:
             files.read_verified(path, sha256)
-    except FileNotFoundError:
-        return "missing"
     except CorruptFile:
         return "corrupt"
     return None

@@ -41,7 +41,7 @@ def delete_old_images(database: Database, files: FileStore, now: float, days: fl
                 # Asked again under the lock: a late instance may have come, or a person may have retried a delivery.
                 is_finished = tx.scalar(select(_finished(before)).where(series.c.id == series_pk))
                 paths = _mark(tx, series_pk, now, days) if is_finished else []
-            deleted += sum(files.remove(path) for path in paths)
+            deleted += files.remove_all(paths)
     return deleted
 
 

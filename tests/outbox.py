@@ -19,7 +19,7 @@ from dicom_node.delivery import sender
 from storage import audit, jobs, quiet_time, recording, series
 from storage.arrival import Arrival, IndexedHeader
 from storage.database import Database, open_database
-from storage.files import FileStore
+from storage.folder import FolderStore
 from storage.jobs import ModelRef, Models
 from storage.models import deliveries as delivery_table
 from storage.results import NewObject, NewResult
@@ -87,7 +87,7 @@ class Node:
 
     settings: Settings
     database: Database
-    files: FileStore
+    files: FolderStore
 
     def add_result(self, now: float, kinds: Sequence[str] = ("report",), model: ModelRef = MODEL) -> dict[str, Dataset]:
         """Put one finished result with these objects into the outbox, for every destination. Returns them by kind."""
@@ -169,7 +169,7 @@ def make_node(folder: Path, *destinations: Destination, **sections: object) -> N
     chosen = {**impatient, **sections.pop("sender", {})}
     sending_settings = SenderSettings(**{**chosen, "commitment": {"resend_s": 0.05, **chosen.get("commitment", {})}})
     settings = Settings(data_dir=folder, destinations=destinations, sender=sending_settings, **sections)
-    return Node(settings, open_database(settings.database_url), FileStore(settings.files_dir))
+    return Node(settings, open_database(settings.database_url), FolderStore(settings.files_dir))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from config.settings import Settings
 from dicom_node.receiver.intake import Intake
 from dicom_node.receiver.receiver import Receiver
 from dicom_node.receiver.resources import CHECK_EVERY_S
-from storage.files import FileStore
+from storage.folder import FolderStore
 from storage.identity import open_store
 
 # Tests send data that no toolkit would send.
@@ -29,7 +29,7 @@ _config.ENFORCE_UID_CONFORMANCE = False
 NAME, PATIENT_ID, BIRTH_DATE = "Planted^Patient", "PLANTED-4711", "19010203"
 
 
-class _Disk(FileStore):
+class _Disk(FolderStore):
     """A file store on a disk whose free space the test sets."""
 
     free: int | None = None
@@ -44,8 +44,8 @@ class Node:
     def __init__(self, folder: Path, receiver: dict[str, Any] | None = None, **settings: Any) -> None:
         settings.setdefault("storage", {"low_disk_mb": 1})
         self.settings = Settings(data_dir=folder, receiver={"port": 0, **(receiver or {})}, **settings)
-        self.database = open_store(self.settings.database_url, self.settings.files_dir)
         self.files = _Disk(self.settings.files_dir)
+        self.database = open_store(self.settings.database_url, self.files)
         self.receiver = Receiver(self.settings, self.database, self.files)
         self._stopping: threading.Thread | None = None
 

@@ -14,7 +14,7 @@ from storage import listings as listing
 from storage.arrival import Arrival, IndexedHeader, Outcome
 from storage.coded import CodedFinding, CodedMeasurement, Content
 from storage.database import Database, open_database
-from storage.files import FileStore
+from storage.folder import FolderStore
 from storage.jobs import ClaimedJob, ModelRef
 from storage.listings import Kind
 from storage.models import listing_kinds, listing_weeks, listings
@@ -52,12 +52,12 @@ class Store:
     folder: Path
     url: str = ""
     database: Database = field(init=False)
-    files: FileStore = field(init=False)
+    files: FolderStore = field(init=False)
 
     def __post_init__(self) -> None:
         self.url = self.url or fresh_url(self.folder)
         self.database = open_database(self.url)
-        self.files = FileStore(self.folder / "files")
+        self.files = FolderStore(self.folder / "files")
 
     def __enter__(self) -> "Store":
         return self

@@ -10,7 +10,6 @@ computed alone, and a series whose job was tried before is never read ahead.
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 
@@ -19,7 +18,7 @@ from inference.errors import InferenceError
 from inference.volume.load import Planes, decode
 from storage import series
 from storage.database import Database
-from storage.errors import StorageError
+from storage.errors import CorruptFile, StorageError
 from storage.files import FileStore
 from storage.series import StoredInstance
 
@@ -40,7 +39,7 @@ class ReadAhead:
         self._in_hand: int | None = None
         self._alone = False
         self._series_pk: int | None = None
-        self._planes: dict[Path, Planes] = {}
+        self._planes: dict[str, Planes] = {}
         self._useless: set[str] = set()
 
     def run(self, stop: threading.Event, poll_s: float) -> None:
@@ -55,8 +54,8 @@ class ReadAhead:
             if not went_on:
                 stop.wait(doubling_s(poll_s, failures, LONGEST_PAUSE_S) if failures else poll_s)
 
-    def take(self, series_pk: int, attempt: int) -> dict[Path, Planes]:
-        """The worker begins with this series. Returns what was decoded of it, by file, its SHA-256 checked."""
+    def take(self, series_pk: int, attempt: int) -> dict[str, Planes]:
+        """The worker begins with this series. Returns what was decoded of it, by stored path, its SHA-256 checked."""
         with self._lock:
             found = self._planes if self._series_pk == series_pk else {}
             self._in_hand, self._alone = series_pk, attempt > 1
@@ -87,23 +86,22 @@ class ReadAhead:
             item.gone is None
             and item.size <= self._max_bytes
             and item.path not in self._useless
-            and self._files.absolute(item.path) not in self._planes
+            and item.path not in self._planes
         )
 
     def _decode(self, item: StoredInstance, room: int, still_wanted: Callable[[], bool]) -> bool:
         """Decode one file and keep it. Returns False if it was not kept."""
-        path = self._files.absolute(item.path)
         try:
-            self._files.read_verified(item.path, item.sha256)
-            planes = decode(path, room)
-        except (InferenceError, StorageError):
+            with self._files.at_hand([item]) as (path,):
+                planes = decode(path, room)
+        except (InferenceError, CorruptFile):
             with self._lock:
                 self._useless.add(item.path)
             return False
         with self._lock:
             if not still_wanted():
                 return False
-            self._planes[path] = planes
+            self._planes[item.path] = planes
         return True
 
     def _forget(self, series_pk: int | None) -> None:

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from config.settings import Settings
 from dicom_node.analysis.analyse import Analysis, analyse
@@ -112,7 +111,7 @@ def _recomputed(
         raise NodeError(
             f"result {row['id']} was refused before any analysis ({source.refusal_code}): nothing can be recomputed"
         )
-    paths = _verified(files, row, source, held)
+    then = _made_from(row, source, held)
     # A refusal records neither device nor precision: it is replayed with the node's present settings.
     precision = str(row["precision"])
     speed = settings.worker.precision if not precision else "exact" if precision == "float32" else "fast"
@@ -120,21 +119,20 @@ def _recomputed(
     model = ModelRef(str(row["model_name"]), str(row["model_version"]), str(row["model_digest"]))
     where = device or ("cuda" if str(row["device"]).startswith("cuda") else "cpu" if row["device"] else "auto")
     opened = open_model(settings.model_copy(update={"worker": worker}), model, where)
-    return analyse(paths, opened, own=settings.report), opened.identity
+    with files.at_hand(then) as paths:
+        return analyse(paths, opened, own=settings.report), opened.identity
 
 
-def _verified(
-    files: FileStore, row: dict[str, object], source: ResultInput, held: list[series.StoredInstance]
-) -> list[Path]:
-    """The files that the result was made from: what came later is not among them."""
+def _made_from(
+    row: dict[str, object], source: ResultInput, held: list[series.StoredInstance]
+) -> list[series.StoredInstance]:
+    """The instances that the result was made from: what came later is not among them."""
     then = held
     if series.instances_digest(held) != source.instances_digest:
         then = [instance for instance in held if instance.received_at <= source.last_instance_at]
     if series.instances_digest(then) != source.instances_digest:
         raise NodeError(f"result {row['id']}: the series no longer holds the instances that it was made from")
-    for instance in then:
-        files.read_verified(instance.path, instance.sha256)
-    return [files.absolute(instance.path) for instance in then]
+    return then
 
 
 def _audit(database: Database, result_id: int, source: ResultInput, outcome: str, **detail: object) -> None:

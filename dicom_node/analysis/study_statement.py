@@ -5,6 +5,7 @@ one can no longer be compared, the first that was reported stands.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from pydicom import Dataset
@@ -19,6 +20,7 @@ from inference.suitability.policy import Policy
 from inference.suitability.ranking import Candidate, examine, why_better
 from storage import series
 from storage.database import Database
+from storage.errors import CorruptFile
 from storage.files import FileStore
 from storage.jobs import ClaimedJob, ModelRef
 from storage.results import StoredObject
@@ -52,11 +54,12 @@ def of_stored(
     if not card.demonstration:
         others = [one for one in others if not is_demonstration(models_dir, one.model_name, one.model_digest)]
     earlier = []
-    for one in others:
-        with database.read() as tx:
-            held = series.series_instances(tx, one.series_pk)
-        earlier.append((earlier_result(one, job.model), held_paths(files, held)))
-    return study_statement(job.series_instance_uid, own, earlier, card)
+    with ExitStack() as at_hand:
+        for one in others:
+            with database.read() as tx:
+                held = series.series_instances(tx, one.series_pk)
+            earlier.append((earlier_result(one, job.model), _paths(at_hand, files, held)))
+        return study_statement(job.series_instance_uid, own, earlier, card)
 
 
 class Studies:
@@ -111,11 +114,15 @@ def study_statement(
     return StudyStatement(results, rests_on, why)
 
 
-def held_paths(files: FileStore, instances: Sequence[StoredInstance]) -> list[Path]:
-    """The files of a series; none if any of them is gone."""
+def _paths(at_hand: ExitStack, files: FileStore, instances: Sequence[StoredInstance]) -> list[Path]:
+    """The files of a series, for as long as `at_hand` is open; none if any of them is gone."""
     if any(instance.gone is not None for instance in instances):
         return []
-    return [files.absolute(instance.path) for instance in instances]
+    try:
+        # Only their headers are compared.
+        return at_hand.enter_context(files.at_hand(instances, {instance.path for instance in instances}))
+    except CorruptFile:
+        return []
 
 
 def _best(uids: Sequence[str], candidates: Sequence[Candidate | None]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import structlog
 from sqlalchemy import Connection
@@ -28,6 +29,7 @@ from dicom_node.analysis.result_row import new_result
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.errors import CorruptInstance
 from inference.finding import ModelIdentity
+from inference.volume.load import Planes
 from storage import audit, jobs, results, series, study_results
 from storage.database import Database
 from storage.errors import CorruptFile, StaleLease
@@ -130,7 +132,16 @@ class Worker:
             previous = results.previous_result(tx, job.series_pk, replaced_by(self.settings, job.model.name))
         if series.instances_digest(instances) != job.instances_digest:
             raise StaleLease(f"job {job.job_id}: the series has changed since it was queued")
-        loaded = self._load(job, instances)
+        decoded = self._read_ahead.take(job.series_pk, job.attempt)
+        held = self._loaded_before(job)
+        # The digest is checked when a file is read: a disk that lies must not become a finding.
+        trusted = set(decoded) if held is None else {instance.path for instance in instances}
+        with self.files.at_hand(instances, trusted) as paths:
+            loaded = held or self._load(job, instances, paths, decoded)
+            self._analyse(job, loaded, paths, previous)
+
+    def _analyse(self, job: ClaimedJob, loaded: Loaded, paths: Sequence[Path], previous: PreviousResult | None) -> None:
+        """Analyse what was loaded of a series, and commit its result. paths: of its instances."""
         model = self._model(job)
         analysis = analyse_loaded(loaded, model, own=self.settings.report)
         if job.shadow:
@@ -140,14 +151,14 @@ class Worker:
         while not committed:
             with self.database.read() as tx:
                 others = study_results.others(tx, job.series_pk)
-            said, built = self._built(job, analysis, instances, previous, model, others)
+            said, built = self._built(job, analysis, paths, previous, model, others)
             committed = self._commit(job, said, model.identity, built, others)
 
     def _built(
         self,
         job: ClaimedJob,
         analysis: Analysis,
-        instances: Sequence[StoredInstance],
+        paths: Sequence[Path],
         previous: PreviousResult | None,
         model: OpenModel,
         others: Sequence[StandingResult],
@@ -156,7 +167,6 @@ class Worker:
 
         others: what stands for the other series of the study.
         """
-        paths = [self.files.absolute(instance.path) for instance in instances]
         models_dir, card = self.settings.models_dir, model.card
         build = partial(
             report_objects,
@@ -177,23 +187,34 @@ class Worker:
             )
             return refused, build(refused)
 
-    def _load(self, job: ClaimedJob, instances: Sequence[StoredInstance]) -> Loaded:
-        """The series as a volume. The slices that were read ahead are then released: the volume holds them."""
-        decoded = self._read_ahead.take(job.series_pk, job.attempt)
+    def _loaded_before(self, job: ClaimedJob) -> Loaded | None:
+        """What the last job has loaded, if it was of the same series, for another model."""
         held, self._held = self._held, None
         input_ = (job.series_pk, job.instances_digest)
-        if held is not None and held[0] == input_ and job.attempt == 1 and job.refusal is None:
-            self._held = held
-            return replace(held[1], seconds=0.0)
-        # The digest is checked when a file is read: a disk that lies must not become a finding.
-        for instance in instances:
-            if self.files.absolute(instance.path) not in decoded:
-                self.files.read_verified(instance.path, instance.sha256)
+        if held is None or held[0] != input_ or job.attempt > 1 or job.refusal is not None:
+            return None
+        self._held = held
+        return replace(held[1], seconds=0.0)
+
+    def _load(
+        self,
+        job: ClaimedJob,
+        instances: Sequence[StoredInstance],
+        paths: Sequence[Path],
+        decoded: dict[str, Planes],
+    ) -> Loaded:
+        """The series as a volume. The slices that were read ahead are then released: the volume holds them.
+
+        paths: of the instances, in their order.
+        """
         if job.refusal is not None:
             return Loaded(None, job.refusal, 0.0)
-        loaded = load_series([self.files.absolute(instance.path) for instance in instances], decoded)
+        stored = zip(instances, paths, strict=True)
+        ahead = {path: decoded[instance.path] for instance, path in stored if instance.path in decoded}
+        decoded.clear()
+        loaded = load_series(paths, ahead)
         if len(self.settings.model_entries) > 1:
-            self._held = input_, loaded
+            self._held = (job.series_pk, job.instances_digest), loaded
         return loaded
 
     def _commit(

@@ -17,7 +17,7 @@ from config.load import load_settings
 from config.settings import Settings
 from dicom_node import logs
 from dicom_node.runtime.index import open_index, who
-from storage import audit
+from storage import audit, stores
 from storage.database import Database
 from storage.errors import DatabaseBusy, DatabaseReadOnly, StorageFull
 from storage.files import FileStore
@@ -51,7 +51,7 @@ def database_of(settings: Settings, *, create: bool = False) -> Database:
 
 def files_of(settings: Settings) -> FileStore:
     """The stored files of this node."""
-    return FileStore(settings.files_dir)
+    return stores.files_of(settings)
 
 
 def note_operator(tx: Connection, action: str, about: audit.Subject = audit.NOTHING, **detail: object) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,18 +53,20 @@ def explain(
     from inference.plug import Explains
     from inference.volume.load import load
 
-    paths = _paths_of(series, settings)
-    opened = open_current(settings, device)
-    if not isinstance(opened.loaded, Explains):
-        raise NodeError(f"model {opened.card.name} cannot show what its output rests on")
+    with _at_hand(series, settings) as paths:
+        opened = open_current(settings, device)
+        if not isinstance(opened.loaded, Explains):
+            raise NodeError(f"model {opened.card.name} cannot show what its output rests on")
+        volume = load(paths)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("whole", total=None)
-        found = opened.loaded.explain(load(paths), lambda what: progress.update(task, description=f"without {what}"))
+        found = opened.loaded.explain(volume, lambda what: progress.update(task, description=f"without {what}"))
     print_json(_record(found, opened.card)) if json else _print(found)
 
 
-def _paths_of(series: str, settings: Settings) -> list[Path]:
+@contextmanager
+def _at_hand(series: str, settings: Settings) -> Iterator[list[Path]]:
     """The files of a series.
 
     Raises NodeError if a folder holds none or several, CorruptInstance if files of it cannot be read, NotFound.
@@ -76,7 +80,9 @@ def _paths_of(series: str, settings: Settings) -> list[Path]:
             series_uid=record.series_instance_uid, study_uid=record.study_instance_uid, patient_id=record.patient_id
         )
         note_reading(database, "explain", about)
-        return [files.absolute(instance.path) for instance in held]
+        with files.at_hand(held, {instance.path for instance in held}) as paths:
+            yield paths
+        return
     from inference.volume.folder import read_folder
 
     folder = read_folder(Path(series))
@@ -84,7 +90,7 @@ def _paths_of(series: str, settings: Settings) -> list[Path]:
         err.print(f"cannot read {file.path}: {file.reason}", markup=False, soft_wrap=True)
     if len(folder.series) != 1:
         raise NodeError(f"{series} holds {len(folder.series)} series; give a folder with one")
-    return folder.whole(next(iter(folder.series)))
+    yield folder.whole(next(iter(folder.series)))
 
 
 def _record(found: Explanation, card: Card) -> dict[str, object]:

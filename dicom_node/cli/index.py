@@ -27,7 +27,7 @@ from dicom_node.errors import NodeError
 from dicom_node.runtime.adoption import Adopter, Adoption
 from dicom_node.runtime.node_lock import only_node
 from dicom_node.runtime.scheduler import ORPHAN_AGE_S as AGE_WHILE_RUNNING_S
-from storage import audit, orphans
+from storage import audit, orphans, stores
 from storage.database import Database
 from storage.errors import StorageError
 from storage.files import FileStore
@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
 def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Do index and files belong together, what do they hold, which files does the index not know? Status 1 if not."""
     settings = settings_from(config)
-    held, found, reason = look(settings.database_url, settings.files_dir)
+    held, found, reason = look(settings.database_url, stores.files_of(settings, make=False))
     facts: dict[str, Any] = {"index": _identity(held), "files": _identity(found), "problem": reason}
     facts |= _counts(settings, is_one=held is not None or reason is None)
     if json:
@@ -70,7 +70,6 @@ def _identity(identity: Identity | None) -> dict[str, object] | None:
 
 def _counts(settings: Settings, *, is_one: bool) -> dict[str, object]:
     """What rows and files there are; without an index, only files."""
-    root = settings.files_dir
     counts: dict[str, object] = {"instances": None, "result_objects": None, "last_sweep": None, "last_audit_row": None}
     database = _as_it_is(settings) if is_one else None
     if database is not None:
@@ -81,9 +80,7 @@ def _counts(settings: Settings, *, is_one: bool) -> dict[str, object]:
                 counts["last_sweep"], counts["last_audit_row"] = orphans.last_sweep(tx), audit.head(tx)[0]
         except StorageError:
             database = None
-    if not root.is_dir():
-        return counts | {"stored_files": 0, "unknown_files": 0} | dict.fromkeys(APART, 0)
-    files = FileStore(root)
+    files = stores.files_of(settings, make=False)
     found = orphans.survey(database, files, float("inf"))
     return counts | {
         "stored_files": found.files,
@@ -134,11 +131,8 @@ def adopt(
     """
     settings = settings_from(config)
     with _stopped(settings):
-        if dry_run:
-            database = _as_it_is(settings)
-            files = FileStore(settings.files_dir)
-        else:
-            database, files = open_for_adoption(settings.database_url, settings.files_dir, merge=merge)
+        files = files_of(settings)
+        database = _as_it_is(settings) if dry_run else open_for_adoption(settings.database_url, files, merge=merge)
         done = _adopt(settings, database, files, dry=dry_run, quiet=json)
         if database is not None and not dry_run:
             _bind(database, files, done)
@@ -209,7 +203,8 @@ def sweep(
     if not paths:
         out.print("The index knows all stored files.")
         return
-    out.print(f"{len(paths)} files are in no row of the index" + (f"; moved to {files.root / folder}:" if yes else ":"))
+    moved = f"; moved to {files.where}/{folder}:" if yes else ":"
+    out.print(f"{len(paths)} files are in no row of the index{moved}")
     for path in paths[:SHOWN]:
         out.print(f"  {path}", markup=False)
     if not yes:

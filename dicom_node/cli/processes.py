@@ -13,6 +13,7 @@ from dicom_node.runtime.signals import die_with_parent, is_child, reload_on_hang
 from dicom_node.runtime.store_watch import watched
 from dicom_node.runtime.supervisor import Supervisor
 from storage.database import Database
+from storage.files import FileStore
 from storage.identity import open_store
 
 
@@ -51,9 +52,10 @@ def work(
     os.nice(settings.worker.nice)
     from dicom_node.analysis.worker import Worker
 
-    database = _database_of(settings)
+    files = files_of(settings)
+    database = _database_of(settings, files)
     with watched(database, stop):
-        if not Worker(settings, database, files_of(settings), device).run(stop):
+        if not Worker(settings, database, files, device).run(stop):
             # The interpreter would wait for the analysis, or tear the libraries down under it.
             os._exit(0)
 
@@ -75,9 +77,10 @@ def schedule(config: ConfigOption = None) -> None:
     settings = settings_from(config)
     from dicom_node.runtime.scheduler import run_scheduler
 
-    database = _database_of(settings)
+    files = files_of(settings)
+    database = _database_of(settings, files)
     with watched(database, stop):
-        run_scheduler(settings, database, files_of(settings), stop)
+        run_scheduler(settings, database, files, stop)
 
 
 def metrics(config: ConfigOption = None) -> None:
@@ -87,7 +90,8 @@ def metrics(config: ConfigOption = None) -> None:
     settings = settings_from(config)
     from dicom_node.runtime.metrics import serve
 
-    serve(settings, _database_of(settings), files_of(settings), stop)
+    files = files_of(settings)
+    serve(settings, _database_of(settings, files), files, stop)
 
 
 def deliver(config: ConfigOption = None) -> None:
@@ -97,13 +101,14 @@ def deliver(config: ConfigOption = None) -> None:
     settings = settings_from(config)
     from dicom_node.delivery.sender import run as run_sender
 
-    database = _database_of(settings)
+    files = files_of(settings)
+    database = _database_of(settings, files)
     with watched(database, stop):
-        run_sender(settings, database, files_of(settings), stop)
+        run_sender(settings, database, files, stop)
 
 
-def _database_of(settings: Settings) -> Database:
+def _database_of(settings: Settings, files: FileStore) -> Database:
     """The index. A process of a node makes none: if it is gone, a new one would hide that."""
     if not is_child():
         return database_of(settings, create=True)
-    return open_store(settings.database_url, settings.files_dir, create=False)
+    return open_store(settings.database_url, files, create=False)

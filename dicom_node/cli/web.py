@@ -57,12 +57,12 @@ def web(context: typer.Context, config: ConfigOption = None) -> None:
     _need_extra()
     from dicom_node.web.server import serve
 
-    url, files = settings.database_url, settings.files_dir
+    url, files = settings.database_url, files_of(settings)
     if not is_child():
         database_of(settings).close()  # says what to do if there is none
     database = open_store(url, files, create=False, busy_timeout_s=WEB_PATIENCE_S)
     with watched(database, stop):
-        serve(settings, database, files_of(settings), stop, config)
+        serve(settings, database, files, stop, config)
 
 
 @user_group.command()

@@ -19,7 +19,7 @@ from inference.suitability.policy import Policy
 from inference.suitability.ranking import Candidate, examine, why_better
 from storage import selection, series
 from storage.database import Database
-from storage.errors import NotDueYet
+from storage.errors import CorruptFile, NotDueYet, StorageError
 from storage.files import FileStore
 from storage.jobs import ModelRef, Models
 from storage.results import ResultOutcome
@@ -76,13 +76,16 @@ class BestSeries:
         if member.refusal is not None and member.refusal.code != ReasonCode.PASSED_OVER:
             return member.refusal
         with self._database.read() as tx:
-            paths = [self._files.absolute(item.path) for item in series.series_instances(tx, member.series_pk)]
+            held = series.series_instances(tx, member.series_pk)
         try:
-            return examine(paths, policy)
+            with self._files.at_hand(held, {item.path for item in held}) as paths:  # only their headers are read
+                return examine(paths, policy)
         except UnsuitableSeries as error:
             return error.refusal
-        except CorruptInstance as error:
+        except (CorruptInstance, CorruptFile) as error:
             return Refusal(ReasonCode.CORRUPT_INSTANCE, str(error))
+        except StorageError:
+            raise  # of the store and not of this series: it is decided when the store is back
         except Exception as error:  # noqa: BLE001 - whatever one series holds, the others of the study are decided
             log.error(
                 "series could not be examined", series=short(member.series_instance_uid), error=type(error).__name__

@@ -51,6 +51,7 @@ class Completion:
         self._settings = settings
         self._rules = settings.completion
         self._database = database
+        self._files = files
         asked = settings.destination(settings.completion.query_destination)
         self._pacs = QueriedPacs(settings, asked, database, files) if asked else None
         self._errors: dict[int, tuple[int, float]] = {}
@@ -187,7 +188,7 @@ class Completion:
         """As the PACS knows the patient."""
         with self._database.read() as tx:
             held = [item.path for item in series.series_instances(tx, one.series_pk) if item.gone is None]
-        return patient_id_for_pacs(self._settings, one.patient_id, held[0]) if held else one.patient_id
+        return patient_id_for_pacs(self._settings, self._files, one.patient_id, held[0]) if held else one.patient_id
 
     def _close(
         self,

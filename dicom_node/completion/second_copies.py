@@ -8,7 +8,7 @@ from storage import copies
 from storage.copies import SecondCopy
 from storage.database import Database
 from storage.errors import CorruptFile
-from storage.files import FileStore
+from storage.files import FileStore, StoredFile
 from storage.lost import mark_lost
 from storage.models import instances
 
@@ -49,7 +49,9 @@ def _difference(files: FileStore, copy: SecondCopy) -> str | None:
         return "a file that is lost"
     if copy.retired:
         return "nothing to compare it with: retention has deleted the first file"
-    return difference(files.absolute(copy.held_path), files.absolute(copy.path), MAX_BYTES)
+    both = [StoredFile(copy.held_path, copy.held_sha256, 0), StoredFile(copy.path, copy.sha256, 0)]
+    with files.at_hand(both, {copy.held_path, copy.path}) as (held, second):
+        return difference(held, second, MAX_BYTES)
 
 
 def _is_good(files: FileStore, path: str, sha256: str) -> bool:

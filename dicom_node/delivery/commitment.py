@@ -29,6 +29,7 @@ from storage import commitments
 from storage.commitments import Commitment
 from storage.database import Database
 from storage.errors import IllegalMove, NotFound, StaleLease
+from storage.files import FileStore
 from storage.results import StoredObject
 
 log = structlog.get_logger()
@@ -74,8 +75,9 @@ class Reply(StrEnum):
 class Asking:
     """Asks one destination about the deliveries that it took."""
 
-    def __init__(self, settings: Settings, destination: Destination, database: Database) -> None:
+    def __init__(self, settings: Settings, destination: Destination, database: Database, files: FileStore) -> None:
         self._settings = settings
+        self._files = files
         self._sender = settings.sender
         self._destination = destination
         self._database = database
@@ -149,7 +151,7 @@ class Asking:
     def _held(self, waiting: Commitment) -> set[str]:
         held: set[str] = set()
         path = next((item.path for item in waiting.objects), "")
-        patient_id = patient_id_for_pacs(self._settings, waiting.patient_id, path)
+        patient_id = patient_id_for_pacs(self._settings, self._files, waiting.patient_id, path)
         with querying(self._destination, self._sender) as query:
             for series_uid in sorted({item.series_instance_uid for item in waiting.objects}):
                 held |= query.instances(SeriesKey(patient_id, waiting.study_instance_uid, series_uid))

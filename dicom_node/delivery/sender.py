@@ -86,7 +86,7 @@ class DestinationSender:
         self._database = database
         self._files = files
         self._progress: dict[int, Progress] = {}
-        self._asking = Asking(settings, destination, database)
+        self._asking = Asking(settings, destination, database, files)
         self._times_away = 0
         self._away_until = 0.0
 
@@ -166,11 +166,9 @@ class DestinationSender:
         self._away_until = now + doubling_s(min(sender.first_retry_s, longest_s), self._times_away, longest_s)
 
     def _store(self, objects: Sequence[StoredObject]) -> list[StoreResult]:
-        instances = []
-        for item in objects:
-            self._files.read_verified(item.path, item.sha256)
-            instances.append(read_instance(self._files.absolute(item.path)))
-        return store(self._destination, self._settings.sender, instances)
+        with self._files.at_hand(objects) as paths:
+            instances = [read_instance(path) for path in paths]
+            return store(self._destination, self._settings.sender, instances)
 
     def _must_stay_here(self, claimed: ClaimedDelivery) -> bool:
         """True for a demonstration model's result on its way off this machine. The worker makes no such delivery, but

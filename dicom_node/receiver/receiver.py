@@ -31,6 +31,7 @@ from storage.database import Database
 from storage.files import FileStore
 from storage.identity import open_store
 from storage.pseudonyms import Pseudonyms
+from storage.stores import files_of
 
 log = structlog.get_logger()
 
@@ -215,8 +216,9 @@ def serve(
     Raises PortTaken; NodeError if it failed: the supervisor starts another, and senders come back to that one.
     """
     _allow_descriptors(settings.receiver)
-    database = open_store(settings.database_url, settings.files_dir, create=create)
-    receiver = Receiver(settings, database, FileStore(settings.files_dir))
+    files = files_of(settings)
+    database = open_store(settings.database_url, files, create=create)
+    receiver = Receiver(settings, database, files)
     receiver.start()
     on_ready()
     meters.RECEIVERS.set(1)

@@ -6,8 +6,8 @@ set aside: they would come back as images, and adopted series are analysed again
 
 import hashlib
 import mmap
-import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -86,7 +86,7 @@ class Adopter:
         return sorted([*found.unknown, *found.lost, *kept], key=lambda path: (self._written(path), path))
 
     def _written(self, path: str) -> float:
-        return os.stat(self.files.absolute(path)).st_mtime
+        return self.files.written_at(path)
 
     def run(self, now: float, *, dry: bool = False) -> Adoption:
         """Adopt all candidates. dry: only say what would become of them; conflicts are not known then."""
@@ -118,31 +118,38 @@ class Adopter:
         """What the header says of a file that cannot be adopted; empty texts if nothing can be read."""
         uids = ("", "", "")
         try:
-            with quiet():
-                meta, start = _read_meta(self.files.absolute(path))
-            data = self.files.absolute(path).read_bytes()[start : start + HEADER_BYTES]
+            with self._at_hand(path) as file:
+                with quiet():
+                    meta, start = _read_meta(file)
+                data = file.read_bytes()[start : start + HEADER_BYTES]
             header = read_identity(data, str(meta.TransferSyntaxUID) == ImplicitVRLittleEndian)
             uids = (
                 accepted_uid(header.sop_instance_uid) or accepted_uid(str(meta.MediaStorageSOPInstanceUID).encode()),
                 accepted_uid(header.series_instance_uid),
                 accepted_uid(header.study_instance_uid),
             )
-        except (InvalidDicomError, OSError, *UNREADABLE):
+        except (InvalidDicomError, CorruptFile, OSError, *UNREADABLE):
             pass
         return RefusedInstance(*uids, "", "FILE", "its stored file cannot be read", SENDER, "")
 
     def _readable(self, paths: Sequence[str], done: Adoption) -> Iterator[Arrival]:
         for path in paths:
             try:
-                yield self._arrival(path)
+                with self._at_hand(path) as file:
+                    arrival = self._arrival(path, file)
+                yield arrival
             except _OwnObject:
                 done.own.append(path)
             except (Refused, CorruptFile, InvalidDicomError, OSError, *UNREADABLE):
                 done.unreadable.append(path)
 
-    def _arrival(self, path: str) -> Arrival:
+    @contextmanager
+    def _at_hand(self, path: str) -> Iterator[Path]:
+        with self.files.at_hand([StoredFile(path, "", 0)]) as (file,):
+            yield file
+
+    def _arrival(self, path: str, file: Path) -> Arrival:
         """Raises _OwnObject; Refused and others for a file that is not whole."""
-        file = self.files.absolute(path)
         with quiet():
             meta, start = _read_meta(file)
             if self._is_own_result(file, meta):

@@ -13,6 +13,7 @@ from storage.database import Database
 from storage.errors import DatabaseReadOnly, DatabaseUnavailable
 from storage.identity import open_store, refuse_lost_index
 from storage.private import make_folder
+from storage.stores import files_of
 
 
 def open_index(settings: Settings, *, create: bool = True, upgrade: bool = True) -> Database:
@@ -30,7 +31,8 @@ def open_index(settings: Settings, *, create: bool = True, upgrade: bool = True)
             "[storage] database_url is not a database URL, such as postgresql+psycopg://host/name"
         ) from None
     is_file = url.get_backend_name() == "sqlite"
-    refuse_lost_index(settings.database_url, settings.files_dir)
+    files = files_of(settings, make=False)
+    refuse_lost_index(settings.database_url, files)
     if is_file and create:
         make_folder(Path(str(url.database)).parent)
     elif is_file and not Path(str(url.database)).exists():
@@ -38,7 +40,7 @@ def open_index(settings: Settings, *, create: bool = True, upgrade: bool = True)
             f"there is no index at {url.database} yet: the node has not run with this configuration (`dicom-node run`)"
         )
     try:
-        return open_store(settings.database_url, settings.files_dir, upgrade=upgrade)
+        return open_store(settings.database_url, files, upgrade=upgrade)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise NodeError(
             f"[storage] database_url needs the driver for {url.drivername}, which is not installed: "

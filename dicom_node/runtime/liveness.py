@@ -7,7 +7,7 @@ from pathlib import Path
 
 from config.settings import Settings
 from dicom_node.runtime.node_lock import lock_path
-from storage.files import FileStore
+from storage.stores import files_of
 
 MIB = 1024**2
 LISTEN = "0A"
@@ -33,7 +33,7 @@ def look(settings: Settings) -> Liveness:
     silent = [port for port in wanted if listening is not None and port not in listening]
     if silent:
         return Liveness(True, False, f"nothing listens on port {silent[0]}; its log says why")
-    if settings.files_dir.exists() and FileStore(settings.files_dir).free_bytes() < settings.storage.low_disk_mb * MIB:
+    if files_of(settings, make=False).free_bytes() < settings.storage.low_disk_mb * MIB:
         return Liveness(True, False, f"less than {settings.storage.low_disk_mb} MB are free below {settings.data_dir}")
     return Liveness(True, True, "")
 

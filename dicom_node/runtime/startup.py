@@ -16,11 +16,11 @@ from inference.errors import ModelError
 from storage import audit
 from storage.errors import StorageError
 from storage.facts import get_fact, set_fact
-from storage.files import FileStore
 from storage.identity import claim, open_store
 from storage.jobs import ModelRef
 from storage.private import OTHERS, make_folder, tighten
 from storage.reconcile import ORPHAN_AGE_S, reconcile
+from storage.stores import files_of
 
 log = structlog.get_logger()
 
@@ -40,7 +40,7 @@ def prepare(settings: Settings) -> None:
         tighten(folder)
     (model, *beside), shadow = _models(settings)
     database = open_index(settings)
-    files = FileStore(settings.files_dir)
+    files = files_of(settings)
     identity = claim(database, files)
     # Other machines that share the index hold leases of their own, and receive files that have no row yet.
     alone = settings.database_url.startswith("sqlite")
@@ -103,8 +103,8 @@ def note_stop(settings: Settings) -> None:
     """An audit row: the node was told to stop, and has drained. Without it, the last stop was not an orderly one."""
     try:
         # Without patience: an index that is held or away must not hold up the end.
-        patience_s = STOP_PATIENCE_S
-        database = open_store(settings.database_url, settings.files_dir, create=False, busy_timeout_s=patience_s)
+        files = files_of(settings, make=False)
+        database = open_store(settings.database_url, files, create=False, busy_timeout_s=STOP_PATIENCE_S)
         with database.transaction() as tx:
             audit.append(tx, time.time(), "node.stopped", outcome="STOPPED")
     except StorageError as error:

@@ -28,7 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.demo import pacs
 from storage import audit, deliveries, job_state, series, series_state
 from storage.database import Database
-from storage.files import FileStore
+from storage.folder import FolderStore
 from storage.models import audit as audit_rows
 from tests.attacker import ACCEPT, Attacker, pdu
 from tests.factories import Grid, chest, slice_dataset
@@ -437,7 +437,7 @@ def check(
 
     deleted: retention has removed the images, which is allowed after their reports were delivered.
     """
-    database, files = node.database(), FileStore(node.data / "files")
+    database, files = node.database(), FolderStore(node.data / "files")
     try:
         with database.read() as tx:
             assert audit.verify(tx) is None, "the audit trail is whole"

@@ -91,18 +91,18 @@ def wrap(owner: Any, name: str, step: str) -> None:
 
 
 def _wrap_files() -> None:
-    from storage import files
+    from storage import folder, private
 
-    wrap(files.NewFile, "__init__", "storage.files.NewFile.__init__")
-    wrap(files.NewFile, "commit", "storage.files.NewFile.commit")
-    wrap(files.NewFile, "discard", "storage.files.NewFile.discard")
-    wrap(files, "fsync_folder", "storage.files.fsync_folder")
-    wrap(files._DayFolder, "sync", "storage.files._DayFolder.sync")
-    wrap(files.FileStore, "_make_durably", "storage.files.FileStore._make_durably")
-    wrap(files.FileStore, "make_durable", "storage.files.FileStore.make_durable")
-    wrap(files.FileStore, "remove", "storage.files.FileStore.remove")
-    wrap(files.FileStore, "_move", "storage.files.FileStore._move")
-    wrap(files.FileStore, "delete_quarantine", "storage.files.FileStore.delete_quarantine")
+    wrap(folder.FolderFile, "__init__", "storage.folder.FolderFile.__init__")
+    wrap(folder.FolderFile, "commit", "storage.folder.FolderFile.commit")
+    wrap(folder.FolderFile, "discard", "storage.folder.FolderFile.discard")
+    wrap(private, "fsync_folder", "storage.private.fsync_folder")
+    wrap(folder._DayFolder, "sync", "storage.folder._DayFolder.sync")
+    wrap(folder.FolderStore, "_make_durably", "storage.folder.FolderStore._make_durably")
+    wrap(folder.FolderStore, "make_durable", "storage.folder.FolderStore.make_durable")
+    wrap(folder.FolderStore, "remove", "storage.folder.FolderStore.remove")
+    wrap(folder.FolderStore, "_move", "storage.folder.FolderStore._move")
+    wrap(folder.FolderStore, "delete_quarantine", "storage.folder.FolderStore.delete_quarantine")
 
     from storage import mark
 

@@ -7,18 +7,18 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from storage.files import FileStore
+from storage.folder import FolderStore
 from tests.attacker import element
 from tests.faults.campaign import PATIENCE_S, Archive, Node, Pacs, Zygote, check, ct_series
 from tests.programs import free_port, wait_for
 
-MIGRATE, ROOT_FOLDER = "storage.database.Database.migrate", "storage.files.fsync_folder"
+MIGRATE, ROOT_FOLDER = "storage.database.Database.migrate", "storage.private.fsync_folder"
 AT_START = [MIGRATE, ROOT_FOLDER]
 NEW_FILE = [
-    "storage.files.NewFile.__init__",
-    "storage.files.NewFile.commit",
-    "storage.files._DayFolder.sync",
-    "storage.files.FileStore._make_durably",
+    "storage.folder.FolderFile.__init__",
+    "storage.folder.FolderFile.commit",
+    "storage.folder._DayFolder.sync",
+    "storage.folder.FolderStore._make_durably",
 ]
 EPOCH = ["storage.identity.raise_epoch", "storage.mark.Mark.write", "storage.mark.Mark.sync"]
 PREPARE = [*AT_START, *EPOCH, "storage.reconcile.reconcile", "dicom_node.runtime.startup.prepare"]
@@ -207,7 +207,7 @@ def second_route(life: Life) -> Node:
         check(node, pacs, acknowledged)
         node.end()
         assert node.rows("SELECT count(*) AS n FROM conflicts") == [{"n": len(everything)}]
-        left = {path for _, paths in FileStore(node.data / "files").folders(float("inf")) for path in paths}
+        left = {path for _, paths in FolderStore(node.data / "files").folders(float("inf")) for path in paths}
         assert _kept(node) <= left, "a row without its file"
     return node
 
@@ -231,7 +231,7 @@ def retention(life: Life) -> Node:
         node.settle()
         node.end()
         check(node, pacs, acknowledged, deleted=True)
-        left = {path for _, paths in FileStore(node.data / "files").folders(float("inf")) for path in paths}
+        left = {path for _, paths in FolderStore(node.data / "files").folders(float("inf")) for path in paths}
         assert _kept(node) <= left, "a row without its file"
     return node
 
@@ -321,33 +321,33 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
             "storage.reconcile._check_instances",
             "storage.reconcile._check_reports",
             "storage.orphans._record",
-            "storage.files.FileStore._move",
+            "storage.folder.FolderStore._move",
         ],
         "work": ["dicom_node.analysis.worker.Worker._failed"],
     },
     resend: {
         "receive": [
             "storage.held.rely_on_held",
-            "storage.files.FileStore.make_durable",
-            "storage.files.FileStore.remove",
+            "storage.folder.FolderStore.make_durable",
+            "storage.folder.FolderStore.remove",
         ]
     },
     second_route: {
-        "schedule": ["dicom_node.completion.second_copies.compare", "storage.files.FileStore.remove"],
+        "schedule": ["dicom_node.completion.second_copies.compare", "storage.folder.FolderStore.remove"],
     },
     retention: {
         "schedule": [
             "storage.retention.delete_old_images",
-            "storage.files.FileStore.remove",
+            "storage.folder.FolderStore.remove",
             "storage.orphans.empty_quarantine",
-            "storage.files.FileStore.delete_quarantine",
+            "storage.folder.FolderStore.delete_quarantine",
         ]
     },
     drain: {"work": ["dicom_node.analysis.worker.Worker._hand_back"]},
     stranger: {"deliver": ["dicom_node.delivery.commitment_listener.CommitmentListener._write"]},
 }
 # The step ends with an exception because its file is missing, so there is no moment after it.
-NO_AFTER = {"resend receive storage.files.FileStore.make_durable"}
+NO_AFTER = {"resend receive storage.folder.FolderStore.make_durable"}
 
 
 def _part10(uid: str, data: bytes) -> bytes:

@@ -25,7 +25,7 @@ from sqlalchemy import select
 from dicom_node.receiver.certificates import Authority
 from dicom_node.receiver.pdu import NO_DATA_SET
 from storage.database import Database
-from storage.files import FileStore
+from storage.folder import FolderStore
 from storage.models import audit, instances
 from tests.attacker import (
     ABORT,
@@ -467,7 +467,7 @@ def test_afterwards_everything_acknowledged_can_be_read_back(victim: Victim) -> 
     with victim.database.read() as tx:
         rows = tx.execute(select(instances)).all()
     assert len(rows) >= 3
-    files = FileStore(victim.folder / "var" / "files")
+    files = FolderStore(victim.folder / "var" / "files")
     for row in rows:
         files.read_verified(row.path, row.sha256)
 

@@ -27,7 +27,7 @@ SCOPES = ("tree", "power", "process")
 FEW = [
     ("report", "run:storage.reconcile.reconcile:after", "tree"),
     ("report", "receive:dicom_node.receiver.committer.Committer._write:after", "tree"),
-    ("report", "receive:storage.files.NewFile.commit:after", "process"),
+    ("report", "receive:storage.folder.FolderFile.commit:after", "process"),
     ("report", "receive:c-store-response:after", "power"),
     ("report", "work:dicom_node.analysis.worker.Worker._commit:after", "power"),
     ("report", "work:dicom_node.analysis.worker.Worker._commit:before", "tree"),
@@ -78,7 +78,7 @@ ELSEWHERE = {
     "storage.audit_archive._new_file",
     "storage.audit_archive._delete_archived",
     # Removes what was never promised to anybody; the sweep removes what it leaves behind.
-    "storage.files.NewFile.discard",
+    "storage.folder.FolderFile.discard",
 }
 
 

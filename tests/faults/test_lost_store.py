@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from dicom_node.cli.app import app
 from storage.database import open_database
-from storage.files import FileStore
+from storage.folder import FolderStore
 from tests.faults.campaign import Node, Pacs, Zygote, ct_series, send
 from tests.faults.disk import small_disk
 from tests.programs import wait_for
@@ -97,7 +97,7 @@ def starts_with_all(node: Node, acknowledged: Mapping[str, str], *, lost: bool =
     more: dict[str, str] = {}
     node.send(ct_series(), more)
     rows = {row["sop_instance_uid"]: row for row in node.rows("SELECT * FROM instances")}
-    files = FileStore(node.data / "files")
+    files = FolderStore(node.data / "files")
     assert acknowledged.keys() | more.keys() <= rows.keys()
     for uid in acknowledged:
         if lost:

@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 from sqlalchemy import func, select
 
 from storage import audit
-from storage.files import FileStore
+from storage.folder import FolderStore
 from storage.models import instances
 from tests.attacker import ACCEPT, DATA, attacker, data_set, pdu, pdv, store_command
 from tests.faults.test_attacks import Victim
@@ -96,7 +96,7 @@ def test_after_many_instances_and_broken_associations_the_receiver_is_as_it_was(
             assert tx.scalar(select(func.count()).select_from(instances)) == _done(senders) + SENDERS
             assert audit.verify(tx) is None
             rows = {row.path: row.sha256 for row in tx.execute(select(instances.c.path, instances.c.sha256))}
-        files = FileStore(victim.folder / "var" / "files")
+        files = FolderStore(victim.folder / "var" / "files")
         assert {str(path.relative_to(files.root)) for path in victim.files()} == rows.keys(), "temporary files are left"
         for path, sha256 in rows.items():
             files.read_verified(path, sha256)

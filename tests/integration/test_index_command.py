@@ -22,7 +22,7 @@ from dicom_node.report.frame import to_part10
 from dicom_node.runtime.node_lock import only_node
 from dicom_node.runtime.startup import prepare
 from storage import audit, refused
-from storage.files import FileStore
+from storage.folder import FolderStore
 from storage.orphans import empty_quarantine
 from tests.fixtures import files_of, index_of
 from tests.receiving import Node, ct_slice, store
@@ -192,7 +192,7 @@ def test_a_file_that_cannot_be_read_is_named_and_never_deleted(folder: Folder, d
     assert done["adopted"] == 1
     (kept,) = done["unreadable"]
     folder.prepare()
-    files = FileStore(folder.data / "files")
+    files = FolderStore(folder.data / "files")
     with Store(folder.data, f"sqlite:///{folder.data}/node.db") as held:
         empty_quarantine(held.database, files, time.time() + 400 * 86_400)
     assert (folder.data / "files" / kept).read_bytes() == content
@@ -216,7 +216,7 @@ def test_a_file_that_an_earlier_version_accepted_and_this_one_would_not_is_never
     done = folder.json("adopt")
     assert (done["adopted"], done["own"], len(done["unreadable"])) == (1, [], 1)
     with Store(folder.data, f"sqlite:///{folder.data}/node.db") as held:
-        empty_quarantine(held.database, FileStore(folder.data / "files"), time.time() + 400 * 86_400)
+        empty_quarantine(held.database, FolderStore(folder.data / "files"), time.time() + 400 * 86_400)
         with held.database.read() as tx:
             (lacking,) = tx.exec_driver_sql("SELECT sop_instance_uid FROM refused_instances").all()
     assert (folder.data / "files" / done["unreadable"][0]).exists() and lacking[0]
@@ -254,7 +254,7 @@ def test_a_series_lacks_the_slice_whose_file_is_cut_until_it_comes_again(folder:
 
 def test_what_was_swept_by_mistake_comes_back(folder: Folder) -> None:
     folder.receive(ct_slice(1), ct_slice(2))
-    files = FileStore(folder.data / "files")
+    files = FolderStore(folder.data / "files")
     names = {path.name for path in folder.files()}
     for path in [path.as_posix() for path in folder.files()]:
         files.set_aside(path, "quarantine/2026-11-23")
@@ -312,7 +312,7 @@ def test_nothing_is_adopted_under_a_running_node(folder: Folder) -> None:
 def test_many_unknown_files_are_swept_only_by_command(folder: Folder) -> None:
     folder.receive(ct_slice(1))
     for number in range(30):
-        path = FileStore(folder.data / "files").write_durably([str(number).encode()]).path
+        path = FolderStore(folder.data / "files").write_durably([str(number).encode()]).path
         os.utime(folder.data / "files" / path, (1, 1))
     folder.prepare()
     assert len(folder.files()) == 31

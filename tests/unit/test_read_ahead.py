@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dicom_node.analysis.read_ahead import ReadAhead
-from inference.volume.load import decode, load
+from inference.volume.load import Planes, decode, load
 from storage import job_takeover, recording
 from storage.arrival import Arrival, IndexedHeader
 from tests.lossless_jpeg import encode as lossless_jpeg
@@ -43,6 +43,11 @@ def reader(store: Store, slices: int = 100) -> ReadAhead:
     return ReadAhead(store.database, store.files, slices * SLICE_BYTES)
 
 
+def taken(store: Store, ahead: ReadAhead) -> dict[Path, Planes]:
+    """What was decoded of the first series, by file."""
+    return {store.files.absolute(path): planes for path, planes in ahead.take(1, attempt=1).items()}
+
+
 def read_all(ahead: ReadAhead) -> None:
     while ahead.step():
         pass
@@ -51,7 +56,7 @@ def read_all(ahead: ReadAhead) -> None:
 def test_slices_of_an_open_series_are_decoded_as_they_arrive_and_give_the_same_volume(store: Store) -> None:
     paths, ahead = receive(store, "1.5"), reader(store)
     read_all(ahead)
-    found = ahead.take(1, attempt=1)
+    found = taken(store, ahead)
     assert set(found) == set(paths)
     digest = load(paths).digest()
     for path in paths:  # the pixels are not read again: with other ones in the files the volume is the same
@@ -113,7 +118,7 @@ def test_an_altered_file_is_not_kept(store: Store) -> None:
     paths[1].write_bytes(paths[1].read_bytes()[:-1] + b"!")
     ahead = reader(store)
     read_all(ahead)
-    assert set(ahead.take(1, attempt=1)) == {paths[0], paths[2], paths[3]}
+    assert set(taken(store, ahead)) == {paths[0], paths[2], paths[3]}
 
 
 def test_a_slice_that_kills_its_decoder_is_left_to_its_own_job(store: Store) -> None:
@@ -145,5 +150,5 @@ def test_slices_that_come_while_it_runs_are_decoded(store: Store) -> None:
     finally:
         stop.set()
         thread.join()
-    (planes,) = [ahead.take(1, attempt=1)[path] for path in paths[:1]]
+    (planes,) = [taken(store, ahead)[path] for path in paths[:1]]
     assert np.array_equal(planes[0], load(paths).hu[0])

@@ -32,7 +32,8 @@ from inference.volume.decode import SUPPORTED
 from storage.arrival import Arrival, Outcome
 from storage.database import Database, open_database
 from storage.errors import DatabaseBusy, StorageFull
-from storage.files import FileStore, StoredFile
+from storage.files import StoredFile
+from storage.folder import FolderStore
 from storage.models import audit, instances
 from tests.attacker import association_request, store_command
 
@@ -319,7 +320,7 @@ def test_stopping_commits_what_is_queued(database: Database) -> None:
 
 
 def test_file_names_come_from_nobody_but_the_store(tmp_path: Path) -> None:
-    with FileStore(tmp_path).create() as file:
+    with FolderStore(tmp_path).create() as file:
         assert file.path.is_relative_to(tmp_path)
 
 

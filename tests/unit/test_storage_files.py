@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from storage.errors import CorruptFile, StorageError, StorageFull
-from storage.files import FileStore
+from storage.folder import FolderStore
 
 NOVEMBER = 1_795_424_400.0  # 2026-11-23 09:00 UTC
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> FileStore:
-    return FileStore(tmp_path / "files", clock=lambda: NOVEMBER)
+def files(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "files", clock=lambda: NOVEMBER)
 
 
-def everything(files: FileStore) -> list[Path]:
+def everything(files: FolderStore) -> list[Path]:
     return [path for path in files.root.rglob("*") if path.is_file()]
 
 
@@ -146,7 +146,7 @@ def test_a_second_store_makes_sure_of_the_folders_itself(files, monkeypatch):
     files.write_durably([b"x"])
     synced = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
-    FileStore(files.root, clock=lambda: NOVEMBER).write_durably([b"y"])
+    FolderStore(files.root, clock=lambda: NOVEMBER).write_durably([b"y"])
     assert str(files.root / "2026/11") in synced
 
 

@@ -10,7 +10,7 @@ import pytest
 from storage import audit, identity
 from storage.database import Database, open_database
 from storage.errors import DatabaseOutdated, StorageError, StoreMismatch, StoreReplaced
-from storage.files import FileStore
+from storage.folder import FolderStore
 from storage.identity import Epoch, claim, look, open_store, raise_epoch
 from storage.mark import Identity, Mark
 from storage.reconcile import reconcile
@@ -29,7 +29,7 @@ class Bound(Store):
 
     def opened(self) -> Database:
         """As another process opens it."""
-        return open_store(self.url, self.files.root)
+        return open_store(self.url, self.files)
 
     def append(self, event: str = "test.event") -> None:
         with self.database.transaction() as tx:
@@ -69,17 +69,17 @@ def test_what_another_process_records_while_the_index_is_opened_is_no_mismatch(s
     monkeypatch.setattr(identity, "identity_of", read_and_then_another_writes)
     store.opened().close()
     monkeypatch.setattr(identity, "identity_of", read_and_then_another_writes)
-    assert look(store.url, store.files.root)[2] is None
+    assert look(store.url, store.files)[2] is None
 
 
 def test_a_new_store_gets_one_identity_in_index_and_files(store):
-    held, found, problem = look(store.url, store.files.root)
+    held, found, problem = look(store.url, store.files)
     assert held == found and held.epoch == 1 and len(held.store) == 32 and problem is None
     assert properties(store) == {"store": held.store, "epoch": "1"}
 
 
 def test_each_start_is_an_epoch_further_and_keeps_the_identity(store):
-    first = look(store.url, store.files.root)[0]
+    first = look(store.url, store.files)[0]
     assert claim(store.database, store.files) == Identity(first.store, 2)
     store.opened().close()
 
@@ -112,7 +112,7 @@ def test_an_index_that_went_another_way_is_refused(store, tmp_path):
     store.database.close()
     shutil.copytree(store.files.root, tmp_path / "copied")
     shutil.copy(tmp_path / "index.sqlite", tmp_path / "backup")
-    for files, event in ((store.files.root, "one.way"), (tmp_path / "copied", "other.way")):
+    for files, event in ((store.files, "one.way"), (FolderStore(tmp_path / "copied"), "other.way")):
         shutil.copy(tmp_path / "backup", tmp_path / "index.sqlite")
         database = open_store(store.url, files)
         for _ in range(3):
@@ -141,7 +141,7 @@ def test_a_note_that_was_half_written_is_no_reason_to_refuse(store, damage):
 
 
 def test_an_epoch_that_the_files_have_and_the_index_not_yet_is_a_crash_and_two_are_an_older_index(store):
-    mark, held = Mark(store.files.root), look(store.url, store.files.root)[0]
+    mark, held = Mark(store.files.root), look(store.url, store.files)[0]
     mark.write(Identity(held.store, held.epoch + 1))
     store.opened().close()
     mark.write(Identity(held.store, held.epoch + 2))
@@ -170,14 +170,14 @@ def test_an_empty_index_beside_used_files_is_refused(store, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     with Store(other) as empty, pytest.raises(StoreMismatch, match="is missing or empty"):
-        open_store(empty.url, store.files.root)
+        open_store(empty.url, store.files)
 
 
 @sqlite
 def test_a_missing_index_is_not_made_beside_files_that_belong_to_one(store, tmp_path):
     url = f"sqlite:///{tmp_path}/new/node.db"
     with pytest.raises(StoreMismatch, match="is missing or empty"):
-        open_store(url, store.files.root)
+        open_store(url, store.files)
     assert not (tmp_path / "new").exists()
 
 
@@ -185,7 +185,7 @@ def test_missing_files_are_refused_if_the_index_names_some(store):
     shutil.rmtree(store.files.root)
     store.opened().close()  # nothing was stored yet: nothing is lost
     store.files.root.mkdir()
-    claim(open_store(store.url, store.files.root), store.files)
+    claim(open_store(store.url, store.files), store.files)
     store.database.close()
     store.database = store.opened()
     store.receive(1, now=0)
@@ -197,7 +197,7 @@ def test_files_of_another_node_are_refused(store, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     with Bound(other) as another, pytest.raises(StoreMismatch, match="belong to different nodes"):
-        open_store(store.url, another.files.root)
+        open_store(store.url, another.files)
 
 
 def test_no_password_stands_in_a_refusal():
@@ -210,7 +210,7 @@ def test_no_password_stands_in_a_refusal():
 def test_a_data_folder_of_0_1_0_gets_its_identity_at_the_first_start(tmp_path):
     index_of("0.1.0", tmp_path / "node.db")
     files = files_of("0.1.0", tmp_path)
-    database = open_store(f"sqlite:///{tmp_path}/node.db", files.root)
+    database = open_store(f"sqlite:///{tmp_path}/node.db", files)
     assert claim(database, files).epoch == 1
     found = reconcile(database, files, 1_795_920_000.0)
     assert {name: found[name] for name in ("files_missing", "files_corrupt", "reports_lost", "orphans_swept")} == {
@@ -333,11 +333,11 @@ def test_an_identity_that_cannot_be_read_is_named(store):
 
 def test_without_identities_nothing_is_checked(tmp_path):
     """As a command on a folder where no node has run yet."""
-    database = open_store(f"sqlite:///{tmp_path}/node.db", tmp_path / "files")
+    database = open_store(f"sqlite:///{tmp_path}/node.db", FolderStore(tmp_path / "files", make=False))
     assert not (tmp_path / "files").exists()
     with database.transaction() as tx:
         audit.append(tx, 0.0, "test.event")
-    FileStore(tmp_path / "files")
+    FolderStore(tmp_path / "files")
     database.close()
     open_database(f"sqlite:///{tmp_path}/node.db").close()
 
@@ -363,7 +363,7 @@ def test_a_crash_between_the_first_mark_and_the_index_is_gone_on_from(tmp_path, 
             patched.setattr("storage.identity.set_fact", crash)
             claim(store.database, store.files)
         assert Mark(store.files.root).read().epoch == 1
-        assert claim(open_store(store.url, store.files.root), store.files).epoch == 2
+        assert claim(open_store(store.url, store.files), store.files).epoch == 2
 
 
 def dump(path):
@@ -382,11 +382,11 @@ def test_only_the_start_of_a_node_changes_the_schema(tmp_path, how):
         Mark(files_of("0.1.0", tmp_path).root).write(Identity("abc", 1))
     before = dump(path)
     with pytest.raises(DatabaseOutdated, match="stop it first"):
-        open_store(f"sqlite:///{path}", files_of("0.1.0", tmp_path).root, **how)
+        open_store(f"sqlite:///{path}", files_of("0.1.0", tmp_path), **how)
     assert dump(path) == before and not list(tmp_path.glob("*.backup"))
 
 
 @sqlite
 def test_what_may_not_upgrade_still_makes_the_first_index(tmp_path):
-    open_store(f"sqlite:///{tmp_path}/node.db", tmp_path / "files", upgrade=False).close()
+    open_store(f"sqlite:///{tmp_path}/node.db", FolderStore(tmp_path / "files", make=False), upgrade=False).close()
     assert (tmp_path / "node.db").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.files import FileStore
+from storage.folder import FolderStore
 from storage.private import make_folder, tighten
 from tests.storage_factory import Store
 
@@ -63,6 +63,6 @@ def test_an_index_that_others_could_read_is_closed_when_it_is_opened(tmp_path: P
 def test_a_folder_that_exists_keeps_its_rights(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     make_folder(tmp_path / "a" / "b")
-    FileStore(tmp_path)
+    FolderStore(tmp_path)
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert set(modes(tmp_path / "a").values()) == {"0o700"}
