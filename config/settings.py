@@ -430,6 +430,9 @@ class WebSettings(Section):
     """Most connections at once. Above that, the one that has waited longest without a request is closed."""
     max_streams: int = Field(default=64, ge=1)
     """Most pages that are kept up to date at once; others are as of when they were opened."""
+    viewer_mb: int = Field(default=768, ge=16)
+    """MiB of memory for images that people look at, whatever they open: the series opened last, ready for the next
+    step. A series that needs more than half of it is shown in axial images only."""
     monitoring: bool = False
     """Also answer /metrics and /health here, without a login, as [metrics] does."""
 

@@ -38,6 +38,8 @@ SEALED = (
 )
 
 
+EVIDENCE = "EVIDENCE"
+"""Code of the entry in `checks` that names the slice which shows best why a series was not analysed."""
 FIRST_SEAL, SEAL = 1, 2
 # What results with the first seal had columns for, in the order in which they were sealed.
 SEALED_AS_COLUMNS = (

@@ -7,7 +7,7 @@ from dicom_node.analysis.content import content_of
 from inference.finding import ModelIdentity, QualityCheck
 from inference.plug import Output
 from storage.coded import Content
-from storage.results import NewResult
+from storage.results import EVIDENCE, NewResult
 
 
 def new_result(analysis: Analysis, model: ModelIdentity) -> NewResult:
@@ -29,8 +29,16 @@ def new_result(analysis: Analysis, model: ModelIdentity) -> NewResult:
         precision=output.run.precision if output else "",
         versions=output.run.versions if output else {},
         timings=analysis.timings_s,
-        checks=[{"code": check.code, "sentence": check.sentence} for check in checks],
+        checks=[{"code": check.code, "sentence": check.sentence} for check in checks] + shown_by(analysis),
     )
+
+
+def shown_by(analysis: Analysis) -> list[dict[str, str]]:
+    """The slice that shows best why a series was not analysed, if the pixels showed it."""
+    if analysis.volume is None or analysis.evidence is None or analysis.evidence.z is None:
+        return []
+    uid = analysis.volume.slices[analysis.evidence.z].sop_instance_uid
+    return [{"code": EVIDENCE, "sentence": "The slice that shows the reason best.", "sop_instance_uid": uid}]
 
 
 def spreads_of(output: Output) -> Iterator[QualityCheck]:

@@ -4,11 +4,11 @@ from types import ModuleType
 
 from starlette.routing import BaseRoute, Mount
 
-from dicom_node.web.pages import account, login, today
+from dicom_node.web.pages import account, login, pictures, series, today
 from dicom_node.web.pages.navigation import Entry
 from dicom_node.web.static_files import CachedFiles
 
-PAGES: tuple[ModuleType, ...] = (today, account, login)
+PAGES: tuple[ModuleType, ...] = (today, series, pictures, account, login)
 
 
 def routes() -> list[BaseRoute]:

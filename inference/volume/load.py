@@ -59,12 +59,12 @@ def load(
     Raises UnsuitableSeries with a stable code, or CorruptInstance naming the SOP Instance UID.
     """
     frames, stacks = _plan(paths)
-    stack = max(stacks, key=lambda one: round(_extent_mm(one)))
+    stack = max(stacks, key=lambda one: round(extent_mm(one)))
     try:
         return _assemble(stack, stacks, workers, max_bytes, decoded)
     except _Conflict:
         stacks = split_conflicting(frames)
-        stack = max(stacks, key=lambda one: round(_extent_mm(one)))
+        stack = max(stacks, key=lambda one: round(extent_mm(one)))
         return _settled(stack, stacks, workers, max_bytes, decoded)
 
 
@@ -77,11 +77,14 @@ def decode(path: Path, max_bytes: int) -> Planes:
     _usable(frames)
     if sum(frame.instance.pixels.rows * frame.instance.pixels.columns * 2 for frame in frames) > max_bytes:
         raise UnsuitableSeries(ReasonCode.TOO_LARGE, f"The instance needs more than {max_bytes >> 20} MiB of memory.")
-    planes = []
-    for frame in frames:
-        planes.append(np.empty((frame.instance.pixels.rows, frame.instance.pixels.columns), np.int16))
-        _decode_into(frame, planes[-1])
-    return planes
+    return [decode_slice(frame) for frame in frames]
+
+
+def decode_slice(frame: Frame) -> npt.NDArray[np.int16]:
+    """The HU of one frame, (Y, X). Raises CorruptInstance, or UnsuitableSeries if its stream is lossy."""
+    out = np.empty((frame.instance.pixels.rows, frame.instance.pixels.columns), np.int16)
+    _decode_into(frame, out)
+    return out
 
 
 def outline(paths: Sequence[Path]) -> CTVolume:
@@ -90,8 +93,8 @@ def outline(paths: Sequence[Path]) -> CTVolume:
     Doubled positions are taken for duplicates, because only pixels could tell. Errors as for `load`.
     """
     _, stacks = _plan(paths)
-    stack = max(stacks, key=lambda one: round(_extent_mm(one)))
-    kept = [_preferred(frames) for frames in stack.candidates]
+    stack = max(stacks, key=lambda one: round(extent_mm(one)))
+    kept = [preferred(frames) for frames in stack.candidates]
     pixels = kept[0].instance.pixels
     return _volume(stack, stacks, kept, np.broadcast_to(np.int16(0), (len(kept), pixels.rows, pixels.columns)), ())
 
@@ -152,7 +155,8 @@ def _one_place_per_uid(frames: Sequence[Frame]) -> None:
             )
 
 
-def _extent_mm(stack: Stack) -> float:
+def extent_mm(stack: Stack) -> float:
+    """How much of the patient a stack covers: of several, the analysis takes the one that covers most."""
     return stack.spacing_mm[0] * len(stack.candidates)
 
 
@@ -167,7 +171,7 @@ def _settled(stack: Stack, stacks: Sequence[Stack], workers: int, max_bytes: int
 
 
 def _assemble(stack: Stack, stacks: Sequence[Stack], workers: int, max_bytes: int, decoded: Decoded) -> CTVolume:
-    kept = [_preferred(frames) for frames in stack.candidates]
+    kept = [preferred(frames) for frames in stack.candidates]
     pixels = kept[0].instance.pixels
     needed = len(kept) * pixels.rows * pixels.columns * 2
     if needed > max_bytes:
@@ -205,7 +209,7 @@ def _frames_of(stack: Stack) -> list[Frame]:
     return [frame for frames in stack.candidates for frame in frames]
 
 
-def _preferred(frames: Sequence[Frame]) -> Frame:
+def preferred(frames: Sequence[Frame]) -> Frame:
     """Which of several duplicates stays: the smallest UID, so that arrival order and file names do not matter."""
     return min(frames, key=lambda frame: (frame.instance.sop_instance_uid, frame.index, str(frame.instance.path)))
 

@@ -61,6 +61,17 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "\N{EN DASH}" if share is None else f"{share * 100:.{digits}f} %"
 
 
+def person(name: str | None) -> str:
+    """A DICOM person name as people write it: "Doe^Jane" becomes "Doe Jane"."""
+    return " ".join((name or "").split("=")[0].replace("^", " ").split())
+
+
+def day(date: str | None) -> str:
+    """A DICOM date as 2020-01-24; anything else as it is."""
+    text = date or ""
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if len(text) == 8 and text.isascii() and text.isdecimal() else text
+
+
 FILTERS: dict[str, Any] = {
     "count": count,
     "clock": clock,
@@ -70,4 +81,6 @@ FILTERS: dict[str, Any] = {
     "size": size,
     "plural": plural,
     "percent": percent,
+    "person": person,
+    "day": day,
 }

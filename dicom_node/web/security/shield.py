@@ -22,6 +22,8 @@ BODY_S = 20.0
 """A form must have arrived whole within this time."""
 SEND_S = 30.0
 """A browser must take each part of an answer within this time."""
+PICTURES = ("picture", "overlay", "hounsfield")
+"""Names of the routes whose answers are one step of a viewer."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "font-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -164,7 +166,9 @@ def _host_of(header: str) -> str:
 
 def _log(scope: Scope, answer: _Answer) -> None:
     route = scope.get("route")
-    log.info(
+    # Pictures come by the dozen a second while somebody looks through a series.
+    write = log.debug if getattr(route, "name", "") in PICTURES and answer.status == 200 else log.info
+    write(
         "page",
         method=scope["method"] if scope["method"].isalpha() and len(scope["method"]) < 8 else "?",
         route=getattr(route, "path", "none"),

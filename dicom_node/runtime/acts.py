@@ -1,0 +1,124 @@
+"""What a person may have the node do with a series, a result or a delivery, from the command line or the pages.
+
+Each act runs in the caller's transaction, which also takes the audit row: what it is about, and who had it done.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from config.settings import Settings
+from dicom_node.errors import NodeError
+from storage import audit, deliveries, jobs, reopening, results
+from storage import series as store
+from storage.deliveries import DELIVERY, DeliveryState
+from storage.jobs import ModelRef
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was done. detail: for the audit row and `--json`.  sentence: for the person who did it."""
+
+    about: audit.Subject
+    detail: dict[str, Any]
+    sentence: str
+
+
+def retry_delivery(tx: Connection, delivery_id: int, now: float) -> Done:
+    """Send now what failed or waits for its next attempt; ask now about what is unconfirmed. Raises StorageError."""
+    row = DELIVERY.row(tx, delivery_id)
+    again = deliveries.retry if row["state"] == DeliveryState.FAILED else deliveries.hurry
+    again(tx, delivery_id, now)
+    about = audit.Subject(row["series_uid"], row["study_uid"], None, row["patient_id"], row["job_id"], row["result_id"])
+    return Done(about, {"delivery": delivery_id}, f"Delivery {delivery_id} goes on now.")
+
+
+def retry_job(tx: Connection, job_id: int, now: float, about: audit.Subject | None = None) -> Done:
+    """Queue a failed analysis again, with all its attempts. Raises StorageError."""
+    jobs.retry(tx, job_id, now)
+    return Done(about or audit.Subject(job_id=job_id), {"job": job_id}, f"Job {job_id} is queued again.")
+
+
+def retry_series(tx: Connection, series_pk: int, now: float) -> Done:
+    """Queue the failed analysis of a series again. Raises NodeError if it has no job, StorageError."""
+    record = store.get_series(tx, series_pk)
+    if record.job_id is None:
+        raise NodeError("this series has no job yet")
+    return retry_job(tx, record.job_id, now, subject_of(record, record.job_id, None))
+
+
+def resend(tx: Connection, settings: Settings, result_id: int, to: Sequence[str], now: float) -> Done:
+    """Send the objects of a result again, byte for byte.
+
+    to: names of destinations; empty: those that it went to, or else those of its source.
+    Raises NodeError if there is no such destination, StorageError.
+    """
+    source = results.input_of(tx, result_id)
+    record = store.get_series(tx, source.series_pk)
+    names = list(to) or [row["destination"] for row in deliveries.of_result(tx, result_id)]
+    names = names or [found.name for found in settings.destinations_of(record.calling_ae)]
+    _refuse_wrong_destinations(settings, names)
+    sent = deliveries.resend(tx, result_id, names, now)
+    return Done(
+        subject_of(record, source.job_id, result_id),
+        {"result": result_id, "deliveries": sent, "destinations": names},
+        f"Result {result_id} is sent again to {', '.join(names)} (deliveries {', '.join(map(str, sent))}).",
+    )
+
+
+def _refuse_wrong_destinations(settings: Settings, names: list[str]) -> None:
+    if not names:
+        raise NodeError("no destination takes results: name one in [[destinations]]")
+    for name in names:
+        found = settings.destination(name)
+        if found is None or not found.send_results:
+            known = ", ".join(one.name for one in settings.destinations if one.send_results) or "none is configured"
+            raise NodeError(f"there is no destination {name!r} for results; destinations: {known}")
+
+
+def reanalyse(tx: Connection, settings: Settings, series_pk: int, wanted: str | None, now: float) -> Done:
+    """Analyse a series again; the new result replaces the former one.
+
+    wanted: NAME[:VERSION] of another model than the first one of the settings.
+    Raises ModelError if there is no such model, StorageError.
+    """
+    chosen, beside = _models(settings, wanted)
+    record = store.get_series(tx, series_pk)
+    source = settings.source(record.calling_ae)
+    priority = source.priority if source else 0
+    job_id = reopening.analyse_again(tx, series_pk, now, chosen, priority, beside)
+    model = f"{chosen.name} {chosen.version}"
+    return Done(
+        subject_of(record, job_id, record.result_id),
+        {"series": series_pk, "job": job_id, "model": model},
+        f"Series {series_pk} is analysed again with {model} (job {job_id}).",
+    )
+
+
+def _models(settings: Settings, wanted: str | None) -> tuple[ModelRef, tuple[ModelRef, ...]]:
+    """NAME[:VERSION], or else the first model of the settings; and the others that report beside it.
+
+    Raises ModelError when there is none of that name.
+    """
+    from dicom_node.analysis.current_model import model_named, reporting_models
+
+    reporting = reporting_models(settings)
+    if wanted is None:
+        return reporting[0], reporting[1:]
+    name, _, version = wanted.partition(":")
+    chosen = model_named(settings, name, version)
+    in_use = any(model.digest == chosen.digest for model in reporting)
+    return chosen, tuple(m for m in (reporting if in_use else reporting[1:]) if m.digest != chosen.digest)
+
+
+def subject_of(record: store.SeriesRecord, job_id: int | None, result_id: int | None) -> audit.Subject:
+    """What an audit row about a series names."""
+    return audit.Subject(
+        series_uid=record.series_instance_uid,
+        study_uid=record.study_instance_uid,
+        patient_id=record.patient_id,
+        job_id=job_id,
+        result_id=result_id,
+    )

@@ -1,0 +1,203 @@
+"""The pictures of stored series: made for the asked window, kept for a while, within a fixed amount of memory."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dicom_node.errors import NodeError
+from dicom_node.web.viewer.cache import ByteCache
+from dicom_node.web.viewer.encode import colour_png, grey_png, mask_png
+from dicom_node.web.viewer.opened import OpenedSeries, token_of
+from dicom_node.web.viewer.planes import HU, Plane, cut, windowed
+from dicom_node.web.viewer.segments import Segmentation, read_segmentation
+from inference.errors import InferenceError, UnsuitableSeries
+from inference.volume.arrange import arrange, decode_shown
+from storage import series, shown
+from storage.database import Database
+from storage.errors import CorruptFile, NotFound
+from storage.files import FileStore
+from storage.object_kinds import ObjectKind
+from storage.series import StoredInstance
+from storage.shown import ShownObject
+
+T = TypeVar("T")
+# Decoding holds several times an image while it runs; what more threads ask for at once waits.
+_DECODES_AT_ONCE = 4
+
+
+class NotShown(NodeError):
+    """A picture that cannot be made; the message says why to the person who asked."""
+
+
+class SeriesChanged(NodeError):
+    """Images came or went since the browser opened the series: it must open it again."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One picture: which series in which state of its files, which plane, which image of it."""
+
+    series_pk: int
+    token: str
+    plane: Plane
+    index: int
+
+
+class Viewer:
+    """Makes pictures for any number of requests at once. most_bytes: of memory for everything that is kept."""
+
+    def __init__(self, database: Database, files: FileStore, most_bytes: int) -> None:
+        self._database = database
+        self._files = files
+        self.cache = ByteCache(most_bytes)
+        self._decoding = threading.BoundedSemaphore(_DECODES_AT_ONCE)
+
+    def open(self, series_pk: int) -> OpenedSeries:
+        """The series as its files are now. Raises NotFound."""
+        with self._database.read() as tx:
+            series.get_series(tx, series_pk)
+            instances = series.series_instances(tx, series_pk)
+        key = ("series", series_pk, token_of(instances))
+        return self._keep(key, lambda: self._arranged(series_pk, instances), lambda opened: opened.size)
+
+    def _arranged(self, series_pk: int, instances: Sequence[StoredInstance]) -> OpenedSeries:
+        paths = [self._files.absolute(item.path) for item in instances if item.gone is None]
+        gone = Counter(item.gone for item in instances if item.gone is not None)
+        return OpenedSeries(series_pk, token_of(instances), arrange(paths), gone)
+
+    def _opened(self, place: Place) -> OpenedSeries:
+        """The series that a picture is of: from memory without a look into the index, as long as it is there."""
+
+        def make() -> OpenedSeries:
+            with self._database.read() as tx:
+                instances = series.series_instances(tx, place.series_pk)
+            if token_of(instances) != place.token:
+                raise SeriesChanged("Images of the series came or went meanwhile.")
+            return self._arranged(place.series_pk, instances)
+
+        return self._keep(("series", place.series_pk, place.token), make, lambda opened: opened.size)
+
+    def has_planes(self, opened: OpenedSeries) -> bool:
+        """Whether coronal and sagittal pictures can be made: of a volume that fits into half of the memory."""
+        return bool(opened.shapes) and opened.volume_bytes <= self.cache.most_bytes // 2
+
+    def picture(self, place: Place, centre: float, width: float) -> bytes:
+        """An 8-bit PNG for a window in HU. Raises NotShown, SeriesChanged, NotFound."""
+
+        def make() -> bytes:
+            return grey_png(windowed(self.hounsfield(place), centre, width))
+
+        return self._keep(("picture", place, centre, width), make, len)
+
+    def hounsfield(self, place: Place) -> HU:
+        """The HU of one image of a plane, (Y, X). Raises as `picture` does."""
+        opened = self._opened(place)
+        self._require(opened, place)
+        if place.plane is Plane.AXIAL:
+            return self._slice(opened, place.index)
+        return np.asarray(cut(place.plane, place.index, len(opened.frames), lambda z: self._slice(opened, z)))
+
+    def overlay(self, place: Place, object_id: int, segment: int) -> bytes:
+        """A segment as a transparent PNG. Raises NotShown, SeriesChanged, NotFound."""
+
+        def make() -> bytes:
+            opened = self._opened(place)
+            self._require(opened, place)
+            found = self.segmentation(place.series_pk, object_id)
+            colour = next((one.colour for one in found.segments if one.number == segment), None)
+            if colour is None:
+                raise NotShown("There is no such segment.")
+            return mask_png(self._mask(found, segment, place, opened), colour)
+
+        return self._keep(("overlay", place, object_id, segment), make, len)
+
+    def segmentation(self, series_pk: int, object_id: int) -> Segmentation:
+        """A stored segmentation of a series. Raises NotFound; NotShown if it cannot be read."""
+
+        def make() -> Segmentation:
+            with self._database.read() as tx:
+                stored = shown.object_of_series(tx, series_pk, object_id)
+            return _read_as(read_segmentation, self._files, stored)
+
+        return self._keep(("segmentation", series_pk, object_id), make, lambda found: found.size)
+
+    def overlays(self, series_pk: int) -> list[dict[str, Any]]:
+        """What can be laid over the images: the segments of each standing result, JSON types only. Raises NotFound."""
+        opened = self.open(series_pk)
+        with self._database.read() as tx:
+            stored = shown.objects_of_series(tx, series_pk, ObjectKind.SEGMENTATION)
+        return [one for item in stored for one in self._segments(item, opened)]
+
+    def summary(self, series_pk: int, object_id: int) -> bytes:
+        """A summary image of a result as PNG. Raises NotFound; NotShown if it cannot be read."""
+
+        def make() -> bytes:
+            with self._database.read() as tx:
+                stored = shown.object_of_series(tx, series_pk, object_id)
+            if stored.kind is not ObjectKind.SUMMARY:
+                raise NotFound("the series has no such summary image")
+            return _read_as(colour_png, self._files, stored)
+
+        return self._keep(("summary", series_pk, object_id), make, len)
+
+    def _segments(self, stored: ShownObject, opened: OpenedSeries) -> list[dict[str, Any]]:
+        try:
+            found = self.segmentation(opened.series_pk, stored.object_id)
+        except NotShown:
+            return []
+        return [
+            {
+                "object": stored.object_id,
+                "segment": one.number,
+                "label": one.label,
+                "colour": "#{:02x}{:02x}{:02x}".format(*one.colour),
+                "model": f"{stored.model_name} {stored.model_version}",
+                "largest": found.largest(one.number, opened.images),
+            }
+            for one in found.segments
+        ]
+
+    def _mask(self, found: Segmentation, segment: int, place: Place, opened: OpenedSeries) -> npt.NDArray[np.bool_]:
+        pixels = opened.frames[place.index if place.plane is Plane.AXIAL else 0].instance.pixels
+        if (pixels.rows, pixels.columns) != (found.rows, found.columns):
+            raise NotShown("The segmentation does not fit these images.")
+        return found.mask(segment, place.plane, place.index, opened.images)
+
+    def _require(self, opened: OpenedSeries, place: Place) -> None:
+        if place.plane is Plane.AXIAL:
+            count = len(opened.frames)
+        elif self.has_planes(opened):
+            count = opened.shapes[place.plane].count
+        else:
+            raise NotShown(opened.arrangement.why_not or "The series is too large for this view.")
+        if not 0 <= place.index < count:
+            raise NotShown("There is no such image.")
+
+    def _slice(self, opened: OpenedSeries, z: int) -> HU:
+        key = ("slice", opened.series_pk, opened.token, z)
+        return self._keep(key, lambda: self._decode(opened, z), lambda hu: hu.nbytes)
+
+    def _decode(self, opened: OpenedSeries, z: int) -> HU:
+        with self._decoding:
+            try:
+                return decode_shown(opened.frames[z])
+            except UnsuitableSeries as error:
+                raise NotShown(error.sentence) from None
+            except InferenceError as error:
+                raise NotShown(f"This image cannot be shown: {error}") from None
+
+    def _keep(self, key: Hashable, make: Callable[[], T], size_of: Callable[[T], int]) -> T:
+        return self.cache.get(key, make, size_of)
+
+
+def _read_as(read: Callable[[bytes], T], files: FileStore, stored: ShownObject) -> T:
+    """What a stored object of this node holds. Raises NotShown."""
+    try:
+        return read(files.read_verified(stored.path, stored.sha256))
+    except (CorruptFile, ValueError, AttributeError) as error:
+        raise NotShown("The stored object cannot be read.") from error

@@ -1,0 +1,259 @@
+"""Pictures of stored series: windows, planes and overlays against numpy, hostile pixels, memory, lost files."""
+
+import io
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dicom_node.web.viewer.cache import ByteCache
+from dicom_node.web.viewer.encode import FILL_ALPHA, outline_of, rgb_of_lab
+from dicom_node.web.viewer.planes import Plane, windowed
+from dicom_node.web.viewer.viewer import NotShown, Place, SeriesChanged, Viewer
+from inference.volume.load import load
+from storage.errors import NotFound
+from storage.lost import mark_lost
+from storage.models import instances
+from tests.factories import chest, lungs
+from tests.shown_series import GRID, Shown, reported, store_files
+from tests.storage_factory import Store
+from tests.unit.ct_series import noise, write_series
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with Store(tmp_path) as store:
+        yield store
+
+
+@pytest.fixture
+def viewer(store: Store) -> Viewer:
+    return Viewer(store.database, store.files, 64 * MIB)
+
+
+def place(viewer: Viewer, series_pk: int, plane: Plane, index: int) -> Place:
+    return Place(series_pk, viewer.open(series_pk).token, plane, index)
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
+def test_a_window_is_dicoms_linear_function_rounded_half_up() -> None:
+    hu = np.array([[-2000, -1350, -1100, -850, -849, -600, -350, 150, 3000, 32767, -32768]], np.int16)
+    expected = [
+        0
+        if v <= -600 - 0.5 - 1499 / 2
+        else 255
+        if v > -600 - 0.5 + 1499 / 2
+        else int(np.floor(((v + 600.5) / 1499 + 0.5) * 255 + 0.5))
+        for v in hu[0].astype(int)
+    ]
+    assert windowed(hu, -600, 1500)[0].tolist() == expected
+    assert windowed(np.array([39, 40], np.int16), 40, 1).tolist() == [0, 255]
+    with pytest.raises(ValueError, match="at least 1 HU"):
+        windowed(hu, 0, 0.5)
+
+
+def test_each_plane_shows_the_voxels_of_the_analysis_the_head_above(store: Store, viewer: Viewer, tmp_path) -> None:
+    stored = noise(7, 20, 24)
+    heights = [3.0 * z for z in (4, 0, 6, 2, 1, 5, 3)]  # not in the order of the files
+    paths = write_series(tmp_path / "sent", stored, heights)
+    series_pk = store_files(store, paths)
+    hu = load(paths).hu
+    for plane, index, expected in (
+        (Plane.AXIAL, 2, hu[2]),
+        (Plane.CORONAL, 5, hu[::-1, 5]),
+        (Plane.SAGITTAL, 9, hu[::-1, :, 9]),
+    ):
+        shown = pixels(viewer.picture(place(viewer, series_pk, plane, index), 1000, 3000))
+        share = np.clip((expected - 999.5) / 2999 + 0.5, 0, 1)
+        assert np.array_equal(shown, np.floor(share * 255 + 0.5).astype(np.uint8)), plane
+        assert np.array_equal(viewer.hounsfield(place(viewer, series_pk, plane, index)), expected)
+
+
+def test_proportions_sides_and_places_follow_the_header(store: Store, viewer: Viewer, tmp_path) -> None:
+    series_pk = store_files(store, write_series(tmp_path / "sent", noise(5, 20, 24)))
+    opened = viewer.open(series_pk)
+    told = opened.describe()
+    assert told["planes"]["axial"] == {
+        "count": 5, "rows": 20, "columns": 24, "row_mm": 0.75, "column_mm": 0.5, "sides": ("R", "L", "A", "P"),
+    }  # fmt: skip
+    coronal, sagittal = told["planes"]["coronal"], told["planes"]["sagittal"]
+    assert (coronal["row_mm"], coronal["column_mm"], coronal["sides"]) == (2.0, 0.5, ("R", "L", "H", "F"))
+    assert (sagittal["row_mm"], sagittal["column_mm"], sagittal["sides"]) == (2.0, 0.75, ("A", "P", "H", "F"))
+    assert np.array(told["affine"]) @ [3, 4, 2, 1] == pytest.approx([-100 + 1.5, -120 + 3, 4, 1])
+    uids = [image["uid"] for image in told["images"]]
+    assert uids == [item.sop_instance_uid for item in load(list((tmp_path / "sent").iterdir())).slices]
+    assert opened.heights_mm() == [0, 2, 4, 6, 8]
+
+
+def test_an_overlay_lies_on_the_voxels_of_its_segment_in_every_plane(store: Store, viewer: Viewer, tmp_path) -> None:
+    series = reported(store, tmp_path / "sent")
+    told = viewer.overlays(series.series_pk)
+    assert [one["label"] for one in told] == ["Lungs", "What drove the model, no lesion boundary"]
+    hu = chest(GRID)
+    mask = (hu < -500) & (hu > -950)
+    assert np.array_equal(mask, lungs(GRID))
+    assert told[0]["largest"] == int(mask.sum(axis=(1, 2)).argmax())
+    assert told[1]["largest"] == 4
+    colour = tuple(bytes.fromhex(told[0]["colour"][1:]))
+    for plane, index, expected in (
+        (Plane.AXIAL, 4, mask[4]),
+        (Plane.AXIAL, 0, mask[0]),
+        (Plane.CORONAL, 15, mask[::-1, 15]),
+        (Plane.SAGITTAL, 8, mask[::-1, :, 8]),
+    ):
+        png = viewer.overlay(place(viewer, series.series_pk, plane, index), told[0]["object"], 1)
+        rgba = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
+        alpha = np.where(outline_of(expected), 255, np.where(expected, FILL_ALPHA, 0))
+        assert np.array_equal(rgba[..., 3], alpha), plane
+        assert not expected.any() or np.all(rgba[expected][:, :3] == colour)
+
+
+def test_the_outline_is_what_touches_the_outside() -> None:
+    mask = np.zeros((6, 7), bool)
+    mask[1:5, 1:6] = True
+    inner = np.zeros_like(mask)
+    inner[2:4, 2:5] = True
+    assert np.array_equal(outline_of(mask), mask & ~inner)
+    assert outline_of(np.ones((2, 2), bool)).all()
+
+
+def test_a_colour_of_a_segment_is_shown_as_a_screen_has_it() -> None:
+    assert rgb_of_lab(100, 0, 0) == (255, 255, 255)
+    assert rgb_of_lab(0, 0, 0) == (0, 0, 0)
+    assert rgb_of_lab(54.29, 80.81, 69.89) == pytest.approx((255, 0, 0), abs=2)  # red in D50
+
+
+def test_images_that_form_no_volume_are_shown_one_by_one_with_the_reason(store: Store, viewer: Viewer, tmp_path):
+    stored = noise(6)
+    paths = write_series(tmp_path / "sent", stored, [0, 2, 4, 10, 12, 14])
+    series_pk = store_files(store, paths)
+    opened = viewer.open(series_pk)
+    told = opened.describe()
+    assert "2 slices are missing" in told["why_no_volume"]
+    assert (told["planes"], told["affine"], len(told["images"])) == ({}, None, 6)
+    assert opened.heights_mm() == [0, 2, 4, 10, 12, 14]
+    assert np.array_equal(viewer.hounsfield(place(viewer, series_pk, Plane.AXIAL, 3)), stored[3] - 1024)
+    affine = np.array(told["images"][3]["affine"])
+    assert affine @ [4, 2, 1] == pytest.approx([-100 + 4 * 0.5, -120 + 2 * 0.75, 10])
+    with pytest.raises(NotShown, match="missing"):
+        viewer.picture(place(viewer, series_pk, Plane.CORONAL, 3), -600, 1500)
+
+
+def test_what_cannot_be_decoded_says_so_and_the_other_images_are_shown(store: Store, viewer: Viewer, tmp_path):
+    paths = write_series(tmp_path / "sent", noise(4))
+    series_pk = store_files(store, paths)
+    colour = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "SeriesInstanceUID": "2.25.2"}
+    store_files(store, write_series(tmp_path / "more", noise(3)[None, 0], [6.0], **colour))
+    first = store.rows("SELECT path FROM instances ORDER BY id")[0]["path"]
+    stored = store.files.absolute(str(first))
+    stored.write_bytes(stored.read_bytes()[:900])
+    opened = viewer.open(series_pk)
+    assert len(opened.frames) + len(opened.arrangement.unreadable) == 5
+    shown = 0
+    for index in range(len(opened.frames)):
+        try:
+            viewer.picture(place(viewer, series_pk, Plane.AXIAL, index), -600, 1500)
+            shown += 1
+        except NotShown as error:
+            assert "cannot be shown" in str(error)
+    assert shown == 3
+
+
+def test_files_that_are_gone_are_counted_by_reason(store: Store, viewer: Viewer, tmp_path) -> None:
+    series_pk = store_files(store, write_series(tmp_path / "sent", noise(5)))
+    before = viewer.open(series_pk)
+    with store.database.transaction() as tx:
+        mark_lost(tx, instances.c.id <= 2, "missing", 50.0)
+    after = viewer.open(series_pk)
+    assert after.describe()["gone"] == {"missing": 2}
+    assert (len(after.frames), before.token == after.token) == (3, False)
+
+
+def test_a_late_image_makes_the_browser_open_the_series_again(store: Store, tmp_path) -> None:
+    paths = write_series(tmp_path / "sent", noise(5))
+    series_pk = store_files(store, paths[:4])
+    old = place(Viewer(store.database, store.files, MIB), series_pk, Plane.AXIAL, 0)
+    store_files(store, paths[4:])
+    with pytest.raises(SeriesChanged):
+        Viewer(store.database, store.files, MIB).picture(old, -600, 1500)
+
+
+def test_a_series_or_an_image_that_is_not_there_is_said(store: Store, viewer: Viewer, tmp_path) -> None:
+    series_pk = store_files(store, write_series(tmp_path / "sent", noise(3)))
+    with pytest.raises(NotFound):
+        viewer.open(series_pk + 1)
+    for index in (-1, 3):
+        with pytest.raises(NotShown, match="no such image"):
+            viewer.picture(place(viewer, series_pk, Plane.AXIAL, index), -600, 1500)
+    with pytest.raises(NotFound):
+        viewer.overlay(place(viewer, series_pk, Plane.AXIAL, 0), 7, 1)
+
+
+def test_an_overlay_of_another_series_is_not_shown(store: Store, viewer: Viewer, tmp_path) -> None:
+    series: Shown = reported(store, tmp_path / "sent")
+    other = store_files(store, write_series(tmp_path / "other", noise(3)))
+    with pytest.raises(NotFound):
+        viewer.overlay(place(viewer, other, Plane.AXIAL, 0), viewer.overlays(series.series_pk)[0]["object"], 1)
+
+
+def test_whatever_is_opened_the_memory_stays_below_its_bound(store: Store, tmp_path) -> None:
+    viewer = Viewer(store.database, store.files, 300_000)
+    for number in range(3):
+        sent = write_series(
+            tmp_path / str(number), noise(8, 100, 100), SeriesInstanceUID=f"2.25.7{number}", StudyInstanceUID="2.25.6"
+        )
+        series_pk = store_files(store, sent)
+        for index in range(8):
+            viewer.picture(place(viewer, series_pk, Plane.AXIAL, index), -600, 1500)
+            assert viewer.cache.held_bytes <= 300_000
+    opened = viewer.open(series_pk)
+    assert not viewer.has_planes(opened)
+    with pytest.raises(NotShown, match="too large"):
+        viewer.picture(place(viewer, series_pk, Plane.CORONAL, 1), -600, 1500)
+
+
+def test_requests_for_one_thing_at_the_same_time_make_it_once() -> None:
+    cache, made, begun, go_on = ByteCache(100), [], threading.Event(), threading.Event()
+
+    def make() -> str:
+        begun.set()
+        go_on.wait(10)
+        made.append(1)
+        return "picture"
+
+    got: list[str] = []
+    threads = [threading.Thread(target=lambda: got.append(cache.get("key", make, len))) for _ in range(4)]
+    threads[0].start()
+    assert begun.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert (got, len(made), cache.held_bytes) == (["picture"] * 4, 1, 7)
+
+
+def test_an_error_reaches_all_who_wait_and_is_not_kept() -> None:
+    cache = ByteCache(100)
+    with pytest.raises(NotShown):
+        cache.get("key", lambda: (_ for _ in ()).throw(NotShown("no")), len)
+    assert cache.get("key", lambda: "yes", len) == "yes"
+
+
+def test_the_value_asked_for_last_stays_and_one_that_is_too_large_is_not_kept() -> None:
+    cache = ByteCache(10)
+    cache.get("a", lambda: "aaaa", len)
+    cache.get("b", lambda: "bbbb", len)
+    cache.get("a", lambda: "never", len)
+    cache.get("c", lambda: "cccc", len)
+    assert cache.get("a", lambda: "new", len) == "aaaa"
+    assert cache.get("b", lambda: "new", len) == "new"
+    assert len(cache.get("large", lambda: "x" * 11, len)) == 11
+    assert cache.held_bytes <= 10
