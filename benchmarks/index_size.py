@@ -15,6 +15,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from storage import (
     job_takeover,
     jobs,
     listings,
+    model_outcomes,
     orphans,
     quiet_time,
     reconcile,
@@ -179,7 +181,8 @@ def asked(count: int, limit: int = 50) -> Iterator[Question]:
         return Question(name, "a person", ask)
 
     yield person("status", lambda tx: status.status(tx, NOW))
-    yield person("series list", lambda tx: series.list_series(tx, limit=limit))
+    listed = partial(series.list_series, limit=limit)
+    yield person("series list", lambda tx: model_outcomes.of_series(tx, [one.series_pk for one in listed(tx)]))
     yield person("series list --state OPEN", lambda tx: series.list_series(tx, state="OPEN", limit=limit))
     yield person("series list --state CLOSED", lambda tx: series.list_series(tx, state="CLOSED", limit=limit))
     yield person("series show", lambda tx: series.get_series(tx, uid(some)))

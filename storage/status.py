@@ -113,6 +113,8 @@ def _failed_jobs(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
             jobs.c.id.label("job_id"),
             jobs.c.series_pk,
             series.c.series_instance_uid,
+            jobs.c.model_name,
+            jobs.c.model_version,
             jobs.c.shadow,
             jobs.c.failure_reason,
             jobs.c.finished_at,

@@ -16,31 +16,58 @@ FROM audit
 WHERE patient_id IS NOT NULL
 ORDER BY audit.id;
 
--- Which series were received and have no outcome yet, and what do they wait for?
+-- Which series were received and have no outcome yet, and what do they wait for? If several models analyse a series: a
+-- row for each of them that has no outcome.
 CREATE VIEW series_without_outcome AS
-SELECT patients.patient_id, studies.study_instance_uid, series.series_instance_uid,
-       series.modality, series.description, series.calling_ae, series.instance_count, series.revision,
-       strftime('%Y-%m-%d %H:%M:%f', series.last_instance_at, 'unixepoch') AS last_instance_utc,
+SELECT patient_id, study_instance_uid, series_instance_uid, modality, description, calling_ae, instance_count, revision,
+       strftime('%Y-%m-%d %H:%M:%f', last_instance_at, 'unixepoch') AS last_instance_utc,
        CASE
-           WHEN series.state = 'OPEN' THEN 'its quiet time is not over'
-           WHEN series.selection = 'WAITING' THEN 'the best series of its study is not chosen yet'
-           WHEN jobs.id IS NULL AND series.refusal_code IS NOT NULL THEN 'kept, not analysed: ' || series.refusal_code
-           WHEN jobs.id IS NULL THEN 'kept, no model is to analyse it'
-           WHEN jobs.state = 'QUEUED' THEN 'queued'
-           WHEN jobs.state = 'RUNNING' THEN 'being analysed'
-           WHEN jobs.state = 'FAILED' THEN 'failed: ' || COALESCE(jobs.failure_reason, '')
+           WHEN state = 'OPEN' THEN 'its quiet time is not over'
+           WHEN selection = 'WAITING' THEN 'the best series of its study is not chosen yet'
+           WHEN job_id IS NULL AND refusal_code IS NOT NULL THEN 'kept, not analysed: ' || refusal_code
+           WHEN job_id IS NULL THEN 'kept, no model is to analyse it'
+           WHEN job_state = 'QUEUED' THEN 'queued'
+           WHEN job_state = 'RUNNING' THEN 'being analysed'
+           WHEN job_state = 'FAILED' THEN 'failed: ' || COALESCE(failure_reason, '')
            ELSE 'superseded'
        END AS waits_for,
-       jobs.id AS job_id
-FROM series
-JOIN studies ON studies.id = series.study_pk
-JOIN patients ON patients.id = studies.patient_pk
-LEFT JOIN jobs ON jobs.id = (SELECT MAX(latest.id) FROM jobs AS latest
-                             WHERE latest.series_pk = series.id AND latest.revision = series.revision
-                                   AND NOT latest.shadow)
-WHERE NOT series.has_result AND NOT EXISTS (
-    SELECT 1 FROM results WHERE results.series_pk = series.id AND results.superseded_at IS NULL AND NOT results.shadow
-);
+       job_id, model_name
+FROM (SELECT patients.patient_id, studies.study_instance_uid, series.series_instance_uid, series.modality,
+             series.description, series.calling_ae, series.instance_count, series.revision, series.last_instance_at,
+             series.state, series.selection, series.refusal_code, jobs.id AS job_id, jobs.state AS job_state,
+             jobs.failure_reason, jobs.model_name
+      FROM jobs
+      JOIN series ON series.id = jobs.series_pk
+      JOIN studies ON studies.id = series.study_pk
+      JOIN patients ON patients.id = studies.patient_pk
+      WHERE jobs.state IN ('QUEUED', 'RUNNING') AND NOT jobs.shadow
+      UNION ALL
+      SELECT patients.patient_id, studies.study_instance_uid, series.series_instance_uid, series.modality,
+             series.description, series.calling_ae, series.instance_count, series.revision, series.last_instance_at,
+             series.state, series.selection, series.refusal_code, jobs.id AS job_id, jobs.state AS job_state,
+             jobs.failure_reason, jobs.model_name
+      FROM jobs
+      JOIN series ON series.id = jobs.series_pk
+      JOIN studies ON studies.id = series.study_pk
+      JOIN patients ON patients.id = studies.patient_pk
+      WHERE jobs.state = 'FAILED' AND NOT jobs.shadow
+      UNION ALL
+      SELECT patients.patient_id, studies.study_instance_uid, series.series_instance_uid, series.modality,
+             series.description, series.calling_ae, series.instance_count, series.revision, series.last_instance_at,
+             series.state, series.selection, series.refusal_code, jobs.id AS job_id, jobs.state AS job_state,
+             jobs.failure_reason, jobs.model_name
+      FROM series
+      JOIN studies ON studies.id = series.study_pk
+      JOIN patients ON patients.id = studies.patient_pk
+      LEFT JOIN jobs ON jobs.id = (SELECT MAX(latest.id) FROM jobs AS latest
+                                   WHERE latest.series_pk = series.id AND latest.revision = series.revision
+                                         AND NOT latest.shadow)
+      WHERE NOT series.has_result
+            AND NOT EXISTS (SELECT 1 FROM results WHERE results.series_pk = series.id
+                                                        AND results.superseded_at IS NULL AND NOT results.shadow)
+            AND NOT EXISTS (SELECT 1 FROM jobs AS other
+                            WHERE other.series_pk = series.id AND other.revision = series.revision
+                                  AND NOT other.shadow AND other.state IN ('QUEUED', 'RUNNING', 'FAILED'))) AS waiting;
 
 -- Which weights made this result, on what input, with what, on which device?
 CREATE VIEW result_weights AS

@@ -127,7 +127,8 @@ def _failures(counts: dict[str, Any]) -> Iterator[str]:
         yield f"{plural(counts['jobs']['FAILED'], 'analysis', 'analyses')} failed; the latest (times: {zone()}):"
     for job in jobs:
         number, reason = job["series_pk"], clipped(job["failure_reason"], 200)
-        yield f"  job {job['job_id']} of series {number}, {local_text(job['finished_at'])}: {reason}"
+        model = f"{job['model_name']} {job['model_version']}"
+        yield f"  job {job['job_id']} ({model}) of series {number}, {local_text(job['finished_at'])}: {reason}"
         yield f"    try again: dicom-node retry --job {job['job_id']}; more: dicom-node series show {number}"
     if deliveries:
         yield f"{plural(counts['deliveries']['FAILED'], 'delivery', 'deliveries')} failed; the latest:"

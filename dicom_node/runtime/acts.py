@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from config.settings import Settings
 from dicom_node.errors import NodeError
-from storage import audit, deliveries, jobs, reopening, results
+from storage import audit, deliveries, jobs, model_outcomes, reopening, results
 from storage import series as store
 from storage.deliveries import DELIVERY, DeliveryState
 from storage.jobs import ModelRef
@@ -42,11 +42,20 @@ def retry_job(tx: Connection, job_id: int, now: float, about: audit.Subject | No
 
 
 def retry_series(tx: Connection, series_pk: int, now: float) -> Done:
-    """Queue the failed analysis of a series again. Raises NodeError if it has no job, StorageError."""
+    """Queue the failed analyses of a series again, one for each model that failed.
+
+    Raises NodeError if it has no job, StorageError.
+    """
     record = store.get_series(tx, series_pk)
     if record.job_id is None:
         raise NodeError("this series has no job yet")
-    return retry_job(tx, record.job_id, now, subject_of(record, record.job_id, None))
+    # If none has failed, the error says what state the latest is in.
+    job_ids = model_outcomes.failed_jobs_of(tx, series_pk) or [record.job_id]
+    first, *more = (retry_job(tx, job_id, now, subject_of(record, job_id, None)) for job_id in job_ids)
+    if not more:
+        return first
+    sentence = " ".join(done.sentence for done in (first, *more))
+    return Done(first.about, {**first.detail, "jobs": job_ids}, sentence)
 
 
 def resend(tx: Connection, settings: Settings, result_id: int, to: Sequence[str], now: float) -> Done:
@@ -82,10 +91,10 @@ def reanalyse(tx: Connection, settings: Settings, series_pk: int, wanted: str | 
     """Analyse a series again; the new result replaces the former one.
 
     wanted: NAME[:VERSION] of another model than the first one of the settings.
-    Raises ModelError if there is no such model, StorageError.
+    Raises ModelError if there is no such model, NodeError if no model is for this source, StorageError.
     """
-    chosen, beside = _models(settings, wanted)
     record = store.get_series(tx, series_pk)
+    chosen, beside = _models(settings, wanted, record.calling_ae)
     source = settings.source(record.calling_ae)
     priority = source.priority if source else 0
     job_id = reopening.analyse_again(tx, series_pk, now, chosen, priority, beside)
@@ -97,15 +106,18 @@ def reanalyse(tx: Connection, settings: Settings, series_pk: int, wanted: str | 
     )
 
 
-def _models(settings: Settings, wanted: str | None) -> tuple[ModelRef, tuple[ModelRef, ...]]:
-    """NAME[:VERSION], or else the first model of the settings; and the others that report beside it.
+def _models(settings: Settings, wanted: str | None, calling_ae: str) -> tuple[ModelRef, tuple[ModelRef, ...]]:
+    """NAME[:VERSION], or else the first model for this source; and the others that report beside it.
 
-    Raises ModelError when there is none of that name.
+    Raises ModelError when there is none of that name, NodeError when no model is for this source.
     """
-    from dicom_node.analysis.current_model import model_named, reporting_models
+    from dicom_node.analysis.current_model import current_models, model_named
 
-    reporting = reporting_models(settings)
+    models = current_models(settings).of(calling_ae)
+    reporting = (models.reporting, *models.beside) if models else ()
     if wanted is None:
+        if not reporting:
+            raise NodeError(f"no model in [[models]] is for series from {calling_ae}; name one with --model")
         return reporting[0], reporting[1:]
     name, _, version = wanted.partition(":")
     chosen = model_named(settings, name, version)
