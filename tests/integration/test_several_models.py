@@ -12,6 +12,8 @@ from dicom_node.analysis.analyse import load_series
 from dicom_node.analysis.current_model import current_models
 from dicom_node.analysis.open_model import open_model
 from dicom_node.analysis.worker import Worker
+from dicom_node.errors import NodeError
+from dicom_node.runtime import acts
 from inference.errors import ModelError
 from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
@@ -132,3 +134,7 @@ def test_a_model_analyses_the_sources_that_it_is_for(store: Store) -> None:
     assert [model.name for model in models.of("OTHER").all] == ["densitometry"]
     alone = settings_of(store, [{"name": "demonstration", "sources": ["CT"]}])
     assert current_models(alone).of("OTHER") is None
+    again, beside = acts._models(settings, None, "OTHER")
+    assert (again.name, beside) == ("densitometry", ()), "the same when a person has it analysed again"
+    with pytest.raises(NodeError, match="--model"):
+        acts._models(alone, None, "OTHER")
