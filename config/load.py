@@ -55,12 +55,19 @@ def read(path: Path | None, rules: Sequence[Rule] = ()) -> tuple[Settings | None
     except ConfigError as error:
         return None, [Mistake(str(path), None, str(error))]
     variables, unusable = Variables.read()
-    given = _Given(text, in_file, variables)
-    settings, broken = _validated(given.values)
-    broken += [one for rule in rules for one in rule(given.values)]
-    mistakes = {given.mistake(one.location, one.message) for one in broken}
+    found = Given(text, in_file, variables)
+    settings, broken = _validated(found.values)
+    broken += [one for rule in rules for one in rule(found.values)]
+    mistakes = {found.mistake(one.location, one.message) for one in broken}
     mistakes |= {Mistake(name, None, message) for name, message in unusable}
     return settings, sorted(mistakes, key=lambda m: (m.line is None, m.line or 0, m.key, m.message))
+
+
+def given(path: Path | None) -> "Given":
+    """What the file and the environment say. Raises ConfigError if the file cannot be read."""
+    text, in_file = _file(path)
+    variables, _ = Variables.read()
+    return Given(text, in_file, variables)
 
 
 class _FromValues(Settings):
@@ -136,7 +143,7 @@ def _known_keys(location: Location) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Given:
+class Given:
     """What was given, and by what."""
 
     text: str
@@ -147,6 +154,18 @@ class _Given:
     def values(self) -> dict[str, Any]:
         """The variables' values over the file's."""
         return _merged(self.in_file, self.variables.values)
+
+    def origin(self, location: Location) -> str | None:
+        """What gave this value: a variable's name or "line 12"; None if nothing did."""
+        variable = self.variables.that_set(location)
+        if variable:
+            return variable
+        inner: object = self.in_file
+        for part in location:
+            if not isinstance(inner, Mapping) or part not in inner:
+                return None
+            inner = inner[part]
+        return f"line {line_of(location, self.text)}"
 
     def mistake(self, location: Location, message: str) -> Mistake:
         """The mistake at this setting, named by the variable that set it, or else by its line."""

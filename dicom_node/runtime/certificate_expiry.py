@@ -38,6 +38,7 @@ def expiries(settings: Settings, now: float) -> list[Expiry]:
 def _files(settings: Settings) -> Iterator[tuple[str, Path]]:
     receiver = settings.receiver
     named = [("receiver", receiver.tls_certificate), ("receiver authorities", receiver.tls_authorities)]
+    named.append(("pages", settings.web.tls_certificate))
     for destination in settings.destinations:
         if destination.tls:
             named.append((f"destination {destination.name}", destination.tls_certificate))

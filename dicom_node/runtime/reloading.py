@@ -6,14 +6,15 @@ find a file that somebody is editing. The copy changes only once the new configu
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, Secret, SecretStr
+from pydantic import Secret, SecretStr
 
 from config.load import Mistake
 from config.settings import ENV_PREFIX, Settings
+from config.shown import flat
 
 Read = Callable[[Path | None], tuple[Settings | None, list[Mistake]]]
 
@@ -51,7 +52,7 @@ class Change:
 
 def compare(old: Settings, new: Settings) -> Change:
     """What changes from one configuration to another."""
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = dict(flat(old)), dict(flat(new))
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     waiting = tuple(key for key in changed if key in NEEDS_RESTART)
     # The devices are in the children's command lines.
@@ -60,21 +61,6 @@ def compare(old: Settings, new: Settings) -> Change:
     for key in waiting:
         effective = _with(effective, key, before[key])
     return Change(effective, tuple(key for key in changed if key not in NEEDS_RESTART), waiting, kept)
-
-
-def _flat(settings: Settings) -> Iterator[tuple[str, object]]:
-    """Every setting as section.key; lists of tables, such as destinations, as a whole."""
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, BaseModel):
-            for key in type(value).model_fields:
-                inner = getattr(value, key)
-                if isinstance(inner, BaseModel):
-                    yield from ((f"{name}.{key}.{k}", getattr(inner, k)) for k in type(inner).model_fields)
-                else:
-                    yield f"{name}.{key}", inner
-        else:
-            yield name, value
 
 
 def _with(settings: Settings, key: str, value: object) -> Settings:

@@ -1,21 +1,18 @@
 """What happens once when the node starts, before any process of it opens the index."""
 
-import hashlib
 import os
 import time
 
 import structlog
-from sqlalchemy import Connection
 
 from config.errors import ConfigError
 from config.settings import Settings
 from dicom_node.analysis.current_model import reporting_models, shadow_model
-from dicom_node.runtime import scheduler
+from dicom_node.runtime import configuration, scheduler
 from dicom_node.runtime.index import open_index
 from inference.errors import ModelError
 from storage import audit
 from storage.errors import StorageError
-from storage.facts import get_fact, set_fact
 from storage.identity import claim, open_store
 from storage.jobs import ModelRef
 from storage.private import OTHERS, make_folder, tighten
@@ -25,7 +22,6 @@ from storage.stores import files_of
 log = structlog.get_logger()
 
 STOP_PATIENCE_S = 3.0
-CONFIGURATION = "configuration"
 
 
 def prepare(settings: Settings) -> None:
@@ -47,7 +43,7 @@ def prepare(settings: Settings) -> None:
     age_s = ORPHAN_AGE_S if alone else scheduler.ORPHAN_AGE_S
     found = reconcile(database, files, time.time(), release=alone, orphan_age_s=age_s)
     with database.transaction() as tx:
-        _note_changed_configuration(tx, settings)
+        configuration.note_changed(tx, settings, time.time())
         audit.append(
             tx,
             time.time(),
@@ -59,7 +55,7 @@ def prepare(settings: Settings) -> None:
                 "model_digest": model.digest,
                 "beside": [f"{one.name} {one.version} {one.digest}" for one in beside],
                 "shadow_digest": shadow.digest if shadow else None,
-                "configuration": configuration_digest(settings),
+                "configuration": configuration.digest(settings),
                 "store": identity.store,
                 "epoch": identity.epoch,
                 **found,
@@ -68,27 +64,6 @@ def prepare(settings: Settings) -> None:
     log.info(
         "node started", ae_title=settings.receiver.ae_title, port=settings.receiver.port, model=model.name, **found
     )
-
-
-def _note_changed_configuration(tx: Connection, settings: Settings) -> None:
-    """An audit row of its own if the node starts with another configuration than the last time."""
-    before, now_as = get_fact(tx, CONFIGURATION), configuration_digest(settings)
-    if before == now_as:
-        return
-    set_fact(tx, CONFIGURATION, now_as)
-    if before is not None:
-        audit.append(
-            tx,
-            time.time(),
-            "node.configuration-changed",
-            outcome="CHANGED",
-            detail={"before": before, "configuration": now_as, "while": "the node was stopped"},
-        )
-
-
-def configuration_digest(settings: Settings) -> str:
-    """SHA-256 hex of all settings, secrets masked: equal for two starts with the same configuration."""
-    return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()
 
 
 def _models(settings: Settings) -> tuple[tuple[ModelRef, ...], ModelRef | None]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from config.load import read
 from config.settings import Settings
+from config.shown import all_shown, differences
 from dicom_node.errors import NodeError, PortTaken
 from dicom_node.logs import KEY_VARIABLE, log_key
+from dicom_node.runtime import configuration
 from dicom_node.runtime.index import open_index
 from dicom_node.runtime.reloading import Change, Copy, Read, compare
 from dicom_node.runtime.signals import PARENT_VARIABLE, READY_VARIABLE
@@ -213,10 +216,12 @@ class Supervisor:
             log.info("configuration read again: nothing to change")
             return
         self._former = self._settings
+        changes = differences(all_shown(self._settings), all_shown(change.settings))
         self._copy.take(content)
         self._apply(change)
         log.info("configuration changed", settings=list(change.applied))
-        self._audit("configuration-changed", "CHANGED", {"settings": change.applied, "need_restart": change.waiting})
+        detail = {"settings": change.applied, "need_restart": change.waiting, "changes": changes}
+        self._audit("configuration-changed", "CHANGED", detail, kept=self._settings)
 
     def _apply(self, change: Change) -> None:
         self._settings = change.settings
@@ -240,13 +245,15 @@ class Supervisor:
         self._audit("configuration-refused", "REFUSED", {"child": child.name})
         return True
 
-    def _audit(self, event: str, outcome: str, detail: dict[str, object]) -> None:
+    def _audit(self, event: str, outcome: str, detail: Mapping[str, object], kept: Settings | None = None) -> None:
         try:
             with (
                 contextlib.closing(open_index(self._settings, create=False, upgrade=False)) as database,
                 database.transaction() as tx,
             ):
                 audit.append(tx, time.time(), f"node.{event}", outcome=outcome, detail=detail)
+                if kept is not None:
+                    configuration.keep(tx, kept)
         except (NodeError, StorageError) as error:
             log.warning("not in the audit trail", happened=event, error=type(error).__name__)
 

@@ -14,7 +14,7 @@ REQUEST_S = 10.0
 """From a connection, or the first byte of a further request, to the end of the request's headers."""
 
 
-def bounded(max_connections: int, request_s: float = REQUEST_S) -> type[asyncio.Protocol]:
+def bounded(max_connections: int) -> type[asyncio.Protocol]:
     """uvicorn's protocol with these bounds."""
 
     class Bounded(H11Protocol):
@@ -47,7 +47,7 @@ def bounded(max_connections: int, request_s: float = REQUEST_S) -> type[asyncio.
             return self.cycle is None or self.cycle.response_complete
 
         def _expect_request(self) -> None:
-            self._timer = self.loop.call_later(request_s, self._too_slow)
+            self._timer = self.loop.call_later(REQUEST_S, self._too_slow)
 
         def _forget_timer(self) -> None:
             if self._timer is not None:

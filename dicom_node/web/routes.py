@@ -4,11 +4,20 @@ from types import ModuleType
 
 from starlette.routing import BaseRoute, Mount
 
-from dicom_node.web.pages import account, login, pictures, series, today
+from dicom_node.web.pages import account, login, peers, pictures, series, settings, today
 from dicom_node.web.pages.navigation import Entry
 from dicom_node.web.static_files import CachedFiles
 
-PAGES: tuple[ModuleType, ...] = (today, series, pictures, account, login)
+# In the order of the navigation, one on each line.
+PAGES: tuple[ModuleType, ...] = (
+    today,
+    series,
+    pictures,
+    peers,
+    settings,
+    account,
+    login,
+)
 
 
 def routes() -> list[BaseRoute]:
