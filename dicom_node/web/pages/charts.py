@@ -32,12 +32,17 @@ def positions(heights_mm: Sequence[float]) -> Markup:
     marks = [Markup('<rect class="hole" x="{:.1f}" y="8" width="{:.1f}" height="64"/>').format(x(a), x(b) - x(a))
              for a, b in holes]  # fmt: skip
     lines = " ".join(f"M{x(height):.1f} 14V66" for height in heights_mm)
-    words = f"{len(heights_mm)} images from {low:.1f} to {high:.1f} mm, {usual:.2f} mm apart"
+    words = f"{len(heights_mm)} images from {signed(low)} to {signed(high)} mm, {usual:.2f} mm apart"
     words += f"; {len(holes)} hole{'' if len(holes) == 1 else 's'}" if holes else "; no hole"
     return Markup(
         '<svg class="positions" viewBox="0 0 1000 100" role="img" aria-label="{}">{}<path class="slice" d="{}"/>'
-        '<text x="10" y="92">F {:.1f} mm</text><text x="990" y="92" text-anchor="end">H {:.1f} mm</text></svg>'
-    ).format(words, Markup("").join(marks), lines, low, high)
+        '<text x="10" y="92">F {} mm</text><text x="990" y="92" text-anchor="end">H {} mm</text></svg>'
+    ).format(words, Markup("").join(marks), lines, signed(low), signed(high))
+
+
+def signed(mm: float) -> str:
+    """A coordinate with one decimal and a real minus sign."""
+    return f"{mm:.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def gauge(certainty: float, threshold: float | None) -> Markup:

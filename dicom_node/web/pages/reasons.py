@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from config.reasons import ReasonCode
-from dicom_node.web.pages.charts import holes_of, positions
+from dicom_node.web.pages.charts import holes_of, positions, signed
 from dicom_node.web.viewer.opened import OpenedSeries
 from dicom_node.web.viewer.planes import Plane
 from storage.results import EVIDENCE
@@ -81,7 +81,7 @@ def _plot(opened: OpenedSeries) -> tuple[Markup | None, str]:
     usual, holes = holes_of(heights)
     if not holes:
         return positions(heights), f"Each line is an image, from foot to head; they lie {usual:.2f} mm apart."
-    places = ", ".join(f"{low:.1f} and {high:.1f} mm" for low, high in holes[:4])
+    places = "; between ".join(f"{signed(low)} and {signed(high)} mm" for low, high in holes[:4])
     more = f", and at {len(holes) - 4} more places" if len(holes) > 4 else ""
     return positions(heights), f"Each line is an image, from foot to head. Nothing lies between {places}{more}."
 

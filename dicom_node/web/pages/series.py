@@ -47,6 +47,7 @@ def series(request: Request) -> Response:
         raise HTTPException(404) from None
     audited(request, "web.read", subject_of(request, series_pk, result_id=found["record"].result_id), page="series")
     found["why"] = [_why(request, series_pk, one) for one in _refusals(found)]
+    found["start"] = next((f"#{one.plane}-{one.index + 1}" for why, _ in found["why"] for one in why.pictures), "")
     found["most_rows"] = MOST_AUDIT_ROWS
     found["done"] = DONE.get(request.query_params.get("done", ""), "")
     return render(request, "series.html", headers=NOT_KEPT, **found)

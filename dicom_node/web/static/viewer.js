@@ -59,7 +59,7 @@ class Viewer {
       button.disabled = button.dataset.plane !== "axial" && !planes[button.dataset.plane];
     if (!images.length) { this.say("There is no image to show."); this.root.classList.add("empty"); return; }
     for (const plane of Object.keys(this.index)) this.index[plane] = Math.floor((this.count(plane) - 1) / 2);
-    this.goTo(location.hash);
+    this.goTo(location.hash) || this.goTo(this.root.dataset.start);
     this.choosePlane(this.plane);
     this.openOverlays();
   }

@@ -1,8 +1,10 @@
 """The pictures of stored series: made for the asked window, kept for a while, within a fixed amount of memory."""
 
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -66,9 +68,14 @@ class Viewer:
         return self._keep(key, lambda: self._arranged(series_pk, instances), lambda opened: opened.size)
 
     def _arranged(self, series_pk: int, instances: Sequence[StoredInstance]) -> OpenedSeries:
-        paths = [self._files.absolute(item.path) for item in instances if item.gone is None]
+        kept = [item for item in instances if item.gone is None]
         gone = Counter(item.gone for item in instances if item.gone is not None)
-        return OpenedSeries(series_pk, token_of(instances), arrange(paths), gone)
+        # The files stay at hand until the series is let go; reading a whole series for its digests would take too long.
+        held = ExitStack()
+        paths = held.enter_context(self._files.at_hand(kept, trusted={item.path for item in kept}))
+        opened = OpenedSeries(series_pk, token_of(instances), arrange(paths), gone)
+        weakref.finalize(opened, held.close)
+        return opened
 
     def _opened(self, place: Place) -> OpenedSeries:
         """The series that a picture is of: from memory without a look into the index, as long as it is there."""
