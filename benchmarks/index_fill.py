@@ -148,3 +148,16 @@ def _fill(tx: Connection, about: Mapping[str, int]) -> None:
         tx.execute(text("INSERT INTO studies VALUES (0, 0, '1.2.3', '', '', '', '', 0)"))
     for step in STEPS:
         tx.execute(text(step), {name: value for name, value in values.items() if f":{name}" in step})
+
+
+# What came with a later schema: every result could be compared with an earlier one of its patient.
+EXAMINATIONS = """INSERT INTO examinations (result_id, person, model_name, day, scan, earlier_id, said)
+    SELECT results.id, 'P' || CAST(1000000 + results.series_pk / 4 AS TEXT), results.model_name,
+    CASE WHEN results.series_pk % 4 < 2 THEN '2024-03-01' ELSE '2025-03-01' END, '{"kernel": "B30f"}', NULL, '[]'
+    FROM results WHERE results.outcome = 'ANALYSED'"""
+
+
+def fill_later(database: Database) -> None:
+    """Fill the tables that FIRST does not have, of an index that was brought up to date."""
+    with database.transaction() as tx:
+        tx.exec_driver_sql(EXAMINATIONS.replace("%", "%%") if tx.dialect.name == "postgresql" else EXAMINATIONS)

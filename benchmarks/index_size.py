@@ -47,6 +47,7 @@ from storage import (
 )
 from storage.arrival import Arrival, IndexedHeader
 from storage.database import Database, open_database
+from storage.examinations import Examination, earlier_ids, earlier_result
 from storage.files import StoredFile
 from storage.lost import mark_lost
 from storage.models import instances
@@ -141,11 +142,18 @@ def _parts(count: int, by_itself: Callable[[str, Ask], Question]) -> Iterator[Qu
     yield by_itself("commitment: asked", lambda tx: commitments.ask(tx, _found(tx, sent), now, now + 60, "1.2.3"))
     yield by_itself("commitment: kept", lambda tx: commitments.mark_committed(tx, _found(tx, sent), now))
     yield by_itself("refused instance", lambda tx: refused.record(tx, refusal, now))
+    yield by_itself("earlier results of a patient", lambda tx: _earlier(tx, done))
     yield by_itself("a study's members", lambda tx: selection.members(tx, done // 2))
     yield by_itself("a file lost", lambda tx: mark_lost(tx, instances.c.id == done * 5, "missing", now))
     yield by_itself("start: next 1000 instances", lambda tx: reconcile.next_instances(tx, count))
     yield by_itself("start: next 1000 objects", lambda tx: reconcile.next_objects(tx, count // 2))
     yield by_itself("effort noted", lambda tx: efforts.save(tx, count - 5, efforts.Effort(5, asked=2)))
+
+
+def _earlier(tx: Connection, series_pk: int) -> None:
+    examination = Examination(f"P{1_000_000 + series_pk // 4}", "covid-ct", "2026-03-01", {})
+    for result_id in earlier_ids(tx, series_pk, examination, locked=True):
+        earlier_result(tx, result_id)
 
 
 def _found(tx: Connection, transaction_uid: str) -> int:
@@ -266,7 +274,9 @@ def make(url: str, count: int) -> None:
     began = time.perf_counter()
     index_fill.fill(url, count)
     filled = time.perf_counter()
-    open_database(url).close()
+    database = open_database(url)
+    index_fill.fill_later(database)
+    database.close()
     print(
         f"{count} series: filled in {filled - began:.0f} s, upgraded in {time.perf_counter() - filled:.0f} s",
         flush=True,

@@ -258,6 +258,9 @@ class ReportSettings(Section):
     """Device Serial Number in those objects."""
     institution: str = ""
     """Institution Name in those objects; empty: left out."""
+    changes: bool = True
+    """State the change since an earlier result of the same patient, if a model can: the lung densitometry does. Patient
+    ID and its issuer, name, birth date and sex must agree. False if these do not tell patients apart at this site."""
     prevalence: float | None = Field(default=None, gt=0, lt=1, examples=[0.05])
     """Share of the scanned patients at this site who have COVID-19; with it, reports state PPV and NPV."""
 

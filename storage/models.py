@@ -371,6 +371,26 @@ class VerdictRow(Base):
     replaced_at: Mapped[float | None]
 
 
+class ExaminationRow(Base):
+    """A result that later ones of the same patient by the same model may be compared with.
+
+    person: a digest of what identifies the patient (see examinations.py).  day: of the scan, "2026-11-23".
+    scan: how it was made, as JSON.  earlier_id: the result that this one was compared with; null if none.
+    said: what its report says of the change, as a JSON list of sentences.
+    """
+
+    __tablename__ = "examinations"
+    __table_args__ = (Index("ix_examinations_person", "person", "model_name", "day"),)
+
+    result_id: Mapped[int] = mapped_column(ForeignKey("results.id"), primary_key=True, autoincrement=False)
+    person: Mapped[str]
+    model_name: Mapped[str]
+    day: Mapped[str]
+    scan: Mapped[str]
+    earlier_id: Mapped[int | None] = mapped_column(ForeignKey("results.id"))
+    said: Mapped[str]
+
+
 class CodeRow(Base):
     """A coded concept that findings and measurements refer to: value, coding scheme and meaning."""
 
@@ -702,6 +722,7 @@ refused_instances = cast(Table, RefusedInstance.__table__)
 jobs = cast(Table, Job.__table__)
 results = cast(Table, Result.__table__)
 verdicts = cast(Table, VerdictRow.__table__)
+examinations = cast(Table, ExaminationRow.__table__)
 codes = cast(Table, CodeRow.__table__)
 findings = cast(Table, FindingRow.__table__)
 measurements = cast(Table, MeasurementRow.__table__)

@@ -1,6 +1,7 @@
-"""From a model's output to what the index keeps of it."""
+"""From a model's output to what the index keeps of it, and back."""
 
-from inference.plug import FindingByCode, Measurement, Output
+from config.coding import Code
+from inference.plug import FindingByCode, Measurement, Output, Qualifier
 from storage.coded import CodedFinding, CodedMeasurement, Content
 
 
@@ -35,4 +36,24 @@ def _measurement(measured: Measurement) -> CodedMeasurement:
         measured.method,
         measured.segment,
         tuple((one.concept, one.value, one.unit.value) for one in measured.qualifiers),
+    )
+
+
+def measurements_of(content: Content) -> tuple[Measurement, ...]:
+    """The measurements that the index holds, as a model gave them but for the decimals that it states."""
+    return tuple(map(_as_given, content.measurements))
+
+
+def _as_given(held: CodedMeasurement) -> Measurement:
+    return Measurement(
+        held.concept,
+        held.value,
+        held.unit,
+        held.site,
+        held.laterality,
+        held.topography,
+        held.segment,
+        held.derivation,
+        held.method,
+        tuple(Qualifier(concept, number, Code(unit, "UCUM", unit)) for concept, number, unit in held.qualifiers),
     )

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from config.settings import Settings
 from dicom_node.analysis.analyse import Analysis, analyse
-from dicom_node.analysis.open_model import open_model
+from dicom_node.analysis.comparison import words
+from dicom_node.analysis.open_model import OpenModel, open_model
 from dicom_node.analysis.result_row import new_result
 from dicom_node.errors import NodeError
-from inference.finding import ModelIdentity
-from storage import audit, results, series
+from storage import audit, examinations, results, series
 from storage.coded import Content
 from storage.database import Database
 from storage.files import FileStore
@@ -21,6 +21,7 @@ from storage.results import ResultInput
 PROBABILITY_TOLERANCE = 1e-3
 MEASUREMENT_TOLERANCE = 1e-3  # share of the measurement
 PROBABILITY = "probability"
+CHANGE = "change"
 
 _SURROUNDINGS = ("device", "precision", "versions")
 _COLUMNS = ("outcome", "reason_code", "pixel_digest", "model_digest", *_SURROUNDINGS)
@@ -49,7 +50,8 @@ class Replay:
         """Equal, or within the tolerances if device, precision or versions differ from those of the recorded result."""
         allowed = set(_SURROUNDINGS)
         if allowed & set(self.differences):
-            allowed |= {name for name in self.differences if self._is_close(name)}
+            # The words of a change hold rounded numbers; the numbers themselves are compared too.
+            allowed |= {name for name in self.differences if self._is_close(name) or name.startswith(CHANGE)}
         return set(self.differences) <= allowed
 
     def _is_close(self, name: str) -> bool:
@@ -81,17 +83,22 @@ def replay(settings: Settings, database: Database, files: FileStore, wanted: str
         result_id = find_result(tx, wanted)
         row, source = results.get_result(tx, result_id), results.input_of(tx, result_id)
         held = series.series_instances(tx, source.series_pk)
+        change = examinations.change_of(tx, result_id)
+        earlier = examinations.earlier_result(tx, change.earlier_id) if change else None
     try:
-        analysis, model = _recomputed(settings, files, row, source, held, device)
+        analysis, opened = _recomputed(settings, files, row, source, held, device)
     except Exception as error:
         _audit(database, result_id, source, "FAILED", error=type(error).__name__)
         raise
-    new, content = new_result(analysis, model), row["content"]
+    new, content = new_result(analysis, opened.identity), row["content"]
     assert isinstance(content, Content)  # noqa: S101 - as `get_result` says
     recorded = {name: row[name] for name in _COLUMNS} | _said(content)
     found = {name: getattr(new, name) for name in _COLUMNS} | {"versions": dict(new.versions)} | _said(new.content)
     if row["seal"] == results.FIRST_SEAL:  # recorded when the index had no place for more
         found = {name: value for name, value in found.items() if name in recorded}
+    if change is not None and earlier is not None:
+        name = f"{CHANGE} since result {change.earlier_id}"
+        recorded[name], found[name] = change.said, words(opened, change.examination, analysis, earlier)
     done = Replay(result_id, source.series_instance_uid, recorded, found)
     outcome = "AGREES" if done.agrees else "DIFFERS"
     said = {PROBABILITY: found.get(PROBABILITY), "reason_code": new.reason_code}
@@ -106,7 +113,7 @@ def _recomputed(
     source: ResultInput,
     held: list[series.StoredInstance],
     device: str,
-) -> tuple[Analysis, ModelIdentity]:
+) -> tuple[Analysis, OpenModel]:
     if source.refusal_code is not None:
         raise NodeError(
             f"result {row['id']} was refused before any analysis ({source.refusal_code}): nothing can be recomputed"
@@ -120,7 +127,7 @@ def _recomputed(
     where = device or ("cuda" if str(row["device"]).startswith("cuda") else "cpu" if row["device"] else "auto")
     opened = open_model(settings.model_copy(update={"worker": worker}), model, where)
     with files.at_hand(then) as paths:
-        return analyse(paths, opened, own=settings.report), opened.identity
+        return analyse(paths, opened, own=settings.report), opened
 
 
 def _made_from(

@@ -13,7 +13,7 @@ from pydicom import Dataset, dcmread
 from config.reasons import ReasonCode, Refusal
 from config.settings import ReportSettings, Settings
 from dicom_node.analysis.analyse import Analysis
-from dicom_node.report.context import ReportContext, StudyStatement
+from dicom_node.report.context import ChangeStatement, ReportContext, StudyStatement
 from dicom_node.report.frame import to_part10
 from dicom_node.report.lower_classes import in_lower_classes
 from dicom_node.report.not_analysed import build_not_analysed
@@ -60,16 +60,19 @@ def report_objects(
     revision: int = 1,
     operating_points: tuple[OperatingPoint, ...] = (),
     study: StudyStatement | None = None,
+    change: ChangeStatement | None = None,
 ) -> ResultObjects:
     """The objects that say what became of a series.
 
     predecessor: the earlier report of the same series as a Part 10 file, which this one replaces.
     study: what the study's results say together, if this is not the only one.
+    change: how it differs from an earlier result of the same patient, if it was compared with one.
     A series that was not analysed gives a report if the site asks for one, or if an earlier report must not stand.
     """
     context = replace(
         _context(settings.report, instances_digest, predecessor, revision, operating_points, study),
         series_numbers=settings.series_numbers(model.name),
+        change=change,
     )
     if analysis.finding is not None and analysis.volume is not None:
         sources = read_sources(analysis.volume)

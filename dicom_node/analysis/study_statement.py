@@ -93,7 +93,7 @@ def earlier_result(standing: StandingResult, model: ModelRef) -> EarlierResult:
         standing.probability,
         standing.threshold,
         "" if same else f"{standing.model_name} {standing.model_version}",
-        None if standing.report is None else _reference(standing.study_instance_uid, standing.report),
+        None if standing.report is None else report_reference(standing.study_instance_uid, standing.report),
     )
 
 
@@ -143,7 +143,7 @@ def _candidate(paths: Sequence[Path], policy: Policy) -> Candidate | None:
         return None
 
 
-def _reference(study_uid: str, report: StoredObject) -> Dataset:
+def report_reference(study_uid: str, report: StoredObject) -> Dataset:
     """The four UIDs by which a report is named."""
     reference = Dataset()
     reference.StudyInstanceUID = study_uid

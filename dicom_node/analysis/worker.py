@@ -20,10 +20,12 @@ from config.settings import Settings
 from dicom_node import heartbeat
 from dicom_node.analysis import study_statement
 from dicom_node.analysis.analyse import Analysis, Loaded, analyse_loaded, load_series
+from dicom_node.analysis.comparison import Comparison, compared, first_look
 from dicom_node.analysis.current_model import replaced_by
 from dicom_node.analysis.figures import figures_of
 from dicom_node.analysis.open_model import OpenModel, open_model
 from dicom_node.analysis.read_ahead import ReadAhead
+from dicom_node.analysis.repairs import note_repairs
 from dicom_node.analysis.result_objects import ResultObjects, report_objects
 from dicom_node.analysis.result_row import new_result
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
@@ -40,7 +42,6 @@ from storage.series import StoredInstance
 from storage.study_results import StandingResult
 
 log = structlog.get_logger()
-_MOST_NAMED = 8
 
 
 class Worker:
@@ -147,12 +148,14 @@ class Worker:
         if job.shadow:
             self._commit(job, analysis, model.identity, ResultObjects())
             return
+        look = first_look(self.settings, job.series_pk, paths, analysis, model)
         committed = False
         while not committed:
             with self.database.read() as tx:
                 others = study_results.others(tx, job.series_pk)
-            said, built = self._built(job, analysis, paths, previous, model, others)
-            committed = self._commit(job, said, model.identity, built, others)
+            comparison = compared(look, self.database, analysis, model) if look else None
+            said, built = self._built(job, analysis, paths, previous, model, others, comparison)
+            committed = self._commit(job, said, model.identity, built, others, comparison)
 
     def _built(
         self,
@@ -162,6 +165,7 @@ class Worker:
         previous: PreviousResult | None,
         model: OpenModel,
         others: Sequence[StandingResult],
+        comparison: Comparison | None,
     ) -> tuple[Analysis, ResultObjects]:
         """The result and its objects; a refusal if no report can be made of the headers of analysed images.
 
@@ -178,6 +182,7 @@ class Worker:
             predecessor=self.files.read_verified(previous.report.path, previous.report.sha256) if previous else None,
             revision=job.revision,
             operating_points=figures_of(card, models_dir),
+            change=None if comparison is None else comparison.statement,
         )
         try:
             return analysis, build(analysis)
@@ -224,8 +229,9 @@ class Worker:
         model: ModelIdentity,
         built: ResultObjects,
         others: Sequence[StandingResult] | None = None,
+        comparison: Comparison | None = None,
     ) -> bool:
-        """Record a result. Returns False if another worker has reported on the study since `others` was read."""
+        """Record a result. Returns False if what it says of other results no longer holds."""
         stored = [
             NewObject(
                 o.kind, o.sop_instance_uid, o.sop_class_uid, o.series_instance_uid, self.files.write_durably([o.part10])
@@ -237,12 +243,16 @@ class Worker:
             study_results.lock_study(tx, job.series_pk)
             if others is not None and study_results.others(tx, job.series_pk) != others:
                 return False
+            if comparison is not None and not comparison.holds(tx):
+                return False
             now = time.time()
             result = new_result(analysis, model)
             replaces = replaced_by(self.settings, job.model.name)
             to = destinations if stored else []
             result_id = jobs.finish(tx, job.job_id, job.fence, now, result, stored, to, replaces)
-            _note_repairs(tx, job, result_id, now, built)
+            note_repairs(tx, job, result_id, now, built)
+            if comparison is not None and analysis.finding is not None:
+                comparison.record(tx, now, result_id)
             for name in withheld if stored else []:
                 audit.append(
                     tx,
@@ -298,20 +308,3 @@ class Worker:
 
         with heartbeat.kept(self.database, renew, lease_s, job=job.job_id):
             yield
-
-
-def _note_repairs(tx: Connection, job: ClaimedJob, result_id: int, now: float, built: ResultObjects) -> None:
-    """Which attributes of the source's header its report could not copy: their names, never their values."""
-    if not (built.emptied or built.altered):
-        return
-    about = audit.Subject(
-        series_uid=job.series_instance_uid, study_uid=job.study_instance_uid, job_id=job.job_id, result_id=result_id
-    )
-    detail = {"left_empty": _named(built.emptied), "altered": _named(built.altered)}
-    audit.append(tx, now, "result.header_repaired", about, detail={name: said for name, said in detail.items() if said})
-
-
-def _named(keywords: Sequence[str]) -> str:
-    """The first few of the attributes by name, and how many more there are."""
-    more = len(keywords) - _MOST_NAMED
-    return ", ".join(keywords[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

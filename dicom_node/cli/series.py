@@ -21,7 +21,7 @@ from dicom_node.cli.common import (
     zone,
 )
 from dicom_node.cli.series_words import answers, lines_about
-from storage import audit, deliveries, model_outcomes, results, study_results
+from storage import audit, deliveries, examinations, model_outcomes, results, study_results
 from storage import series as store
 from storage.coded import Content
 from storage.lookup import find_series
@@ -156,9 +156,18 @@ def _result(tx: Connection, result_id: int) -> dict[str, Any]:
         "reason_code": row["reason_code"],
         "findings": [finding_record(one) for one in content.findings],
         "measurements": [measurement_record(one) for one in content.measurements],
+        "change": _change(tx, result_id),
         "objects": _objects_of(tx, result_id),
         "deliveries": deliveries.of_result(tx, result_id),
     }
+
+
+def _change(tx: Connection, result_id: int) -> dict[str, Any] | None:
+    """What its report says of the change since an earlier result; None if it was not compared with one."""
+    change = examinations.change_of(tx, result_id)
+    if change is None:
+        return None
+    return {"earlier_result_id": change.earlier_id, "earlier_was_replaced": change.replaced, "said": list(change.said)}
 
 
 def _other(one: StandingResult) -> dict[str, Any]:

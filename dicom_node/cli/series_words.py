@@ -60,7 +60,7 @@ def lines_about(record: dict[str, Any]) -> Iterator[str]:
         yield from _study(record)
         yield from _by_model(record)
     else:
-        yield from (line for found in record["results"] for line in _measurements(found))
+        yield from (line for found in record["results"] for line in (*_measurements(found), *_change(found)))
         yield from _study(record)
         yield from _deliveries(record)
         yield from _objects(record)
@@ -80,6 +80,7 @@ def _by_model(record: dict[str, Any]) -> Iterator[str]:
                 yield f"  because {model['reason_text']}"
             yield from _findings(result)
             yield from _measurements(result)
+            yield from (f"  {line}" for line in _change(result))
             yield from (f"  {line}" for line in (*_deliveries(result), *_objects(result)))
 
 
@@ -92,6 +93,15 @@ def _findings(result: dict[str, Any]) -> Iterator[str]:
 def _measurements(result: dict[str, Any]) -> Iterator[str]:
     for one in result["measurements"]:
         yield f"  {one['name']}: {one['value']:.6g} {one['unit']}"
+
+
+def _change(result: dict[str, Any]) -> Iterator[str]:
+    """How it differs from an earlier result of the same patient, as its report says it."""
+    change = result["change"]
+    if change is not None:
+        replaced = ", which has been replaced since" if change["earlier_was_replaced"] else ""
+        yield f"Compared with result {change['earlier_result_id']}{replaced}:"
+        yield from (f"  {sentence}" for sentence in change["said"])
 
 
 def _study(record: dict[str, Any]) -> Iterator[str]:

@@ -49,6 +49,18 @@ class StudyStatement:
 
 
 @dataclass(frozen=True)
+class ChangeStatement:
+    """How a result differs from an earlier one of the same patient, in the model's words.
+
+    said: the change in one sentence, then what may explain it apart from the patient, one sentence each.
+    report: the four UIDs of the earlier result's report; None if it has none.
+    """
+
+    said: tuple[str, ...]
+    report: Dataset | None = None
+
+
+@dataclass(frozen=True)
 class ReportContext:
     """Who reports, and when.
 
@@ -60,6 +72,7 @@ class ReportContext:
     instances_digest: digest of the instances that came in, for the UIDs; if empty, computed from the sources.
     operating_points: what the model card publishes about its thresholds.
     study: what other series of the study were reported as; None if this is its only result.
+    change: how the result differs from an earlier one of the same patient; None if it was not compared.
     prevalence: share of patients with the disease at this site, 0 to 1, if configured.
     series_numbers: the objects' series are numbered from one above it; each model has numbers of its own.
     """
@@ -76,6 +89,7 @@ class ReportContext:
     operating_points: tuple[OperatingPoint, ...] = ()
     prevalence: float | None = None
     study: StudyStatement | None = None
+    change: ChangeStatement | None = None
     series_numbers: int = 9000
 
     def __post_init__(self) -> None:

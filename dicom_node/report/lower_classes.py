@@ -20,7 +20,8 @@ CLASSES = {
     ObjectKind.ENHANCED_REPORT: EnhancedSRStorage,
 }
 """The class of each kind of report, highest first. "Not analysed" is an Enhanced SR from the start."""
-_EVIDENCE = "CurrentRequestedProcedureEvidenceSequence"
+# Reports on other series of the study, and on earlier scans of the patient.
+_EVIDENCE = ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")
 
 
 def in_lower_classes(report: bytes) -> list[tuple[ObjectKind, Dataset]]:
@@ -45,7 +46,7 @@ def in_class(report: Dataset, kind: ObjectKind) -> Dataset:
     other.SOPInstanceUID = _uid_in_class(report.SOPInstanceUID, sop_class_uid)
     other.file_meta.MediaStorageSOPClassUID = other.SOPClassUID
     other.file_meta.MediaStorageSOPInstanceUID = other.SOPInstanceUID
-    for study in [*other.get("PredecessorDocumentsSequence", []), *other.get(_EVIDENCE, [])]:
+    for study in (item for name in ("PredecessorDocumentsSequence", *_EVIDENCE) for item in other.get(name, [])):
         for series in study.ReferencedSeriesSequence:
             for earlier in series.ReferencedSOPSequence:
                 if sop_class_uid in _below(earlier.ReferencedSOPClassUID):

@@ -25,6 +25,7 @@ def paragraphs(finding: Finding, volume: CTVolume, origin: Origin) -> list[Parag
         *((words, 15, AMBER) for words in (study_statement(finding, origin), *unstable) if words),
         *([(caution, 14, AMBER)] if caution else []),
         *([(_published(finding, origin), 14, WHITE)] if finding.model.threshold is not None else []),
+        *_change(origin),
         *((line.text, *_TONES[line.tone]) for line in finding.output.lines or _measured(finding.output)),
         (_analysed(volume, origin), 14, GREY),
         *([(verdict, 14, WHITE)] if (verdict := verdict_slices(finding, volume, origin)) else []),
@@ -33,6 +34,13 @@ def paragraphs(finding: Finding, volume: CTVolume, origin: Origin) -> list[Parag
         (_model(finding), 13, GREY),
         (made_by(origin), 13, GREY),
     ]
+
+
+def _change(origin: Origin) -> list[Paragraph]:
+    """How the result differs from an earlier one; what may explain that apart from the patient stands out."""
+    change = origin.context.change
+    said = () if change is None else change.said
+    return [(sentence, *_TONES["caution" if number else "plain"]) for number, sentence in enumerate(said)]
 
 
 def _measured(output: Output) -> list[Line]:

@@ -80,6 +80,12 @@ def read_headers(paths: Sequence[Path]) -> list[Source]:
     return headers
 
 
+def read_attributes(path: Path, keywords: Sequence[str]) -> Dataset:
+    """These attributes of one file, as they stand there. Raises CorruptInstance when it cannot be read."""
+    with quiet():
+        return _read(path, keywords)
+
+
 def complete(source: Dataset) -> Source:
     """A copy of what `copied` lists, valid, in UTF-8, and with every type 2 attribute present.
 

@@ -114,8 +114,11 @@ def previous_versions(origin: Origin, sop_instance_uid: str) -> list[Dataset] | 
 
 
 def _earlier_reports(context: ReportContext) -> list[Dataset]:
-    """The reports on other series of the study that this one's statement takes in."""
-    return [] if context.study is None else [one.report for one in context.study.earlier if one.report is not None]
+    """The reports on other series of the study, and on an earlier scan, that this one's statements take in."""
+    reports = [] if context.study is None else [one.report for one in context.study.earlier]
+    if context.change is not None:
+        reports.append(context.change.report)
+    return [report for report in reports if report is not None]
 
 
 def _kind(segmentation: Dataset | None) -> Kind:
@@ -186,6 +189,7 @@ def sentences_of(finding: Finding, volume: CTVolume, origin: Origin) -> list[str
     sentences = [
         *wording.warnings_of(model),
         *finding.output.statements,
+        *(() if context.change is None else context.change.said),
         *filter(None, [study_statement(finding, origin), *map(wording.unstable, finding.output.findings)]),
         *wording.operating_points(context.operating_points, model.threshold, context.prevalence),
         *filter(

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 
+from inference.comparing import Examination
 from inference.densitometry import codes
 from inference.plug import Code, Measurement
-from inference.volume.ct_volume import SeriesHeader
 
-# With another depth of inspiration the same lung has another density: 10% of volume is what breath-holds vary by.
+# With another depth of inspiration the same lung has another density. The limit is a rule of thumb of ours.
 _SAME_VOLUME = 0.10
 _NAMES = {
     codes.LAA_PERCENT.value: ("low attenuation", " percentage points"),
@@ -16,32 +15,6 @@ _NAMES = {
     codes.ATTENUATION.value: ("mean density", " HU"),
     codes.VOLUME.value: ("volume", " mL"),
 }
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a scan was made, as far as densities depend on it; empty or None if the header does not say."""
-
-    kernel: str = ""
-    thickness_mm: float | None = None
-    scanner: str = ""
-    contrast: bool = False
-
-    @classmethod
-    def of(cls, header: SeriesHeader) -> "Protocol":
-        """The protocol of a series."""
-        scanner = f"{header.manufacturer} {header.manufacturer_model}".strip()
-        return cls(header.kernel, header.slice_thickness_mm, scanner, header.contrast)
-
-
-@dataclass(frozen=True)
-class Examination:
-    """One result. day: of the scan.  measurements: as the model gave them.  model: name and version."""
-
-    day: date
-    measurements: Sequence[Measurement]
-    protocol: Protocol
-    model: str
 
 
 @dataclass(frozen=True)
@@ -96,10 +69,10 @@ def caveats(now: Examination, before: Examination) -> tuple[str, ...]:
 def _differences(now: Examination, before: Examination) -> Iterator[str]:
     for name, one, other in (
         ("model", now.model, before.model),
-        ("scanner", now.protocol.scanner, before.protocol.scanner),
-        ("kernel", now.protocol.kernel, before.protocol.kernel),
-        ("slice thickness", now.protocol.thickness_mm, before.protocol.thickness_mm),
-        ("contrast medium", now.protocol.contrast, before.protocol.contrast),
+        ("scanner", now.scan.scanner, before.scan.scanner),
+        ("kernel", now.scan.kernel, before.scan.kernel),
+        ("slice thickness", now.scan.thickness_mm, before.scan.thickness_mm),
+        ("contrast medium", now.scan.contrast, before.scan.contrast),
     ):
         if one != other:
             yield name

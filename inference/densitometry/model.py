@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 from config.reasons import ReasonCode
+from inference.comparing import Examination
 from inference.densitometry.calibration import sample_air
+from inference.densitometry.change import in_words
 from inference.densitometry.density import Part, measure
 from inference.densitometry.kernels import sharpness, smooth
 from inference.densitometry.lungs import find_lungs
@@ -59,6 +61,10 @@ class Densitometry:
             tuple(lung_remarks(lungs, densities.parts[Part()], settings)),
         )
         return output if turned is volume else _as_stored(output, turned)
+
+    def compare(self, now: Examination, before: Examination) -> tuple[str, ...]:
+        """How two densitometries of one patient differ, and what may explain it; see `change.in_words`."""
+        return in_words(now, before)
 
 
 def _as_stored(output: Output, turned: CTVolume) -> Output:

@@ -15,12 +15,13 @@ import pytest
 import SimpleITK
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    Comprehensive3DSRStorage,
     EnhancedCTImageStorage,
     LegacyConvertedEnhancedCTImageStorage,
 )
 
 from config.reasons import Refusal
-from dicom_node.report.context import EarlierResult, ReportContext, StudyStatement
+from dicom_node.report.context import ChangeStatement, EarlierResult, ReportContext, StudyStatement
 from dicom_node.report.frame import to_part10
 from dicom_node.report.lower_classes import in_lower_classes
 from dicom_node.report.not_analysed import build_not_analysed
@@ -28,15 +29,27 @@ from dicom_node.report.objects import KINDS, build_all
 from dicom_node.report.sources import read_sources
 from dicom_node.report.structured_report import build_report
 from inference.finding import Spread
-from inference.models.cards import OperatingPoint
-from inference.plug import Finding
+from inference.models.cards import OperatingPoint, read_card, shipped_folder
+from inference.models.kinds import find_kind, plug_of
+from inference.phantom.chest import make_phantom
+from inference.phantom.emphysema import EmphysemaSettings
+from inference.phantom.series import write_series as write_phantom
+from inference.plug import DeviceChoice, Finding
 from inference.volume.ct_volume import CTVolume
 from inference.volume.load import load
 from tests.factories import Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
 from tests.fuzz.headers import KEYWORDS, spoil
 from tests.programs import orthanc
 from tests.unit.test_report_sources import GB2312_NAME, TYPE_2, write_with_name
-from tests.validators import dcentvfy_errors, dciodvfy_errors, dsrdump_errors, pixelmed_errors, sr_errors
+from tests.validators import (
+    dcentvfy_errors,
+    dciodvfy_errors,
+    dsrdump_errors,
+    evidence,
+    pixelmed_errors,
+    rows,
+    sr_errors,
+)
 
 pytestmark = pytest.mark.peer
 
@@ -119,6 +132,41 @@ def test_a_report_with_a_range_and_an_earlier_series_passes_every_validator_in_e
     evidence = lower[0].CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
     (of_earlier,) = [one for one in evidence if one.SeriesInstanceUID == earlier.SeriesInstanceUID]
     assert of_earlier.ReferencedSOPSequence[0].ReferencedSOPClassUID == lower[0].SOPClassUID
+
+
+def test_a_densitometry_that_names_an_earlier_scan_passes_every_validator_in_every_class(tmp_path: Path) -> None:
+    folder = shipped_folder() / "densitometry"
+    card = read_card(folder)
+    scanned = make_phantom(12, slices=40, size=256, emphysema=EmphysemaSettings(0.2))
+    sources = write_phantom(scanned, tmp_path / "s", patient_name="Doe^Jane", patient_id="4711")
+    volume = load(sources)
+    output = plug_of(find_kind(card.kind)).load(folder, card, DeviceChoice()).analyse(volume)
+    finding = Finding(replace(card.identity(), algorithms=output.algorithms), output, volume.digest())
+    earlier = Dataset()
+    earlier.StudyInstanceUID, earlier.SeriesInstanceUID, earlier.SOPInstanceUID = "1.2.3", "1.2.3.4", "1.2.3.4.5"
+    earlier.SOPClassUID = Comprehensive3DSRStorage
+    said = ("Since 2019-01-01 (388 days): low attenuation 10.0 to 20.0 (+10.0 percentage points).", "Another kernel.")
+    context = replace(CONTEXT, operating_points=(), change=ChangeStatement(said, earlier))
+    objects = build_all(finding, volume, read_sources(volume), context)
+    paths = written(objects, tmp_path / "objects")
+    codes = ("126000", "LAA_SHARE", "PERC_DENSITY", "112031", "112032", "118565006")
+    lower = [in_class for _, in_class in in_lower_classes(paths["report"].read_bytes())]
+    for number, variant in enumerate([pydicom.dcmread(paths["report"]), *lower]):
+        path = tmp_path / f"{number}.dcm"
+        path.write_bytes(to_part10(variant))
+        assert (dciodvfy_errors(path) if number else sr_errors(path, "TID_1500", codes)) == []
+        assert len(evidence(variant)) == len(sources) + 2
+        (named,) = variant.PertinentOtherEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+        assert named.ReferencedSOPClassUID == variant.SOPClassUID
+    assert [error for kind in ("segmentation", "summary") for error in dciodvfy_errors(paths[kind])] == []
+    between = sorted(set(dcentvfy_errors([*sources, *paths.values()])) - set(dcentvfy_errors(sources)))
+    assert [error for error in between if "1.2.3.4.5" not in error] == []  # the earlier report is elsewhere
+    texts = [row[4] for row in rows(pydicom.dcmread(paths["report"])) if row[2] == "TEXT"]
+    assert all(sentence in texts for sentence in (*said, *output.statements, *output.remarks))
+    told = {(row[3], row[4]) for row in rows(pydicom.dcmread(paths["report"])) if row[2] == "NUM"}
+    share = next(one for one in output.measurements if one.concept.value == "LAA_SHARE")
+    assert ("LAA_SHARE,99DICOMNODE", f"{share.value:.1f} %,UCUM") in told
+    assert ("112032,DCM", "-950.0 [hnsf'U],UCUM") in told
 
 
 def test_display_report_and_key_images_pass_every_validator(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import SimpleITK as sitk
 
 from inference.anatomy.cells import cells_of
 from inference.anatomy.regions import air_in, find_air
+from inference.comparing import Examination, Scan
 from inference.densitometry import codes
-from inference.densitometry.change import Examination, Protocol, changes, in_words
+from inference.densitometry.change import changes, in_words
 from inference.densitometry.density import LOWEST_HU, Part, measure, percentile_of, thirds
 from inference.densitometry.kernels import sharpness
 from inference.densitometry.lungs import Lungs, find_lungs
@@ -285,16 +286,14 @@ def test_the_shipped_card_is_loaded_by_the_plug_and_names_every_code_that_is_use
     assert card.verified and not card.weight_files()
 
 
-def examination(day: date, shift: float, volume_ml: float, **protocol: object) -> Examination:
+def examination(day: date, shift: float, volume_ml: float, **scan: object) -> Examination:
     place = {"site": codes.LUNG, "laterality": codes.LATERALITY["both"]}
     measured = (
         Measurement(codes.LAA_PERCENT, 10.0 + shift, codes.PERCENT, decimals=1, **place),
         Measurement(codes.ATTENUATION, -850.0 - shift, codes.HOUNSFIELD, derivation=codes.MEAN, **place),
         Measurement(codes.VOLUME, volume_ml, codes.MILLILITRE, decimals=0, **place),
     )
-    return Examination(
-        day, measured, Protocol(**{"kernel": "B30f", "thickness_mm": 1.0, **protocol}), "densitometry 1.0"
-    )
+    return Examination(day, measured, Scan(**{"kernel": "B30f", "thickness_mm": 1.0, **scan}), "densitometry 1.0")
 
 
 def test_a_change_since_an_earlier_result_is_stated_with_what_may_explain_it():

@@ -10,7 +10,7 @@ import re
 import pytest
 from sqlalchemy import event
 
-from benchmarks.index_fill import fill
+from benchmarks.index_fill import fill, fill_later
 from benchmarks.index_size import alone, asked, tidy
 from storage import audit, listings, prepared
 from storage.database import open_database
@@ -47,6 +47,7 @@ def filled(folder, count):
     url = fresh_url(folder)
     fill(url, count, FAILING)
     database = open_database(url)
+    fill_later(database)
     tidy(url)
     return database
 
