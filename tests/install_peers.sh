@@ -1,11 +1,13 @@
 #!/bin/sh
-# Install the real peers that the tests talk to, if this is Debian and we are root; else say what is missing.
+# Install the real peers that the tests talk to, and the browser that looks at the pages, if this is Debian and we are
+# root; else say what is missing.
 missing=
 [ -x /usr/bin/storescu ] || missing="$missing dcmtk"
 [ -x /usr/sbin/Orthanc ] || [ -x /usr/sbin/orthanc ] || [ -x /usr/bin/orthanc ] || [ -x /usr/bin/Orthanc ] || missing="$missing orthanc"
 [ -e /usr/share/java/pixelmed.jar ] || missing="$missing libpixelmed-java"
 [ -x /usr/bin/java ] || missing="$missing default-jre-headless"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+[ -x /usr/bin/chromium ] || missing="$missing chromium"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing peers:$missing"
