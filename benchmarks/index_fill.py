@@ -26,17 +26,30 @@ AGED = f"{NUMBERS}, s AS (SELECT k, :count - k AS age, :now - (:count - k) * :ev
 UID = "'1.2.840.113619.2.55.3.' || CAST(10000000000 + {0} AS TEXT)"
 SHA = "'000000000000000000000000000000000000000000000000000' || CAST(1000000000000 + {0} AS TEXT)"
 NAME = "'0000000000000000000' || CAST(1000000000000 + {0} AS TEXT)"
+SYLLABLES = "'bacodefigohujokalemonuparesitowevazyxaquscth'"
+SYLLABLE = f"SUBSTR({SYLLABLES}, CAST(1 + 2 * (({{0}}) % 22) AS INTEGER), 2)"
+FAMILY = " || ".join(SYLLABLE.format(f"k / {step}") for step in (4, 88, 1936))
+PERSON = f"{FAMILY} || '^' || {SYLLABLE.format('k / 7')} || {SYLLABLE.format('k / 11')}"
+# Ten sources, one of which has hardly sent anything; thirty scanners; two models; a dozen reasons.
+SOURCE = "CASE WHEN k % 20011 = 3 THEN 'RARE' ELSE 'CT' || CAST(k * 7 % 9 AS TEXT) END"
+MODEL = "CASE WHEN k % 11 = 0 THEN 'densitometry' ELSE 'covid-ct' END"
+REASONS = (
+    *("NOT_CHEST", "MISSING_SLICES", "LUNG_CUT_OFF", "KERNEL", "SLICE_THICKNESS", "DERIVED", "NOT_AXIAL", "BODY_PART"),
+    *("LOCALIZER", "MASK_MISSES_LUNG", "LOSSY_COMPRESSED", "GANTRY_TILT"),
+)
+REASON = "CASE k / 3 % 12 " + " ".join(f"WHEN {n} THEN '{code}'" for n, code in enumerate(REASONS)) + " END"
 PATIENT = "'P' || CAST(1000000 + k / 4 AS TEXT)"
 
 PATIENTS = f"""INSERT INTO patients (id, key, patient_id, name, birth_date, sex, first_seen_at) {AGED}
-    SELECT k / 4, {PATIENT}, {PATIENT}, 'Doe^Jane', '19600229', 'F', at FROM s WHERE k % 4 = 0"""
+    SELECT k / 4, {PATIENT}, {PATIENT}, {PERSON}, '19600229', 'F', at FROM s WHERE k % 4 = 0"""
 STUDIES = f"""INSERT INTO studies (id, patient_pk, study_instance_uid, study_date, study_time, accession_number,
     description, first_seen_at) {AGED} SELECT k / 2, k / 4, {UID.format("k / 2")} || '.1', '20260301', '101112',
     CAST(k AS TEXT), 'CT Thorax', at FROM s WHERE k % 2 = 0"""
 SERIES = f"""INSERT INTO series (id, study_pk, series_instance_uid, patient_key, modality, number, description,
     body_part, manufacturer, station_name, calling_ae, called_ae, state, revision, instance_count, first_instance_at,
     last_instance_at, quiet_s, set_at, due_at, closed_at, instances_digest, completeness) {AGED}
-    SELECT k, k / 2, {UID.format("k")}, {PATIENT}, 'CT', '2', 'Thorax 1.0 Lung', 'CHEST', 'ACME', 'CT1', 'CT', 'NODE',
+    SELECT k, k / 2, {UID.format("k")}, {PATIENT}, 'CT', '2', 'Thorax 1.0 Lung', 'CHEST', 'ACME',
+    'CT' || CAST(k % 30 AS TEXT), {SOURCE}, 'NODE',
     CASE WHEN age < 20 THEN 'OPEN' ELSE 'CLOSED' END, 1, {INSTANCES}, at, at + 20, 30, at + 20, at + 50,
     CASE WHEN age < 20 THEN NULL ELSE at + 50 END, {SHA.format("k")}, 'quiet-time' FROM s"""
 INSTANCES_ = f"""INSERT INTO instances (series_pk, sop_instance_uid, sop_class_uid, transfer_syntax_uid,
@@ -48,7 +61,7 @@ INSTANCES_ = f"""INSERT INTO instances (series_pk, sop_instance_uid, sop_class_u
     CASE WHEN k % 5000 = 0 THEN at + 60 END, CASE WHEN k % 5000 = 0 THEN 'missing' END FROM s CROSS JOIN m"""
 JOBS = f"""INSERT INTO jobs (id, series_pk, revision, instances_digest, model_name, model_version, model_digest, shadow,
     state, priority, attempts, interruptions, fence, set_at, due_at, instance_count, last_instance_at, failure_reason,
-    queued_at, started_at, finished_at) {AGED} SELECT k, k, 1, {SHA.format("k")}, 'covid-ct', '1.0', {SHA.format("1")},
+    queued_at, started_at, finished_at) {AGED} SELECT k, k, 1, {SHA.format("k")}, {MODEL}, '1.0', {SHA.format("1")},
     FALSE, CASE WHEN age < 60 THEN 'QUEUED' WHEN age < 62 THEN 'RUNNING' WHEN k % :failing = 0 THEN 'FAILED'
     ELSE 'REPORTED' END, 0, 1, 0, 1, at + 50, CASE WHEN age BETWEEN 60 AND 61 THEN :now + 60 ELSE at + 50 END,
     {INSTANCES}, at + 20,
@@ -58,9 +71,9 @@ RESULTS = f"""INSERT INTO results (id, job_id, series_pk, revision, created_at, 
     reason_text, probability, threshold, positive, lung_volume_ml, pixel_digest, model_name, model_version,
     model_digest, unet_sha256, decovnet_sha256, device, precision, versions, timings, checks) {AGED}
     SELECT k, k, k, 1, at + 55 + k % 60, FALSE, CASE WHEN k % 3 = 0 THEN 'NOT_ANALYSED' ELSE 'ANALYSED' END,
-    CASE WHEN k % 3 = 0 THEN CASE k % 4 WHEN 0 THEN 'NOT_CHEST' WHEN 1 THEN 'SLICE_GAP' ELSE 'TOO_THICK' END END,
+    CASE WHEN k % 3 = 0 THEN {REASON} END,
     CASE WHEN k % 3 = 0 THEN 'Slices are missing.' END, CASE WHEN k % 3 <> 0 THEN (k % 100) / 100.0 END, 0.5,
-    CASE WHEN k % 3 <> 0 THEN k % 100 >= 50 END, 4200, {SHA.format("k")}, 'covid-ct', '1.0', {SHA.format("1")},
+    CASE WHEN k % 3 <> 0 THEN k % 100 >= 50 END, 4200, {SHA.format("k")}, {MODEL}, '1.0', {SHA.format("1")},
     {SHA.format("2")}, {SHA.format("3")}, 'cpu', 'float32', '{{"torch": "2.0"}}', '{{"unet": 2.5}}', '[]'
     FROM s WHERE age >= 62 AND k % :failing <> 0"""
 OBJECTS = f"""INSERT INTO result_objects (id, result_id, kind, sop_instance_uid, sop_class_uid, series_instance_uid,

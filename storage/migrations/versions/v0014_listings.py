@@ -70,7 +70,7 @@ def upgrade() -> None:
 
 def _fill_names() -> None:
     say("patients' names as they are looked for")
-    connection, last = op.get_bind(), 0
+    connection, last = op.get_bind(), -1
     fill = sa.text("UPDATE patients SET name_key = :key WHERE id = :id")
     find = sa.text("SELECT id, name FROM patients WHERE id > :last ORDER BY id LIMIT :most")
     while rows := connection.execute(find, {"last": last, "most": AT_ONCE}).all():
