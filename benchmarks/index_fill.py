@@ -30,7 +30,7 @@ SYLLABLES = "'bacodefigohujokalemonuparesitowevazyxaquscth'"
 SYLLABLE = f"SUBSTR({SYLLABLES}, CAST(1 + 2 * (({{0}}) % 22) AS INTEGER), 2)"
 FAMILY = " || ".join(SYLLABLE.format(f"k / {step}") for step in (4, 88, 1936))
 PERSON = f"{FAMILY} || '^' || {SYLLABLE.format('k / 7')} || {SYLLABLE.format('k / 11')}"
-# Ten sources, one of which has hardly sent anything; thirty scanners; two models; a dozen reasons.
+# Ten sources, one of which has hardly sent anything; eighteen scanners; two models; a dozen reasons.
 SOURCE = "CASE WHEN k % 20011 = 3 THEN 'RARE' ELSE 'CT' || CAST(k * 7 % 9 AS TEXT) END"
 MODEL = "CASE WHEN k % 11 = 0 THEN 'densitometry' ELSE 'covid-ct' END"
 REASONS = (
@@ -49,7 +49,7 @@ SERIES = f"""INSERT INTO series (id, study_pk, series_instance_uid, patient_key,
     body_part, manufacturer, station_name, calling_ae, called_ae, state, revision, instance_count, first_instance_at,
     last_instance_at, quiet_s, set_at, due_at, closed_at, instances_digest, completeness) {AGED}
     SELECT k, k / 2, {UID.format("k")}, {PATIENT}, 'CT', '2', 'Thorax 1.0 Lung', 'CHEST', 'ACME',
-    'CT' || CAST(k % 30 AS TEXT), {SOURCE}, 'NODE',
+    'CT' || CAST(k % 18 AS TEXT), {SOURCE}, 'NODE',
     CASE WHEN age < 20 THEN 'OPEN' ELSE 'CLOSED' END, 1, {INSTANCES}, at, at + 20, 30, at + 20, at + 50,
     CASE WHEN age < 20 THEN NULL ELSE at + 50 END, {SHA.format("k")}, 'quiet-time' FROM s"""
 INSTANCES_ = f"""INSERT INTO instances (series_pk, sop_instance_uid, sop_class_uid, transfer_syntax_uid,

@@ -44,6 +44,8 @@ from storage import (
     selection,
     series,
     status,
+    verdicts,
+    worklist,
 )
 from storage.arrival import Arrival, IndexedHeader
 from storage.database import Database, open_database
@@ -53,6 +55,7 @@ from storage.lost import mark_lost
 from storage.models import instances
 from storage.refused import RefusedInstance
 from storage.results import NewResult
+from storage.worklist import Order, Search
 
 REPEATS = 15
 Ask = Callable[[Connection], object]
@@ -217,7 +220,35 @@ def asked(count: int, limit: int = 50) -> Iterator[Question]:
     }
     for name, how in filters.items():
         yield person(f"audit {name} --limit {limit}", lambda tx, how=how: audit.search(tx, limit=limit, **how))  # type: ignore[misc]
+    yield from _worklist(person, some, count, limit)
     yield from _views(person, some, day, limit)
+
+
+def _worklist(person: Callable[[str, Ask], Question], some: int, count: int, limit: int) -> Iterator[Question]:
+    """What the pages search for. The first page of each, and one in the middle."""
+    days = {"since": NOW - EVERY_S * count * 0.9, "until": NOW - EVERY_S * count * 0.8}
+    rare = {"source": "CT3", "standing": "NOT_ANALYSED", "reason_code": "KERNEL"}
+    asked: dict[str, dict[str, Any]] = {
+        "": {},
+        "of days": days,
+        "of a reason": rare,
+        "of a reason and days": {**rare, **days},
+    }
+    for order in Order:
+        asked[f"by {order}"] = {"order": order}
+        asked[f"positive, by {order}"] = {"order": order, "finding": "POSITIVE"}
+    asked |= {
+        "of a patient": {"text": f"P{1_000_000 + some // 4}"},
+        "of an accession number": {"text": str(2 * (some // 2))},
+        "of nobody": {"text": "qqqqqq"},
+        "of no source": {"source": "none"},
+    }
+    middle = worklist.Place(NOW - EVERY_S * count * 0.5, 0)
+    for name, how in asked.items():
+        search = Search(**how)
+        yield person(f"worklist {name}".strip(), lambda tx, search=search: worklist.find(tx, search, most=limit))  # type: ignore[misc]
+    yield person("worklist, a page in the middle", lambda tx: worklist.find(tx, Search(), middle, most=limit))
+    yield person("verdicts on a result", lambda tx: verdicts.verdicts_on(tx, some))
 
 
 def _views(person: Callable[[str, Ask], Question], some: int, day: str, limit: int) -> Iterator[Question]:

@@ -23,7 +23,7 @@ CONTRACT = [
     "reconcile",
     "refused",
 ]
-LOST = ["verdicts", "listings", "examinations", "identity", "orphans", "flat", "tallies", "audit_archive"]
+LOST = ["verdicts", "listings", "worklist", "examinations", "identity", "orphans", "flat", "tallies", "audit_archive"]
 
 
 @pytest.fixture(scope="module")
