@@ -4,6 +4,7 @@ They take plain tables, not `Settings`, so that they can be checked even if othe
 wrong type is passed over here: the settings' own types report it.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -163,6 +164,15 @@ def _models_are_named_once(values: Table) -> Iterator[Broken]:
                 yield Broken(("models", index, "sources", position), f"{name!r} is not the AE title of a source")
 
 
+def _images_are_encrypted(values: Table) -> Iterator[Broken]:
+    s3 = section(section(values, "storage"), "s3")
+    endpoint = str(s3.get("endpoint") or "")
+    is_here = re.match(r"http://(127\.[\d.]+|localhost|\[::1\])(:\d+)?/?$", endpoint)
+    if endpoint.startswith("http://") and not is_here and s3.get("plain") is not True:
+        message = "images would cross the network readable: use https://, or say plain = true"
+        yield Broken(("storage", "s3", "endpoint"), message)
+
+
 def _series_numbers_differ(values: Table) -> Iterator[Broken]:
     taken: dict[int, int] = {}
     reporting = [(index, item) for index, item in entries(values, "models") if item.get("shadow") is not True]
@@ -186,4 +196,5 @@ _RULES: tuple[Rule, ...] = (
     _pages_are_private,
     _models_are_named_once,
     _series_numbers_differ,
+    _images_are_encrypted,
 )

@@ -14,7 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.rules import broken_rules
-from config.values import AETitle, AETitleOrNone, DatabaseUrl, Device, Host, IndexUrl, Network, Port
+from config.values import (
+    AETitle,
+    AETitleOrNone,
+    BucketUrl,
+    DatabaseUrl,
+    Device,
+    Endpoint,
+    Host,
+    IndexUrl,
+    Network,
+    Port,
+)
 
 ENV_PREFIX = "DICOM_NODE_"
 ENV_DELIMITER = "__"
@@ -373,9 +384,41 @@ class SenderSettings(Section):
     """How often an idle sender looks for something to send, in seconds."""
 
 
+class S3Settings(Section):
+    """[storage.s3]: the object store of `bucket`, by the S3 API. Install the extra for it: dicom-node[s3].
+
+    The access key is never in here: it comes from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from the file that
+    `credentials` names, or from the role of the machine.
+    """
+
+    endpoint: Endpoint = ""
+    """The server, such as https://s3.hospital.example:9000; empty: Amazon's of the region."""
+    region: str = Field(default="us-east-1", pattern=r"^[A-Za-z0-9-]{1,40}$")
+    """The region that requests are signed for; most servers of one's own take any."""
+    credentials: Path | None = Field(default=None, examples=[Path("/etc/dicom-node/s3-credentials")])
+    """File with the access key, as AWS's tools write it: [default] with aws_access_key_id and aws_secret_access_key.
+    Only the node's user should be able to read it."""
+    authorities: Path | None = Field(default=None, examples=[Path("/etc/dicom-node/s3-ca.pem")])
+    """PEM file of certificate authorities that are trusted for the server besides those of the system."""
+    plain: bool = False
+    """Use an endpoint that begins with http:// and is not on this machine. Images then cross the network readable."""
+    timeout_s: float = Field(default=15.0, gt=0)
+    """Time for one request, in seconds; a request that fails is made three times at most, within twice this time."""
+    create_only: bool = True
+    """The server is told to refuse an object that is there already (If-None-Match). false: for one that cannot."""
+    cache_mb: int = Field(default=4096, ge=0)
+    """MiB of stored files that are kept on this machine as well, so that they need not be fetched to be read."""
+    spool_mb: int = Field(default=4096, ge=1)
+    """MiB that each receiver process may hold on this machine of what it receives and has not stored yet."""
+
+
 class StorageSettings(Section):
     """[storage]: files and index."""
 
+    bucket: BucketUrl = ""
+    """Where received files and results are kept: empty: the folder files in data_dir; or a bucket, such as
+    s3://bucket/prefix, which [storage.s3] says how to reach."""
+    s3: S3Settings = S3Settings()
     database_url: IndexUrl = DatabaseUrl("")
     """Where the index is: empty: SQLite, node.db in data_dir; or postgresql+psycopg://user:password@host/name."""
     pseudonym_key: SecretStr = SecretStr("")

@@ -50,12 +50,28 @@ def _device(value: str) -> str:
     return value
 
 
+def _bucket(value: str) -> str:
+    """Empty, or a bucket with a prefix or without."""
+    if value and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/(?!\.{1,2}(/|$))[A-Za-z0-9._-]+)*/?", value):
+        raise ValueError("is not the address of a bucket; write one such as s3://bucket/prefix")
+    return value.rstrip("/")
+
+
+def _endpoint(value: str) -> str:
+    """Empty, or the address of a server."""
+    if value and not re.fullmatch(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(:\d{1,5})?/?", value):
+        raise ValueError("is not the address of a server; write one such as https://s3.hospital.example:9000")
+    return value.rstrip("/")
+
+
 def _ae_title_or_none(value: object) -> object:
     return "" if value == "" else _ae_title(value)
 
 
 AETitle = Annotated[str, BeforeValidator(_ae_title)]
 AETitleOrNone = Annotated[str, BeforeValidator(_ae_title_or_none)]
+BucketUrl = Annotated[str, AfterValidator(_bucket)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Host = Annotated[str, AfterValidator(_host)]
 Network = Annotated[str, AfterValidator(_network)]
 Device = Annotated[str, AfterValidator(_device)]

@@ -9,6 +9,7 @@ StorageError
 │   └── StoreReplaced  the index or the files folder is no longer the one that was opened
 ├── DatabaseTooNew     the index was made by a later version of this program
 ├── StoreMismatch      the index and the stored files do not belong together
+├── StoreUnavailable   the object store cannot be reached, or does not answer; transient, A700 on the network
 ├── CorruptFile        a stored file is missing or is not what was stored
 ├── NotFound           no such row
 ├── Ambiguous          several rows match what was asked for
@@ -41,6 +42,10 @@ class DatabaseCorrupt(StorageError):
 
 class DatabaseUnavailable(StorageError):
     """The index could not be reached, or its disk failed. Whether the transaction happened is not known."""
+
+
+class StoreUnavailable(StorageError):
+    """The object store cannot be reached, does not answer in time, or refuses. Trying later may help."""
 
 
 class StoreReplaced(DatabaseUnavailable):

@@ -14,10 +14,10 @@ from sqlalchemy.engine import make_url
 
 from storage import audit
 from storage.database import BUSY_TIMEOUT_S, Database
-from storage.errors import DatabaseReadOnly, StoreMismatch
+from storage.errors import DatabaseReadOnly, StoreMismatch, StoreReplaced, StoreUnavailable
 from storage.facts import set_fact
 from storage.files import FileStore
-from storage.mark import Identity
+from storage.mark import Identity, Mark
 from storage.models import conflicts, instances, properties, result_objects
 from storage.orphans import freely_swept, survey
 
@@ -44,10 +44,15 @@ def open_store(
         raise StoreMismatch(_index_is_empty(str(make_url(url).database), files.where))
     database = Database(url, busy_timeout_s)
     with _named_faults(database):
-        noted = mark.noted()  # before the index is read: other processes commit and note meanwhile
-        with database.read() as tx:
-            held = identity_of(tx)
-            reason = _mismatch(tx, held, mark.read(), noted, files.where, database.where)
+        try:
+            held, found, reason = _compare(database, files, mark)
+        except StoreUnavailable:
+            if create and upgrade:
+                raise
+            # The node has compared them when it started. Until the store is back, nothing can be acknowledged.
+            with database.read() as tx:
+                held = found = identity_of(tx)
+            reason = None
         if reason is not None:
             raise StoreMismatch(reason)
         if held is None and not create:
@@ -56,9 +61,18 @@ def open_store(
             database.migrate()
         else:
             database.refuse_other_schema()
-    if held is not None and mark.read() is not None:
+    if held is not None and found is not None:
         database.bind(mark)
     return database
+
+
+def _compare(database: Database, files: FileStore, mark: Mark) -> tuple[Identity | None, Identity | None, str | None]:
+    """The identities of index and files, and why they do not belong together; None if they do."""
+    noted = mark.noted()  # before the index is read: other processes commit and note meanwhile
+    with database.read() as tx:
+        held = identity_of(tx)
+        found = mark.read()
+        return held, found, _mismatch(tx, held, found, noted, files.where, database.where)
 
 
 @contextlib.contextmanager
@@ -80,10 +94,9 @@ def look(url: str, files: FileStore) -> tuple[Identity | None, Identity | None, 
         refuse_lost_index(url, files)
         if is_missing(url):
             return None, mark.read(), None
-        database, noted = Database(url), mark.noted()
-        with _named_faults(database), database.read() as tx:
-            held, found = identity_of(tx), mark.read()
-            return held, found, _mismatch(tx, held, found, noted, files.where, database.where)
+        database = Database(url)
+        with _named_faults(database):
+            return _compare(database, files, mark)
     except StoreMismatch as error:
         return None, mark.read(), str(error)
 
@@ -118,20 +131,35 @@ def claim(database: Database, files: FileStore) -> Identity:
 def raise_epoch(database: Database, files: FileStore) -> Identity:
     """Raise the epoch of index and files by one, and make the note of the audit trail durable."""
     mark = database.mark or files.mark()
-    with database.transaction() as tx:
-        if tx.dialect.name == "postgresql":
-            tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": EPOCH_LOCK})
-        known = [identity for identity in (identity_of(tx), mark.read()) if identity is not None]
+    with _alone(database):
+        database.check()
+        with database.read() as tx:
+            held = identity_of(tx)
+        known = [identity for identity in (held, mark.read()) if identity is not None]
         store = known[0].store if known else uuid.uuid4().hex
         raised = Identity(store, max([0, *(identity.epoch for identity in known)]) + 1)
         mark.write(raised)
-        set_fact(tx, STORE, raised.store)
-        set_fact(tx, EPOCH, str(raised.epoch))
+        with database.transaction() as tx:
+            set_fact(tx, STORE, raised.store)
+            set_fact(tx, EPOCH, str(raised.epoch))
     database.bind(mark)
     with database.read() as tx:
         mark.note(audit.head(tx))
     mark.sync()
     return raised
+
+
+@contextlib.contextmanager
+def _alone(database: Database) -> Iterator[None]:
+    """One host at a time raises the epoch. The mark may lie behind a network: no row is locked meanwhile.
+
+    A SQLite index has one node, whose scheduler is the only one to do it while it runs.
+    """
+    with contextlib.ExitStack() as held:
+        if database.url.get_backend_name() == "postgresql":
+            tx = held.enter_context(database.read())
+            tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": EPOCH_LOCK})
+        yield
 
 
 class Epoch:
@@ -143,9 +171,17 @@ class Epoch:
         self._head = self._audit_head()
 
     def raise_after_work(self) -> None:
-        """Raise it if anything has been recorded since the last time."""
+        """Raise it if anything has been recorded since the last time.
+
+        Raises StoreReplaced if the files are no longer those of the index: nothing must make them belong together.
+        """
         head = self._audit_head()
         if head != self._head:
+            with self._database.read() as tx:
+                held = identity_of(tx)
+            found = self._files.mark().read()
+            if held is None or found is None or held.store != found.store:
+                raise StoreReplaced(f"the files in {self._files.where} are no longer those of this index")
             self._head = head
             raise_epoch(self._database, self._files)
 

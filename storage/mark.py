@@ -40,8 +40,7 @@ class Mark:
     def read(self) -> Identity | None:
         """The identity, None if there is none. Raises StorageError for one that cannot be read."""
         try:
-            value = json.loads(self._identity.read_bytes())
-            return Identity(str(value["store"]), int(value["epoch"]))
+            return identity_of(self._identity.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -82,8 +81,12 @@ class Mark:
     def note(self, head: tuple[int, str]) -> None:
         """Write down how far the audit trail has come, in one write; does nothing before `open`."""
         if self._fd >= 0:
-            line = f"{head[0]:020d} {head[1]}"
-            os.pwrite(self._fd, f"{line} {zlib.crc32(line.encode()):08x}\n".encode(), 0)
+            os.pwrite(self._fd, self._line(head), 0)
+
+    @staticmethod
+    def _line(head: tuple[int, str]) -> bytes:
+        line = f"{head[0]:020d} {head[1]}"
+        return f"{line} {zlib.crc32(line.encode()):08x}\n".encode()
 
     def sync(self) -> None:
         """Make the note durable."""
@@ -93,10 +96,8 @@ class Mark:
     def noted(self) -> tuple[int, str] | None:
         """What was noted last; None if there is nothing, or only a part."""
         try:
-            line, _, check = self._head.read_text("ascii").strip().rpartition(" ")
-            number, _, digest = line.partition(" ")
-            return (int(number), digest) if int(check, 16) == zlib.crc32(line.encode()) else None
-        except (OSError, ValueError):
+            return head_of(self._head.read_bytes())
+        except OSError:
             return None
 
     def close(self) -> None:
@@ -107,6 +108,22 @@ class Mark:
 
     def __del__(self) -> None:
         self.close()
+
+
+def identity_of(data: bytes) -> Identity:
+    """The identity in the bytes of store.json. Raises ValueError, KeyError or TypeError for others."""
+    value = json.loads(data)
+    return Identity(str(value["store"]), int(value["epoch"]))
+
+
+def head_of(data: bytes) -> tuple[int, str] | None:
+    """What the bytes of store.head note; None if there is nothing, or only a part."""
+    try:
+        line, _, check = data.decode("ascii").strip().rpartition(" ")
+        number, _, digest = line.partition(" ")
+        return (int(number), digest) if int(check, 16) == zlib.crc32(line.encode()) else None
+    except ValueError:
+        return None
 
 
 @contextlib.contextmanager

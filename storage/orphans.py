@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, insert, select
 from storage import audit
 from storage.copies import SAME
 from storage.database import Database
+from storage.facts import get_fact, set_fact
 from storage.files import FileStore
 from storage.models import conflicts, instances, properties, result_objects
 
@@ -27,6 +28,8 @@ LAST_SWEEP = "last sweep"
 RETIRED = "retention"
 SHOWN = 20
 AT_ONCE = 500
+LISTED = "files listed"
+LIST_ALL_EVERY_S, RECENT_S = 7 * 86_400.0, 3 * 86_400.0
 
 
 @dataclass
@@ -49,10 +52,13 @@ def freely_swept(files: int) -> int:
     return max(FREELY, int(files * FREE_SHARE))
 
 
-def survey(database: Database | None, files: FileStore, older_than: float) -> Survey:
-    """Look at the files last written before `older_than` (Unix seconds). Without an index, no row names anything."""
+def survey(database: Database | None, files: FileStore, older_than: float, since: float = 0.0) -> Survey:
+    """Look at the files last written before `older_than` (Unix seconds). Without an index, no row names anything.
+
+    since: see `FileStore.folders`.
+    """
     found = Survey()
-    for count, paths in files.folders(older_than):
+    for count, paths in files.folders(older_than, since):
         found.files += count
         # Asked after listing: a row that is written in between is seen.
         rows = _rows(database, paths)
@@ -101,15 +107,35 @@ class Sweep:
     folder: str = ""
 
 
-def sweep(database: Database, files: FileStore, now: float, age_s: float, *, everything: bool = False) -> Sweep:
+def sweep_regularly(database: Database, files: FileStore, now: float, age_s: float) -> Sweep:
+    """As `sweep`, while the node runs.
+
+    A store that lists slowly is listed as a whole once a week, because deleting may have been interrupted anywhere.
+    Otherwise only its last days are: that is where a process that was killed leaves a file without a row.
+    """
+    if not files.lists_slowly:
+        return sweep(database, files, now, age_s)
+    with database.read() as tx:
+        last = float(get_fact(tx, LISTED) or 0.0)
+    is_due = not last <= now < last + LIST_ALL_EVERY_S
+    done = sweep(database, files, now, age_s, since=0.0 if is_due else now - RECENT_S)
+    if is_due:
+        with database.transaction() as tx:
+            set_fact(tx, LISTED, str(now))
+    return done
+
+
+def sweep(
+    database: Database, files: FileStore, now: float, age_s: float, *, since: float = 0.0, everything: bool = False
+) -> Sweep:
     """Set aside the files that no row names and that are older than `age_s` seconds, audited as an alarm.
 
+    since: see `FileStore.folders`.
     everything: take them however many there are; otherwise none is taken if there are too many (see `freely_swept`).
     Files that were being deleted when the node stopped are deleted.
     """
-    found = survey(database, files, now - age_s)
-    for path in found.retired:
-        files.remove(path)
+    found = survey(database, files, now - age_s, since)
+    files.remove_all(found.retired)
     unknown = found.unknown
     if not unknown:
         return Sweep()

@@ -11,6 +11,7 @@ from storage.database import Database
 from storage.errors import CorruptFile
 from storage.files import FileStore
 from storage.lost import mark_lost
+from storage.models import audit as audit_rows
 from storage.models import instances, result_objects, results, series
 from storage.orphans import sweep
 from storage.quiet_time import restart_quiet_times
@@ -20,6 +21,7 @@ log = structlog.get_logger()
 ORPHAN_AGE_S = 60.0  # a file younger than this may belong to a transaction that is still to come
 VERIFY_LAST_S = 600.0  # the last arrivals before a stop may be torn: their digests are checked, not only their sizes
 AT_ONCE = 1000
+DAY_S = 86_400.0
 
 
 def reconcile(
@@ -41,16 +43,27 @@ def reconcile(
             "deliveries_released": deliveries.release_all(tx, now) if release else 0,
         }
     _correct_tallies(database)
-    missing, corrupt = _check_instances(database, files, now)
-    swept = sweep(database, files, now, orphan_age_s)
+    missing, corrupt, reports_lost = 0, 0, 0
+    if files.row_may_come_first:  # elsewhere no crash leaves a row without its file
+        missing, corrupt = _check_instances(database, files, now)
+    swept = sweep(database, files, now, orphan_age_s, since=_day_before_the_last_row(database))
+    if files.row_may_come_first:
+        reports_lost = _check_reports(database, files, now)
     return {
         **found,
         "files_missing": missing,
         "files_corrupt": corrupt,
-        "reports_lost": _check_reports(database, files, now),
+        "reports_lost": reports_lost,
         "orphans_swept": len(swept.taken),
         "orphans_left": swept.held_back,
     }
+
+
+def _day_before_the_last_row(database: Database) -> float:
+    """What a crash left without a row was written later than this, Unix seconds."""
+    with database.read() as tx:
+        last = tx.scalar(select(audit_rows.c.at).order_by(audit_rows.c.id.desc()).limit(1))
+    return (last or 0.0) - DAY_S
 
 
 def _correct_tallies(database: Database) -> None:

@@ -6,12 +6,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
 from storage.database import Database
+
+if TYPE_CHECKING:
+    from tests.s3 import S3
 
 HOOKS = sys.excepthook, threading.excepthook
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +51,25 @@ def closed_databases(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for database in opened:
         database.close()
+
+
+@pytest.fixture(scope="session")
+def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of an S3 server that all tests of this process share."""
+    from tests.s3 import s3_server
+
+    with s3_server(tmp_path_factory.mktemp("s3")) as port:
+        yield port
+
+
+@pytest.fixture
+def s3(s3_port: int) -> "Iterator[S3]":
+    """A bucket of its own on it."""
+    from tests.s3 import S3
+
+    made = S3(s3_port)
+    yield made
+    made.gate.shut()
 
 
 def require_program(name: str) -> str:

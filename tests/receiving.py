@@ -23,6 +23,7 @@ from dicom_node.receiver.receiver import Receiver
 from dicom_node.receiver.resources import CHECK_EVERY_S
 from storage.folder import FolderStore
 from storage.identity import open_store
+from storage.stores import files_of
 
 # Tests send data that no toolkit would send.
 _config.ENFORCE_UID_CONFORMANCE = False
@@ -44,7 +45,8 @@ class Node:
     def __init__(self, folder: Path, receiver: dict[str, Any] | None = None, **settings: Any) -> None:
         settings.setdefault("storage", {"low_disk_mb": 1})
         self.settings = Settings(data_dir=folder, receiver={"port": 0, **(receiver or {})}, **settings)
-        self.files = _Disk(self.settings.files_dir)
+        in_bucket = bool(self.settings.storage.bucket)
+        self.files: Any = files_of(self.settings) if in_bucket else _Disk(self.settings.files_dir)
         self.database = open_store(self.settings.database_url, self.files)
         self.receiver = Receiver(self.settings, self.database, self.files)
         self._stopping: threading.Thread | None = None

@@ -34,7 +34,7 @@ from inference.finding import ModelIdentity
 from inference.volume.load import Planes
 from storage import audit, jobs, results, series, study_results
 from storage.database import Database
-from storage.errors import CorruptFile, StaleLease
+from storage.errors import CorruptFile, StaleLease, StoreUnavailable
 from storage.files import FileStore
 from storage.jobs import ClaimedJob
 from storage.results import NewObject, PreviousResult
@@ -106,8 +106,12 @@ class Worker:
                 stop.wait(doubling_s(poll_s, failures, LONGEST_PAUSE_S) if failures else poll_s)
 
     def work_once(self, now: float) -> bool:
-        """Claim and handle one job. Returns False when none was waiting."""
+        """Claim and handle one job. Returns False if none was waiting, or if it was handed back.
+
+        Raises StoreUnavailable, with nothing claimed, while the file store is away.
+        """
         worker = self.settings.worker
+        self.files.check()  # no job is begun that could not be read
         with self.database.transaction() as tx:
             job = jobs.claim(tx, self.name, now, worker.lease_s, worker.max_attempts)
         self._in_hand = job
@@ -120,6 +124,10 @@ class Worker:
                 self.handle(job)
         except StaleLease:
             log.warning("job lost to another worker", job=job.job_id)
+        except StoreUnavailable as error:
+            log.warning("the file store is away", job=job.job_id, reason=str(error))
+            self._hand_back()
+            return False
         except Exception as error:  # noqa: BLE001 - recorded with the job, and tried again
             self._failed(job, error)
         finally:

@@ -25,7 +25,7 @@ from inference.models.registry import is_demonstration
 from storage import deliveries
 from storage.database import Database
 from storage.deliveries import ClaimedDelivery
-from storage.errors import CorruptFile, StaleLease
+from storage.errors import CorruptFile, StaleLease, StoreUnavailable
 from storage.files import FileStore
 from storage.results import StoredObject
 
@@ -149,6 +149,8 @@ class DestinationSender:
         except CorruptFile as error:
             # The bytes are gone or altered: sending others under the same UID would be worse than not sending.
             return Verdict(AttemptOutcome.REFUSED, str(error))
+        except StoreUnavailable as error:
+            return Verdict(AttemptOutcome.TRANSIENT, f"could not be read: {error}")
         except Exception as error:  # noqa: BLE001 - one delivery must hold up neither itself nor the others
             log.error("delivery raised", destination=self.name, error=type(error).__name__)
             return Verdict(AttemptOutcome.TRANSIENT, f"could not be sent ({type(error).__name__})")

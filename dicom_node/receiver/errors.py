@@ -11,7 +11,7 @@ ReceiverError
 """
 
 from dicom_node.errors import NodeError
-from storage.errors import DatabaseBusy, DatabaseReadOnly, StorageError, StorageFull, StoreReplaced
+from storage.errors import DatabaseBusy, DatabaseReadOnly, StorageError, StorageFull, StoreReplaced, StoreUnavailable
 
 MAX_COMMENT = 64  # characters of (0000,0902) Error Comment, VR LO
 
@@ -69,6 +69,7 @@ STATUS: tuple[tuple[type[StorageError], int, str], ...] = (
     (StorageFull, 0xA700, "out of storage space"),
     (DatabaseBusy, 0xA700, "index busy"),
     (DatabaseReadOnly, 0xA700, "index cannot be written"),
+    (StoreUnavailable, 0xA700, "object store not available"),
     (StoreReplaced, 0xA700, "index or files were replaced"),
     (StorageError, 0xA700, "storage not available"),
 )

@@ -23,8 +23,8 @@ SLOW_INDEX_S = 10.0
 class Pressure:
     """Looks at the queue every second, in a thread of its own so that no association waits for it.
 
-    check: raises StoreReplaced if index or files are no longer what was opened. queued: how many series wait to be
-    analysed.
+    check: raises StoreReplaced if index or files are no longer what was opened. check_files: raises StoreUnavailable
+    while the file store is known to be away. queued: how many series wait to be analysed.
     """
 
     def __init__(
@@ -32,16 +32,19 @@ class Pressure:
         resources: Resources,
         committer: Committer,
         check: Callable[[], None],
+        check_files: Callable[[], None],
         queued: Callable[[], int],
         max_queued_series: int,
     ) -> None:
         self._resources = resources
         self._committer = committer
         self._check = check
+        self._check_files = check_files
         self._queued = queued
         self._max_queued_series = max_queued_series
         self._queue_is_over = False
         self._is_replaced = False
+        self._store_is_away = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="pressure", daemon=True)
 
@@ -59,6 +62,8 @@ class Pressure:
         """Why no association should be accepted just now; None if nothing speaks against it."""
         if self._look_for_another():
             return "store-replaced"
+        if self._store_is_away:
+            return "store-away"
         if self._resources.is_low():
             return "low-disk"
         failure = self._committer.failure()
@@ -87,6 +92,11 @@ class Pressure:
     def _look(self) -> None:
         if self._look_for_another():
             return
+        try:
+            self._check_files()
+            self._store_is_away = False
+        except StorageError:
+            self._store_is_away = True
         try:
             is_over = self._queued() > self._max_queued_series
         except StorageError as error:

@@ -90,7 +90,9 @@ class Receiver:
             with database.read() as tx:
                 return jobs.count_queued(tx)
 
-        self._pressure = Pressure(resources, self._committer, database.check, queued, receiver.max_queued_series)
+        self._pressure = Pressure(
+            resources, self._committer, database.check, files.check, queued, receiver.max_queued_series
+        )
         self._registry = Registry(
             AccessPolicy.of(settings), Limits.of(receiver), resources, self._journal, self._pressure.reason
         )

@@ -176,7 +176,8 @@ class Reception:
         arrival = self._arrival(header, file)
         if self._intake.own is not None and self._intake.own.refuses(self._caller.calling_ae, file.path):
             raise OwnImage("image was made by this node")
-        commit = self._commit_first if self._intake.shared_port else self._commit_together
+        together = self._intake.files.row_may_come_first and not self._intake.shared_port
+        commit = self._commit_together if together else self._commit_first
         outcome = commit(file, arrival)
         if outcome is not Outcome.NEW:
             rely_on_held(self._intake.database, self._intake.files, arrival, self._intake.clock())
@@ -185,10 +186,11 @@ class Reception:
         return outcome
 
     def _commit_first(self, file: NewFile, arrival: Arrival) -> Outcome:
-        """The file's fsync before its row is written.
+        """The file is made durable before its row is written.
 
         With several processes on the port, the same instance may arrive at another one. That process acknowledges a
-        duplicate because of our row, so our file must be safe before the row is there.
+        duplicate because of our row, so our file must be safe before the row is there. An object store may take long,
+        or be away.
         """
         file.commit()
         self._file = None

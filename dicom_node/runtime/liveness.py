@@ -7,6 +7,7 @@ from pathlib import Path
 
 from config.settings import Settings
 from dicom_node.runtime.node_lock import lock_path
+from storage.errors import StorageError
 from storage.stores import files_of
 
 MIB = 1024**2
@@ -24,7 +25,7 @@ class Liveness:
 
 
 def look(settings: Settings) -> Liveness:
-    """Look at the node's lock, its ports and the disk. It connects nowhere: the node would audit that."""
+    """Look at the node's lock, its ports and the disk, and ask an object store. It connects to no port of the node."""
     if not _is_locked(lock_path(settings.data_dir)):
         return Liveness(False, False, "it does not run")
     receiver = settings.receiver
@@ -33,7 +34,12 @@ def look(settings: Settings) -> Liveness:
     silent = [port for port in wanted if listening is not None and port not in listening]
     if silent:
         return Liveness(True, False, f"nothing listens on port {silent[0]}; its log says why")
-    if files_of(settings, make=False).free_bytes() < settings.storage.low_disk_mb * MIB:
+    files = files_of(settings, make=False)
+    try:
+        files.ask()
+    except StorageError as error:
+        return Liveness(True, False, f"the object store is away: {error}")
+    if files.free_bytes() < settings.storage.low_disk_mb * MIB:
         return Liveness(True, False, f"less than {settings.storage.low_disk_mb} MB are free below {settings.data_dir}")
     return Liveness(True, True, "")
 

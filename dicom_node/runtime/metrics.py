@@ -53,10 +53,18 @@ class NodeCollector(Collector):
             # A file that cannot be read is no better than one that has expired.
             left.add_metric([found.use], 0 if found.days_left is None else found.days_left * DAY_S)
         yield left
+        yield GaugeMetricFamily("dicom_node_file_store_up", "1 if the file store answers.", self._store_answers())
         try:
             yield from self._queues()
         except StorageError:
             yield GaugeMetricFamily("dicom_node_index_up", "1 if the index can be read.", 0)
+
+    def _store_answers(self) -> int:
+        try:
+            self._files.ask()
+        except StorageError:
+            return 0
+        return 1
 
     def _queues(self) -> Iterator[Metric]:
         with self._database.read() as tx:
@@ -79,6 +87,10 @@ def problems(settings: Settings, database: Database, files: FileStore, receivers
     found = []
     if files.free_bytes() < settings.storage.low_disk_mb * MIB:
         found.append("low-disk")
+    try:
+        files.ask()
+    except StorageError:
+        found.append("store-away")
     if receivers is not None and receivers < settings.receiver.processes:
         found.append("receiver-down")
     try:

@@ -22,6 +22,7 @@ Read = Callable[[Path | None], tuple[Settings | None, list[Mistake]]]
 NEEDS_RESTART = (
     "data_dir",
     "storage.database_url",
+    "storage.bucket",
     "storage.pseudonym_key",
     "receiver.host",
     "receiver.port",

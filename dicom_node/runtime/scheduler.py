@@ -79,7 +79,7 @@ def _jobs(
             retention.delete_old_images(database, files, time.time(), days)
 
     def sweep_orphans() -> None:
-        orphans.sweep(database, files, time.time(), ORPHAN_AGE_S)
+        orphans.sweep_regularly(database, files, time.time(), ORPHAN_AGE_S)
         orphans.empty_quarantine(database, files, time.time(), settings.storage.quarantine_days)
 
     epoch = Epoch(database, files)

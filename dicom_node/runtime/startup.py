@@ -31,9 +31,10 @@ def prepare(settings: Settings) -> None:
     """
     # What the node's processes make besides, such as the counts of the metrics, is nobody else's either.
     os.umask(OTHERS)
-    make_folder(settings.files_dir)
+    make_folder(settings.data_dir if settings.storage.bucket else settings.files_dir)
     for folder in (settings.data_dir, settings.files_dir):
-        tighten(folder)
+        if folder.exists():
+            tighten(folder)
     (model, *beside), shadow = _models(settings)
     database = open_index(settings)
     files = files_of(settings)

@@ -77,6 +77,14 @@ ELSEWHERE = {
     "storage.audit_archive._write",
     "storage.audit_archive._new_file",
     "storage.audit_archive._delete_archived",
+    # Copies of what is in a bucket, and what is on its way there: never promised to anybody. The next process of the
+    # machine removes what a killed one leaves.
+    "storage.bucket_store.BucketFile.discard",
+    "storage.bucket_store.BucketStore._bring",
+    "storage.cache.Cache.forget",
+    "storage.workspace.Workspace._remove_abandoned",
+    # When a bucket was listed last. If that is not noted, it is listed again.
+    "storage.orphans.sweep_regularly",
     # Removes what was never promised to anybody; the sweep removes what it leaves behind.
     "storage.folder.FolderFile.discard",
 }
