@@ -85,7 +85,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(VENV)/bin/python $(BUILT_FROM)
-	$(PIP) --editable .
+	$(PIP) --editable '.[web]'
 	@touch $@
 
 ifdef CI

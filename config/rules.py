@@ -126,7 +126,7 @@ def _pages_are_private(values: Table) -> Iterator[Broken]:
         yield Broken(("web", given[0]), "tls_certificate and tls_key belong together")
     if given and web.get("behind_proxy"):
         yield Broken(("web", "behind_proxy"), "the proxy does TLS: leave out tls_certificate and tls_key")
-    if not web.get("port") or _is_this_machine(web.get("host", "127.0.0.1")):
+    if not web.get("port") or is_this_machine(web.get("host", "127.0.0.1")):
         return
     if not given and not web.get("behind_proxy"):
         message = "beyond this machine, the pages need tls_certificate and tls_key, or behind_proxy"
@@ -135,7 +135,8 @@ def _pages_are_private(values: Table) -> Iterator[Broken]:
         yield Broken(("web", "names"), "name what browsers call this machine, such as node.hospital.example")
 
 
-def _is_this_machine(host: object) -> bool:
+def is_this_machine(host: object) -> bool:
+    """Whether what listens there can be reached from this machine only."""
     if host == "localhost":
         return True
     try:

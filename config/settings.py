@@ -543,6 +543,11 @@ class Settings(BaseSettings):
         return self.data_dir / "metrics"
 
     @property
+    def is_measured(self) -> bool:
+        """Whether the processes count for a monitor, at [metrics] or on the pages."""
+        return bool(self.metrics.port or (self.web.port and self.web.monitoring))
+
+    @property
     def models_dir(self) -> Path:
         """Folder of the imported models."""
         return self.data_dir / "models"

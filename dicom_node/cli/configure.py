@@ -1,6 +1,7 @@
 """config: check it, show it, begin one; and what a model's figures mean at a site's prevalence."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -8,17 +9,21 @@ import typer
 
 from config.example import example
 from config.load import Mistake, read
-from config.rules import TLS_FILES, Broken, Location, Table, entries, section
+from config.rules import TLS_FILES, Broken, Location, Table, entries, is_this_machine, section
 from config.settings import ENV_PREFIX, Settings
 from dicom_node.analysis.figures import figures_of
 from dicom_node.cli.common import ConfigOption, JsonOption, err, out, print_json, print_rows, settings_from
-from dicom_node.errors import NodeError
+from dicom_node.errors import NodeError, NoIndex
+from dicom_node.runtime.index import open_index
 from dicom_node.runtime.supervisor import DO_NOT_RESTART
 from inference.errors import InferenceError
 from inference.evaluation.prevalence import ppv_npv
 from inference.models.cards import read_card
 from inference.models.registry import find_model
+from storage import web_users
+from storage.errors import DatabaseOutdated
 
+WEB_NEEDS = ("starlette", "uvicorn", "jinja2", "python_multipart", "argon2", "itsdangerous")
 group = typer.Typer(no_args_is_help=True, help="Check and show the configuration.")
 
 
@@ -35,6 +40,7 @@ def check(
     """Name every mistake in the configuration with its line, or its environment variable."""
     path = file or config
     settings, mistakes = read_and_check(path)
+    mistakes += nobody_may_log_in(settings) if settings is not None else []
     for mistake in mistakes:
         where = "environment" if path is None or mistake.key.upper().startswith(ENV_PREFIX) else path
         err.print(f"{where}: {mistake}", markup=False, soft_wrap=True)
@@ -44,6 +50,19 @@ def check(
         for notice in licence_notices(settings):
             out.print(notice, markup=False, soft_wrap=True)
     out.print(f"{path or 'defaults and environment'}: no mistakes", soft_wrap=True)
+
+
+def nobody_may_log_in(settings: Settings) -> list[Mistake]:
+    """Pages that others reach are for people with an account: without one, they only invite guessing."""
+    if not settings.web.port or is_this_machine(settings.web.host):
+        return []
+    try:
+        with open_index(settings, create=False, upgrade=False).read() as tx:
+            if web_users.everyone(tx):
+                return []
+    except (NoIndex, DatabaseOutdated):
+        pass  # before the first start, or the first of a version with pages
+    return [Mistake("web.host", None, "nobody may log in yet: dicom-node web user add NAME --role viewer")]
 
 
 def licence_notices(settings: Settings) -> Iterator[str]:
@@ -58,7 +77,7 @@ def licence_notices(settings: Settings) -> Iterator[str]:
 
 def read_and_check(path: Path | None) -> tuple[Settings | None, list[Mistake]]:
     """The settings, or None, and every mistake, files and models that are not there among them."""
-    return read(path, (_models_are_there, _several_are_there, _files_are_there))
+    return read(path, (_models_are_there, _several_are_there, _files_are_there, _pages_are_installed))
 
 
 def _models_are_there(values: Table) -> Iterator[Broken]:
@@ -86,9 +105,15 @@ def _several_are_there(values: Table) -> Iterator[Broken]:
                 yield Broken(("models", index, "name"), str(error))
 
 
+def _pages_are_installed(values: Table) -> Iterator[Broken]:
+    missing = next((name for name in WEB_NEEDS if find_spec(name) is None), None)
+    if section(values, "web").get("port") and missing:
+        yield Broken(("web", "port"), f"the pages need {missing}: pip install 'dicom-node[web]'")
+
+
 def _files_are_there(values: Table) -> Iterator[Broken]:
     """The certificates and keys that the settings name can be read."""
-    tables: list[tuple[Location, Table]] = [(("receiver",), section(values, "receiver"))]
+    tables: list[tuple[Location, Table]] = [((name,), section(values, name)) for name in ("receiver", "web")]
     tables += [(("destinations", index), entry) for index, entry in entries(values, "destinations")]
     for location, table in tables:
         for key in TLS_FILES:

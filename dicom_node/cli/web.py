@@ -1,8 +1,10 @@
 """web: the pages in this process, and the accounts that may log in to them."""
 
 import getpass
+import os
 import sys
 import time
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -20,6 +22,7 @@ from dicom_node.cli.common import (
     print_rows,
     settings_from,
 )
+from dicom_node.cli.configure import WEB_NEEDS
 from dicom_node.errors import NodeError
 from dicom_node.runtime.signals import die_with_parent, is_child, stop_on_signals
 from dicom_node.runtime.store_watch import watched
@@ -28,6 +31,8 @@ from storage.identity import open_store
 
 WEB_PATIENCE_S = 5.0
 """A page gives up on a busy index after this time."""
+NICE = 5
+"""The receiver must not wait for a page."""
 group = typer.Typer(help="The pages in a browser.")
 user_group = typer.Typer(no_args_is_help=True, help="The accounts that may log in to the pages.")
 group.add_typer(user_group, name="user")
@@ -55,6 +60,7 @@ def web(context: typer.Context, config: ConfigOption = None) -> None:
     if not settings.web.port:
         raise NodeError("name a port in [web], such as 8443")
     _need_extra()
+    os.nice(NICE)
     from dicom_node.web.server import serve
 
     url, files = settings.database_url, files_of(settings)
@@ -174,12 +180,6 @@ def _new_password() -> str:
 
 def _need_extra() -> None:
     """Raises NodeError if the pages' libraries are not installed."""
-    try:
-        import argon2
-        import itsdangerous
-        import jinja2
-        import starlette
-        import uvicorn
-    except ImportError as error:
-        raise NodeError(f"the pages need {error.name}: pip install 'dicom-node[web]'") from None
-    del argon2, itsdangerous, jinja2, starlette, uvicorn
+    missing = next((name for name in WEB_NEEDS if find_spec(name) is None), None)
+    if missing:
+        raise NodeError(f"the pages need {missing}: pip install 'dicom-node[web]'")

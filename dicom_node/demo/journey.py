@@ -5,6 +5,7 @@ analyse each: the demonstration model and the lung densitometry. A PACS in this 
 came back lies in a folder afterwards, the pictures as PNG.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from pydicom import Dataset, dcmread
 from rich.console import Console
 
 from dicom_node.demo.pacs import Pacs
+from dicom_node.demo.pages import Pages, free_port
 from dicom_node.demo.reports import Truth, Verdict, judge, lines, write
 from dicom_node.errors import NodeError
 from dicom_node.scu import push
@@ -65,20 +68,30 @@ class Answer:
     folder: Path
 
 
-def run_demo(console: Console, folder: Path) -> bool:
+def run_demo(console: Console, folder: Path, keep: bool = False) -> bool:
     """Run the demonstration. Returns True when all reports came and agree with the known truth.
 
     folder: where everything lies afterwards; that of an earlier demonstration is emptied. Raises NodeError when it
-    holds anything else, or a report does not come.
+    holds anything else, or a report does not come. keep: the node goes on, with its pages, until Ctrl-C.
     """
     _empty(folder)
     console.print("Two synthetic chest CT series, one with lesions and emphysema and one without:")
     cases = [_phantom(folder / "sent", "positive", seed=11), _phantom(folder / "sent", "negative", seed=16)]
-    with Pacs(folder / "pacs") as pacs:
-        answers = _journey(console, folder, pacs, cases)
-    _print_trail(console, folder / "node")
-    shutil.rmtree(folder / "pacs")
-    _print_answers(console, folder, answers)
+    with contextlib.ExitStack() as running:
+        pacs = running.enter_context(Pacs(folder / "pacs"))
+        running.callback(shutil.rmtree, folder / "pacs")
+        port, pages = free_port(), Pages(folder / "node") if keep else None
+        environment = _environment(folder / "node", port, pacs.port) | (pages.prepare() if pages else {})
+        node = running.enter_context(_node(environment))
+        answers = _journey(console, folder, pacs, cases, node, port)
+        if pages is None:
+            running.close()
+        _print_trail(console, folder / "node")
+        _print_answers(console, folder, answers)
+        if pages is None:
+            console.print("To look at it in a browser: dicom-node demo --keep")
+        else:
+            pages.stay(console, node)
     return all(answer.verdict.is_right for answer in answers)
 
 
@@ -91,19 +104,25 @@ def _empty(folder: Path) -> None:
     (folder / MARK).touch()
 
 
-def _journey(console: Console, folder: Path, pacs: Pacs, cases: list[Case]) -> list[Answer]:
-    port = _free_port()
-    environment = _environment(folder / "node", port, pacs.port)
+@contextlib.contextmanager
+def _node(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A node that runs."""
     node = subprocess.Popen([sys.executable, "-m", "dicom_node", "run"], env=environment)
     try:
-        _wait_until_listening(port, node)
-        for case in cases:
-            sent = push.send(case.folder, "127.0.0.1", port, "DICOM_NODE", "DEMO_PACS", console=None)
-            console.print(f"  {case.name}: {sent.stored} slices sent to the node by C-STORE, {sent.failed} refused")
-        return [answer for case in cases for answer in _answers(folder, case, _wait_for_objects(pacs, case, node))]
+        yield node
     finally:
         node.send_signal(signal.SIGTERM)
         node.wait()
+
+
+def _journey(
+    console: Console, folder: Path, pacs: Pacs, cases: list[Case], node: subprocess.Popen[bytes], port: int
+) -> list[Answer]:
+    _wait_until_listening(port, node)
+    for case in cases:
+        sent = push.send(case.folder, "127.0.0.1", port, "DICOM_NODE", "DEMO_PACS", console=None)
+        console.print(f"  {case.name}: {sent.stored} slices sent to the node by C-STORE, {sent.failed} refused")
+    return [answer for case in cases for answer in _answers(folder, case, _wait_for_objects(pacs, case, node))]
 
 
 def _answers(folder: Path, case: Case, objects: list[Dataset]) -> list[Answer]:
@@ -181,12 +200,6 @@ def _environment(data_dir: Path, port: int, pacs_port: int) -> dict[str, str]:
         "DICOM_NODE_STORAGE__LOW_DISK_MB": "100",
         "DICOM_NODE_LOGGING__LEVEL": "warning",
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_listening(port: int, node: subprocess.Popen[bytes]) -> None:

@@ -113,14 +113,24 @@ class _Quiet(WSGIRequestHandler):
         """Nothing."""
 
 
-def serve(settings: Settings, database: Database, files: FileStore, stop: threading.Event) -> None:
-    """Answer until `stop` is set. Raises NodeError if the port is taken."""
+def registry_of(settings: Settings, database: Database, files: FileStore) -> CollectorRegistry:
+    """Everything that is measured, of all processes."""
     registry = CollectorRegistry()
     folder = os.environ.get(COUNTS_VARIABLE)
     if folder:
         MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
     registry.register(NodeCollector(settings, database, files))
-    app = _application(registry, lambda: problems(settings, database, files, _receivers(folder)))
+    return registry
+
+
+def health(settings: Settings, database: Database, files: FileStore) -> list[str]:
+    """See `problems`."""
+    return problems(settings, database, files, _receivers(os.environ.get(COUNTS_VARIABLE)))
+
+
+def serve(settings: Settings, database: Database, files: FileStore, stop: threading.Event) -> None:
+    """Answer until `stop` is set. Raises NodeError if the port is taken."""
+    app = _application(registry_of(settings, database, files), lambda: health(settings, database, files))
     where = settings.metrics
     try:
         server = make_server(where.host, where.port, app, ThreadingWSGIServer, handler_class=_Quiet)

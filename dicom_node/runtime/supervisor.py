@@ -108,7 +108,7 @@ def children_of(settings: Settings, config_file: Path | None, lock: int) -> list
     """The processes of one node."""
     config = ["--config", str(config_file)] if config_file else []
     receivers = settings.receiver.processes
-    counting = {COUNTS_VARIABLE: str(settings.metrics_dir.resolve())} if settings.metrics.port else {}
+    counting = {COUNTS_VARIABLE: str(settings.metrics_dir.resolve())} if settings.is_measured else {}
     children = [
         Child(
             "receive" if receivers == 1 else f"receive-{number}", ["receive", *config], lock, dict(counting), tells=True
@@ -116,7 +116,7 @@ def children_of(settings: Settings, config_file: Path | None, lock: int) -> list
         for number in range(receivers)
     ]
     children += [Child(name, [name, *config], lock) for name in ("schedule", "deliver")]
-    if counting:
+    if settings.metrics.port:
         children.append(Child("metrics", ["metrics", *config], lock, dict(counting)))
     if settings.web.port:
         children.append(Child("web", ["web", *config], lock, dict(counting)))
@@ -148,7 +148,7 @@ class Supervisor:
         """
         if self._settings.receiver.processes > 1:
             _refuse_taken_ports(self._settings)
-        if self._settings.metrics.port:
+        if self._settings.is_measured:
             shutil.rmtree(self._settings.metrics_dir, ignore_errors=True)
             self._settings.metrics_dir.mkdir(parents=True)
         for child in self.children:

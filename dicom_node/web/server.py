@@ -6,7 +6,6 @@ its own writes (audit rows, acts) are short transactions.
 
 import asyncio
 import logging
-import ssl
 import threading
 from pathlib import Path
 
@@ -21,33 +20,37 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from config.settings import Settings
 from dicom_node.errors import NodeError
+from dicom_node.web import monitoring
+from dicom_node.web.certificate import Certificate
 from dicom_node.web.connections import bounded
 from dicom_node.web.context import WebContext
 from dicom_node.web.live import Streams
 from dicom_node.web.pages.render import render
 from dicom_node.web.routes import navigation, routes
 from dicom_node.web.security.keys import Keys
-from dicom_node.web.security.shield import Shield
+from dicom_node.web.security.shield import HEADERS, Shield
 from storage.database import Database
 from storage.errors import StorageError
 from storage.files import FileStore
 
 log = structlog.get_logger()
 
-CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
 THREADS = 12
 """Requests that are worked on at once; others wait for one of them."""
 DRAIN_S = 3
+LOOK_EVERY_S = 5.0
+"""How often the certificate's files are looked at."""
 
 
 def build_app(context: WebContext) -> Starlette:
     """The pages of one node."""
     app = Starlette(
-        routes=routes(),
+        routes=[*routes(), *(monitoring.ROUTES if context.settings.web.monitoring else [])],
         middleware=[Middleware(Shield, settings=context.settings)],
         exception_handlers={
             HTTPException: _refusal,  # type: ignore[dict-item]
             StorageError: _without_index,  # type: ignore[dict-item]
+            Exception: _mistake,
         },
     )
     app.state.web = context
@@ -66,12 +69,12 @@ def serve(
 ) -> None:
     """Answer until `stop` is set. Raises NodeError if the port is taken or the certificate does not fit."""
     context = WebContext(settings, database, files, Keys.of(settings.data_dir), config_file)
-    app = build_app(context)
-    server = uvicorn.Server(_uvicorn(settings, app))
-    where = f"{settings.web.host}:{settings.web.port}"
-    threading.Thread(target=_end_when, args=(stop, app, server), name="web stop", daemon=True).start()
-    log.info("pages listen", host=settings.web.host, port=settings.web.port)
+    app, where = build_app(context), f"{settings.web.host}:{settings.web.port}"
     try:
+        certificate = Certificate.of(settings)
+        server = uvicorn.Server(_uvicorn(settings, app, certificate))
+        threading.Thread(target=_end_when, args=(stop, app, server, certificate), name="web stop", daemon=True).start()
+        log.info("pages listen", host=settings.web.host, port=settings.web.port)
         asyncio.run(_serve(server))
     except (OSError, SystemExit) as error:
         raise NodeError(f"cannot serve the pages at {where}: {error}") from error
@@ -84,13 +87,15 @@ async def _serve(server: uvicorn.Server) -> None:
     await server._serve()  # without uvicorn's own handling of signals: ours is in place
 
 
-def _end_when(stop: threading.Event, app: Starlette, server: uvicorn.Server) -> None:
-    stop.wait()
+def _end_when(stop: threading.Event, app: Starlette, server: uvicorn.Server, certificate: Certificate | None) -> None:
+    while not stop.wait(LOOK_EVERY_S):
+        if certificate is not None:
+            certificate.look()
     app.state.ending.set()
     server.should_exit = True
 
 
-def _uvicorn(settings: Settings, app: Starlette) -> uvicorn.Config:
+def _uvicorn(settings: Settings, app: Starlette, certificate: Certificate | None) -> uvicorn.Config:
     web = settings.web
     served = ProxyHeadersMiddleware(app, trusted_hosts=list(web.behind_proxy)) if web.behind_proxy else app  # type: ignore[arg-type]
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # its messages quote what browsers send
@@ -109,19 +114,8 @@ def _uvicorn(settings: Settings, app: Starlette) -> uvicorn.Config:
         timeout_graceful_shutdown=DRAIN_S,
         ssl_certfile=web.tls_certificate,
         ssl_keyfile=web.tls_key,
-        ssl_context_factory=(lambda _config, _default: tls_context(settings)) if web.tls_certificate else None,
+        ssl_context_factory=(lambda _config, _default: certificate.context) if certificate else None,
     )
-
-
-def tls_context(settings: Settings) -> ssl.SSLContext:
-    """TLS 1.2 at least. Raises OSError if certificate and key do not fit."""
-    web = settings.web
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(CIPHERS)
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.load_cert_chain(str(web.tls_certificate), str(web.tls_key))
-    return context
 
 
 def _refusal(request: Request, error: HTTPException) -> Response:
@@ -133,6 +127,13 @@ def _refusal(request: Request, error: HTTPException) -> Response:
         else error.detail
     )
     return render(request, "refusal.html", status=error.status_code, headers=error.headers, text=text)
+
+
+def _mistake(request: Request, error: Exception) -> Response:
+    """A mistake of ours: the log says where, and nobody sees more."""
+    log.error("a page failed", route=getattr(request.scope.get("route"), "path", "none"), exc_info=error)
+    # This answer does not pass the shield.
+    return Response("This page failed; the node's log says where.\n", 500, HEADERS | {"Cache-Control": "no-store"})
 
 
 def _without_index(request: Request, error: StorageError) -> Response:

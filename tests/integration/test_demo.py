@@ -25,7 +25,7 @@ def test_the_demonstration_fits_one_screen_and_leaves_reports_and_pictures(tmp_p
     assert done.returncode == 0, done.stderr
     assert len(lines) + len(done.stderr.splitlines()) <= 40
     assert "{" not in done.stdout
-    end = "\n".join(lines[-6:])
+    end = "\n".join(lines[-7:])
     for said in (
         r"positive +demonstration +lesions +positive, \d+\.\d+ %",
         r"positive +densitometry +12\.\d % low attenuation +12\.\d % low attenuation",

@@ -12,9 +12,9 @@ import pytest
 
 from dicom_node.receiver.certificates import Authority
 from dicom_node.web import connections
+from dicom_node.web.certificate import Certificate
 from dicom_node.web.security import shield
 from dicom_node.web.security.throttle import FREE_TRIES
-from dicom_node.web.server import tls_context
 from tests.programs import wait_for
 from tests.receiving import Node, ct_slice, store
 from tests.web_pages import PASSWORD, Visitor, serving
@@ -219,7 +219,7 @@ def test_over_tls_the_cookies_are_for_tls_only_and_old_versions_are_refused(tmp_
             [cookie] = [one for one in answer.headers.get_list("set-cookie") if one.startswith("__Host-login=")]
             assert all(part in cookie for part in ("Secure", "HttpOnly", "SameSite=strict", "Path=/"))
             assert "max-age" in answer.headers["strict-transport-security"]
-        assert tls_context(pages.settings).minimum_version == ssl.TLSVersion.TLSv1_2
+        assert Certificate(certificate, key).context.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 def test_behind_a_proxy_only_the_proxy_may_connect_and_its_word_about_the_address_counts(tmp_path):

@@ -1,5 +1,6 @@
 """Logging in and out."""
 
+import secrets
 import time
 
 from starlette.requests import Request
@@ -17,7 +18,6 @@ from dicom_node.web.security.roles import NAME, Role
 from storage import audit, web_users
 
 WRONG = "No account has this name and password."
-FORM_S = 1800.0
 
 
 @open_to_all
@@ -65,13 +65,11 @@ def log_out(request: Request) -> Response:
     request.state.logged_out = True
     response = RedirectResponse("/login", 303)
     logins.forget_cookie(response, context.settings, "login")
-    response.headers["Clear-Site-Data"] = '"cache", "storage"'
+    response.headers["Clear-Site-Data"] = '"cache"'
     return response
 
 
 def _form(request: Request, status: int, problem: str = "") -> Response:
-    import secrets
-
     context = context_of(request)
     with context.database.read() as tx:
         anybody = bool(web_users.everyone(tx))

@@ -132,6 +132,7 @@ def _to_login(request: Request) -> Response:
 def _renewed(request: Request, response: Response, user: User) -> Response:
     """Whoever does something stays logged in. What a page does by itself does not count: it says so."""
     context = context_of(request)
-    if not getattr(request.state, "logged_out", False) and "X-By-Itself" not in request.headers:
+    by_itself = "X-By-Itself" in request.headers or response.media_type == "text/event-stream"
+    if not getattr(request.state, "logged_out", False) and not by_itself:
         logins.set_cookie(response, context.settings, "login", context.keys.sign(user.token))
     return response
