@@ -637,6 +637,18 @@ class CompletionEffort(Base):
     next_at: Mapped[float]
 
 
+class PauseRow(Base):
+    """A source or a destination that a person has paused (see pauses.py). name: its AE title, or its name."""
+
+    __tablename__ = "pauses"
+    __table_args__ = (CheckConstraint("kind IN ('source', 'destination')", name="kind"),)
+
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    paused_at: Mapped[float]
+    paused_by: Mapped[str]
+
+
 class AuditRow(Base):
     """One thing that happened. Rows are chained by hash and never changed: triggers refuse changes. The oldest may go
     into archives (see audit_archive.py).
@@ -736,6 +748,7 @@ listing_kinds = cast(Table, ListingKind.__table__)
 listings = cast(Table, Listing.__table__)
 listing_weeks = cast(Table, ListingWeek.__table__)
 completion_efforts = cast(Table, CompletionEffort.__table__)
+pauses = cast(Table, PauseRow.__table__)
 audit = cast(Table, AuditRow.__table__)
 audit_archives = cast(Table, AuditArchive.__table__)
 web_users = cast(Table, WebUser.__table__)

@@ -93,6 +93,9 @@ def _work(counts: dict[str, Any]) -> Iterator[str]:
         yield f"LOST        {plural(counts['instances_lost'], 'image')}: missing or damaged; have the series sent again"
     if counts["conflicts"]:
         yield f"set aside   {plural(counts['conflicts'], 'image')} that contradict what the node holds"
+    for one in counts["paused"]:
+        yield f"PAUSED      {one['kind']} {one['name']}, by {one['paused_by']}, {local_text(one['paused_at'])} {zone()}"
+        yield f"            to go on: dicom-node resume --{one['kind']} {one['name']}"
     yield from _destinations(counts)
     yield from _failures(counts)
 

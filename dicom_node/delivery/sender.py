@@ -22,11 +22,12 @@ from dicom_node.delivery.commitment_listener import CommitmentListener
 from dicom_node.scu.store import StoreResult, read_instance, store
 from dicom_node.waits import doubling_s
 from inference.models.registry import is_demonstration
-from storage import deliveries
+from storage import deliveries, pauses
 from storage.database import Database
 from storage.deliveries import ClaimedDelivery
 from storage.errors import CorruptFile, StaleLease, StoreUnavailable
 from storage.files import FileStore
+from storage.pauses import Pausable
 from storage.results import StoredObject
 
 log = structlog.get_logger()
@@ -89,6 +90,7 @@ class DestinationSender:
         self._asking = Asking(settings, destination, database, files)
         self._times_away = 0
         self._away_until = 0.0
+        self._paused = False
 
     def run(self, stop: threading.Event) -> None:
         """Send until `stop` is set."""
@@ -110,7 +112,7 @@ class DestinationSender:
         if now < self._away_until <= now + LONGEST_PAUSE_S:
             return False
         with self._database.read() as tx:
-            if not deliveries.has_work(tx, self.name, now):
+            if not deliveries.has_work(tx, self.name, now) or self._is_paused(tx):
                 return False
         with self._database.transaction() as tx:
             claimed = deliveries.claim(tx, self.name, now, self._settings.sender.lease_s)
@@ -118,6 +120,14 @@ class DestinationSender:
             self._deliver(claimed[0], clock)
             return True
         return self._asking.settle_one(clock)
+
+    def _is_paused(self, tx: Connection) -> bool:
+        """Whether a person has paused this destination; said once."""
+        paused = pauses.is_paused(tx, Pausable.DESTINATION, self.name)
+        if paused is not self._paused:
+            log.warning("destination is paused" if paused else "destination is resumed", destination=self.name)
+        self._paused = paused
+        return paused
 
     def _deliver(self, claimed: ClaimedDelivery, clock: Clock) -> None:
         started = time.monotonic()

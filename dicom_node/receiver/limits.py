@@ -48,7 +48,8 @@ class Limits:
 class Registry:
     """The connections that are open; see association.Gate for what associations ask of it.
 
-    pressure: why no more should be taken in just now, as a stable word; None if nothing speaks against it.
+    pressure: why no more should be taken in from an AE title just now, as a stable word; None if nothing speaks
+        against it.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Registry:
         limits: Limits,
         resources: Resources,
         journal: Journal,
-        pressure: Callable[[], str | None],
+        pressure: Callable[[str], str | None],
     ) -> None:
         self._policy = policy
         self._pressure = pressure
@@ -105,7 +106,7 @@ class Registry:
             return refused
         if self._draining:
             return Rejection(access.CONGESTION, "shutting-down")
-        pressure = self._pressure()
+        pressure = self._pressure(calling_ae)
         if pressure is not None and not request.only_verifies:
             return Rejection(access.CONGESTION, pressure)
         if not self._resources.admit_association(calling_ae, association.network):

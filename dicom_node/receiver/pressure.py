@@ -24,7 +24,8 @@ class Pressure:
     """Looks at the queue every second, in a thread of its own so that no association waits for it.
 
     check: raises StoreReplaced if index or files are no longer what was opened. check_files: raises StoreUnavailable
-    while the file store is known to be away. queued: how many series wait to be analysed.
+    while the file store is known to be away. queued: how many series wait to be analysed. paused: AE titles of the
+    sources that a person has paused.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Pressure:
         check_files: Callable[[], None],
         queued: Callable[[], int],
         max_queued_series: int,
+        paused: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self._resources = resources
         self._committer = committer
@@ -42,6 +44,8 @@ class Pressure:
         self._check_files = check_files
         self._queued = queued
         self._max_queued_series = max_queued_series
+        self._paused = paused
+        self._paused_now: frozenset[str] = frozenset()
         self._queue_is_over = False
         self._is_replaced = False
         self._store_is_away = False
@@ -58,8 +62,8 @@ class Pressure:
         self._stop.set()
         self._thread.join(timeout=5)
 
-    def reason(self) -> str | None:
-        """Why no association should be accepted just now; None if nothing speaks against it."""
+    def reason(self, calling_ae: str = "") -> str | None:
+        """Why no association of a sender should be accepted just now; None if nothing speaks against it."""
         if self._look_for_another():
             return "store-replaced"
         if self._store_is_away:
@@ -71,7 +75,9 @@ class Pressure:
             return failure
         if self._committer.busy_s() > SLOW_INDEX_S:
             return "slow-index"
-        return "queue-full" if self._queue_is_over else None
+        if self._queue_is_over:
+            return "queue-full"
+        return "source-paused" if calling_ae in self._paused_now else None
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
@@ -99,6 +105,7 @@ class Pressure:
             self._store_is_away = True
         try:
             is_over = self._queued() > self._max_queued_series
+            self._paused_now = self._paused()
         except StorageError as error:
             # The committer meets the same trouble, and answers for it.
             log.warning("queue could not be looked at", error=type(error).__name__)

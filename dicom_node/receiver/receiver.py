@@ -26,7 +26,7 @@ from dicom_node.receiver.refusals import Refusals
 from dicom_node.receiver.resources import Resources
 from dicom_node.receiver.server import Server
 from dicom_node.receiver.tls import TlsAcceptor, TlsFiles
-from storage import jobs
+from storage import jobs, pauses
 from storage.database import Database
 from storage.files import FileStore
 from storage.identity import open_store
@@ -90,8 +90,12 @@ class Receiver:
             with database.read() as tx:
                 return jobs.count_queued(tx)
 
+        def paused() -> frozenset[str]:
+            with database.read() as tx:
+                return pauses.sources(tx)
+
         self._pressure = Pressure(
-            resources, self._committer, database.check, files.check, queued, receiver.max_queued_series
+            resources, self._committer, database.check, files.check, queued, receiver.max_queued_series, paused
         )
         self._registry = Registry(
             AccessPolicy.of(settings), Limits.of(receiver), resources, self._journal, self._pressure.reason

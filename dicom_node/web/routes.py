@@ -4,7 +4,7 @@ from types import ModuleType
 
 from starlette.routing import BaseRoute, Mount
 
-from dicom_node.web.pages import account, login, peers, pictures, series, settings, today
+from dicom_node.web.pages import account, login, pauses, peers, pictures, series, settings, today
 from dicom_node.web.pages.navigation import Entry
 from dicom_node.web.static_files import CachedFiles
 
@@ -14,6 +14,7 @@ PAGES: tuple[ModuleType, ...] = (
     series,
     pictures,
     peers,
+    pauses,
     settings,
     account,
     login,

@@ -207,3 +207,18 @@ def test_images_that_retention_deleted_are_said_to_be_gone(pages, tmp_path):
 def test_every_reason_has_a_sentence_advice_and_a_picture_if_the_images_show_it():
     assert OF_PIXELS.isdisjoint(OF_POSITIONS)
     assert all(code.meaning and code.advice for code in ReasonCode)
+
+
+def test_a_destination_is_paused_and_resumed_on_the_peers_page_by_operators_only(pages):
+    operator, fields = pages.logged_in("operator"), {"kind": "destination", "name": "pacs"}
+    assert pages.logged_in("viewer").fill("/peers/pause", sure="yes", **fields).status_code == 403
+    assert operator.fill("/peers/pause", **fields).status_code == 400
+    assert operator.fill("/peers/pause", sure="yes", **fields).headers["location"] == "/peers"
+    text = operator.get("/peers").text
+    assert '<span class="tag warn">paused</span> <small class="quiet-text">by operator' in text
+    [row] = pages.audit("destination.paused")
+    assert (row["address"], json.loads(row["detail"])) == ("127.0.0.1", {"name": "pacs", "user": "operator"})
+    assert operator.fill("/peers/pause", sure="yes", **fields).status_code == 400
+    assert operator.fill("/peers/resume", sure="yes", kind="source", name="NOBODY").status_code == 400
+    assert operator.fill("/peers/resume", sure="yes", **fields).status_code == 303
+    assert "paused</span>" not in operator.get("/peers").text

@@ -21,7 +21,9 @@ SMALL, LARGE = 500, 4000
 FAILING = 20
 STEPS_AT_ONCE = 20
 # These hold a row for each state, destination or day, or for what is open; and properties for each name.
-NEVER_LARGE = {"properties", "tallies", "turnaround_days", "completion_efforts", "listing_kinds", "listing_weeks"}
+NEVER_LARGE = {
+    *("properties", "tallies", "turnaround_days", "completion_efforts", "listing_kinds", "listing_weeks", "pauses"),
+}
 # Indexes of what still needs something: reading all of one is reading what waits.
 WAITING = {
     "ix_series_open_due_at",

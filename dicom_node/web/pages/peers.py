@@ -23,7 +23,7 @@ from dicom_node.web.pages.render import render
 from dicom_node.web.security.audited import audited
 from dicom_node.web.security.guard import field, require
 from dicom_node.web.security.roles import Role
-from storage import senders
+from storage import pauses, senders
 from storage.senders import Sender
 from storage.status import status
 
@@ -75,12 +75,14 @@ def _values(request: Request, answers: dict[str, EchoAnswer] | None = None) -> d
         seen = senders.senders(tx, since)
         refused, images = senders.refusals(tx, since), senders.refused_images(tx)
         counts = status(tx, now)["destinations"]
+        paused = {(str(one.kind), one.name): one for one in pauses.all_of(tx)}
     return {
         "settings": settings,
         "sources": list(_sources(settings, seen)),
         "refusals": refused,
         "refused_images": images,
         "counts": counts,
+        "paused": paused,
         "certificates": expiries(settings, now),
         "answers": answers or {},
         "days": DAYS,

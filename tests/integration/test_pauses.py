@@ -1,0 +1,116 @@
+"""A person pauses a source or a destination: nothing is lost, nothing goes on by itself, and both outlive a restart."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pynetdicom import AE
+
+from dicom_node.delivery.sender import DestinationSender
+from dicom_node.demo.pacs import Pacs
+from dicom_node.errors import NodeError
+from dicom_node.runtime.pausing import set_paused
+from storage import pauses
+from storage.database import Database
+from storage.errors import IllegalMove
+from storage.pauses import Pausable
+from tests.outbox import destination, make_node, sending
+from tests.programs import wait_for
+from tests.receiving import Node, ct_slice, store
+
+CT_IMAGE, VERIFICATION = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.1"
+SOURCE = {"ae_title": "SENDER", "addresses": ("127.0.0.1",)}
+
+
+def change(database: Database, settings, peer, *, paused: bool) -> None:
+    with database.transaction() as tx:
+        set_paused(tx, settings, peer, "ada", time.time(), paused=paused)
+
+
+def test_what_waits_for_a_paused_destination_stays_and_goes_on_when_it_is_resumed(tmp_path: Path) -> None:
+    with Pacs(tmp_path / "pacs") as pacs, Pacs(tmp_path / "other") as other:
+        node = make_node(tmp_path / "node", destination(pacs.port), destination(other.port, "other"))
+        change(node.database, node.settings, (Pausable.DESTINATION, "pacs"), paused=True)
+        node.add_result(time.time())
+        with sending(node):
+            wait_for(lambda: node.states()["other"] == "SENT")
+            time.sleep(0.2)
+            assert (node.states()["pacs"], pacs.received()) == ("PENDING", [])
+        sender = DestinationSender(node.settings, node.settings.destinations[0], node.database, node.files)
+        assert sender.work_once(time.time()) is False  # another process, later
+        change(node.database, node.settings, (Pausable.DESTINATION, "pacs"), paused=False)
+        with sending(node):
+            wait_for(lambda: node.states()["pacs"] == "SENT")
+    assert [(row["event"], row["detail"]["user"]) for row in node.audited("destination")] == [
+        ("destination.paused", "ada"),
+        ("destination.resumed", "ada"),
+    ]
+
+
+def test_a_paused_source_is_refused_as_transient_and_others_are_not(tmp_path: Path) -> None:
+    sources = (SOURCE, {"ae_title": "STORESCU", "addresses": ("127.0.0.1",)})
+    with Node(tmp_path, sources=sources) as node:
+        change(node.database, node.settings, (Pausable.SOURCE, "SENDER"), paused=True)
+        wait_for(lambda: not _accepts(node, "SENDER"), 10, "the source is refused")
+        assert _rejection(node, "SENDER") == (2, 3, 1)  # transient: it may come again
+        assert _accepts(node, "STORESCU")
+        change(node.database, node.settings, (Pausable.SOURCE, "SENDER"), paused=False)
+        wait_for(lambda: _accepts(node, "SENDER"), 10, "the source is accepted again")
+        assert [status for status, _ in store(node, ct_slice())] == [0]
+
+
+def _accepts(node: Node, calling_ae: str) -> bool:
+    return _rejection(node, calling_ae) is None
+
+
+def _rejection(node: Node, calling_ae: str, sop_class: str = CT_IMAGE) -> tuple[int, int, int] | None:
+    ae = AE(calling_ae)
+    ae.add_requested_context(sop_class)
+    association = ae.associate("127.0.0.1", node.port, ae_title="DICOM_NODE")
+    try:
+        if association.is_established:
+            return None
+        answer = association.acceptor.primitive
+        return answer.result, answer.result_source, answer.diagnostic
+    finally:
+        association.abort()
+
+
+def test_a_paused_source_may_still_ask_whether_the_node_is_there(tmp_path: Path) -> None:
+    with Node(tmp_path, sources=(SOURCE,)) as node:
+        change(node.database, node.settings, (Pausable.SOURCE, "SENDER"), paused=True)
+        wait_for(lambda: not _accepts(node, "SENDER"), 10, "the source is refused")
+        assert _rejection(node, "SENDER", VERIFICATION) is None
+
+
+def test_nothing_is_paused_that_the_settings_do_not_name_and_nothing_twice(tmp_path: Path) -> None:
+    node = make_node(tmp_path, destination(1))
+    with pytest.raises(NodeError, match="there are: pacs"):
+        change(node.database, node.settings, (Pausable.DESTINATION, "elsewhere"), paused=True)
+    with pytest.raises(IllegalMove, match="not paused"):
+        change(node.database, node.settings, (Pausable.DESTINATION, "pacs"), paused=False)
+    change(node.database, node.settings, (Pausable.DESTINATION, "pacs"), paused=True)
+    with pytest.raises(IllegalMove, match="paused already"):
+        change(node.database, node.settings, (Pausable.DESTINATION, "pacs"), paused=True)
+    with node.database.read() as tx:
+        assert [(one.kind, one.name, one.paused_by) for one in pauses.all_of(tx)] == [("destination", "pacs", "ada")]
+
+
+def test_the_command_line_pauses_and_status_says_so(tmp_path: Path) -> None:
+    node = make_node(tmp_path, destination(1))
+    config = tmp_path / "node.toml"
+    config.write_text(
+        f'data_dir = "{tmp_path}"\n[[destinations]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 1\n'
+    )
+
+    def command(*arguments: str) -> str:
+        whole = [sys.executable, "-m", "dicom_node", *arguments, "--config", str(config)]
+        return subprocess.run(whole, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert "its results wait" in command("pause", "--destination", "pacs")
+    assert "PAUSED      destination pacs, by " in command("status")
+    assert json.loads(command("resume", "--destination", "pacs", "--json"))["paused"] is False
+    assert len(node.audited("destination")) == 2
