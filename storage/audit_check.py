@@ -13,6 +13,7 @@ from storage import audit, audit_archive
 from storage.audit_archive import Archive
 from storage.clock import TOLERANCE_S
 from storage.errors import NotFound
+from storage.examinations import COMPARED, change_of
 from storage.models import audit as rows
 from storage.models import results
 from storage.results import content_sha256
@@ -49,6 +50,7 @@ def check(tx: Connection, expected: Head | None = None, folder: Path = Path()) -
     if expected is not None:
         problems += _against(tx, expected, archived.hash)
     problems += _altered_results(tx, archived)
+    problems += _altered_changes(tx, archived)
     if _ends_before_last_result(tx):
         problems.append("the last row is older than the last result: rows were cut off the end")
     later = select(func.count()).select_from(rows).where(rows.c.id > audit.archived(tx)[0])
@@ -63,6 +65,7 @@ class _Archived:
         self._number = expected[0] if expected else None
         self.hash: str | None = None  # of the row that was noted
         self.seals: list[tuple[int, str | None]] = []
+        self.compared: list[tuple[int, str]] = []
         self.digests: set[str] = set()
 
     def see(self, row: Mapping[str, Any]) -> None:
@@ -71,6 +74,8 @@ class _Archived:
             self.hash = row["hash"]
         if row["event"] == "result.recorded":
             self.seals.append((row["result_id"], row["detail"]))
+        if row["event"] == COMPARED:
+            self.compared.append((row["result_id"], row["detail"]))
         if row["event"] == ARCHIVED:
             self.digests.add(json.loads(row["detail"])["sha256"])
 
@@ -109,6 +114,16 @@ def _altered_results(tx: Connection, archived: _Archived) -> Iterator[str]:
             continue
         if held != seal:
             yield f"result {result_id} or its objects were altered after they were recorded"
+
+
+def _altered_changes(tx: Connection, archived: _Archived) -> Iterator[str]:
+    """Results that name another earlier result than they were compared with, or say something else of the change."""
+    told = select(rows.c.result_id, rows.c.detail).where(audit.RARE, rows.c.event == COMPARED)
+    later = told.where(rows.c.id > audit.archived(tx)[0]).order_by(rows.c.id)
+    for result_id, detail in (*archived.compared, *tx.execute(later).all()):
+        change = change_of(tx, result_id)
+        if change is None or change.seal != json.loads(detail):
+            yield f"result {result_id}: its change since an earlier result was altered after it was recorded"
 
 
 def _ends_before_last_result(tx: Connection) -> bool:

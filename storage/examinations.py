@@ -18,6 +18,8 @@ from storage.models import examinations, patients, results, series, studies
 from storage.object_kinds import ObjectKind
 from storage.results import StoredObject, objects_of
 
+COMPARED = "result.compared"
+"""The audit event of a result that was compared with an earlier one."""
 MOST_OF_A_DAY = 20
 """How many earlier results of one day are looked at."""
 
@@ -59,6 +61,11 @@ class RecordedChange:
     earlier_id: int
     said: tuple[str, ...]
     replaced: bool
+
+    @property
+    def seal(self) -> dict[str, object]:
+        """What the audit row holds of it."""
+        return _seal(self.earlier_id, self.said)
 
 
 def earlier_ids(tx: Connection, series_pk: int, examination: Examination, *, locked: bool = False) -> tuple[int, ...]:
@@ -131,13 +138,11 @@ def record(
     }
     tx.execute(insert(examinations), values)
     if earlier_id is not None:
-        detail = {"earlier_result": earlier_id, "said_sha256": said_sha256(said)}
-        audit.append(tx, now, "result.compared", _subject(tx, result_id), detail=detail)
+        audit.append(tx, now, COMPARED, _subject(tx, result_id), detail=_seal(earlier_id, said))
 
 
-def said_sha256(said: tuple[str, ...]) -> str:
-    """What the audit row holds of the sentences."""
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+def _seal(earlier_id: int, said: tuple[str, ...]) -> dict[str, object]:
+    return {"earlier_result": earlier_id, "said_sha256": hashlib.sha256(json.dumps(said).encode()).hexdigest()}
 
 
 def change_of(tx: Connection, result_id: int) -> RecordedChange | None:

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from storage import examinations, jobs, results
+from storage.audit_check import check
 from storage.examinations import Examination, change_of, earlier_ids, earlier_result
 from tests.storage_factory import MODEL, QUIET_S, Store, analysed
 
@@ -91,8 +92,19 @@ def test_which_earlier_result_was_used_and_what_was_said_stays_on_record(store):
     assert change.examination == JANE
     [row] = store.rows("SELECT * FROM audit WHERE event = 'result.compared'")
     assert (row["result_id"], row["patient_id"], row["series_uid"]) == (result_id, "P1", "1.2")
-    assert json.loads(row["detail"]) == {"earlier_result": earlier, "said_sha256": examinations.said_sha256(said)}
+    assert json.loads(row["detail"]) == change.seal and change.seal["earlier_result"] == earlier
     with store.database.transaction() as tx:
         results.supersede(tx, earlier_pk, 9000.0)
     with store.database.read() as tx:
         assert change_of(tx, result_id).replaced
+
+
+@pytest.mark.parametrize("tampering", ["earlier_id = NULL", "said = '[\"better\"]'", "earlier_id = 2"])
+def test_a_change_that_is_altered_in_the_index_shows_in_the_audit_trail(store, tampering):
+    _, earlier = scanned(store, 1, "2024-01-01")
+    _, result_id = scanned(store, 2, "2025-06-01", compared_with=earlier, said=("more",))
+    with store.database.transaction() as tx:
+        assert check(tx).problems == ()
+        tx.execute(text(f"UPDATE examinations SET {tampering} WHERE result_id = :id"), {"id": result_id})
+    with store.database.read() as tx:
+        assert f"result {result_id}: its change since an earlier result was altered" in check(tx).problems[0]
