@@ -17,10 +17,9 @@ _FEWEST_VOXELS, _LEAST_ML = 50, 0.5
 
 @dataclass(frozen=True)
 class AirSample:
-    """Air in the middle of the windpipe. hu: its median.  spread_hu: its standard deviation.  ml: how much of it."""
+    """Air in the middle of the windpipe. hu: its median.  ml: how much of it."""
 
     hu: float
-    spread_hu: float
     ml: float
 
 
@@ -36,4 +35,4 @@ def sample_air(hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float, float]
     ml = len(values) * float(np.prod(spacing_mm)) / 1000.0
     if len(values) < _FEWEST_VOXELS or ml < _LEAST_ML:
         return None
-    return AirSample(float(np.median(values)), float(values.std()), ml)
+    return AirSample(float(np.median(values)), ml)

@@ -9,8 +9,9 @@ from inference.densitometry.change import in_words
 from inference.densitometry.density import Part, measure
 from inference.densitometry.kernels import sharpness, smooth
 from inference.densitometry.lungs import find_lungs
+from inference.densitometry.noise import noise_in
 from inference.densitometry.output import make_output
-from inference.densitometry.remarks import acquisition_remarks, air_check, lung_remarks
+from inference.densitometry.remarks import acquisition_remarks, air_check, lung_remarks, noise_check
 from inference.densitometry.settings import Settings
 from inference.errors import UnsuitableSeries
 from inference.plug import Output
@@ -48,8 +49,12 @@ class Densitometry:
             hu, lungs, turned.voxel_ml, threshold_hu=settings.threshold_hu, percentile=settings.percentile
         )
         sample = sample_air(turned.hu, turned.spacing_mm, accepted.air)
-        if sample:
-            checks = (*checks, air_check(sample))
+        noise_hu = noise_in(hu, lungs, turned.spacing_mm)
+        checks = (
+            *checks,
+            *([air_check(sample)] if sample else []),
+            *([noise_check(noise_hu)] if noise_hu is not None else []),
+        )
         low = lungs.parenchyma & (hu < settings.threshold_hu)
         output = make_output(
             densities,
@@ -58,7 +63,7 @@ class Densitometry:
             settings,
             checks,
             tuple(acquisition_remarks(turned.header, turned.spacing_mm[0], kernel, sample, settings)),
-            tuple(lung_remarks(lungs, densities.parts[Part()], settings)),
+            tuple(lung_remarks(lungs, densities.parts[Part()], noise_hu, settings)),
         )
         return output if turned is volume else _as_stored(output, turned)
 

@@ -174,8 +174,8 @@ def _compared(reference: Reference, both: Density, settings: Settings) -> str:
     name, unit = _MEASURED[reference.measure]
     value = getattr(both, reference.measure)
     return (
-        f"{name.format(settings)}: {value:.1f} {unit} here. In {reference.people} it was {reference.mean:g} {unit}, "
-        f"standard deviation {reference.deviation:g}, measured with other software ({reference.source})."
+        f"{name.format(settings)}: {value:.1f} {unit}. In {reference.people}: {reference.mean:g} {unit}, standard "
+        f"deviation {reference.deviation:g}, by other software ({reference.source})."
     )
 
 

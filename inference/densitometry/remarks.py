@@ -43,10 +43,13 @@ def acquisition_remarks(
 
 
 def air_check(sample: AirSample) -> QualityCheck:
-    """What was measured in the windpipe; its spread is mostly the scan's noise."""
-    return QualityCheck(
-        "WINDPIPE_AIR", f"Air in the windpipe: {sample.hu:.0f} HU, standard deviation {sample.spread_hu:.0f} HU."
-    )
+    """What was measured in the windpipe."""
+    return QualityCheck("WINDPIPE_AIR", f"Air in the windpipe: {sample.hu:.0f} HU.")
+
+
+def noise_check(noise_hu: float) -> QualityCheck:
+    """How noisy the lungs are."""
+    return QualityCheck("NOISE", f"Small areas of the lungs vary by {noise_hu:.0f} HU (standard deviation).")
 
 
 def _calibration(sample: AirSample | None, settings: Settings) -> Iterator[QualityCheck]:
@@ -65,8 +68,15 @@ def _calibration(sample: AirSample | None, settings: Settings) -> Iterator[Quali
         )
 
 
-def lung_remarks(lungs: Lungs, both: Density, settings: Settings) -> Iterator[QualityCheck]:
-    """Whether the lungs were full of air, and what was left out of them."""
+def lung_remarks(lungs: Lungs, both: Density, noise_hu: float | None, settings: Settings) -> Iterator[QualityCheck]:
+    """Whether the lungs were full of air, how noisy they are, and what was left out of them."""
+    if noise_hu is not None and noise_hu > settings.noise_hu:
+        yield QualityCheck(
+            "NOISE",
+            f"Small areas of the lungs vary by {noise_hu:.0f} HU (standard deviation), mostly from noise. Above "
+            f"{settings.noise_hu:g} HU it carries lung of normal density below {settings.threshold_hu} HU: the share "
+            "may be too high, and the percentile too low.",
+        )
     if lungs.gas_ml >= _GAS_SAID_FROM_ML:
         yield QualityCheck(
             "GAS_LEFT_OUT",

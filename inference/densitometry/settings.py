@@ -36,6 +36,7 @@ class Settings:
     thickest_mm: thicker slices give values that are not comparable.
     sharp_kernels: "refuse" such a series, or "filter" it in plane, with a Gaussian of `filter_sigma_mm`, and say so.
     air_hu: what air in the windpipe should be.
+    noise_hu: above it, noise raises the share; a limit of ours, from phantoms (docs/densitometry.md).
     inspired_ml, inspired_mean_hu: smaller or denser lungs may not be fully inflated.
     reference: values of healthy people.
     """
@@ -46,6 +47,7 @@ class Settings:
     sharp_kernels: Literal["refuse", "filter"] = "filter"
     filter_sigma_mm: float = 1.0
     air_hu: Range = (-1020, -960)
+    noise_hu: float = 15.0
     inspired_ml: float = 2500.0
     inspired_mean_hu: float = -750.0
     reference: tuple[Reference, ...] = ()

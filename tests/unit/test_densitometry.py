@@ -20,6 +20,7 @@ from inference.densitometry.density import LOWEST_HU, Part, measure, percentile_
 from inference.densitometry.kernels import sharpness
 from inference.densitometry.lungs import Lungs, find_lungs
 from inference.densitometry.model import Densitometry
+from inference.densitometry.noise import noise_in
 from inference.densitometry.open_gas import with_open_gas
 from inference.densitometry.settings import Reference, Settings
 from inference.errors import ModelError, UnsuitableSeries
@@ -226,6 +227,29 @@ def test_air_in_the_windpipe_that_is_not_air_and_small_lungs_are_remarked():
     shifted = replace(made, hu=np.clip(made.hu + 35, -1024, 3071).astype(np.int16))
     assert any("windpipe measures -9" in remark for remark in analyse(volume_of(shifted)).remarks)
     assert any("inflated" in remark for remark in analyse(volume_of(made), inspired_ml=9000.0).remarks)
+
+
+@pytest.mark.parametrize("noise_hu", [5.0, 12.0, 30.0])
+def test_noise_is_measured_between_the_vessels_and_within_the_lung(noise_hu):
+    shape, spacing = (30, 90, 120), (2.0, 0.8, 0.8)
+    hu = np.random.default_rng(3).normal(-860, noise_hu, shape)
+    hu[:, ::15] = 40  # vessels
+    inside = np.zeros(shape, bool)
+    inside[:, 5:85, 5:115] = True
+    hu[~inside] = np.random.default_rng(4).normal(0, 90, shape)[~inside]
+    whole = np.rint(hu).astype(np.int16)
+    lungs = Lungs(inside, ~inside & False, inside & (whole < -400), (slice(0, 30), slice(0, 90), slice(0, 120)), 0.0)
+    assert noise_in(whole, lungs, spacing) == pytest.approx(noise_hu, rel=0.06, abs=0.6)
+    assert noise_in(whole, replace(lungs, parenchyma=inside & False), spacing) is None
+
+
+def test_a_noisy_scan_is_remarked_with_its_noise():
+    quiet, noisy = (analyse(volume_of(phantom(2, 0.15, noise_hu, size=192))) for noise_hu in (10.0, 18.0))
+    assert not any("vary by" in remark for remark in quiet.remarks)
+    assert any("Small areas of the lungs vary by" in check.sentence for check in quiet.checks)
+    (remark,) = [remark for remark in noisy.remarks if "vary by" in remark]
+    assert "Above 15 HU" in remark and 15 < int(remark.split("vary by ")[1].split()[0]) < 24
+    assert value(noisy, codes.LAA_PERCENT) > value(quiet, codes.LAA_PERCENT) + 0.2
 
 
 def test_images_stored_mirrored_give_the_same_numbers_and_segments_on_their_own_grid():
