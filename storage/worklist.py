@@ -147,6 +147,11 @@ def choices(tx: Connection) -> dict[str, list[str]]:
 def _total(tx: Connection, search: Search) -> int | None:
     if search.since is not None or search.until is not None or search.order is Order.PROBABILITY:
         return None
+    return count(tx, search)
+
+
+def count(tx: Connection, search: Search) -> int:
+    """How many listings match what is asked of the kind."""
     return _count(tx, search, listing_weeks.c.week == ALL_WEEKS)
 
 

@@ -4,15 +4,28 @@ from types import ModuleType
 
 from starlette.routing import BaseRoute, Mount
 
-from dicom_node.web.pages import account, login, pauses, peers, pictures, series, settings, today
+from dicom_node.web.pages import (
+    account,
+    login,
+    not_analysed,
+    pauses,
+    peers,
+    pictures,
+    series,
+    settings,
+    today,
+    worklist,
+)
 from dicom_node.web.pages.navigation import Entry
 from dicom_node.web.static_files import CachedFiles
 
 # In the order of the navigation, one on each line.
 PAGES: tuple[ModuleType, ...] = (
     today,
+    worklist,
     series,
     pictures,
+    not_analysed,
     peers,
     pauses,
     settings,

@@ -19,6 +19,11 @@ def clock(seconds: float | None) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
+def minute(seconds: float) -> str:
+    """Date and time of this machine's zone to the minute, for a column whose title names the zone."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
 def hour(seconds: float) -> str:
     """The clock of this machine's zone at that moment: "09:00"."""
     return datetime.fromtimestamp(seconds).astimezone().strftime("%H:%M")
@@ -56,6 +61,11 @@ def plural(number: int, what: str, several: str = "") -> str:
     return f"{count(number) if number else 'no'} {what if number == 1 else several or what + 's'}"
 
 
+def capitalize_first(text: str) -> str:
+    """A text as a sentence begins, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def percent(share: float | None, digits: int = 1) -> str:
     """A share from 0 to 1 as per cent."""
     return "\N{EN DASH}" if share is None else f"{share * 100:.{digits}f} %"
@@ -75,11 +85,13 @@ def day(date: str | None) -> str:
 FILTERS: dict[str, Any] = {
     "count": count,
     "clock": clock,
+    "minute": minute,
     "hour": hour,
     "duration": duration,
     "ago": ago,
     "size": size,
     "plural": plural,
+    "capitalize_first": capitalize_first,
     "percent": percent,
     "person": person,
     "day": day,

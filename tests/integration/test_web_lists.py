@@ -1,0 +1,175 @@
+"""Worklist and Not analysed: what they find and say, to whom, and that nothing typed or received becomes markup."""
+
+import re
+import time
+
+import pytest
+
+from config.settings import StorageSettings
+from dicom_node.web.pages.watched import EVERY_S, Watched
+from storage import jobs, recording
+from storage.arrival import Arrival, IndexedHeader
+from storage.pseudonyms import Pseudonyms
+from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, not_analysed
+from tests.web_pages import serving
+
+EVIL = "<script>alert(1)</script>"
+QUOTED = "&lt;script&gt;alert(1)&lt;/script&gt;"
+SQL = ["'; DROP TABLE series; --", '" OR 1=1 --', "%", "_", "\\", "x' UNION SELECT 1 --", "Robert'); --"]
+
+
+def arrive(store, number, now, key="", **header):
+    """One series of one slice, with these header fields. Returns its number in the index."""
+    uid = f"1.2.3.{number}"
+    file = store.files.write_durably([uid.encode()])
+    given = {"patient_id": f"P{number}", "modality": "CT", "patient_name": f"Doe{number}^Jane", **header}
+    ae = given.pop("calling_ae", "CT1")
+    known = Pseudonyms(key).header(IndexedHeader(**given))
+    arrival = Arrival(f"{uid}.1", CT_IMAGE, uid, f"{uid}.9", EXPLICIT_LE, ae, "NODE", "127.0.0.1", file, known)
+    with store.database.transaction() as tx:
+        recording.record_instance(tx, arrival, now, 30.0)
+    return int(store.rows("SELECT MAX(id) AS id FROM series")[0]["id"])
+
+
+def refuse(store, code, now):
+    store.close_due(now)
+    job = store.claim(now)
+    with store.database.transaction() as tx:
+        jobs.finish(tx, job.job_id, job.fence, now, not_analysed(code, f"It says {EVIL}."), [], [])
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("lists")) as pages:
+        store, now = pages.store, time.time() - 1000
+        arrive(store, 1, now, accession_number="A1", calling_ae="CT1")
+        store.close_due(now + 40)
+        store.finish(store.claim(now + 40), now + 50)
+        evil = dict.fromkeys(("patient_name", "patient_id", "accession_number", "series_description"), EVIL)
+        arrive(store, 2, now + 60, calling_ae=EVIL, manufacturer=EVIL, station_name=EVIL, modality=EVIL, **evil)
+        refuse(store, "LUNG_CUT_OFF", now + 100)
+        arrive(store, 3, now + 200, patient_name="Müller^Änne", station_name="CT-9")
+        yield pages
+
+
+def names(text):
+    return re.findall(r'<td class="patient">([^<]*)<', text)
+
+
+def test_the_list_says_how_many_series_there_are_and_the_outcome_of_each(pages):
+    text = pages.logged_in("viewer").get("/worklist").text
+    assert "3 series; 1 waits for a result." in text
+    assert names(text) == ["Müller Änne", QUOTED, "Doe1 Jane"]
+    assert re.findall(r'<span class="tag \w*">([^<]*)</span>', text) == ["Images arriving", "Not analysed", "Positive"]
+    assert "90 %" in text
+    assert "lungs that reach over the first or the last slice" in text
+
+
+@pytest.mark.parametrize("address", ["/worklist", "/not-analysed", "/not-analysed?weeks=52"])
+def test_what_scanners_write_becomes_no_markup(pages, address):
+    text = pages.logged_in("viewer").get(address).text
+    assert EVIL not in text
+    assert QUOTED in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"text": "mueller"}, ["Müller Änne"]),
+        ({"text": "MÜLLER, änne"}, ["Müller Änne"]),
+        ({"text": "P1"}, ["Doe1 Jane"]),
+        ({"text": "A1"}, ["Doe1 Jane"]),
+        ({"text": "1.2.3.3"}, ["Müller Änne"]),
+        ({"text": "nobody"}, []),
+        ({"outcome": "ANALYSED"}, ["Doe1 Jane"]),
+        ({"outcome": "NOT_ANALYSED", "reason": "LUNG_CUT_OFF"}, [QUOTED]),
+        ({"finding": "POSITIVE"}, ["Doe1 Jane"]),
+        ({"finding": "NEGATIVE"}, []),
+        ({"source": "CT1"}, ["Müller Änne", "Doe1 Jane"]),
+        ({"model": "demo 1"}, [QUOTED, "Doe1 Jane"]),
+        ({"from": "2000-01-01", "to": "2001-01-01"}, []),
+        ({"from": "2000-01-01", "to": "not a date", "outcome": "no such", "sort": "no such", "after": "{"}, None),
+        ({"sort": "received-back"}, ["Doe1 Jane", QUOTED, "Müller Änne"]),
+        ({"text": "Müller", "outcome": "ANALYSED"}, []),
+    ],
+)
+def test_a_search_finds_what_was_asked_for(pages, asked, found):
+    visitor = pages.logged_in("viewer")
+    answer = visitor.fill("/worklist", "/worklist", **asked)
+    if answer.status_code == 303:
+        answer = visitor.get(answer.headers["location"])
+    assert answer.status_code == 200
+    assert names(answer.text) == (["Müller Änne", QUOTED, "Doe1 Jane"] if found is None else found)
+
+
+def test_what_names_a_patient_never_stands_in_an_address(pages):
+    visitor = pages.logged_in("viewer")
+    answer = visitor.fill("/worklist", "/worklist", text="Müller", outcome="PENDING")
+    assert answer.status_code == 200
+    assert not any("ller" in address for address in re.findall(r'(?:href|action)="([^"]*)"', answer.text))
+    redirected = visitor.fill("/worklist", "/worklist", outcome="PENDING", source="CT1")
+    assert redirected.headers["location"] == "/worklist?source=CT1&outcome=PENDING"
+    assert "Müller" not in visitor.get("/worklist", params={"text": "Müller"}).text.partition("<tbody")[0]
+
+
+@pytest.mark.parametrize("typed", SQL)
+def test_sql_in_a_box_is_only_text(pages, typed):
+    visitor = pages.logged_in("viewer")
+    answer = visitor.fill("/worklist", "/worklist", text=typed)
+    assert (answer.status_code, names(answer.text)) == (200, [])
+    for box in ("source", "model", "reason", "scanner", "from", "to", "after", "sort"):
+        answer = visitor.fill("/worklist", "/worklist", **{box: typed})
+        assert answer.status_code == 303
+        assert visitor.get(answer.headers["location"]).status_code == 200
+    assert visitor.get("/not-analysed", params={"source": typed, "scanner": typed, "weeks": typed}).status_code == 200
+    assert len(pages.store.rows("SELECT id FROM series")) == 3
+
+
+def test_who_looked_at_which_series_is_audited(pages):
+    pages.logged_in("reader").fill("/worklist", "/worklist", text="P1")
+    row = pages.audit("web.read")[-1]
+    assert '"user": "reader"' in row["detail"]
+    assert '"page": "worklist"' in row["detail"]
+    assert '"series": [1]' in row["detail"]
+    assert row["address"] == "127.0.0.1"
+
+
+def test_the_list_is_kept_up_to_date_and_says_nothing_if_nothing_is_new(pages):
+    visitor = pages.logged_in("operator")
+    first = visitor.fill("/worklist/lines", "/worklist")
+    assert first.status_code == 200
+    assert len(names(first.text)) == 3
+    held = re.search(r'name="held" value="(\w+)"', first.text)[1]
+    assert visitor.fill("/worklist/lines", "/worklist", held=held).status_code == 204
+    assert visitor.fill("/worklist/lines", "/worklist", held=held, outcome="ANALYSED").status_code == 200
+
+
+def test_what_a_page_shows_by_itself_is_audited_once_a_minute():
+    clock = [0.0]
+    watched, who = Watched(lambda: clock[0]), ("anna", "10.0.0.1")
+    assert watched.add_for(who, {1, 2}) == [[1, 2]]
+    assert watched.add_for(who, {1, 2, 3}) == []
+    clock[0] = EVERY_S + 1
+    assert watched.add_for(who, {1, 2, 3, 4}) == [[3, 4]]
+    assert watched.add_for(who, {1, 2, 3, 4}) == []
+
+
+def test_not_analysed_says_how_many_why_and_what_to_change(pages):
+    text = pages.logged_in("viewer").get("/not-analysed").text
+    assert "1 of 2 series were not analysed (50 %)" in text
+    assert "Route a series that shows both lungs from apex to base." in text
+    assert "/worklist?outcome=NOT_ANALYSED&amp;reason=LUNG_CUT_OFF" in text
+    narrowed = pages.logged_in("viewer").get("/not-analysed", params={"source": "CT1"}).text
+    assert "every series from CT1 was analysed" in narrowed
+
+
+def test_with_pseudonyms_a_patient_is_found_by_the_real_id_and_by_nothing_else(tmp_path):
+    key = "a-key-of-the-site-0123456789"
+    with serving(tmp_path) as pages:
+        object.__setattr__(
+            pages.settings, "storage", StorageSettings(**{**dict(pages.settings.storage), "pseudonym_key": key})
+        )
+        arrive(pages.store, 1, time.time(), key=key)
+        visitor = pages.logged_in("viewer")
+        assert names(visitor.fill("/worklist", "/worklist", text="P1").text) == ["(no name)"]
+        assert names(visitor.fill("/worklist", "/worklist", text="Doe1").text) == []
