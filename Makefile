@@ -14,8 +14,8 @@ PARALLEL ?= --numprocesses=2 --dist=loadfile
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format unit integration peers-test coverage attack fuzz faults peers install install-test \
-	lock clean
+.PHONY: help demo test check format unit integration peers-test coverage attack fuzz faults batch-kills peers install \
+	install-test lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +62,9 @@ faults: $(VENV)/.test peers  ## everything that may go wrong: hours
 	$(BIN)/python -m tests.faults.endurance --rounds 21
 	NODE_FAULT_ROUNDS=21 DICOM_NODE_STATEFUL_STEPS=10000 $(BIN)/python -m pytest --timeout=0 tests/faults \
 		tests/integration/test_storage_stateful.py tests/peers/test_pacs_storescp.py tests/peers/test_pacs_commitment.py
+
+batch-kills: $(VENV)/.test  ## 10,000 series in batches that are killed ten times: an hour
+	NODE_BATCH_SERIES=10000 NODE_BATCH_KILLS=10 $(BIN)/python -m pytest --timeout=0 tests/faults/test_batch_kills.py
 
 # DCMTK, Orthanc, PixelMed's validator, PostgreSQL. Without root or apt, their tests skip by name.
 peers:  ## install the programs that tests talk to (Debian, as root)

@@ -132,6 +132,17 @@ STEPS = (
     EFFORTS,
     AUDIT,
 )
+# A batch over one series in ten, in the schema of today: each has its job in the lane, 20 of its cases are in hand.
+BATCH = """INSERT INTO batches (id, state, source, query, cursor, model_name, model_version, model_digest, cases,
+    queued, done, without_result, created_at) VALUES (1, 'RUNNING', 'store', '{"where": "", "keys": {}}', '', 'other',
+    '1.0', 'other', :cases, 20, 0, 0, :now)"""
+BATCH_JOBS = f"""INSERT INTO jobs (id, series_pk, revision, instances_digest, model_name, model_version, model_digest,
+    shadow, state, priority, attempts, interruptions, fence, set_at, due_at, instance_count, last_instance_at,
+    queued_at, batch_id) {NUMBERS} SELECT :count + k, k * 10, 1, {SHA.format("k * 10")}, 'other', '1.0', 'other', TRUE,
+    'QUEUED', 0, 0, 0, 0, :now - 200000, :now - 200000, {INSTANCES}, :now, :now, 1 FROM n"""
+BATCH_CASES = f"""INSERT INTO batch_cases (batch_id, state, series_uid, place, due_at, tries, series_pk, job_id)
+    {NUMBERS} SELECT 1, CASE WHEN k <= 20 THEN 'QUEUED' ELSE 'WAITING' END, {UID.format("k * 10")}, '', 0, 0, k * 10,
+    CASE WHEN k <= 20 THEN :count + k END FROM n"""
 SEQUENCES = ("patients", "studies", "series", "jobs", "results", "result_objects")
 
 
@@ -152,6 +163,16 @@ def fill(url: str, count: int, failing: int = 1000) -> None:
         for table in SEQUENCES if tx.dialect.name == "postgresql" else ():
             tx.execute(text(f"SELECT setval('{table}_id_seq', (SELECT MAX(id) FROM {table}))"))
     database.close()
+
+
+def add_batch(database: Database, count: int) -> None:
+    """A batch with count / 10 jobs that wait, in an index of `count` series that is up to date."""
+    values = {"low": 1, "high": count // 10, "count": count, "cases": count // 10, "now": NOW}
+    with database.transaction() as tx:
+        for step in (BATCH, BATCH_JOBS, BATCH_CASES):
+            tx.execute(text(step), {name: value for name, value in values.items() if f":{name}" in step})
+        if tx.dialect.name == "postgresql":
+            tx.execute(text("SELECT setval('jobs_id_seq', (SELECT MAX(id) FROM jobs))"))
 
 
 def _fill(tx: Connection, about: Mapping[str, int]) -> None:

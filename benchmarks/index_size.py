@@ -23,8 +23,11 @@ from sqlalchemy import Connection, create_engine, make_url, text
 
 from benchmarks import index_fill
 from benchmarks.index_fill import EVERY_S, NOW, UID
+from config.reasons import ReasonCode, Refusal
 from storage import (
     audit,
+    batch_cases,
+    batches,
     commitments,
     copies,
     deliveries,
@@ -60,6 +63,7 @@ from storage.worklist import Order, Search
 REPEATS = 15
 Ask = Callable[[Connection], object]
 DAY_S = 86400.0
+NOT_KNOWN = Refusal(ReasonCode.ANALYSIS_FAILED, "")
 SERIES_UID = UID.format("0").split("'")[1] + "{}"
 
 
@@ -112,6 +116,12 @@ def alone(count: int) -> Iterator[Question]:
     yield by_itself("selection: studies to decide", lambda tx: selection.undecided_studies(tx, now))
     yield by_itself("second copies to compare", lambda tx: copies.to_compare(tx, 20))
     yield by_itself("jobs: claim", lambda tx: jobs.claim(tx, "w", now, 60.0, 3))
+    yield by_itself("jobs: claim of a batch", lambda tx: jobs.take_of_batch(tx, "w", now, 60.0, 3))
+    yield by_itself("batches to feed", batches.to_feed)
+    yield by_itself("batch: next 20 cases", lambda tx: batch_cases.waiting(tx, 1, now, 20))
+    yield by_itself("batch: one more job", lambda tx: _queue(tx, now))
+    yield by_itself("batch: what ended", lambda tx: batch_cases.settle(tx, 1, now, lambda _: NOT_KNOWN))
+    yield by_itself("batch: progress", lambda tx: batches.rate_per_s(tx, 1, now))
     yield by_itself("jobs: leases", lambda tx: job_takeover.release_expired(tx, now - DAY_S, 3))
     yield by_itself("jobs: queued", jobs.count_queued)
     yield by_itself("series to read ahead", lambda tx: series.next_series(tx, None))
@@ -176,6 +186,12 @@ def _close(tx: Connection, count: int, now: float) -> None:
 def _send(tx: Connection, now: float) -> None:
     [claimed] = deliveries.claim(tx, "PACS", now, 60.0)
     deliveries.mark_sent(tx, claimed.delivery_id, claimed.fence, now, {}, None, now)
+
+
+def _queue(tx: Connection, now: float) -> None:
+    [case] = batch_cases.waiting(tx, 1, now, 1)
+    batch_cases.input_of(tx, case.series_pk or 0)
+    batch_cases.queue(tx, case, case.series_pk or 0, jobs.ModelRef("third", "1.0", "third"), now)
 
 
 def _restart(tx: Connection, now: float) -> None:
@@ -307,6 +323,7 @@ def make(url: str, count: int) -> None:
     filled = time.perf_counter()
     database = open_database(url)
     index_fill.fill_later(database)
+    index_fill.add_batch(database, count)
     database.close()
     print(
         f"{count} series: filled in {filled - began:.0f} s, upgraded in {time.perf_counter() - filled:.0f} s",

@@ -161,6 +161,14 @@ class ReasonCode(StrEnum):
     MODEL_OUTPUT = "MODEL_OUTPUT", "an answer of a model that does not fit the images", _MAKER
     MODEL_CODE = "MODEL_CODE", "an answer of a model with an unknown code", _MAKER
 
+    # Only in batches: there is no result.
+    NO_LONGER_STORED = "NO_LONGER_STORED", "images that are no longer stored, or no longer where they were", _RESEND
+    ANALYSIS_FAILED = (
+        "ANALYSIS_FAILED",
+        "an analysis that failed at every attempt",
+        "See the reason, and create the batch again: only what has no result is analysed.",
+    )
+
 
 @dataclass(frozen=True)
 class Refusal:

@@ -5,6 +5,7 @@ Each part of the program is handed its own section; no other module reads config
 also its description in `config/node.toml`, which `python -m config.example` writes.
 """
 
+import time
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import Path
@@ -213,6 +214,35 @@ class WorkerSettings(Section):
     drain_s: float = Field(default=45.0, ge=0)
     """When the node stops, a running analysis has this long to end; then its job is handed back. Less than the
     supervisor waits."""
+
+
+class BatchSettings(Section):
+    """[batch]: one model on many series (`dicom-node batch`), while no live series waits."""
+
+    enabled: bool = False
+    """Let workers take batches up. A live series then waits for no more than the batch's series in hand."""
+    live_workers: int = Field(default=0, ge=0)
+    """Of this machine's workers, the first so many never take a batch up: a live series does not even wait for that."""
+    live_hours: tuple[Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")], ...] = ()
+    """Hours of the day kept for live series, such as "07:00-19:00", in this machine's time zone. Nothing of a batch
+    begins then; what is in hand is finished."""
+    ahead: int = Field(default=20, ge=1, le=1000)
+    """Series of a batch that are made ready ahead of the workers. This bounds the disk that images from a folder or a
+    PACS take."""
+    keep_images: bool = False
+    """Keep images that were imported from a folder or a PACS. Otherwise they are deleted once they were analysed."""
+    pacs_pause_s: float = Field(default=1.0, ge=0)
+    """Pause between two series that are fetched from a PACS, and between two questions to it."""
+
+    def may_begin(self, now: float) -> bool:
+        """Whether a batch may begin anything at this moment. now: Unix seconds."""
+        moment = time.strftime("%H:%M", time.localtime(now))
+        return self.enabled and not any(_within(moment, *hours.split("-")) for hours in self.live_hours)
+
+
+def _within(moment: str, begin: str, end: str) -> bool:
+    """Whether a time of day is in hours that may go past midnight. Equal ends: the whole day."""
+    return begin <= moment < end if begin < end else moment >= begin or moment < end
 
 
 class ModelSettings(Section):
@@ -510,6 +540,7 @@ class Settings(BaseSettings):
     sources: tuple[Source, ...] = ()
     completion: CompletionSettings = CompletionSettings()
     worker: WorkerSettings = WorkerSettings()
+    batch: BatchSettings = BatchSettings()
     model: ModelSettings = ModelSettings()
     models: tuple[ModelEntry, ...] = ()
     report: ReportSettings = ReportSettings()

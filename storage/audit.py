@@ -33,6 +33,8 @@ CONTENT = (
 )
 RECEIVED, ALWAYS_NEW = "instance.received", "NEW"
 """Of nearly all rows; they are in no index by event."""
+IMPORTED = "#"
+"""Ends the UID of what was imported, and begins the mark that keeps it apart from what was received."""
 ALWAYS = 1e300
 BY_TIME = (audit.c.at, audit.c.id)
 RARE = audit.c.event != literal(RECEIVED, literal_execute=True)  # as the index has it
@@ -89,9 +91,9 @@ def append(
         "at": float(now),
         "event": event,
         "patient_id": about.patient_id,
-        "study_uid": about.study_uid,
-        "series_uid": about.series_uid,
-        "sop_uid": about.sop_uid,
+        "study_uid": _plain(about.study_uid),
+        "series_uid": _plain(about.series_uid),
+        "sop_uid": _plain(about.sop_uid),
         "job_id": about.job_id,
         "result_id": about.result_id,
         "peer_ae": peer.ae_title,
@@ -100,6 +102,11 @@ def append(
         "detail": _DETAIL.encode(detail) if detail else None,
     }
     tx.info.setdefault(PENDING, []).append(row)
+
+
+def _plain(uid: str | None) -> str | None:
+    """A UID as DICOM has it, of one that the index marks as imported (see imported.py)."""
+    return uid if uid is None else uid.partition(IMPORTED)[0]
 
 
 def flush(tx: Connection) -> None:

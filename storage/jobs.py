@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, select, update
 
 from config.reasons import Refusal
 from storage import audit, deliveries, listings, results, tallies, turnarounds
 from storage.errors import StaleLease
 from storage.job_state import JOB, JobState
 from storage.job_takeover import end_failed, end_out_of_attempts, release_expired
+from storage.models import batches as batch_table
 from storage.models import jobs, series, studies
 from storage.moves import in_state, insert_row, move
 from storage.results import ALL_BEFORE, NewObject, NewResult, Replaces
@@ -66,6 +67,7 @@ class ClaimedJob:
     attempt: this one's number, from 1. instances_digest: SHA-256 over the series' instances when it closed.
     refusal: why the job is to be reported as not analysed, without analysing; None for all others.
     shadow: the result is kept beside the one that is reported, and never sent.
+    batch_id: the batch that it runs for, or None.
     calling_ae: which source the series came from.
     """
 
@@ -83,6 +85,7 @@ class ClaimedJob:
     refusal: Refusal | None
     lease_until: float
     shadow: bool = False
+    batch_id: int | None = None
 
 
 def refusal_columns(refusal: Refusal | None) -> dict[str, str | None]:
@@ -107,6 +110,7 @@ def enqueue(
     priority: int = 0,
     *,
     shadow: bool = False,
+    batch_id: int | None = None,
 ) -> int:
     """Queue the analysis of a closed series, unless this input has a job for this model already. Returns its id.
 
@@ -114,6 +118,7 @@ def enqueue(
     was opened again.
     priority: among the jobs that wait, those with the highest are claimed first.
     shadow: the model runs beside the one that reports. A shadow job does not count as a reporting one, nor the reverse.
+    batch_id: the batch that it is for. It is claimed only by a worker that has no live job to do.
     """
     closed = tx.execute(
         select(series.c.revision, series.c.instance_count, series.c.last_instance_at).where(series.c.id == series_pk)
@@ -136,6 +141,7 @@ def enqueue(
         "model_version": model.version,
         "model_digest": model.digest,
         "shadow": shadow,
+        "batch_id": batch_id,
         "state": JobState.QUEUED.value,
         "priority": priority,
         "attempts": 0,
@@ -170,6 +176,7 @@ def _note_queued(tx: Connection, job_id: int, now: float, values: Mapping[str, A
             "model_digest": values["model_digest"],
             "shadow": values["shadow"],
             "priority": values["priority"],
+            **({} if values["batch_id"] is None else {"batch": values["batch_id"]}),
         },
     )
 
@@ -179,23 +186,49 @@ def count_queued(tx: Connection) -> int:
     return tallies.read(tx).rows("jobs", JobState.QUEUED, part=False)
 
 
-def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts: int) -> ClaimedJob | None:
+def claim(
+    tx: Connection, worker: str, now: float, lease_s: float, max_attempts: int, *, batches: bool = False
+) -> ClaimedJob | None:
     """Claim the job that has waited longest among those of the highest priority: QUEUED to RUNNING, with the attempt
     counted now and a new fencing number.
 
-    Shadow jobs come after all others: nobody waits for them.
+    Shadow jobs come after all others: nobody waits for them. batches: if no live job waits, take one of a batch.
     Jobs whose worker is gone (lease over) are queued again first. A job out of attempts ends FAILED and stops
     nothing else. Returns None if nothing waits.
     """
     release_expired(tx, now, max_attempts)
-    waiting = (
-        select(jobs.c.id, jobs.c.fence, jobs.c.attempts)
-        .where(in_state(jobs, JobState.QUEUED), jobs.c.due_at <= now)
-        .order_by(jobs.c.shadow, jobs.c.priority.desc(), jobs.c.due_at, jobs.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    while (row := tx.execute(waiting).first()) is not None:
+    job_id = _take(tx, _LIVE, worker, now, lease_s, max_attempts)
+    if job_id is None and batches:
+        job_id = take_of_batch(tx, worker, now, lease_s, max_attempts)
+    return None if job_id is None else _claimed(tx, job_id)
+
+
+def _waiting(*lane: ColumnElement[bool]) -> Select[Any]:
+    waits = (in_state(jobs, JobState.QUEUED), *lane, jobs.c.due_at <= bindparam("now"))
+    found = select(jobs.c.id, jobs.c.fence, jobs.c.attempts).where(*waits)
+    return found.limit(1).with_for_update(skip_locked=True)
+
+
+_LIVE = _waiting(jobs.c.batch_id.is_(None)).order_by(jobs.c.shadow, jobs.c.priority.desc(), jobs.c.due_at, jobs.c.id)
+_OF_BATCH = _waiting(jobs.c.batch_id == bindparam("batch")).order_by(jobs.c.due_at, jobs.c.id)
+
+
+def take_of_batch(tx: Connection, worker: str, now: float, lease_s: float, max_attempts: int) -> int | None:
+    """Claim a job of the first batch that runs and has one waiting: a seek for each, however many jobs they have.
+
+    Returns its id.
+    """
+    for batch_id in tx.scalars(select(batch_table.c.id).where(in_state(batch_table, "RUNNING")).order_by("id")).all():
+        job_id = _take(tx, _OF_BATCH, worker, now, lease_s, max_attempts, batch=batch_id)
+        if job_id is not None:
+            return job_id
+    return None
+
+
+def _take(
+    tx: Connection, waiting: Select[Any], worker: str, now: float, lease_s: float, max_attempts: int, **lane: int
+) -> int | None:
+    while (row := tx.execute(waiting, {"now": now, **lane}).first()) is not None:
         if row.attempts >= max_attempts:
             end_out_of_attempts(tx, row.id, JobState.QUEUED, row.attempts, now)
             continue
@@ -209,7 +242,7 @@ def claim(tx: Connection, worker: str, now: float, lease_s: float, max_attempts:
         }
         detail = {"worker": worker, "attempt": row.attempts + 1, "fence": row.fence + 1}
         move(tx, JOB, row.id, JobState.QUEUED, JobState.RUNNING, now, values=values, detail=detail)
-        return _claimed(tx, row.id)
+        return int(row.id)
     return None
 
 
@@ -234,6 +267,7 @@ def _claimed(tx: Connection, job_id: int) -> ClaimedJob:
         refusal=refusal_of(row.refusal_code, row.refusal_text),
         lease_until=row.due_at,
         shadow=row.shadow,
+        batch_id=row.batch_id,
     )
 
 

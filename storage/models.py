@@ -113,6 +113,7 @@ class Series(Base):
     selection: its part in the choice of the study's best series (see selection.py); null if every one is analysed.
     has_result: it has a reported result that no later one replaces.
     emptied_at: when retention found none of its images left to delete; null while it may have some.
+    imported: read from a folder or fetched from a PACS for a batch; nobody sent it here (see imported.py).
     """
 
     __tablename__ = "series"
@@ -123,9 +124,9 @@ class Series(Base):
             "selection IN ('WAITING', 'CHOSEN', 'ANALYSED', 'PASSED_OVER', 'UNSUITABLE')", name="selection"
         ),
         _where("ix_series_open_due_at", "due_at", condition="state = 'OPEN'"),
-        Index("ix_series_state_last_instance_at", "state", "last_instance_at"),
+        _where("ix_series_state_last_instance_at", "state", "last_instance_at", condition="NOT imported"),
         _where("ix_series_selection", "selection", condition="selection IS NOT NULL"),
-        _where("ix_series_without_result", "id", condition="NOT has_result"),
+        _where("ix_series_without_result", "id", condition="NOT has_result AND NOT imported"),
         _where("ix_series_with_images", "closed_at", condition="closed_at IS NOT NULL AND emptied_at IS NULL"),
     )
 
@@ -158,6 +159,7 @@ class Series(Base):
     selection: Mapped[str | None]
     has_result: Mapped[bool] = mapped_column(server_default=false())
     emptied_at: Mapped[float | None]
+    imported: Mapped[bool] = mapped_column(server_default=false())
 
 
 class Instance(Base):
@@ -254,6 +256,7 @@ class Job(Base):
     """One analysis of one input by one model: never queued twice.
 
     shadow: the model runs beside the one that reports; its result is kept and never sent.
+    batch_id: the batch that it runs for; null for live work. Jobs of batches are shadow jobs, too.
     due_at: while QUEUED, not claimed before; while RUNNING, the end of the lease.
     interruptions: how often the whole node stopped while it ran; those attempts are not counted.
     fence: grows with each claim; only its current holder may move the job.
@@ -273,9 +276,16 @@ class Job(Base):
         ),
         CheckConstraint("state IN ('QUEUED', 'RUNNING', 'REPORTED', 'FAILED', 'SUPERSEDED')", name="state"),
         CheckConstraint("attempts >= 0", name="attempts"),
-        _where("ix_jobs_queued_at", "queued_at", condition="state = 'QUEUED'"),
+        _where("ix_jobs_queued_at", "queued_at", condition="state = 'QUEUED' AND batch_id IS NULL"),
         _where("ix_jobs_running_due_at", "due_at", condition="state = 'RUNNING'"),
-        _where("ix_jobs_failed", "finished_at", condition="state = 'FAILED'"),
+        _where("ix_jobs_failed", "finished_at", condition="state = 'FAILED' AND batch_id IS NULL"),
+        _where(
+            "ix_jobs_batch_queue",
+            "batch_id",
+            "due_at",
+            "id",
+            condition="state = 'QUEUED' AND batch_id IS NOT NULL",
+        ),
         _where("ix_jobs_waiting_set_at", "set_at", condition="state IN ('QUEUED', 'RUNNING')"),
     )
 
@@ -303,12 +313,83 @@ class Job(Base):
     queued_at: Mapped[float]
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
+    batch_id: Mapped[int | None]
+
+
+class Batch(Base):
+    """One model on many series, apart from live work (see batches.py).
+
+    source: "store", "folder" or "pacs". query: what was asked of it, as JSON.
+    cursor: how far its creation has come; it goes on from there after a crash.
+    labels, labels_sha256: the file that says what is true of the cases, and the digest of its bytes.
+    cases, queued, done, without_result: counts of its cases, kept in the transactions that change them.
+    """
+
+    __tablename__ = "batches"
+    __table_args__ = (
+        CheckConstraint("state IN ('CREATING', 'RUNNING', 'PAUSED', 'DONE', 'CANCELLED')", name="state"),
+        _where("ix_batches_running", "id", condition="state = 'RUNNING'"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    source: Mapped[str]
+    query: Mapped[str]
+    cursor: Mapped[str]
+    model_name: Mapped[str]
+    model_version: Mapped[str]
+    model_digest: Mapped[str]
+    labels: Mapped[str | None]
+    labels_sha256: Mapped[str | None]
+    cases: Mapped[int]
+    queued: Mapped[int]
+    done: Mapped[int]
+    without_result: Mapped[int]
+    created_at: Mapped[float]
+    ended_at: Mapped[float | None]
+
+
+class BatchCase(Base):
+    """One series of a batch. DONE has a result; WITHOUT_RESULT has a reason instead.
+
+    series_uid: Series Instance UID. place: where its images are, as JSON, if they are not in the index yet.
+    label_line: the line of the labels that names it.
+    due_at: not taken up before, Unix seconds. tries: how often it was taken up in vain.
+    """
+
+    __tablename__ = "batch_cases"
+    __table_args__ = (
+        UniqueConstraint("batch_id", "series_uid"),
+        CheckConstraint("state IN ('WAITING', 'QUEUED', 'DONE', 'WITHOUT_RESULT')", name="state"),
+        CheckConstraint("(state = 'DONE') = (result_id IS NOT NULL)", name="result"),
+        CheckConstraint("(state = 'WITHOUT_RESULT') = (reason_code IS NOT NULL)", name="reason"),
+        _where("ix_batch_cases_waiting", "batch_id", "due_at", "id", condition="state = 'WAITING'"),
+        _where("ix_batch_cases_queued", "batch_id", "id", condition="state = 'QUEUED'"),
+        _where("ix_batch_cases_series", "series_pk", condition="state = 'QUEUED'"),
+        _where("ix_batch_cases_ended", "batch_id", "ended_at", condition="ended_at IS NOT NULL"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    batch_id: Mapped[int] = mapped_column(ForeignKey("batches.id"))
+    state: Mapped[str]
+    series_uid: Mapped[str]
+    place: Mapped[str]
+    label_line: Mapped[int | None]
+    due_at: Mapped[float]
+    tries: Mapped[int]
+    series_pk: Mapped[int | None] = mapped_column(ForeignKey("series.id"))
+    job_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    result_id: Mapped[int | None] = mapped_column(ForeignKey("results.id"))
+    reason_code: Mapped[str | None]
+    reason_text: Mapped[str | None]
+    ended_at: Mapped[float | None]
 
 
 class Result(Base):
     """What one job found, and everything needed to say years later why it found that.
 
     shadow: of a model that runs beside the one that reports; it has no objects and no deliveries.
+    batch_id: the batch that it was made for; null for live work.
     threshold: of the model's card, null if it has none.
     seal: which form of its content the audit row sealed, see `results.content_sha256`.
     """
@@ -346,6 +427,7 @@ class Result(Base):
     timings: Mapped[str]
     checks: Mapped[str]
     seal: Mapped[int]
+    batch_id: Mapped[int | None]
 
 
 class VerdictRow(Base):
@@ -732,6 +814,8 @@ instances = cast(Table, Instance.__table__)
 conflicts = cast(Table, Conflict.__table__)
 refused_instances = cast(Table, RefusedInstance.__table__)
 jobs = cast(Table, Job.__table__)
+batches = cast(Table, Batch.__table__)
+batch_cases = cast(Table, BatchCase.__table__)
 results = cast(Table, Result.__table__)
 verdicts = cast(Table, VerdictRow.__table__)
 examinations = cast(Table, ExaminationRow.__table__)
@@ -755,7 +839,14 @@ web_users = cast(Table, WebUser.__table__)
 web_sessions = cast(Table, WebSession.__table__)
 
 # These need the columns themselves: an order, and an expression of a view.
-_where("ix_jobs_queue", jobs.c.shadow, jobs.c.priority.desc(), jobs.c.due_at, jobs.c.id, condition="state = 'QUEUED'")
+_where(
+    "ix_jobs_queue",
+    jobs.c.shadow,
+    jobs.c.priority.desc(),
+    jobs.c.due_at,
+    jobs.c.id,
+    condition="state = 'QUEUED' AND batch_id IS NULL",
+)
 _where(
     "ix_audit_connections",
     func.strftime(literal_column("'%Y-%m-%d %H:%M:%f'"), audit.c.at, literal_column("'unixepoch'")),

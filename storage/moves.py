@@ -41,7 +41,7 @@ class Machine:
 def insert_row(tx: Connection, table: Table, values: Mapping[str, object]) -> int:
     """Insert one row, counted if it has a state. Returns its id."""
     if "state" in values:
-        tallies.add(tx, table.name, values["state"], 1, part=values.get(tallies.SPLIT.get(table.name, ""), ""))
+        tallies.add(tx, table.name, values["state"], 1, part=tallies.part_of(table.name, values))
     return int(tx.execute(insert(table).values(values).returning(table.c.id)).scalar_one())
 
 
@@ -89,17 +89,21 @@ def move(
         kind = StaleLease if fence is not None else IllegalMove
         raise kind(f"{machine.entity} {row_id}: is {row['state']} and not {leaving}, so it cannot become {to}")
     table = machine.table
-    changed = tx.execute(
-        update(table)
-        .where(table.c.id == row_id, table.c.state == leaving)
-        .values(state=str(to), **(values or {}))
-        .returning(table.c[tallies.SPLIT.get(table.name, "state")], *LISTED.get(table.name, ()))
-    ).all()
+    changed = (
+        tx.execute(
+            update(table)
+            .where(table.c.id == row_id, table.c.state == leaving)
+            .values(state=str(to), **(values or {}))
+            .returning(*(table.c[name] for name in tallies.SPLIT.get(table.name, ("state",))), *LISTED.get(table.name, ()))
+        )
+        .mappings()
+        .all()
+    )
     if len(changed) != 1:
         raise StaleLease(f"{machine.entity} {row_id}: moved by another transaction")
-    part = changed[0][0] if table.name in tallies.SPLIT else ""
-    if table.name in LISTED and not {str(leaving), str(to)} <= listings.WAITING:
-        listings.touch(tx, changed[0][1])
+    part = tallies.part_of(table.name, dict(changed[0]))
+    if part != tallies.BATCH and table.name in LISTED and not {str(leaving), str(to)} <= listings.WAITING:
+        listings.touch(tx, changed[0][LISTED[table.name][0]])
     tallies.add(tx, table.name, leaving, -1, part=part)
     tallies.add(tx, table.name, to, 1, part=part)
     more = {name: value for name, value in row.items() if name not in (*AUDITED, "state", "fence")}

@@ -265,7 +265,9 @@ def _restore(tx: Connection, batch: _Batch, arrival: Arrival, held: _Held, group
 def _retry_failed(tx: Connection, series_pk: int, now: float) -> None:
     """The input of a closed series is whole again and unchanged: what failed without it may go on."""
     failed = select(job_table.c.id).where(
-        job_table.c.series_pk == series_pk, job_table.c.state == JobState.FAILED.value
+        job_table.c.series_pk == series_pk,
+        job_table.c.state == JobState.FAILED.value,
+        job_table.c.batch_id.is_(None),
     )
     for job_id in tx.scalars(failed).all():
         jobs.retry(tx, job_id, now, "a lost file of its series came back")

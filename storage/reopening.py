@@ -54,6 +54,8 @@ def analyse_again(
     if tx.scalar(select(is_gone)):
         raise CorruptFile(f"series {series_pk}: some of its images are no longer stored; have it sent again")
     former = tx.execute(select(series).where(series.c.id == series_pk)).one()
+    if former.imported:
+        raise IllegalMove(f"series {series_pk} was imported for a batch, and is analysed by batches alone")
     reopen(tx, series_pk, now, BY_OPERATOR)
     refused = former.refusal_code is not None and former.refusal_code not in OVERRULED
     values = {

@@ -153,8 +153,9 @@ def record(
 
     stale: the series was reopened while the job ran; the result is kept for the audit and superseded at birth.
     """
-    job = tx.execute(select(jobs.c.series_pk, jobs.c.revision, jobs.c.shadow).where(jobs.c.id == job_id)).one()
-    if not stale:
+    columns = (jobs.c[name] for name in ("series_pk", "revision", "shadow", "batch_id"))
+    job = tx.execute(select(*columns).where(jobs.c.id == job_id)).one()
+    if not stale and job.batch_id is None:
         supersede(tx, job.series_pk, now, shadow=job.shadow, replaces=ALL_BEFORE if job.shadow else replaces)
     values = {
         "job_id": job_id,
@@ -163,12 +164,13 @@ def record(
         "created_at": now,
         "superseded_at": now if stale else None,
         "shadow": job.shadow,
+        "batch_id": job.batch_id,
         **_columns(result),
     }
     result_id = insert_row(tx, results, values)
     record_content(tx, result_id, result.content)
     record_weights(tx, result.model_digest, result.weights)
-    tallies.add(tx, "results", result.outcome, 1, part=job.shadow)
+    tallies.add(tx, "results", result.outcome, 1, part=tallies.part_of("results", values))
     if not stale and not job.shadow:
         tx.execute(update(series).where(series.c.id == job.series_pk).values(has_result=True))
         listings.touch(tx, job.series_pk)
@@ -187,7 +189,8 @@ def record(
     ]
     if rows:
         tx.execute(insert(result_objects), rows)
-    _audit(tx, result_id, job_id, now, result, {"superseded": stale, "shadow": job.shadow})
+    flags = {"superseded": stale, "shadow": job.shadow, "batch": job.batch_id}
+    _audit(tx, result_id, job_id, now, result, {name: value for name, value in flags.items() if value})
     return result_id
 
 
@@ -211,7 +214,7 @@ def _columns(result: NewResult) -> dict[str, object]:
 
 
 def _audit(
-    tx: Connection, result_id: int, job_id: int, now: float, result: NewResult, flags: Mapping[str, bool]
+    tx: Connection, result_id: int, job_id: int, now: float, result: NewResult, flags: Mapping[str, object]
 ) -> None:
     """The inference as a row. What it found has columns of its own; this is the digest that seals them."""
     named = tx.execute(
@@ -237,7 +240,7 @@ def _audit(
             result_id=result_id,
         ),
         outcome=str(result.outcome),
-        detail=detail | {name: True for name, holds in flags.items() if holds},
+        detail={**detail, **flags},
     )
 
 
@@ -277,8 +280,12 @@ def _as_columns(sealed: Mapping[str, object], content: Content, weights: Mapping
 def supersede(
     tx: Connection, series_pk: int, now: float, *, shadow: bool | None = None, replaces: Replaces = ALL_BEFORE
 ) -> None:
-    """Mark the results of a series as no longer current; only reported or only shadow ones if `shadow` says so."""
+    """Mark the results of a series as no longer current; only reported or only shadow ones if `shadow` says so.
+
+    Those of batches stay as they are: they were never current.
+    """
     current = update(results).where(results.c.series_pk == series_pk, results.c.superseded_at.is_(None))
+    current = current.where(results.c.batch_id.is_(None))
     current = current.where(replaces.condition())
     if shadow is not None:
         current = current.where(results.c.shadow.is_(shadow))

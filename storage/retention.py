@@ -3,6 +3,8 @@
 The index, results, reports and the audit trail stay, so every question about the past keeps its answer.
 """
 
+from collections.abc import Mapping
+
 from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select, tuple_, update
 
 from storage import audit, tallies
@@ -40,7 +42,7 @@ def delete_old_images(database: Database, files: FileStore, now: float, days: fl
                 SERIES.row(tx, series_pk)  # locked: a slice that arrives now is recorded after this
                 # Asked again under the lock: a late instance may have come, or a person may have retried a delivery.
                 is_finished = tx.scalar(select(_finished(before)).where(series.c.id == series_pk))
-                paths = _mark(tx, series_pk, now, days) if is_finished else []
+                paths = remove_images(tx, series_pk, now, {"finished_for_days": days}) if is_finished else []
             deleted += files.remove_all(paths)
     return deleted
 
@@ -52,7 +54,7 @@ def finished_series(tx: Connection, before: float, place: Place = BEGINNING) -> 
 
     Finished means: closed; its job reported, or the series kept on purpose without a job, as when another series of the
     study is analysed; every delivery sent, and committed if that is wanted. What failed is not finished: somebody may
-    want to retry it.
+    want to retry it. A batch keeps only the images of its jobs that wait or run.
     """
     closed_at, _ = place
     rows = tx.execute(
@@ -78,10 +80,15 @@ def _finished(before: float) -> ColumnElement[bool]:
         series.c.closed_at <= before,
         ~exists().where(instances.c.series_pk == series.c.id, instances.c.received_at > before),
         or_(_reported(), _kept_without_a_job(), series.c.selection.in_(NOT_CHOSEN)),
-        ~exists().where(jobs.c.series_pk == series.c.id, jobs.c.state.in_(UNFINISHED)),
-        ~_results_where(results.c.created_at > before),
+        ~exists().where(jobs.c.series_pk == series.c.id, jobs.c.state.in_(UNFINISHED), ~_failed_of_batch()),
+        ~_results_where((results.c.created_at > before) & results.c.batch_id.is_(None)),
         ~_results_where(exists().where(deliveries.c.result_id == results.c.id, or_(*_undelivered(before)))),
     )
+
+
+def _failed_of_batch() -> ColumnElement[bool]:
+    """Nobody retries it: a batch that is made again gets its images again, if they are still here."""
+    return and_(jobs.c.batch_id.is_not(None), jobs.c.state == JobState.FAILED.value)
 
 
 def _reported() -> ColumnElement[bool]:
@@ -111,8 +118,8 @@ def _undelivered(before: float) -> list[ColumnElement[bool]]:
     ]
 
 
-def _mark(tx: Connection, series_pk: int, now: float, days: float) -> list[str]:
-    """Mark the images of a series as removed, with one audit row. Returns the paths to delete."""
+def remove_images(tx: Connection, series_pk: int, now: float, why: Mapping[str, object]) -> list[str]:
+    """Mark the images of a series as removed, with one audit row. Returns the paths to delete after the commit."""
     kept = and_(instances.c.series_pk == series_pk, instances.c.gone_at.is_(None))
     rows = tx.execute(select(instances.c.path, instances.c.size).where(kept)).all()
     tx.execute(update(series).where(series.c.id == series_pk).values(emptied_at=now))
@@ -134,6 +141,6 @@ def _mark(tx: Connection, series_pk: int, now: float, days: float) -> list[str]:
             series_uid=named.series_instance_uid, study_uid=named.study_instance_uid, patient_id=named.patient_id
         ),
         outcome="DELETED",
-        detail={"files": len(rows), "bytes": sum(row.size for row in rows), "finished_for_days": days},
+        detail={"files": len(rows), "bytes": sum(row.size for row in rows), **why},
     )
     return [row.path for row in rows]

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Select, exists, func, select
+from sqlalchemy import Connection, Select, exists, func, select, text
 
 from config.reasons import Refusal
 from storage import jobs, refused
@@ -18,6 +18,8 @@ from storage.moves import in_state, move
 from storage.series_state import SERIES, Selection, SeriesState
 
 QUIET_TIME = "quiet-time"
+NOT_IMPORTED = text("NOT series.imported")
+"""As the indexes have it: series that are here for live work."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def next_series(tx: Connection, but: int | None) -> int | None:
     queued = (
         select(job_table.c.series_pk)
         .where(in_state(job_table, JobState.QUEUED), job_table.c.attempts == 0, job_table.c.refusal_code.is_(None))
-        .where(job_table.c.series_pk != (but or 0))
+        .where(job_table.c.series_pk != (but or 0), job_table.c.batch_id.is_(None))
         .order_by(job_table.c.shadow, job_table.c.priority.desc(), job_table.c.due_at, job_table.c.id)
         .limit(1)
     )
@@ -186,6 +188,12 @@ def series_instances(tx: Connection, series_pk: int) -> list[StoredInstance]:
     return [StoredInstance(**row) for row in rows]
 
 
+def refusal_of_series(tx: Connection, series_pk: int) -> Refusal | None:
+    """Why a closed series is not to be analysed, as decided when it closed; None if it is."""
+    row = tx.execute(select(series.c.refusal_code, series.c.refusal_text).where(series.c.id == series_pk)).one()
+    return jobs.refusal_of(row.refusal_code, row.refusal_text)
+
+
 def sop_classes(tx: Connection, series_pk: int) -> set[str]:
     """The SOP Class UIDs of a series' instances."""
     return set(tx.scalars(select(instances.c.sop_class_uid).where(instances.c.series_pk == series_pk).distinct()))
@@ -245,7 +253,7 @@ def list_series(
 
 def _latest(tx: Connection, state: str, study_uid: str | None, limit: int | None) -> Iterator[SeriesRecord]:
     """Series in one state: an index has these in their order."""
-    query = _records().where(series.c.state == state)
+    query = _records().where(series.c.state == state, NOT_IMPORTED)
     query = query.order_by(series.c.last_instance_at.desc(), series.c.id.desc())
     if study_uid is not None:
         of_study = select(series.c.id).join(studies).where(studies.c.study_instance_uid == study_uid)

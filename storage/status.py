@@ -31,6 +31,7 @@ def status(tx: Connection, now: float) -> dict[str, Any]:
             **{str(one): counts.rows("results", one, part=False) for one in ResultOutcome},
             "SHADOW": counts.rows("results", part=True),
         },
+        "batches_running": counts.rows("batches", "RUNNING"),
         "oldest_queued_s": _age(now, tx.scalar(OLDEST_QUEUED)),
         "oldest_pending_s": _age(now, _oldest_pending(tx, counts)),
         "paused": [vars(one) for one in pauses.all_of(tx)],
@@ -63,13 +64,13 @@ def lateness(tx: Connection, now: float) -> dict[str, float | None]:
     }
 
 
-OLDEST_QUEUED = select(func.min(jobs.c.queued_at)).where(in_state(jobs, JobState.QUEUED))
+OLDEST_QUEUED = select(func.min(jobs.c.queued_at)).where(in_state(jobs, JobState.QUEUED), jobs.c.batch_id.is_(None))
 UNCONFIRMED = select(func.count()).select_from(deliveries).where(deliveries.c.unconfirmed_at.is_not(None))
 
 
 def _by_state(counts: tallies.Counts) -> dict[str, dict[str, int]]:
     states = {"series": SeriesState, "jobs": JobState, "deliveries": DeliveryState}
-    return {table: {str(state): counts.rows(table, state) for state in names} for table, names in states.items()}
+    return {table: {str(state): counts.live(table, state) for state in names} for table, names in states.items()}
 
 
 def _oldest_pending(tx: Connection, counts: tallies.Counts) -> float | None:
@@ -121,7 +122,7 @@ def _failed_jobs(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
             jobs.c.finished_at,
         )
         .select_from(jobs.join(series))
-        .where(in_state(jobs, JobState.FAILED))
+        .where(in_state(jobs, JobState.FAILED), jobs.c.batch_id.is_(None))
         .order_by(jobs.c.finished_at.desc())
         .limit(limit)
     )

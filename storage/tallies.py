@@ -10,13 +10,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, Table, case, func, literal, literal_column, select, text, union_all
 
-from storage.models import conflicts, deliveries, instances, jobs, results, series, tallies
+from storage.models import batches, conflicts, deliveries, instances, jobs, results, series, tallies
 from storage.prepared import Prepared
 
 PENDING = "tallies"
-HELD, UNDECIDED, SHADOW = "held", "undecided", "shadow"
-# What a table's counts are split by, besides the state.
-SPLIT: Mapping[str, str] = {"jobs": "shadow", "deliveries": "destination"}
+HELD, UNDECIDED, SHADOW, BATCH = "held", "undecided", "shadow", "batch"
+# The columns that a table's counts are split by, besides the state.
+SPLIT: Mapping[str, tuple[str, ...]] = {
+    "series": ("imported",),
+    "jobs": ("batch_id", "shadow"),
+    "results": ("batch_id", "shadow"),
+    "deliveries": ("destination",),
+}
 ADD = Prepared(
     text(
         "INSERT INTO tallies (subject, state, part, rows, bytes) VALUES (:subject, :state, :part, :rows, :bytes) "
@@ -41,6 +46,13 @@ def add(tx: Connection, subject: str, state: object, rows: int, *, part: object 
     found = changes.setdefault((subject, str(state), _named(part)), Tally())
     found.rows += rows
     found.size += size
+
+
+def part_of(table: str, row: Mapping[str, Any]) -> str:
+    """The part that a row of a table is counted in: its destination; "shadow", or "batch" for what belongs to one."""
+    if row.get("batch_id") is not None or row.get("imported"):
+        return BATCH
+    return SHADOW if row.get("shadow") else str(row.get("destination", "")) if table in SPLIT else ""
 
 
 def _named(part: object) -> str:
@@ -73,6 +85,10 @@ class Counts:
     def rows(self, subject: str, state: object = None, part: object = None) -> int:
         """How many rows of a table are in a state; in all of them if none is given."""
         return sum(tally.rows for tally in self._matching(subject, state, part))
+
+    def live(self, subject: str, state: object = None) -> int:
+        """As `rows`, without what belongs to batches."""
+        return self.rows(subject, state) - self.rows(subject, state, BATCH)
 
     def size(self, subject: str, state: object = None) -> int:
         """Bytes of their files."""
@@ -122,13 +138,19 @@ def differences(tx: Connection) -> dict[Key, Tally]:
 
 def _counting() -> list[Select[Any]]:
     # Literals, so that PostgreSQL sees the same expression where it selects and where it groups.
-    shadow = {t: case((t.c.shadow, literal_column(f"'{SHADOW}'")), else_=literal_column("''")) for t in (jobs, results)}
+    none: Any = literal_column("''")
+    of_batch: Any = literal_column(f"'{BATCH}'")
+    of_shadow: Any = literal_column(f"'{SHADOW}'")
+    lane = {
+        t: case((t.c.batch_id.is_not(None), of_batch), (t.c.shadow, of_shadow), else_=none) for t in (jobs, results)
+    }
     held = func.sum(case((instances.c.gone_at.is_(None), instances.c.size), else_=0))
     return [
-        _grouped(series, series.c.state),
-        _grouped(jobs, jobs.c.state, shadow[jobs]),
+        _grouped(series, series.c.state, case((series.c.imported, of_batch), else_=none)),
+        _grouped(batches, batches.c.state),
+        _grouped(jobs, jobs.c.state, lane[jobs]),
         _grouped(deliveries, deliveries.c.state, deliveries.c.destination),
-        _grouped(results, results.c.outcome, shadow[results]),
+        _grouped(results, results.c.outcome, lane[results]),
         _grouped(conflicts, func.coalesce(conflicts.c.verdict, literal_column(f"'{UNDECIDED}'"))),
         _grouped(instances, func.coalesce(instances.c.gone_reason, literal_column(f"'{HELD}'")), size=held),
     ]

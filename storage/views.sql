@@ -5,7 +5,7 @@
 
 -- Which version of these views does this index have?
 CREATE VIEW views_version AS
-SELECT 4 AS version;
+SELECT 5 AS version;
 
 -- What touched this patient, this study, this series? Everything that happened, oldest first.
 CREATE VIEW patient_history AS
@@ -40,7 +40,7 @@ FROM (SELECT patients.patient_id, studies.study_instance_uid, series.series_inst
       JOIN series ON series.id = jobs.series_pk
       JOIN studies ON studies.id = series.study_pk
       JOIN patients ON patients.id = studies.patient_pk
-      WHERE jobs.state IN ('QUEUED', 'RUNNING') AND NOT jobs.shadow
+      WHERE jobs.state = 'QUEUED' AND jobs.batch_id IS NULL AND NOT jobs.shadow
       UNION ALL
       SELECT patients.patient_id, studies.study_instance_uid, series.series_instance_uid, series.modality,
              series.description, series.calling_ae, series.instance_count, series.revision, series.last_instance_at,
@@ -50,7 +50,17 @@ FROM (SELECT patients.patient_id, studies.study_instance_uid, series.series_inst
       JOIN series ON series.id = jobs.series_pk
       JOIN studies ON studies.id = series.study_pk
       JOIN patients ON patients.id = studies.patient_pk
-      WHERE jobs.state = 'FAILED' AND NOT jobs.shadow
+      WHERE jobs.state = 'RUNNING' AND jobs.batch_id IS NULL AND NOT jobs.shadow
+      UNION ALL
+      SELECT patients.patient_id, studies.study_instance_uid, series.series_instance_uid, series.modality,
+             series.description, series.calling_ae, series.instance_count, series.revision, series.last_instance_at,
+             series.state, series.selection, series.refusal_code, jobs.id AS job_id, jobs.state AS job_state,
+             jobs.failure_reason, jobs.model_name
+      FROM jobs
+      JOIN series ON series.id = jobs.series_pk
+      JOIN studies ON studies.id = series.study_pk
+      JOIN patients ON patients.id = studies.patient_pk
+      WHERE jobs.state = 'FAILED' AND jobs.batch_id IS NULL AND NOT jobs.shadow
       UNION ALL
       SELECT patients.patient_id, studies.study_instance_uid, series.series_instance_uid, series.modality,
              series.description, series.calling_ae, series.instance_count, series.revision, series.last_instance_at,
@@ -62,7 +72,7 @@ FROM (SELECT patients.patient_id, studies.study_instance_uid, series.series_inst
       LEFT JOIN jobs ON jobs.id = (SELECT MAX(latest.id) FROM jobs AS latest
                                    WHERE latest.series_pk = series.id AND latest.revision = series.revision
                                          AND NOT latest.shadow)
-      WHERE NOT series.has_result
+      WHERE NOT series.has_result AND NOT series.imported
             AND NOT EXISTS (SELECT 1 FROM results WHERE results.series_pk = series.id
                                                         AND results.superseded_at IS NULL AND NOT results.shadow)
             AND NOT EXISTS (SELECT 1 FROM jobs AS other
@@ -91,7 +101,7 @@ CREATE VIEW model_weight_files AS
 SELECT model_digest, role, sha256 FROM model_weights;
 
 -- All results of a model, and whether each is still the current one of its series. A shadow result is of a model that
--- runs beside the one that reports; it was sent nowhere.
+-- runs beside the one that reports; it was sent nowhere. Those of batches are in batch_results.
 CREATE VIEW model_results AS
 SELECT results.model_name, results.model_version, results.model_digest,
        results.id AS result_id, patients.patient_id, studies.study_instance_uid, series.series_instance_uid,
@@ -116,7 +126,8 @@ LEFT JOIN findings AS first ON first.id = (SELECT MIN(id) FROM findings WHERE fi
 LEFT JOIN codes AS interpretation ON interpretation.id = first.interpretation_id
 JOIN series ON series.id = results.series_pk
 JOIN studies ON studies.id = series.study_pk
-JOIN patients ON patients.id = studies.patient_pk;
+JOIN patients ON patients.id = studies.patient_pk
+WHERE results.batch_id IS NULL;
 
 -- What each result says, by code: its findings, then its measurements. kind: finding, whose value is the model's
 -- certainty, 0 to 1, or measurement. Codes are value and coding scheme, each with its meaning in words.
@@ -153,7 +164,8 @@ LEFT JOIN codes AS site ON site.id = said.site_id
 LEFT JOIN codes AS laterality ON laterality.id = said.laterality_id
 LEFT JOIN codes AS topography ON topography.id = said.topography_id
 LEFT JOIN codes AS derivation ON derivation.id = said.derivation_id
-LEFT JOIN codes AS method ON method.id = said.method_id;
+LEFT JOIN codes AS method ON method.id = said.method_id
+WHERE results.batch_id IS NULL;
 
 -- How long from the last instance to the result, and to the first destination that has it: median and 95th
 -- percentile (nearest rank) for each day (UTC) on which results were made.
@@ -177,7 +189,7 @@ SELECT what, cause, CAST(SUM(counted) AS BIGINT) AS times,
 FROM (
     SELECT CASE WHEN shadow THEN 'shadow job failed' ELSE 'job failed' END AS what,
            COALESCE(failure_reason, 'unknown') AS cause, 1 AS counted, set_at AS at
-    FROM jobs WHERE state = 'FAILED'
+    FROM jobs WHERE state = 'FAILED' AND batch_id IS NULL
     UNION ALL
     SELECT 'series not analysed', reason_code, COUNT(*), MAX(created_at) FROM results
     WHERE outcome = 'NOT_ANALYSED' AND NOT shadow GROUP BY reason_code
@@ -245,3 +257,22 @@ JOIN results ON results.id = verdicts.result_id
 JOIN series ON series.id = results.series_pk
 JOIN studies ON studies.id = series.study_pk
 JOIN patients ON patients.id = studies.patient_pk;
+
+-- What became of each series of a batch? Nothing of this was sent, or is part of a report. outcome: as in model_results,
+-- or WITHOUT_RESULT; empty while it waits. An image that was imported for a batch has series_instance_uid here alone.
+CREATE VIEW batch_results AS
+SELECT batch_cases.batch_id, batch_cases.id AS case_id, batch_cases.series_uid AS series_instance_uid,
+       batch_cases.state, batches.model_name, batches.model_version, batches.model_digest,
+       COALESCE(results.outcome, CASE WHEN batch_cases.reason_code IS NOT NULL THEN 'WITHOUT_RESULT' END) AS outcome,
+       COALESCE(results.reason_code, batch_cases.reason_code) AS reason_code,
+       COALESCE(results.reason_text, batch_cases.reason_text) AS reason_text,
+       first.certainty AS probability,
+       CASE WHEN interpretation.value IN ('10828004', '260385009')
+            THEN interpretation.value = '10828004' END AS positive,
+       batch_cases.job_id, batch_cases.result_id,
+       strftime('%Y-%m-%d %H:%M:%f', batch_cases.ended_at, 'unixepoch') AS ended_utc
+FROM batch_cases
+JOIN batches ON batches.id = batch_cases.batch_id
+LEFT JOIN results ON results.id = batch_cases.result_id
+LEFT JOIN findings AS first ON first.id = (SELECT MIN(id) FROM findings WHERE findings.result_id = results.id)
+LEFT JOIN codes AS interpretation ON interpretation.id = first.interpretation_id;

@@ -45,10 +45,13 @@ log = structlog.get_logger()
 
 
 class Worker:
-    """Analyses queued series one after the other on one device."""
+    """Analyses queued series one after the other on one device. live_only: it takes no job of a batch."""
 
-    def __init__(self, settings: Settings, database: Database, files: FileStore, device: str) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, files: FileStore, device: str, *, live_only: bool = False
+    ) -> None:
         self.settings = settings
+        self.live_only = live_only
         self.database = database
         self.files = files
         self.device = device
@@ -113,7 +116,8 @@ class Worker:
         worker = self.settings.worker
         self.files.check()  # no job is begun that could not be read
         with self.database.transaction() as tx:
-            job = jobs.claim(tx, self.name, now, worker.lease_s, worker.max_attempts)
+            batches = not self.live_only and self.settings.batch.may_begin(now)
+            job = jobs.claim(tx, self.name, now, worker.lease_s, worker.max_attempts, batches=batches)
         self._in_hand = job
         if job is None:
             self._held = None
@@ -293,7 +297,8 @@ class Worker:
     def _model(self, job: ClaimedJob) -> OpenModel:
         if job.model.digest not in self._models:
             # No more than are in use: the weights of former ones do not stay in memory.
-            others = len(self.settings.model_entries) - 1
+            # A batch's model comes beside those: a live series must not wait until its own is loaded again.
+            others = len(self.settings.model_entries) - 1 + self.settings.batch.enabled
             kept = list(self._models.items())[-others:] if others else []
             self._models = dict([*kept, (job.model.digest, open_model(self.settings, job.model, self.device))])
         return self._models[job.model.digest]

@@ -141,17 +141,18 @@ def evaluate(
                       subgroups=tuple(subgroup or ()), **table)  # fmt: skip
     second = reader.read(shadow, SITE_ONLY_SHADOW, shadow=True) if shadow else None
     assessment = assess(cases, options, compare(cases, second, in_use) if second else None, identity)
-    written = _written(cases, assessment, output)
+    written = write_assessment(cases, assessment, output)
     if adopt:
         written.append(adopt_evaluation(settings_from(config), assessment, site))
         err.print("reports print these figures from now on", markup=False)
     if json:
         print_json({**assessment.as_json(), "files": [str(path) for path in written]})
     else:
-        _print(assessment)
+        print_assessment(assessment)
 
 
-def _written(cases: Predictions, assessment: Assessment, output: Path | None) -> list[Path]:
+def write_assessment(cases: Predictions, assessment: Assessment, output: Path | None) -> list[Path]:
+    """Write page, plots and tables to a folder. Returns the files; none without a folder."""
     if output is None:
         return []
     from inference.evaluation.output import PAGE, write
@@ -262,7 +263,8 @@ def _thresholds(text: str) -> dict[str, tuple[float, ...]]:
     return {"thresholds": values}
 
 
-def _print(assessment: Assessment) -> None:
+def print_assessment(assessment: Assessment) -> None:
+    """The figures as tables on standard output."""
     out.print(f"{assessment.source}: {assessment.cases} cases, {assessment.positives} positive", markup=False)
     areas = (
         ("ROC AUC", assessment.roc_auc, assessment.roc_auc_interval),

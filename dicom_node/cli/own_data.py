@@ -53,7 +53,7 @@ def stored_scans(tx: Connection, files: FileStore) -> list[Scan]:
             patients.c.birth_date,
         )
         .select_from(series.join(studies).join(patients))
-        .where(series.c.state == SeriesState.CLOSED.value)
+        .where(series.c.state == SeriesState.CLOSED.value, series.c.imported.is_(False))
         .order_by(series.c.id)
     )
     return [
@@ -93,6 +93,7 @@ def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
             findings.c.certainty.is_not(None),
             results.c.superseded_at.is_(None),
             results.c.shadow.is_(shadow),
+            results.c.batch_id.is_(None),
             results.c.outcome == ResultOutcome.ANALYSED.value,
         )
         .order_by(results.c.id)

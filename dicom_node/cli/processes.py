@@ -44,6 +44,9 @@ def run(config: ConfigOption = None) -> None:
 def work(
     config: ConfigOption = None,
     device: Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:0", ...')] = "auto",
+    number: Annotated[
+        int, typer.Option(min=0, help="Which of this machine's workers, from 0; see live_workers in [batch].")
+    ] = 0,
 ) -> None:
     """Analyse queued series in this process until it is told to stop."""
     die_with_parent()
@@ -55,7 +58,8 @@ def work(
     files = files_of(settings)
     database = _database_of(settings, files)
     with watched(database, stop):
-        if not Worker(settings, database, files, device).run(stop):
+        live_only = number < settings.batch.live_workers
+        if not Worker(settings, database, files, device, live_only=live_only).run(stop):
             # The interpreter would wait for the analysis, or tear the libraries down under it.
             os._exit(0)
 

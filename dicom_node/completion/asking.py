@@ -74,10 +74,10 @@ class QueriedPacs:
         """Get instances that it holds and the node does not. held: transfer syntaxes by SOP Instance UID."""
         how = self._settings.completion.retrieve
         wanted = Retrieval(
-            one.series_pk,
             key,
             set(missing),
             frozenset(held.values()),
+            one.series_pk,
             one.quiet_s,
             self._settings.receiver.ae_title,
             Pseudonyms(self._settings.storage.pseudonym_key.get_secret_value()),

@@ -47,19 +47,27 @@ OUT_OF_RESOURCES = 0xA700
 
 
 @dataclass(frozen=True)
-class Retrieval:
-    """What to fetch.
+class Wanted:
+    """Instances of one series.
 
     missing: SOP Instance UIDs. syntaxes: transfer syntaxes of the series' instances that are here already.
+    """
+
+    series: SeriesKey
+    missing: set[str]
+    syntaxes: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Retrieval(Wanted):
+    """What to fetch for an open series.
+
     quiet_s: of the series, so that a fetched instance waits as long as a sent one.
     node_ae: our own AE title, as which C-MOVE names us.
     pseudonyms: what the index calls patients.
     """
 
     series_pk: int
-    series: SeriesKey
-    missing: set[str]
-    syntaxes: frozenset[str]
     quiet_s: float
     node_ae: str
     pseudonyms: Pseudonyms
@@ -82,19 +90,37 @@ def fetch(
     if not wanted.missing:
         return 0
     keeper = Keeper(peer, caller, wanted, database, files, clock)
-    models = MOVE_MODELS if move else GET_MODELS
+    retrieve(peer, caller, wanted, keeper.on_store, keeper.count_here, move_to=wanted.node_ae if move else None)
+    return keeper.count_here()
+
+
+def retrieve(
+    peer: Peer,
+    caller: SenderSettings,
+    wanted: Wanted,
+    on_store: Callable[[evt.Event], int],
+    count_here: Callable[[], int],
+    *,
+    move_to: str | None = None,
+) -> None:
+    """Ask a PACS for instances, by each information model that it offers until all are here.
+
+    on_store: takes an instance and returns the DIMSE status. count_here: how many of the wanted ones are here.
+    move_to: AE title of a C-MOVE's destination; None for C-GET.
+    Raises PeerUnavailable, or NoContext if the peer does not support it.
+    """
+    models = GET_MODELS if move_to is None else MOVE_MODELS
     contexts = [build_context(model) for model in models]
-    if not move:
+    if move_to is None:
         contexts += _storage_contexts(wanted.syntaxes)
-    roles = [] if move else [build_role(uid, scp_role=True) for uid in sorted(IMAGE_CLASSES)]
-    handlers: list[evt.EventHandlerType] = [(evt.EVT_C_STORE, keeper.on_store)]
+    roles = [build_role(uid, scp_role=True) for uid in sorted(IMAGE_CLASSES)] if move_to is None else []
+    handlers: list[evt.EventHandlerType] = [(evt.EVT_C_STORE, on_store)]
     with associate(peer, caller, contexts, roles=roles, handlers=handlers) as link:
         for model in (m for m in models if link.accepted(m)):
             for some in _batches(sorted(wanted.missing)):
-                _retrieve(link, model, _identifier(model, wanted, some), len(some), wanted.node_ae if move else None)
-            if keeper.count_here() == len(wanted.missing):
+                _retrieve(link, model, _identifier(model, wanted, some), len(some), move_to)
+            if count_here() == len(wanted.missing):
                 break
-    return keeper.count_here()
 
 
 def _retrieve(link: Link, model: str, identifier: Dataset, count: int, move_to: str | None) -> None:
@@ -224,7 +250,7 @@ def _batches(uids: Sequence[str]) -> Iterator[Sequence[str]]:
     yield from (uids[start : start + UIDS_AT_ONCE] for start in range(0, len(uids), UIDS_AT_ONCE))
 
 
-def _identifier(model: str, wanted: Retrieval, uids: Sequence[str]) -> Dataset:
+def _identifier(model: str, wanted: Wanted, uids: Sequence[str]) -> Dataset:
     identifier = Dataset()
     identifier.QueryRetrieveLevel = "IMAGE"
     if model in (GET_MODELS[1], MOVE_MODELS[1]):

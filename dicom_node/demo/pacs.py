@@ -26,7 +26,20 @@ QUERY_MODELS = (
     StudyRootQueryRetrieveInformationModelGet,
     PatientRootQueryRetrieveInformationModelGet,
 )
-INDEXED = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality")
+INDEXED = (
+    "PatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "SOPClassUID",
+    "Modality",
+    "StudyDate",
+)
+
+BELOW = {
+    "SERIES": ("SOPInstanceUID", "SOPClassUID"),
+    "STUDY": ("SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID", "Modality"),
+}
 
 
 @dataclass(frozen=True)
@@ -137,9 +150,11 @@ class Pacs:
         return status
 
     def _matches(self, identifier: Dataset) -> list[Held]:
-        wanted = {k: _values(identifier, k) for k in INDEXED if identifier.get(k)}
+        wanted = {k: _values(identifier, k) for k in INDEXED if identifier.get(k) and k != "StudyDate"}
+        first, _, last = str(identifier.get("StudyDate") or "").partition("-")
         with self._lock:
             held = list(self._held.values())
+        held = [h for h in held if first <= h.keys["StudyDate"] <= (last or first or "9")]
         return [h for h in held if all(h.keys[keyword] in values for keyword, values in wanted.items())]
 
     def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
@@ -148,6 +163,9 @@ class Pacs:
         matches = self._matches(identifier)
         if level == "IMAGE":
             for held in matches:
+                yield 0xFF00, _response(level, held)
+        elif level == "STUDY":
+            for held in {held.keys["StudyInstanceUID"]: held for held in matches}.values():
                 yield 0xFF00, _response(level, held)
         elif level == "SERIES":
             series = {held.keys["SeriesInstanceUID"]: held for held in matches}
@@ -175,6 +193,6 @@ def _response(level: str, held: Held) -> Dataset:
     answer = Dataset()
     answer.QueryRetrieveLevel = level
     for keyword, value in held.keys.items():
-        if level == "IMAGE" or keyword not in ("SOPInstanceUID", "SOPClassUID"):
+        if level == "IMAGE" or keyword not in BELOW[level]:
             setattr(answer, keyword, value)
     return answer

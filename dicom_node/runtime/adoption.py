@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 
 from config.headers import UNREADABLE, quiet
 from config.own_equipment import OwnEquipment
+from dicom_node.batch.local_files import is_imported
 from dicom_node.implementation import IMPLEMENTATION_CLASS_UID
 from dicom_node.receiver.errors import Refused
 from dicom_node.receiver.headers import read_header, read_identity
@@ -49,15 +50,15 @@ META_START = 132 + 12  # preamble, "DICM", and the group length's own element: P
 
 
 class _OwnObject(Exception):
-    """An object of a result that this node made itself."""
+    """An object of a result that this node made itself, or a copy that was imported for a batch: nobody sent it."""
 
 
 @dataclass
 class Adoption:
     """adopted: how many became instances. conflicts: how many were set aside beside one. The others are paths.
 
-    spare: bytes that the index has in another file. own: objects of own results. Both are set aside. unreadable: kept
-    apart, and their series is incomplete if their header names it.
+    spare: bytes that the index has in another file. own: objects of own results, and what was imported for a batch. Both
+    are set aside. unreadable: kept apart, and their series is incomplete if their header names it.
     """
 
     adopted: int = 0
@@ -150,6 +151,9 @@ class Adopter:
 
     def _arrival(self, path: str, file: Path) -> Arrival:
         """Raises _OwnObject; Refused and others for a file that is not whole."""
+        with file.open("rb") as stored:
+            if is_imported(stored.read(META_START)):
+                raise _OwnObject
         with quiet():
             meta, start = _read_meta(file)
             if self._is_own_result(file, meta):

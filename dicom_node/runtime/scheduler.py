@@ -14,6 +14,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from config.settings import Settings
 from dicom_node.analysis.current_model import current_models
+from dicom_node.batch.feeder import Feeder
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from dicom_node.completion.second_copies import compare
@@ -32,6 +33,7 @@ COMPARE_EVERY_S = 2.0
 RETENTION_EVERY_S = 3600.0
 SWEEP_EVERY_S = 6 * 3600.0
 EPOCH_EVERY_S = 60.0
+BATCHES_EVERY_S = 0.5
 CERTIFICATES_EVERY_S = 24 * 3600.0
 FIRST_SILENCE_S, LONGEST_SILENCE_S = 1.0, 300.0
 ORPHAN_AGE_S = 24 * 3600.0
@@ -43,7 +45,10 @@ def run_scheduler(settings: Settings, database: Database, files: FileStore, stop
     scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
     scheduler.add_listener(Complaints(), EVENT_JOB_ERROR)
     completion = Completion(settings, database, files)
-    for name, every_s, action in _jobs(settings, database, files, completion):
+    jobs = _jobs(settings, database, files, completion)
+    if settings.batch.enabled:
+        jobs.append(("batches", BATCHES_EVERY_S, Feeder(settings, database, files, stop).step))
+    for name, every_s, action in jobs:
         scheduler.add_job(action, "interval", seconds=every_s, id=name)
     scheduler.start()
     certificate_expiry.warn(settings)

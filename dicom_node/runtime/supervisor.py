@@ -121,7 +121,7 @@ def children_of(settings: Settings, config_file: Path | None, lock: int) -> list
     if settings.web.port:
         children.append(Child("web", ["web", *config], lock, dict(counting)))
     for number, device in enumerate(settings.worker.devices):
-        children.append(Child(f"work-{number}", ["work", "--device", device, *config], lock))
+        children.append(Child(f"work-{number}", ["work", "--device", device, "--number", str(number), *config], lock))
     return children
 
 

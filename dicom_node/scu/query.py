@@ -1,7 +1,7 @@
 """Questions to a PACS about one series: how many instances it holds, which, and what else of its study (C-FIND)."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,6 +19,8 @@ from dicom_node.scu.association import Link, Peer, PeerUnavailable, associate, p
 STUDY_ROOT = str(StudyRootQueryRetrieveInformationModelFind)
 PATIENT_ROOT = str(PatientRootQueryRetrieveInformationModelFind)
 PENDING = (0xFF00, 0xFF01)
+STUDY_KEYS = ("StudyInstanceUID", "StudyDate", "AccessionNumber", "PatientID")
+SERIES_KEYS = ("SeriesInstanceUID", "StudyInstanceUID", "Modality", "SeriesDescription", "BodyPartExamined")
 MAX_ANSWERS = 50_000
 """More answers than any series has instances: a peer that answers without end is cut off."""
 
@@ -86,6 +88,33 @@ class Query:
         with peer_at_fault():
             kept = [answer for answer in answers if (answer.get("Modality") or "CT") == "CT"]
             return {str(answer.SeriesInstanceUID) for answer in kept if answer.get("SeriesInstanceUID")}
+
+    def studies(self, keys: Mapping[str, str]) -> list[dict[str, str]]:
+        """The studies that match these keys (by keyword, as C-FIND takes them): what STUDY_KEYS names of each.
+
+        Raises QueryFailed or PeerUnavailable.
+        """
+        return self._records("STUDY", STUDY_KEYS, keys)
+
+    def series_of(self, study_instance_uid: str) -> list[dict[str, str]]:
+        """The series of a study: what SERIES_KEYS names of each. Raises QueryFailed or PeerUnavailable."""
+        found = self._records("SERIES", SERIES_KEYS, {"StudyInstanceUID": study_instance_uid})
+        return [one for one in found if one["StudyInstanceUID"] in ("", study_instance_uid)]
+
+    def _records(self, level: str, columns: Sequence[str], keys: Mapping[str, str]) -> list[dict[str, str]]:
+        identifier = Dataset()
+        identifier.QueryRetrieveLevel = level
+        for name in columns:
+            setattr(identifier, name, keys.get(name, ""))
+        for name in keys.keys() - set(columns):
+            setattr(identifier, name, keys[name])
+        answers: list[Dataset] = []
+        with peer_at_fault():
+            model = next((model for model in self._models if model == STUDY_ROOT), None)
+            if model is None:
+                raise QueryFailed("the PACS does not offer the Study Root model, which this needs")
+            answers = self._find(identifier, model)
+            return [{name: str(answer.get(name) or "").strip() for name in columns} for answer in answers]
 
     def _ask(self, identifier: Dataset, series: SeriesKey) -> list[Dataset]:
         """Answers of the first information model that gives any: Study Root, else Patient Root."""

@@ -1,11 +1,14 @@
 """Short lives of a node that together reach every durable step of every process. Each can be killed at one step."""
 
+import io
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pydicom.filereader import read_dataset
 
 from storage.folder import FolderStore
 from tests.attacker import element
@@ -113,7 +116,7 @@ def fetch(life: Life) -> Node:
     with ExitStack() as stack:
         (life.folder / "sent").mkdir(parents=True)
         for uid, data in everything.items():
-            (life.folder / "sent" / uid).write_bytes(_part10(uid, data))
+            (life.folder / "sent" / uid).write_bytes(part10(uid, data))
         pacs = Archive(life.folder / "pacs")
         stack.callback(pacs.stop)
         pacs.server.load(life.folder / "sent")
@@ -350,11 +353,28 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
 NO_AFTER = {"resend receive storage.folder.FolderStore.make_durable"}
 
 
-def _part10(uid: str, data: bytes) -> bytes:
+def part10(uid: str, data: bytes) -> bytes:
+    """A DICOM file of an encoded CT slice."""
     from dicom_node.receiver.part10 import encode_file_start
     from tests.attacker import CTImageStorage, ExplicitVRLittleEndian
 
     return encode_file_start(str(CTImageStorage), uid, str(ExplicitVRLittleEndian)) + data
+
+
+def with_number(made: Mapping[str, bytes], number: int) -> dict[str, bytes]:
+    """The same slices as a series of another study: twelve digits of each of its UIDs tell the number."""
+
+    def other(uid: str) -> str:
+        return f"{uid[:-18]}{number:012d}{uid[-6:]}"
+
+    first = read_dataset(io.BytesIO(next(iter(made.values()))), is_implicit_VR=False, is_little_endian=True)
+    known = [str(first.StudyInstanceUID), str(first.SeriesInstanceUID)]
+    found = {}
+    for uid, data in made.items():
+        for old in (uid, *known):
+            data = data.replace(old.encode(), other(old).encode())
+        found[other(uid)] = data
+    return found
 
 
 def _refused(node: Node, port: int) -> bool:

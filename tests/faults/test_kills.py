@@ -42,7 +42,13 @@ FEW = [
     ("second_of_two", "deliver:c-store:after", "tree"),
 ]
 # Commands: the person who ran one sees that it failed, and runs it again.
-COMMANDS = ("dicom_node.cli.", "dicom_node.analysis.replay.", "dicom_node.runtime.adoption.")
+COMMANDS = (
+    "dicom_node.cli.",
+    "dicom_node.analysis.replay.",
+    "dicom_node.runtime.adoption.",
+    "dicom_node.batch.creating.",
+    "dicom_node.batch.report.",
+)
 # Not in a running node (the demonstration, certificates), or an empty folder that is made at every start.
 ELSEWHERE = {
     "dicom_node.runtime.supervisor.Supervisor.run",
@@ -85,6 +91,16 @@ ELSEWHERE = {
     "storage.workspace.Workspace._remove_abandoned",
     # When a bucket was listed last. If that is not noted, it is listed again.
     "storage.orphans.sweep_regularly",
+    # Batches, which test_batch_kills.py kills, at these steps and at random.
+    "dicom_node.batch.feeder.Feeder._from_pacs",
+    "dicom_node.batch.feeder.Feeder._give_up",
+    "dicom_node.batch.feeder.Feeder._queue_stored",
+    "dicom_node.batch.feeder.Feeder._run",
+    "dicom_node.batch.feeder.Feeder._settle",
+    "dicom_node.batch.feeder.Feeder._take",
+    "dicom_node.batch.feeder.Feeder._try_later",
+    "dicom_node.batch.importing.Importer.run",
+    "dicom_node.batch.pacs.Keeper._keep",
     # Removes what was never promised to anybody; the sweep removes what it leaves behind.
     "storage.folder.FolderFile.discard",
 }

@@ -23,7 +23,18 @@ CONTRACT = [
     "reconcile",
     "refused",
 ]
-LOST = ["verdicts", "listings", "worklist", "examinations", "identity", "orphans", "flat", "tallies", "audit_archive"]
+LOST = [
+    "batches",
+    "verdicts",
+    "listings",
+    "worklist",
+    "examinations",
+    "identity",
+    "orphans",
+    "flat",
+    "tallies",
+    "audit_archive",
+]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import re
 import pytest
 from sqlalchemy import event
 
-from benchmarks.index_fill import fill, fill_later
+from benchmarks.index_fill import add_batch, fill, fill_later
 from benchmarks.index_size import alone, asked, tidy
 from storage import audit, listings, prepared
 from storage.database import open_database
@@ -20,15 +20,25 @@ from tests.storage_factory import fresh_url
 SMALL, LARGE = 500, 4000
 FAILING = 20
 STEPS_AT_ONCE = 20
-# These hold a row for each state, destination or day, or for what is open; and properties for each name.
+# These hold a row for each state, destination, day or batch, or for what is open; and properties for each name.
 NEVER_LARGE = {
-    *("properties", "tallies", "turnaround_days", "completion_efforts", "listing_kinds", "listing_weeks", "pauses"),
+    *(
+        "properties",
+        "tallies",
+        "batches",
+        "turnaround_days",
+        "completion_efforts",
+        "listing_kinds",
+        "listing_weeks",
+        "pauses",
+    ),
 }
 # Indexes of what still needs something: reading all of one is reading what waits.
 WAITING = {
     "ix_series_open_due_at",
     "ix_jobs_queue",
     "ix_jobs_queued_at",
+    "ix_batch_cases_queued",
     "ix_jobs_running_due_at",
     "ix_jobs_waiting_set_at",
     "ix_deliveries_waiting_set_at",
@@ -50,6 +60,7 @@ def filled(folder, count):
     fill(url, count, FAILING)
     database = open_database(url)
     fill_later(database)
+    add_batch(database, count)
     tidy(url)
     return database
 
