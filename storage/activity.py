@@ -11,6 +11,7 @@ from storage.job_state import JobState
 from storage.models import audit, jobs, results, series
 from storage.moves import in_state
 from storage.results import ResultOutcome
+from storage.series import NOT_IMPORTED
 from storage.series_state import SeriesState
 
 RECORDED = "result.recorded"
@@ -18,7 +19,7 @@ RECORDED = "result.recorded"
 
 @dataclass(frozen=True)
 class Activity:
-    """received: series whose last instance came then. analysed, not_analysed: results, but not of a shadow model.
+    """received: series whose last instance came then. analysed, not_analysed: results, but of no shadow model or batch.
 
     failed: analyses that were given up. sent, committed: deliveries that a destination took, and said it keeps.
     """
@@ -52,14 +53,19 @@ def between(tx: Connection, since: float, until: float) -> Activity:
 def _received(tx: Connection, since: float, until: float) -> int:
     last, found = series.c.last_instance_at, 0
     for state in SeriesState:  # one piece of the index for each
-        counted = select(func.count()).select_from(series).where(in_state(series, state), last >= since, last < until)
+        counted = (
+            select(func.count())
+            .select_from(series)
+            .where(in_state(series, state), NOT_IMPORTED, last >= since, last < until)
+        )
         found += tx.scalar(counted) or 0
     return found
 
 
 def _failed(tx: Connection, since: float, until: float) -> int:
     when = jobs.c.finished_at
-    counted = select(func.count()).select_from(jobs).where(in_state(jobs, JobState.FAILED), when >= since, when < until)
+    live = (in_state(jobs, JobState.FAILED), jobs.c.batch_id.is_(None))
+    counted = select(func.count()).select_from(jobs).where(*live, when >= since, when < until)
     return tx.scalar(counted) or 0
 
 

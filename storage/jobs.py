@@ -155,7 +155,8 @@ def enqueue(
         "queued_at": now,
     }
     job_id = insert_row(tx, jobs, values)
-    listings.touch(tx, series_pk)
+    if batch_id is None:
+        listings.touch(tx, series_pk)
     _note_queued(tx, job_id, now, values)
     return job_id
 

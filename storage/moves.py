@@ -94,7 +94,9 @@ def move(
             update(table)
             .where(table.c.id == row_id, table.c.state == leaving)
             .values(state=str(to), **(values or {}))
-            .returning(*(table.c[name] for name in tallies.SPLIT.get(table.name, ("state",))), *LISTED.get(table.name, ()))
+            .returning(
+                *(table.c[name] for name in tallies.SPLIT.get(table.name, ("state",))), *LISTED.get(table.name, ())
+            )
         )
         .mappings()
         .all()

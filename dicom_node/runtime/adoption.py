@@ -57,8 +57,8 @@ class _OwnObject(Exception):
 class Adoption:
     """adopted: how many became instances. conflicts: how many were set aside beside one. The others are paths.
 
-    spare: bytes that the index has in another file. own: objects of own results, and what was imported for a batch. Both
-    are set aside. unreadable: kept apart, and their series is incomplete if their header names it.
+    spare: bytes that the index has in another file. own: objects of own results, and what was imported for a batch.
+    Both are set aside. unreadable: kept apart, and their series is incomplete if their header names it.
     """
 
     adopted: int = 0

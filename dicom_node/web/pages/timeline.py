@@ -81,9 +81,14 @@ def _closed(row: Row, detail: Row, _times: int) -> str:
 
 def _recorded(row: Row, detail: Row, _times: int) -> str:
     shadow = " (shadow, never sent)" if detail.get("shadow") else ""
+    shadow = f" (batch {detail['batch']}, never sent)" if detail.get("batch") else shadow
     reason = f": {detail['reason']}" if detail.get("reason") else ""
     what = "analysed it" if row["outcome"] == "ANALYSED" else f"gave no result{reason}"
     return f"Result {row['result_id']}: {detail.get('model', 'the model')} {what}{shadow}."
+
+
+def _lane(detail: Row) -> str:
+    return f" in batch {detail['batch']}" if detail.get("batch") else " as a shadow" if detail.get("shadow") else ""
 
 
 def _to(text: str) -> Callable[[Row, Row, int], str]:
@@ -128,9 +133,7 @@ _SENTENCES: dict[str, Callable[[Row, Row, int], str]] = {
     ),
     "series.images-deleted": lambda _row, _detail, _times: "Retention deleted the images, as the site has set it.",
     "study.series-chosen": lambda _row, _detail, _times: "The study's best series was chosen.",
-    "job.queued": lambda _row, detail, _times: (
-        f"Queued for {detail.get('model', 'the model')}{' as a shadow' if detail.get('shadow') else ''}."
-    ),
+    "job.queued": lambda _row, detail, _times: f"Queued for {detail.get('model', 'the model')}{_lane(detail)}.",
     "job.running": lambda _row, detail, _times: (
         f"The analysis began (attempt {detail.get('attempt', '?')}, {detail.get('worker', 'a worker')})."
     ),
