@@ -86,10 +86,12 @@ def _ran(analysis: Analysis) -> Step:
 def _report(report: ReportObject) -> Step:
     """Read back by highdicom; checked by dciodvfy too if it is installed."""
     try:
-        content = srread(io.BytesIO(report.part10)).content
+        document = srread(io.BytesIO(report.part10))
+        content = document.content
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         return Step("report", False, f"cannot be read back: {type(error).__name__}: {error}")
-    read = f"{len(report.part10) / 1024:.0f} KiB, {len(content)} part of TID 1500 read back"
+    size = f"series {document.SeriesNumber}, {len(report.part10) / 1024:.0f} KiB"
+    read = f"{size}, {len(content)} part of TID 1500 read back"
     program = shutil.which("dciodvfy")
     if program is None:
         return Step("report", True, f"{read}; dciodvfy is not installed")

@@ -43,10 +43,15 @@ def test_the_authors_card_says_that_it_is_non_commercial() -> None:
     assert [path.name for path in shipped_folder().iterdir() if read_card(path).non_commercial] == ["zheng2020-authors"]
 
 
-def test_a_model_is_checked_down_to_its_report(data_dir: Path) -> None:
-    steps = json.loads(said("models", "check", "densitometry", "--json"))
+@pytest.mark.parametrize(("name", "number"), [("demonstration", 9001), ("densitometry", 9011)])
+def test_a_model_is_checked_down_to_its_report(
+    name: str, number: int, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DICOM_NODE_MODELS", '[{"name": "demonstration"}, {"name": "densitometry"}]')
+    steps = json.loads(said("models", "check", name, "--json"))
     assert [step["what"] for step in steps] == ["card", "weights", "licence", "run on a phantom", "report"]
     assert all(step["passed"] for step in steps)
+    assert steps[-1]["found"].startswith(f"series {number}, "), "each model's objects have numbers of their own"
 
 
 def test_altered_weights_fail_the_check(data_dir: Path) -> None:
