@@ -89,7 +89,9 @@ def test_the_share_of_known_emphysema_is_found_within_a_fifth_of_a_percentage_po
     for third, where in thirds(lungs).items():
         part = np.zeros((len(made.hu), 1, 1), bool)
         part[where] = True
-        assert abs(found.parts[Part("both", third)].laa_percent - 100 * made.emphysema.share_in(part)) < 0.2
+        for side, mine in (("both", half | ~half), ("right", half), ("left", ~half)):
+            known = 100 * made.emphysema.share_in(part & mine)
+            assert abs(found.parts[Part(side, third)].laa_percent - known) < 0.2
 
 
 def test_emphysema_of_one_lung_is_reported_in_that_lung_and_counts_half_in_both():
@@ -357,6 +359,37 @@ def test_simpleitk_finds_the_same_numbers_with_the_same_mask(shared, name):
         density = found[Part(side)]
         numbers = (density.volume_ml, density.laa_percent, density.perc15_hu, density.mean_hu)
         assert numbers == pytest.approx(expected, abs=1e-6)
+    for part, expected_of in parts_by_simpleitk(image, lungs).items():
+        density = found[part]
+        assert (density.volume_ml, density.laa_percent, density.mean_hu) == pytest.approx(expected_of, abs=1e-6)
+
+
+def parts_by_simpleitk(image: sitk.Image, lungs: Lungs) -> dict[Part, tuple[float, float, float]]:
+    """Volume, share below -950 HU and mean of each lung, each third of both, and each lung's thirds."""
+    right, left, inside = (one[lungs.box] for one in (lungs.right, lungs.left, lungs.parenchyma))
+    levels = np.flatnonzero((right | left).any(axis=(1, 2)))
+    height = levels[-1] - levels[0] + 1
+    # The middle of a slice decides which third it belongs to.
+    third = np.clip(((np.arange(len(right)) - levels[0] + 0.5) * 3 // height).astype(int), 0, 2)
+    labels = (np.where(right, 1, 0) + np.where(left, 4, 0) + (right | left) * third[:, None, None]).astype(np.uint8)
+    counted, measured, low = (sitk.LabelStatisticsImageFilter() for _ in range(3))
+    on_grid = [sitk.GetImageFromArray(one) for one in (labels, labels * inside)]
+    for one in on_grid:
+        one.CopyInformation(image)
+    counted.Execute(image, on_grid[0])
+    measured.Execute(image, on_grid[1])
+    low.Execute(sitk.Cast(image < -950, sitk.sitkFloat64), on_grid[1])
+    voxel_ml = float(np.prod(image.GetSpacing())) / 1000
+    found = {}
+    names = ("lower", "middle", "upper")
+    for side, first in (("right", (1,)), ("left", (4,)), ("both", (1, 4))):
+        for which, heights in {"whole": (0, 1, 2), **{name: (n,) for n, name in enumerate(names)}}.items():
+            parts = [start + n for start in first for n in heights if counted.HasLabel(start + n)]
+            voxels = sum(measured.GetCount(n) for n in parts)
+            share, mean = (sum(one.GetSum(n) for n in parts) / voxels for one in (low, measured))
+            volume_ml = voxel_ml * sum(counted.GetCount(n) for n in parts)
+            found[Part(side, which)] = (volume_ml, 100 * share, mean)
+    return found
 
 
 def by_simpleitk(image: sitk.Image, whole: np.ndarray, parenchyma: np.ndarray) -> tuple[float, float, float, float]:
