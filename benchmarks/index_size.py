@@ -25,6 +25,7 @@ from benchmarks import index_fill
 from benchmarks.index_fill import EVERY_S, NOW, UID
 from config.reasons import ReasonCode, Refusal
 from storage import (
+    activity,
     audit,
     batch_cases,
     batches,
@@ -45,9 +46,12 @@ from storage import (
     results,
     retention,
     selection,
+    senders,
     series,
     status,
+    turnarounds,
     verdicts,
+    web_users,
     worklist,
 )
 from storage.arrival import Arrival, IndexedHeader
@@ -237,7 +241,19 @@ def asked(count: int, limit: int = 50) -> Iterator[Question]:
     for name, how in filters.items():
         yield person(f"audit {name} --limit {limit}", lambda tx, how=how: audit.search(tx, limit=limit, **how))  # type: ignore[misc]
     yield from _worklist(person, some, count, limit)
+    yield from _pages(person)
     yield from _views(person, some, day, limit)
+
+
+def _pages(person: Callable[[str, Ask], Question]) -> Iterator[Question]:
+    """What every page asks, and what Today and Peers do."""
+    yield person("page: whose login it is", lambda tx: web_users.who_is(tx, "0" * 64, NOW))
+    yield person("page Today: an hour", lambda tx: activity.between(tx, NOW - 3600, NOW))
+    yield person("page Today: turnarounds", lambda tx: turnarounds.of_days(tx, ["2026-11-29", "2026-11-30"]))
+    yield person("page Peers: senders of an hour", lambda tx: senders.senders(tx, NOW - 3600))
+    yield person("page Peers: senders of a week", lambda tx: senders.senders(tx, NOW - 7 * DAY_S))
+    yield person("page Peers: refusals", lambda tx: senders.refusals(tx, NOW - 3600))
+    yield person("page Peers: refused images", senders.refused_images)
 
 
 def _worklist(person: Callable[[str, Ask], Question], some: int, count: int, limit: int) -> Iterator[Question]:
