@@ -9,7 +9,7 @@ import pytest
 from config.reasons import ReasonCode
 from config.settings import Destination
 from dicom_node.web.pages.reasons import OF_PIXELS, OF_POSITIONS
-from storage import jobs
+from storage import examinations, jobs
 from storage.lost import mark_lost
 from storage.models import instances
 from tests.factories import write_series as write_chest
@@ -222,3 +222,13 @@ def test_a_destination_is_paused_and_resumed_on_the_peers_page_by_operators_only
     assert operator.fill("/peers/resume", sure="yes", kind="source", name="NOBODY").status_code == 400
     assert operator.fill("/peers/resume", sure="yes", **fields).status_code == 303
     assert "paused</span>" not in operator.get("/peers").text
+
+
+def test_the_change_since_an_earlier_scan_stands_with_the_result_and_what_may_explain_it(pages, shown):
+    said = ("Since 2024-01-01 (10 days): more.", f"The scans differ in {HOSTILE}.")
+    with pages.store.database.transaction() as tx:
+        examination = examinations.Examination("someone", "demo", "2024-01-11", {})
+        examinations.record(tx, 2000.0, shown.result_id, examination, shown.result_id, said)
+    text = pages.logged_in("viewer").get(f"/series/{shown.series_pk}").text
+    assert said[0] in text and f"Compared with result {shown.result_id}" in text
+    assert "The scans differ in &lt;script&gt;" in text and "<script>alert" not in text

@@ -21,7 +21,7 @@ from dicom_node.web.security.guard import current_user, field, require
 from dicom_node.web.security.roles import Role
 from inference.errors import ModelError
 from inference.models.registry import list_models
-from storage import audit, deliveries, results, shown, study_results, verdicts
+from storage import audit, deliveries, examinations, results, shown, study_results, verdicts
 from storage import series as store
 from storage.errors import IllegalMove, NotFound, UnusableVerdict
 from storage.object_kinds import ObjectKind
@@ -69,6 +69,7 @@ def _read(tx: Connection, context: WebContext, series_pk: int) -> dict[str, Any]
                 cards.get(str(one["model_digest"])),
                 deliveries.of_result(tx, int(str(one["id"]))),
                 verdicts.verdicts_on(tx, int(str(one["id"]))),
+                examinations.change_of(tx, int(str(one["id"]))),
             )
             for one in standing
         ],

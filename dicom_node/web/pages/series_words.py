@@ -12,6 +12,7 @@ from inference.models.cards import Card
 from inference.numerals import percent
 from storage.coded import CodedFinding, CodedMeasurement, Content
 from storage.deliveries import DeliveryState
+from storage.examinations import RecordedChange
 from storage.job_state import JobState
 from storage.results import EVIDENCE, ResultOutcome
 from storage.series import SeriesRecord
@@ -73,6 +74,7 @@ class ShownResult:
     timings: Mapping[str, float]
     deliveries: tuple[tuple[Mapping[str, Any], str, str], ...]
     verdicts: tuple[tuple[ReadersVerdict, str], ...]
+    change: RecordedChange | None = None
 
 
 def headline(record: SeriesRecord, standing: Sequence[Mapping[str, Any]]) -> Headline:
@@ -132,7 +134,11 @@ def _certain(one: CodedFinding) -> str:
 
 
 def of_result(
-    row: Mapping[str, Any], card: Card | None, sent: Sequence[Mapping[str, Any]], given: Sequence[ReadersVerdict]
+    row: Mapping[str, Any],
+    card: Card | None,
+    sent: Sequence[Mapping[str, Any]],
+    given: Sequence[ReadersVerdict],
+    change: RecordedChange | None = None,
 ) -> ShownResult:
     """A result as `get_result` gives it, with the card of its model if that is here."""
     content = row["content"]
@@ -154,6 +160,7 @@ def of_result(
         timings=row["timings"],
         deliveries=tuple((one, *DELIVERIES.get(one["state"], (one["state"], ""))) for one in sent),
         verdicts=tuple((one, VERDICTS.get(one.verdict, str(one.verdict))) for one in given),
+        change=change,
     )
 
 
