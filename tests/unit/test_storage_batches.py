@@ -1,5 +1,6 @@
 """Batches: a lane of their own, results that stay apart, and exactly one outcome for each case."""
 
+import contextlib
 import json
 import threading
 import time
@@ -10,9 +11,12 @@ from sqlalchemy import text
 
 from config.reasons import ReasonCode, Refusal
 from config.settings import BatchSettings, Settings
+from dicom_node.analysis.worker import Worker
 from dicom_node.batch.creating import Creator, read_source
 from dicom_node.batch.feeder import Feeder
 from dicom_node.batch.labels import CaseLabels
+from dicom_node.cli import processes
+from dicom_node.runtime.supervisor import children_of
 from storage import batch_cases, batches, jobs, reopening, results, retention, series, study_results, tallies
 from storage.audit_check import check
 from storage.batches import BatchState, NewBatch
@@ -383,3 +387,47 @@ def test_an_operator_cannot_have_an_imported_series_analysed_as_a_live_one(store
         tx.execute(text("UPDATE series SET imported = TRUE"))
     with pytest.raises(IllegalMove), store.database.transaction() as tx:
         reopening.analyse_again(tx, 1, NOW, OTHER)
+
+
+@pytest.mark.parametrize(
+    ("batch", "live_only", "takes"),
+    [
+        ({"enabled": True}, False, True),
+        ({"enabled": True}, True, False),
+        ({"enabled": True, "live_hours": ("00:00-00:00",)}, False, False),
+        ({}, False, False),
+    ],
+)
+def test_a_worker_takes_a_batch_up_only_if_the_site_lets_it(store, monkeypatch, batch, live_only, takes):
+    closed_series(store, 1)
+    created(store)
+    feeder(store).step()
+    settings = Settings(data_dir=store.folder, batch=BatchSettings(**batch))
+    worker = Worker(settings, store.database, store.files, "cpu", live_only=live_only)
+    taken = []
+    monkeypatch.setattr(worker, "handle", taken.append)
+    assert worker.work_once(time.time()) is takes
+    assert [job.batch_id for job in taken] == [1] * takes
+
+
+def test_the_first_workers_of_a_machine_are_those_that_are_kept_for_live_series(monkeypatch):
+    settings = Settings(worker={"devices": ("cpu", "cpu", "cpu")}, batch=BatchSettings(enabled=True, live_workers=2))
+    numbers = [child.arguments[4] for child in children_of(settings, None, 0) if child.arguments[0] == "work"]
+    assert numbers == ["0", "1", "2"]
+    kept = []
+
+    class Stub:
+        def __init__(self, *_, live_only):
+            kept.append(live_only)
+
+        def run(self, _stop):
+            return True
+
+    monkeypatch.setattr("dicom_node.analysis.worker.Worker", Stub)
+    for name in ("die_with_parent", "_database_of", "files_of", "watched", "stop_on_signals"):
+        monkeypatch.setattr(processes, name, lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(processes, "settings_from", lambda _: settings)
+    monkeypatch.setattr("os.nice", lambda _: 0)
+    for number in range(3):
+        processes.work(None, "cpu", number)
+    assert kept == [True, True, False]
