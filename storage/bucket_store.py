@@ -167,17 +167,20 @@ class BucketStore(FileStore):
         with self._workspace.folder() as folder:
             pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch")
             try:
-                paths = list(pool.map(partial(self._bring, folder, trusted), kept))
+                paths = list(pool.map(partial(self._bring, folder), kept))
             finally:
                 pool.shutdown(cancel_futures=True)
             yield paths
 
-    def _bring(self, folder: Path, trusted: Collection[str], item: Kept) -> Path:
-        """A link in `folder` to the copy of a stored file, which is fetched if there is none or a damaged one."""
+    def _bring(self, folder: Path, item: Kept) -> Path:
+        """A link in `folder` to the copy of a stored file, which is fetched if there is none or a damaged one.
+
+        Copies are never synced: after a power failure, any of them may be torn.
+        """
         name = _name(item.path)
         target = folder / name
         if self._cache.link(name, target):
-            if not item.sha256 or item.path in trusted or _sha256(target) == item.sha256:
+            if not item.sha256 or _sha256(target) == item.sha256:
                 return target
             self._cache.forget(name)
             target.unlink()

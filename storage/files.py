@@ -115,7 +115,7 @@ class FileStore(ABC):
     def at_hand(self, kept: Sequence[Kept], trusted: Collection[str] = ()) -> AbstractContextManager[list[Path]]:
         """Local files with the bytes of stored ones, in their order, for as long as the block runs.
 
-        trusted: paths whose SHA-256 need not be checked here.
+        trusted: paths whose SHA-256 need not be checked here, if the store is this machine's own.
         Raises CorruptFile if one is missing or its SHA-256 differs, StoreUnavailable.
         """
 

@@ -28,11 +28,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.demo import pacs
 from storage import audit, deliveries, job_state, series, series_state
 from storage.database import Database
+from storage.files import FileStore
 from storage.folder import FolderStore
 from storage.models import audit as audit_rows
 from tests.attacker import ACCEPT, Attacker, pdu
 from tests.factories import Grid, chest, slice_dataset
 from tests.programs import free_port, listening, wait_for
+from tests.s3 import S3
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = Grid((6, 16, 20))
@@ -207,6 +209,7 @@ class Node:
 
     index: the URL of a PostgreSQL database; without one, SQLite in the folder.
     models: those that analyse each series, by name; without any, the demonstration model does.
+    s3: the bucket of its files; without one, they are in the folder.
     """
 
     def __init__(
@@ -217,6 +220,7 @@ class Node:
         commitment: str = "request",
         index: str = "",
         models: Sequence[str] = (),
+        s3: S3 | None = None,
         **variables: str,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -230,6 +234,7 @@ class Node:
         self.starts = 0
         self._power_is_back = False
         self._index = index
+        self.s3 = s3
         self.models = set(models) or {"demonstration"}
         destination = {
             "name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs_port, "commitment": commitment
@@ -261,6 +266,7 @@ class Node:
             "DICOM_NODE_REPORT__SUMMARY": "false",
             "DICOM_NODE_STORAGE__LOW_DISK_MB": "1",
             "DICOM_NODE_LOGGING__LEVEL": "warning",
+            **(s3.variables() if s3 else {}),
             **variables,
         }
 
@@ -298,6 +304,10 @@ class Node:
 
     def lose_what_was_not_synced(self) -> None:
         """Do the worst that a disk may do in a power failure; SQLite's own files are left as they are."""
+        if self.s3 is not None:  # what the bucket has taken is durable; the copies here are not
+            for copy in (self.data / "s3").rglob("*.dcm"):
+                copy.write_bytes(b"")
+            return
         path = self.faults / "synced"
         synced = set(path.read_text().splitlines()) if path.exists() else set()
         for file in (self.data / "files").rglob("*.dcm"):
@@ -356,6 +366,17 @@ class Node:
     def listens(self) -> bool:
         """True if the receiver accepts connections."""
         return listening(self.port)
+
+    @property
+    def files(self) -> FileStore:
+        """Its files; those of a bucket without what the node keeps of them on its machine."""
+        if self.s3 is None:
+            return FolderStore(self.data / "files")
+        return self.s3.store(self.data.parent / "looked at")
+
+    def stored(self) -> set[str]:
+        """The paths of all files that are not set aside."""
+        return {path for _, paths in self.files.folders(float("inf")) for path in paths}
 
     def database(self) -> Database:
         """Its index."""
@@ -437,7 +458,7 @@ def check(
 
     deleted: retention has removed the images, which is allowed after their reports were delivered.
     """
-    database, files = node.database(), FolderStore(node.data / "files")
+    database, files = node.database(), node.files
     try:
         with database.read() as tx:
             assert audit.verify(tx) is None, "the audit trail is whole"
@@ -457,8 +478,8 @@ def check(
             assert item.gone == "retention"
             continue
         assert item.gone is None, f"an acknowledged instance is {item.gone}"
-        data = files.read_verified(item.path, item.sha256)
-        _, offset = split_dataset(files.absolute(item.path))
+        with files.at_hand([item]) as (file,):
+            data, (_, offset) = file.read_bytes(), split_dataset(file)
         assert hashlib.sha256(data[offset:]).hexdigest() == sha256, "an acknowledged instance has other bytes"
     _check_pacs(pacs, current)
     return {"acknowledged": len(acknowledged), "series": len(current), "objects sent": len(pacs.received)}

@@ -104,6 +104,12 @@ def _wrap_files() -> None:
     wrap(folder.FolderStore, "_move", "storage.folder.FolderStore._move")
     wrap(folder.FolderStore, "delete_quarantine", "storage.folder.FolderStore.delete_quarantine")
 
+    from storage import bucket, bucket_store
+
+    for name in ("put_new", "replace", "delete", "move"):
+        wrap(bucket.Bucket, name, f"storage.bucket.Bucket.{name}")
+    wrap(bucket_store.BucketStore, "make_durable", "storage.bucket_store.BucketStore.make_durable")
+
     from storage import mark
 
     wrap(mark.Mark, "write", "storage.mark.Mark.write")
@@ -168,9 +174,11 @@ def _wrap_network() -> None:
 def _hurry() -> None:
     """Do at once what a node otherwise does every few seconds or hours."""
     from dicom_node.runtime import scheduler
+    from storage import orphans
 
     scheduler.LEASES_EVERY_S = scheduler.RETENTION_EVERY_S = 0.5
     scheduler.SWEEP_EVERY_S = scheduler.EPOCH_EVERY_S = 0.5
+    orphans.LIST_ALL_EVERY_S = 0.0
 
 
 def _stand_in() -> types.ModuleType:

@@ -1,19 +1,25 @@
 """Short lives of a node that together reach every durable step of every process. Each can be killed at one step."""
 
+import atexit
 import io
 import os
 import socket
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from pydicom.filereader import read_dataset
 
-from storage.folder import FolderStore
+from storage import orphans
+from storage.reconcile import ORPHAN_AGE_S
 from tests.attacker import element
 from tests.faults.campaign import PATIENCE_S, Archive, Node, Pacs, Zygote, check, ct_series
 from tests.programs import free_port, wait_for
+from tests.s3 import S3, s3_server
 
 MIGRATE, ROOT_FOLDER = "storage.database.Database.migrate", "storage.private.fsync_folder"
 AT_START = [MIGRATE, ROOT_FOLDER]
@@ -49,6 +55,7 @@ class Life:
     point: str = ""
     scope: str = "tree"
     nth: int = 1
+    in_bucket: bool = False
 
     def node(
         self,
@@ -59,7 +66,8 @@ class Life:
         **variables: str,
     ) -> Node:
         """A node that will die at the point."""
-        node = Node(self.zygote, self.folder, pacs_port, commitment, models=models, **variables)
+        s3 = S3(_s3_port()) if self.in_bucket else None
+        node = Node(self.zygote, self.folder, pacs_port, commitment, models=models, s3=s3, **variables)
         node.configure(kill=self.point, scope=self.scope, slow=slow, nth=str(self.nth))
         return node
 
@@ -179,14 +187,14 @@ def resend(life: Life) -> Node:
         acknowledged: dict[str, str] = {}
         everything = ct_series()
         node.send(everything, acknowledged)
-        for path in _files(node, list(everything)[:1]):
-            path.unlink()
+        for path in _paths(node, list(everything)[:1]):
+            node.files.remove(path)
         acknowledged.clear()
         node.send(everything, acknowledged)
         node.settle()
         check(node, pacs, acknowledged)
         named = node.rows("SELECT path FROM instances UNION SELECT path FROM result_objects")
-        assert len(named) <= sum(1 for _ in (node.data / "files").rglob("*.dcm")), "a row without its file"
+        assert {row["path"] for row in named} <= node.stored(), "a row without its file"
         node.end()
     return node
 
@@ -210,8 +218,7 @@ def second_route(life: Life) -> Node:
         check(node, pacs, acknowledged)
         node.end()
         assert node.rows("SELECT count(*) AS n FROM conflicts") == [{"n": len(everything)}]
-        left = {path for _, paths in FolderStore(node.data / "files").folders(float("inf")) for path in paths}
-        assert _kept(node) <= left, "a row without its file"
+        assert _kept(node) <= node.stored(), "a row without its file"
     return node
 
 
@@ -228,15 +235,39 @@ def retention(life: Life) -> Node:
         old = _quarantine_of_long_ago(node)
         node.settle()
         wait_for(lambda: (node.tend(), node.rows("SELECT * FROM audit WHERE event = 'series.images-deleted'"))[1], 60)
-        wait_for(lambda: (node.tend(), not old.exists())[1], 60, "what was set aside long ago is deleted")
+        wait_for(lambda: (node.tend(), not old())[1], 60, "what was set aside long ago is deleted")
         if life.point:
             wait_for(lambda: (node.tend(), node.died)[1], 30, "the point is reached")
         node.settle()
         node.end()
         check(node, pacs, acknowledged, deleted=True)
-        left = {path for _, paths in FolderStore(node.data / "files").folders(float("inf")) for path in paths}
-        assert _kept(node) <= left, "a row without its file"
+        assert _kept(node) <= node.stored(), "a row without its file"
     return node
+
+
+def report_in_bucket(life: Life) -> Node:
+    """As `report`, with the files in a bucket. What a kill leaves there without a row is set aside."""
+    node = report(replace(life, in_bucket=True))
+    assert _kept(node) <= node.stored(), "a row without its file"
+    orphans.sweep(node.database(), node.files, time.time() + 120, ORPHAN_AGE_S)  # as the next start does in a while
+    assert _kept(node) == node.stored(), "a file without its row"
+    assert not (node.data / "files").exists()
+    return node
+
+
+def resend_in_bucket(life: Life) -> Node:
+    """As `resend`, with the files in a bucket."""
+    return resend(replace(life, in_bucket=True))
+
+
+def second_route_in_bucket(life: Life) -> Node:
+    """As `second_route`, with the files in a bucket."""
+    return second_route(replace(life, in_bucket=True))
+
+
+def retention_in_bucket(life: Life) -> Node:
+    """As `retention`, with the files in a bucket."""
+    return retention(replace(life, in_bucket=True))
 
 
 def drain(life: Life) -> Node:
@@ -346,11 +377,46 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
             "storage.folder.FolderStore.delete_quarantine",
         ]
     },
+    report_in_bucket: {
+        "run": ["storage.bucket.Bucket.replace", "storage.reconcile.reconcile"],
+        "receive": ["storage.bucket.Bucket.put_new", WRITE_ROWS, "c-store-response"],
+        "schedule": ["storage.bucket.Bucket.replace", "storage.identity.raise_epoch"],
+        "work": ["storage.bucket.Bucket.put_new", "dicom_node.analysis.worker.Worker._commit"],
+        "deliver": ["c-store"],
+    },
+    resend_in_bucket: {
+        "receive": [
+            "storage.held.rely_on_held",
+            "storage.bucket_store.BucketStore.make_durable",
+            "storage.bucket.Bucket.delete",
+        ]
+    },
+    second_route_in_bucket: {
+        "schedule": ["dicom_node.completion.second_copies.compare", "storage.bucket.Bucket.delete"]
+    },
+    retention_in_bucket: {
+        "schedule": [
+            "storage.retention.delete_old_images",
+            "storage.bucket.Bucket.delete",
+            "storage.orphans.empty_quarantine",
+        ]
+    },
     drain: {"work": ["dicom_node.analysis.worker.Worker._hand_back"]},
     stranger: {"deliver": ["dicom_node.delivery.commitment_listener.CommitmentListener._write"]},
 }
 # The step ends with an exception because its file is missing, so there is no moment after it.
-NO_AFTER = {"resend receive storage.folder.FolderStore.make_durable"}
+NO_AFTER = {
+    "resend receive storage.folder.FolderStore.make_durable",
+    "resend_in_bucket receive storage.bucket_store.BucketStore.make_durable",
+}
+
+
+@cache
+def _s3_port() -> int:
+    """An S3 server for the nodes of this process, for as long as it lives."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(s3_server(Path(tempfile.mkdtemp(prefix="s3-"))))
 
 
 def part10(uid: str, data: bytes) -> bytes:
@@ -385,9 +451,9 @@ def _refused(node: Node, port: int) -> bool:
     return bool(node.rows("SELECT 1 FROM audit WHERE event = 'commitment.refused'"))
 
 
-def _files(node: Node, uids: list[str]) -> list[Path]:
+def _paths(node: Node, uids: list[str]) -> list[str]:
     rows = {r["sop_instance_uid"]: r["path"] for r in node.rows("SELECT sop_instance_uid, path FROM instances")}
-    return [node.data / "files" / rows[uid] for uid in uids]
+    return [rows[uid] for uid in uids]
 
 
 def _kept(node: Node) -> set[str]:
@@ -395,19 +461,24 @@ def _kept(node: Node) -> set[str]:
     return {row["path"] for row in rows}
 
 
-def _quarantine_of_long_ago(node: Node) -> Path:
-    """A file that a sweep quarantined in 2020."""
-    file = node.data / "files" / "quarantine" / "2020-01-01" / "2019" / "12" / "31" / ("0" * 32 + ".dcm")
+def _quarantine_of_long_ago(node: Node) -> Callable[[], bool]:
+    """A file that a sweep quarantined in 2020. Returns what tells whether it is there."""
+    path = f"quarantine/2020-01-01/2019/12/31/{'0' * 32}.dcm"
+    if node.s3 is not None:
+        s3 = node.s3
+        s3.write(path, b"nobody's")
+        return lambda: path in s3.stored()
+    file = node.data / "files" / path
     file.parent.mkdir(parents=True)
     file.write_bytes(b"nobody's")
     with (node.faults / "synced").open("a") as synced:
         synced.write(f"name {file}\nbytes {file}\n")
-    return file
+    return file.exists
 
 
 def _damage(node: Node, lost: str) -> None:
-    for path in _files(node, [lost]):
-        path.unlink()
+    for path in _paths(node, [lost]):
+        node.files.remove(path)
     (report_path,) = [node.data / "files" / row["path"] for row in node.rows("SELECT path FROM result_objects LIMIT 1")]
     report_path.unlink()
     orphan = report_path.with_name("0" * 32 + ".dcm")

@@ -18,6 +18,7 @@ from tests.faults.campaign import Node, Pacs, Zygote, check, ct_series, send
 from tests.faults.scenarios import TWO_MODELS
 from tests.postgresql import postgresql_server
 from tests.programs import wait_for
+from tests.s3 import S3
 
 ROUNDS = int(os.environ.get("NODE_FAULT_ROUNDS", "0"))
 KILLS = int(os.environ.get("NODE_RANDOM_KILLS", "500" if ROUNDS else "8"))
@@ -113,6 +114,13 @@ def test_with_an_index_in_postgresql_too(zygote: Zygote, tmp_path: Path, figures
         kill_at_random(Node(zygote, tmp_path, pacs.port, index=url), pacs, max(4, KILLS // 5), figures)
 
 
+@pytest.mark.timeout(600 + 30 * KILLS)
+def test_with_files_in_a_bucket_too(zygote: Zygote, s3: S3, tmp_path: Path, figures: list[str]) -> None:
+    """The S3 server keeps running: what it has taken stays."""
+    pacs = Pacs()
+    kill_at_random(Node(zygote, tmp_path, pacs.port, s3=s3), pacs, max(3, KILLS // 5), figures)
+
+
 def kill_at_random(node: Node, pacs: Pacs, kills: int, figures: list[str]) -> None:
     choose = random.Random(SEED)
     ways: list[str] = []
@@ -137,7 +145,8 @@ def kill_at_random(node: Node, pacs: Pacs, kills: int, figures: list[str]) -> No
         node.kill()
         pacs.stop()
     kinds = {way: ways.count(way) for way in sorted(set(ways))}
-    index = node.database().url.get_backend_name()
+    index, files = node.database().url.get_backend_name(), "bucket" if node.s3 else "folder"
     figures.append(
-        f"random kills, {index}, seed {SEED}: {kinds}, starts {node.starts}; {counts}; lost 0, twice 0, stuck 0"
+        f"random kills, {index}, {files}, seed {SEED}: {kinds}, starts {node.starts}; {counts}; "
+        "lost 0, twice 0, stuck 0"
     )
