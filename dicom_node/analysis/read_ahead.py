@@ -55,11 +55,16 @@ class ReadAhead:
                 stop.wait(doubling_s(poll_s, failures, LONGEST_PAUSE_S) if failures else poll_s)
 
     def take(self, series_pk: int, attempt: int) -> dict[str, Planes]:
-        """The worker begins with this series. Returns what was decoded of it, by stored path, its SHA-256 checked."""
+        """The worker begins with this series. Returns what was decoded of it, by stored path, its SHA-256 checked.
+
+        What was decoded of another series is kept if this one is still in hand, for a second model.
+        """
         with self._lock:
             found = self._planes if self._series_pk == series_pk else {}
+            again = series_pk == self._in_hand and attempt == 1
             self._in_hand, self._alone = series_pk, attempt > 1
-            self._forget(None)
+            if not again:
+                self._forget(None)
         return found
 
     def done(self) -> None:

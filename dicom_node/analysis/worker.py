@@ -121,6 +121,7 @@ class Worker:
         self._in_hand = job
         if job is None:
             self._held = None
+            self._read_ahead.done()
             return False
         log.info("job claimed", job=job.job_id, series=job.series_pk, attempt=job.attempt)
         try:
@@ -135,7 +136,8 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - recorded with the job, and tried again
             self._failed(job, error)
         finally:
-            self._read_ahead.done()
+            if self._held is None:  # else the next job is probably about the same series
+                self._read_ahead.done()
         return True
 
     def handle(self, job: ClaimedJob) -> None:

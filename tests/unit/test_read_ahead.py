@@ -79,9 +79,21 @@ def test_a_queued_series_goes_before_one_that_still_arrives_and_one_in_hand_is_n
     assert store.claim(QUIET_S + 1) is not None
     assert len(ahead.take(1, attempt=1)) == 4
     read_all(ahead)
+    ahead.done()
     assert ahead.take(1, attempt=1) == {} and ahead.take(2, attempt=1) == {}
     read_all(ahead)
     assert not ahead.step()
+
+
+def test_what_was_read_ahead_is_kept_while_a_second_model_analyses_the_series_in_hand(store: Store) -> None:
+    receive(store, "1.5")
+    store.close_due(QUIET_S)
+    receive(store, "1.6", now=QUIET_S)
+    ahead = reader(store)
+    assert ahead.take(1, attempt=1) == {}
+    read_all(ahead)
+    assert ahead.take(1, attempt=1) == {}, "the second model's job"
+    assert len(ahead.take(2, attempt=1)) == 4
 
 
 def test_a_job_that_was_tried_before_is_computed_alone(store: Store) -> None:
