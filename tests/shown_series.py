@@ -43,7 +43,14 @@ def store_files(store: Store, paths: Sequence[Path], now: float = 0.0, **header:
 def _arrival(store: Store, path: Path, header: dict[str, str]) -> Arrival:
     dataset = pydicom.dcmread(path, stop_before_pixels=True)
     about = IndexedHeader(
-        **{"patient_id": "4711", "patient_name": "Doe^Jane", "modality": "CT", "series_description": "Thorax"} | header
+        **{
+            "instance_number": str(dataset.get("InstanceNumber", "")),
+            "patient_id": "4711",
+            "patient_name": "Doe^Jane",
+            "modality": "CT",
+            "series_description": "Thorax",
+        }
+        | header
     )
     return Arrival(
         dataset.SOPInstanceUID,

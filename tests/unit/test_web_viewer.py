@@ -257,3 +257,20 @@ def test_the_value_asked_for_last_stays_and_one_that_is_too_large_is_not_kept() 
     assert cache.get("b", lambda: "new", len) == "new"
     assert len(cache.get("large", lambda: "x" * 11, len)) == 11
     assert cache.held_bytes <= 10
+
+
+def test_the_first_look_is_the_image_that_the_viewer_begins_with(store: Store, viewer: Viewer, tmp_path) -> None:
+    for count in (4, 5):
+        sent = write_series(
+            tmp_path / str(count),
+            noise(count),
+            SeriesInstanceUID=f"2.25.5{count}",
+            StudyInstanceUID="2.25.5",
+            InstanceNumber=lambda index, count=count: count - index,
+        )
+        series_pk = store_files(store, sent)
+        opened = viewer.open(series_pk)
+        begins = viewer.picture(Place(series_pk, opened.token, Plane.AXIAL, (count - 1) // 2), -600, 1500)
+        assert viewer.first_look(series_pk, opened.token, -600, 1500) == begins
+    with pytest.raises(SeriesChanged):
+        viewer.first_look(series_pk, "0" * 16, -600, 1500)

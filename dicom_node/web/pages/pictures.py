@@ -54,6 +54,17 @@ def images(request: Request) -> Response:
 
 
 @require(Role.VIEWER)
+def first(request: Request) -> Response:
+    """One image, as soon as possible."""
+    token = request.path_params["token"]
+    if not _TOKEN.fullmatch(token):
+        raise HTTPException(404)
+    return _answered(
+        request, partial(viewer_of(request).first_look, int(request.path_params["series"]), token, *_window(request))
+    )
+
+
+@require(Role.VIEWER)
 def overlays(request: Request) -> Response:
     """The segments that can be laid over the images."""
     return _answered(request, lambda: viewer_of(request).overlays(int(request.path_params["series"])))
@@ -62,11 +73,7 @@ def overlays(request: Request) -> Response:
 @require(Role.VIEWER)
 def picture(request: Request) -> Response:
     """One image of a plane, 8 bit, for a window in HU."""
-    place = _place(request)
-    centre, width = _number(request, "c", -600.0), _number(request, "w", 1500.0)
-    if not 1 <= width <= _WIDEST_HU or abs(centre) > _WIDEST_HU:
-        raise HTTPException(400, "There is no such window.")
-    return _answered(request, partial(viewer_of(request).picture, place, centre, width))
+    return _answered(request, partial(viewer_of(request).picture, _place(request), *_window(request)))
 
 
 @require(Role.VIEWER)
@@ -133,6 +140,14 @@ def _place(request: Request) -> Place:
     return Place(int(given["series"]), given["token"], Plane(given["plane"]), int(given["index"]))
 
 
+def _window(request: Request) -> tuple[float, float]:
+    """Centre and width in HU. Raises HTTPException."""
+    centre, width = _number(request, "c", -600.0), _number(request, "w", 1500.0)
+    if not 1 <= width <= _WIDEST_HU or abs(centre) > _WIDEST_HU:
+        raise HTTPException(400, "There is no such window.")
+    return centre, width
+
+
 def _number(request: Request, name: str, default: float) -> float:
     try:
         value = float(request.query_params.get(name, default))
@@ -164,6 +179,7 @@ _AT = "{token}/{plane}/{index:int}"
 ROUTES = [
     Route("/series/{series:int}/images.json", images),
     Route("/series/{series:int}/overlays.json", overlays),
+    Route("/series/{series:int}/first/{token}.png", first),
     Route(f"/series/{{series:int}}/image/{_AT}.png", picture),
     Route(f"/series/{{series:int}}/hu/{_AT}", hounsfield),
     Route(f"/series/{{series:int}}/overlay/{_AT}/{{object:int}}-{{segment:int}}.png", overlay),

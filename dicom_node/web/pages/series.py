@@ -41,12 +41,14 @@ def series(request: Request) -> Response:
     """The page of one series."""
     series_pk, context = int(request.path_params["series"]), context_of(request)
     try:
+        token = viewer_of(request).open_soon(series_pk)
         with context.database.read() as tx:
             found = _read(tx, context, series_pk)
     except NotFound:
         raise HTTPException(404) from None
     audited(request, "web.read", subject_of(request, series_pk, result_id=found["record"].result_id), page="series")
     found["why"] = [_why(request, series_pk, one) for one in _refusals(found)]
+    found["token"] = token
     found["start"] = next((f"#{one.plane}-{one.index + 1}" for why, _ in found["why"] for one in why.pictures), "")
     found["most_rows"] = MOST_AUDIT_ROWS
     found["done"] = DONE.get(request.query_params.get("done", ""), "")

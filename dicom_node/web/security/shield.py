@@ -22,7 +22,7 @@ BODY_S = 20.0
 """A form must have arrived whole within this time."""
 SEND_S = 30.0
 """A browser must take each part of an answer within this time."""
-PICTURES = ("picture", "overlay", "hounsfield")
+PICTURES = ("picture", "first", "overlay", "hounsfield")
 """Names of the routes whose answers are one step of a viewer."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "

@@ -46,6 +46,23 @@ class Viewer {
 
   // What there is
 
+  async glimpse() {
+    // The middle image, while the node still reads the headers of the others; without a number, because none is known.
+    if (location.hash || this.root.dataset.start) return;
+    const url = `${this.base}/first/${this.root.dataset.first}.png?c=${this.centre}&w=${this.width}`;
+    const answer = await fetch(url, { headers: { "X-By-Itself": "1" } });
+    if (!answer.ok) return;
+    const picture = await createImageBitmap(await answer.blob(), { colorSpaceConversion: "none" });
+    if (this.drawn) return;
+    this.canvas.width = picture.width;
+    this.canvas.height = picture.height;
+    this.context.drawImage(picture, 0, 0);
+    const scale = Math.min(this.stage.clientWidth / picture.width, this.stage.clientHeight / picture.height);
+    this.canvas.style.width = `${picture.width * scale}px`;
+    this.canvas.style.height = `${picture.height * scale}px`;
+    this.root.dataset.seen = "first";
+  }
+
   async open() {
     const answer = await fetch(`${this.base}/images.json`, { headers: { "X-By-Itself": "1" } });
     if (!answer.ok) { this.say(answer.status === 401 ? "Log in again to see the images." : "The images cannot be opened."); return; }
@@ -163,6 +180,7 @@ class Viewer {
       this.context.globalAlpha = 1;
     }
     this.drawn = { plane: this.plane, index, key };
+    this.root.dataset.seen = "all";
     this.say(picture ? "" : problem);
     this.tell();
     this.fit();
@@ -490,5 +508,6 @@ class Viewer {
 for (const root of document.querySelectorAll("[data-viewer]")) {
   const viewer = new Viewer(root);
   root.viewer = viewer; // for tests and for whoever is curious
+  viewer.glimpse();
   viewer.open();
 }

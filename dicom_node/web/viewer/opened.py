@@ -77,13 +77,14 @@ class OpenedSeries:
             "gone": dict(self.gone),
             "planes": {plane: vars(shape) for plane, shape in self.shapes.items()},
             "affine": np.round(stack.affine, 6).tolist() if stack is not None else None,
-            "images": [_image(frame) for frame in self.frames],
+            "images": [_image(frame, in_volume=stack is not None) for frame in self.frames],
         }
 
 
-def _image(frame: Frame) -> dict[str, Any]:
+def _image(frame: Frame, *, in_volume: bool) -> dict[str, Any]:
+    """One image; where it lies only if the volume does not say it for all."""
     pixels = frame.instance.pixels
-    affine = affine_of(frame)
+    affine = None if in_volume else affine_of(frame)
     return {
         "uid": frame.instance.sop_instance_uid,
         "frame": frame.index + 1 if frame.index else 0,

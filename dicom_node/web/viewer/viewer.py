@@ -4,7 +4,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,9 +19,10 @@ from dicom_node.web.viewer.planes import HU, Plane, cut, windowed
 from dicom_node.web.viewer.segments import Segmentation, read_segmentation
 from inference.errors import InferenceError, UnsuitableSeries
 from inference.volume.arrange import arrange, decode_shown
+from inference.volume.instances import Frame
 from storage import series, shown
 from storage.database import Database
-from storage.errors import CorruptFile, NotFound
+from storage.errors import CorruptFile, NotFound, StorageError
 from storage.files import FileStore
 from storage.object_kinds import ObjectKind
 from storage.series import StoredInstance
@@ -66,6 +67,40 @@ class Viewer:
             instances = series.series_instances(tx, series_pk)
         key = ("series", series_pk, token_of(instances))
         return self._keep(key, lambda: self._arranged(series_pk, instances), lambda opened: opened.size)
+
+    def open_soon(self, series_pk: int) -> str:
+        """Begin to open a series, because its pictures will be asked for. Returns its token. Raises NotFound."""
+        with self._database.read() as tx:
+            series.get_series(tx, series_pk)
+            token = token_of(series.series_instances(tx, series_pk))
+
+        def begin() -> None:
+            with suppress(StorageError):  # whoever asks for a picture is told
+                self.open(series_pk)
+
+        threading.Thread(target=begin, name="open series", daemon=True).start()
+        return token
+
+    def first_look(self, series_pk: int, token: str, centre: float, width: float) -> bytes:
+        """The middle image by instance number, before all headers are read: usually that which the viewer begins with.
+
+        Raises as `picture` does.
+        """
+
+        def make() -> bytes:
+            with self._database.read() as tx:
+                instances = series.series_instances(tx, series_pk)
+            if token_of(instances) != token:
+                raise SeriesChanged("Images of the series came or went meanwhile.")
+            kept = sorted((item for item in instances if item.gone is None), key=_number)
+            middle = kept[len(kept) // 2 : len(kept) // 2 + 1]  # scanners count from the head down
+            with self._files.at_hand(middle, trusted={item.path for item in middle}) as paths:
+                frames = arrange(paths).frames
+                if not frames:
+                    raise NotShown("There is no image.")
+                return grey_png(windowed(self._decoded(frames[(len(frames) - 1) // 2]), centre, width))
+
+        return self._keep(("first", series_pk, token, centre, width), make, len)
 
     def _arranged(self, series_pk: int, instances: Sequence[StoredInstance]) -> OpenedSeries:
         kept = [item for item in instances if item.gone is None]
@@ -187,12 +222,12 @@ class Viewer:
 
     def _slice(self, opened: OpenedSeries, z: int) -> HU:
         key = ("slice", opened.series_pk, opened.token, z)
-        return self._keep(key, lambda: self._decode(opened, z), lambda hu: hu.nbytes)
+        return self._keep(key, lambda: self._decoded(opened.frames[z]), lambda hu: hu.nbytes)
 
-    def _decode(self, opened: OpenedSeries, z: int) -> HU:
+    def _decoded(self, frame: Frame) -> HU:
         with self._decoding:
             try:
-                return decode_shown(opened.frames[z])
+                return decode_shown(frame)
             except UnsuitableSeries as error:
                 raise NotShown(error.sentence) from None
             except InferenceError as error:
@@ -200,6 +235,11 @@ class Viewer:
 
     def _keep(self, key: Hashable, make: Callable[[], T], size_of: Callable[[T], int]) -> T:
         return self.cache.get(key, make, size_of)
+
+
+def _number(item: StoredInstance) -> tuple[int, str]:
+    text = item.instance_number
+    return (int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0), item.sop_instance_uid
 
 
 def _read_as(read: Callable[[bytes], T], files: FileStore, stored: ShownObject) -> T:
