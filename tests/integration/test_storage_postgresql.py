@@ -28,6 +28,7 @@ LOST = [
     "verdicts",
     "listings",
     "worklist",
+    "questions",
     "examinations",
     "identity",
     "orphans",
