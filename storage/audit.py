@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, func, insert, literal, select, text
+from sqlalchemy import Column, ColumnElement, Connection, func, insert, literal, select, text, tuple_
 
 from storage.models import audit, audit_archives
 from storage.prepared import Prepared
@@ -204,11 +204,13 @@ def search(
     outcome: str | None = None,
     event: str | None = None,
     limit: int | None = None,
+    before: tuple[float, int] | None = None,
 ) -> Sequence[dict[str, Any]]:
     """Rows that match everything given, in the order in which they were written; with `limit`, the latest so many.
 
     patient: Patient ID. study, series: Instance UIDs. since, until: Unix seconds, both included.
     event: the event itself, or its first words: "job" matches "job.queued".
+    before: time and number of a row: only what comes before it in the order in which this reads.
     """
     flush_if_writing(tx)
     subjects = ((audit.c.patient_id, patient), (audit.c.study_uid, study), (audit.c.series_uid, series))
@@ -218,11 +220,11 @@ def search(
     if about or (event is None and outcome is None):
         # By time only if a time is given: after a clock was ahead, the latest row is still the one written last.
         order = BY_TIME if times and not about else (audit.c.id,)
-        found = _latest(tx, [*about, *times, *_of_kind(event, outcome)], order, limit)
+        found = _latest(tx, [*about, *times, *_of_kind(event, outcome), *_before(order, before)], order, limit)
     else:
         found = []
         for kind in _kinds(tx, event, outcome):
-            found += _latest_of_kind(tx, kind, between, limit)
+            found += _latest_of_kind(tx, kind, between, limit, before)
         found = sorted(found, key=lambda row: (row["at"], row["id"]), reverse=True)[:limit]
     for row in found:
         row["detail"] = json.loads(row["detail"]) if row["detail"] else {}
@@ -234,6 +236,15 @@ def _latest(
 ) -> list[dict[str, Any]]:
     query = select(audit).where(*conditions).order_by(*(column.desc() for column in order)).limit(limit)
     return [dict(row) for row in tx.execute(query).mappings()]
+
+
+def _before(order: Sequence[Column[Any]], row: tuple[float, int] | None) -> list[ColumnElement[bool]]:
+    """The condition that a row comes before this one in an order. The first one alone is what SQLite seeks by."""
+    if row is None:
+        return []
+    if order == BY_TIME:
+        return [audit.c.at <= row[0], tuple_(*BY_TIME) < tuple_(*row)]
+    return [audit.c.id < row[1]]
 
 
 def _of_kind(event: str | None, outcome: str | None) -> list[ColumnElement[bool]]:
@@ -248,12 +259,18 @@ Kind = tuple[str, str | None]
 
 
 def _latest_of_kind(
-    tx: Connection, kind: Kind, between: tuple[float, float], limit: int | None
+    tx: Connection,
+    kind: Kind,
+    between: tuple[float, float],
+    limit: int | None,
+    before: tuple[float, int] | None,
 ) -> list[dict[str, Any]]:
     event, outcome = kind
     if event == RECEIVED:
-        return _latest(tx, [audit.c.event == event, audit.c.at.between(*between)], BY_TIME, limit)
+        received = [audit.c.event == event, audit.c.at.between(*between), *_before(BY_TIME, before)]
+        return _latest(tx, received, BY_TIME, limit)
     of_kind = [RARE, audit.c.event == event, audit.c.outcome == outcome, audit.c.at.between(*between)]
+    of_kind += _before(BY_TIME, before)
     return _latest(tx, of_kind, BY_TIME, limit)
 
 

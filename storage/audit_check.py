@@ -18,7 +18,7 @@ from storage.models import audit as rows
 from storage.models import results
 from storage.results import content_sha256
 
-ARCHIVED = "audit.archived"
+ARCHIVED, VERIFIED = "audit.archived", "audit.verified"
 Head = tuple[int, str]
 
 

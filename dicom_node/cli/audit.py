@@ -29,12 +29,13 @@ from dicom_node.cli.common import (
     zone,
 )
 from dicom_node.runtime.index import who
+from dicom_node.spreadsheets import safe
 from storage import audit as trail
 from storage import audit_archive
 from storage import series as store
-from storage.audit_check import check, parse_head
+from storage.audit_check import VERIFIED, Check, check, parse_head
 from storage.database import Database
-from storage.errors import NotFound
+from storage.errors import DatabaseBusy, DatabaseReadOnly, NotFound, StorageFull
 from storage.lookup import find_series, find_study
 from storage.pseudonyms import Pseudonyms
 
@@ -194,6 +195,7 @@ def _verify(database: Database, expect: str | None, json: bool, archives: Path) 
         raise typer.BadParameter(str(error), param_hint="--expect") from None
     with database.read() as tx:
         found = check(tx, expected, archives)
+    _note_check(database, found)
     head = f"{found.head[0]}:{found.head[1]}"
     if json:
         print_json({"rows": found.rows, "head": head, "problems": found.problems})
@@ -206,13 +208,24 @@ def _verify(database: Database, expect: str | None, json: bool, archives: Path) 
     raise typer.Exit(1 if found.problems else 0)
 
 
+def _note_check(database: Database, found: Check) -> None:
+    """An audit row about the check, which the pages show; none if the index cannot be written."""
+    try:
+        with database.transaction() as tx:
+            outcome = "BROKEN" if found.problems else "WHOLE"
+            detail = {"user": who(), "rows": found.rows, "head": f"{found.head[0]}:{found.head[1]}"}
+            trail.append(tx, time.time(), VERIFIED, outcome=outcome, detail=detail)
+    except (DatabaseReadOnly, DatabaseBusy, StorageFull) as error:
+        err.print(f"this check is not in the audit trail: {error}", markup=False)
+
+
 def _print_csv(rows: Any) -> None:
     writer = csv.writer(sys.stdout)
     columns = ("at", "event", "outcome", "peer_ae", "address", "patient_id", "study_uid", "series_uid", "sop_uid",
                "job_id", "result_id", "detail")  # fmt: skip
     writer.writerow(columns)
     for row in rows:
-        writer.writerow([_spreadsheet_safe(_cell(row, column)) for column in columns])
+        writer.writerow([safe(_cell(row, column)) for column in columns])
 
 
 def _cell(row: dict[str, Any], column: str) -> object:
@@ -221,8 +234,3 @@ def _cell(row: dict[str, Any], column: str) -> object:
     if column == "detail":
         return json_module.dumps(row["detail"], ensure_ascii=False) if row["detail"] else ""
     return row[column]
-
-
-def _spreadsheet_safe(value: object) -> object:
-    """A text from the network that a spreadsheet would take for a formula gets a quote in front."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -6,6 +6,7 @@ from starlette.routing import BaseRoute, Mount
 
 from dicom_node.web.pages import (
     account,
+    audit,
     login,
     not_analysed,
     pauses,
@@ -26,6 +27,7 @@ PAGES: tuple[ModuleType, ...] = (
     series,
     pictures,
     not_analysed,
+    audit,
     peers,
     pauses,
     settings,

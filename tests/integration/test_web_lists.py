@@ -7,7 +7,7 @@ import pytest
 
 from config.settings import StorageSettings
 from dicom_node.web.pages.watched import EVERY_S, Watched
-from storage import jobs, recording
+from storage import audit, jobs, recording
 from storage.arrival import Arrival, IndexedHeader
 from storage.pseudonyms import Pseudonyms
 from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, not_analysed
@@ -173,3 +173,83 @@ def test_with_pseudonyms_a_patient_is_found_by_the_real_id_and_by_nothing_else(t
         visitor = pages.logged_in("viewer")
         assert names(visitor.fill("/worklist", "/worklist", text="P1").text) == ["(no name)"]
         assert names(visitor.fill("/worklist", "/worklist", text="Doe1").text) == []
+
+
+QUESTIONS = [
+    "DELETE FROM audit",
+    "SELECT 1; DELETE FROM audit",
+    "ATTACH DATABASE 'x' AS x",
+    "SELECT * FROM web_users",
+    "PRAGMA query_only = OFF",
+]
+
+
+def test_only_auditors_see_the_audit_trail(pages):
+    viewer = pages.logged_in("viewer")
+    assert viewer.get("/audit").status_code == 403
+    assert viewer.fill("/audit", "/worklist", event="job").status_code == 403
+    assert viewer.fill("/audit/question", "/worklist", sql="SELECT 1").status_code == 403
+    assert "/audit" not in viewer.get("/worklist").text
+    assert pages.logged_in("auditor").get("/audit").status_code == 200
+
+
+def test_the_audit_page_finds_rows_and_goes_on_to_older_ones(pages):
+    auditor = pages.logged_in("auditor")
+    text = auditor.fill("/audit", "/audit", series="1.2.3.1", event="job").text
+    assert re.findall(r'<td><span class="mono">([\w.]+)</span>', text) == ["job.reported", "job.running", "job.queued"]
+    assert "No event is like that." in auditor.fill("/audit", "/audit", patient="nobody").text
+    every, before = [], None
+    for _ in range(40):
+        text = auditor.fill("/audit", "/audit", event="web", **({"before": before} if before else {})).text
+        every += [int(row) for row in re.findall(r">row (\d+)<", text)]
+        found = re.search(r'name="before" value="([^"]*)"', text)
+        if found is None:
+            break
+        before = found[1].replace("&#34;", '"')
+    assert every == sorted(set(every), reverse=True)
+    assert len(every) > 60
+
+
+def test_a_saved_question_and_an_own_one_are_answered_and_audited(pages):
+    auditor = pages.logged_in("auditor")
+    text = auditor.fill("/audit/question", "/audit", sql="SELECT patient_name FROM no_such").text
+    assert "This was not answered: no such table: no_such." in text
+    assert 'value="SELECT * FROM patient_history LIMIT 100"' in text
+    text = auditor.fill("/audit/question", "/audit", sql="SELECT name FROM patients ORDER BY id").text
+    assert EVIL not in text
+    assert "3 rows" in text
+    assert [row["outcome"] for row in pages.audit("web.question")][-2:] == ["REFUSED", "ANSWERED"]
+    assert "SELECT name FROM patients" in pages.audit("web.question")[-1]["detail"]
+
+
+@pytest.mark.parametrize("typed", [*QUESTIONS, *SQL])
+def test_nothing_but_a_question_goes_through_the_sql_box(pages, typed):
+    auditor = pages.logged_in("auditor")
+    before = pages.store.rows("SELECT COUNT(*) AS n FROM audit")[0]["n"]
+    answer = auditor.fill("/audit/question", "/audit", sql=typed)
+    assert answer.status_code == 400
+    assert "argon2" not in answer.text
+    assert pages.store.rows("SELECT COUNT(*) AS n FROM audit")[0]["n"] > before
+    for box in ("patient", "study", "series", "event", "outcome", "from", "to", "before"):
+        assert auditor.fill("/audit", "/audit", **{box: typed}).status_code == 200
+
+
+def test_a_file_for_a_spreadsheet_holds_no_formula(pages):
+    auditor = pages.logged_in("auditor")
+    sql = "SELECT '=1+1' AS a, '@x' AS b, -1 AS c, '  +2' AS d, 'a,\"b' AS e"
+    answer = auditor.fill("/audit/question", "/audit", sql=sql, **{"as": "csv"})
+    assert answer.headers["content-type"].startswith("text/csv")
+    assert "attachment" in answer.headers["content-disposition"]
+    assert answer.text.splitlines()[1] == '\'=1+1,\'@x,-1,\'  +2,"a,""b"'
+    rows = auditor.fill("/audit", "/audit", event="job", **{"as": "csv"}).text.splitlines()
+    assert rows[0].startswith("id,at,event,outcome")
+    assert len(rows) > 5
+
+
+def test_the_page_says_when_the_chain_was_checked_and_what_that_found(pages, tmp_path):
+    auditor = pages.logged_in("auditor")
+    assert "Nobody has checked yet" in auditor.get("/audit").text
+    for outcome, said in (("WHOLE", "The audit trail is whole: 1"), ("BROKEN", "The audit trail is not whole")):
+        with pages.store.database.transaction() as tx:
+            audit.append(tx, time.time(), "audit.verified", outcome=outcome, detail={"rows": 1})
+        assert said in auditor.get("/audit").text

@@ -137,7 +137,7 @@ def _search(given: dict[str, str]) -> Search:
     texts: dict[str, Any] = {name: given.get(field_, "").strip()[:LONGEST] for field_, name in FIELDS.items()}
     texts["standing"] = texts["standing"] if texts["standing"] in Standing.__members__ else ""
     texts["finding"] = texts["finding"] if texts["finding"] in Said.__members__ else ""
-    since, until = _midnight(given.get("from", "")), _midnight(given.get("to", ""), 1)
+    since, until = midnight(given.get("from", "")), midnight(given.get("to", ""), 1)
     sort, _, back = given.get("sort", "").partition("-")
     order = Order(sort) if sort in set(Order) else Order.RECEIVED
     text = given.get("text", "").strip()[:LONGEST]
@@ -183,7 +183,7 @@ def _place(text: str) -> Place | None:
     return Place(number, listing, tuple(group))
 
 
-def _midnight(day: str, days: int = 0) -> float | None:
+def midnight(day: str, days: int = 0) -> float | None:
     """The beginning of a day in this machine's zone, so many days later; None if it is not one."""
     try:
         found = datetime.strptime(day, "%Y-%m-%d") + timedelta(days=days)
