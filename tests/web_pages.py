@@ -88,10 +88,11 @@ class Pages:
 
 @contextmanager
 def serving(
-    folder: Path, config_file: Path | None = None, *, web: dict[str, Any] | None = None, **sections: Any
+    folder: Path, config_file: Path | None = None, *, web: dict[str, Any] | None = None, url: str = "", **sections: Any
 ) -> Iterator[Pages]:
-    """The pages of a new store in this folder. web: settings of [web]; sections: other ones."""
-    store, port = Store(folder), free_port()
+    """The pages of a store in this folder. web: settings of [web]; sections: other ones. url: of an index that is
+    there already."""
+    store, port = Store(folder, url), free_port()
     settings = Settings(
         data_dir=folder,
         storage=StorageSettings(database_url=DatabaseUrl(store.url), low_disk_mb=1),
