@@ -359,6 +359,12 @@ def fail(tx: Connection, job_id: int, fence: int, now: float, reason: str, retry
     move(tx, JOB, job_id, JobState.RUNNING, JobState.QUEUED, now, fence=fence, values=values, detail={"reason": reason})
 
 
+def batch_of(tx: Connection, job_id: int) -> int | None:
+    """The batch that a job is for; None for a live one, or if there is no such job."""
+    found: int | None = tx.scalar(select(jobs.c.batch_id).where(jobs.c.id == job_id))
+    return found
+
+
 def retry(tx: Connection, job_id: int, now: float, why: str = "retried by an operator") -> None:
     """Bring a FAILED job back with all its attempts. Raises NotFound or IllegalMove."""
     values = {

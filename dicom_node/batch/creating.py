@@ -6,7 +6,7 @@ The cases come in chunks, each with the place that the creation has come to, in 
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from storage.models import patients, series, studies
 from storage.series_state import SeriesState
 
 AT_ONCE = 500
+FOLDERS_AT_ONCE = 100
+"""In one transaction."""
 STORE_KEYS = ("Modality", "StudyDate", "SeriesDescription", "BodyPartExamined", "CallingAE")
 USAGE = (
     '--from is "store [KEY=VALUE ...]", "folder PATH" or "pacs DESTINATION [KEY=VALUE ...]", '
@@ -136,32 +138,48 @@ class Creator:
     # A folder
 
     def _of_folder(self, source: Source, batch: Batch, found: Created) -> Iterator[tuple[list[NewCase], str]]:
-        root, largest = Path(source.where), self.settings.receiver.max_instance_bytes
-        for relative, paths in folders_below(root, after=batch.cursor):
-            here: dict[str, LocalFile] = {}
-            for path in paths:
-                one = read_local(path, largest)
-                found.unreadable += isinstance(one, Suspect)
-                if isinstance(one, LocalFile):
-                    here.setdefault(one.series_instance_uid, one)
-            cases = [self._in_folder(found, batch, root, relative, one) for one in here.values()]
-            if paths:
-                yield [case for case in cases if case is not None and self._wanted(found, case)], relative
+        root, pending, relative = Path(source.where), dict[str, NewCase](), ""
+        after = json.loads(batch.cursor) if batch.cursor else ""
+        for number, (relative, paths) in enumerate(folders_below(root, after), 1):
+            for one in self._series_of(paths, found):
+                self._add_folder(batch.id, root, relative, one, pending)
+            if number % FOLDERS_AT_ONCE == 0:
+                yield [case for case in pending.values() if self._wanted(found, case)], json.dumps(relative)
+                pending.clear()
+        yield [case for case in pending.values() if self._wanted(found, case)], json.dumps(relative or after)
 
-    def _in_folder(self, found: Created, batch: Batch, root: Path, relative: str, one: LocalFile) -> NewCase | None:
-        """The case of a series with files in a folder; None if it is known from another folder, and is so noted."""
+    def _series_of(self, paths: Sequence[Path], found: Created) -> list[LocalFile]:
+        """One file of each series that some files belong to."""
+        here: dict[str, LocalFile] = {}
+        for path in paths:
+            one = read_local(path, self.settings.receiver.max_instance_bytes)
+            found.unreadable += isinstance(one, Suspect)
+            if isinstance(one, LocalFile):
+                here.setdefault(one.series_instance_uid, one)
+        return list(here.values())
+
+    def _add_folder(
+        self, batch_id: int, root: Path, relative: str, one: LocalFile, pending: dict[str, NewCase]
+    ) -> None:
+        """Note that a series has files in a folder: in a new case, or in the one that it has already."""
         uid = one.series_instance_uid
-        with self.database.read() as tx:
-            place = batches.place_of(tx, batch.id, uid)
-        if place is not None:
-            known = json.loads(place)
-            if relative not in known["folders"]:
-                known["folders"].append(relative)
-                with self.database.transaction() as tx:
-                    batches.set_place(tx, batch.id, uid, json.dumps(known))
-            return None
-        names = (one.study_instance_uid, one.header.accession_number, one.header.patient_id, *Path(relative).parts)
-        return self._case(uid, names, json.dumps({"root": str(root), "folders": [relative]}))
+        held = None
+        if uid not in pending:
+            with self.database.read() as tx:
+                held = batches.place_of(tx, batch_id, uid)
+        if held is None and uid not in pending:
+            names = (one.study_instance_uid, one.header.accession_number, one.header.patient_id, *Path(relative).parts)
+            pending[uid] = self._case(uid, names, json.dumps({"root": str(root), "folders": [relative]}))
+            return
+        known = json.loads(held if held is not None else pending[uid].place)
+        if relative in known["folders"]:
+            return
+        known["folders"].append(relative)
+        if held is None:
+            pending[uid] = replace(pending[uid], place=json.dumps(known))
+            return
+        with self.database.transaction() as tx:
+            batches.set_place(tx, batch_id, uid, json.dumps(known))
 
     # A PACS
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from config.own_equipment import OwnEquipment
 from config.settings import BatchSettings, Settings
-from dicom_node.batch import importing, local_files
+from dicom_node.batch import creating, importing, local_files
 from dicom_node.batch.creating import Creator, read_source
 from dicom_node.batch.feeder import Feeder
 from dicom_node.batch.labels import CaseLabels
@@ -308,6 +308,33 @@ def test_a_series_in_two_folders_is_one_case(store, scans):
     assert store.rows("SELECT instance_count FROM series") == [{"instance_count": 3}]
 
 
+def test_a_folder_whose_name_is_no_text_is_read_and_a_creation_goes_on_behind_it(store, scans, monkeypatch):
+    monkeypatch.setattr(creating, "FOLDERS_AT_ONCE", 1)
+    for number, name in enumerate((b"a\xff", b"b", b"c")):
+        write(scans / os.fsdecode(name), number)
+    settings = settings_of(store)
+    add, calls = batches.add_cases, []
+
+    def dies(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return add(*arguments)
+
+    monkeypatch.setattr(batches, "add_cases", dies)
+    with pytest.raises(KeyboardInterrupt):
+        created(store, f"folder {scans}", settings)
+    with store.database.read() as tx:
+        half = batches.get(tx, 1)
+    assert (half.state, half.cases, half.cursor) == (BatchState.CREATING, 1, '"a\\udcff"')
+    found = Creator(settings, store.database, CaseLabels()).fill(half, read_source(f"folder {scans}", settings))
+    assert found.cases == 2
+    with store.database.transaction() as tx:
+        batches.bring_to(tx, 1, BatchState.RUNNING, time.time())
+    work(store, feeder(store, settings))
+    assert reasons(store) == [{"state": "DONE", "reason_code": None}] * 3
+
+
 def test_if_the_index_is_lost_imported_copies_are_not_taken_for_received_ones(store, scans, tmp_path):
     write(scans / "case", 1)
     settings = settings_of(store, keep_images=True)
@@ -443,6 +470,19 @@ def test_the_commands_create_follow_and_report_with_labels(tmp_path, scans):
     assert "line 5: not analysed, because the batch has no series of it" in run("report", "1")
     labels.write_text("case,label\ncase0,0\ncase1,1\n")
     run("report", "1", code=1)
+
+
+def test_a_failed_job_of_a_batch_is_not_retried_alone(store, scans):
+    write(scans / "case", 1)
+    settings = settings_of(store)
+    created(store, f"folder {scans}", settings)
+    feeder(store, settings).step()
+    with store.database.transaction() as tx:
+        job = jobs.claim(tx, "w", time.time(), 60.0, 3, batches=True)
+        jobs.fail(tx, job.job_id, job.fence, time.time(), "MemoryError", None)
+    environment = {"DICOM_NODE_DATA_DIR": str(store.folder), "DICOM_NODE_STORAGE__DATABASE_URL": store.url}
+    done = CliRunner().invoke(app, ["retry", "--job", "1"], env=environment)
+    assert isinstance(done.exception, NodeError) and "create the batch again" in str(done.exception), done.output
 
 
 def test_without_a_word_in_the_configuration_no_batch_is_created(tmp_path):

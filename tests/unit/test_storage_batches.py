@@ -23,7 +23,7 @@ from storage.batches import BatchState, NewBatch
 from storage.errors import IllegalMove
 from storage.jobs import ModelRef
 from storage.status import status
-from tests.storage_factory import Store, analysed, not_analysed
+from tests.storage_factory import MODEL, Store, analysed, not_analysed
 
 OTHER = ModelRef("other", "1", "model-digest-2")
 NOW = time.time() - 100_000
@@ -431,3 +431,13 @@ def test_the_first_workers_of_a_machine_are_those_that_are_kept_for_live_series(
     for number in range(3):
         processes.work(None, "cpu", number)
     assert kept == [True, True, False]
+
+
+def test_a_series_that_opens_again_leaves_the_results_of_batches_as_they_were_made(store):
+    closed_series(store, 1, MODEL)
+    store.finish(claim(store), NOW + 100)
+    created(store)
+    work_through(store, feeder(store))
+    store.receive(3, now=NOW + 200, series_uid="1.2.1", study_uid="1.1", patient_id="P0")
+    stands = store.rows("SELECT batch_id, superseded_at IS NULL AS stands FROM results ORDER BY id")
+    assert [(row["batch_id"], bool(row["stands"])) for row in stands] == [(None, False), (1, True)]
