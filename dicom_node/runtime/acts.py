@@ -36,7 +36,9 @@ def retry_delivery(tx: Connection, delivery_id: int, now: float) -> Done:
 
 
 def retry_job(tx: Connection, job_id: int, now: float, about: audit.Subject | None = None) -> Done:
-    """Queue a failed analysis again, with all its attempts. Raises StorageError."""
+    """Queue a failed analysis again, with all its attempts. Raises NodeError for one of a batch, StorageError."""
+    if jobs.batch_of(tx, job_id) is not None:
+        raise NodeError(f"job {job_id} is of a batch: create the batch again, which takes up what failed")
     jobs.retry(tx, job_id, now)
     return Done(about or audit.Subject(job_id=job_id), {"job": job_id}, f"Job {job_id} is queued again.")
 
