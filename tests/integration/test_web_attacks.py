@@ -260,3 +260,15 @@ def is_closed(line: socket.socket) -> bool:
         return False
     except ConnectionError:
         return True
+
+
+def test_a_mistake_of_ours_tells_a_browser_nothing(pages, monkeypatch):
+    def broken(*_: object) -> None:
+        raise RuntimeError("DOE^JANE")
+
+    visitor = pages.logged_in("viewer")
+    monkeypatch.setattr("dicom_node.web.pages.settings.all_shown", broken)
+    answer = visitor.get("/settings")
+    assert (answer.status_code, "DOE" in answer.text) == (500, False)
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    assert pages.logged_in("viewer").get("/").status_code == 200

@@ -1,6 +1,8 @@
 """Parts of the pages by themselves: who guards a page, what is vendored, how often a password may be tried."""
 
 import hashlib
+import re
+from pathlib import Path
 
 import pytest
 from starlette.routing import Mount, Route
@@ -11,6 +13,7 @@ from dicom_node.web.security.guard import for_whom
 from dicom_node.web.security.roles import Role, User
 from dicom_node.web.security.throttle import FREE_TRIES, FREE_TRIES_OF_ADDRESS, LoginThrottle
 
+ROOT = Path(__file__).resolve().parents[2]
 # By name: a vendored file is the one that was looked at.
 VENDORED = {"htmx.min.js": "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"}
 OPEN = {"/login"}
@@ -67,3 +70,13 @@ def test_an_ipv6_network_counts_as_one_address():
         throttle.failed("ada", f"2001:db8::{number:x}")
     assert throttle.wait_s("ada", "2001:db8::ffff") > 0
     assert throttle.wait_s("ada", "2001:db8:0:1::1") == 0
+
+
+def test_every_line_of_the_security_list_names_a_test_that_there_is():
+    rows = re.findall(r"^\| (?!what|---)(.+) \|$", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE)
+    assert len(rows) > 30
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / file).read_text(), test
