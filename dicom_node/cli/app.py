@@ -32,6 +32,7 @@ from dicom_node.cli import (
     status,
     tls,
     train,
+    verdicts,
     web,
 )
 from dicom_node.errors import NodeError, PortTaken
@@ -80,6 +81,7 @@ for module in (
     dataset,
     train,
     evaluate,
+    verdicts,
     batch,
     configure,
     demo,

@@ -22,6 +22,7 @@ from dicom_node.cli.common import (
     settings_from,
 )
 from dicom_node.cli.own_evaluation import adopt_evaluation
+from dicom_node.cli.verdicts import report_agreement
 from dicom_node.errors import NodeError
 
 # scikit-learn and matplotlib take seconds to import and are an extra, torch too: only this command pays for them.
@@ -84,6 +85,9 @@ PartOption = Annotated[
     Literal["training", "validation", "test"], typer.Option(help="For a data set: the part to evaluate on.")
 ]
 ModelVersion = Annotated[str | None, typer.Option(help="For scans: its version.")]
+Verdicts = Annotated[
+    bool, typer.Option("--verdicts", help="For node: how often readers agree with its results; with --shadow node too.")
+]
 Adopt = Annotated[
     bool, typer.Option("--adopt", help="Reports print these figures from now on, not the published ones of the model.")
 ]
@@ -114,11 +118,17 @@ def evaluate(
     part: PartOption = "test",
     device: Device = "auto",
     adopt: Adopt = False,
+    verdicts: Verdicts = False,
     site: Site = "",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """ROC and PR curves, operating points, thresholds, calibration and subgroups of predictions with known labels."""
+    if verdicts:
+        if predictions != NODE or predictions.exists():
+            raise typer.BadParameter("readers judge the node's own results: evaluate node", param_hint="--verdicts")
+        report_agreement(settings_from(config), shadow=shadow is not None, json=json)
+        return
     from inference.evaluation.assessment import Options, assess
     from inference.evaluation.comparison import compare
     from inference.evaluation.extra import require_all
