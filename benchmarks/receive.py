@@ -7,6 +7,10 @@ the same series (512 x 512, explicit VR little endian) to each. Nagle's algorith
 slices per second of wall time, from the start of the senders to the end of the last one; CPU time is the receiver's,
 including its children. Only this receiver and Orthanc promise to keep what they acknowledge.
 
+`node-s3`, only by name, is this receiver with its files in a bucket of moto_server, an S3 server written in Python: it
+shows what the node adds, and how far more associations help; a real server has other latencies. `node-before`, only by
+name, is the receiver of another checkout, which RECEIVE_BEFORE names: run both in turns to see what a change costs.
+
 `node-analysing` is a whole node whose worker meanwhile analyses another series; its CPU time is the receiver's alone.
 
 Bounds of the rate, measured only if requested by name: `node-unsafe` is this receiver with an fsync that does nothing
@@ -36,10 +40,13 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from tests.programs import free_port, listening, require_program, wait_for
+from tests.s3 import S3, s3_server
 
 ROOT = Path(__file__).resolve().parents[1]
 AE_TITLE = "DICOM_NODE"
 SIZE = 512
+S3_PORTS: list[int] = []
+"""The port of the S3 server, once it runs."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,17 @@ def node(folder: Path, port: int) -> list[str]:
         '[logging]\nlevel = "warning"\n'
     )
     return [sys.executable, "-m", "dicom_node", "receive", "--config", str(folder / "node.toml")]
+
+
+def node_before(folder: Path, port: int) -> list[str]:
+    """The receiver of another checkout."""
+    return ["env", f"PYTHONPATH={os.environ['RECEIVE_BEFORE']}", *node(folder, port)]
+
+
+def node_s3(folder: Path, port: int) -> list[str]:
+    """This project's receiver, with its files in a new bucket."""
+    variables = S3(S3_PORTS[0]).variables() | {"DICOM_NODE_STORAGE__S3__ENDPOINT": f"http://127.0.0.1:{S3_PORTS[0]}"}
+    return ["env", *(f"{name}={value}" for name, value in variables.items()), *node(folder, port)]
 
 
 def node_analysing(folder: Path, port: int) -> list[str]:
@@ -189,9 +207,11 @@ DIGEST = (
         "        for x in iov: cur[7].update(x)\n        n = sum(map(len, iov)); w = os.writev",
     ),
 )
-BOUNDS = ("node-analysing", "node-unsafe", "prototype", "prototype-digest")
+BOUNDS = ("node-s3", "node-before", "node-analysing", "node-unsafe", "prototype", "prototype-digest")
 RECEIVERS: dict[str, Callable[[Path, int], list[str]]] = {
     "node": node,
+    "node-s3": node_s3,
+    "node-before": node_before,
     "node-analysing": node_analysing,
     "node-unsafe": node_unsafe,
     "prototype": prototype,
@@ -328,7 +348,9 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="receive-") as work:
+    with tempfile.TemporaryDirectory(prefix="receive-") as work, contextlib.ExitStack() as servers:
+        if "node-s3" in options.only:
+            S3_PORTS.append(servers.enter_context(s3_server(Path(work))))
         found = compare(options.only, options.associations, options.rounds, options.slices, Path(work))
     report(found)
     if options.json:

@@ -175,12 +175,12 @@ class BucketStore(FileStore):
     def _bring(self, folder: Path, item: Kept) -> Path:
         """A link in `folder` to the copy of a stored file, which is fetched if there is none or a damaged one.
 
-        Copies are never synced: after a power failure, any of them may be torn.
+        Copies are never synced: after a power failure, any may be torn. Without a digest, none is known to be good.
         """
         name = _name(item.path)
         target = folder / name
         if self._cache.link(name, target):
-            if not item.sha256 or _sha256(target) == item.sha256:
+            if _sha256(target) == item.sha256:
                 return target
             self._cache.forget(name)
             target.unlink()

@@ -431,7 +431,11 @@ def test_reading_from_a_folder_is_refused_in_words(files):
         files.absolute("2026/11/23/x.dcm")
 
 
-def test_a_digest_that_is_not_known_is_not_checked(files, s3):
+def test_without_a_digest_the_bucket_tells_and_no_copy_on_this_machine(files, s3):
     stored = files.write_durably([b"abc"])
+    s3.write(stored.path, b"abd")
     with files.at_hand([StoredFile(stored.path, "", 0)]) as (path,):
-        assert path.read_bytes() == b"abc"
+        assert path.read_bytes() == b"abd"
+    assert s3.read(stored.path) == b"abd" and files.size_of(stored.path) == 3
+    s3.write(stored.path, b"abc")
+    assert files.read_verified(stored.path, stored.sha256) == b"abc"
