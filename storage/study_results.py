@@ -1,16 +1,18 @@
 """The results that stand in a study: what a later report of another series must name, so that none contradicts another
 silently."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
 from config.coding import Code
 from storage import results
-from storage.coded import content_of
+from storage.coded import CodedFinding, content_of
 from storage.models import results as result_table
 from storage.models import series, studies
 from storage.object_kinds import ObjectKind
+from storage.replaces import Replaces
 from storage.results import StoredObject
 
 
@@ -45,11 +47,24 @@ class StandingResult:
 
 
 def others(tx: Connection, series_pk: int) -> tuple[StandingResult, ...]:
-    """The results that stand for the other series of a study, the oldest first."""
+    """The results that stand for the other series of a study, the oldest first; of several models each has its own."""
     study = select(series.c.study_pk).where(series.c.id == series_pk).scalar_subquery()
-    ids = tx.scalars(select(series.c.id).where(series.c.study_pk == study, series.c.id != series_pk))
-    found = (_standing(tx, other) for other in ids.all())
-    return tuple(sorted((one for one in found if one is not None), key=lambda one: one.result_id))
+    ids = tx.scalars(select(series.c.id).where(series.c.study_pk == study, series.c.id != series_pk)).all()
+    return tuple(sorted((one for other in ids for one in _standing(tx, other)), key=lambda one: one.result_id))
+
+
+def on_the_same(findings: Sequence[CodedFinding], found: Sequence[StandingResult]) -> list[StandingResult]:
+    """Those results that are on what one of these findings is on; all of them if there are no findings."""
+    return [one for one in found if not findings or any(one.concept.is_same(own.concept) for own in findings)]
+
+
+def differ(findings: Sequence[CodedFinding], found: Sequence[StandingResult]) -> bool:
+    """Whether one of the results is positive and a finding on the same concept negative, or the other way round."""
+    return any(
+        own.positive is not None and own.positive != one.positive
+        for own in findings
+        for one in on_the_same([own], found)
+    )
 
 
 def lock_study(tx: Connection, series_pk: int) -> None:
@@ -59,14 +74,20 @@ def lock_study(tx: Connection, series_pk: int) -> None:
     tx.execute(select(studies.c.id).where(studies.c.id == study).with_for_update(key_share=True))
 
 
-def _standing(tx: Connection, series_pk: int) -> StandingResult | None:
-    ids = results.all_current_of(tx, series_pk)
-    if not ids:
-        # Open again, or being analysed again: its last report stands until the next one replaces it.
-        previous = results.previous_result(tx, series_pk)
-        ids = [previous.result_id] if previous else []
+def _standing(tx: Connection, series_pk: int) -> list[StandingResult]:
+    # Open again, or being analysed again: the last report of each model stands until the next one replaces it.
+    ids = results.all_current_of(tx, series_pk) or _last_reported(tx, series_pk)
     found = (_as_standing(tx, series_pk, result_id) for result_id in ids)
-    return next((one for one in found if one is not None), None)
+    return [one for one in found if one is not None]
+
+
+def _last_reported(tx: Connection, series_pk: int) -> list[int]:
+    """The results that a destination may hold last of a series: one of each model of the latest revision."""
+    reported = (result_table.c.series_pk == series_pk) & result_table.c.shadow.is_(False)
+    names = tx.scalars(select(result_table.c.model_name).where(reported).distinct()).all()
+    last = [results.previous_result(tx, series_pk, Replaces(only=name)) for name in names]
+    latest = max((one.revision for one in last if one is not None), default=0)
+    return sorted(one.result_id for one in last if one is not None and one.revision == latest)
 
 
 def _as_standing(tx: Connection, series_pk: int, result_id: int) -> StandingResult | None:

@@ -46,11 +46,10 @@ def of_stored(
     own: the files of the job's series.  others: see `study_results.others`.
     A demonstration model's results are named only by its own: they are no statement about a patient.
     """
-    said = (
-        next((one for one in analysis.output.findings if one.certainty is not None), None) if analysis.output else None
-    )
-    # Results on something else contradict nothing. A refusal names all of them.
-    others = [one for one in others if said is None or one.concept.is_same(said.concept)]
+    # Results on something else contradict nothing, and neither does a measurement. A refusal names all of them.
+    if analysis.output is not None:
+        said = next((one.concept for one in analysis.output.findings if one.certainty is not None), None)
+        others = [one for one in others if said is not None and one.concept.is_same(said)]
     if not card.demonstration:
         others = [one for one in others if not is_demonstration(models_dir, one.model_name, one.model_digest)]
     earlier = []

@@ -23,7 +23,7 @@ from dicom_node.cli.common import (
 from dicom_node.cli.series_words import answers, lines_about
 from storage import audit, deliveries, examinations, model_outcomes, results, study_results
 from storage import series as store
-from storage.coded import Content
+from storage.coded import Content, content_of
 from storage.lookup import find_series
 from storage.series_state import SeriesState
 from storage.study_results import StandingResult
@@ -123,8 +123,12 @@ def show(series: SeriesArgument, config: ConfigOption = None, json: JsonOption =
         result_id, series_pk = record["result_id"], record["series_pk"]
         record["models"] = [vars(one) for one in model_outcomes.of_series(tx, [series_pk])[series_pk]]
         record["objects"] = _objects_of(tx, result_id) if result_id else []
-        record["results"] = [_result(tx, one) for one in results.all_current_of(tx, series_pk)]
-        record["study_results"] = [_other(one) for one in study_results.others(tx, series_pk)]
+        current = results.all_current_of(tx, series_pk)
+        record["results"] = [_result(tx, one) for one in current]
+        findings = [finding for one in current for finding in content_of(tx, one).findings]
+        others = study_results.on_the_same(findings, study_results.others(tx, series_pk))
+        record["study_results"] = [_other(one) for one in others]
+        record["study_differs"] = study_results.differ(findings, others)
         record["deliveries"] = deliveries.of_result(tx, result_id) if result_id else []
     about = audit.Subject(
         series_uid=record["series_instance_uid"],
@@ -172,7 +176,7 @@ def _change(tx: Connection, result_id: int) -> dict[str, Any] | None:
 
 def _other(one: StandingResult) -> dict[str, Any]:
     names = ("series_pk", "series_instance_uid", "series_number", "description", "probability", "threshold", "positive")
-    return {name: getattr(one, name) for name in names}
+    return {name: getattr(one, name) for name in names} | {"model": f"{one.model_name} {one.model_version}"}
 
 
 def _cell(value: object) -> object:

@@ -108,10 +108,12 @@ def _study(record: dict[str, Any]) -> Iterator[str]:
     """The other results of the study: a positive and a negative are never shown without each other."""
     others = record["study_results"]
     if others:
-        differ = record["positive"] is not None and any(one["positive"] != record["positive"] for one in others)
-        yield f"{'THEY DIFFER: the' if differ else 'The'} study was also reported on, to be read together:"
+        differ = "THEY DIFFER: the" if record["study_differs"] else "The"
+        yield f"{differ} study was also reported on, to be read together:"
+    by_several = len({one["model"] for one in others}) > 1
     for one in others:
-        what = ", ".join(part for part in (one["series_number"], one["description"]) if part)
+        told = (one["series_number"], one["description"], f"by {one['model']}" if by_several else "")
+        what = ", ".join(part for part in told if part)
         yield f"  series {one['series_pk']}: {_sign(one)}{f' ({what})' if what else ''}"
 
 

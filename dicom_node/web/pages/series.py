@@ -23,6 +23,7 @@ from inference.errors import ModelError
 from inference.models.registry import list_models
 from storage import audit, deliveries, examinations, results, shown, study_results, verdicts
 from storage import series as store
+from storage.coded import content_of
 from storage.errors import IllegalMove, NotFound, UnusableVerdict
 from storage.object_kinds import ObjectKind
 
@@ -58,9 +59,11 @@ def series(request: Request) -> Response:
 def _read(tx: Connection, context: WebContext, series_pk: int) -> dict[str, Any]:
     record = store.get_series(tx, series_pk)
     objects = shown.objects_of_series(tx, series_pk)
-    standing = [results.get_result(tx, one) for one in results.all_current_of(tx, series_pk)]
+    current = results.all_current_of(tx, series_pk)
+    standing = [results.get_result(tx, one) for one in current]
     cards = _cards(context)
-    others = study_results.others(tx, series_pk)
+    findings = [finding for one in current for finding in content_of(tx, one).findings]
+    others = study_results.on_the_same(findings, study_results.others(tx, series_pk))
     rows = audit.search(tx, series=record.series_instance_uid, limit=MOST_AUDIT_ROWS)
     return {
         "record": record,
@@ -78,7 +81,7 @@ def _read(tx: Connection, context: WebContext, series_pk: int) -> dict[str, Any]
         "objects": objects,
         "summaries": [one for one in objects if one.kind is ObjectKind.SUMMARY],
         "others": others,
-        "differ": record.positive is not None and any(one.positive != record.positive for one in others),
+        "differ": study_results.differ(findings, others),
         "models": sorted({f"{card.name}:{card.version}" for card in cards.values()}),
         "destinations": [one.name for one in context.settings.destinations if one.send_results],
         "timeline": timeline.told(rows),
