@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -12,14 +13,22 @@ from dicom_node.report.context import ReportContext
 from dicom_node.report.frame import to_part10
 from dicom_node.report.objects import build_all
 from dicom_node.report.sources import read_sources
+from inference.phantom.chest import make_phantom
+from inference.phantom.series import write_series as write_phantom
+from inference.volume.ct_volume import CTVolume
+from inference.volume.load import load
 from storage import jobs, recording
 from storage.arrival import Arrival, IndexedHeader
+from storage.jobs import ClaimedJob
 from storage.object_kinds import ObjectKind
 from storage.results import NewObject
 from tests.factories import Grid, finding_on, volume_of, write_series
-from tests.storage_factory import QUIET_S, Store, analysed
+from tests.storage_factory import QUIET_S, Store, analysed, not_analysed
 
 GRID = Grid(shape=(9, 36, 44), spacing_mm=(3.0, 0.8, 0.7))
+
+
+PHANTOM = {"patient_id": "PHANTOM-11", "patient_name": "Phantom^Eleven", "series_description": "Chest 1 mm lung"}
 
 
 @dataclass(frozen=True)
@@ -67,28 +76,51 @@ def _arrival(store: Store, path: Path, header: dict[str, str]) -> Arrival:
 
 
 def reported(store: Store, folder: Path, grid: Grid = GRID, probability: float = 0.9, **header: str) -> Shown:
-    """A phantom series that was received, closed, analysed and reported, with its objects."""
+    """A series of boxes that was received, closed, analysed and reported, with its objects."""
     write_series(folder, grid)
     series_pk = store_files(store, sorted(folder.iterdir()), **header)
-    store.close_due(QUIET_S)
-    job = store.claim(QUIET_S)
-    assert job is not None
-    objects = [_stored(store, kind, dataset) for kind, dataset in _objects(folder, probability)]
-    with store.database.transaction() as tx:
-        result_id = jobs.finish(tx, job.job_id, job.fence, 40.0, analysed(probability), objects, ["pacs"])
-    return Shown(series_pk, folder, result_id)
-
-
-def _objects(folder: Path, probability: float):
-    volume = volume_of(folder)
-    localised = np.zeros(volume.hu.shape, dtype=bool)
+    localised = np.zeros(grid.shape, dtype=bool)
     localised[4:6, 12:20, 8:15] = True
-    finding = finding_on(volume, probability, localisation=localised)
+    return Shown(series_pk, folder, report(store, volume_of(folder), probability, localisation=localised))
+
+
+def phantom_reported(store: Store, folder: Path, slices: int = 24, size: int = 128, now: float = 0.0) -> Shown:
+    """A phantom with lesions, reported with its known truth as the segments. now: Unix seconds of its arrival."""
+    phantom = make_phantom(11, slices=slices, size=size, lesions="mixed")
+    paths = write_phantom(phantom, folder)
+    series_pk = store_files(store, paths, now, **PHANTOM)
+    found = {"lung_mask": phantom.lung_mask, "localisation": phantom.lesion_mask}
+    return Shown(series_pk, folder, report(store, load(paths), 0.93, now, **found))
+
+
+def report(store: Store, volume: CTVolume, probability: float, now: float = 0.0, **found: Any) -> int:
+    """Close the series that is due, and do what the worker does with this verdict. Returns the result's id."""
+    store.close_due(now + QUIET_S)
+    job = claimed(store, volume.series_instance_uid, now + QUIET_S)
     context = ReportContext(created_at=datetime(2026, 1, 2, tzinfo=UTC))
     kinds = [ObjectKind.REPORT, ObjectKind.SEGMENTATION, ObjectKind.SUMMARY]
-    return build_all(finding, volume, read_sources(volume), context, kinds)
+    built = build_all(finding_on(volume, probability, **found), volume, read_sources(volume), context, kinds)
+    objects = [_stored(store, kind, dataset) for kind, dataset in built]
+    with store.database.transaction() as tx:
+        return jobs.finish(tx, job.job_id, job.fence, now + 40.0, analysed(probability), objects, ["pacs"])
 
 
 def _stored(store: Store, kind: ObjectKind, dataset: pydicom.Dataset) -> NewObject:
     file = store.files.write_durably([to_part10(dataset)])
     return NewObject(kind, dataset.SOPInstanceUID, dataset.SOPClassUID, dataset.SeriesInstanceUID, file)
+
+
+def refuse(store: Store, series_uid: str, code: str, sentence: str, now: float) -> None:
+    """Let the job of a series end with a reason."""
+    job = claimed(store, series_uid, now)
+    with store.database.transaction() as tx:
+        jobs.finish(tx, job.job_id, job.fence, now + 10, not_analysed(code, sentence), [], [])
+
+
+def claimed(store: Store, series_uid: str, now: float) -> ClaimedJob:
+    """The job of a series; those of others that come before it stay claimed."""
+    job = store.claim(now)
+    while job is not None and job.series_instance_uid != series_uid:
+        job = store.claim(now)
+    assert job is not None
+    return job

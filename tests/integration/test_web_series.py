@@ -9,12 +9,12 @@ import pytest
 from config.reasons import ReasonCode
 from config.settings import Destination
 from dicom_node.web.pages.reasons import OF_PIXELS, OF_POSITIONS
-from storage import examinations, jobs
+from storage import examinations
 from storage.lost import mark_lost
 from storage.models import instances
 from tests.factories import write_series as write_chest
-from tests.shown_series import GRID, reported, store_files
-from tests.storage_factory import QUIET_S, not_analysed
+from tests.shown_series import GRID, refuse, reported, store_files
+from tests.storage_factory import QUIET_S
 from tests.unit.ct_series import noise, write_series
 from tests.web_pages import serving
 
@@ -39,11 +39,8 @@ def refused(pages, folder, code, sentence, paths):
     """A series that was not analysed for this reason."""
     series_pk = store_files(pages.store, paths, now=1000.0)
     pages.store.close_due(1000 + QUIET_S)
-    job = pages.store.claim(1000 + QUIET_S)
-    while job.series_pk != series_pk:
-        job = pages.store.claim(1000 + QUIET_S)
-    with pages.store.database.transaction() as tx:
-        jobs.finish(tx, job.job_id, job.fence, 1100.0, not_analysed(code, sentence), [], [])
+    uid = str(pydicom.dcmread(paths[0], stop_before_pixels=True).SeriesInstanceUID)
+    refuse(pages.store, uid, code, sentence, 1000 + QUIET_S)
     return series_pk
 
 

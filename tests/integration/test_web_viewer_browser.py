@@ -1,16 +1,22 @@
 """The viewer in a real browser: what stands on its canvas is what numpy makes of the stored images."""
 
+import os
 import re
+import time
 
 import numpy as np
+import pydicom
 import pytest
 from playwright.sync_api import Page, expect
 
 from dicom_node.web.viewer.encode import FILL_ALPHA, outline_of
 from dicom_node.web.viewer.planes import windowed
+from inference.phantom.chest import make_phantom
+from inference.phantom.series import write_series as write_phantom
 from tests.browser import PHONE, canvas_pixels, chromium, picture, window
 from tests.factories import Grid, chest, lungs
-from tests.shown_series import Shown, reported, store_files
+from tests.shown_series import PHANTOM, Shown, phantom_reported, refuse, reported, store_files
+from tests.storage_factory import QUIET_S
 from tests.unit.ct_series import noise, write_series
 from tests.web_pages import serving
 
@@ -187,4 +193,38 @@ def test_the_page_fits_a_phone_and_a_light_room(browser, pages, shown):
         stage = page.locator("[data-part=stage]").bounding_box()
         page.touchscreen.tap(stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2)
         expect(page.locator("[data-part=place]")).to_contain_text("HU")
-        picture(page, "series-phone")
+
+
+def test_pictures_of_a_series_and_of_a_refusal(browser, pages, tmp_path):
+    slices, size = (160, 384) if os.environ.get("DICOM_NODE_SCREENSHOTS") else (16, 96)
+    now = time.time() - 600
+    found = phantom_reported(pages.store, tmp_path / "sent", slices, size, now)
+    with window(browser, pages, "reader", color_scheme="dark") as page:
+        opened(page, found.series_pk, f"Slice {slices // 2} of {slices}")
+        for label in ("Lungs demo 1", "What drove the model"):
+            page.get_by_role("checkbox", name=label).check()
+        page.get_by_role("slider", name="Image, axial").fill(str(int(slices * 0.34)))
+        expect(page.locator(".headline")).to_contain_text("93 %")
+        _keep(page, "web-series")
+        page.get_by_role("button", name="Coronal").click()
+        at(page, "Coronal")
+        _keep(page, "web-viewer-coronal")
+    with window(browser, pages, "reader", color_scheme="dark", viewport=PHONE) as page:
+        opened(page, found.series_pk, f"Slice {slices // 2} of {slices}")
+        _keep(page, "web-series-phone")
+    sent = write_phantom(make_phantom(12, slices=40, size=size), tmp_path / "gap")
+    del sent[27], sent[11:13]
+    series_pk, uid = store_files(pages.store, sent, now, **PHANTOM), pydicom.dcmread(sent[0]).SeriesInstanceUID
+    pages.store.close_due(now + QUIET_S)
+    sentence = "3 slices are missing: up to 22.5 mm from one slice to the next, 7.5 mm elsewhere."
+    refuse(pages.store, uid, "MISSING_SLICES", sentence, now + QUIET_S)
+    with window(browser, pages, "viewer", color_scheme="dark", viewport={"width": 1280, "height": 760}) as page:
+        opened(page, series_pk, "Slice 19 of 37")
+        expect(page.locator(".positions")).to_have_attribute("aria-label", re.compile("37 images .* 2 holes"))
+        _keep(page, "web-missing-slices")
+
+
+def _keep(page: Page, name: str) -> None:
+    page.wait_for_load_state("networkidle")
+    page.evaluate("scrollTo(0, 0)")
+    picture(page, name)
