@@ -86,7 +86,7 @@ def earlier_ids(tx: Connection, series_pk: int, examination: Examination, *, loc
             results.c.shadow.is_(False),
             series.c.study_pk != own_study,
         )
-        .order_by(examinations.c.day.desc(), results.c.id.desc())
+        .order_by(examinations.c.day.desc(), examinations.c.result_id.desc())
         .limit(MOST_OF_A_DAY)
     )
     rows = tx.execute(found.with_for_update(read=True, of=results) if locked else found).all()

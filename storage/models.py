@@ -462,7 +462,7 @@ class ExaminationRow(Base):
     """
 
     __tablename__ = "examinations"
-    __table_args__ = (Index("ix_examinations_person", "person", "model_name", "day"),)
+    __table_args__ = (Index("ix_examinations_person", "person", "model_name", "day", "result_id"),)
 
     result_id: Mapped[int] = mapped_column(ForeignKey("results.id"), primary_key=True, autoincrement=False)
     person: Mapped[str]

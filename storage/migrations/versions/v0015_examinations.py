@@ -25,4 +25,4 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["result_id"], ["results.id"], name="fk_examinations_result_id"),
         sa.PrimaryKeyConstraint("result_id", name="pk_examinations"),
     )
-    op.create_index("ix_examinations_person", "examinations", ["person", "model_name", "day"])
+    op.create_index("ix_examinations_person", "examinations", ["person", "model_name", "day", "result_id"])
