@@ -251,7 +251,8 @@ def _pages(person: Callable[[str, Ask], Question]) -> Iterator[Question]:
     yield person("page Today: an hour", lambda tx: activity.between(tx, NOW - 3600, NOW))
     yield person("page Today: turnarounds", lambda tx: turnarounds.of_days(tx, ["2026-11-29", "2026-11-30"]))
     yield person("page Peers: senders of an hour", lambda tx: senders.senders(tx, NOW - 3600))
-    yield person("page Peers: senders of a week", lambda tx: senders.senders(tx, NOW - 7 * DAY_S))
+    yield person("page Peers: senders of a day", lambda tx: senders.senders(tx, NOW - DAY_S))
+    yield person("page Peers: each sender's last series", senders.last_series)
     yield person("page Peers: refusals", lambda tx: senders.refusals(tx, NOW - 3600))
     yield person("page Peers: refused images", senders.refused_images)
 

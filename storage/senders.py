@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from storage import audit as trail
-from storage.models import refused_instances, series
+from storage.models import listing_kinds, listings, refused_instances, series
 from storage.moves import in_state
 from storage.series_state import SeriesState
 
@@ -38,7 +38,7 @@ class Refusals:
 
 
 def senders(tx: Connection, since: float) -> list[Sender]:
-    """Whose series had an image since then, the latest first."""
+    """Whose series had an image since then, the latest first; what a batch imported was sent by nobody."""
     found: dict[str, Sender] = {}
     for state in SeriesState:  # one piece of the index for each
         counted = (
@@ -48,7 +48,7 @@ def senders(tx: Connection, since: float) -> list[Sender]:
                 func.sum(series.c.instance_count),
                 func.max(series.c.last_instance_at),
             )
-            .where(in_state(series, state), series.c.last_instance_at >= since)
+            .where(in_state(series, state), ~series.c.imported, series.c.last_instance_at >= since)
             .group_by(series.c.calling_ae)
         )
         for title, count, instances, last_at in tx.execute(counted):
@@ -56,6 +56,16 @@ def senders(tx: Connection, since: float) -> list[Sender]:
             last_at = max(held.last_at, last_at)
             found[title] = Sender(title, held.series + count, held.instances + int(instances), last_at)
     return sorted(found.values(), key=lambda sender: -sender.last_at)
+
+
+def last_series(tx: Connection) -> dict[str, float]:
+    """When the first image of the latest series of each calling AE title came, ever: one seek for each kind of line."""
+    latest = select(func.max(listings.c.received_at)).where(listings.c.kind == listing_kinds.c.id).scalar_subquery()
+    found: dict[str, float] = {}
+    for title, received_at in tx.execute(select(listing_kinds.c.source, latest)):
+        if title and received_at is not None:
+            found[title] = max(found.get(title, 0.0), received_at)
+    return found
 
 
 def refusals(tx: Connection, since: float) -> list[Refusals]:

@@ -8,7 +8,7 @@ from storage import pauses, tallies
 from storage.copies import CONTRADICTS, SAME
 from storage.deliveries import DeliveryState
 from storage.job_state import JobState
-from storage.models import deliveries, jobs, series
+from storage.models import deliveries, jobs, results, series
 from storage.moves import in_state
 from storage.results import ResultOutcome
 from storage.series_state import SeriesState
@@ -132,8 +132,13 @@ def _failed_jobs(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
 def _failed_deliveries(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
     rows = tx.execute(
         select(
-            deliveries.c.id.label("delivery_id"), deliveries.c.destination, deliveries.c.error, deliveries.c.attempts
+            deliveries.c.id.label("delivery_id"),
+            deliveries.c.destination,
+            deliveries.c.error,
+            deliveries.c.attempts,
+            results.c.series_pk,
         )
+        .select_from(deliveries.join(results))
         .where(in_state(deliveries, DeliveryState.FAILED))
         .order_by(deliveries.c.set_at.desc())
         .limit(limit)
@@ -144,7 +149,14 @@ def _failed_deliveries(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
 def _unconfirmed_deliveries(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
     """SENT, and the destination never said that it keeps them, however often it was asked."""
     rows = tx.execute(
-        select(deliveries.c.id.label("delivery_id"), deliveries.c.destination, deliveries.c.error, deliveries.c.sent_at)
+        select(
+            deliveries.c.id.label("delivery_id"),
+            deliveries.c.destination,
+            deliveries.c.error,
+            deliveries.c.sent_at,
+            results.c.series_pk,
+        )
+        .select_from(deliveries.join(results))
         .where(deliveries.c.unconfirmed_at.is_not(None))
         .order_by(deliveries.c.unconfirmed_at.desc())
         .limit(limit)

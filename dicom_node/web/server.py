@@ -30,7 +30,17 @@ from dicom_node.web.routes import navigation, routes
 from dicom_node.web.security.keys import Keys
 from dicom_node.web.security.shield import HEADERS, Shield
 from storage.database import Database
-from storage.errors import StorageError
+from storage.errors import (
+    DatabaseBusy,
+    DatabaseReadOnly,
+    IllegalMove,
+    NotFound,
+    StaleLease,
+    StorageError,
+    StorageFull,
+    StoreReplaced,
+    StoreUnavailable,
+)
 from storage.files import FileStore
 
 log = structlog.get_logger()
@@ -38,6 +48,13 @@ log = structlog.get_logger()
 THREADS = 12
 """Requests that are worked on at once; others wait for one of them."""
 DRAIN_S = 3
+NO_INDEX = (
+    (DatabaseBusy, "The index is busy. Try again in a moment."),
+    (StorageFull, "The disk is full: a look at patient data could not be recorded, so nothing is shown."),
+    (DatabaseReadOnly, "The index cannot be written: a look at patient data could not be recorded."),
+    (StoreUnavailable, "The store of the images does not answer. Try again in a moment."),
+    (StoreReplaced, "Index or files were replaced under the node. It starts again when they belong together."),
+)
 LOOK_EVERY_S = 5.0
 """How often the certificate's files are looked at."""
 
@@ -137,6 +154,13 @@ def _mistake(request: Request, error: Exception) -> Response:
 
 
 def _without_index(request: Request, error: StorageError) -> Response:
-    """The index cannot be read, or what was done cannot be recorded."""
+    """What the index refuses, or cannot do: in words."""
+    if isinstance(error, NotFound):
+        return render(request, "refusal.html", status=404, text="That is not there, or no longer.")
+    if isinstance(error, IllegalMove | StaleLease):
+        return render(request, "refusal.html", status=409, text="It has moved on meanwhile. Look at it again.")
     log.warning("the index does not answer the pages", error=type(error).__name__)
-    return Response("The index cannot be used at the moment, so nothing can be shown. Try again.\n", 503)
+    text = next(
+        (words for kind, words in NO_INDEX if isinstance(error, kind)), "The index cannot be used. Its log says why."
+    )
+    return render(request, "refusal.html", status=503, text=text)

@@ -46,8 +46,8 @@ WAITING = {
     "ix_deliveries_unconfirmed_at",
     "ix_series_selection",  # PostgreSQL takes it while no series takes part in a choice
 }
-# They grow with what was not confirmed, with what failed, with up to 1000 files, and with a week's series.
-GROW = {"status", "view delivery_overview failed", "start: next 1000 objects", "page Peers: senders of a week"}
+# They grow with what was not confirmed, with what failed, with up to 1000 files, and with a day's series.
+GROW = {"status", "view delivery_overview failed", "start: next 1000 objects", "page Peers: senders of a day"}
 TABLES = {table.name for table in Base.metadata.sorted_tables} - NEVER_LARGE
 
 

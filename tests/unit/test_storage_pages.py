@@ -48,6 +48,7 @@ def test_senders_are_counted_over_a_time_and_refusals_of_a_kind_together(store):
     with store.database.read() as tx:
         [found] = senders.senders(tx, 500.0)
         assert (found.ae_title, found.series, found.instances, found.last_at) == ("NEW", 1, 3, 1000.0)
+        assert senders.last_series(tx) == {"OLD": 10.0, "NEW": 1000.0}
         [refused] = senders.refusals(tx, 500.0)
         assert (refused.peer_ae, refused.times, refused.last_at) == ("EVE", 42, 1010.0)
         assert senders.refusals(tx, 2000.0) == []

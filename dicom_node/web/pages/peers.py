@@ -37,11 +37,12 @@ _echoes = threading.BoundedSemaphore(2)
 
 @dataclass(frozen=True)
 class SourceRow:
-    """One AE title: as the settings name it, as it was seen, or both."""
+    """One AE title: as the settings name it, as it was seen, or both. last_at: of its latest series or image, ever."""
 
     ae_title: str
     source: Source | None
     sent: Sender | None
+    last_at: float | None
 
 
 @require(Role.VIEWER)
@@ -70,15 +71,15 @@ def ask(request: Request) -> Response:
 
 def _values(request: Request, answers: dict[str, EchoAnswer] | None = None) -> dict[str, Any]:
     context, now = context_of(request), time.time()
-    settings, since = context.settings, now - DAYS * DAY_S
+    settings, day, since = context.settings, now - DAY_S, now - DAYS * DAY_S
     with context.database.read() as tx:
-        seen = senders.senders(tx, since)
+        seen, last = senders.senders(tx, day), senders.last_series(tx)
         refused, images = senders.refusals(tx, since), senders.refused_images(tx)
         counts = status(tx, now)["destinations"]
         paused = {(str(one.kind), one.name): one for one in pauses.all_of(tx)}
     return {
         "settings": settings,
-        "sources": list(_sources(settings, seen)),
+        "sources": list(_sources(settings, seen, last)),
         "refusals": refused,
         "refused_images": images,
         "counts": counts,
@@ -90,12 +91,14 @@ def _values(request: Request, answers: dict[str, EchoAnswer] | None = None) -> d
     }
 
 
-def _sources(settings: Settings, seen: list[Sender]) -> Iterator[SourceRow]:
+def _sources(settings: Settings, seen: list[Sender], last: dict[str, float]) -> Iterator[SourceRow]:
     by_title = {sender.ae_title: sender for sender in seen}
-    for source in settings.sources:
-        yield SourceRow(source.ae_title, source, by_title.pop(source.ae_title, None))
-    for title, sender in by_title.items():
-        yield SourceRow(title, None, sender)
+    named = {source.ae_title: source for source in settings.sources}
+    strangers = sorted((by_title.keys() | last.keys()) - named.keys(), key=lambda title: -last.get(title, 0.0))
+    for title in (*named, *strangers):
+        sent = by_title.get(title)
+        last_at = max(last.get(title, 0.0), sent.last_at if sent else 0.0)
+        yield SourceRow(title, named.get(title), sent, last_at or None)
 
 
 def _peer(settings: Settings, name: str) -> tuple[Peer, SenderSettings]:
