@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, select
 from storage import audit as trail
 from storage.models import listing_kinds, listings, refused_instances, series
 from storage.moves import in_state
+from storage.series import NOT_IMPORTED
 from storage.series_state import SeriesState
 
 MOST_REFUSALS = 1000
@@ -48,7 +49,7 @@ def senders(tx: Connection, since: float) -> list[Sender]:
                 func.sum(series.c.instance_count),
                 func.max(series.c.last_instance_at),
             )
-            .where(in_state(series, state), ~series.c.imported, series.c.last_instance_at >= since)
+            .where(in_state(series, state), NOT_IMPORTED, series.c.last_instance_at >= since)
             .group_by(series.c.calling_ae)
         )
         for title, count, instances, last_at in tx.execute(counted):
