@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,10 +21,13 @@ from dicom_node.cli.common import (
     plural,
     print_json,
     print_rows,
+    say,
     settings_from,
 )
+from dicom_node.runtime.index import who
 from dicom_node.spreadsheets import csv_text
-from storage.verdicts import LabelledResult, Verdict, labelled_results
+from storage.lookup import find_result
+from storage.verdicts import LabelledResult, Opinion, Verdict, labelled_results, record_verdict
 
 if TYPE_CHECKING:
     from inference.evaluation.agreement import Agreement
@@ -36,11 +40,6 @@ group = typer.Typer(no_args_is_help=True, help="What readers said about results.
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
     app.add_typer(group, name="verdicts")
-
-
-@group.callback()
-def _root() -> None:
-    """Keeps `export` a command of its own."""
 
 
 @group.command()
@@ -70,6 +69,27 @@ def export(
     for count, why in ((differ, "their readers differ"), (without, "no reader says what they are")):
         if count:
             err.print(f"{plural(count, 'series', 'series')} left out: {why}", markup=False)
+
+
+@group.command()
+def give(
+    result: Annotated[
+        str, typer.Argument(metavar="RESULT", help="Number of a result, or a series' UID for its latest result.")
+    ],
+    verdict: Annotated[Verdict, typer.Option(case_sensitive=False, help="Does the result fit the images?")],
+    opinion: Annotated[Opinion | None, typer.Option(case_sensitive=False, help="Of the scan, by yourself.")] = None,
+    text: Annotated[str, typer.Option(help="Remarks; they must name no patient.")] = "",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Keep your verdict on a result, under your user name; it replaces your former one and changes no report."""
+    with database_of(settings_from(config)).transaction() as tx:
+        result_id = find_result(tx, result)
+        verdict_id = record_verdict(tx, result_id, who(), verdict, opinion, text, time.time())
+    if json:
+        print_json({"result": result_id, "verdict": verdict_id})
+    else:
+        say(f"Your verdict on result {result_id} is kept: {verdict.lower().replace('_', ' ')}.")
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,10 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from dicom_node.cli.app import app
+from dicom_node.runtime.index import who
 from inference.evaluation.agreement import Judged, agreements
 from inference.evaluation.intervals import wilson
 from inference.evaluation.predictions import read_labels
-from storage.verdicts import record_verdict
+from storage.verdicts import record_verdict, verdicts_on
 from tests.storage_factory import Store
 
 
@@ -111,3 +112,13 @@ def test_without_verdicts_it_says_so(node):
 def test_of_readers_who_cannot_say_there_is_no_share():
     (whole, *_) = agreements([Judged("a", "anna", "m", None, True)])
     assert (whole.share, whole.interval, whole.cannot_say) == (None, None, 1)
+
+
+def test_a_verdict_is_given_under_the_name_of_the_user_and_its_text_is_not_audited(node):
+    arguments = ("verdicts", "give", "1", "--verdict", "disagrees", "--opinion", "negative", "--text", "secret words")
+    assert "Your verdict on result 1 is kept: disagrees." in run(node, *arguments).stdout
+    with node.database.read() as tx:
+        [kept] = verdicts_on(tx, 1)
+    assert (kept.reader, kept.verdict, kept.own_opinion, kept.text) == (who(), "DISAGREES", "NEGATIVE", "secret words")
+    [row] = node.rows("SELECT detail FROM audit WHERE event = 'verdict.given'")
+    assert "secret" not in row["detail"]
