@@ -48,10 +48,12 @@ from storage import (
     selection,
     senders,
     series,
+    shadow_pairs,
     status,
     turnarounds,
     verdicts,
     web_users,
+    weekly,
     worklist,
 )
 from storage.arrival import Arrival, IndexedHeader
@@ -281,6 +283,10 @@ def _worklist(person: Callable[[str, Ask], Question], some: int, count: int, lim
         search = Search(**how)
         yield person(f"worklist {name}".strip(), lambda tx, search=search: worklist.find(tx, search, most=limit))  # type: ignore[misc]
     yield person("worklist, a page in the middle", lambda tx: worklist.find(tx, Search(), middle, most=limit))
+    monday = listings.week_of(NOW - 84 * DAY_S)
+    yield person("not analysed, of 12 weeks", lambda tx: weekly.settled(tx, monday, but=("model", "finding")))
+    yield person("not analysed, what was said last", lambda tx: weekly.latest_sentences(tx, ["KERNEL", "NOT_CHEST"]))
+    yield person("shadow beside live", lambda tx: shadow_pairs.latest_pairs(tx, "none", "none"))
     yield person("verdicts on a result", lambda tx: verdicts.verdicts_on(tx, some))
 
 

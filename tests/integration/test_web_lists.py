@@ -2,15 +2,17 @@
 
 import re
 import time
+from dataclasses import replace
 
 import pytest
 
-from config.settings import StorageSettings
+from config.settings import ModelSettings, StorageSettings
+from dicom_node.analysis.current_model import current_models
 from dicom_node.web.pages.watched import EVERY_S, Watched
-from storage import audit, jobs, recording
+from storage import audit, jobs, quiet_time, recording, series
 from storage.arrival import Arrival, IndexedHeader
 from storage.pseudonyms import Pseudonyms
-from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, not_analysed
+from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, analysed, not_analysed
 from tests.web_pages import serving
 
 EVIL = "<script>alert(1)</script>"
@@ -156,7 +158,7 @@ def test_what_a_page_shows_by_itself_is_audited_once_a_minute():
 
 def test_not_analysed_says_how_many_why_and_what_to_change(pages):
     text = pages.logged_in("viewer").get("/not-analysed").text
-    assert "1 of 2 series were not analysed (50 %)" in text
+    assert "1 of 2 series were not analysed (50\N{NO-BREAK SPACE}%)" in text
     assert "Route a series that shows both lungs from apex to base." in text
     assert "/worklist?outcome=NOT_ANALYSED&amp;reason=LUNG_CUT_OFF" in text
     narrowed = pages.logged_in("viewer").get("/not-analysed", params={"source": "CT1"}).text
@@ -253,3 +255,39 @@ def test_the_page_says_when_the_chain_was_checked_and_what_that_found(pages, tmp
         with pages.store.database.transaction() as tx:
             audit.append(tx, time.time(), "audit.verified", outcome=outcome, detail={"rows": 1})
         assert said in auditor.get("/audit").text
+
+
+def finished(store, number, models, shadow, shown):
+    """A series that two models judge: the one that reports, and its shadow. shown: their probabilities."""
+    arrive(store, number, 1000.0 * number)
+    with store.database.transaction() as tx:
+        (due,) = quiet_time.due_series(tx, 1000.0 * number + 40)
+        series.close_series(tx, due.series_pk, 1000.0 * number + 40, series.Closing(models, shadow=shadow))
+    for probability in shown:
+        job = store.claim(1000.0 * number + 50)
+        with store.database.transaction() as tx:
+            found = replace(analysed(probability), model_name=job.model.name, model_digest=job.model.digest)
+            jobs.finish(tx, job.job_id, job.fence, 1000.0 * number + 60, found, [], [])
+
+
+def test_models_shows_cards_figures_and_the_shadow_beside_the_model_that_reports(tmp_path):
+    entries = {"name": "demonstration", "shadow": "densitometry"}
+    with serving(tmp_path, model=ModelSettings(**entries)) as pages:
+        used = current_models(pages.settings)
+        for number, shown in enumerate([(0.9, 0.8), (0.1, 0.2), (0.9, 0.1)]):
+            finished(pages.store, number, used.reporting, used.shadow, shown)
+        text = pages.logged_in("viewer").get("/models").text
+    assert "demonstration 2.0 reports; densitometry 1.0 runs beside as a shadow." in text
+    assert "its results are not findings" in text
+    assert "On the last 3 series that both judged" in text
+    assert "in 66.7 %" in text
+    assert 'href="/series/3"' in text
+    assert "Nobody has published figures for it." in text
+    assert "Apache-2.0" in text
+
+
+def test_without_a_usable_model_the_page_says_so(tmp_path):
+    with serving(tmp_path, model=ModelSettings(name="no-such-model")) as pages:
+        text = pages.logged_in("viewer").get("/models").text
+    assert "No model reports." in text
+    assert "No series can be analysed" in text

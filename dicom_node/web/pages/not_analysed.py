@@ -113,7 +113,8 @@ def _headline(asked: dict[str, Any], times: int, whole: int, reasons: Sequence[R
         return f"{span} no series{origin} was analysed or refused."
     if not times:
         return f"{span} every series{origin} was analysed: {count(whole)} in all."
-    said = f"{span} {count(times)} of {count(whole)} series{origin} were not analysed ({percent(times / whole, 0)})."
+    share = percent(times / whole, 0).replace(" ", "\N{NO-BREAK SPACE}")
+    said = f"{span} {count(times)} of {count(whole)} series{origin} were not analysed ({share})."
     first = reasons[0]
     return f"{said} Most often: {first.meaning or first.code}."
 
