@@ -437,7 +437,8 @@ class S3Settings(Section):
     create_only: bool = True
     """The server is told to refuse an object that is there already (If-None-Match). false: for one that cannot."""
     cache_mb: int = Field(default=4096, ge=0)
-    """MiB of stored files that are kept on this machine as well, so that they need not be fetched to be read."""
+    """MiB of stored files that are kept on this machine as well, so that they need not be fetched to be read; fewer if
+    less than twice low_disk_mb would be left free."""
     spool_mb: int = Field(default=4096, ge=1)
     """MiB that each receiver process may hold on this machine of what it receives and has not stored yet."""
 

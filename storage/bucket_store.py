@@ -125,19 +125,26 @@ class BucketStore(FileStore):
     """The objects of a bucket that are named year/month/day/<random>.dcm (UTC).
 
     local: a folder on this machine for spool, cache and the note of the audit trail. cache_bytes: of all processes.
-    spool_bytes: of this process. clock: Unix seconds; it only chooses the folder of a new file.
+    spool_bytes: of this process. reserve_bytes: of the disk, that the cache must leave free. clock: Unix seconds; it
+    only chooses the folder of a new file.
     """
 
     row_may_come_first = False
     lists_slowly = True
 
     def __init__(
-        self, bucket: Bucket, local: Path, cache_bytes: int, spool_bytes: int, clock: Callable[[], float] = time.time
+        self,
+        bucket: Bucket,
+        local: Path,
+        cache_bytes: int,
+        spool_bytes: int,
+        reserve_bytes: int = 0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.where = bucket.where
         self._bucket = bucket
         self._local = local
-        self._cache = Cache(local / "cache", cache_bytes)
+        self._cache = Cache(local / "cache", cache_bytes, reserve_bytes)
         self._workspace = Workspace(local / "passing")
         self._spool = Spool(spool_bytes)
         self._clock = clock

@@ -5,6 +5,7 @@ A copy may go at any moment. Whoever works with one has a hard link of its own, 
 
 import contextlib
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -17,12 +18,14 @@ STEP = 16
 class Cache:
     """A folder of copies, each under the generated name of its file.
 
-    max_bytes: of all copies; each process may exceed it by a sixteenth before it counts.
+    max_bytes: of all copies; each process may exceed it by a sixteenth before it counts. reserve_bytes: of the disk,
+    for others: the copies take less if it would not be left free.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, reserve_bytes: int = 0) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
+        self._reserve_bytes = reserve_bytes
         self._step = max_bytes // STEP
         self._added = self._step  # the first copy is counted with what is there
         self._lock = threading.Lock()
@@ -64,8 +67,9 @@ class Cache:
                 stat = entry.stat()
                 found.append((stat.st_mtime, stat.st_size, entry.name))
         left = sum(size for _, size, _ in found)
+        room = min(self._max_bytes, left + shutil.disk_usage(self._folder).free - self._reserve_bytes)
         for _, size, name in sorted(found):
-            if left <= self._max_bytes - self._step:
+            if left <= room - self._step:
                 return
             self.forget(name)
             left -= size

@@ -35,7 +35,9 @@ def files_of(settings: Settings, *, make: bool = True) -> FileStore:
     # One folder for each bucket: what was noted about another one must not be taken for this one's.
     name = hashlib.sha256(f"{settings.storage.bucket} {s3.endpoint}".encode()).hexdigest()[:12]
     local = settings.data_dir.resolve() / "s3" / name
-    return BucketStore(Bucket(_access(settings)), local, s3.cache_mb * MIB, s3.spool_mb * MIB)
+    # Before the disk is so full that the receiver refuses, the copies go.
+    reserve = 2 * settings.storage.low_disk_mb * MIB
+    return BucketStore(Bucket(_access(settings)), local, s3.cache_mb * MIB, s3.spool_mb * MIB, reserve)
 
 
 def _access(settings: Settings) -> "Access":

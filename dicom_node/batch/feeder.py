@@ -25,7 +25,7 @@ from storage.audit import NOBODY, Peer
 from storage.batch_cases import Case
 from storage.batches import Batch, BatchState
 from storage.database import Database
-from storage.errors import StorageFull
+from storage.errors import StorageFull, StoreUnavailable
 from storage.files import FileStore
 from storage.jobs import ModelRef
 from storage.pseudonyms import Pseudonyms
@@ -41,8 +41,8 @@ AT_A_TIME_S = 5.0
 FIRST_WAIT_S, LONGEST_WAIT_S, MOST_TRIES = 10.0, 1800.0, 8
 MIB = 1 << 20
 NO_LONGER_STORED = Refusal(ReasonCode.NO_LONGER_STORED, "Images of the series are no longer stored.")
-AWAY = (PeerUnavailable, NoContext, QueryFailed, Changed, OSError, StorageFull)
-"""What may pass: the PACS, the disk, or a share that is not mounted."""
+AWAY = (PeerUnavailable, NoContext, QueryFailed, Changed, OSError, StorageFull, StoreUnavailable)
+"""What may pass: the PACS, the disk, a share that is not mounted, or an object store that is away."""
 
 
 class Feeder:

@@ -168,6 +168,15 @@ def test_what_was_used_last_stays_in_the_cache(tmp_path):
     assert "0" in left and "1" not in left
 
 
+def test_copies_leave_the_disk_to_others(tmp_path):
+    full = Cache(tmp_path / "cache", 1 << 30, reserve_bytes=1 << 60)
+    full._step = 0
+    for number in range(3):
+        (tmp_path / str(number)).write_bytes(bytes(10))
+        full.add(str(number), tmp_path / str(number))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_the_spool_is_bounded_and_free_again_afterwards(s3, tmp_path):
     files = s3.store(tmp_path / "local", spool=1000)
     with files.create() as first, files.create() as second:
