@@ -64,6 +64,8 @@ def lateness(tx: Connection, now: float) -> dict[str, float | None]:
     }
 
 
+# Not a join: SQLite would sort all failed deliveries for it.
+SERIES_OF_DELIVERY = select(results.c.series_pk).where(results.c.id == deliveries.c.result_id).scalar_subquery()
 OLDEST_QUEUED = select(func.min(jobs.c.queued_at)).where(in_state(jobs, JobState.QUEUED), jobs.c.batch_id.is_(None))
 UNCONFIRMED = select(func.count()).select_from(deliveries).where(deliveries.c.unconfirmed_at.is_not(None))
 
@@ -136,9 +138,8 @@ def _failed_deliveries(tx: Connection, limit: int = 20) -> list[dict[str, Any]]:
             deliveries.c.destination,
             deliveries.c.error,
             deliveries.c.attempts,
-            results.c.series_pk,
+            SERIES_OF_DELIVERY.label("series_pk"),
         )
-        .select_from(deliveries.join(results))
         .where(in_state(deliveries, DeliveryState.FAILED))
         .order_by(deliveries.c.set_at.desc())
         .limit(limit)
@@ -154,9 +155,8 @@ def _unconfirmed_deliveries(tx: Connection, limit: int = 20) -> list[dict[str, A
             deliveries.c.destination,
             deliveries.c.error,
             deliveries.c.sent_at,
-            results.c.series_pk,
+            SERIES_OF_DELIVERY.label("series_pk"),
         )
-        .select_from(deliveries.join(results))
         .where(deliveries.c.unconfirmed_at.is_not(None))
         .order_by(deliveries.c.unconfirmed_at.desc())
         .limit(limit)
