@@ -173,7 +173,6 @@ def record(
     tallies.add(tx, "results", result.outcome, 1, part=tallies.part_of("results", values))
     if not stale and not job.shadow:
         tx.execute(update(series).where(series.c.id == job.series_pk).values(has_result=True))
-        listings.touch(tx, job.series_pk)
     rows = [
         {
             "result_id": result_id,
