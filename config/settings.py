@@ -291,6 +291,9 @@ class ReportSettings(Section):
     """Also send the display report, for viewers that show a value only beside a region, such as OHIF."""
     key_objects: bool = False
     """Also send the slices with most of what drove the model as key objects (KO), if the result is positive."""
+    heat: bool = False
+    """Also keep, if the result is positive, what drove the model as a map for the node's own pages. It is sent nowhere
+    and takes some MiB for a series of thin slices."""
     manufacturer: str = "DICOM AI node"
     """Manufacturer in the objects that the node makes; with device_name, how it recognises its own images."""
     device_name: str = "DICOM AI node"

@@ -75,7 +75,7 @@ def _commitments() -> Select[Any]:
 
 def _commitment(tx: Connection, row: RowMapping) -> Commitment:
     found = dict(row)
-    objects = objects_of(tx, found.pop("result_id"))
+    objects = [item for item in objects_of(tx, found.pop("result_id")) if item.kind.is_sent]
     taken = json.loads(found.pop("object_status") or "{}")
     # Without statuses nothing says that an object was left out.
     return Commitment(**found, objects=tuple(o for o in objects if o.sop_instance_uid in taken or not taken))

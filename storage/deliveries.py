@@ -159,7 +159,8 @@ def _claimed(tx: Connection, delivery_id: int) -> ClaimedDelivery:
         .where(deliveries.c.id == delivery_id)
     ).mappings()
     found = dict(row.one())
-    return ClaimedDelivery(**found, objects=objects_of(tx, found["result_id"]))
+    objects = tuple(item for item in objects_of(tx, found["result_id"]) if item.kind.is_sent)
+    return ClaimedDelivery(**found, objects=objects)
 
 
 def _release_expired(tx: Connection, now: float, destination: str | None, *, whatever_lease: bool = False) -> int:

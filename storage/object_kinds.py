@@ -16,11 +16,17 @@ class ObjectKind(StrEnum):
     SUMMARY = "summary"
     DISPLAY_REPORT = "display-report"
     KEY_IMAGES = "key-images"
+    HEAT = "heat"
 
     @property
     def is_report(self) -> bool:
         """The report itself, in whatever class."""
         return self in REPORT_KINDS
+
+    @property
+    def is_sent(self) -> bool:
+        """False for what is kept for the node's own pages."""
+        return self is not ObjectKind.HEAT
 
     @property
     def tells_result(self) -> bool:

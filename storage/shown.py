@@ -27,11 +27,9 @@ class ShownObject:
     superseded: bool
 
 
-def objects_of_series(tx: Connection, series_pk: int, kind: ObjectKind | None = None) -> list[ShownObject]:
-    """The objects of a series' standing results, in the order in which they were recorded; of one kind if given."""
+def objects_of_series(tx: Connection, series_pk: int) -> list[ShownObject]:
+    """The objects of a series' standing results, in the order in which they were recorded."""
     query = _objects(series_pk).where(results.c.superseded_at.is_(None))
-    if kind is not None:
-        query = query.where(result_objects.c.kind == str(kind))
     return [_shown(row) for row in tx.execute(query).mappings()]
 
 

@@ -98,7 +98,7 @@ def report(store: Store, volume: CTVolume, probability: float, now: float = 0.0,
     store.close_due(now + QUIET_S)
     job = claimed(store, volume.series_instance_uid, now + QUIET_S)
     context = ReportContext(created_at=datetime(2026, 1, 2, tzinfo=UTC))
-    kinds = [ObjectKind.REPORT, ObjectKind.SEGMENTATION, ObjectKind.SUMMARY]
+    kinds = [ObjectKind.REPORT, ObjectKind.SEGMENTATION, ObjectKind.SUMMARY, ObjectKind.HEAT]
     built = build_all(finding_on(volume, probability, **found), volume, read_sources(volume), context, kinds)
     objects = [_stored(store, kind, dataset) for kind, dataset in built]
     with store.database.transaction() as tx:

@@ -118,6 +118,7 @@ def _kinds(report: ReportSettings) -> list[ObjectKind]:
         ObjectKind.SUMMARY: report.summary,
         ObjectKind.DISPLAY_REPORT: report.display,
         ObjectKind.KEY_IMAGES: report.key_objects,
+        ObjectKind.HEAT: report.heat,
     }
     return [kind for kind, asked_for in wanted.items() if asked_for]
 

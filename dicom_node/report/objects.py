@@ -6,6 +6,7 @@ from pydicom.dataset import Dataset
 
 from dicom_node.report.context import ReportContext
 from dicom_node.report.display import build_display_report
+from dicom_node.report.heat import build_heat
 from dicom_node.report.key_images import build_key_images, most_affected
 from dicom_node.report.segmentation import build_segmentation, segments_of
 from dicom_node.report.structured_report import build_report
@@ -32,7 +33,7 @@ def build_all(
     segmentation and no display report, and one without localisation no key images.
     Raises ValueError when a kind is unknown or the finding cannot be reported.
     """
-    unknown = set(kinds) - set(KINDS)
+    unknown = set(kinds) - {*KINDS, ObjectKind.HEAT}
     if unknown:
         raise ValueError(f"kinds: {sorted(unknown)} unknown; there are {', '.join(KINDS)}")
     segmentation = None
@@ -51,4 +52,7 @@ def build_all(
             built.append((ObjectKind.DISPLAY_REPORT, display))
     if ObjectKind.KEY_IMAGES in kinds and most_affected(finding, volume):
         built.append((ObjectKind.KEY_IMAGES, build_key_images(finding, volume, sources, context)))
+    heat = build_heat(finding, volume, sources, context) if ObjectKind.HEAT in kinds else None
+    if heat is not None:
+        built.append((ObjectKind.HEAT, heat))
     return built

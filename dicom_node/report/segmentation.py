@@ -53,13 +53,13 @@ def build_segmentation(
     kind = Kind(f"segmentation of {', '.join(segment.title for segment in segments)}", 2, "segments")
     seg = new_object(SegmentationStorage, "SEG", kind, origin, content_qualification="RESEARCH")
     _describe(seg, segments, origin)
-    _add_frame_of_reference(seg, origin)
+    add_frame_of_reference(seg, origin)
     _add_pixels(seg, segments, planes)
-    _add_dimensions(seg, origin)
-    seg.SharedFunctionalGroupsSequence = [_shared_groups(volume, origin.first)]
-    seg.PerFrameFunctionalGroupsSequence = list(_frame_groups(volume, planes))
-    seg.ReferencedSeriesSequence = [_referenced_series(origin)]
-    _add_compression_history(seg, volume, origin.first)
+    add_dimensions(seg, origin)
+    seg.SharedFunctionalGroupsSequence = [shared_groups(volume, origin.first)]
+    seg.PerFrameFunctionalGroupsSequence = list(frame_groups(volume, planes))
+    seg.ReferencedSeriesSequence = [referenced_series(origin)]
+    add_compression_history(seg, volume, origin.first)
     return seg
 
 
@@ -109,7 +109,8 @@ def _segment_item(number: int, segment: Segment, origin: Origin) -> SegmentDescr
     )
 
 
-def _add_frame_of_reference(seg: Dataset, origin: Origin) -> None:
+def add_frame_of_reference(seg: Dataset, origin: Origin) -> None:
+    """That of the sources."""
     # An old source without one still has positions; the frames refer to its images all the same.
     seg.FrameOfReferenceUID = origin.first.get("FrameOfReferenceUID") or origin.uid("frame of reference")
     seg.PositionReferenceIndicator = origin.first.get("PositionReferenceIndicator") or ""
@@ -130,7 +131,8 @@ def _add_pixels(seg: Dataset, segments: Sequence[Segment], planes: Sequence[npt.
     seg["PixelData"].VR = "OB"
 
 
-def _add_dimensions(seg: Dataset, origin: Origin) -> None:
+def add_dimensions(seg: Dataset, origin: Origin) -> None:
+    """Frames are ordered by segment and position."""
     uid = origin.uid("segmentation dimensions")
     organisation = Dataset()
     organisation.DimensionOrganizationUID = uid
@@ -151,7 +153,8 @@ def _dimension(uid: str, attribute: int, group: int, label: str) -> Dataset:
     return item
 
 
-def _shared_groups(volume: CTVolume, first: Dataset) -> Dataset:
+def shared_groups(volume: CTVolume, first: Dataset) -> Dataset:
+    """Spacing and orientation of every frame. first: header of a source."""
     z, y, x = volume.spacing_mm
     measures = Dataset()
     thickness = volume.header.slice_thickness_mm or _number(first.get("SliceThickness"))
@@ -168,7 +171,7 @@ def _shared_groups(volume: CTVolume, first: Dataset) -> Dataset:
     return groups
 
 
-def _frame_groups(volume: CTVolume, planes: Sequence[npt.NDArray[np.intp]]) -> Iterator[Dataset]:
+def frame_groups(volume: CTVolume, planes: Sequence[npt.NDArray[np.intp]]) -> Iterator[Dataset]:
     """Functional groups of each frame: all slices of the first segment upwards, then those of the next."""
     places = {int(z): place for place, z in enumerate(sorted(set(np.concatenate(planes).tolist())), 1)}
     for number, slices in enumerate(planes, 1):
@@ -210,7 +213,8 @@ def is_multi_frame(sop_class_uid: str) -> bool:
     return sop_class_uid in (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
 
-def _referenced_series(origin: Origin) -> Dataset:
+def referenced_series(origin: Origin) -> Dataset:
+    """All sources."""
     series = Dataset()
     series.SeriesInstanceUID = origin.first.SeriesInstanceUID
     series.ReferencedInstanceSequence = []
@@ -222,7 +226,8 @@ def _referenced_series(origin: Origin) -> Dataset:
     return series
 
 
-def _add_compression_history(seg: Dataset, volume: CTVolume, first: Dataset) -> None:
+def add_compression_history(seg: Dataset, volume: CTVolume, first: Dataset) -> None:
+    """Whether the sources went through lossy compression."""
     seg.LossyImageCompression = "01" if volume.header.lossy else "00"
     if volume.header.lossy:
         for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):

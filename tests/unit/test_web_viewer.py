@@ -16,8 +16,9 @@ from inference.volume.load import load
 from storage.errors import NotFound
 from storage.lost import mark_lost
 from storage.models import instances
-from tests.factories import chest, lungs
-from tests.shown_series import GRID, Shown, reported, store_files
+from tests.factories import chest, lungs, volume_of
+from tests.factories import write_series as write_chest
+from tests.shown_series import GRID, Shown, report, reported, store_files
 from tests.storage_factory import Store
 from tests.unit.ct_series import noise, write_series
 
@@ -274,3 +275,29 @@ def test_the_first_look_is_the_image_that_the_viewer_begins_with(store: Store, v
         assert viewer.first_look(series_pk, opened.token, -600, 1500) == begins
     with pytest.raises(SeriesChanged):
         viewer.first_look(series_pk, "0" * 16, -600, 1500)
+
+
+def test_heat_lies_where_the_model_put_it_in_every_plane(store: Store, viewer: Viewer, tmp_path) -> None:
+    write_chest(tmp_path / "sent", GRID)
+    series_pk = store_files(store, sorted((tmp_path / "sent").iterdir()))
+    heat = np.zeros(GRID.shape, np.uint8)
+    heat[5, 8:24, 4:20] = 255
+    report(store, volume_of(tmp_path / "sent"), 0.9, heat=heat)
+    [told] = [one for one in viewer.overlays(series_pk) if "heat" in one["label"]]
+    assert told["largest"] == 5
+
+    def alpha(plane: Plane, index: int) -> np.ndarray:
+        png = viewer.overlay(place(viewer, series_pk, plane, index), told["object"], told["segment"])
+        return pixels(png)[..., 3]
+
+    rows, columns = GRID.shape[1:]
+    axial = alpha(Plane.AXIAL, 5)[:rows, :columns]
+    assert axial[12:20, 8:16].min() == 200
+    assert axial[:5].max() == axial[27:].max() == axial[:, 23:].max() == 0
+    assert alpha(Plane.AXIAL, 4).max() == 0
+    z = GRID.shape[0] - 1 - 5
+    coronal, sagittal = alpha(Plane.CORONAL, 15), alpha(Plane.SAGITTAL, 12)
+    assert coronal[z, 8:16].min() == 200
+    assert sagittal[z, 12:20].min() == 200
+    assert np.flatnonzero(coronal.max(axis=1)).tolist() == [z]
+    assert alpha(Plane.CORONAL, 30).max() == 0

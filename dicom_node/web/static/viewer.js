@@ -176,7 +176,7 @@ class Viewer {
       const layer = overlay.on && this.pictures.take(this.shadeKey(overlay, index));
       if (!layer) continue;
       this.context.globalAlpha = overlay.opacity;
-      this.context.drawImage(layer, 0, 0);
+      this.context.drawImage(layer, 0, 0); // a map of whole blocks may reach over the edge
       this.context.globalAlpha = 1;
     }
     this.drawn = { plane: this.plane, index, key };

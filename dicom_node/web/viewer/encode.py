@@ -14,6 +14,8 @@ from dicom_node.web.viewer.planes import Grey
 FILL_ALPHA = 90
 """Of 255, within a segment; its outline has 255. The browser multiplies both with the opacity that a person chose."""
 
+LEAST_HEAT = 0.15
+"""Share of the maximum below which a map is not shown, as on the summary image."""
 RGB = tuple[int, int, int]
 
 
@@ -41,6 +43,21 @@ def mask_png(mask: npt.NDArray[np.bool_], colour: RGB) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1, transparency=bytes([0, FILL_ALPHA, 255]))
     return file.getvalue()
+
+
+def heat_png(heat: npt.NDArray[np.uint8], tall: int, wide: int) -> bytes:
+    """A map, 0 to 255, as a picture from red to orange, transparent where it is cold.
+
+    tall, wide: how many rows and columns of the picture stand for one of the map, interpolated.
+    """
+    size = (heat.shape[1] * wide, heat.shape[0] * tall)
+    fine = np.asarray(Image.fromarray(np.ascontiguousarray(heat)).resize(size, Image.Resampling.BILINEAR), np.float32)
+    strength = np.clip((fine / 255 - LEAST_HEAT) / (1 - LEAST_HEAT), 0, 1)
+    rgba = np.zeros((*strength.shape, 4), np.uint8)
+    rgba[..., 0] = 255
+    rgba[..., 1] = np.rint(165 * strength)
+    rgba[..., 3] = np.rint(200 * np.sqrt(strength))
+    return bytes(imagecodecs.png_encode(rgba, level=1))
 
 
 def outline_of(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

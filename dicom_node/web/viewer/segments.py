@@ -14,7 +14,8 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from config.headers import quiet
-from dicom_node.web.viewer.encode import RGB, rgb_of_lab
+from dicom_node.report.heat import STEP
+from dicom_node.web.viewer.encode import RGB, heat_png, mask_png, rgb_of_lab
 from dicom_node.web.viewer.planes import Plane
 
 Mask = npt.NDArray[np.bool_]
@@ -42,6 +43,10 @@ class Segmentation:
     bits: npt.NDArray[np.uint8]
     frames: dict[tuple[int, ImageKey], int]
 
+    def fits(self, rows: int, columns: int) -> bool:
+        """Whether it was made of images of this size."""
+        return (rows, columns) == (self.rows, self.columns)
+
     @property
     def size(self) -> int:
         """Bytes in memory, about."""
@@ -55,6 +60,11 @@ class Segmentation:
         rows, columns = np.arange(self.rows), np.arange(self.columns)
         line = index * self.columns + columns if plane is Plane.CORONAL else rows * self.columns + index
         return self._bits(starts, line)
+
+    def png(self, number: int, plane: Plane, index: int, images: Sequence[ImageKey]) -> bytes:
+        """The segment in one image of a plane, as a transparent picture."""
+        colour = next(one.colour for one in self.segments if one.number == number)
+        return mask_png(self.mask(number, plane, index, images), colour)
 
     def largest(self, number: int, images: Sequence[ImageKey]) -> int | None:
         """The slice in which a segment has most pixels; None if it has none."""
@@ -89,16 +99,57 @@ class Segmentation:
         return found
 
 
-def read_segmentation(part10: bytes) -> Segmentation:
-    """A segmentation that this node stored. Raises ValueError if it is not a binary one."""
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """What drove a model, 0 to 255. values: uint8 (frames, rows, columns), coarse; rows, columns: of the images."""
+
+    segments: tuple[Segment, ...]
+    values: npt.NDArray[np.uint8]
+    frames: dict[tuple[int, ImageKey], int]
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory, about."""
+        return self.values.nbytes + 300 * len(self.frames) + 1000
+
+    def fits(self, rows: int, columns: int) -> bool:
+        """Whether it was made of images of this size."""
+        return self.values.shape[1:] == (-(-rows // STEP), -(-columns // STEP))
+
+    def png(self, number: int, plane: Plane, index: int, images: Sequence[ImageKey]) -> bytes:
+        """The map in one image of a plane, as a transparent picture; finer than the map, coarser than the images."""
+        if plane is Plane.AXIAL:
+            return heat_png(self._slice(number, images[index]), STEP, STEP)
+        line = index // STEP
+        slices = [self._slice(number, image) for image in images[::-1]]
+        lines = [one[line] if plane is Plane.CORONAL else one[:, line] for one in slices]
+        return heat_png(np.stack(lines), 1, STEP)
+
+    def largest(self, number: int, images: Sequence[ImageKey]) -> int | None:
+        """The slice with most heat; None if there is none."""
+        sums = [int(self._slice(number, image).sum()) for image in images]
+        return int(np.argmax(sums)) if any(sums) else None
+
+    def _slice(self, number: int, image: ImageKey) -> npt.NDArray[np.uint8]:
+        place = self.frames.get((number, image))
+        return np.zeros(self.values.shape[1:], np.uint8) if place is None else self.values[place]
+
+
+def read_segmentation(part10: bytes) -> Segmentation | HeatMap:
+    """A segmentation that this node stored. Raises ValueError if it is neither a binary one nor a heat map."""
     with quiet():
         dataset = pydicom.dcmread(io.BytesIO(part10))
-        if dataset.get("SegmentationType") != "BINARY":
-            raise ValueError("not a binary segmentation")
+        kind = dataset.get("SegmentationType")
+        if kind not in ("BINARY", "FRACTIONAL"):
+            raise ValueError("not a segmentation that is shown")
         frames = {_frame_key(item): place for place, item in enumerate(dataset.PerFrameFunctionalGroupsSequence)}
         segments = tuple(_segment(item) for item in dataset.SegmentSequence)
-        bits = np.frombuffer(dataset.PixelData, np.uint8)
-        return Segmentation(segments, int(dataset.Rows), int(dataset.Columns), bits, frames)
+        rows, columns = int(dataset.Rows), int(dataset.Columns)
+        stored = np.frombuffer(dataset.PixelData, np.uint8)
+    if kind == "BINARY":
+        return Segmentation(segments, rows, columns, stored, frames)
+    values = stored[: len(frames) * rows * columns].reshape(len(frames), rows, columns)
+    return HeatMap(segments, values, frames)
 
 
 def _frame_key(item: Dataset) -> tuple[int, ImageKey]:

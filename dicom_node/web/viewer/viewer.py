@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from dicom_node.errors import NodeError
 from dicom_node.web.viewer.cache import ByteCache
-from dicom_node.web.viewer.encode import colour_png, grey_png, mask_png
+from dicom_node.web.viewer.encode import colour_png, grey_png
 from dicom_node.web.viewer.opened import OpenedSeries, token_of
 from dicom_node.web.viewer.planes import HU, Plane, cut, windowed
-from dicom_node.web.viewer.segments import Segmentation, read_segmentation
+from dicom_node.web.viewer.segments import HeatMap, Segmentation, read_segmentation
 from inference.errors import InferenceError, UnsuitableSeries
 from inference.volume.arrange import arrange, decode_shown
 from inference.volume.instances import Frame
@@ -151,17 +150,19 @@ class Viewer:
             opened = self._opened(place)
             self._require(opened, place)
             found = self.segmentation(place.series_pk, object_id)
-            colour = next((one.colour for one in found.segments if one.number == segment), None)
-            if colour is None:
+            if segment not in [one.number for one in found.segments]:
                 raise NotShown("There is no such segment.")
-            return mask_png(self._mask(found, segment, place, opened), colour)
+            pixels = opened.frames[place.index if place.plane is Plane.AXIAL else 0].instance.pixels
+            if not found.fits(pixels.rows, pixels.columns):
+                raise NotShown("The segmentation does not fit these images.")
+            return found.png(segment, place.plane, place.index, opened.images)
 
         return self._keep(("overlay", place, object_id, segment), make, len)
 
-    def segmentation(self, series_pk: int, object_id: int) -> Segmentation:
+    def segmentation(self, series_pk: int, object_id: int) -> Segmentation | HeatMap:
         """A stored segmentation of a series. Raises NotFound; NotShown if it cannot be read."""
 
-        def make() -> Segmentation:
+        def make() -> Segmentation | HeatMap:
             with self._database.read() as tx:
                 stored = shown.object_of_series(tx, series_pk, object_id)
             return _read_as(read_segmentation, self._files, stored)
@@ -172,8 +173,9 @@ class Viewer:
         """What can be laid over the images: the segments of each standing result, JSON types only. Raises NotFound."""
         opened = self.open(series_pk)
         with self._database.read() as tx:
-            stored = shown.objects_of_series(tx, series_pk, ObjectKind.SEGMENTATION)
-        return [one for item in stored for one in self._segments(item, opened)]
+            stored = shown.objects_of_series(tx, series_pk)
+        layers = [item for item in stored if item.kind in (ObjectKind.SEGMENTATION, ObjectKind.HEAT)]
+        return [one for item in layers for one in self._segments(item, opened)]
 
     def summary(self, series_pk: int, object_id: int) -> bytes:
         """A summary image of a result as PNG. Raises NotFound; NotShown if it cannot be read."""
@@ -203,12 +205,6 @@ class Viewer:
             }
             for one in found.segments
         ]
-
-    def _mask(self, found: Segmentation, segment: int, place: Place, opened: OpenedSeries) -> npt.NDArray[np.bool_]:
-        pixels = opened.frames[place.index if place.plane is Plane.AXIAL else 0].instance.pixels
-        if (pixels.rows, pixels.columns) != (found.rows, found.columns):
-            raise NotShown("The segmentation does not fit these images.")
-        return found.mask(segment, place.plane, place.index, opened.images)
 
     def _require(self, opened: OpenedSeries, place: Place) -> None:
         if place.plane is Plane.AXIAL:
