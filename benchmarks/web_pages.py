@@ -126,8 +126,7 @@ class Browser:
         if form is not None:
             body = urlencode({"csrf": self.token, **form})
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-        self._connection.request("GET" if form is None else "POST", path, body, headers)
-        answer = self._connection.getresponse()
+        answer = self._answer("GET" if form is None else "POST", path, body, headers)
         text = answer.read().decode()
         for name, value in answer.headers.items():
             if name.lower() == "set-cookie":
@@ -138,6 +137,16 @@ class Browser:
         if answer.status == 303:
             return self.ask(str(answer.headers["location"]))
         return answer.status, text
+
+    def _answer(self, *request: Any) -> http.client.HTTPResponse:
+        """As browsers do: on a new connection if the server has closed the old one, because it was idle."""
+        try:
+            self._connection.request(*request)
+            return self._connection.getresponse()
+        except (http.client.RemoteDisconnected, ConnectionError):
+            self._connection.close()
+            self._connection.request(*request)
+            return self._connection.getresponse()
 
     token = ""
 

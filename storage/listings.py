@@ -94,7 +94,7 @@ COUNT = Prepared(
 )
 SERIES_COLUMNS = (
     *("first_instance_at", "calling_ae", "manufacturer", "station_name", "state", "revision"),
-    *("selection", "refusal_code"),
+    *("selection", "refusal_code", "imported"),
 )
 SELECT_SERIES = Prepared(select(*(series.c[name] for name in SERIES_COLUMNS)).where(series.c.id == bindparam("pk")))
 UNDECIDED = ("WAITING", "CHOSEN")  # of Selection: its job is still to come
@@ -135,9 +135,12 @@ def scanner_of(manufacturer: str, station_name: str) -> str:
 
 def listed(tx: Connection, series_pk: int) -> tuple[float, list[Listed]]:
     """When a series was first received, and how it is to be listed: a listing for each current reported result and for
-    each failed analysis; if it has none of these, one that says that it waits or is kept.
+    each failed analysis; if it has none of these, one that says that it waits or is kept. What was imported for a batch
+    is not listed: nobody sent it.
     """
     row = dict(zip(SERIES_COLUMNS, SELECT_SERIES.execute(tx, {"pk": series_pk})[0], strict=True))
+    if row["imported"]:
+        return row["first_instance_at"], []
     origin = str(row["calling_ae"]), scanner_of(row["manufacturer"], row["station_name"])
     unfinished = _jobs(tx, series_pk, row["revision"])
     found = [_of_result(origin, result) for result in _results(tx, series_pk)]

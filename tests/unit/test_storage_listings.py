@@ -1,11 +1,11 @@
 """The worklist's rows say where each series stands, in whichever way it came there."""
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from benchmarks.index_fill import fill
 from config.reasons import Refusal
-from storage import jobs, listings, quiet_time, recording, reopening, series
+from storage import jobs, listings, quiet_time, recording, reopening, series, worklist
 from storage.database import open_database
 from storage.listings import Kind, Standing
 from storage.models import listing_kinds, patients
@@ -140,3 +140,13 @@ def test_a_large_index_is_listed_as_if_it_had_always_been(tmp_path):
 )
 def test_a_name_is_found_however_it_is_written(name, key):
     assert name_key(name) == key
+
+
+def test_what_was_imported_for_a_batch_is_not_listed(store):
+    store.reported(now=MONDAY)
+    with store.database.transaction() as tx:
+        tx.execute(text("UPDATE series SET imported = TRUE"))
+        listings.touch(tx, 1)
+    assert held(store) == []
+    with store.database.read() as tx:
+        assert worklist.find(tx, worklist.Search()).total == 0

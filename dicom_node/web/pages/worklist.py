@@ -70,8 +70,7 @@ def lines(request: Request) -> Response:
     text = render_text(request, "worklist_lines.html", **_lines(search, page, live=True))
     if field(request, "held") == _digest(page):
         return Response(status_code=204)
-    watched: Watched = request.app.state.__dict__.setdefault("watched", Watched())
-    for series in watched.add(request, [line.series_pk for line in page.lines]):
+    for series in _watched_of(request).add(request, [line.series_pk for line in page.lines]):
         audited(request, "web.read", page="worklist", live=True, series=series)
     return Response(text, media_type="text/html")
 
@@ -114,6 +113,14 @@ def _lines(search: Search, page: Page, *, live: bool) -> dict[str, Any]:
         "by": search.order,
         "backwards": search.backwards,
     }
+
+
+def _watched_of(request: Request) -> Watched:
+    state = request.app.state
+    if not hasattr(state, "watched"):
+        state.watched = Watched()
+    found: Watched = state.watched
+    return found
 
 
 def _digest(page: Page) -> str:

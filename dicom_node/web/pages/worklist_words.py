@@ -8,7 +8,7 @@ from dicom_node.web.pages.words import count, minute
 from inference.numerals import percent
 from storage.listed_series import Line
 from storage.listings import Said, Standing
-from storage.worklist import Page, Search
+from storage.worklist import Order, Page, Search
 
 STANDINGS = {
     Standing.PENDING: "waiting for a result",
@@ -64,6 +64,8 @@ def headline(search: Search, page: Page, pending: int) -> str:
     number = page.total
     if number is None:
         named = "Series" if page.lines else "No series"
+        if search.order is Order.PROBABILITY and not page.by_time:
+            named += ", the lowest probability first" if search.backwards else ", the highest probability first"
     else:
         named = f"{count(number)} series" if number else "No series"
     said = f"{named} {', '.join(parts)}".strip()
