@@ -12,4 +12,9 @@
     root.dataset.theme = isLight() ? "dark" : "light";
     try { localStorage.setItem("theme", root.dataset.theme); } catch { /* this page only */ }
   });
+  // On a phone the entries of the navigation do not all fit: show where one is.
+  document.addEventListener("DOMContentLoaded", () => {
+    const nav = document.querySelector(".top nav"), here = nav?.querySelector("[aria-current]");
+    if (here) nav.scrollLeft = here.offsetLeft - nav.offsetLeft - (nav.clientWidth - here.clientWidth) / 2;
+  });
 })();
