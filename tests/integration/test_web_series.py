@@ -9,11 +9,11 @@ import pytest
 from config.reasons import ReasonCode
 from config.settings import Destination
 from dicom_node.web.pages.reasons import OF_PIXELS, OF_POSITIONS
-from storage import examinations
+from storage import examinations, jobs
 from storage.lost import mark_lost
 from storage.models import instances
 from tests.factories import write_series as write_chest
-from tests.shown_series import GRID, refuse, reported, store_files
+from tests.shown_series import GRID, claimed, refuse, reported, store_files
 from tests.storage_factory import QUIET_S
 from tests.unit.ct_series import noise, write_series
 from tests.web_pages import serving
@@ -229,3 +229,22 @@ def test_the_change_since_an_earlier_scan_stands_with_the_result_and_what_may_ex
     text = pages.logged_in("viewer").get(f"/series/{shown.series_pk}").text
     assert said[0] in text and f"Compared with result {shown.result_id}" in text
     assert "The scans differ in &lt;script&gt;" in text and "<script>alert" not in text
+
+
+def test_a_failed_analysis_is_queued_again_and_a_series_is_analysed_with_a_model_of_choice(pages, shown, tmp_path):
+    sent = write_series(tmp_path, noise(3), SeriesInstanceUID="2.25.51", StudyInstanceUID="2.25.50")
+    series_pk = store_files(pages.store, sent, now=2000.0)
+    pages.store.close_due(2000 + QUIET_S)
+    job = claimed(pages.store, "2.25.51", 2000 + QUIET_S)
+    with pages.store.database.transaction() as tx:
+        jobs.fail(tx, job.job_id, job.fence, 2100.0, "the worker died", None)
+    operator = pages.logged_in("operator")
+    assert "<h1>The analysis failed.</h1>" in operator.get(f"/series/{series_pk}").text
+    assert operator.fill(f"/series/{series_pk}/retry", sure="yes").status_code == 303
+    assert "<h1>Waiting to be analysed.</h1>" in operator.get(f"/series/{series_pk}").text
+    path = f"/series/{shown.series_pk}"
+    assert operator.fill(f"{path}/reanalyse", sure="yes", model="no-such-model").status_code == 400
+    assert operator.fill(f"{path}/reanalyse", sure="yes", model="densitometry").status_code == 303
+    [row] = pages.audit("web.reanalyse")
+    assert json.loads(row["detail"])["model"].startswith("densitometry ")
+    assert "had the series analysed again with densitometry" in operator.get(path).text

@@ -18,6 +18,7 @@ from storage.lost import mark_lost
 from storage.models import instances
 from tests.factories import chest, lungs, volume_of
 from tests.factories import write_series as write_chest
+from tests.s3 import S3
 from tests.shown_series import GRID, Shown, report, reported, store_files
 from tests.storage_factory import Store
 from tests.unit.ct_series import noise, write_series
@@ -301,3 +302,22 @@ def test_heat_lies_where_the_model_put_it_in_every_plane(store: Store, viewer: V
     assert sagittal[z, 12:20].min() == 200
     assert np.flatnonzero(coronal.max(axis=1)).tolist() == [z]
     assert alpha(Plane.CORONAL, 30).max() == 0
+
+
+def test_images_in_a_bucket_are_shown_and_nothing_of_them_stays_lying_about(store: Store, tmp_path, s3: S3) -> None:
+    store.files = s3.store(tmp_path / "local")  # type: ignore[assignment]
+    stored = noise(5, 20, 24)
+    series_pk = store_files(store, write_series(tmp_path / "sent", stored, InstanceNumber=lambda index: index + 1))
+    viewer = Viewer(store.database, store.files, 64 * MIB)
+    at = place(viewer, series_pk, Plane.CORONAL, 7)
+    assert np.array_equal(viewer.hounsfield(at), (stored - 1024)[::-1, 7])
+    assert viewer.first_look(series_pk, at.token, -600, 1500)[:4] == b"\x89PNG"
+    assert [path for path in (tmp_path / "local" / "passing").rglob("*") if path.is_file()] == []
+
+
+def test_one_file_that_is_missing_in_a_bucket_costs_one_image(store: Store, tmp_path, s3: S3) -> None:
+    store.files = s3.store(tmp_path / "local")  # type: ignore[assignment]
+    series_pk = store_files(store, write_series(tmp_path / "sent", noise(4, 20, 24)))
+    store.files.remove(str(store.rows("SELECT path FROM instances ORDER BY id")[0]["path"]))
+    opened = Viewer(store.database, s3.store(tmp_path / "another"), 64 * MIB).open(series_pk)
+    assert (len(opened.frames), opened.gone) == (3, {"missing": 1})

@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from inference.volume.arrange import Arrangement, height_mm, normal_of
 from inference.volume.instances import Frame
 from storage.series import StoredInstance
 
-_BYTES_A_FRAME = 6_000
+_BYTES_A_FRAME = 7_000
 """A frame's header in memory, about."""
 
 
@@ -24,13 +25,14 @@ class OpenedSeries:
     """The images of a series as far as their files are there.
 
     token: stands for exactly these files; a later image makes another one.  gone: how many files are not there, by
-    reason ("retention", "missing", "corrupt").
+    reason ("retention", "missing", "corrupt").  stored: the instance of each file that the frames name.
     """
 
     series_pk: int
     token: str
     arrangement: Arrangement
     gone: Mapping[str, int]
+    stored: Mapping[Path, StoredInstance] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

@@ -1,11 +1,11 @@
 """The pictures of stored series: made for the asked window, kept for a while, within a fixed amount of memory."""
 
 import threading
-import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from dicom_node.web.viewer.opened import OpenedSeries, token_of
 from dicom_node.web.viewer.planes import HU, Plane, cut, windowed
 from dicom_node.web.viewer.segments import HeatMap, Segmentation, read_segmentation
 from inference.errors import InferenceError, UnsuitableSeries
-from inference.volume.arrange import arrange, decode_shown
+from inference.volume.arrange import Arrangement, arrange, decode_shown
 from inference.volume.instances import Frame
 from storage import series, shown
 from storage.database import Database
@@ -104,12 +104,25 @@ class Viewer:
     def _arranged(self, series_pk: int, instances: Sequence[StoredInstance]) -> OpenedSeries:
         kept = [item for item in instances if item.gone is None]
         gone = Counter(item.gone for item in instances if item.gone is not None)
-        # The files stay at hand until the series is let go; reading a whole series for its digests would take too long.
-        held = ExitStack()
-        paths = held.enter_context(self._files.at_hand(kept, trusted={item.path for item in kept}))
-        opened = OpenedSeries(series_pk, token_of(instances), arrange(paths), gone)
-        weakref.finalize(opened, held.close)
-        return opened
+        try:
+            arrangement, stored = self._arrange(kept)
+        except CorruptFile:
+            there = [item for item in kept if self._is_there(item)]
+            gone["missing"] += len(kept) - len(there)
+            arrangement, stored = self._arrange(there)
+        return OpenedSeries(series_pk, token_of(instances), arrangement, gone, stored)
+
+    def _arrange(self, kept: Sequence[StoredInstance]) -> tuple[Arrangement, dict[Path, StoredInstance]]:
+        """Raises CorruptFile if a file is not there. Reading a whole series for its digests would take too long."""
+        with self._files.at_hand(kept, trusted={item.path for item in kept}) as paths:
+            return arrange(paths), dict(zip(paths, kept, strict=True))
+
+    def _is_there(self, item: StoredInstance) -> bool:
+        try:
+            with self._files.at_hand([item], trusted={item.path}):
+                return True
+        except CorruptFile:
+            return False
 
     def _opened(self, place: Place) -> OpenedSeries:
         """The series that a picture is of: from memory without a look into the index, as long as it is there."""
@@ -218,7 +231,17 @@ class Viewer:
 
     def _slice(self, opened: OpenedSeries, z: int) -> HU:
         key = ("slice", opened.series_pk, opened.token, z)
-        return self._keep(key, lambda: self._decoded(opened.frames[z]), lambda hu: hu.nbytes)
+        return self._keep(key, lambda: self._read_slice(opened, z), lambda hu: hu.nbytes)
+
+    def _read_slice(self, opened: OpenedSeries, z: int) -> HU:
+        """The file is brought anew: a store that is not a folder keeps no local copy of what was only looked at."""
+        frame = opened.frames[z]
+        item = opened.stored[frame.instance.path]
+        try:
+            with self._files.at_hand([item], trusted={item.path}) as (path,):
+                return self._decoded(replace(frame, instance=replace(frame.instance, path=path)))
+        except CorruptFile:
+            raise NotShown("The file of this image is no longer there.") from None
 
     def _decoded(self, frame: Frame) -> HU:
         with self._decoding:
