@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +15,19 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from config.settings import ReportSettings, Settings
+from config.settings import BatchSettings, ReportSettings, Settings
+from dicom_node.analysis.replay import replay as recomputed
 from dicom_node.analysis.worker import Worker
+from dicom_node.batch.creating import Creator, read_source
+from dicom_node.batch.feeder import Feeder
+from dicom_node.batch.labels import CaseLabels
 from inference.models.cards import read_card
 from inference.models.registry import find_model
 from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
-from storage import recording
+from storage import batches, recording
 from storage.arrival import Arrival, IndexedHeader
+from storage.batches import BatchState, NewBatch
 from tests.fixtures import index_of
 from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, ModelRef, Store
 
@@ -138,3 +144,26 @@ def test_a_result_of_the_version_before_comes_out_again(result_id: int, tmp_path
         assert record["found"]["Volume, Lung, Bilateral, Lungs"] == pytest.approx(
             record["recorded"]["Volume, Lung, Bilateral, Lungs"], rel=1e-3
         )
+
+
+def test_a_result_of_a_batch_is_what_the_live_one_is_and_comes_out_again_too(store: Store, phantom: list[Path]) -> None:
+    live = store.rows("SELECT pixel_digest FROM results")
+    settings = Settings(data_dir=store.folder, batch=BatchSettings(enabled=True, keep_images=True))
+    source = read_source(f"folder {phantom[0].parent}", settings)
+    model = read_card(find_model(store.folder / "models")).identity()
+    new = NewBatch(source.kind, source.query, ModelRef(model.name, model.version, model.digest))
+    with store.database.transaction() as tx:
+        batch = batches.get(tx, batches.create(tx, new, time.time(), "somebody"))
+    Creator(settings, store.database, CaseLabels()).fill(batch, source)
+    with store.database.transaction() as tx:
+        batches.bring_to(tx, batch.id, BatchState.RUNNING, time.time())
+    feeder = Feeder(settings, store.database, store.files, threading.Event())
+    feeder.step()
+    assert Worker(settings, store.database, store.files, "cpu").work_once(time.time())
+    feeder.step()
+    (made,) = store.rows("SELECT id, pixel_digest FROM results WHERE batch_id = 1")
+    assert [{"pixel_digest": made["pixel_digest"]}] == live
+    probabilities = store.rows("SELECT DISTINCT certainty FROM findings")
+    assert len(probabilities) == 1 and len(store.rows("SELECT id FROM findings")) == 2
+    assert recomputed(settings, store.database, store.files, str(made["id"])).agrees
+    assert store.rows("SELECT result_id FROM result_objects WHERE result_id = 2") == []
