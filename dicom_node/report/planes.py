@@ -109,7 +109,7 @@ def anatomy_of(finding: Finding, volume: CTVolume) -> Anatomy:
         region=region,
         heat=heat,
         spacing_mm=(spacing[0], spacing[1], spacing[2]),
-        focus=_focus(lungs, region if region is not None else area, heat),
+        focus=_focus(lungs, region, heat) if area is None or region is not None else _focus_of_spots(area, lungs),
         turn=turn,
         area=area,
     )
@@ -137,6 +137,21 @@ def _focus(
         on_right = voxels[:, 2] <= voxels[:, 2].mean()
         return _middle(voxels[on_right if on_right.mean() >= 0.5 else ~on_right])
     return lungs.shape[0] // 2, lungs.shape[1] // 2, lungs.shape[2] // 2
+
+
+def _focus_of_spots(area: npt.NDArray[np.bool_], lungs: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
+    """The middle of many small spots, in the lung that has more: between both there is little to see."""
+    columns = lungs.sum(axis=(0, 1), dtype=np.int64)
+    split = int(columns @ np.arange(len(columns)) / columns.sum()) + 1 if columns.any() else 0
+    halves = (area[:, :, :split], area[:, :, split:])
+    right = np.count_nonzero(halves[0]) >= np.count_nonzero(halves[1])
+    half, offset = (halves[0], 0) if right else (halves[1], split)
+    planes = half.sum(axis=(1, 2), dtype=np.int64)
+    filled, middle = np.flatnonzero(planes), planes @ np.arange(len(planes)) / planes.sum()
+    z = int(filled[np.abs(filled - middle).argmin()])
+    spots = np.argwhere(half[z])
+    y, x = spots[np.abs(spots - spots.mean(axis=0)).sum(axis=1).argmin()]
+    return z, int(y), int(x) + offset
 
 
 def _middle(voxels: npt.NDArray[np.intp]) -> tuple[int, int, int]:

@@ -160,6 +160,24 @@ def test_a_finding_of_many_spots_is_an_area_that_the_grey_shows_through_and_not_
     assert (tinted == LUNG_COLOUR).all(axis=2).any()
 
 
+def test_the_planes_through_many_spots_go_through_the_lung_that_has_more_of_them(tmp_path: Path) -> None:
+    grid = Grid()
+    write_series(tmp_path / "s", grid)
+    volume = volume_of(tmp_path / "s")
+    both, spots = lungs(grid), np.zeros(grid.shape, bool)
+    spots[::2, ::3, ::2] = both[::2, ::3, ::2]
+    middle = round(float(np.argwhere(both)[:, 2].mean()))
+    for emptied, in_lower_columns in ((slice(middle + 3, None), True), (slice(0, middle - 3), False)):
+        more = spots.copy()
+        more[:, ::6, emptied] = False
+        finding = finding_on(volume, lung_mask=both, localisation=more)
+        segments = tuple(
+            replace(one, drawn="area") if one.purpose == "finding" else one for one in finding.output.segments
+        )
+        focus = anatomy_of(replace(finding, output=replace(finding.output, segments=segments)), volume).focus
+        assert more[focus] and (focus[2] < middle) == in_lower_columns
+
+
 def test_the_page_of_a_model_with_table_and_histogram_has_both_and_fewer_slices(
     tmp_path: Path, drawn: dict[str, tuple[float, float]]
 ) -> None:
