@@ -25,7 +25,9 @@ from inference.densitometry.open_gas import with_open_gas
 from inference.densitometry.settings import Reference, Settings
 from inference.errors import ModelError, UnsuitableSeries
 from inference.evaluation.overlap import dice
+from inference.isolation.answer import decode_output
 from inference.isolation.known_codes import require_known
+from inference.isolation.wire import encode_output
 from inference.models.cards import read_card, shipped_folder
 from inference.models.kinds import find_kind, plug_of
 from inference.phantom.chest import Phantom, Scanner, make_phantom
@@ -281,6 +283,14 @@ def test_every_number_is_coded_with_its_place():
         for code in (item.concept, item.unit, item.site, item.laterality, item.topography, item.derivation):
             if code:
                 require_known(code)
+
+
+def test_all_that_the_page_shows_passes_the_border_of_a_third_party_s_process():
+    volume = volume_of(phantom(2, 0.15))
+    output = analyse(volume)
+    told = decode_output(b"".join(encode_output(output)), volume, 1 << 30)
+    assert (told.table, told.histogram, told.lines) == (output.table, output.histogram, output.lines)
+    assert [one.drawn for one in told.segments] == ["outline", "outline", "area"]
 
 
 def test_what_one_model_learnt_of_a_volume_serves_the_next_and_goes_with_the_volume():
