@@ -255,6 +255,16 @@ def report_in_bucket(life: Life) -> Node:
     return node
 
 
+def best_in_bucket(life: Life) -> Node:
+    """As `best`, with the files in a bucket."""
+    return best(replace(life, in_bucket=True))
+
+
+def fetch_in_bucket(life: Life) -> Node:
+    """As `fetch`, with the files in a bucket."""
+    return fetch(replace(life, in_bucket=True))
+
+
 def resend_in_bucket(life: Life) -> Node:
     """As `resend`, with the files in a bucket."""
     return resend(replace(life, in_bucket=True))
@@ -383,6 +393,10 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
         "schedule": ["storage.bucket.Bucket.replace", "storage.identity.raise_epoch"],
         "work": ["storage.bucket.Bucket.put_new", "dicom_node.analysis.worker.Worker._commit"],
         "deliver": ["c-store"],
+    },
+    best_in_bucket: {"schedule": ["dicom_node.completion.best_series.BestSeries._record"]},
+    fetch_in_bucket: {
+        "schedule": ["storage.bucket.Bucket.put_new", "dicom_node.completion.retrieve.Keeper._record"],
     },
     resend_in_bucket: {
         "receive": [
