@@ -7,11 +7,11 @@ paused destination stays in the outbox. Both outlive a restart.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import Connection, delete, exists, insert, select
+from sqlalchemy import Connection, delete, exists, insert, select, update
 
 from storage import audit
 from storage.errors import IllegalMove
-from storage.models import pauses
+from storage.models import deliveries, pauses
 
 
 class Pausable(StrEnum):
@@ -44,6 +44,10 @@ def resume(tx: Connection, kind: Pausable, name: str, by: str, now: float, peer:
     ended = tx.execute(delete(pauses).where(pauses.c.kind == str(kind), pauses.c.name == name))
     if not ended.rowcount:
         raise IllegalMove(f"{kind} {name} is not paused")
+    if kind is Pausable.DESTINATION:
+        # What waited is due from now on: it is not late, and the oldest still goes first.
+        overdue = (deliveries.c.destination == name) & (deliveries.c.state == "PENDING") & (deliveries.c.due_at < now)
+        tx.execute(update(deliveries).where(overdue).values(due_at=now, set_at=now))
     audit.append(tx, now, f"{kind}.resumed", peer=peer, outcome="RESUMED", detail={"name": name, "user": by})
 
 

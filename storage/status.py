@@ -57,10 +57,13 @@ def queues(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
 def lateness(tx: Connection, now: float) -> dict[str, float | None]:
     """How long overdue work has been waiting, in seconds: closing series, taking leases back, sending results."""
     due = deliveries.c.due_at
+    waiting = tallies.read(tx).parts("deliveries", DeliveryState.PENDING)
+    # What waits for a paused destination is to wait.
+    sent_to = [name for name in waiting if not pauses.is_paused(tx, pauses.Pausable.DESTINATION, name)]
     return {
         "closing": _age(now, tx.scalar(select(func.min(series.c.due_at)).where(in_state(series, SeriesState.OPEN)))),
         "leases": _age(now, tx.scalar(select(func.min(jobs.c.due_at)).where(in_state(jobs, JobState.RUNNING)))),
-        "sending": _age(now, _first_pending(tx, due, tallies.read(tx).parts("deliveries", DeliveryState.PENDING))),
+        "sending": _age(now, _first_pending(tx, due, sent_to)),
     }
 
 

@@ -13,6 +13,7 @@ from dicom_node.runtime.metrics import LATE_S, MIB
 from dicom_node.web.pages.words import count, duration, plural
 from storage.database import Database
 from storage.files import FileStore
+from storage.pauses import Pausable
 from storage.status import lateness, status
 
 EXPIRES_SOON_DAYS = 60
@@ -72,6 +73,7 @@ def examine(settings: Settings, database: Database, files: FileStore, now: float
         *_queue(settings, counts),
         *_images(counts),
         *_work(counts),
+        *_paused(counts, now),
         *_destinations(settings, counts),
         *_certificates(settings),
     ]
@@ -135,7 +137,15 @@ def _work(counts: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(Urgency.SOON, what, "Look at the reason below, then retry it on the series' page.", "#failed")
 
 
+def _paused(counts: Mapping[str, Any], now: float) -> Iterator[Problem]:
+    for one in counts["paused"]:
+        since = duration(now - one["paused_at"])
+        what = f"The {one['kind']} {one['name']} has been paused by {one['paused_by']} for {since}."
+        yield Problem(Urgency.SOON, what, "Resume it on the page Peers when it may go on.", "/peers")
+
+
 def _destinations(settings: Settings, counts: Mapping[str, Any]) -> Iterator[Problem]:
+    paused = {one["name"] for one in counts["paused"] if one["kind"] == Pausable.DESTINATION}
     for name, found in counts["destinations"].items():
         if settings.destination(name) is None and found.get("PENDING"):
             what = f"{plural(found['PENDING'], 'delivery', 'deliveries')} wait for {name}, which is not configured."
@@ -145,7 +155,7 @@ def _destinations(settings: Settings, counts: Mapping[str, Any]) -> Iterator[Pro
             what = f"{plural(found['FAILED'], 'delivery', 'deliveries')} to {name} failed."
             to_do = "See that the PACS takes them, then send them again on the series' page."
             yield Problem(Urgency.SOON, what, to_do, "#failed")
-        if found.get("PENDING") and (found["oldest_pending_s"] or 0) > LATE_S:
+        if name not in paused and found.get("PENDING") and (found["oldest_pending_s"] or 0) > LATE_S:
             what = f"{name} has taken nothing for {duration(found['oldest_pending_s'])}."
             yield Problem(Urgency.NOW, what, "Ask it on the page Peers whether it answers; see its log.", "/peers")
     if counts["unconfirmed"]:

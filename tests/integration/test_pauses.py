@@ -13,10 +13,12 @@ from dicom_node.delivery.sender import DestinationSender
 from dicom_node.demo.pacs import Pacs
 from dicom_node.errors import NodeError
 from dicom_node.runtime.pausing import set_paused
+from dicom_node.web.health import examine
 from storage import pauses
 from storage.database import Database
 from storage.errors import IllegalMove
 from storage.pauses import Pausable
+from storage.status import lateness
 from tests.outbox import destination, make_node, sending
 from tests.programs import wait_for
 from tests.receiving import Node, ct_slice, store
@@ -84,6 +86,25 @@ def test_a_paused_source_may_still_ask_whether_the_node_is_there(tmp_path: Path)
         change(node.database, node.settings, (Pausable.SOURCE, "SENDER"), paused=True)
         wait_for(lambda: not _accepts(node, "SENDER"), 10, "the source is refused")
         assert _rejection(node, "SENDER", VERIFICATION) is None
+
+
+def test_what_waits_for_a_paused_destination_is_not_late_nor_when_it_is_resumed(tmp_path: Path) -> None:
+    node = make_node(tmp_path, destination(1))
+    then, now = time.time() - 90_000, time.time()
+    node.add_result(then)
+
+    def problems() -> list[str]:
+        return [one.what for one in examine(node.settings, node.database, node.files, time.time()).problems]
+
+    assert any("Results wait to be sent and are not tried" in what for what in problems())
+    change(node.database, node.settings, (Pausable.DESTINATION, "pacs"), paused=True)
+    with node.database.read() as tx:
+        assert lateness(tx, now)["sending"] is None
+    [said] = [what for what in problems() if "pacs" in what or "sent" in what]
+    assert said.startswith("The destination pacs has been paused by ada for ")
+    change(node.database, node.settings, (Pausable.DESTINATION, "pacs"), paused=False)
+    with node.database.read() as tx:
+        assert (lateness(tx, now)["sending"] or 0) <= 0
 
 
 def test_nothing_is_paused_that_the_settings_do_not_name_and_nothing_twice(tmp_path: Path) -> None:
