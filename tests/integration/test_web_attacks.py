@@ -61,7 +61,9 @@ def test_a_planted_login_is_not_taken_over(pages):
     issued = re.search(r"login=([^;]+)", answer.headers["set-cookie"])
     assert issued
     assert issued[1] != planted
-    assert "victim" not in httpx.get(f"http://127.0.0.1:{pages.port}/", cookies={"login": planted}).text
+    for cookie, expected in ((planted, 303), (issued[1], 200)):
+        answer = httpx.get(f"http://127.0.0.1:{pages.port}/", cookies={"login": cookie})
+        assert answer.status_code == expected
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "a.b.c", "A" * 4000])
@@ -136,10 +138,12 @@ def test_no_page_holds_what_the_policy_forbids(pages):
 
 @pytest.mark.parametrize("how", ["declared", "chunked"])
 def test_an_oversized_form_is_refused(pages, how):
-    visitor, much = pages.logged_in("viewer"), b"a=" + b"x" * shield.MAX_BODY_BYTES
+    fields = [b"field%d=" % number + b"x" * 4000 for number in range(90)]
+    visitor, much = pages.logged_in("viewer"), b"&".join(fields)
+    assert len(much) > shield.MAX_BODY_BYTES
     content = much if how == "declared" else iter([much[:1000], much[1000:]])
     kind = {"Content-Type": "application/x-www-form-urlencoded"}
-    assert visitor.post("/logout", content=content, headers=kind).status_code in (400, 413)
+    assert visitor.post("/logout", content=content, headers=kind).status_code == 413
     assert visitor.get("/").status_code == 200
 
 
@@ -172,8 +176,9 @@ def test_a_broken_request_is_answered_and_quoted_nowhere(pages):
         assert raw(pages.port, request + b"\r\n\r\n").startswith(b"HTTP/1.1 4")
 
 
-def test_idle_connections_make_room_and_the_receiver_does_not_notice(tmp_path):
+def test_idle_connections_make_room_and_the_receiver_does_not_notice(tmp_path, monkeypatch):
     """The short version of 1,000 idle sockets: more than the pages keep, and images come in as before."""
+    monkeypatch.setattr(connections, "REQUEST_S", 300.0)  # not because they are slow
     with Node(tmp_path / "node") as node, serving(tmp_path / "pages", web={"max_connections": 40}) as pages:
         pages.add_user("ada", "viewer")
         with contextlib.ExitStack() as stack:
