@@ -1,15 +1,16 @@
 """A node whose files are in a bucket, and a bucket that is away, slow, or holds other bytes than it was given."""
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from typer.testing import CliRunner
 
+from dicom_node.cli.app import app
 from tests.attacker import Attacker
 from tests.faults.campaign import Node, Pacs, Zygote, check, ct_series, send
 from tests.programs import wait_for
@@ -34,9 +35,10 @@ def started(zygote: Zygote, folder: Path, pacs: Pacs, s3: S3, **variables: str) 
 
 def command(node: Node, *arguments: str) -> Any:
     """What a `dicom-node` command says."""
-    line = [sys.executable, "-m", "dicom_node", *arguments, "--json"]
-    done = subprocess.run(line, env=node.variables, capture_output=True, text=True, timeout=60, check=True)
-    return json.loads(done.stdout)
+    done = CliRunner().invoke(app, [*arguments, "--json"], env=node.variables)
+    structlog.reset_defaults()  # the command's own stream is closed
+    assert done.exit_code == 0, (done.output, done.exception)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def handed_back(node: Node) -> bool:
@@ -87,9 +89,9 @@ def test_a_result_waits_for_the_bucket_and_is_then_sent(zygote: Zygote, pacs: Pa
         node.send(ct_series(), acknowledged)
         wait_for(lambda: node.rows("SELECT 1 FROM deliveries WHERE attempts > 0"), 60, "it is sent, and refused")
         s3.gate.shut()
-        refuses[0] = False
         away_in_words = "SELECT 1 FROM deliveries WHERE error LIKE '%cannot be reached%' AND state = 'PENDING'"
         wait_for(lambda: node.rows(away_in_words), 60, "the delivery says what it waits for")
+        refuses[0] = False
         s3.gate.open()
         node.settle()
         check(node, away, acknowledged)

@@ -39,7 +39,6 @@ FEW = [
     ("report", "schedule:dicom_node.completion.closing.Completion._close:after", "tree"),
     ("report_in_bucket", "receive:storage.bucket.Bucket.put_new:after", "tree"),
     ("report_in_bucket", "receive:c-store-response:before", "power"),
-    ("report_in_bucket", "work:storage.bucket.Bucket.put_new:after", "process"),
     ("two_models", "work:dicom_node.analysis.worker.Worker._commit:after", "tree"),
     ("second_of_two", "work:dicom_node.analysis.worker.Worker._commit:before", "power"),
     ("second_of_two", "deliver:c-store:after", "tree"),

@@ -118,7 +118,7 @@ def test_with_an_index_in_postgresql_too(zygote: Zygote, tmp_path: Path, figures
 def test_with_files_in_a_bucket_too(zygote: Zygote, s3: S3, tmp_path: Path, figures: list[str]) -> None:
     """The S3 server keeps running: what it has taken stays."""
     pacs = Pacs()
-    kill_at_random(Node(zygote, tmp_path, pacs.port, s3=s3), pacs, max(3, KILLS // 5), figures)
+    kill_at_random(Node(zygote, tmp_path, pacs.port, s3=s3), pacs, max(2, KILLS // 5), figures)
 
 
 def kill_at_random(node: Node, pacs: Pacs, kills: int, figures: list[str]) -> None:
