@@ -1,6 +1,6 @@
 """How fast the pages are with a large index, and what twenty browsers that poll cost receiving and analysing.
 
-    python -m benchmarks.web_pages [--folder index-sizes] [--sizes 100000,1000000] [--rounds 5] [--seconds 20]
+    python -m benchmarks.web_pages [--folder index-sizes] [--sizes 100000,1000000] [--rounds 20] [--seconds 6]
 
 Uses the SQLite indexes of `benchmarks.index_size` and fills those that are missing (8 GB for the largest; they stay).
 Each page is asked REPEATS times over a socket: the median and the longest time, and the server's processor time, with
@@ -90,8 +90,8 @@ def receive(folder: Path, url: str, received: Any) -> None:
             received.value += GROUP
 
 
-def analyse_phantoms(folder: Path, analysed: Any, seconds: Any) -> None:
-    """A process: the demonstration model on one phantom, again and again. seconds: of the analyses that are done."""
+def analyse_phantoms(folder: Path, analysed: Any) -> None:
+    """A process: the demonstration model on one phantom, again and again. analysed: how often so far."""
     import torch
 
     from dicom_node.analysis.analyse import analyse
@@ -105,9 +105,7 @@ def analyse_phantoms(folder: Path, analysed: Any, seconds: Any) -> None:
     opened = open_folder(find_model(settings.models_dir, "demonstration", None), settings, "cpu")
     paths = write_series(make_phantom(12, slices=60, size=256), folder / "phantom")
     while True:
-        began = time.perf_counter()
         analyse(paths, opened, own=settings.report)
-        seconds.value += time.perf_counter() - began
         analysed.value += 1
 
 
@@ -251,47 +249,46 @@ def watch(port: int, browser: Browser, polling: threading.Event, ending: threadi
         connection.close()
 
 
-def loss(port: int, folder: Path, url: str, browsers: list[Browser], rounds: int, seconds: float) -> None:
-    """Print how many instances and analyses a second there are with and without browsers, and the ratio."""
-    received, analysed, spent = Value("q", 0), Value("q", 0), Value("d", 0.0)
-    work = [
-        Process(target=receive, args=(folder, url, received), daemon=True),
-        Process(target=analyse_phantoms, args=(folder, analysed, spent), daemon=True),
-    ]
+def loss(
+    port: int, folder: Path, url: str, browsers: list[Browser], rounds: int, seconds: float, server: psutil.Process
+) -> None:
+    """Print what browsers cost receiving (instances) and analysing (processor time that it gets)."""
+    received, analysed = Value("q", 0), Value("q", 0)
+    receiver = Process(target=receive, args=(folder, url, received), daemon=True)
+    worker = Process(target=analyse_phantoms, args=(folder, analysed), daemon=True)
     polling, ending = threading.Event(), threading.Event()
     threads = [
         threading.Thread(target=poll, args=(one, number * POLL_S / BROWSERS, polling, ending), daemon=True)
         for number, one in enumerate(browsers)
     ]
     threads += [threading.Thread(target=watch, args=(port, one, polling, ending), daemon=True) for one in browsers]
-    for process in work:
-        process.start()
+    receiver.start()
+    worker.start()
     for thread in threads:
         thread.start()
     wait_for(lambda: analysed.value > 0 and received.value > 0, 300, "both work")
-    ratios: list[tuple[float, float]] = []
-    for _ in range(rounds):
-        pair = []
-        for with_browsers in (False, True):
-            (polling.set if with_browsers else polling.clear)()
-            time.sleep(2.0)
-            before = received.value, analysed.value, spent.value
-            time.sleep(seconds)
-            done, took = analysed.value - before[1], spent.value - before[2]
-            pair.append(((received.value - before[0]) / seconds, done / took if took else 0.0))
-        (alone, alone_analysed), (polled, polled_analysed) = pair
-        ratios.append((polled / alone, polled_analysed / alone_analysed))
-        print(
-            f"alone {alone:.0f} instances/s, {alone_analysed:.3f} analyses/s; "
-            f"with {BROWSERS} browsers {polled:.0f}, {polled_analysed:.3f}",
-            flush=True,
-        )
+    work = psutil.Process(worker.pid)
+
+    def counted() -> tuple[float, float, float]:
+        return received.value, sum(work.cpu_times()[:2]), sum(server.cpu_times()[:2])
+
+    sums = {False: [0.0, 0.0, 0.0], True: [0.0, 0.0, 0.0]}
+    for number in range(2 * rounds):
+        with_browsers = number % 4 in (1, 2)  # alone, with, with, alone: whatever drifts falls on both
+        (polling.set if with_browsers else polling.clear)()
+        time.sleep(1.0)
+        before = counted()
+        time.sleep(seconds)
+        sums[with_browsers] = [held + b - a for held, a, b in zip(sums[with_browsers], before, counted(), strict=True)]
     ending.set()
-    for name, part in (("receiving", 0), ("analysing", 1)):
-        found = [one[part] for one in ratios]
-        print(f"{name}: {statistics.median(found):.3f} of what it is alone ({min(found):.3f} to {max(found):.3f})")
-    for process in work:
+    for process in (receiver, worker):
         process.terminate()
+    whole = rounds * seconds
+    for name, part, unit in (("receiving", 0, "instances/s"), ("analysing", 1, "s of processor time a second")):
+        alone, polled = sums[False][part], sums[True][part]
+        print(f"{name}: {alone / whole:.2f} {unit} alone, {polled / whole:.2f} with {BROWSERS} browsers: "
+              f"{100 * (polled / alone - 1):+.1f} %")  # fmt: skip
+    print(f"the pages' process: {100 * sums[True][2] / whole:.1f} % of one core", flush=True)
 
 
 @contextmanager
@@ -326,8 +323,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("index-sizes"))
     parser.add_argument("--sizes", default="100000,1000000")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=6.0)
     options = parser.parse_args()
     sizes = [int(part) for part in options.sizes.split(",")]
     columns: dict[int, list[tuple[str, float, float, float]]] = {}
@@ -344,7 +341,7 @@ def main() -> None:
                 columns[count] = measure(browsers[0], count, server)
                 print(f"{count:,} series: the longest query took {1000 * longest.value:.0f} ms", flush=True)
                 if options.rounds:
-                    loss(port, Path(scratch), url, browsers, options.rounds, options.seconds)
+                    loss(port, Path(scratch), url, browsers, options.rounds, options.seconds, server)
     print("| page, ms | " + " | ".join(f"{count:,}: median | longest | processor" for count in sizes) + " |")
     print("|---|" + "---|---|---|" * len(sizes))
     for rows in zip(*columns.values(), strict=True):
