@@ -8,8 +8,8 @@ what rendering takes and the audit row of each look, which is committed. The ser
 
 For the loss, one process receives (files of 512 KB made durable, eight instances in a transaction), one analyses
 phantoms with the demonstration model on one thread, and the pages are served by a third. Windows of time with and
-without browsers take turns, so that whatever else the machine does falls on both. The browsers run on the same machine:
-what they themselves take is part of the loss.
+without browsers take turns, so that whatever else the machine does falls on both. The browsers run on the same machine,
+with the lowest priority.
 """
 
 import argparse
@@ -59,8 +59,10 @@ def settings_of(folder: Path, url: str, port: int) -> Settings:
 
 def serve_pages(folder: Path, url: str, port: int, longest: Any) -> None:
     """A process: the pages. longest: seconds of the longest query so far."""
+    from dicom_node.cli.web import NICE
     from dicom_node.web.server import serve
 
+    os.nice(NICE)  # as the command
     database = Database(url, busy_timeout_s=5.0)
 
     @event.listens_for(database.engine, "before_cursor_execute")
@@ -102,6 +104,7 @@ def analyse_phantoms(folder: Path, analysed: Any) -> None:
 
     torch.set_num_threads(1)
     settings = Settings(data_dir=folder)
+    os.nice(settings.worker.nice)  # as the command
     opened = open_folder(find_model(settings.models_dir, "demonstration", None), settings, "cpu")
     paths = write_series(make_phantom(12, slices=60, size=256), folder / "phantom")
     while True:
@@ -224,6 +227,7 @@ def measure(browser: Browser, count: int, server: psutil.Process) -> list[tuple[
 
 def poll(browser: Browser, offset: float, polling: threading.Event, ending: threading.Event) -> None:
     """A thread: a worklist that is kept up to date, while `polling` is set."""
+    os.nice(19)  # of this thread: browsers have machines of their own
     time.sleep(offset)
     held = ""
     while not ending.is_set():
@@ -237,6 +241,7 @@ def poll(browser: Browser, offset: float, polling: threading.Event, ending: thre
 
 def watch(port: int, browser: Browser, polling: threading.Event, ending: threading.Event) -> None:
     """A thread: Today, kept up to date by server-sent events, while `polling` is set."""
+    os.nice(19)
     while not ending.is_set():
         if not polling.wait(1.0):
             continue

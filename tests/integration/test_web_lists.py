@@ -195,21 +195,22 @@ def test_only_auditors_see_the_audit_trail(pages):
     assert pages.logged_in("auditor").get("/audit").status_code == 200
 
 
-def test_the_audit_page_finds_rows_and_goes_on_to_older_ones(pages):
+def test_the_audit_page_finds_rows_and_goes_on_to_older_ones(pages, monkeypatch):
+    monkeypatch.setattr("dicom_node.web.pages.audit.LATEST", 5)
     auditor = pages.logged_in("auditor")
     text = auditor.fill("/audit", "/audit", series="1.2.3.1", event="job").text
     assert re.findall(r'<td><span class="mono">([\w.]+)</span>', text) == ["job.reported", "job.running", "job.queued"]
     assert "No event is like that." in auditor.fill("/audit", "/audit", patient="nobody").text
     every, before = [], None
-    for _ in range(40):
-        text = auditor.fill("/audit", "/audit", event="web", **({"before": before} if before else {})).text
+    for _ in range(100):
+        text = auditor.fill("/audit", "/audit", **({"before": before} if before else {})).text
         every += [int(row) for row in re.findall(r">row (\d+)<", text)]
         found = re.search(r'name="before" value="([^"]*)"', text)
         if found is None:
             break
         before = found[1].replace("&#34;", '"')
     assert every == sorted(set(every), reverse=True)
-    assert len(every) > 60
+    assert every[-1] == 1
 
 
 def test_a_saved_question_and_an_own_one_are_answered_and_audited(pages):
