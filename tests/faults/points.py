@@ -38,7 +38,8 @@ def _calls_in(node: ast.AST, module: str, scope: str) -> Iterator[tuple[str, str
             continue
         if isinstance(child, ast.Call):
             called = child.func.attr if isinstance(child.func, ast.Attribute) else getattr(child.func, "id", "")
-            # Path.replace has one argument; str.replace has two, and dataclasses.replace is not a method.
-            if called != "replace" or (isinstance(child.func, ast.Attribute) and len(child.args) == 1):
+            # Path.replace has one argument; str.replace has two, and dataclasses.replace names what it changes.
+            one = isinstance(child.func, ast.Attribute) and len(child.args) == 1 and not child.keywords
+            if called != "replace" or one:
                 yield f"{module}.{scope.removesuffix('.').removesuffix('.<locals>')}", called
         yield from _calls_in(child, module, scope)

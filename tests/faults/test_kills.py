@@ -43,8 +43,9 @@ FEW = [
     ("second_of_two", "work:dicom_node.analysis.worker.Worker._commit:before", "power"),
     ("second_of_two", "deliver:c-store:after", "tree"),
 ]
-# Commands: the person who ran one sees that it failed, and runs it again.
+# Commands and pages: the person who acted sees that it failed, and acts again.
 COMMANDS = (
+    "dicom_node.web.",
     "dicom_node.cli.",
     "dicom_node.analysis.replay.",
     "dicom_node.runtime.adoption.",
