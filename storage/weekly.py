@@ -18,7 +18,10 @@ SETTLED = (Standing.ANALYSED.value, Standing.NOT_ANALYSED.value)
 
 @dataclass(frozen=True)
 class WeekCount:
-    """week: its Monday, "2026-11-23". reason_code: empty for what was analysed. finding: a `listings.Said`."""
+    """week: its Monday, "2026-11-23"; empty if the weeks were counted together.
+
+    reason_code: empty for what was analysed. finding: a `listings.Said`.
+    """
 
     week: str
     source: str
@@ -35,7 +38,9 @@ def settled(tx: Connection, since: str, but: Sequence[str] = ()) -> list[WeekCou
     but: columns that are of no interest, and empty in what is returned; the fewer are left, the fewer rows there are.
     """
     names = [name for name in ("source", "scanner", "model", "reason_code", "finding") if name not in but]
-    columns = [listing_weeks.c.week, *(listing_kinds.c[name] for name in names)]
+    columns: list[Any] = [listing_kinds.c[name] for name in names]
+    if "week" not in but:
+        columns.append(listing_weeks.c.week)
     rows = tx.execute(
         select(*columns, func.sum(listing_weeks.c.rows).label("rows"))
         .select_from(listing_weeks.join(listing_kinds, listing_kinds.c.id == listing_weeks.c.kind))

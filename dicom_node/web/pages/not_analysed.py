@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -76,14 +77,15 @@ def page(request: Request) -> Response:
     monday = datetime.now(UTC).timestamp()
     first = datetime.fromisoformat(week_of(monday)) - timedelta(weeks=weeks - 1)
     with context_of(request).database.read() as tx:
-        every = weekly.settled(tx, first.date().isoformat(), but=("model", "finding"))
+        every = weekly.settled(tx, first.date().isoformat(), but=("week", "model", "finding"))
         names = {"source": sorted({one.source for one in every}), "scanner": sorted({one.scanner for one in every})}
         found = [one for one in every if asked["source"] in ("", one.source) and asked["scanner"] in ("", one.scanner)]
         refused = [one for one in found if one.reason_code]
         latest = weekly.latest_sentences(tx, sorted({one.reason_code for one in refused}))
+        in_weeks = _in_weeks(tx, first.date().isoformat(), asked)
     reasons = _reasons(refused, latest, asked)
     times, whole = sum(one.rows for one in refused), sum(one.rows for one in found)
-    by_week = _weeks(found, first.date().isoformat(), weeks)
+    by_week = _weeks(in_weeks, first.date().isoformat(), weeks)
     values: dict[str, Any] = {
         "headline": _headline(asked, times, whole, reasons),
         "asked": asked,
@@ -97,6 +99,13 @@ def page(request: Request) -> Response:
         "times": times,
     }
     return render(request, "not_analysed.html", **values)
+
+
+def _in_weeks(tx: Connection, first: str, asked: dict[str, Any]) -> list[WeekCount]:
+    """What was analysed or not in each week: without source and scanner unless they are asked for, for fewer rows."""
+    unasked = [name for name in ("source", "scanner") if not asked[name]]
+    every = weekly.settled(tx, first, but=("model", "finding", *unasked))
+    return [one for one in every if asked["source"] in ("", one.source) and asked["scanner"] in ("", one.scanner)]
 
 
 def _asked(request: Request) -> dict[str, Any]:
