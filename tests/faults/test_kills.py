@@ -62,7 +62,6 @@ ELSEWHERE = {
     "dicom_node.runtime.supervisor.Supervisor._audit",
     # Always rolled back.
     "dicom_node.receiver.committer.Committer._warm_up",
-    "dicom_node.demo.journey.run_demo",
     "dicom_node.demo.journey._answers",
     "dicom_node.demo.journey._empty",
     "dicom_node.demo.pacs.Pacs.__init__",
