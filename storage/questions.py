@@ -10,7 +10,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -27,7 +27,10 @@ SECONDS = 5.0
 ROWS = 1000
 LONGEST_QUESTION = 10_000
 LONGEST_CELL = 2_000
-LARGEST_VALUE = 1_000_000
+LARGEST_VALUE = 50_000
+"""Characters. One call of a function cannot be interrupted, and takes the square of this at worst."""
+LONGEST_PATTERN = 500
+"""Characters of what LIKE and GLOB look for, and of what the trims remove."""
 AT_ONCE = 2
 STEPS = 5_000
 """Of SQLite's machine between two looks at the clock."""
@@ -47,9 +50,13 @@ FUNCTIONS = frozenset(
     ).split()
 )
 """What may stand before a parenthesis."""
+WITHOUT_CALL = frozenset(
+    ("ts_stat", "current_setting", "nextval", "currval", "setseed", "txid_status", "loread", "lowrite")
+)
+"""Functions of PostgreSQL that x.name calls too, without parentheses; ts_stat runs the query in a text."""
 ASKING = re.compile(r"(?i)(select|with|values)\b")
 TOKEN = re.compile(
-    r"(?P<comment>--[^\n]*|/\*.*?\*/)|(?P<text>'(?:[^']|'')*')|(?P<quoted>\"(?:[^\"]|\"\")*\")"
+    r"(?P<comment>--[^\r\n]*|/\*.*?\*/)|(?P<text>'(?:[^']|'')*')|(?P<quoted>\"(?:[^\"]|\"\")*\")"
     r"|(?P<word>[^\W\d]\w*)|(?P<number>\d[\w.]*)|(?P<space>\s+)|(?P<other>.)",
     re.DOTALL,
 )
@@ -124,11 +131,19 @@ Found = tuple[Sequence[str], list[tuple[object, ...]]]
 
 def _ask_sqlite(url: URL, sql: str, seconds: float, most: int) -> Found:
     path = quote(str(url.database))
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0, isolation_level=None)
+    connection = sqlite3.connect(
+        f"file:{path}?mode=ro", uri=True, timeout=1.0, isolation_level=None, check_same_thread=False
+    )
+    timer = threading.Timer(seconds, connection.interrupt)
     try:
+        # The progress handler counts steps, and a step may take long; this looks at the clock alone.
+        timer.start()
         connection.execute("PRAGMA query_only = ON")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, LONGEST_PATTERN)
+        for name, trim in TRIMS.items():
+            connection.create_function(name, 2, trim, deterministic=True)
         deadline = time.monotonic() + seconds
         connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS)
         connection.set_authorizer(_may)
@@ -140,7 +155,25 @@ def _ask_sqlite(url: URL, sql: str, seconds: float, most: int) -> Found:
     except (sqlite3.Warning, ValueError, OverflowError) as error:
         raise UnusableQuestion(f"{error}") from None
     finally:
+        timer.cancel()
+        timer.join()
         connection.close()
+
+
+def _trimmed(strip: Callable[[str, str], str]) -> Callable[[object, object], str | None]:
+    """SQLite's own takes the product of both lengths, which nothing can interrupt."""
+
+    def trim(text: object, removed: object) -> str | None:
+        if text is None or removed is None:
+            return None
+        if len(str(removed)) > LONGEST_PATTERN:
+            raise ValueError
+        return strip(str(text), str(removed))
+
+    return trim
+
+
+TRIMS = {"trim": _trimmed(str.strip), "ltrim": _trimmed(str.lstrip), "rtrim": _trimmed(str.rstrip)}
 
 
 def _may(action: int, first: str | None, second: str | None, _database: str | None, _inside: str | None) -> int:
@@ -207,6 +240,8 @@ def refuse_more_than_a_query(sql: str) -> None:
     """Raises UnusableQuestion unless a text is one query that calls known functions and reads no secret table."""
     if not ASKING.match(_without_comments(sql)):
         raise UnusableQuestion("a question begins with SELECT or WITH")
+    if any(kind == "comment" and "/*" in text[2:] for kind, text in _tokens(sql) if text[:2] == "/*"):
+        raise UnusableQuestion("a question has no comment within a comment")  # for the server it ends elsewhere
     tokens = [(kind, text) for kind, text in _tokens(sql) if kind not in ("comment", "space")]
     for number, (kind, text) in enumerate(tokens):
         after = tokens[number + 1][1] if number + 1 < len(tokens) else ""
@@ -217,7 +252,11 @@ def refuse_more_than_a_query(sql: str) -> None:
 
 
 def _refuse_name(name: str, *, called: bool) -> None:
-    if name.startswith(("pg_", "lo_", "dblink")) or name in SECRET or name in ("information_schema", "set_config"):
+    if (
+        name.startswith(("pg_", "lo_", "dblink", "brin_", "gin_"))
+        or name in SECRET | WITHOUT_CALL
+        or name in ("information_schema", "set_config")
+    ):
         raise UnusableQuestion(f"a question can only read, and nothing of {name}")
     if called and name not in FUNCTIONS:
         raise UnusableQuestion(f"a question can only read, by known functions; {name} is not one of them")

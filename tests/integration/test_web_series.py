@@ -69,6 +69,15 @@ def test_a_look_at_a_series_and_at_its_images_is_audited_with_who_and_from_where
         assert json.loads(row["detail"]) | {"user": "viewer", "page": what} == json.loads(row["detail"])
 
 
+@pytest.mark.parametrize("digits", [19, 20, 5000])
+def test_a_number_that_no_index_holds_is_no_page_and_no_mistake(pages, shown, digits):
+    number, visitor = "9" * digits, pages.logged_in("operator")
+    for rest in (number, f"{shown.series_pk}/object/{number}", f"{shown.series_pk}/summary/{number}.png"):
+        assert visitor.get(f"/series/{rest}").status_code == 404
+        assert pages.visitor().get(f"/series/{rest}").status_code in (303, 404)
+    assert visitor.get(f"/series/{shown.series_pk}/image/{'0' * 16}/axial/{number}.png").status_code == 404
+
+
 @pytest.mark.parametrize("part", ["", "/images.json", "/overlays.json", "/object/1", "/summary/1.png"])
 def test_nothing_of_a_series_is_shown_without_a_login_and_nothing_is_kept_by_the_browser(pages, shown, part):
     path = f"/series/{shown.series_pk}{part}"

@@ -3,7 +3,7 @@
 import pytest
 
 from storage import questions
-from storage.questions import UnusableQuestion, ask, saved_questions
+from storage.questions import UnusableQuestion, ask, refuse_more_than_a_query, saved_questions
 from tests.storage_factory import Store
 
 
@@ -79,6 +79,17 @@ REACHING_OUT = [
     "LISTEN a",
     "LOCK TABLE series",
 ]
+ELSEWHERE_A_COMMENT = [
+    "SELECT 1 --\r, pg_sleep(60)",
+    "SELECT 1 /* /* */ ' */ , (SELECT max(password_hash) FROM web_users) --'",
+    "SELECT 1 /* /* */ /* ' */ */, pg_sleep(60) --'",
+]
+"""PostgreSQL ends a comment at a return, and counts comments within comments; SQLite does neither."""
+WITHOUT_PARENTHESES = [
+    "SELECT ('SELECT to_tsvector(password_hash) FROM web_users'::text).ts_stat",
+    "SELECT x.ts_stat FROM lower('select to_tsvector(password_hash) from web_users') AS x",
+    "SELECT x.\"current_setting\" FROM lower('data_directory') AS x",
+]
 SECRETS = [
     "SELECT * FROM web_users",
     'SELECT * FROM "web_users"',
@@ -135,6 +146,43 @@ def test_a_question_that_takes_too_long_is_ended(store):
     with pytest.raises(UnusableQuestion, match="longer than"):
         ask(store.database, f"SELECT count(*) FROM {', '.join(f'audit a{n}' for n in range(12))}", seconds=0.3)
     assert ask(store.database, "SELECT 1 AS one").rows == ((1,),)
+
+
+@pytest.mark.parametrize("typed", [*ELSEWHERE_A_COMMENT, *WITHOUT_PARENTHESES])
+def test_what_postgresql_reads_otherwise_is_refused_before_it_is_asked(typed):
+    with pytest.raises(UnusableQuestion, match="a question"):
+        refuse_more_than_a_query(typed)
+
+
+TEN_THOUSAND = "replace(replace(replace(replace('a', 'a', 'aaaaaaaaaa'), 'a', 'aaaaaaaaaa'), 'a', 'aaaaaaaaaa')"
+TEN_THOUSAND += ", 'a', 'aaaaaaaaaa')"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        f"replace({TEN_THOUSAND}, 'a', 'aaaaaaaaaa')",
+        f"trim({TEN_THOUSAND}, {TEN_THOUSAND})",
+        f"{TEN_THOUSAND} LIKE '%' || {TEN_THOUSAND}",
+    ],
+)
+def test_no_single_call_can_take_long(store, call):
+    """Nothing interrupts SQLite within a call, so its arguments are short."""
+    with pytest.raises(UnusableQuestion):
+        ask(store.database, f"SELECT length({call}) AS n")
+
+
+def test_slow_calls_are_ended_by_the_clock(store):
+    half = f"substr({TEN_THOUSAND}, 1, 5000)"
+    slow = f"SELECT sum(instr(a, b || n)) FROM (SELECT {TEN_THOUSAND} AS a, {half} AS b), n"
+    with pytest.raises(UnusableQuestion, match="longer than"):
+        ask(store.database, f"WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) {slow}", seconds=0.3)
+
+
+def test_trimming_works_as_ever(store):
+    sql = "SELECT trim('xxaxx', 'x') AS a, ltrim('xxa', 'x') AS b, rtrim('axx', 'x') AS c, trim(' a ') AS d"
+    assert ask(store.database, sql).rows == (("a", "a", "a", "a"),)
+    assert ask(store.database, "SELECT trim(NULL, 'x') AS a").rows == ((None,),)
 
 
 def test_large_values_are_clipped(store):

@@ -6,6 +6,7 @@ import zlib
 from functools import partial
 from typing import Any
 
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -175,14 +176,28 @@ def _answered(
     return JSONResponse(made, headers=NOT_KEPT)
 
 
-_AT = "{token}/{plane}/{index:int}"
+class _Number(Convertor[int]):
+    """A number that fits into the index: a longer one names nothing, as a word does."""
+
+    regex = "[0-9]{1,18}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", _Number())
+
+_AT = "{token}/{plane}/{index:number}"
 ROUTES = [
-    Route("/series/{series:int}/images.json", images),
-    Route("/series/{series:int}/overlays.json", overlays),
-    Route("/series/{series:int}/first/{token}.png", first),
-    Route(f"/series/{{series:int}}/image/{_AT}.png", picture),
-    Route(f"/series/{{series:int}}/hu/{_AT}", hounsfield),
-    Route(f"/series/{{series:int}}/overlay/{_AT}/{{object:int}}-{{segment:int}}.png", overlay),
-    Route("/series/{series:int}/summary/{object:int}.png", summary),
-    Route("/series/{series:int}/object/{object:int}", download),
+    Route("/series/{series:number}/images.json", images),
+    Route("/series/{series:number}/overlays.json", overlays),
+    Route("/series/{series:number}/first/{token}.png", first),
+    Route(f"/series/{{series:number}}/image/{_AT}.png", picture),
+    Route(f"/series/{{series:number}}/hu/{_AT}", hounsfield),
+    Route(f"/series/{{series:number}}/overlay/{_AT}/{{object:number}}-{{segment:number}}.png", overlay),
+    Route("/series/{series:number}/summary/{object:number}.png", summary),
+    Route("/series/{series:number}/object/{object:number}", download),
 ]

@@ -210,9 +210,9 @@ def _back(series_pk: int, done: str, where: str = "") -> Response:
 
 
 ROUTES = [
-    Route("/series/{series:int}", series),
-    Route("/series/{series:int}/retry", retry, methods=["POST"]),
-    Route("/series/{series:int}/resend", resend, methods=["POST"]),
-    Route("/series/{series:int}/reanalyse", reanalyse, methods=["POST"]),
-    Route("/series/{series:int}/verdict", verdict, methods=["POST"]),
+    Route("/series/{series:number}", series),
+    Route("/series/{series:number}/retry", retry, methods=["POST"]),
+    Route("/series/{series:number}/resend", resend, methods=["POST"]),
+    Route("/series/{series:number}/reanalyse", reanalyse, methods=["POST"]),
+    Route("/series/{series:number}/verdict", verdict, methods=["POST"]),
 ]
