@@ -24,6 +24,8 @@ from inference.volume.ct_volume import CTVolume
 
 MOST_COLUMNS, MOST_ROWS = 6, 12
 """What a `Table` may have: the summary page has room for no more."""
+MOST_DECIMALS = 10
+"""What a report may state of a measurement: its numbers have 16 characters."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Measurement:
     segment: title of the `Segment` that it was measured on.
     derivation: how many values became one, such as (373098007, SCT, "Mean").  method: how it was measured.
     qualifiers: what it depends on.
-    decimals: how many the report states; the index keeps the value as it is.
+    decimals: how many the report states, 0 to MOST_DECIMALS; the index keeps the value as it is.
     """
 
     concept: Code
@@ -66,6 +68,8 @@ class Measurement:
 
     def __post_init__(self) -> None:
         _require_number(self.value, self.unit)
+        if not 0 <= self.decimals <= MOST_DECIMALS:
+            raise ValueError(f"decimals: expected 0 to {MOST_DECIMALS}, found {self.decimals!r}")
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,9 @@ class FindingByCode:
     spread: Spread | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("certainty", self.certainty), ("threshold", self.threshold)):
+        spread = (self.spread.low, self.spread.high) if self.spread else ()
+        stated = [("certainty", self.certainty), ("threshold", self.threshold), *(("spread", one) for one in spread)]
+        for name, value in stated:
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name}: expected a number from 0 to 1, found {value!r}")
 
@@ -141,6 +147,11 @@ class Segment:
     colour_lab: tuple[float, float, float] | None = None
     drawn: Literal["outline", "area"] = "outline"
 
+    def __post_init__(self) -> None:
+        lightness, *others = self.colour_lab or (0.0, 0.0, 0.0)
+        if not 0 <= lightness <= 100 or not all(-128 <= one <= 127 for one in others):
+            raise ValueError(f"colour_lab: expected 0 to 100 and twice -128 to 127, found {self.colour_lab}")
+
 
 @dataclass(frozen=True)
 class Line:
@@ -177,8 +188,9 @@ class Histogram:
             or self.edges[0] == self.edges[-1]
         ):
             raise ValueError("edges: expected ascending numbers, one more than counts")
-        if not all(map(math.isfinite, (*self.edges, *self.counts))) or min(self.counts) < 0:
-            raise ValueError("edges, counts: expected finite numbers, no count below 0")
+        drawable = all(one == 0 or 1e-12 <= abs(one) <= 1e12 for one in (*self.edges, *self.counts))
+        if not drawable or min(self.counts) < 0:
+            raise ValueError("edges, counts: expected 0 or numbers of a size from 1e-12 to 1e12, no count below 0")
 
 
 @dataclass(frozen=True)
@@ -344,22 +356,42 @@ def check_output(output: Output, volume: CTVolume) -> None:
     titles = [segment.title for segment in output.segments]
     if len(set(titles)) < len(titles):
         raise ValueError("segments: two have the same title")
+    _require_texts(output)
     for segment in output.segments:
         _require_array(f"segment {segment.title}", segment.mask, np.dtype(bool), shape)
     if output.heat is not None:
         _require_array("heat", output.heat, np.dtype(np.uint8), shape)
+    if output.slices is not None and not 0 <= output.slices[0] <= output.slices[1] < shape[0]:
+        raise ValueError(f"slices: expected two of 0 to {shape[0] - 1}, the lower first; found {output.slices}")
     _require_known("a segment", titles, [(item.concept.meaning, item.segment) for item in output.measurements])
     _require_known("a segment", titles, [(item.title, item.segment) for item in output.findings])
     names = [algorithm.name for algorithm in output.algorithms]
-    _require_known("an algorithm", names, [(item.title, item.algorithm) for item in output.findings])
-    _require_known("an algorithm", names, [(item.title, item.algorithm) for item in output.segments])
+    _require_known("an algorithm", names, [(item.title, item.algorithm or None) for item in output.findings])
+    _require_known("an algorithm", names, [(item.title, item.algorithm or None) for item in output.segments])
     if not output.measurements and not output.findings:
         raise ValueError("the output has neither a measurement nor a finding")
 
 
+def _require_texts(output: Output) -> None:
+    """What a report names or says is not empty, and no backslash parts a name in two: DICOM allows neither."""
+    named = [("a segment's title", segment.title) for segment in output.segments]
+    named += [("a segment's label", segment.label or segment.title) for segment in output.segments]
+    named += [("a finding's title", finding.title) for finding in output.findings]
+    for one in output.algorithms:
+        named += [("an algorithm's name", one.name), ("an algorithm's contribution", one.contribution)]
+        named += [("an algorithm's parameter", parameter) for parameter in one.parameters]
+    for what, text in named:
+        if "\\" in text:
+            raise ValueError(f"{what} has a backslash: {text!r}")
+    said = (*output.statements, *output.remarks, *(text for segment in output.segments for text in segment.comments))
+    for what, text in (*named, *(("a sentence", sentence) for sentence in said)):
+        if not text.strip():
+            raise ValueError(f"{what} is empty")
+
+
 def _require_known(what: str, known: list[str], named: list[tuple[str, str | None]]) -> None:
     for title, name in named:
-        if name and name not in known:
+        if name is not None and name not in known:
             raise ValueError(f"{title}: names {what} {name!r}, which the output lacks")
 
 

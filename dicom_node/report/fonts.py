@@ -1,7 +1,7 @@
 """Text for the summary image: Pillow's bundled font, and a system font for scripts that it lacks."""
 
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from PIL import ImageFont
@@ -33,13 +33,18 @@ def bundled(size_px: int) -> Font:
     return font
 
 
+@cache
+def _system(path: str, size_px: int) -> Font:
+    return ImageFont.truetype(path, size_px)
+
+
 def font_for(text: str, size_px: int) -> Font | None:
     """A font that has every character of the text, or None if this machine has none."""
     if _covers(bundled(size_px), text):
         return bundled(size_px)
     for path in _SYSTEM_FONTS:
         if Path(path).is_file():
-            font = ImageFont.truetype(path, size_px)
+            font = _system(path, size_px)
             if _covers(font, text):
                 return font
     return None
@@ -67,5 +72,10 @@ def _without_accents(text: str) -> str:
 
 
 def _covers(font: Font, text: str) -> bool:
-    missing = bytes(font.getmask("\uffff"))
-    return all(c.isspace() or (c.isprintable() and bytes(font.getmask(c)) != missing) for c in text)
+    return all(c.isspace() or _has_glyph(font, c) for c in set(text))
+
+
+@lru_cache(maxsize=4096)
+def _has_glyph(font: Font, character: str) -> bool:
+    """Remembered: the layout of a page asks for the same characters thousands of times."""
+    return character.isprintable() and bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))

@@ -37,19 +37,28 @@ def groups_of(output: Output, origin: Origin, sentences: Sequence[str], segments
     """The groups of an output.
 
     sentences: what is said of the whole result, in the first group.  segments: titles of those that are in the
-    segmentation; without its outline, a finding's segment has no group.
+    segmentation; without its outline, a finding's segment has no group, unless the report would then have none.
     """
     groups = [Group(one.title, one.segment, (), _finding_content(one, origin)) for one in output.findings]
-    for segment in output.segments:
-        measured = [one for one in output.measurements if one.segment == segment.title]
-        if measured and (segment.purpose == "anatomy" or segment.title in segments):
-            content = _segment_content(segment, measured, origin)
-            groups.append(Group(segment.title, segment.title, segment.comments, content))
+    of_segments = [one for one in output.segments if one.purpose == "anatomy" or one.title in segments]
+    groups += _segment_groups(of_segments, output, origin)
     loose = [one for one in output.measurements if one.segment is None]
     if loose:
         groups.append(Group(f"{_model(origin).words.subject} measurements", None, (), _loose_content(loose, origin)))
-    first = groups[0]
-    return [Group(first.title, first.segment, (*sentences, *first.sentences), first.content), *groups[1:]]
+    # A model that only looks for something, and found none of it: its report states those zeros.
+    first, *others = groups or _segment_groups(output.segments, output, origin)
+    return [Group(first.title, first.segment, (*sentences, *first.sentences), first.content), *others]
+
+
+def _segment_groups(segments: Sequence[Segment], output: Output, origin: Origin) -> list[Group]:
+    """A group for each segment on which something was measured."""
+    groups = []
+    for segment in segments:
+        measured = [one for one in output.measurements if one.segment == segment.title]
+        if measured:
+            content = _segment_content(segment, measured, origin)
+            groups.append(Group(segment.title, segment.title, segment.comments, content))
+    return groups
 
 
 def site_of(site: Code | None, laterality: Code | None = None, topography: Code | None = None) -> list[FindingSite]:

@@ -199,7 +199,7 @@ def _checked_output(content: bytes | bytearray, volume: CTVolume, limits: Limits
         raise _stopped(ReasonCode.MODEL_TOO_MUCH, f"gave more than the node takes ({error})") from None
     except UnknownCode as error:
         raise _stopped(ReasonCode.MODEL_CODE, f"gave an unknown code ({error})") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         what = f"gave an answer that does not fit the images ({str(error)[:200]})"
         raise _stopped(ReasonCode.MODEL_OUTPUT, what) from None
 

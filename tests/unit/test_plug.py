@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from inference.finding import Spread
 from inference.plug import (
     NEGATIVE,
     POSITIVE,
@@ -46,6 +47,13 @@ def test_an_output_that_fits_its_volume_passes():
         ({"algorithms": ()}, "names an algorithm 'thresholds'"),
         ({"heat": np.zeros((4, 6, 5), np.float32)}, "heat: expected uint8"),
         ({"measurements": ()}, "neither a measurement nor a finding"),
+        ({"measurements": (replace(MEASURED, segment=""),)}, "names a segment ''"),
+        ({"slices": (1, 4)}, "slices: expected two of 0 to 3"),
+        ({"slices": (3, 1)}, "slices: expected two of 0 to 3"),
+        ({"remarks": (" ",)}, "a sentence is empty"),
+        ({"segments": (replace(LUNGS, title=""),)}, "a segment's title is empty"),
+        ({"segments": (replace(LUNGS, label="right\\left"),)}, "a segment's label has a backslash"),
+        ({"algorithms": (Algorithm("thresholds", "a\\b"),)}, "an algorithm's contribution has a backslash"),
     ],
 )
 def test_an_output_that_does_not_fit_is_refused_by_name(wrong, said):
@@ -59,6 +67,23 @@ def test_a_measurement_is_a_finite_number(value):
         Measurement(VOLUME_CODE, value, MILLILITRE)
     with pytest.raises(ValueError, match="finite"):
         Qualifier(VOLUME_CODE, value, MILLILITRE)
+
+
+@pytest.mark.parametrize("decimals", [-3, 11, 1 << 40])
+def test_a_measurement_has_as_many_decimals_as_a_report_can_state(decimals):
+    with pytest.raises(ValueError, match="decimals"):
+        Measurement(VOLUME_CODE, 1.0, MILLILITRE, decimals=decimals)
+
+
+@pytest.mark.parametrize("colour", [(101.0, 0.0, 0.0), (50.0, 0.0, -129.0)])
+def test_a_colour_is_one_of_cielab(colour):
+    with pytest.raises(ValueError, match="colour_lab"):
+        replace(LUNGS, colour_lab=colour)
+
+
+def test_a_spread_lies_between_0_and_1():
+    with pytest.raises(ValueError, match="spread"):
+        FindingByCode("Pneumonia", LUNG, POSITIVE, 0.5, spread=Spread(-0.1, 0.9, ()))
 
 
 def test_a_unit_is_one_of_ucum():
@@ -87,3 +112,11 @@ def test_a_finding_is_positive_by_its_code_and_not_by_how_that_is_called():
 def test_a_histogram_has_one_edge_more_than_counts():
     with pytest.raises(ValueError, match="edges"):
         Histogram("Density", "HU", (0.0, 1.0), (1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("edges", "counts"), [((0.0, 5e-324), (1.0,)), ((-1e308, 1e308), (1.0,)), ((0.0, 1.0), (5e-324,))]
+)
+def test_a_histogram_has_numbers_that_can_be_drawn(edges, counts):
+    with pytest.raises(ValueError, match="size from"):
+        Histogram("Density", "HU", edges, counts)

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage, SegmentationStorage
 
+from config.coding import LUNG, MILLILITRE, VOLUME, Code
 from config.reasons import Refusal
 from dicom_node.report import codes
 from dicom_node.report.context import ReportContext
@@ -25,12 +26,13 @@ from dicom_node.report.structured_report import build_report
 from dicom_node.report.uids import result_uid
 from dicom_node.report.wording import series_description
 from inference.finding import Spread
-from inference.plug import Finding
+from inference.plug import Finding, Measurement, Output, Segment
 from inference.volume.ct_volume import CTVolume
 from storage.object_kinds import ObjectKind
 from tests.factories import SERIES_UID, Grid, finding_on, lesion, lungs, model, volume_of, write_enhanced, write_series
 from tests.validators import evidence, rows
 
+ORGAN = Code("91723000", "SCT", "Anatomical Structure")
 CONTEXT = ReportContext(created_at=datetime(2026, 3, 1, 12, tzinfo=UTC))
 
 
@@ -48,6 +50,18 @@ def test_report_comes_first_and_refers_to_the_segmentation(volume: CTVolume) -> 
     uids = [dataset.SOPInstanceUID for _, dataset in objects] + [dataset.SeriesInstanceUID for _, dataset in objects]
     assert len(set(uids)) == 6
     assert {dataset.StudyInstanceUID for _, dataset in objects} == {volume.study_instance_uid}
+
+
+def test_a_model_that_finds_none_of_what_it_looks_for_reports_that(volume: CTVolume) -> None:
+    found = finding_on(volume)
+    nodules = Segment("Nodules", np.zeros(volume.hu.shape, bool), ORGAN, LUNG, "finding")
+    measured = Measurement(VOLUME, 0.0, MILLILITRE, segment="Nodules")
+    output = Output(measurements=(measured,), segments=(nodules,), algorithms=found.output.algorithms)
+    (kind, report), *_ = build_all(replace(found, output=output), volume, read_sources(volume), CONTEXT)
+    assert kind == "report"
+    stated = [row for row in rows(report) if row[2] == "NUM"]
+    assert [(row[3], row[4]) for row in stated] == [("118565006,SCT", "0.0 mL,UCUM")]
+    assert ("121071,DCM", "39607008,SCT") in [(row[3], row[4]) for row in rows(report)]
 
 
 def test_only_the_kinds_asked_for_are_built(volume: CTVolume) -> None:
