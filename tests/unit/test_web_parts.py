@@ -3,15 +3,18 @@
 import hashlib
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from starlette.routing import Mount, Route
 
 from dicom_node.web.pages.render import STATIC, templates
+from dicom_node.web.pages.worklist_words import headline
 from dicom_node.web.routes import routes
 from dicom_node.web.security.guard import for_whom
 from dicom_node.web.security.roles import Role, User
 from dicom_node.web.security.throttle import FREE_TRIES, FREE_TRIES_OF_ADDRESS, LoginThrottle
+from storage.worklist import Page, Search
 
 ROOT = Path(__file__).resolve().parents[2]
 # By name: a vendored file is the one that was looked at.
@@ -80,3 +83,11 @@ def test_every_line_of_the_security_list_names_a_test_that_there_is():
         assert named, row
         for file, test in named:
             assert f"def {test}(" in (ROOT / file).read_text(), test
+
+
+@pytest.mark.parametrize(
+    ("of_series", "said"), [([1, 1, 2, 2], "2 series, 4 results."), ([1, 2], "2 series."), ([], "No series.")]
+)
+def test_the_worklist_counts_no_series_twice_because_two_models_report(of_series, said):
+    lines = [SimpleNamespace(series_pk=one) for one in of_series]
+    assert headline(Search(), Page(lines, None, len(lines)), 0) == said

@@ -321,3 +321,26 @@ def test_one_file_that_is_missing_in_a_bucket_costs_one_image(store: Store, tmp_
     store.files.remove(str(store.rows("SELECT path FROM instances ORDER BY id")[0]["path"]))
     opened = Viewer(store.database, s3.store(tmp_path / "another"), 64 * MIB).open(series_pk)
     assert (len(opened.frames), opened.gone) == (3, {"missing": 1})
+
+
+def test_few_series_are_opened_before_anybody_asks_for_their_pictures(store: Store, viewer: Viewer, monkeypatch):
+    store.receive(1, now=1.0)
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(_series_pk: int) -> None:
+        begun.release()
+        go_on.wait(30)
+
+    monkeypatch.setattr(viewer, "open", slow)
+    for _ in range(5):
+        viewer.open_soon(1)
+    assert begun.acquire(timeout=30)
+    assert begun.acquire(timeout=30)
+    assert not begun.acquire(blocking=False)
+    assert sum(thread.name == "open series" for thread in threading.enumerate()) == 2
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "open series":
+            thread.join(30)
+    viewer.open_soon(1)
+    assert begun.acquire(timeout=30)

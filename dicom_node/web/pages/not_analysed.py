@@ -17,7 +17,7 @@ from dicom_node.web.charts import Chart, stacked
 from dicom_node.web.context import context_of
 from dicom_node.web.pages.navigation import Entry
 from dicom_node.web.pages.render import render
-from dicom_node.web.pages.words import count, percent
+from dicom_node.web.pages.words import count, percent, plural
 from dicom_node.web.pages.worklist_words import meaning_of
 from dicom_node.web.security.guard import require
 from dicom_node.web.security.roles import Role
@@ -121,7 +121,7 @@ def _headline(asked: dict[str, Any], times: int, whole: int, reasons: Sequence[R
     if not whole:
         return f"{span} no series{origin} was analysed or refused."
     if not times:
-        return f"{span} every series{origin} was analysed: {count(whole)} in all."
+        return f"{span} every series{origin} was analysed, with {plural(whole, 'result')}."
     share = percent(times / whole, 0).replace(" ", "\N{NO-BREAK SPACE}")
     said = f"{span} {count(times)} of {count(whole)} series{origin} were not analysed ({share})."
     first = reasons[0]

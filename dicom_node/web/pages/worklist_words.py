@@ -67,7 +67,11 @@ def headline(search: Search, page: Page, pending: int) -> str:
         if search.order is Order.PROBABILITY and not page.by_time:
             named += ", the lowest probability first" if search.backwards else ", the highest probability first"
     else:
-        named = f"{count(number)} series" if number else "No series"
+        # A line is of a series and a model: several models say several things of one series.
+        series = len({line.series_pk for line in page.lines})
+        several = number == len(page.lines) and series < number
+        named = f"{count(series)} series, {count(number)} results" if several else f"{count(number)} series"
+        named = named if number else "No series"
     said = f"{named} {', '.join(parts)}".strip()
     if not parts and pending:
         said += f"; {count(pending)} {'waits' if pending == 1 else 'wait'} for a result"

@@ -30,6 +30,8 @@ from storage.shown import ShownObject
 T = TypeVar("T")
 # Decoding holds several times an image while it runs; what more threads ask for at once waits.
 _DECODES_AT_ONCE = 4
+# Headers of a series being read are in no cache yet, so few are read before anybody asks for them.
+_OPENED_AHEAD = 2
 
 
 class NotShown(NodeError):
@@ -57,6 +59,7 @@ class Viewer:
         self._database = database
         self._files = files
         self.cache = ByteCache(most_bytes)
+        self._ahead = threading.BoundedSemaphore(_OPENED_AHEAD)
         self._decoding = threading.BoundedSemaphore(_DECODES_AT_ONCE)
 
     def open(self, series_pk: int) -> OpenedSeries:
@@ -68,16 +71,23 @@ class Viewer:
         return self._keep(key, lambda: self._arranged(series_pk, instances), lambda opened: opened.size)
 
     def open_soon(self, series_pk: int) -> str:
-        """Begin to open a series, because its pictures will be asked for. Returns its token. Raises NotFound."""
+        """Begin to open a series, because its pictures will be asked for, unless others are being opened.
+
+        Returns its token. Raises NotFound.
+        """
         with self._database.read() as tx:
             series.get_series(tx, series_pk)
             token = token_of(series.series_instances(tx, series_pk))
 
         def begin() -> None:
-            with suppress(StorageError):  # whoever asks for a picture is told
-                self.open(series_pk)
+            try:
+                with suppress(StorageError):  # whoever asks for a picture is told
+                    self.open(series_pk)
+            finally:
+                self._ahead.release()
 
-        threading.Thread(target=begin, name="open series", daemon=True).start()
+        if self._ahead.acquire(blocking=False):
+            threading.Thread(target=begin, name="open series", daemon=True).start()
         return token
 
     def first_look(self, series_pk: int, token: str, centre: float, width: float) -> bytes:
