@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,6 +16,7 @@ from inference.models.kinds import card_type
 from inference.models.toml_fields import build, plain, read_toml, write_toml
 
 CARD_FILE = "card.toml"
+_NON_COMMERCIAL = re.compile(r"(?i:non[ -]?commercial)|\bNC\b")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Card:
     """A model card: what every kind of model has. A kind may add fields, see `CardKind`.
 
     kind: name of the plug-in, an entry point of the group `dicom_node.models`.
-    non_commercial: its licence or that of its weights forbids commercial use.
+    non_commercial: its licence or that of its weights forbids commercial use. Also true if the words of the licence say
+        so, such as "CC BY-NC 4.0": whoever writes a card may forget the key.
     subject: see `Words`; empty: the model's name.
     weights: its weight files by role.  codes: what it measures and finds; another code in its output ends the job.
     settings: for the plug-in alone.
@@ -105,6 +108,8 @@ class Card:
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise ValueError("threshold: must lie between 0 and 1")
+        if _NON_COMMERCIAL.search(self.licence):
+            object.__setattr__(self, "non_commercial", True)
 
     def weight_files(self) -> Mapping[str, Weights]:
         """Its weight files by role, in the order in which reports name them."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,21 @@ def test_a_non_commercial_licence_is_overlooked_nowhere(data_dir: Path, monkeypa
 
 def test_the_authors_card_says_that_it_is_non_commercial() -> None:
     assert [path.name for path in shipped_folder().iterdir() if read_card(path).non_commercial] == ["zheng2020-authors"]
+
+
+@pytest.mark.parametrize(
+    ("licence", "forbidden"),
+    [
+        ("CC-BY-NC-4.0", True),
+        ("Weights: for noncommercial research", True),
+        ("CC BY 4.0", False),
+        ("that of SYNC and NCBI", False),
+    ],
+)
+def test_a_licence_forbids_commercial_use_by_its_words_alone(licence: str, forbidden: bool) -> None:
+    card = read_card(shipped_folder() / "demonstration")
+    assert not card.non_commercial
+    assert replace(card, licence=licence).non_commercial is forbidden
 
 
 @pytest.mark.parametrize(("name", "number"), [("demonstration", 9001), ("densitometry", 9011)])
