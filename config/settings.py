@@ -617,11 +617,13 @@ class Settings(BaseSettings):
         return tuple(sorted(entries, key=lambda entry: entry.shadow))
 
     def series_numbers(self, model_name: str) -> int:
-        """The number that those of a model's series follow."""
-        names = [entry.name for entry in self.model_entries]
-        place = names.index(model_name) if model_name in names else 0
-        own = self.model_entries[place].series_numbers
-        return 9000 + 10 * place if own is None else own
+        """The number that those of a model's series follow.
+
+        One that [[models]] no longer lists, with jobs from before, comes after those that it lists.
+        """
+        places = enumerate(self.model_entries)
+        numbers = {entry.name: entry.series_numbers or 9000 + 10 * place for place, entry in places}
+        return numbers.get(model_name, max(numbers.values()) + 10 if self.models else 9000)
 
     def destination(self, name: str) -> Destination | None:
         """The destination of this name, or None."""
