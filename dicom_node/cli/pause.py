@@ -10,8 +10,8 @@ from dicom_node.runtime.index import who
 from dicom_node.runtime.pausing import set_paused
 from storage.pauses import Pausable
 
-SourceOption = Annotated[str | None, typer.Option(help="AE title of a source in [[sources]].")]
-DestinationOption = Annotated[str | None, typer.Option(help="Name of a destination in [[destinations]].")]
+SourceOption = Annotated[str | None, typer.Option(help="AE title of a source in the settings.")]
+DestinationOption = Annotated[str | None, typer.Option(help="Name of a destination in the settings.")]
 
 
 def register(app: typer.Typer) -> None:
