@@ -382,5 +382,5 @@ def test_models_that_contradict_each_other_are_refused(values, said):
 def test_series_numbers_of_models_never_meet():
     settings = Settings(models=[{"name": "a"}, {"name": "s", "shadow": True}, {"name": "b"}, {"name": "c"}])
     assert [settings.series_numbers(name) for name in "abc"] == [9000, 9010, 9020]
-    assert settings.series_numbers("no longer listed") == 9030
+    assert settings.series_numbers("no longer listed") == 9040, "after the shadow too"
     assert Settings(model={"name": "a"}).series_numbers("a") == Settings().series_numbers("demonstration") == 9000
