@@ -11,3 +11,7 @@ class NoIndex(NodeError):
 
 class PortTaken(NodeError):
     """The receiver's port cannot be listened on; restarting will not help."""
+
+
+class ModelUnavailable(NodeError):
+    """A job's model cannot be opened. It has seen no image yet, so the message quotes no patient data."""

@@ -11,7 +11,8 @@ from config.settings import ReportSettings
 from config.uids import uid_problem
 from dicom_node.analysis.open_model import OpenModel
 from inference.errors import CorruptInstance, Evidence, UnsuitableSeries
-from inference.plug import Finding, Output, check_output
+from inference.output_check import check_output
+from inference.plug import Finding, Output
 from inference.volume.ct_volume import CTVolume
 from inference.volume.folder import Folder
 from inference.volume.load import Planes, load

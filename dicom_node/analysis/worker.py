@@ -28,8 +28,9 @@ from dicom_node.analysis.read_ahead import ReadAhead
 from dicom_node.analysis.repairs import note_repairs
 from dicom_node.analysis.result_objects import ResultObjects, report_objects
 from dicom_node.analysis.result_row import new_result
+from dicom_node.errors import ModelUnavailable
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
-from inference.errors import CorruptInstance
+from inference.errors import CorruptInstance, ModelError
 from inference.finding import ModelIdentity
 from inference.volume.load import Planes
 from storage import audit, jobs, results, series, study_results
@@ -302,12 +303,18 @@ class Worker:
             # A batch's model comes beside those: a live series must not wait until its own is loaded again.
             others = len(self.settings.model_entries) - 1 + self.settings.batch.enabled
             kept = list(self._models.items())[-others:] if others else []
-            self._models = dict([*kept, (job.model.digest, open_model(self.settings, job.model, self.device))])
+            self._models = dict([*kept, (job.model.digest, self._open(job))])
         return self._models[job.model.digest]
+
+    def _open(self, job: ClaimedJob) -> OpenModel:
+        try:
+            return open_model(self.settings, job.model, self.device)
+        except ModelError as error:
+            raise ModelUnavailable(f"its model cannot be opened: {error}") from error
 
     def _failed(self, job: ClaimedJob, error: Exception) -> None:
         # The type and not the text: a library's message may quote patient data.
-        reason = str(error) if isinstance(error, CorruptFile) else type(error).__name__
+        reason = str(error) if isinstance(error, CorruptFile | ModelUnavailable) else type(error).__name__
         log.error("job failed", job=job.job_id, error=reason)
         now = time.time()
         with self.database.transaction() as tx:

@@ -18,6 +18,9 @@ _MOST_LARGER_PX, _MOST_SMALLER_PX = 3, 4
 _OUTLINE = (0, 0, 0)
 
 
+LEFT_OUT = "… more than this page holds: the rest is in the report."
+
+
 @dataclass(frozen=True)
 class Box:
     """A rectangle of the page, pixels."""
@@ -29,19 +32,32 @@ class Box:
 
 
 def paragraphs_in(draw: ImageDraw.ImageDraw, box: Box, paragraphs: Sequence[Paragraph]) -> None:
-    """Draw the paragraphs in the largest type that all of them fit in, down to what can still be read."""
+    """Draw the paragraphs in the largest type that all of them fit in, down to what can still be read.
+
+    What does not fit even then is left out, and the last line says so.
+    """
+    for y, line, size, colour in fitted(draw, box, paragraphs):
+        text(draw, (box.x, y), line, size, colour, box.width)
+
+
+def fitted(draw: ImageDraw.ImageDraw, box: Box, paragraphs: Sequence[Paragraph]) -> list[tuple[int, str, int, Colour]]:
+    """The lines that `paragraphs_in` draws: y of each, its words, its size and its colour."""
     for larger in range(_MOST_LARGER_PX, -_MOST_SMALLER_PX - 1, -1):
         laid_out = [(lines(draw, words, size + larger, box.width), size + larger) for words, size, _ in paragraphs]
         if sum(len(broken) * _step(size) + _GAP_PX for broken, size in laid_out) <= box.height:
             break
-    y = box.y
+    placed, y = [], box.y
     for (broken, size), (_, _, colour) in zip(laid_out, paragraphs, strict=True):
         for line in broken:
-            if y + _step(size) > box.y + box.height:
-                return
-            text(draw, (box.x, y), line, size, colour, box.width)
+            placed.append((y, line, size, colour))
             y += _step(size)
         y += _GAP_PX
+    end = box.y + box.height
+    kept = [one for one in placed if one[0] + _step(one[2]) <= end]
+    if len(kept) < len(placed) and kept:
+        y, _, size, colour = kept[-1]
+        kept[-1] = (y, LEFT_OUT, size, colour)
+    return kept
 
 
 def _step(size: int) -> int:

@@ -14,7 +14,8 @@ from inference.errors import ModelError
 from inference.isolation.known_codes import UnknownCode, require_known
 from inference.isolation.wire import JSON_SIZE
 from inference.models.toml_fields import convert
-from inference.plug import Code, Output, Segment, check_output
+from inference.output_check import check_output
+from inference.plug import Code, Output, Segment
 from inference.volume.ct_volume import CTVolume
 
 LONGEST_JSON = 4 << 20

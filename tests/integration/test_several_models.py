@@ -125,6 +125,8 @@ def test_a_model_that_fails_stops_no_other(store: Store, phantom: list[Path], mo
     work(store, settings, 10.0, 2)
     assert [row["model_name"] for row in store.rows(CURRENT)] == ["densitometry"]
     assert store.states("jobs") == ["QUEUED", "REPORTED"]
+    (said,) = {row["failure_reason"] for row in store.rows("SELECT * FROM jobs WHERE state = 'QUEUED'")}
+    assert said == "its model cannot be opened: its weights are gone"
 
 
 def test_a_model_analyses_the_sources_that_it_is_for(store: Store) -> None:

@@ -30,9 +30,10 @@ from inference.isolation.known_codes import require_known
 from inference.isolation.wire import encode_output
 from inference.models.cards import read_card, shipped_folder
 from inference.models.kinds import find_kind, plug_of
+from inference.output_check import check_output
 from inference.phantom.chest import Phantom, Scanner, make_phantom
 from inference.phantom.emphysema import EmphysemaSettings
-from inference.plug import DeviceChoice, Measurement, Output, check_output
+from inference.plug import DeviceChoice, Measurement, Output
 from inference.suitability.policy import Policy
 from inference.volume.ct_volume import CTVolume, SeriesHeader, SourceSlice, upright
 from inference.volume.scans import load_scan, scans_in

@@ -24,7 +24,8 @@ from inference.isolation.answer import TooMuch, decode_output
 from inference.isolation.host import IsolatedModel
 from inference.isolation.wire import JSON_SIZE, encode_output
 from inference.models.cards import Limits, read_card, shipped_folder
-from inference.plug import Code, check_output
+from inference.output_check import check_output
+from inference.plug import Code
 from tests import hostile_models
 from tests.isolated import CPU, LIMITS, a_volume, loaded
 from tests.programs import wait_for

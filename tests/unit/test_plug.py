@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from inference.finding import Spread
+from inference.output_check import check_output
 from inference.plug import (
     NEGATIVE,
     POSITIVE,
@@ -17,7 +18,6 @@ from inference.plug import (
     Output,
     Qualifier,
     Segment,
-    check_output,
 )
 from inference.volume.ct_volume import CTVolume
 
@@ -31,6 +31,7 @@ LUNGS = Segment("Lungs", np.ones((4, 6, 5), bool), ORGAN, LUNG, "anatomy", algor
 OUTPUT = Output(
     measurements=(MEASURED,), segments=(LUNGS,), algorithms=(Algorithm("thresholds", "Lung mask"),), heat=None
 )
+SIGN = FindingByCode("Nodules", Code("427359005", "SCT", "Solitary nodule of lung"), POSITIVE, segment="Lungs")
 
 
 def test_an_output_that_fits_its_volume_passes():
@@ -54,6 +55,9 @@ def test_an_output_that_fits_its_volume_passes():
         ({"segments": (replace(LUNGS, title=""),)}, "a segment's title is empty"),
         ({"segments": (replace(LUNGS, label="right\\left"),)}, "a segment's label has a backslash"),
         ({"algorithms": (Algorithm("thresholds", "a\\b"),)}, "an algorithm's contribution has a backslash"),
+        ({"findings": (SIGN, replace(SIGN, interpretation=NEGATIVE))}, "contradict each other"),
+        ({"findings": (replace(SIGN, certainty=0.9, threshold=0.5, interpretation=NEGATIVE),)}, "its own threshold"),
+        ({"findings": (replace(SIGN, certainty=0.4, threshold=0.5),)}, "its own threshold"),
     ],
 )
 def test_an_output_that_does_not_fit_is_refused_by_name(wrong, said):
