@@ -36,19 +36,23 @@ def _require_no_contradiction(findings: Sequence[FindingByCode]) -> None:
     """A finding agrees with its own threshold, and no two say different things of one concept in one place."""
     said: dict[tuple[object, ...], FindingByCode] = {}
     for finding in findings:
-        positive = is_positive(finding.interpretation)
-        if positive is not None and finding.certainty is not None and finding.threshold is not None:
-            if positive != (finding.certainty >= finding.threshold):
-                raise ValueError(
-                    f"{finding.title}: {finding.interpretation.meaning} at {finding.certainty} contradicts its own "
-                    f"threshold of {finding.threshold}"
-                )
-        about = tuple(
-            code and (code.value, code.scheme) for code in (finding.concept, finding.site, finding.laterality)
-        )
-        former = said.setdefault((*about, finding.segment), finding)
+        if _is_on_other_side(finding):
+            raise ValueError(
+                f"{finding.title}: {finding.interpretation.meaning} at {finding.certainty} contradicts its own "
+                f"threshold of {finding.threshold}"
+            )
+        codes = (finding.concept, finding.site, finding.laterality)
+        about = (*(code and (code.value, code.scheme) for code in codes), finding.segment)
+        former = said.setdefault(about, finding)
         if not former.interpretation.is_same(finding.interpretation):
             raise ValueError(f"{finding.title} and {former.title} contradict each other")
+
+
+def _is_on_other_side(finding: FindingByCode) -> bool:
+    positive = is_positive(finding.interpretation)
+    if positive is None or finding.certainty is None or finding.threshold is None:
+        return False
+    return positive != (finding.certainty >= finding.threshold)
 
 
 def _require_texts(output: Output) -> None:

@@ -21,6 +21,7 @@ from dicom_node.cli.common import (
     print_json,
     print_rows,
     settings_from,
+    zone,
 )
 from dicom_node.cli.configure import WEB_NEEDS
 from dicom_node.errors import NodeError
@@ -138,7 +139,7 @@ def list_users(config: ConfigOption = None, json: JsonOption = False) -> None:
     if json:
         print_json(rows)
         return
-    columns = ("name", "roles", "since", "password of")
+    columns = ("name", "roles", f"since ({zone()})", "password of")
     print_rows(
         "",
         columns,

@@ -89,10 +89,16 @@ def run_demo(console: Console, folder: Path, keep: bool = False) -> bool:
         _print_trail(console, folder / "node")
         _print_answers(console, folder, answers)
         if pages is None:
-            console.print("To look at it in a browser: dicom-node demo --keep")
+            console.print(f"To look at it in a browser: {_command()} demo --keep", soft_wrap=True)
         else:
             pages.stay(console, node)
     return all(answer.verdict.is_right for answer in answers)
+
+
+def _command() -> str:
+    """How this program was called, so that what is printed can be typed: `make demo` calls it by its path."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "dicom-node" and shutil.which("dicom-node") is None else "dicom-node"
 
 
 def _empty(folder: Path) -> None:

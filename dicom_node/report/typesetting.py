@@ -17,7 +17,6 @@ _GAP_PX = 7
 _MOST_LARGER_PX, _MOST_SMALLER_PX = 3, 4
 _OUTLINE = (0, 0, 0)
 
-
 LEFT_OUT = "… more than this page holds: the rest is in the report."
 
 
@@ -67,7 +66,8 @@ def _step(size: int) -> int:
 
 def lines(draw: ImageDraw.ImageDraw, words: str, size: int, width: int) -> list[str]:
     """The words in lines of at most `width` pixels; a longer word has a line to itself."""
-    words = words[:MOST_CHARACTERS]
+    if len(words) > MOST_CHARACTERS:
+        words = words[:MOST_CHARACTERS] + " …"
     font = font_for(words, size) or bundled(size)
     broken = [""]
     for word in words.split():
@@ -94,7 +94,8 @@ def text(
 
     font: one that has the characters; found if None. anchor: of the text at `at`, as Pillow names it.
     """
-    words = words[:MOST_CHARACTERS]
+    if len(words) > MOST_CHARACTERS:
+        words = words[:MOST_CHARACTERS] + " …"
     font = font or font_for(words, size) or bundled(size)
     shown = _cut(draw, words, font, width)
     stroke = 2 if outlined else 0

@@ -158,7 +158,7 @@ def test_what_a_page_shows_by_itself_is_audited_once_a_minute():
 
 def test_not_analysed_says_how_many_why_and_what_to_change(pages):
     text = pages.logged_in("viewer").get("/not-analysed").text
-    assert "1 of 2 series were not analysed (50\N{NO-BREAK SPACE}%)" in text
+    assert "1 of 2 analyses gave no result (50\N{NO-BREAK SPACE}%)" in text
     assert "Route a series that shows both lungs from apex to base." in text
     assert text.count("1 analysed, 1 not analysed") + 2 * text.count("1 analysed, 0 not analysed") in (1, 2)  # midnight
     assert "/worklist?outcome=NOT_ANALYSED&amp;reason=LUNG_CUT_OFF" in text

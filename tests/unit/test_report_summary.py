@@ -21,7 +21,7 @@ from dicom_node.report.objects import build_all
 from dicom_node.report.planes import LUNG_COLOUR, REGION_COLOUR, anatomy_of, axial, coronal, lung_box, sagittal
 from dicom_node.report.sources import read_sources
 from dicom_node.report.summary import build_summary
-from dicom_node.report.typesetting import MOST_CHARACTERS
+from dicom_node.report.typesetting import LEFT_OUT, MOST_CHARACTERS, Box, fitted
 from inference.finding import QualityCheck, Spread
 from inference.models.cards import OperatingPoint
 from inference.volume.ct_volume import CTVolume
@@ -301,6 +301,14 @@ def test_a_crowded_page_is_set_smaller_and_keeps_every_word(tmp_path: Path, draw
     summary_of(volume_of(tmp_path / "s"), context, localisation=lesion(grid), checks=checks)
     text = " ".join(drawn)
     assert "check number 19 of many" in text and "revision 1" in text and "negative predictive" in text
+
+
+def test_a_page_that_cannot_hold_all_says_so() -> None:
+    draw = ImageDraw.Draw(Image.new("RGB", (300, 200)))
+    many = [(f"remark number {n}", 14, (255, 255, 255)) for n in range(40)]
+    said = [line for _, line, _, _ in fitted(draw, Box(0, 0, 300, 200), many)]
+    assert said[0] == "remark number 0" and said[-1] == LEFT_OUT
+    assert fitted(draw, Box(0, 0, 300, 200), many[:3])[-1][1] == "remark number 2"
 
 
 @pytest.mark.parametrize(

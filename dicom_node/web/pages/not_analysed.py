@@ -56,7 +56,7 @@ class Origin:
 
     @property
     def share(self) -> float:
-        """How much of its series was not analysed, 0 to 1."""
+        """How many of its analyses gave no result, 0 to 1."""
         return self.refused / self.whole
 
 
@@ -123,7 +123,7 @@ def _headline(asked: dict[str, Any], times: int, whole: int, reasons: Sequence[R
     if not times:
         return f"{span} every series{origin} was analysed, with {plural(whole, 'result')}."
     share = percent(times / whole, 0).replace(" ", "\N{NO-BREAK SPACE}")
-    said = f"{span} {count(times)} of {count(whole)} series{origin} were not analysed ({share})."
+    said = f"{span} {count(times)} of {count(whole)} analyses{origin} gave no result ({share})."
     first = reasons[0]
     return f"{said} Most often: {first.meaning or first.code}."
 
