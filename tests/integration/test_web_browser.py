@@ -156,9 +156,20 @@ def test_pictures_of_a_node_at_work(browser, tmp_path):
             page.goto("/settings")
             expect(page.get_by_role("heading", name="What this site has set")).to_be_visible()
             picture(page, "web-settings")
+            for path, name in (("/worklist", "web-worklist"), ("/not-analysed", "web-not-analysed")):
+                page.goto(path)
+                expect(page.locator("tbody tr")).not_to_have_count(0)
+                picture(page, name)
+        with window(browser, pages, "administrator", color_scheme="dark") as page:
+            for path, name in (("/models", "web-models"), ("/audit", "web-audit")):
+                page.goto(path)
+                expect(page.get_by_role("heading", level=1)).to_be_visible()
+                picture(page, name)
         with window(browser, pages, "viewer", viewport=PHONE, color_scheme="dark") as page:
             page.goto("/")
             picture(page, "web-today-phone")
+            page.goto("/worklist")
+            picture(page, "web-worklist-phone")
 
 
 @contextmanager
@@ -179,7 +190,7 @@ def a_days_work(store: Store, now: float) -> None:
         job = store.claim(at + QUIET_S)
         assert job is not None
         if number % 7 == 3:
-            refused = not_analysed("SLICE_GAP", "A slice is missing.")
+            refused = not_analysed("MISSING_SLICES", "3 of 42 slices are missing.")
             with store.database.transaction() as tx:
                 jobs.finish(tx, job.job_id, job.fence, at + QUIET_S + 20, refused, [], [])
             continue
