@@ -20,6 +20,10 @@ class CorruptInstance(InferenceError):
     """A stored file cannot be read or decoded; the message names the SOP Instance UID."""
 
 
+class EndsDecoder(CorruptInstance):
+    """A stored file whose pixels crash the decoder, or keep it for longer than it may take."""
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Where the pixels of a refused volume show the reason, on the grid of its upright copy.

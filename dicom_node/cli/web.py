@@ -63,7 +63,10 @@ def web(context: typer.Context, config: ConfigOption = None) -> None:
     _need_extra()
     os.nice(NICE)
     from dicom_node.web.server import serve
+    from dicom_node.web.viewer.decoding import LONGEST_S
+    from inference.volume.decoder_pool import POOL
 
+    POOL.longest_s = LONGEST_S
     url, files = settings.database_url, files_of(settings)
     if not is_child():
         database_of(settings).close()  # says what to do if there is none

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from config.reasons import ReasonCode
-from inference.errors import CorruptInstance, UnsuitableSeries
+from inference.errors import CorruptInstance, EndsDecoder, UnsuitableSeries
 from inference.volume.codestream import (
     JPEG_LOSSLESS_FRAME,
     JPEG_LS_FRAME,
@@ -88,13 +88,14 @@ def check_format(pixels: PixelFormat) -> None:
 def decode_frame(frame: Frame, encoded: bytes) -> npt.NDArray[np.int16] | npt.NDArray[np.uint16]:
     """The stored values of one frame, (Y, X) int16 or uint16.
 
-    Raises CorruptInstance, naming the instance, if the bytes are cut off or are not such an image, and
-    UnsuitableSeries if the stream turns out to be lossy.
+    Raises CorruptInstance, naming the instance, if the bytes are cut off or are not such an image, EndsDecoder if they
+    also cost the decoder its process, and UnsuitableSeries if the stream turns out to be lossy.
     """
     pixels = frame.instance.pixels
     if pixels.transfer_syntax_uid in NATIVE:
         words = np.frombuffer(encoded, "<u2", count=pixels.rows * pixels.columns).reshape(pixels.rows, pixels.columns)
         return _restore_sign(words, pixels, 16)
+    kind = CorruptInstance
     try:
         return _restore_sign(*_decompress(encoded, pixels))
     except _Damaged as damage:
@@ -104,9 +105,10 @@ def decode_frame(frame: Frame, encoded: bytes) -> npt.NDArray[np.int16] | npt.ND
     except (ValueError, IndexError, struct.error):
         said = "its pixel data cannot be decoded"
     except DecoderFailed as failure:
+        kind = EndsDecoder if failure.died else CorruptInstance
         said = "its pixel data cannot be decoded" + (": it ends the decoder" if failure.died else "")
     # Without the cause: it may quote the stream.
-    raise CorruptInstance(f"instance {frame.instance.sop_instance_uid}: {said}")
+    raise kind(f"instance {frame.instance.sop_instance_uid}: {said}")
 
 
 class _Damaged(Exception):

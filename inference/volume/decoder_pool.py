@@ -71,19 +71,20 @@ class _Decoder:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, codec: int, parts: Sequence[bytes], rows: int, columns: int) -> Words | None:
+    def ask(self, codec: int, parts: Sequence[bytes], rows: int, columns: int, longest_s: float | None) -> Words | None:
         """The words of a frame, None if it cannot be decoded. Raises _Died."""
         try:
-            self._channel.settimeout(_WAIT_S + _WAIT_FOR_CPU * cpu_limit_s(rows * columns))
+            self._channel.settimeout(longest_s or _WAIT_S + _WAIT_FOR_CPU * cpu_limit_s(rows * columns))
             self._channel.sendall(REQUEST.pack(codec, rows, columns, sum(map(len, parts))))
             for part in parts:
                 self._channel.sendall(part)
             if receive(self._channel, 1)[0] != DECODED:
                 return None
             return np.frombuffer(receive(self._channel, rows * columns * 2), "<u2").reshape(rows, columns)
-        except (OSError, EOFError):
+        except (OSError, EOFError) as error:
             status = self._kill()
-            raise _Died(for_certain=status == -signal.SIGXCPU) from None
+            too_long = longest_s is not None and isinstance(error, TimeoutError)
+            raise _Died(for_certain=too_long or status == -signal.SIGXCPU) from None
 
     def end(self) -> None:
         """Let the process end, and wait for it."""
@@ -108,6 +109,8 @@ class DecoderPool:
     """One decoding process for each thread that asks at the same time; up to one idle process per processor is kept."""
 
     def __init__(self) -> None:
+        self.longest_s: float | None = None
+        """A process in which people wait for pictures sets this: a frame that takes longer is given up for good."""
         self._lock = threading.Lock()
         self._idle: list[_Decoder] = []
 
@@ -121,7 +124,7 @@ class DecoderPool:
         for _ in range(2):
             decoder = self._take()
             try:
-                words = decoder.ask(codec, parts, rows, columns)
+                words = decoder.ask(codec, parts, rows, columns, self.longest_s)
             except _Died as death:
                 if death.for_certain:
                     break

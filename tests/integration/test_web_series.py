@@ -16,6 +16,7 @@ from tests.factories import write_series as write_chest
 from tests.shown_series import GRID, claimed, refuse, reported, store_files
 from tests.storage_factory import QUIET_S
 from tests.unit.ct_series import noise, write_series
+from tests.unit.test_decoding_process import STREAM, WITHOUT_TABLE, lossless_jpegs
 from tests.web_pages import serving
 
 PACS = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=1)
@@ -124,6 +125,16 @@ def test_pictures_refuse_what_is_no_window_no_plane_and_no_image(pages, shown):
         ("..%2f..%2fetc/axial/0.png", 404),
     ):
         assert visitor.get(f"{base}/{wrong}").status_code == status, wrong
+
+
+def test_pixels_that_kill_the_decoder_cost_one_picture_and_no_page(pages, tmp_path):
+    series_pk = store_files(pages.store, lossless_jpegs(tmp_path / "sent", [STREAM, WITHOUT_TABLE, STREAM]))
+    visitor = pages.logged_in("viewer")
+    token = visitor.get(f"/series/{series_pk}/images.json").json()["token"]
+    answers = [visitor.get(f"/series/{series_pk}/image/{token}/axial/{z}.png") for z in (1, 2, 1)]
+    assert [answer.status_code for answer in answers] == [422, 200, 422]
+    assert "ends the decoder" in answers[0].json()["message"]
+    assert visitor.get(f"/series/{series_pk}").status_code == 200
 
 
 def test_acts_need_the_role_a_confirmation_and_a_token_and_are_audited(pages, shown):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import imagecodecs
@@ -63,6 +63,11 @@ def write_compressed(folder: Path, encode: Callable[[int, np.ndarray], bytes], s
         )
         for index in range(slices)
     ]
+
+
+def lossless_jpegs(folder: Path, streams: Sequence[bytes]) -> list[Path]:
+    """One image of 64 x 64 for each stream, from foot to head."""
+    return write_compressed(folder, lambda index, words: streams[index], len(streams))
 
 
 @pytest.mark.parametrize("stream", KILLERS.values(), ids=KILLERS)

@@ -5,23 +5,31 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
+from dicom_node.web.viewer import decoding
 from dicom_node.web.viewer.cache import ByteCache
+from dicom_node.web.viewer.decoding import NotShown
 from dicom_node.web.viewer.encode import FILL_ALPHA, outline_of, rgb_of_lab
-from dicom_node.web.viewer.planes import Plane, windowed
-from dicom_node.web.viewer.viewer import NotShown, Place, SeriesChanged, Viewer
+from dicom_node.web.viewer.planes import HU, Plane, windowed
+from dicom_node.web.viewer.viewer import Place, SeriesChanged, Viewer
+from inference.volume.arrange import decode_shown
+from inference.volume.decoder_pool import POOL
+from inference.volume.instances import Frame
 from inference.volume.load import load
 from storage.errors import NotFound
 from storage.lost import mark_lost
 from storage.models import instances
 from tests.factories import chest, lungs, volume_of
 from tests.factories import write_series as write_chest
+from tests.programs import wait_for
 from tests.s3 import S3
 from tests.shown_series import GRID, Shown, report, reported, store_files
 from tests.storage_factory import Store
 from tests.unit.ct_series import noise, write_series
+from tests.unit.test_decoding_process import PLANE, STREAM, WITHOUT_TABLE, lossless_jpegs
 
 MIB = 1 << 20
 
@@ -166,6 +174,83 @@ def test_what_cannot_be_decoded_says_so_and_the_other_images_are_shown(store: St
         except NotShown as error:
             assert "cannot be shown" in str(error)
     assert shown == 3
+
+
+def test_an_image_that_kills_its_decoder_says_so_and_is_not_tried_again(
+    store: Store, viewer: Viewer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series_pk = store_files(store, lossless_jpegs(tmp_path / "sent", [STREAM, WITHOUT_TABLE, STREAM]))
+    bad = place(viewer, series_pk, Plane.AXIAL, 1)
+    tries: list[Frame] = []
+    monkeypatch.setattr(decoding, "decode_shown", lambda frame: tries.append(frame) or decode_shown(frame))
+    for window in (1500, 1500, 400):
+        with pytest.raises(NotShown, match=r"cannot be shown: .* ends the decoder"):
+            viewer.picture(bad, -600, window)
+    with pytest.raises(NotShown, match="ends the decoder"):
+        viewer.picture(place(viewer, series_pk, Plane.CORONAL, 5), -600, 1500)
+    assert [frame.position_mm[2] for frame in tries].count(2) == 1
+    shown = viewer.hounsfield(place(viewer, series_pk, Plane.AXIAL, 2))
+    assert np.array_equal(shown, PLANE.astype(int) - 1024)
+
+
+def test_a_decoder_that_is_killed_at_work_costs_no_picture(store: Store, viewer: Viewer, tmp_path: Path) -> None:
+    series_pk = store_files(store, lossless_jpegs(tmp_path / "sent", [STREAM] * 3))
+    viewer.hounsfield(place(viewer, series_pk, Plane.AXIAL, 0))
+    working = psutil.Process(POOL.pids()[-1])  # it takes the next image
+    working.suspend()
+    found: list[HU] = []
+    at = place(viewer, series_pk, Plane.AXIAL, 1)
+    asks = threading.Thread(target=lambda: found.append(viewer.hounsfield(at)))
+    asks.start()
+    wait_for(lambda: working.pid not in POOL.pids(), 30, "the image at the decoder")
+    working.kill()
+    asks.join(60)
+    assert np.array_equal(found[0], PLANE.astype(int) - 1024)
+
+
+def test_a_decoder_that_hangs_is_given_up_and_the_next_image_is_shown(
+    store: Store, viewer: Viewer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series_pk = store_files(store, lossless_jpegs(tmp_path / "sent", [STREAM] * 3))
+    viewer.hounsfield(place(viewer, series_pk, Plane.AXIAL, 0))
+    hanging = psutil.Process(POOL.pids()[-1])
+    hanging.suspend()
+    with monkeypatch.context() as patch:
+        patch.setattr(POOL, "longest_s", 0.2)
+        with pytest.raises(NotShown, match="ends the decoder"):
+            viewer.hounsfield(place(viewer, series_pk, Plane.AXIAL, 1))
+    assert not hanging.is_running()
+    assert np.array_equal(viewer.hounsfield(place(viewer, series_pk, Plane.AXIAL, 2)), PLANE.astype(int) - 1024)
+
+
+def test_two_compressed_images_are_decoded_at_once_and_others_do_not_wait_for_ever(
+    store: Store, viewer: Viewer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compressed = store_files(store, lossless_jpegs(tmp_path / "sent", [STREAM] * 3))
+    plain = {"SeriesInstanceUID": "2.25.9", "StudyInstanceUID": "2.25.8"}
+    native = store_files(store, write_series(tmp_path / "more", noise(3), **plain))
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(frame: Frame) -> HU:
+        if frame.instance.pixels.rows == 64:
+            begun.release()
+            assert go_on.wait(60)
+        return decode_shown(frame)
+
+    monkeypatch.setattr(decoding, "decode_shown", slow)
+    places = [place(viewer, compressed, Plane.AXIAL, z) for z in range(3)]
+    threads = [threading.Thread(target=viewer.hounsfield, args=[one]) for one in places[:2]]
+    for thread in threads:
+        thread.start()
+    assert begun.acquire(timeout=30) and begun.acquire(timeout=30)
+    monkeypatch.setattr(decoding, "LONGEST_S", 0.1)
+    with pytest.raises(NotShown, match="Too many images"):
+        viewer.hounsfield(places[2])
+    assert viewer.hounsfield(place(viewer, native, Plane.AXIAL, 0)).shape == (32, 40)
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert viewer.hounsfield(places[2]).shape == (64, 64)  # that it had to wait is not kept
 
 
 def test_files_that_are_gone_are_counted_by_reason(store: Store, viewer: Viewer, tmp_path) -> None:

@@ -16,8 +16,9 @@ from dicom_node.web.context import context_of
 from dicom_node.web.security.audited import audited
 from dicom_node.web.security.guard import require
 from dicom_node.web.security.roles import Role
+from dicom_node.web.viewer.decoding import NotShown
 from dicom_node.web.viewer.planes import Plane
-from dicom_node.web.viewer.viewer import NotShown, Place, SeriesChanged, Viewer
+from dicom_node.web.viewer.viewer import Place, SeriesChanged, Viewer
 from storage import audit, shown
 from storage import series as store
 from storage.errors import CorruptFile, NotFound

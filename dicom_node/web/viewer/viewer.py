@@ -12,13 +12,12 @@ import numpy as np
 
 from dicom_node.errors import NodeError
 from dicom_node.web.viewer.cache import ByteCache
+from dicom_node.web.viewer.decoding import Decoding, NotShown, Undecodable
 from dicom_node.web.viewer.encode import colour_png, grey_png
 from dicom_node.web.viewer.opened import OpenedSeries, token_of
 from dicom_node.web.viewer.planes import HU, Plane, cut, windowed
 from dicom_node.web.viewer.segments import HeatMap, Segmentation, read_segmentation
-from inference.errors import InferenceError, UnsuitableSeries
-from inference.volume.arrange import Arrangement, arrange, decode_shown
-from inference.volume.instances import Frame
+from inference.volume.arrange import Arrangement, arrange
 from storage import series, shown
 from storage.database import Database
 from storage.errors import CorruptFile, NotFound, StorageError
@@ -28,14 +27,9 @@ from storage.series import StoredInstance
 from storage.shown import ShownObject
 
 T = TypeVar("T")
-# Decoding holds several times an image while it runs; what more threads ask for at once waits.
-_DECODES_AT_ONCE = 4
 # Headers of a series being read are in no cache yet, so few are read before anybody asks for them.
 _OPENED_AHEAD = 2
-
-
-class NotShown(NodeError):
-    """A picture that cannot be made; the message says why to the person who asked."""
+_SENTENCE_BYTES = 1000
 
 
 class SeriesChanged(NodeError):
@@ -60,7 +54,7 @@ class Viewer:
         self._files = files
         self.cache = ByteCache(most_bytes)
         self._ahead = threading.BoundedSemaphore(_OPENED_AHEAD)
-        self._decoding = threading.BoundedSemaphore(_DECODES_AT_ONCE)
+        self._decoding = Decoding()
 
     def open(self, series_pk: int) -> OpenedSeries:
         """The series as its files are now. Raises NotFound."""
@@ -107,7 +101,7 @@ class Viewer:
                 frames = arrange(paths).frames
                 if not frames:
                     raise NotShown("There is no image.")
-                return grey_png(windowed(self._decoded(frames[(len(frames) - 1) // 2]), centre, width))
+                return grey_png(windowed(self._decoding.hounsfield(frames[(len(frames) - 1) // 2]), centre, width))
 
         return self._keep(("first", series_pk, token, centre, width), make, len)
 
@@ -249,21 +243,23 @@ class Viewer:
         item = opened.stored[frame.instance.path]
         try:
             with self._files.at_hand([item], trusted={item.path}) as (path,):
-                return self._decoded(replace(frame, instance=replace(frame.instance, path=path)))
+                return self._decoding.hounsfield(replace(frame, instance=replace(frame.instance, path=path)))
         except CorruptFile:
             raise NotShown("The file of this image is no longer there.") from None
 
-    def _decoded(self, frame: Frame) -> HU:
-        with self._decoding:
-            try:
-                return decode_shown(frame)
-            except UnsuitableSeries as error:
-                raise NotShown(error.sentence) from None
-            except InferenceError as error:
-                raise NotShown(f"This image cannot be shown: {error}") from None
-
     def _keep(self, key: Hashable, make: Callable[[], T], size_of: Callable[[T], int]) -> T:
-        return self.cache.get(key, make, size_of)
+        """From memory, or made. That an image ends its decoder is kept too: each try may cost two processes."""
+
+        def tried() -> T | Undecodable:
+            try:
+                return make()
+            except Undecodable as error:
+                return Undecodable(str(error))
+
+        kept = self.cache.get(key, tried, lambda it: _SENTENCE_BYTES if isinstance(it, Undecodable) else size_of(it))
+        if isinstance(kept, Undecodable):
+            raise Undecodable(str(kept))  # a new one: an exception grows each time it is raised
+        return kept
 
 
 def _number(item: StoredInstance) -> tuple[int, str]:
