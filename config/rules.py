@@ -24,6 +24,7 @@ class Broken:
 
 Rule = Callable[[Table], Iterator[Broken]]
 TLS_FILES = ("tls_certificate", "tls_key", "tls_authorities")
+S3_FILES = ("credentials", "authorities")
 
 
 def broken_rules(values: Table) -> list[Broken]:

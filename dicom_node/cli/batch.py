@@ -91,7 +91,7 @@ def create(
     if json:
         print_json({"batch": batch.id, **asdict(found)})
         return
-    out.print(f"batch {batch.id}: {found.cases} series are to be analysed", markup=False)
+    out.print(f"batch {batch.id}: {found.cases} series to be analysed", markup=False)
     if found.unlabelled:
         out.print(f"{found.unlabelled} series that no label names are left out", markup=False)
     if found.unreadable:

@@ -9,7 +9,7 @@ import typer
 
 from config.example import example
 from config.load import Mistake, read
-from config.rules import TLS_FILES, Broken, Location, Table, entries, is_this_machine, section
+from config.rules import S3_FILES, TLS_FILES, Broken, Location, Table, entries, is_this_machine, section
 from config.settings import ENV_PREFIX, Settings
 from dicom_node.analysis.figures import figures_of
 from dicom_node.cli.common import ConfigOption, JsonOption, err, out, print_json, print_rows, settings_from
@@ -21,7 +21,7 @@ from inference.evaluation.prevalence import ppv_npv
 from inference.models.cards import read_card
 from inference.models.registry import find_model
 from storage import web_users
-from storage.errors import DatabaseOutdated
+from storage.errors import DatabaseOutdated, StorageError
 
 WEB_NEEDS = ("starlette", "uvicorn", "jinja2", "python_multipart", "argon2", "itsdangerous")
 group = typer.Typer(no_args_is_help=True, help="Check and show the configuration.")
@@ -62,6 +62,8 @@ def nobody_may_log_in(settings: Settings) -> list[Mistake]:
                 return []
     except (NoIndex, DatabaseOutdated):
         pass  # before the first start, or the first of a version with pages
+    except StorageError:
+        return []  # the index or the store is away; that is no mistake in the settings
     return [Mistake("web.host", None, "nobody may log in yet: dicom-node web user add NAME --role viewer")]
 
 
@@ -112,11 +114,12 @@ def _pages_are_installed(values: Table) -> Iterator[Broken]:
 
 
 def _files_are_there(values: Table) -> Iterator[Broken]:
-    """The certificates and keys that the settings name can be read."""
+    """The certificates, keys and credentials that the settings name can be read."""
     tables: list[tuple[Location, Table]] = [((name,), section(values, name)) for name in ("receiver", "web")]
     tables += [(("destinations", index), entry) for index, entry in entries(values, "destinations")]
+    tables.append((("storage", "s3"), section(section(values, "storage"), "s3")))
     for location, table in tables:
-        for key in TLS_FILES:
+        for key in (*TLS_FILES, *S3_FILES):
             name = table.get(key)
             if isinstance(name, str) and name:
                 try:

@@ -255,6 +255,11 @@ def test_variables_do_not_hide_the_files_own_mistakes(tmp_path: Path, monkeypatc
         ('[model]\nname = "nobody"\n', 78, "line 2: model.name: no model nobody"),
         ('[model]\nshadow = "nobody"\n[receiver]\nport = -1\n', 78, "line 2: model.shadow: no model nobody"),
         ('[receiver]\ntls_key = "/nowhere/key"\n', 78, "/nowhere/key cannot be read"),
+        (
+            '[storage]\nbucket = "ct-images"\n[storage.s3]\ncredentials = "/nowhere/s3"\n',
+            78,
+            "/nowhere/s3 cannot be read",
+        ),
         ("[receiver\n", 78, "not valid TOML"),
     ],
 )
