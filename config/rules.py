@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 Location = tuple[str | int, ...]
 """Path of keys to a value, with indices for arrays: ("destinations", 1, "port")."""
@@ -146,6 +147,33 @@ def is_this_machine(host: object) -> bool:
         return False
 
 
+def is_private_url(address: str) -> bool:
+    """Whether an address is https, or on this machine, so that nobody on the way can read or change what it answers."""
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_this_machine(host)))
+
+
+def _provider_is_safe(values: Table) -> Iterator[Broken]:
+    """An identity provider is asked over lines that nobody else can read, and by everything that it needs."""
+    oidc, where = section(section(values, "web"), "oidc"), ("web", "oidc")
+    if not oidc.get("issuer"):
+        return
+    for key in ("issuer", "address"):
+        address = str(oidc.get(key) or "")
+        if not is_private_url(address) or re.search(r"[?#@\s]", address):
+            yield Broken((*where, key), f"{key} must begin with https:// (http:// for this machine only)")
+    if re.search(r"[^/]/[^/]", str(oidc.get("address") or "")):
+        yield Broken((*where, "address"), "address has no path: write one such as https://node.hospital.example:8443")
+    if not oidc.get("client_id"):
+        yield Broken((*where, "client_id"), "the identity provider needs client_id")
+    if not oidc.get("roles"):
+        yield Broken((*where, "roles"), 'without roles nobody may log in: write roles = { "radiology" = "viewer" }')
+
+
 def _models_are_named_once(values: Table) -> Iterator[Broken]:
     models, single = entries(values, "models"), section(values, "model")
     if not models:
@@ -196,6 +224,7 @@ _RULES: tuple[Rule, ...] = (
     _certificates_have_keys,
     _ports_differ,
     _pages_are_private,
+    _provider_is_safe,
     _models_are_named_once,
     _series_numbers_differ,
     _images_are_encrypted,

@@ -482,6 +482,44 @@ class MetricsSettings(Section):
     """Port to listen on, 9107 for example; 0: none."""
 
 
+class OidcSettings(Section):
+    """[web.oidc]: logins by the hospital's identity provider (OpenID Connect), beside the local accounts.
+
+    They need the extra: pip install 'dicom-node[sso]'. Register the callback ADDRESS/login/oidc/callback there.
+    """
+
+    issuer: str = ""
+    """The provider, exactly as it calls itself, such as https://login.hospital.example/realms/main; empty: none."""
+    address: str = ""
+    """The pages as browsers reach them, such as https://node.hospital.example:8443; the provider sends people back
+    there and nowhere else."""
+    client_id: str = ""
+    """What the provider calls this node."""
+    client_secret: SecretStr = SecretStr("")
+    """The secret that goes with it; better in a file (credentials), or in the environment variable
+    DICOM_NODE_WEB__OIDC__CLIENT_SECRET. Empty: the provider asks for none."""
+    credentials: Path | None = Field(default=None, examples=[Path("/etc/dicom-node/oidc-credentials")])
+    """File with nothing but the client's secret; it counts before client_secret. Only the node's user should be able to
+    read it."""
+    scopes: tuple[str, ...] = ("openid", "profile")
+    """What the provider is asked for; some give groups only with one more."""
+    name_claim: str = Field(default="preferred_username", min_length=1)
+    """The claim of the ID token that names the account. It is "sso:" and that name, and no password opens it."""
+    roles_claim: str = Field(default="groups", min_length=1)
+    """The claim of the ID token that lists the person's groups or roles."""
+    roles: dict[str, Literal["viewer", "reader", "operator", "auditor", "administrator"]] = {}
+    """Which group has which role, such as { "radiology" = "reader" }. Whoever is in none of them is refused."""
+    authorities: Path | None = Field(default=None, examples=[Path("/etc/dicom-node/login-ca.pem")])
+    """PEM file of the certificate authorities that are trusted for the provider, in place of those of the system."""
+
+    @field_validator("scopes")
+    @classmethod
+    def _asks_for_an_identity(cls, scopes: tuple[str, ...]) -> tuple[str, ...]:
+        if "openid" not in scopes:
+            raise ValueError('scopes need "openid"')
+        return scopes
+
+
 class WebSettings(Section):
     """[web]: the node's pages in a browser, for people with an account (`dicom-node web user add`).
 
@@ -510,6 +548,7 @@ class WebSettings(Section):
     """Most connections at once. Above that, the one that has waited longest without a request is closed."""
     max_streams: int = Field(default=64, ge=1)
     """Most pages that are kept up to date at once; others are as of when they were opened."""
+    oidc: OidcSettings = OidcSettings()
     viewer_mb: int = Field(default=768, ge=16)
     """MiB of memory for images that people look at, whatever they open: the series opened last, ready for the next
     step. A series that needs more than half of it is shown in axial images only."""

@@ -8,6 +8,10 @@ from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 from storage.errors import NotFound
 from storage.models import web_sessions, web_users
 
+PROVIDER_PREFIX = "sso:"
+"""Begins the name of each account of an identity provider. No local account's name has a colon, so neither can be the
+other."""
+
 
 @dataclass(frozen=True)
 class Account:
@@ -19,6 +23,11 @@ class Account:
     password_hash: str
     password_set_at: float
     created_at: float
+
+
+def is_of_provider(name: str) -> bool:
+    """Whether an account is an identity provider's, so that no password opens it."""
+    return name.startswith(PROVIDER_PREFIX)
 
 
 def add(tx: Connection, name: str, roles: Iterable[str], password_hash: str, now: float) -> int:

@@ -92,11 +92,12 @@ def serving(
 ) -> Iterator[Pages]:
     """The pages of a store in this folder. web: settings of [web]; sections: other ones. url: of an index that is
     there already."""
-    store, port = Store(folder, url), free_port()
+    given = dict(web or {})
+    store, port = Store(folder, url), given.pop("port", 0) or free_port()
     settings = Settings(
         data_dir=folder,
         storage=StorageSettings(database_url=DatabaseUrl(store.url), low_disk_mb=1),
-        web=WebSettings(port=port, **(web or {})),
+        web=WebSettings(port=port, **given),
         **sections,
     )
     stop, database = threading.Event(), Database(store.url, busy_timeout_s=5.0)

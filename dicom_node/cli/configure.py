@@ -1,6 +1,6 @@
 """config: check it, show it, begin one; and what a model's figures mean at a site's prevalence."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +24,7 @@ from storage import web_users
 from storage.errors import DatabaseOutdated, StorageError
 
 WEB_NEEDS = ("starlette", "uvicorn", "jinja2", "python_multipart", "argon2", "itsdangerous")
+SSO_NEEDS = ("authlib", "joserfc", "httpx")
 group = typer.Typer(no_args_is_help=True, help="Check and show the configuration.")
 
 
@@ -54,7 +55,7 @@ def check(
 
 def nobody_may_log_in(settings: Settings) -> list[Mistake]:
     """Pages that others reach are for people with an account: without one, they only invite guessing."""
-    if not settings.web.port or is_this_machine(settings.web.host):
+    if not settings.web.port or is_this_machine(settings.web.host) or settings.web.oidc.issuer:
         return []
     try:
         with open_index(settings, create=False, upgrade=False).read() as tx:
@@ -79,7 +80,9 @@ def licence_notices(settings: Settings) -> Iterator[str]:
 
 def read_and_check(path: Path | None) -> tuple[Settings | None, list[Mistake]]:
     """The settings, or None, and every mistake, files and models that are not there among them."""
-    return read(path, (_models_are_there, _several_are_there, _files_are_there, _pages_are_installed))
+    return read(
+        path, (_models_are_there, _several_are_there, _files_are_there, _pages_are_installed, _provider_is_within_reach)
+    )
 
 
 def _models_are_there(values: Table) -> Iterator[Broken]:
@@ -113,19 +116,32 @@ def _pages_are_installed(values: Table) -> Iterator[Broken]:
         yield Broken(("web", "port"), f"the pages need {missing}: pip install 'dicom-node[web]'")
 
 
+def _provider_is_within_reach(values: Table) -> Iterator[Broken]:
+    """What logins by an identity provider need on this machine: libraries and files."""
+    oidc, where = section(section(values, "web"), "oidc"), ("web", "oidc")
+    missing = next((name for name in SSO_NEEDS if find_spec(name) is None), None)
+    if oidc.get("issuer") and missing:
+        yield Broken((*where, "issuer"), f"the identity provider needs {missing}: pip install 'dicom-node[sso]'")
+    yield from _unreadable(where, oidc, ("credentials", "authorities"))
+
+
 def _files_are_there(values: Table) -> Iterator[Broken]:
     """The certificates, keys and credentials that the settings name can be read."""
     tables: list[tuple[Location, Table]] = [((name,), section(values, name)) for name in ("receiver", "web")]
     tables += [(("destinations", index), entry) for index, entry in entries(values, "destinations")]
     tables.append((("storage", "s3"), section(section(values, "storage"), "s3")))
     for location, table in tables:
-        for key in (*TLS_FILES, *S3_FILES):
-            name = table.get(key)
-            if isinstance(name, str) and name:
-                try:
-                    Path(name).open("rb").close()
-                except OSError as error:
-                    yield Broken((*location, key), f"{name} cannot be read: {error.strerror}")
+        yield from _unreadable(location, table, (*TLS_FILES, *S3_FILES))
+
+
+def _unreadable(location: Location, table: Table, keys: Iterable[str]) -> Iterator[Broken]:
+    for key in keys:
+        name = table.get(key)
+        if isinstance(name, str) and name:
+            try:
+                Path(name).open("rb").close()
+            except OSError as error:
+                yield Broken((*location, key), f"{name} cannot be read: {error.strerror}")
 
 
 @group.command()

@@ -96,6 +96,8 @@ def passwd(name: NameArgument, config: ConfigOption = None) -> None:
     database = database_of(settings_from(config))
     with database.read() as tx:
         web_users.get(tx, name)
+    if web_users.is_of_provider(name):
+        raise NodeError(f"{name} logs in by the identity provider and has no password here")
     password_hash = _new_password_hash()
     with database.transaction() as tx:
         account = web_users.get(tx, name)
@@ -143,12 +145,12 @@ def list_users(config: ConfigOption = None, json: JsonOption = False) -> None:
         print_json(rows)
         return
     columns = ("name", "roles", f"since ({zone()})", "password of")
-    print_rows(
-        "",
-        columns,
-        ((a.name, ", ".join(a.roles), local_text(a.created_at), local_text(a.password_set_at)) for a in found),
-        wide=False,
-    )
+    lines = ((a.name, ", ".join(a.roles), local_text(a.created_at), _password_of(a)) for a in found)
+    print_rows("", columns, lines, wide=False)
+
+
+def _password_of(account: web_users.Account) -> str:
+    return "none" if web_users.is_of_provider(account.name) else local_text(account.password_set_at)
 
 
 def _checked_name_and_roles(name: str, names: list[str]) -> tuple[str, list[str]]:

@@ -10,6 +10,7 @@ from dicom_node.web.pages import (
     login,
     models,
     not_analysed,
+    oidc,
     pauses,
     peers,
     pictures,
@@ -35,6 +36,7 @@ PAGES: tuple[ModuleType, ...] = (
     settings,
     account,
     login,
+    oidc,
 )
 
 

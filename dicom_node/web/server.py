@@ -8,6 +8,7 @@ import asyncio
 import logging
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
@@ -42,6 +43,9 @@ from storage.errors import (
     StoreUnavailable,
 )
 from storage.files import FileStore
+
+if TYPE_CHECKING:
+    from dicom_node.web.security.provider import Provider
 
 log = structlog.get_logger()
 
@@ -85,9 +89,11 @@ def serve(
     config_file: Path | None = None,
 ) -> None:
     """Answer until `stop` is set. Raises NodeError if the port is taken or the certificate does not fit."""
-    context = WebContext(settings, database, files, Keys.of(settings.data_dir), config_file)
-    app, where = build_app(context), f"{settings.web.host}:{settings.web.port}"
+    where = f"{settings.web.host}:{settings.web.port}"
     try:
+        provider = _provider(settings)
+        keys = Keys.of(settings.data_dir)
+        app = build_app(WebContext(settings, database, files, keys, config_file, provider=provider))
         certificate = Certificate.of(settings)
         server = uvicorn.Server(_uvicorn(settings, app, certificate))
         threading.Thread(target=_end_when, args=(stop, app, server, certificate), name="web stop", daemon=True).start()
@@ -95,6 +101,15 @@ def serve(
         asyncio.run(_serve(server))
     except (OSError, SystemExit) as error:
         raise NodeError(f"cannot serve the pages at {where}: {error}") from error
+
+
+def _provider(settings: Settings) -> "Provider | None":
+    """Raises OSError if its authorities cannot be read."""
+    if not settings.web.oidc.issuer:
+        return None
+    from dicom_node.web.security.provider import Provider  # needs the extra sso
+
+    return Provider(settings.web.oidc)
 
 
 async def _serve(server: uvicorn.Server) -> None:

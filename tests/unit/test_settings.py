@@ -18,6 +18,7 @@ from config.load import load_settings, read
 from config.settings import Settings, StorageSettings
 from config.values import DatabaseUrl
 from dicom_node.cli.app import app
+from dicom_node.cli.configure import read_and_check
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "config" / "node.toml"
 
@@ -389,3 +390,24 @@ def test_series_numbers_of_models_never_meet():
     assert [settings.series_numbers(name) for name in "abc"] == [9000, 9010, 9020]
     assert settings.series_numbers("no longer listed") == 9040, "after the shadow too"
     assert Settings(model={"name": "a"}).series_numbers("a") == Settings().series_numbers("demonstration") == 9000
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({}, []),
+        ({"issuer": "http://127.0.0.1:8080"}, []),
+        ({"issuer": "http://login.example"}, ["web.oidc.issuer"]),
+        ({"issuer": "https://login.example?x"}, ["web.oidc.issuer"]),
+        ({"address": "http://node.example"}, ["web.oidc.address"]),
+        ({"address": "https://node.example/pages"}, ["web.oidc.address"]),
+        ({"address": ""}, ["web.oidc.address"]),
+        ({"client_id": ""}, ["web.oidc.client_id"]),
+        ({"credentials": "/nowhere"}, ["web.oidc.credentials"]),
+    ],
+)
+def test_an_identity_provider_is_asked_over_private_lines_only(tmp_path, given, wrong):
+    values = {"issuer": "https://login.example/realms/a", "address": "https://node.example:8443/", "client_id": "node"}
+    lines = [f'{key} = "{value}"' for key, value in (values | given).items()]
+    (tmp_path / "node.toml").write_text("\n".join(["[web.oidc]", *lines, 'roles = { "a" = "viewer" }']))
+    assert [mistake.key for mistake in read_and_check(tmp_path / "node.toml")[1]] == wrong

@@ -25,7 +25,7 @@ def login_form(request: Request) -> Response:
     """The form; whoever is logged in already goes on to Today."""
     if logins.user_of(request) is not None:
         return RedirectResponse("/", 303)
-    return _form(request, 200)
+    return login_page(request, 200)
 
 
 @open_to_all
@@ -34,21 +34,21 @@ def log_in(request: Request) -> Response:
     context, name, address = context_of(request), field(request, "name").strip(), address_of(request)
     wait_s = context.throttle.wait_s(name, address)
     if wait_s > 0:
-        return _form(request, 429, f"Too many wrong passwords. Try again in {duration(max(1.0, wait_s))}.")
+        return login_page(request, 429, f"Too many wrong passwords. Try again in {duration(max(1.0, wait_s))}.")
     with context.database.read() as tx:
         account = web_users.find(tx, name) if NAME.fullmatch(name) else None
     try:
         right = context.passwords.check(field(request, "password"), account.password_hash if account else None)
     except TooBusy:
-        return _form(request, 503, "Too many logins at once. Try again.")
+        return login_page(request, 503, "Too many logins at once. Try again.")
     if account is None or not right:
         context.throttle.failed(name, address)
-        _note(request, account.name if account else None, "login-refused", "REFUSED")
-        return _form(request, 401, WRONG)
+        note(request, account.name if account else None, "login-refused", "REFUSED")
+        return login_page(request, 401, WRONG)
     context.throttle.succeeded(name, address)
-    _end_former(request)
+    end_former(request)
     token = logins.begin(context, account, address, time.time())
-    _note(request, account.name, "login", "DONE")
+    note(request, account.name, "login", "DONE")
     response = RedirectResponse("/", 303)
     logins.set_cookie(response, context.settings, "login", context.keys.sign(token))
     logins.forget_cookie(response, context.settings, "visit")
@@ -69,18 +69,19 @@ def log_out(request: Request) -> Response:
     return response
 
 
-def _form(request: Request, status: int, problem: str = "") -> Response:
+def login_page(request: Request, status: int, problem: str = "") -> Response:
+    """The form. problem: what went wrong, in a sentence."""
     context = context_of(request)
     with context.database.read() as tx:
-        anybody = bool(web_users.everyone(tx))
+        anybody = bool(web_users.everyone(tx)) or context.provider is not None
     visit = logins.visit_of(request) or secrets.token_urlsafe(32)
     request.state.visit = visit
-    response = render(request, "login.html", status=status, problem=problem, anybody=anybody)
+    response = render(request, "login.html", status=status, problem=problem, anybody=anybody, sso=context.provider)
     logins.set_cookie(response, context.settings, "visit", context.keys.sign(visit))
     return response
 
 
-def _end_former(request: Request) -> None:
+def end_former(request: Request) -> None:
     """A login that this browser had, or that somebody planted in it, is not taken over."""
     former = logins.user_of(request)
     if former is not None:
@@ -88,12 +89,11 @@ def _end_former(request: Request) -> None:
             web_users.end_login(tx, logins.digest(former.token))
 
 
-def _note(request: Request, name: str | None, what: str, outcome: str) -> None:
+def note(request: Request, name: str | None, what: str, outcome: str, **detail: object) -> None:
     """name: of an existing account; what else was typed may be a password, and is not kept."""
     with context_of(request).database.transaction() as tx:
         peer = audit.Peer(address=address_of(request))
-        detail = {"user": name} if name else {"user": None}
-        audit.append(tx, time.time(), f"web.{what}", peer=peer, outcome=outcome, detail=detail)
+        audit.append(tx, time.time(), f"web.{what}", peer=peer, outcome=outcome, detail={"user": name, **detail})
 
 
 ROUTES = [

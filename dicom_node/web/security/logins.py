@@ -63,7 +63,9 @@ def user_of(request: Request) -> User | None:
         return None
     with context.database.read() as tx:
         account = web_users.who_is(tx, digest(token), time.time())
-    return None if account is None else User(account.user_id, account.name, roles_of(account.roles), token)
+    if account is None or (web_users.is_of_provider(account.name) and context.provider is None):
+        return None
+    return User(account.user_id, account.name, roles_of(account.roles), token)
 
 
 def visit_of(request: Request) -> str:
