@@ -83,7 +83,7 @@ def test_a_late_slice_that_comes_while_old_images_are_deleted_is_kept(
         recorded.set()
 
     store.reported()
-    interrupt(retention, "_mark", late)
+    interrupt(retention, "remove_images", late)
     assert retention.delete_old_images(store.database, store.files, 100 * DAY_S, 30) == 2
     assert recorded.wait(30)
     rows = store.rows("SELECT sop_instance_uid AS uid, path, gone_reason AS gone FROM instances ORDER BY id")
