@@ -183,7 +183,7 @@ def test_a_model_that_fails_and_one_that_refuses_stop_no_other(tmp_path: Path, s
         ("broken", "FAILED", None), ("strict", "REPORTED", "SLICE_THICKNESS"), ("densitometry", "REPORTED", None)
     ]  # fmt: skip
     [failed] = status["failed_jobs"]
-    assert failed["model_name"] == "broken" and "ModelError" in failed["failure_reason"]
+    assert failed["model_name"] == "broken" and "its model cannot be opened" in failed["failure_reason"]
     with sqlite3.connect(tmp_path / "node" / "node.db") as index:
         waiting = index.execute("SELECT model_name, waits_for FROM series_without_outcome").fetchall()
     assert waiting == [("broken", f"failed: {failed['failure_reason']}")]

@@ -158,6 +158,7 @@ TEN_THOUSAND = "replace(replace(replace(replace('a', 'a', 'aaaaaaaaaa'), 'a', 'a
 TEN_THOUSAND += ", 'a', 'aaaaaaaaaa')"
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     "call",
     [
@@ -172,6 +173,7 @@ def test_no_single_call_can_take_long(store, call):
         ask(store.database, f"SELECT length({call}) AS n")
 
 
+@pytest.mark.sqlite
 def test_slow_calls_are_ended_by_the_clock(store):
     half = f"substr({TEN_THOUSAND}, 1, 5000)"
     slow = f"SELECT sum(instr(a, b || n)) FROM (SELECT {TEN_THOUSAND} AS a, {half} AS b), n"
