@@ -17,6 +17,7 @@ from storage.arrival import Arrival
 from storage.jobs import refusal_columns
 from storage.models import batch_cases, instances, patients, series, studies
 from storage.moves import in_state, insert_row
+from storage.recording import instance_row
 from storage.retention import remove_images
 from storage.series_state import SeriesState
 
@@ -145,27 +146,9 @@ def _insert(tx: Connection, marked: Sequence[Arrival], digest: str, refusal: Ref
         "imported": True,
     }
     series_pk = insert_row(tx, series, series_values)
-    tx.execute(insert(instances), [_row(one, series_pk, now) for one in marked])
+    tx.execute(insert(instances), [instance_row(one, series_pk, now) for one in marked])
     tallies.add(tx, "instances", tallies.HELD, len(marked), size=sum(one.file.size for one in marked))
     return series_pk
-
-
-def _row(one: Arrival, series_pk: int, now: float) -> dict[str, object]:
-    return {
-        "series_pk": series_pk,
-        "sop_instance_uid": one.sop_instance_uid,
-        "sop_class_uid": one.sop_class_uid,
-        "transfer_syntax_uid": one.transfer_syntax_uid,
-        "instance_number": one.header.instance_number,
-        "image_type": one.header.image_type,
-        "path": one.file.path,
-        "sha256": one.file.sha256,
-        "size": one.file.size,
-        "calling_ae": one.calling_ae,
-        "called_ae": one.called_ae,
-        "address": one.address,
-        "received_at": now,
-    }
 
 
 def _restore(tx: Connection, series_pk: int, marked: Sequence[Arrival], now: float) -> list[str]:

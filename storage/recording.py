@@ -154,7 +154,7 @@ def _record(tx: Connection, batch: _Batch, arrival: Arrival) -> Outcome:
     if held is not None:
         _restore(tx, batch, arrival, held, group)
     else:
-        batch.new.append(_row(arrival, group.pk, batch.now))
+        batch.new.append(instance_row(arrival, group.pk, batch.now))
         group.added += 1
         group.latest = arrival
         note_arrival(tx, arrival, batch.now, "instance.received", Outcome.NEW)
@@ -176,7 +176,8 @@ def _conflict(held: _Held | None, group: _Group | None, arrival: Arrival) -> str
     return None
 
 
-def _row(arrival: Arrival, series_pk: int, now: float) -> dict[str, Any]:
+def instance_row(arrival: Arrival, series_pk: int, now: float) -> dict[str, Any]:
+    """What the index records of an instance that has arrived or was imported."""
     return {
         "series_pk": series_pk,
         "sop_instance_uid": arrival.sop_instance_uid,
@@ -225,7 +226,7 @@ def _set_aside(tx: Connection, arrival: Arrival, now: float, reason: str, may_be
     if seen:
         tx.execute(update(conflicts).where(same).values(times_seen=conflicts.c.times_seen + 1))
     else:
-        row = _row(arrival, 0, now)
+        row = instance_row(arrival, 0, now)
         for name in ("series_pk", "sop_class_uid", "transfer_syntax_uid", "instance_number", "image_type"):
             del row[name]
         row["series_instance_uid"] = arrival.series_instance_uid
@@ -250,7 +251,7 @@ def _restore(tx: Connection, batch: _Batch, arrival: Arrival, held: _Held, group
     tx.execute(
         update(instances)
         .where(instances.c.sop_instance_uid == arrival.sop_instance_uid)
-        .values(**_row(arrival, group.pk, batch.now), gone_at=None, gone_reason=None)
+        .values(**instance_row(arrival, group.pk, batch.now), gone_at=None, gone_reason=None)
     )
     tx.execute(update(series).where(series.c.id == group.pk).values(emptied_at=None))
     tallies.add(tx, "instances", held.gone, -1)

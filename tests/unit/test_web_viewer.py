@@ -2,6 +2,7 @@
 
 import io
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -429,3 +430,26 @@ def test_few_series_are_opened_before_anybody_asks_for_their_pictures(store: Sto
             thread.join(30)
     viewer.open_soon(1)
     assert begun.acquire(timeout=30)
+
+
+def test_nobody_waits_for_ever_for_what_cannot_be_measured():
+    cache, begun, go_on, ended = ByteCache(100), threading.Event(), threading.Event(), []
+
+    def make():
+        begun.set()
+        go_on.wait(10)
+
+    def ask():
+        with pytest.raises(TypeError):
+            cache.get("key", make, len)
+        ended.append(True)
+
+    askers = [threading.Thread(target=ask, daemon=True) for _ in range(2)]
+    askers[0].start()
+    assert begun.wait(10)
+    askers[1].start()
+    time.sleep(0.2)
+    go_on.set()
+    for asker in askers:
+        asker.join(10)
+    assert ended == [True, True]

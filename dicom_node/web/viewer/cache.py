@@ -45,6 +45,7 @@ class ByteCache:
     def _make(self, key: Hashable, made: Future[Any], make: Callable[[], T], size_of: Callable[[T], int]) -> T:
         try:
             value = make()
+            size = size_of(value)
         except BaseException as error:
             with self._lock:
                 del self._making[key]
@@ -52,7 +53,7 @@ class ByteCache:
             raise
         with self._lock:
             del self._making[key]
-            self._keep(key, value, size_of(value))
+            self._keep(key, value, size)
         made.set_result(value)
         return value
 
