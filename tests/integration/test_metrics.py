@@ -64,7 +64,7 @@ def test_it_counts_associations_of_both_processes_and_tells_nothing_of_patients(
     with associate(node):  # type: ignore[arg-type]
         wait_for(lambda: value(node, "dicom_node_associations") == 1, 10, "it is counted")
     with associate(node, called_ae="PLANTED-4711") as refused:  # type: ignore[arg-type]
-        assert refused.is_rejected
+        assert not refused.is_established
     wait_for(lambda: value(node, "dicom_node_associations") == 0, 10, "the associations are gone")
     status, text = get(node, "/metrics")
     assert status == 200

@@ -244,7 +244,7 @@ def test_an_unknown_ae_title_cannot_bring_answers(tmp_path: Path) -> None:
         node.add_result(time.time())
         wait_for(lambda: pacs.requests)
         stranger = open_own(pacs.report_port, "SOMEBODY")
-        assert stranger.is_rejected
+        assert not stranger.is_established
         assert node.states() == {"pacs": "SENT"}
     assert [row["detail"]["reason"] for row in node.audited("commitment.refused")] == ["association-rejected"]  # type: ignore[index]
 
@@ -267,7 +267,7 @@ def test_a_pacs_that_answers_under_another_ae_title_than_it_listens_under_can_sa
     answering = destination(1, "other", ae_title="OTHER", answers_as="OTHER_SCU", commitment="request")
     with committing_node(tmp_path, "silent", more=[answering]) as (_node, pacs):
         wait_for(lambda: _reaches(pacs.report_port, "127.0.0.1"))
-        assert open_own(pacs.report_port, "OTHER").is_rejected
+        assert not open_own(pacs.report_port, "OTHER").is_established
         own = open_own(pacs.report_port, "OTHER_SCU")
         assert own.is_established
         own.release()
