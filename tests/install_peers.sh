@@ -8,6 +8,10 @@ missing=
 [ -x /usr/bin/java ] || missing="$missing default-jre-headless"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 [ -x /usr/bin/chromium ] || missing="$missing chromium"
+ls /usr/share/orthanc/plugins/libOrthancDicomWeb* >/dev/null 2>&1 || missing="$missing orthanc-dicomweb"
+[ -x /usr/sbin/rsyslogd ] || missing="$missing rsyslog"
+ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 || missing="$missing rsyslog-gnutls"
+[ -x /usr/bin/jing ] || missing="$missing jing"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing peers:$missing"
