@@ -22,6 +22,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, event, insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from storage import audit, listings, models, tallies
@@ -365,6 +366,8 @@ def _named_errors(where: str) -> Iterator[None]:
     """
     try:
         yield
+    except PoolTimeout as error:
+        raise DatabaseBusy("index: all connections of this process are in use") from error
     except (DatabaseError, InterfaceError, sqlite3.DatabaseError) as error:
         cause: BaseException | None = getattr(error, "orig", error)
         code = str(getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None) or "")

@@ -45,9 +45,9 @@ def resume(tx: Connection, kind: Pausable, name: str, by: str, now: float, peer:
     if not ended.rowcount:
         raise IllegalMove(f"{kind} {name} is not paused")
     if kind is Pausable.DESTINATION:
-        # What waited is due from now on: it is not late, and the oldest still goes first.
-        overdue = (deliveries.c.destination == name) & (deliveries.c.state == "PENDING") & (deliveries.c.due_at < now)
-        tx.execute(update(deliveries).where(overdue).values(due_at=now, set_at=now))
+        # All that waited is due now, also what was to be tried again later. The oldest still goes first.
+        waiting = (deliveries.c.destination == name) & (deliveries.c.state == "PENDING")
+        tx.execute(update(deliveries).where(waiting).values(due_at=now, set_at=now))
     audit.append(tx, now, f"{kind}.resumed", peer=peer, outcome="RESUMED", detail={"name": name, "user": by})
 
 

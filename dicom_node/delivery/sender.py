@@ -109,10 +109,8 @@ class DestinationSender:
     def work_once(self, now: float) -> bool:
         """Send one delivery, or ask about one that was sent. Returns False if nothing was due."""
         clock = clock_from(now)
-        if now < self._away_until <= now + LONGEST_PAUSE_S:
-            return False
         with self._database.read() as tx:
-            if not deliveries.has_work(tx, self.name, now) or self._is_paused(tx):
+            if self._is_paused(tx) or self._is_away(now) or not deliveries.has_work(tx, self.name, now):
                 return False
         with self._database.transaction() as tx:
             claimed = deliveries.claim(tx, self.name, now, self._settings.sender.lease_s)
@@ -122,12 +120,17 @@ class DestinationSender:
         return self._asking.settle_one(clock)
 
     def _is_paused(self, tx: Connection) -> bool:
-        """Whether a person has paused this destination; said once."""
+        """Whether a person has paused this destination; said once. Who resumes it says that it answers again."""
         paused = pauses.is_paused(tx, Pausable.DESTINATION, self.name)
         if paused is not self._paused:
             log.warning("destination is paused" if paused else "destination is resumed", destination=self.name)
+            self._times_away, self._away_until = 0, 0.0
         self._paused = paused
         return paused
+
+    def _is_away(self, now: float) -> bool:
+        """Whether it did not answer a moment ago. A clock that was set back keeps nobody waiting longer."""
+        return now < self._away_until <= now + LONGEST_PAUSE_S
 
     def _deliver(self, claimed: ClaimedDelivery, clock: Clock) -> None:
         started = time.monotonic()

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from storage.errors import IllegalMove
 from storage.pauses import Pausable
 from storage.status import lateness
 from tests.outbox import destination, make_node, sending
-from tests.programs import wait_for
+from tests.postgresql import postgresql_server
+from tests.programs import free_port, wait_for
 from tests.receiving import Node, ct_slice, store
 
 CT_IMAGE, VERIFICATION = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.1"
@@ -50,6 +52,48 @@ def test_what_waits_for_a_paused_destination_stays_and_goes_on_when_it_is_resume
         ("destination.paused", "ada"),
         ("destination.resumed", "ada"),
     ]
+
+
+def test_resuming_a_destination_that_did_not_answer_sends_at_once(tmp_path: Path) -> None:
+    port, impatient_no_more = free_port(), {"first_retry_s": 3000.0, "longest_retry_s": 3000.0}
+    node, now = make_node(tmp_path / "node", destination(port), sender=impatient_no_more), time.time()
+    node.add_result(now)
+    sender = DestinationSender(node.settings, node.settings.destinations[0], node.database, node.files)
+    assert sender.work_once(now)
+    assert not sender.work_once(now + 1)  # it does not answer, and is left alone for a minute
+    change(node.database, node.settings, (Pausable.DESTINATION, "pacs"), paused=True)
+    assert not sender.work_once(now + 2)
+    with Pacs(tmp_path / "pacs", port=port):
+        change(node.database, node.settings, (Pausable.DESTINATION, "pacs"), paused=False)
+        assert sender.work_once(now + 3)
+    assert node.states() == {"pacs": "SENT"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with postgresql_server() as url:
+        yield url
+
+
+@pytest.mark.parametrize("index", ["sqlite", "postgresql"])
+def test_a_pause_outlives_restarts_and_ends_without_one(
+    tmp_path: Path, index: str, request: pytest.FixtureRequest
+) -> None:
+    storage = {"low_disk_mb": 1} | (
+        {"database_url": request.getfixturevalue("server")} if index == "postgresql" else {}
+    )
+    given = {"sources": (SOURCE,), "storage": storage, "destinations": (destination(1),)}
+    with Node(tmp_path, **given) as node:
+        change(node.database, node.settings, (Pausable.SOURCE, "SENDER"), paused=True)
+        change(node.database, node.settings, (Pausable.DESTINATION, "pacs"), paused=True)
+    with Node(tmp_path, **given) as node:
+        assert not _accepts(node, "SENDER")  # from the first association on
+        with node.database.read() as tx:
+            assert pauses.is_paused(tx, Pausable.DESTINATION, "pacs")
+        change(node.database, node.settings, (Pausable.SOURCE, "SENDER"), paused=False)
+        wait_for(lambda: _accepts(node, "SENDER"), 10, "the source is accepted again")
+    with Node(tmp_path, **given) as node:
+        assert _accepts(node, "SENDER")
 
 
 def test_a_paused_source_is_refused_as_transient_and_others_are_not(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Engine, transactions, schema, and the names of what goes wrong."""
 
+import contextlib
 import os
 import re
 import sqlite3
@@ -219,3 +220,10 @@ def test_threads_write_one_after_the_other(database):
 def test_a_database_in_memory_is_refused():
     with pytest.raises(StorageError):
         Database("sqlite://")
+
+
+def test_a_process_that_uses_all_its_connections_is_told_that_the_index_is_busy(database, monkeypatch):
+    monkeypatch.setattr(database.engine.pool, "_timeout", 0.01)
+    with contextlib.ExitStack() as taken, pytest.raises(DatabaseBusy, match="all connections"):
+        for _ in range(100):
+            taken.enter_context(database.read())
