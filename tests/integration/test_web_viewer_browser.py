@@ -100,6 +100,18 @@ def test_wheel_keys_dragging_and_the_slider_step_through_the_stack(browser, page
         assert grey(page, windowed(hu[9], -600, 1500))
 
 
+def test_looking_through_images_keeps_a_person_logged_in(browser, pages, shown):
+    with window(browser, pages, "viewer") as page:
+        page.clock.install()
+        stage = opened(page, shown.series_pk).locator("[data-part=stage]")
+        page.wait_for_load_state("networkidle")
+        page.clock.fast_forward("01:00:00")
+        with page.expect_response("**/here") as answered:  # the next picture is here already
+            stage.press("ArrowUp")
+        assert answered.value.status == 204
+        assert "login=" in answered.value.header_value("set-cookie")
+
+
 def test_position_value_and_uid_belong_to_the_pixel_under_the_pointer(browser, pages, shown):
     with window(browser, pages, "viewer") as page:
         opened(page, shown.series_pk)

@@ -66,12 +66,19 @@ def end_logins(request: Request) -> Response:
     return response
 
 
+@require(Role.VIEWER)
+def here(request: Request) -> Response:
+    """What a page asks while somebody works with what it has already: like every request, it keeps the login."""
+    return Response(status_code=204)
+
+
 def _page(request: Request, status: int = 200, problem: str = "") -> Response:
     roles = [(role, role in current_user(request).roles) for role in Role]
     return render(request, "account.html", status=status, problem=problem, roles=roles, shortest=SHORTEST)
 
 
 ROUTES = [
+    Route("/here", here, methods=["GET"]),
     Route("/account", account, methods=["GET"]),
     Route("/account/password", change_password, methods=["POST"]),
     Route("/account/logins", end_logins, methods=["POST"]),

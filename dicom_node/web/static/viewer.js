@@ -2,6 +2,7 @@
 // brings to true proportions. Every number beside the picture belongs to the picture that is drawn, never to the next.
 
 const AHEAD = 8, BEHIND = 3, AT_ONCE = 4;
+const STAY_MS = 30_000;
 const MOST_PICTURES = 240, MOST_BLOCKS = 10;
 
 class Kept extends Map {
@@ -44,13 +45,25 @@ class Viewer {
     this.listen();
   }
 
+  // All that is fetched follows from what a person does, so it keeps the person logged in
+
+  ask(url) {
+    this.asked = Date.now();
+    return fetch(url);
+  }
+
+  stay() {
+    // Whoever looks at pictures that are here already asks for none.
+    if (Date.now() - this.asked > STAY_MS) this.ask("/here");
+  }
+
   // What there is
 
   async glimpse() {
     // The middle image, while the node still reads the headers of the others; without a number, because none is known.
     if (location.hash || this.root.dataset.start) return;
     const url = `${this.base}/first/${this.root.dataset.first}.png?c=${this.centre}&w=${this.width}`;
-    const answer = await fetch(url, { headers: { "X-By-Itself": "1" } });
+    const answer = await this.ask(url);
     if (!answer.ok) return;
     const picture = await createImageBitmap(await answer.blob(), { colorSpaceConversion: "none" });
     if (this.drawn) return;
@@ -64,7 +77,7 @@ class Viewer {
   }
 
   async open() {
-    const answer = await fetch(`${this.base}/images.json`, { headers: { "X-By-Itself": "1" } });
+    const answer = await this.ask(`${this.base}/images.json`);
     if (!answer.ok) { this.say(answer.status === 401 ? "Log in again to see the images." : "The images cannot be opened."); return; }
     this.series = await answer.json();
     this.failed.clear();
@@ -82,7 +95,7 @@ class Viewer {
   }
 
   async openOverlays() {
-    const answer = await fetch(`${this.base}/overlays.json`, { headers: { "X-By-Itself": "1" } });
+    const answer = await this.ask(`${this.base}/overlays.json`);
     if (!answer.ok) return;
     const before = new Map(this.overlays.map((one) => [one.key, one]));
     this.overlays = (await answer.json()).map((one) => {
@@ -309,7 +322,7 @@ class Viewer {
   async load(one) {
     this.loading.set(one.key, one);
     try {
-      const answer = await fetch(one.url, { headers: { "X-By-Itself": "1" } });
+      const answer = await this.ask(one.url);
       if (answer.ok) this.pictures.put(one.key, await createImageBitmap(await answer.blob(), { colorSpaceConversion: "none" }));
       else await this.refused(one, answer);
     } catch { this.failed.set(one.layer ? one.key : `${one.plane}/${one.index}`, "The node does not answer. Reload the page to try again."); }
@@ -333,7 +346,7 @@ class Viewer {
     const { plane, index } = this.drawn, key = `${plane}/${index}`;
     if (this.blocks.has(key) || this.asking === key || this.failed.has(key)) return;
     this.asking = key;
-    const answer = await fetch(`${this.base}/hu/${this.series.token}/${plane}/${index}`, { headers: { "X-By-Itself": "1" } });
+    const answer = await this.ask(`${this.base}/hu/${this.series.token}/${plane}/${index}`);
     if (answer.ok) this.blocks.put(key, new Int16Array(await answer.arrayBuffer()));
     if (this.asking === key) this.asking = null;
     this.readOut();
@@ -352,6 +365,7 @@ class Viewer {
     }));
     this.slider.addEventListener("input", () => this.show(+this.slider.value));
     this.stage.addEventListener("keydown", (event) => this.press(event));
+    for (const name of ["keydown", "wheel", "pointerdown", "input"]) this.root.addEventListener(name, () => this.stay(), { passive: true });
     this.stage.addEventListener("wheel", (event) => this.turn(event), { passive: false });
     this.stage.addEventListener("contextmenu", (event) => event.preventDefault());
     this.stage.addEventListener("dblclick", () => this.resetView());
