@@ -168,7 +168,11 @@ class FolderStore(FileStore):
         for item in kept:
             if item.sha256 and item.path not in trusted:
                 self.read_verified(item.path, item.sha256)
-        yield [self.absolute(item.path) for item in kept]
+        paths = [self.absolute(item.path) for item in kept]
+        for item, path in zip(kept, paths, strict=True):
+            if not path.exists():
+                raise CorruptFile(f"stored file {item.path} is missing")
+        yield paths
 
     def absolute(self, path: str) -> Path:
         found = (self.root / path).resolve()

@@ -401,6 +401,30 @@ def test_images_in_a_bucket_are_shown_and_nothing_of_them_stays_lying_about(stor
     assert [path for path in (tmp_path / "local" / "passing").rglob("*") if path.is_file()] == []
 
 
+def test_a_file_that_vanishes_while_its_series_is_looked_at_is_missed_at_once(store, viewer, tmp_path) -> None:
+    series_pk = store_files(store, write_series(tmp_path / "sent", noise(5, 8, 10)))
+    before = viewer.open(series_pk)
+    assert before.describe()["gone"] == {} and before.shapes
+    uid = before.frames[2].instance.sop_instance_uid
+    before.frames[2].instance.path.unlink()
+    with pytest.raises(SeriesChanged):
+        viewer.picture(Place(series_pk, before.token, Plane.AXIAL, 2), -600, 1500)
+    after = viewer.open(series_pk)
+    assert after.describe()["gone"] == {"missing": 1}
+    assert uid not in [image["uid"] for image in after.describe()["images"]]
+    assert after.token != before.token  # no picture of the others is taken for its former neighbour
+    for index in range(4):
+        expected = decode_shown(after.frames[index])
+        assert np.array_equal(viewer.hounsfield(Place(series_pk, after.token, Plane.AXIAL, index)), expected)
+    with pytest.raises(SeriesChanged):
+        viewer.picture(Place(series_pk, before.token, Plane.AXIAL, 4), -600, 1500)
+    after.frames[0].instance.path.unlink()
+    viewer.cache.forget(("slice", series_pk, after.token, 0))
+    with pytest.raises(SeriesChanged):
+        viewer.picture(Place(series_pk, after.token, Plane.AXIAL, 0), -600, 1500)
+    assert viewer.open(series_pk).gone == {"missing": 2}
+
+
 def test_one_file_that_is_missing_in_a_bucket_costs_one_image(store: Store, tmp_path, s3: S3) -> None:
     store.files = s3.store(tmp_path / "local")  # type: ignore[assignment]
     series_pk = store_files(store, write_series(tmp_path / "sent", noise(4, 20, 24)))

@@ -42,6 +42,11 @@ class ByteCache:
             return awaited
         return self._make(key, made, make, size_of)
 
+    def forget(self, key: Hashable) -> None:
+        """Let a value go, if it is kept: it no longer holds."""
+        with self._lock:
+            self._bytes -= self._kept.pop(key, (None, 0))[1]
+
     def _make(self, key: Hashable, made: Future[Any], make: Callable[[], T], size_of: Callable[[T], int]) -> T:
         try:
             value = make()

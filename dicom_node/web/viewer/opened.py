@@ -1,7 +1,7 @@
 """A series made ready for looking: its images in order, what the browser must know of them, and which are gone."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,12 +24,14 @@ _BYTES_A_FRAME = 7_000
 class OpenedSeries:
     """The images of a series as far as their files are there.
 
-    token: stands for exactly these files; a later image makes another one.  gone: how many files are not there, by
+    token: stands for exactly these files; a later image makes another one, and so does a file that vanished.  listed:
+    the token that they have if all files are there that the index names.  gone: how many files are not there, by
     reason ("retention", "missing", "corrupt").  stored: the instance of each file that the frames name.
     """
 
     series_pk: int
     token: str
+    listed: str
     arrangement: Arrangement
     gone: Mapping[str, int]
     stored: Mapping[Path, StoredInstance] = field(default_factory=dict)
@@ -105,9 +107,10 @@ def affine_of(frame: Frame) -> npt.NDArray[np.float64] | None:
     return np.stack([across * frame.spacing_mm[1], down * frame.spacing_mm[0], np.array(frame.position_mm)], axis=1)
 
 
-def token_of(instances: Sequence[StoredInstance]) -> str:
-    """Stands for exactly these files, in an address: says nothing about a patient."""
+def token_of(instances: Sequence[StoredInstance], missing: Collection[str] = ()) -> str:
+    """Stands for exactly these files, in an address: says nothing about a patient. missing: paths of files that are
+    not there although the index says so."""
     sha = hashlib.sha256()
     for item in instances:
-        sha.update(f"{item.path} {item.sha256} {item.gone}\n".encode())
+        sha.update(f"{item.path} {item.sha256} {'vanished' if item.path in missing else item.gone}\n".encode())
     return sha.hexdigest()[:16]

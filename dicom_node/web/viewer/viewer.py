@@ -30,6 +30,8 @@ T = TypeVar("T")
 # Headers of a series being read are in no cache yet, so few are read before anybody asks for them.
 _OPENED_AHEAD = 2
 _SENTENCE_BYTES = 1000
+_VANISHED = "The file of this image is no longer there."
+_CHANGED = "Images of the series came or went meanwhile."
 
 
 class SeriesChanged(NodeError):
@@ -94,9 +96,9 @@ class Viewer:
             with self._database.read() as tx:
                 instances = series.series_instances(tx, series_pk)
             if token_of(instances) != token:
-                raise SeriesChanged("Images of the series came or went meanwhile.")
+                raise SeriesChanged(_CHANGED)
             kept = sorted((item for item in instances if item.gone is None), key=_number)
-            middle = kept[len(kept) // 2 : len(kept) // 2 + 1]  # scanners count from the head down
+            middle = [item for item in kept[len(kept) // 2 :][:1] if self._is_there(item)]  # counted from the head down
             with self._files.at_hand(middle, trusted={item.path for item in middle}) as paths:
                 frames = arrange(paths).frames
                 if not frames:
@@ -108,13 +110,15 @@ class Viewer:
     def _arranged(self, series_pk: int, instances: Sequence[StoredInstance]) -> OpenedSeries:
         kept = [item for item in instances if item.gone is None]
         gone = Counter(item.gone for item in instances if item.gone is not None)
+        missing: frozenset[str] = frozenset()
         try:
             arrangement, stored = self._arrange(kept)
         except CorruptFile:
-            there = [item for item in kept if self._is_there(item)]
-            gone["missing"] += len(kept) - len(there)
-            arrangement, stored = self._arrange(there)
-        return OpenedSeries(series_pk, token_of(instances), arrangement, gone, stored)
+            missing = frozenset(item.path for item in kept if not self._is_there(item))
+            gone["missing"] += len(missing)
+            arrangement, stored = self._arrange([item for item in kept if item.path not in missing])
+        tokens = token_of(instances, missing), token_of(instances)
+        return OpenedSeries(series_pk, *tokens, arrangement, gone, stored)
 
     def _arrange(self, kept: Sequence[StoredInstance]) -> tuple[Arrangement, dict[Path, StoredInstance]]:
         """Raises CorruptFile if a file is not there. Reading a whole series for its digests would take too long."""
@@ -132,13 +136,12 @@ class Viewer:
         """The series that a picture is of: from memory without a look into the index, as long as it is there."""
 
         def make() -> OpenedSeries:
-            with self._database.read() as tx:
-                instances = series.series_instances(tx, place.series_pk)
-            if token_of(instances) != place.token:
-                raise SeriesChanged("Images of the series came or went meanwhile.")
-            return self._arranged(place.series_pk, instances)
+            opened = self.open(place.series_pk)
+            if opened.token != place.token:
+                raise SeriesChanged(_CHANGED)
+            return opened
 
-        return self._keep(("series", place.series_pk, place.token), make, lambda opened: opened.size)
+        return self._keep(("opened", place.series_pk, place.token), make, lambda opened: opened.size)
 
     def has_planes(self, opened: OpenedSeries) -> bool:
         """Whether coronal and sagittal pictures can be made: of a volume that fits into half of the memory."""
@@ -245,7 +248,10 @@ class Viewer:
             with self._files.at_hand([item], trusted={item.path}) as (path,):
                 return self._decoding.hounsfield(replace(frame, instance=replace(frame.instance, path=path)))
         except CorruptFile:
-            raise NotShown("The file of this image is no longer there.") from None
+            # Deleted by somebody else: what was kept of the series says that it is there.
+            self.cache.forget(("series", opened.series_pk, opened.listed))
+            self.cache.forget(("opened", opened.series_pk, opened.token))
+            raise (NotShown(_VANISHED) if self._is_there(item) else SeriesChanged(_CHANGED)) from None
 
     def _keep(self, key: Hashable, make: Callable[[], T], size_of: Callable[[T], int]) -> T:
         """From memory, or made. That an image ends its decoder is kept too: each try may cost two processes."""
