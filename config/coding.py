@@ -42,5 +42,13 @@ BILATERAL = Code("51440002", "SCT", "Bilateral")
 VOLUME = Code("118565006", "SCT", "Volume")
 MILLILITRE = Code("mL", "UCUM", "milliliter")
 
+_PRINTED_UNITS = {"[hnsf'U]": "HU", "1": ""}
+
+
+def unit_text(ucum: str) -> str:
+    """A UCUM unit as people print it: "HU" for "[hnsf'U]", nothing for "1"; without the braces of an annotation."""
+    return _PRINTED_UNITS.get(ucum, ucum.strip("{}"))
+
+
 FORMER_FINDING = Code("840539006", "SCT", "COVID-19")
 """What `probability` and `positive` of an index's results were about while they were columns."""

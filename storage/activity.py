@@ -21,7 +21,8 @@ RECORDED = "result.recorded"
 class Activity:
     """received: series whose last instance came then. analysed, not_analysed: results, but of no shadow model or batch.
 
-    failed: analyses that were given up. sent, committed: deliveries that a destination took, and said it keeps.
+    failed: analyses that were given up. sent: how often a destination took a delivery; one that is sent again counts
+    again. committed: deliveries that it said it keeps.
     """
 
     received: int = 0

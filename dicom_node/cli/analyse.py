@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from config.coding import BILATERAL, VOLUME
+from config.coding import BILATERAL, VOLUME, unit_text
 from dicom_node.cli.coded import finding_record, measurement_record
 from dicom_node.cli.common import ConfigOption, JsonOption, err, out, print_json, settings_from
 from dicom_node.errors import NodeError
@@ -152,4 +152,4 @@ def _print_findings(record: dict[str, object]) -> None:
     measured = record.get("measurements")
     if record["probability"] is None and isinstance(measured, list):
         for one in measured:
-            out.print(f"measured    {one['name']}: {one['value']:.6g} {one['unit']}", markup=False)
+            out.print(f"measured    {one['name']}: {one['value']:.6g} {unit_text(one['unit'])}", markup=False)

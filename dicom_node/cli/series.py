@@ -1,11 +1,12 @@
 """series list and series show: what came, and what became of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
 from sqlalchemy import Connection
 
+from config.reasons import ReasonCode
 from dicom_node.cli.coded import finding_record, measurement_record
 from dicom_node.cli.common import (
     ConfigOption,
@@ -95,23 +96,25 @@ ROOM = 33
 """Characters for what became of a series."""
 
 
-def _rows(record: dict[str, Any]) -> Iterator[list[object]]:
-    """A row for the series, and one more for each further model that reports on it."""
-    first, *more = answers(record)
+def _rows(record: dict[str, Any]) -> Iterator[Sequence[object]]:
+    """Rows for the series, and further ones for each further model that reports on it."""
+    lines = [line for model, said in answers(record) for line in _fitted(model, said)]
     yield [
         record["series_pk"],
         local_text(record["last_instance_at"])[:16],
         clipped(record["patient_id"], 14),
         record["instance_count"],
-        _fitted(*first),
+        lines[0],
     ]
-    for model, said in more:
-        yield ["", "", "", "", _fitted(model, said)]
+    yield from (["", "", "", "", line] for line in lines[1:])
 
 
-def _fitted(model: str, said: str) -> str:
-    """The model's name gives way to what it says."""
-    return clipped(f"{clipped(model, max(6, ROOM - 2 - len(said)))}: {said}" if model else said, ROOM)
+def _fitted(model: str, said: str) -> list[str]:
+    """The model's name gives way to what it says; a reason code that does not fit stands on a line of its own."""
+    what, _, code = said.rpartition(": ")
+    if code in list(ReasonCode) and len(said) + (8 if model else 0) > ROOM:
+        return [*_fitted(model, f"{what}:"), f"  {code}"]
+    return [clipped(f"{clipped(model, max(6, ROOM - 2 - len(said)))}: {said}" if model else said, ROOM)]
 
 
 @group.command()

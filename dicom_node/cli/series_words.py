@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from config.coding import unit_text
 from config.reasons import ReasonCode
 from dicom_node.cli.common import local_text, plural, zone
 from dicom_node.completion.rule import PACS_LIST
@@ -92,7 +93,7 @@ def _findings(result: dict[str, Any]) -> Iterator[str]:
 
 def _measurements(result: dict[str, Any]) -> Iterator[str]:
     for one in result["measurements"]:
-        yield f"  {one['name']}: {one['value']:.6g} {one['unit']}"
+        yield f"  {one['name']}: {one['value']:.6g} {unit_text(one['unit'])}".rstrip()
 
 
 def _change(result: dict[str, Any]) -> Iterator[str]:

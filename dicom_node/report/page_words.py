@@ -1,5 +1,6 @@
 """What the summary page says beside its pictures."""
 
+from config.coding import unit_text
 from dicom_node.report import wording
 from dicom_node.report.frame import Origin
 from dicom_node.report.naming import acquisition, verdict_slices
@@ -53,7 +54,7 @@ def measured_text(measured: Measurement) -> str:
     """A measurement in words: what, where, and the number with its unit."""
     parts = (measured.site, measured.laterality, measured.topography, measured.derivation)
     words = [measured.concept.meaning, *(code.meaning for code in parts if code is not None)]
-    return f"{', '.join(words)}: {measured.value:.{measured.decimals}f} {measured.unit.value}"
+    return f"{', '.join(words)}: {measured.value:.{measured.decimals}f} {unit_text(measured.unit.value)}".rstrip()
 
 
 def _published(finding: Finding, origin: Origin) -> str:

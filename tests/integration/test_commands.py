@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from config.coding import Code
 from dicom_node.cli.app import main
 from dicom_node.runtime.node_lock import lock_path, only_node
 from storage import deliveries, jobs
+from storage.coded import CodedMeasurement, Content
+from storage.results import NewResult
 from tests.programs import free_port
 from tests.receiving import Node as Receiver
 from tests.receiving import ct_slice
-from tests.storage_factory import Store
+from tests.shown_series import claimed
+from tests.storage_factory import MODEL, Store, not_analysed
 
 LONG = "1.2.840.113619.2.55.3.604688119.868.1234567890.12"
 Command = Callable[..., str]
@@ -59,8 +63,8 @@ def store(tmp_path: Path, command: Command) -> Iterator[Store]:
         job = store.claim(now - 1900)
         with store.database.transaction() as tx:
             jobs.fail(tx, job.job_id, job.fence, now - 1800, "the reason of the failure", None)
-            [claimed] = deliveries.claim(tx, "pacs", now - 1700, 60)
-            deliveries.retry_later(tx, claimed.delivery_id, claimed.fence, now - 1690, now + 900, "connection refused")
+            [due] = deliveries.claim(tx, "pacs", now - 1700, 60)
+            deliveries.retry_later(tx, due.delivery_id, due.fence, now - 1690, now + 900, "connection refused")
         store.receive(21, 22, now=now - 20, series_uid=f"{LONG}2", quiet_s=100)
         yield store
 
@@ -75,6 +79,31 @@ def test_the_list_says_what_became_of_each_series_in_80_columns(store: Store, co
     for said in ("positive, 90 %", "analysis FAILED", "waiting for images"):
         assert said in listed
     assert LONG in command("series", "list", "--wide")
+
+
+def test_no_reason_and_no_unit_is_cut_or_cryptic(store: Store, command: Command) -> None:
+    now = time.time()
+    hu = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
+    for number, code in ((3, "UNSUPPORTED_TRANSFER_SYNTAX"), (4, "NO_LUNGS")):
+        store.receive(number * 10, number * 10 + 1, now=now - 900, series_uid=f"{LONG}{number}")
+        store.close_due(now - 800)
+        job = claimed(store, f"{LONG}{number}", now - 700)
+        with store.database.transaction() as tx:
+            jobs.finish(tx, job.job_id, job.fence, now - 600, not_analysed(code, "Because."), [], [])
+    listed = command("series", "list")
+    assert "UNSUPPORTED_TRANSFER_SYNTAX" in listed and "not analysed: NO_LUNGS" in listed
+    assert widest(listed) <= 80
+    density = CodedMeasurement(Code("112031", "DCM", "Attenuation Coefficient"), -812.0, hu)
+    store.receive(51, 52, now=now - 500, series_uid=f"{LONG}5")
+    store.close_due(now - 400)
+    job = claimed(store, f"{LONG}5", now - 300)
+    with store.database.transaction() as tx:
+        measured = NewResult("ANALYSED", MODEL.name, MODEL.version, MODEL.digest, Content((), (density,)))
+        jobs.finish(tx, job.job_id, job.fence, now - 200, measured, [], [])
+    assert "Attenuation Coefficient: -812 HU\n" in command("series", "show", f"{LONG}5")
+
+
+def test_a_list_as_json_is_whole(store: Store, command: Command) -> None:
     assert [row["series_pk"] for row in json.loads(command("series", "list", "--json"))] == [3, 2, 1]
 
 

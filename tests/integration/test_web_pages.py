@@ -1,12 +1,13 @@
 """Today, Peers and Settings: what they say, to whom, and that nothing from outside becomes markup."""
 
+import re
 import time
 
 import pytest
 
 from config.load import load_settings
 from config.settings import Destination, Source
-from storage import audit, refused
+from storage import audit, deliveries, refused
 from storage.refused import RefusedInstance
 from tests.web_pages import serving
 
@@ -33,6 +34,26 @@ def test_today_counts_what_came_and_what_became_of_it(pages):
     assert "<dt>series received<small></small></dt><dd>1</dd>" in text.replace("\n", "")
     assert "1 analysed, 0 not analysed, 0 failed" in text
     assert "1 to be sent" in text
+
+
+def test_today_tells_how_often_was_sent_from_how_many_deliveries_were_taken(tmp_path):
+    now = time.time()
+    with serving(tmp_path) as pages:
+        pages.store.receive(1, 2, now=now - 100)
+        pages.store.close_due(now)
+        pages.store.finish(pages.store.claim(now), now, "pacs")
+        for _ in range(3):
+            with pages.store.database.transaction() as tx:
+                [claimed] = deliveries.claim(tx, "pacs", now, 60.0)
+                deliveries.mark_sent(tx, claimed.delivery_id, claimed.fence, now, {}, None, None)
+                deliveries.resend(tx, claimed.result_id, ["pacs"], now)
+        with pages.store.database.transaction() as tx:
+            [claimed] = deliveries.claim(tx, "pacs", now, 60.0)
+            deliveries.mark_sent(tx, claimed.delivery_id, claimed.fence, now, {}, None, None)
+        text = pages.logged_in("viewer").get("/").text
+    assert "<dt>times sent<small>a resend counts again</small></dt><dd>4</dd>" in text
+    [row] = re.findall(r"<tr><th scope=\"row\">pacs.*?</tr>", text, re.S)
+    assert re.findall(r">(\d+)<", row) == ["0", "1", "0", "0"]  # to be sent, taken, confirmed, failed
 
 
 def test_today_is_kept_up_to_date_for_all_who_watch(pages):

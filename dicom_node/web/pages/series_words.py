@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from config.coding import unit_text
 from config.reasons import ReasonCode
 from dicom_node.web.pages.charts import gauge
 from inference.models.cards import Card
@@ -175,4 +176,4 @@ def _said(one: CodedFinding) -> Said:
 def _measured(one: CodedMeasurement) -> tuple[str, str, str]:
     """Name, value and unit, with as many decimals as a person needs."""
     decimals = 0 if abs(one.value) >= 100 else 1 if abs(one.value) >= 10 else 2
-    return one.name, f"{one.value:,.{decimals}f}".replace(",", "\N{NARROW NO-BREAK SPACE}"), one.unit.value
+    return one.name, f"{one.value:,.{decimals}f}".replace(",", "\N{NARROW NO-BREAK SPACE}"), unit_text(one.unit.value)
