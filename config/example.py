@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, Secret, SecretStr
 from pydantic.fields import FieldInfo
 
-from config.settings import Settings
+from config.settings import DESTINATION_KINDS, AnyDestination, Settings
 
 HEAD = """\
 # The node's configuration. A setting that is commented out shows its default, unless "for example" stands above it.
@@ -28,12 +28,12 @@ def example() -> str:
     """The text of the annotated example."""
     lines = [HEAD]
     for key, field in Settings.model_fields.items():
-        entry, section = _entry_type(field), _section_type(field.annotation)
-        if entry:
+        entries, section = _entry_types(field), _section_type(field.annotation)
+        for entry in entries:
             lines += ["", *_section(f"# [[{key}]]", entry), *_fields(entry)]
-        elif section:
+        if section:
             lines += ["", *_table(key, section)]
-        else:
+        elif not entries:
             lines += [*_setting(key, field)]
     return "\n".join(lines) + "\n"
 
@@ -108,9 +108,14 @@ def _section_type(annotation: Any) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
-def _entry_type(field: FieldInfo) -> type[BaseModel] | None:
-    """The section that an array of tables is made of, or None."""
-    return _section_type(get_args(field.annotation)[0]) if get_origin(field.annotation) is tuple else None
+def _entry_types(field: FieldInfo) -> list[type[BaseModel]]:
+    """The sections that an array of tables may be made of; none if it is no array of tables."""
+    if get_origin(field.annotation) is not tuple:
+        return []
+    if field.annotation == tuple[AnyDestination, ...]:
+        return list(DESTINATION_KINDS.values())
+    found = _section_type(get_args(field.annotation)[0])
+    return [] if found is None else [found]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from config.environment import Variables, path_of
 from config.errors import ConfigError
 from config.rules import Broken, Location, Rule, broken_rules
-from config.settings import Settings
+from config.settings import DESTINATION_KINDS, Settings
 from config.toml_lines import line_of
 
 
@@ -108,7 +108,18 @@ def _validated(values: Mapping[str, Any]) -> tuple[Settings | None, list[Broken]
     except ValidationError as error:
         # A mistake without a location is one of a rule; `broken_rules` names those one by one.
         items = [item for item in error.errors(include_input=False, include_url=False) if item["loc"]]
-        return None, broken + [Broken(item["loc"], _sentence(item["loc"], item["type"], item["msg"])) for item in items]
+        return None, broken + [_mistaken(item["loc"], item["type"], item["msg"]) for item in items]
+
+
+def _mistaken(location: Location, kind: str, message: str) -> Broken:
+    """One mistake that pydantic found. In a destination, it puts the kind between index and key."""
+    table = _table_at(location[:-1])
+    if kind == "union_tag_invalid":
+        message = f"is none of the kinds of destinations: {', '.join(DESTINATION_KINDS)}"
+        return Broken((*location, "kind"), message)
+    if location[0] == "destinations" and len(location) > 2:
+        location = location[:2] + location[3:]
+    return Broken(location, _sentence(location, kind, message, table))
 
 
 _SENTENCES = {
@@ -121,25 +132,27 @@ _SENTENCES = {
 }
 
 
-def _sentence(location: Location, kind: str, message: str) -> str:
-    """What is wrong. If pydantic's message speaks of Python, ours replaces it."""
+def _sentence(location: Location, kind: str, message: str, table: type[BaseModel] | None) -> str:
+    """What is wrong. If pydantic's message speaks of Python, ours replaces it. table: what the key is in."""
     if kind != "extra_forbidden":
         return _SENTENCES.get(kind, message.removeprefix("Value error, "))
-    near = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), n=1)
+    near = difflib.get_close_matches(str(location[-1]), table.model_fields if table else (), n=1)
     return f"is not a known key; did you mean {near[0]}?" if near else "is not a known key"
 
 
-def _known_keys(location: Location) -> list[str]:
-    """The keys of the table at this place."""
+def _table_at(location: Location) -> type[BaseModel] | None:
+    """The table at this place, in which pydantic names the kind of a destination after its index."""
     table: type[BaseModel] = Settings
     for part in location:
         if isinstance(part, str) and part in table.model_fields:
             kind = table.model_fields[part].annotation
             inner = [one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, BaseModel)]
+            if part == "destinations":
+                inner = [DESTINATION_KINDS[str(location[2])]] if len(location) > 2 else []
             if not inner:
-                return []
+                return None
             table = inner[0]
-    return list(table.model_fields)
+    return table
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,27 @@ def _names_are_known(values: Table) -> Iterator[Broken]:
     name = section(values, "completion").get("query_destination")
     if name and name not in known:
         yield Broken(("completion", "query_destination"), f"{name!r} is not the name of a destination; {there}")
+    for _, item in entries(values, "destinations"):
+        if name and item.get("name") == name and item.get("kind", "dicom") != "dicom":
+            yield Broken(("completion", "query_destination"), f"{name!r} is no DICOM peer, which C-FIND could ask")
+
+
+def _gateways_are_safe(values: Table) -> Iterator[Broken]:
+    """What a destination that is reached by HTTP needs to say who it is, over lines that nobody else can read."""
+    for index, item in entries(values, "destinations"):
+        where: Location = ("destinations", index)
+        for key in ("url", "token_url"):
+            address = str(item.get(key) or "")
+            if address.startswith("http://") and not is_private_url(address) and item.get("plain") is not True:
+                yield Broken((*where, key), "would cross the network readable: use https://, or say plain = true")
+        auth = item.get("auth", "none")
+        secrets = [key for key in ("credentials", "credentials_variable") if item.get(key)]
+        if auth in ("basic", "bearer", "oauth2") and len(secrets) != 1:
+            yield Broken((*where, "auth"), f'"{auth}" needs credentials or credentials_variable, and not both')
+        if auth in ("basic", "oauth2") and not item.get("user"):
+            yield Broken((*where, "auth"), f'"{auth}" needs user')
+        if auth == "oauth2" and not item.get("token_url"):
+            yield Broken((*where, "auth"), '"oauth2" needs token_url')
 
 
 def _receiver_can_be_reached(values: Table) -> Iterator[Broken]:
@@ -228,4 +249,5 @@ _RULES: tuple[Rule, ...] = (
     _models_are_named_once,
     _series_numbers_differ,
     _images_are_encrypted,
+    _gateways_are_safe,
 )

@@ -6,15 +6,18 @@ also its description in `config/node.toml`, which `python -m config.example` wri
 """
 
 import time
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import Discriminator, Field, SecretStr, Tag, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from config.gateways.destination import CommonDestination
+from config.gateways.stow import StowDestination
 from config.rules import broken_rules
+from config.section import Section
 from config.values import (
     AETitle,
     AETitleOrNone,
@@ -30,12 +33,6 @@ from config.values import (
 
 ENV_PREFIX = "DICOM_NODE_"
 ENV_DELIMITER = "__"
-
-
-class Section(BaseModel):
-    """Base of the sections: frozen, and a misspelt key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ReceiverSettings(Section):
@@ -96,11 +93,11 @@ class ReceiverSettings(Section):
     """PEM: its private key."""
     tls_authorities: Path | None = Field(default=None, examples=["authorities.pem"])
     """PEM: the authorities that must have issued senders' certificates."""
-    tls_peers: dict[str, tuple[str, ...]] = {}
+    tls_peers: dict[str, tuple[str, ...]] = Field(default={})
     """By AE title: the certificates it may show, each by common name, DNS name or "sha256:" and its hex digest. An
     AE title alone authenticates nobody. Empty: any certificate of the authorities may use any AE title.
     An entry: { PACS = ["pacs.hospital.example"] }"""
-    users: dict[str, SecretStr] = {}
+    users: dict[str, SecretStr] = Field(default={})
     """Passcode by user name. If there are any, an association must present one of them by user identity negotiation,
     over TLS. Empty: an identity that a sender presents is ignored."""
     closing_timeout_s: float = Field(default=5.0, gt=0)
@@ -309,11 +306,11 @@ class ReportSettings(Section):
     """Share of the scanned patients at this site who have COVID-19; with it, reports state PPV and NPV."""
 
 
-class Destination(Section):
+class Destination(CommonDestination):
     """[[destinations]]: a PACS that results go to. Several are served in parallel."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$", examples=["pacs"])]
-    """Its name in this file, in the index and on the command line: letters, digits, - and _."""
+    kind: Literal["dicom"] = "dicom"
+    """What it is: "dicom": a DICOM peer that takes the objects of results by C-STORE. Other kinds are below."""
     ae_title: Annotated[AETitle, Field(examples=["ORTHANC"])]
     """Its AE title."""
     host: Annotated[Host, Field(examples=["10.20.30.40"])]
@@ -340,14 +337,38 @@ class Destination(Section):
     """The PACS's certificate must name `host`. False if certificates name something else."""
 
     @property
-    def is_loopback(self) -> bool:
-        """True when results sent there stay on this machine."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+    def peer_host(self) -> str:
+        """Its host."""
+        return self.host
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def is_encrypted(self) -> bool:
+        """True with TLS."""
+        return self.tls
+
+    @property
+    def certificate_files(self) -> tuple[Path | None, Path | None]:
+        """The node's certificate, and the authorities of the PACS's, if it uses TLS."""
+        return (self.tls_certificate, self.tls_authorities) if self.tls else (None, None)
+
+
+def _kind_of(value: Any) -> str:
+    """The kind of a destination, as it was given: a table, or a destination already. Left out, it is a DICOM peer."""
+    kind = value.get("kind", "dicom") if isinstance(value, dict) else getattr(value, "kind", "dicom")
+    return str(kind)
+
+
+AnyDestination = Annotated[
+    Annotated[Destination, Tag("dicom")] | Annotated[StowDestination, Tag("stow")],
+    Discriminator(_kind_of),
+]
+"""A destination of any kind."""
+DESTINATION_KINDS: Mapping[str, type[CommonDestination]] = {"dicom": Destination, "stow": StowDestination}
 
 
 class CommitmentSettings(Section):
@@ -507,7 +528,7 @@ class OidcSettings(Section):
     """The claim of the ID token that names the account. It is "sso:" and that name, and no password opens it."""
     roles_claim: str = Field(default="groups", min_length=1)
     """The claim of the ID token that lists the person's groups or roles."""
-    roles: dict[str, Literal["viewer", "reader", "operator", "auditor", "administrator"]] = {}
+    roles: dict[str, Literal["viewer", "reader", "operator", "auditor", "administrator"]] = Field(default={})
     """Which group has which role, such as { "radiology" = "reader" }. Whoever is in none of them is refused."""
     authorities: Path | None = Field(default=None, examples=[Path("/etc/dicom-node/login-ca.pem")])
     """PEM file of the certificate authorities that are trusted for the provider, in place of those of the system."""
@@ -587,7 +608,7 @@ class Settings(BaseSettings):
     model: ModelSettings = ModelSettings()
     models: tuple[ModelEntry, ...] = ()
     report: ReportSettings = ReportSettings()
-    destinations: tuple[Destination, ...] = ()
+    destinations: tuple[AnyDestination, ...] = ()
     sender: SenderSettings = SenderSettings()
     storage: StorageSettings = StorageSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -635,13 +656,13 @@ class Settings(BaseSettings):
         """The source of this AE title, or None."""
         return next((source for source in self.sources if source.ae_title == calling_ae), None)
 
-    def destinations_of(self, calling_ae: str) -> tuple[Destination, ...]:
+    def destinations_of(self, calling_ae: str) -> tuple[AnyDestination, ...]:
         """Where results of series that this AE title sent go."""
         source = self.source(calling_ae)
         wanted = source.destinations if source else ()
         return tuple(d for d in self.destinations if d.send_results and (not wanted or d.name in wanted))
 
-    def may_leave(self, destination: Destination, demonstration: bool) -> bool:
+    def may_leave(self, destination: CommonDestination, demonstration: bool) -> bool:
         """Whether a result may go to a destination. demonstration: a demonstration model made it; those stay here."""
         return not demonstration or destination.is_loopback or self.model.allow_demonstration_model
 
@@ -664,6 +685,15 @@ class Settings(BaseSettings):
         numbers = {entry.name: entry.series_numbers or 9000 + 10 * place for place, entry in places}
         return numbers.get(model_name, max(numbers.values()) + 10 if self.models else 9000)
 
-    def destination(self, name: str) -> Destination | None:
-        """The destination of this name, or None."""
+    def destination(self, name: str) -> AnyDestination | None:
+        """The destination of this name, of whatever kind, or None."""
         return next((d for d in self.destinations if d.name == name), None)
+
+    @property
+    def dicom_destinations(self) -> tuple[Destination, ...]:
+        """The destinations that are DICOM peers."""
+        return tuple(d for d in self.destinations if isinstance(d, Destination))
+
+    def dicom_destination(self, name: str) -> Destination | None:
+        """The DICOM peer of this name, or None."""
+        return next((d for d in self.dicom_destinations if d.name == name), None)

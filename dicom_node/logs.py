@@ -54,8 +54,9 @@ def configure(settings: LoggingSettings) -> None:
     )
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda raised: _log_uncaught(raised.exc_type, raised.exc_value, raised.exc_traceback)
-    # The libraries' own messages and warnings quote values of data sets: patient data. Keep them out.
-    for name in ("pynetdicom", "pydicom", "highdicom", "apscheduler", "alembic"):
+    # The libraries' own messages and warnings quote values of data sets, and addresses that ask for a patient: patient
+    # data. Keep them out.
+    for name in ("pynetdicom", "pydicom", "highdicom", "apscheduler", "alembic", "httpx", "httpcore"):
         library = logging.getLogger(name)
         library.handlers.clear()
         library.addHandler(logging.NullHandler())

@@ -606,6 +606,25 @@ class Delivery(Base):
     unconfirmed_at: Mapped[float | None]
 
 
+class MessageRow(Base):
+    """What a delivery says to a destination that takes no DICOM objects; `content` names the patient.
+
+    kind: of the destination that it was composed for.  key: by which the destination tells a repeated one.
+    nonce: null if the content is not encrypted.  sha256: of the content, before it was encrypted.
+    """
+
+    __tablename__ = "messages"
+
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("deliveries.id"), primary_key=True, autoincrement=False)
+    kind: Mapped[str]
+    key: Mapped[str]
+    content_type: Mapped[str]
+    content: Mapped[bytes]
+    nonce: Mapped[bytes | None]
+    sha256: Mapped[str]
+    made_at: Mapped[float]
+
+
 class Turnaround(Base):
     """How long one reported result took, from the last instance of its series.
 
@@ -825,6 +844,7 @@ measurements = cast(Table, MeasurementRow.__table__)
 model_weights = cast(Table, ModelWeights.__table__)
 result_objects = cast(Table, ResultObject.__table__)
 deliveries = cast(Table, Delivery.__table__)
+messages = cast(Table, MessageRow.__table__)
 turnarounds = cast(Table, Turnaround.__table__)
 turnaround_days = cast(Table, TurnaroundDay.__table__)
 tallies = cast(Table, Tally.__table__)

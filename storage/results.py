@@ -301,6 +301,15 @@ def objects_of(tx: Connection, result_id: int) -> tuple[StoredObject, ...]:
     return tuple(StoredObject(**{**row, "kind": ObjectKind(row["kind"])}) for row in rows.mappings())
 
 
+def object_by_uid(tx: Connection, sop_instance_uid: str) -> tuple[int, StoredObject] | None:
+    """The result that has this object, and the object; None if there is none."""
+    of_uid = result_objects.c.sop_instance_uid == sop_instance_uid
+    result_id = tx.scalar(select(result_objects.c.result_id).where(of_uid))
+    if result_id is None:
+        return None
+    return result_id, next(one for one in objects_of(tx, result_id) if one.sop_instance_uid == sop_instance_uid)
+
+
 def previous_result(tx: Connection, series_pk: int, replaces: Replaces = ALL_BEFORE) -> PreviousResult | None:
     """The latest result of a series that a destination may hold, for Predecessor Documents; None if there is none.
 

@@ -70,8 +70,8 @@ def read_source(text: str, settings: Settings) -> Source:
         return Source("store", "", _keys(words, STORE_KEYS))
     if kind != "pacs" or not words:
         raise NodeError(USAGE)
-    if settings.destination(words[0]) is None:
-        raise NodeError(f"there is no destination {words[0]!r}: name the PACS in [[destinations]]")
+    if settings.dicom_destination(words[0]) is None:
+        raise NodeError(f"there is no DICOM destination {words[0]!r}: name the PACS in [[destinations]]")
     keys = _keys(words[1:])
     days_of(keys)
     return Source("pacs", words[0], keys)
@@ -184,7 +184,7 @@ class Creator:
     # A PACS
 
     def _of_pacs(self, source: Source, batch: Batch, found: Created) -> Iterator[tuple[list[NewCase], str]]:
-        pacs = self.settings.destination(source.where)
+        pacs = self.settings.dicom_destination(source.where)
         assert pacs is not None  # noqa: S101 - as `read_source` found
         caller, pause_s = self.settings.sender, self.settings.batch.pacs_pause_s
         for number, keys in enumerate(days_of(source.keys), 1):

@@ -147,7 +147,7 @@ class Feeder:
         self._run(case, paths, model, "folder", NOBODY, None)
 
     def _from_pacs(self, case: Case, place: dict[str, object], model: ModelRef) -> None:
-        pacs = self._settings.destination(str(place["pacs"]))
+        pacs = self._settings.dicom_destination(str(place["pacs"]))
         if pacs is None:
             raise PeerUnavailable("its [[destinations]] entry is gone")
         staging = self._staging / str(case.id)

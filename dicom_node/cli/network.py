@@ -107,6 +107,8 @@ def _destination(settings: Settings, name: str) -> Destination:
     if found is None:
         names = ", ".join(d.name for d in settings.destinations) or "none is configured"
         raise NodeError(f"there is no destination {name!r}; destinations: {names}")
+    if not isinstance(found, Destination):
+        raise NodeError(f"destination {name!r} is no DICOM peer: ask it by `dicom-node gateway test {name}`")
     return found
 
 

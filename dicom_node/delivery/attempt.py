@@ -1,37 +1,14 @@
 """One attempt to deliver a result: which objects go, in which order, and what the answers mean together."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import pairwise
 
+from dicom_node.gateways.verdict import AttemptOutcome, Verdict
 from dicom_node.scu.store import StoreOutcome, StoreResult
 from storage.object_kinds import REPORT_KINDS, ObjectKind
 from storage.results import StoredObject
 
 STORED = (StoreOutcome.STORED, StoreOutcome.WARNING)
-
-
-class AttemptOutcome(StrEnum):
-    """How an attempt to deliver ended."""
-
-    DELIVERED = "DELIVERED"
-    UNANSWERED = "UNANSWERED"
-    """Not one C-STORE was answered: the destination is away."""
-    TRANSIENT = "TRANSIENT"
-    """Trying again may help."""
-    REFUSED = "REFUSED"
-    """Trying again will hardly help."""
-    WITHHELD = "WITHHELD"
-    """It must not leave this machine."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one attempt means for its delivery. text: a reason or a remark for `status`, without patient data."""
-
-    outcome: AttemptOutcome
-    text: str
 
 
 def send_objects(

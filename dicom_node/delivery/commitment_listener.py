@@ -91,7 +91,7 @@ class CommitmentListener:
             raise NodeError(f"the TLS files of [receiver] cannot be used: {error.strerror or error}") from error
 
     def _asked(self) -> list[Destination]:
-        return [d for d in self._settings.destinations if d.commitment == "request"]
+        return [d for d in self._settings.dicom_destinations if d.commitment == "request"]
 
     def stop(self) -> None:
         """Stop listening."""

@@ -1,34 +1,34 @@
 """The outbox loop: sends each result to each destination until it is there, however long that takes.
 
 One thread per destination, so that a slow PACS delays no other. What is sent are the bytes that the worker stored,
-digest checked, so that every resend is the same instance. A lost answer therefore costs a resend and no more.
+digest checked, or a message that was composed once and kept, so that every resend is the same instance or message. A
+lost answer therefore costs a resend and no more.
 """
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import structlog
 from sqlalchemy import Connection
 
-from config.settings import Destination, Settings
+from config.settings import AnyDestination, Destination, Settings
 from dicom_node import heartbeat
-from dicom_node.delivery.attempt import STORED, AttemptOutcome, Verdict, judge, send_objects
 from dicom_node.delivery.backoff import backoff_s
 from dicom_node.delivery.commitment import Asking, Clock
 from dicom_node.delivery.commitment_listener import CommitmentListener
-from dicom_node.scu.store import StoreResult, read_instance, store
+from dicom_node.delivery.ways import way_of
+from dicom_node.errors import NodeError
+from dicom_node.gateways.verdict import AttemptOutcome, Verdict
 from dicom_node.waits import doubling_s
 from inference.models.registry import is_demonstration
-from storage import deliveries, pauses
+from storage import commitments, deliveries, pauses
 from storage.database import Database
 from storage.deliveries import ClaimedDelivery
 from storage.errors import CorruptFile, StaleLease, StoreUnavailable
 from storage.files import FileStore
 from storage.pauses import Pausable
-from storage.results import StoredObject
 
 log = structlog.get_logger()
 
@@ -38,16 +38,6 @@ LONGEST_PAUSE_S = 60.0
 WITHHELD = Verdict(
     AttemptOutcome.WITHHELD, "a demonstration model made this result, and the destination is not on this machine"
 )
-
-
-@dataclass
-class Progress:
-    """How earlier attempts of a delivery ended, as far as this process made them.
-
-    statuses: by SOP Instance UID of the objects that are stored.
-    """
-
-    statuses: dict[str, int] = field(default_factory=dict)
 
 
 def run(settings: Settings, database: Database, files: FileStore, stop: threading.Event) -> None:
@@ -80,14 +70,15 @@ def clock_from(now: float) -> Clock:
 class DestinationSender:
     """Sends the deliveries of one destination, one after the other."""
 
-    def __init__(self, settings: Settings, destination: Destination, database: Database, files: FileStore) -> None:
+    def __init__(self, settings: Settings, destination: AnyDestination, database: Database, files: FileStore) -> None:
         self.name = destination.name
         self._settings = settings
         self._destination = destination
         self._database = database
-        self._files = files
-        self._progress: dict[int, Progress] = {}
-        self._asking = Asking(settings, destination, database, files)
+        self._way = way_of(settings, destination, database, files)
+        self._asking = None
+        if isinstance(destination, Destination):
+            self._asking = Asking(settings, destination, database, files)
         self._times_away = 0
         self._away_until = 0.0
         self._paused = False
@@ -117,7 +108,15 @@ class DestinationSender:
         if claimed:
             self._deliver(claimed[0], clock)
             return True
-        return self._asking.settle_one(clock)
+        return self._asking.settle_one(clock) if self._asking else self._ask_no_more(clock())
+
+    def _ask_no_more(self, now: float) -> bool:
+        """End a wait for a confirmation that began while the destination was a PACS. Returns False if none was due."""
+        with self._database.transaction() as tx:
+            due = commitments.due(tx, self.name, now, limit=1)
+            for waiting in due:
+                commitments.give_up(tx, waiting.delivery_id, now, "destinations of its kind cannot be asked")
+        return bool(due)
 
     def _is_paused(self, tx: Connection) -> bool:
         """Whether a person has paused this destination; said once. Who resumes it says that it answers again."""
@@ -134,12 +133,11 @@ class DestinationSender:
 
     def _deliver(self, claimed: ClaimedDelivery, clock: Clock) -> None:
         started = time.monotonic()
-        progress = self._progress.setdefault(claimed.delivery_id, Progress())
         with self._lease(claimed):
-            verdict = self._attempt(claimed, progress)
+            verdict = self._attempt(claimed, clock())
         self._note_away(verdict, clock())
         try:
-            self._record(claimed, verdict, progress, clock())
+            self._record(claimed, verdict, clock())
         except StaleLease:
             log.warning("delivery lost to another sender", destination=self.name)
         delivered = verdict.outcome == AttemptOutcome.DELIVERED
@@ -153,22 +151,22 @@ class DestinationSender:
             seconds=round(time.monotonic() - started, 3),
         )
 
-    def _attempt(self, claimed: ClaimedDelivery, progress: Progress) -> Verdict:
+    def _attempt(self, claimed: ClaimedDelivery, now: float) -> Verdict:
         """Send what is not there yet. Anything that goes wrong becomes a verdict with its own backoff."""
         try:
             if self._must_stay_here(claimed):
                 return WITHHELD
-            results = send_objects(claimed.objects, progress.statuses, self._store)
+            return self._way.attempt(claimed, now)
         except CorruptFile as error:
             # The bytes are gone or altered: sending others under the same UID would be worse than not sending.
             return Verdict(AttemptOutcome.REFUSED, str(error))
         except StoreUnavailable as error:
             return Verdict(AttemptOutcome.TRANSIENT, f"could not be read: {error}")
+        except NodeError as error:
+            return Verdict(AttemptOutcome.TRANSIENT, str(error))
         except Exception as error:  # noqa: BLE001 - one delivery must hold up neither itself nor the others
             log.error("delivery raised", destination=self.name, error=type(error).__name__)
             return Verdict(AttemptOutcome.TRANSIENT, f"could not be sent ({type(error).__name__})")
-        progress.statuses.update({uid: r.status or 0 for uid, r in results.items() if r.outcome in STORED})
-        return judge(claimed.objects, results)
 
     def _note_away(self, verdict: Verdict, now: float) -> None:
         """Leave a destination that does not answer alone for a while, whatever else waits for it."""
@@ -180,11 +178,6 @@ class DestinationSender:
         longest_s = min(LONGEST_PAUSE_S, sender.longest_retry_s)
         self._away_until = now + doubling_s(min(sender.first_retry_s, longest_s), self._times_away, longest_s)
 
-    def _store(self, objects: Sequence[StoredObject]) -> list[StoreResult]:
-        with self._files.at_hand(objects) as paths:
-            instances = [read_instance(path) for path in paths]
-            return store(self._destination, self._settings.sender, instances)
-
     def _must_stay_here(self, claimed: ClaimedDelivery) -> bool:
         """True for a demonstration model's result on its way off this machine. The worker makes no such delivery, but
         the destination's address or the permission may have changed since."""
@@ -192,7 +185,7 @@ class DestinationSender:
             return False
         return is_demonstration(self._settings.models_dir, claimed.model_name, claimed.model_digest)
 
-    def _record(self, claimed: ClaimedDelivery, verdict: Verdict, progress: Progress, now: float) -> None:
+    def _record(self, claimed: ClaimedDelivery, verdict: Verdict, now: float) -> None:
         """Commit how the attempt ended. Raises StaleLease if another sender has the delivery now."""
         sender = self._settings.sender
         ticket = claimed.delivery_id, claimed.fence, now
@@ -201,17 +194,22 @@ class DestinationSender:
             refused and claimed.refusals + 1 >= sender.max_permanent_failures
         )
         delivered = verdict.outcome == AttemptOutcome.DELIVERED
+        statuses = self._way.stored(claimed.delivery_id)
         with self._database.transaction() as tx:
             if delivered:
-                wants_commitment = now if self._destination.commitment != "none" else None
-                deliveries.mark_sent(tx, *ticket, progress.statuses, verdict.text or None, wants_commitment)
+                deliveries.mark_sent(tx, *ticket, statuses, verdict.text or None, self._asked_at(now))
             elif given_up:
                 deliveries.fail(tx, *ticket, verdict.text)
             else:
                 wait_s = backoff_s(claimed.attempt, sender)
                 deliveries.retry_later(tx, *ticket, now + wait_s, verdict.text, refused=refused)
         if delivered or given_up:
-            self._progress.pop(claimed.delivery_id, None)
+            self._way.forget(claimed.delivery_id)
+
+    def _asked_at(self, now: float) -> float | None:
+        """When the destination is first asked whether it keeps what it took; None: not at all."""
+        is_asked = isinstance(self._destination, Destination) and self._destination.commitment != "none"
+        return now if is_asked else None
 
     @contextmanager
     def _lease(self, claimed: ClaimedDelivery) -> Iterator[None]:

@@ -40,9 +40,9 @@ def _files(settings: Settings) -> Iterator[tuple[str, Path]]:
     named = [("receiver", receiver.tls_certificate), ("receiver authorities", receiver.tls_authorities)]
     named.append(("pages", settings.web.tls_certificate))
     for destination in settings.destinations:
-        if destination.tls:
-            named.append((f"destination {destination.name}", destination.tls_certificate))
-            named.append((f"destination {destination.name} authorities", destination.tls_authorities))
+        certificate, authorities = destination.certificate_files
+        named.append((f"destination {destination.name}", certificate))
+        named.append((f"destination {destination.name} authorities", authorities))
     yield from ((use, file) for use, file in named if file is not None)
 
 

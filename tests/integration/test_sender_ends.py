@@ -272,7 +272,7 @@ def test_an_error_of_our_own_costs_one_attempt_and_its_backoff_too(
     def broken(*_arguments: object) -> list[object]:
         raise ZeroDivisionError("Patient^Name")
 
-    monkeypatch.setattr("dicom_node.delivery.sender.store", broken)
+    monkeypatch.setattr("dicom_node.delivery.ways.store", broken)
     node = make_node(tmp_path, destination(1), sender=REAL)
     node.add_result(BEGIN)
     _sender(node).work_once(BEGIN)

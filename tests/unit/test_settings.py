@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from config.errors import ConfigError
 from config.example import example
 from config.load import load_settings, read
-from config.settings import Settings, StorageSettings
+from config.settings import DESTINATION_KINDS, Settings, StorageSettings
 from config.values import DatabaseUrl
 from dicom_node.cli.app import app
 from dicom_node.cli.configure import read_and_check
@@ -59,9 +59,11 @@ def test_the_annotated_example_is_the_one_that_the_settings_give() -> None:
 def test_every_setting_stands_in_the_annotated_example_with_its_default() -> None:
     settings = re.sub(r"^# (?=[a-z\[])", "", EXAMPLE.read_text().partition("\n\n")[2], flags=re.MULTILINE)
     uncommented = tomllib.loads(settings)
-    for array in ("sources", "destinations", "models"):
+    for array in ("sources", "models"):
         entry = Settings.model_fields[array].annotation.__args__[0]  # type: ignore[union-attr]
         assert set(uncommented.pop(array)[0]) == set(entry.model_fields)
+    destinations = {one["kind"]: set(one) for one in uncommented.pop("destinations")}
+    assert destinations == {kind: set(entry.model_fields) for kind, entry in DESTINATION_KINDS.items()}
     defaults = plain(load_settings(None).model_dump(exclude={"sources", "destinations", "models"}))
     assert without_none(uncommented, defaults) == without_none(defaults, defaults)
 

@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -11,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from config.settings import Destination, SenderSettings, Settings, Source
+from config.settings import Destination, Settings, Source
 from dicom_node.errors import NodeError
+from dicom_node.gateways.kinds import gateway
 from dicom_node.runtime.certificate_expiry import DAY_S, expiries
 from dicom_node.scu import own_receiver
-from dicom_node.scu.association import Peer
 from dicom_node.scu.store import EchoAnswer, echo
 from dicom_node.web.context import context_of
 from dicom_node.web.pages.navigation import Entry
@@ -53,13 +54,13 @@ def peers(request: Request) -> Response:
 
 @require(Role.OPERATOR)
 def ask(request: Request) -> Response:
-    """Ask a destination, or the node's own receiver, whether it answers (C-ECHO)."""
+    """Ask a destination, or the node's own receiver, whether it answers: a DICOM peer by C-ECHO."""
     context, name = context_of(request), field(request, "destination")
-    peer, caller = _peer(context.settings, name)
+    asking = _asking(context.settings, name)
     if not _echoes.acquire(blocking=False):
         raise HTTPException(429, "Two peers are being asked already. Try again in a moment.")
     try:
-        answer = echo(peer, caller)
+        answer = asking()
     finally:
         _echoes.release()
     outcome = "ANSWERED" if answer.ok else "SILENT"
@@ -101,8 +102,8 @@ def _sources(settings: Settings, seen: list[Sender], last: dict[str, float]) -> 
         yield SourceRow(title, named.get(title), sent, last_at or None)
 
 
-def _peer(settings: Settings, name: str) -> tuple[Peer, SenderSettings]:
-    """Whom to ask, and as whom. Raises HTTPException."""
+def _asking(settings: Settings, name: str) -> Callable[[], EchoAnswer]:
+    """The question to ask, and as whom. Raises HTTPException."""
     patience = {"connect_timeout_s": ECHO_S, "response_timeout_s": ECHO_S}
     caller = settings.sender.model_copy(update=patience)
     if name == OWN:
@@ -110,11 +111,16 @@ def _peer(settings: Settings, name: str) -> tuple[Peer, SenderSettings]:
             title = own_receiver.calling_ae(settings)
         except NodeError as error:
             raise HTTPException(409, f"{error}") from None
-        return own_receiver.address(settings), caller.model_copy(update={"calling_ae_title": title})
-    found: Destination | None = settings.destination(name)
+        return partial(echo, own_receiver.address(settings), caller.model_copy(update={"calling_ae_title": title}))
+    found = settings.destination(name)
     if found is None:
         raise HTTPException(404, "There is no destination of that name.")
-    return found, caller
+    if isinstance(found, Destination):
+        return partial(echo, found, caller)
+    try:
+        return gateway(found, settings.model_copy(update={"sender": caller})).test
+    except NodeError as error:
+        raise HTTPException(409, f"{error}") from None
 
 
 ROUTES = [Route("/peers", peers, methods=["GET"]), Route("/peers/echo", ask, methods=["POST"])]

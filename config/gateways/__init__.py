@@ -1,0 +1,1 @@
+"""Settings of destinations that are no DICOM peers, one module for each kind."""

@@ -1,0 +1,134 @@
+"""The two ways in which a delivery reaches its destination: the result's objects as they are stored, or a message."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Protocol
+
+from config.settings import AnyDestination, Destination, Settings
+from dicom_node.delivery.attempt import STORED, judge, send_objects
+from dicom_node.gateways.interface import CannotCompose, Gateway, ObjectGateway
+from dicom_node.gateways.kinds import OBJECTS, message_gateway, object_gateway
+from dicom_node.gateways.reading import read_reported
+from dicom_node.gateways.verdict import AttemptOutcome, Verdict
+from dicom_node.scu.store import InstanceFile, StoreResult, read_instance, store
+from storage import deliveries
+from storage.database import Database
+from storage.deliveries import ClaimedDelivery
+from storage.errors import StaleLease
+from storage.files import FileStore
+from storage.messages import Message, Messages
+from storage.results import StoredObject
+
+Store = Callable[[Sequence[InstanceFile]], list[StoreResult]]
+
+
+class Way(Protocol):
+    """How deliveries reach one destination."""
+
+    def attempt(self, claimed: ClaimedDelivery, now: float) -> Verdict:
+        """Send what is not there yet. Raises CorruptFile, StoreUnavailable, NodeError or StaleLease."""
+        ...
+
+    def stored(self, delivery_id: int) -> dict[str, int]:
+        """DIMSE status by SOP Instance UID of what is stored."""
+        ...
+
+    def forget(self, delivery_id: int) -> None:
+        """The delivery has ended."""
+        ...
+
+
+def way_of(settings: Settings, destination: AnyDestination, database: Database, files: FileStore) -> Way:
+    """How deliveries reach this destination."""
+    if isinstance(destination, Destination):
+        peer = destination
+        return ObjectsWay(files, lambda instances: store(peer, settings.sender, instances))
+    if destination.kind in OBJECTS:
+        return ObjectsWay(files, _Lazily(settings, destination))
+    return MessagesWay(settings, destination, database, files)
+
+
+class _Lazily:
+    """The gateway of a destination, made when it is first needed: what it lacks is then a delivery's error."""
+
+    def __init__(self, settings: Settings, destination: AnyDestination) -> None:
+        self._settings, self._destination = settings, destination
+
+    @cached_property
+    def _gateway(self) -> ObjectGateway:
+        return object_gateway(self._destination, self._settings)
+
+    def __call__(self, instances: Sequence[InstanceFile]) -> list[StoreResult]:
+        return self._gateway.store(instances)
+
+
+class ObjectsWay:
+    """The objects of the result, of the reports the first that the destination takes."""
+
+    def __init__(self, files: FileStore, send: Store) -> None:
+        self._files = files
+        self._send = send
+        # How earlier attempts ended, as far as this process made them: statuses of what is stored.
+        self._stored: dict[int, dict[str, int]] = {}
+
+    def attempt(self, claimed: ClaimedDelivery, now: float) -> Verdict:
+        """Send the objects that no earlier attempt has stored."""
+        stored = self._stored.setdefault(claimed.delivery_id, {})
+        results = send_objects(claimed.objects, stored, self._store)
+        stored.update({uid: result.status or 0 for uid, result in results.items() if result.outcome in STORED})
+        return judge(claimed.objects, results)
+
+    def stored(self, delivery_id: int) -> dict[str, int]:
+        """Statuses of what attempts of this process stored."""
+        return self._stored.get(delivery_id, {})
+
+    def forget(self, delivery_id: int) -> None:
+        """The delivery has ended: what it stored is in the index."""
+        self._stored.pop(delivery_id, None)
+
+    def _store(self, objects: Sequence[StoredObject]) -> list[StoreResult]:
+        with self._files.at_hand(objects) as paths:
+            return self._send([read_instance(path) for path in paths])
+
+
+class MessagesWay:
+    """A message that is composed once and kept before it is first sent: every attempt sends the same bytes."""
+
+    def __init__(self, settings: Settings, destination: AnyDestination, database: Database, files: FileStore) -> None:
+        self._settings = settings
+        self._destination = destination
+        self._database = database
+        self._files = files
+        self._messages = Messages(settings.storage.pseudonym_key.get_secret_value())
+
+    def attempt(self, claimed: ClaimedDelivery, now: float) -> Verdict:
+        """Send the message."""
+        try:
+            message = self._kept(claimed.delivery_id) or self._compose(claimed, now)
+        except CannotCompose as error:
+            return Verdict(AttemptOutcome.REFUSED, f"no message can be made of the result: {error}")
+        return self._gateway.send(message)
+
+    def stored(self, delivery_id: int) -> dict[str, int]:
+        """A message has no objects."""
+        return {}
+
+    def forget(self, delivery_id: int) -> None:
+        """The message stays, for a person who sends it again."""
+
+    @cached_property
+    def _gateway(self) -> Gateway:
+        return message_gateway(self._destination, self._settings)
+
+    def _kept(self, delivery_id: int) -> Message | None:
+        with self._database.read() as tx:
+            return self._messages.kept(tx, delivery_id, self._destination.kind)
+
+    def _compose(self, claimed: ClaimedDelivery, now: float) -> Message:
+        composed = self._gateway.compose(read_reported(self._database, self._files, claimed.result_id))
+        with self._database.transaction() as tx:
+            # Another sender may hold the delivery by now: only the one with the lease may decide what is sent.
+            if not deliveries.heartbeat(tx, claimed.delivery_id, claimed.fence, now, self._settings.sender.lease_s):
+                raise StaleLease(f"delivery {claimed.delivery_id}: its lease is somebody else's now")
+            self._messages.keep(tx, claimed.delivery_id, self._destination.kind, composed, now)
+        return composed

@@ -1,0 +1,225 @@
+"""HTTP as gateways speak it: one exchange at a time, each with a deadline, a bound on the answer, and no redirects.
+
+Nothing of a request, an answer or a secret gets into a message or a log: a reason names the kind of error only. Proxies
+of the environment are not used.
+"""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from config.gateways.http import HttpDestination
+from config.settings import SenderSettings
+from dicom_node.errors import NodeError
+from dicom_node.gateways.identities import Identity, identity_of
+from dicom_node.gateways.verdict import AttemptOutcome, Verdict
+from dicom_node.scu.store import SLOWEST_BYTES_PER_S, EchoAnswer
+
+MAX_ANSWER_BYTES = 4 * 1024**2
+CHUNK = 1 << 16
+AWAY = frozenset({401, 403, 404, 407, 408, 425, 429, 502, 503, 504})
+"""Statuses that say nothing of the message: whatever else waits for the destination would be answered so too."""
+REFUSALS: Mapping[int, str] = {
+    401: "it does not accept who the node says it is",
+    403: "the node may not do this there",
+    404: "there is no such service at this address",
+    408: "it took the request for too slow",
+    413: "the request is too large for it",
+    415: "it does not take this kind of content",
+    429: "it is asked too often",
+    503: "it is not available",
+}
+
+
+class NoAnswer(NodeError):
+    """No usable answer came. Whether the peer took the request is not known. The text is for `status`."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it means for a delivery."""
+        return Verdict(AttemptOutcome.UNANSWERED, str(self))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a peer answered. media_type: without parameters, in lower case.  body: at most the bound of the exchange."""
+
+    status: int
+    media_type: str
+    body: bytes
+    headers: Mapping[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """True for a status of success."""
+        return 200 <= self.status < 300
+
+    @property
+    def words(self) -> str:
+        """The status for a person."""
+        known = REFUSALS.get(self.status) or ("it answers with a redirect" if 300 <= self.status < 400 else "")
+        return f"HTTP status {self.status}" + (f": {known}" if known else "")
+
+    @property
+    def outcome(self) -> AttemptOutcome:
+        """What the status alone means for a delivery."""
+        if self.ok:
+            return AttemptOutcome.DELIVERED
+        if self.status in AWAY or 300 <= self.status < 400:
+            return AttemptOutcome.UNANSWERED
+        return AttemptOutcome.REFUSED if 400 <= self.status < 500 else AttemptOutcome.TRANSIENT
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the status alone means for a delivery, with the reason."""
+        return Verdict(self.outcome, "" if self.ok else self.words)
+
+
+class HttpPeer:
+    """One peer that is reached by HTTP. identity: how the node says who it is; None: as the settings say."""
+
+    def __init__(self, destination: HttpDestination, sender: SenderSettings, identity: Identity | None = None) -> None:
+        self._destination = destination
+        self._sender = sender
+        self._identity = identity or identity_of(destination, self.exchange)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        content: bytes | Iterable[bytes] = b"",
+        headers: Mapping[str, str] | None = None,
+        max_bytes: int = MAX_ANSWER_BYTES,
+    ) -> Answer:
+        """Ask for what is at `path` below the destination's address, and say who asks.
+
+        content: if not bytes, it must be the same each time that it is iterated, and `headers` must give its length.
+        A token that is no longer valid is renewed once. Raises NoAnswer.
+        """
+        url = self._destination.url + path
+        answer = self.exchange(method, url, content, {**(headers or {}), **self._identity.headers()}, max_bytes)
+        if answer.status == 401 and self._identity.renew():
+            answer = self.exchange(method, url, content, {**(headers or {}), **self._identity.headers()}, max_bytes)
+        return answer
+
+    def test(self, path: str, headers: Mapping[str, str] | None = None) -> EchoAnswer:
+        """Whether the peer answers a GET, for a person. What it answers is read by nobody."""
+        started = time.monotonic()
+        try:
+            answer = self.ask("GET", path, headers=headers)
+        except NodeError as error:
+            return EchoAnswer(False, str(error))
+        milliseconds = (time.monotonic() - started) * 1000
+        return EchoAnswer(answer.ok, f"{answer.words}, in {milliseconds:.0f} ms")
+
+    def exchange(
+        self,
+        method: str,
+        url: str,
+        content: bytes | Iterable[bytes] = b"",
+        headers: Mapping[str, str] | None = None,
+        max_bytes: int = MAX_ANSWER_BYTES,
+    ) -> Answer:
+        """One request and its answer, on a connection of its own, as these headers alone say. Raises NoAnswer."""
+        patience_s = self._sender.response_timeout_s
+        length = int((headers or {}).get("Content-Length", len(content) if isinstance(content, bytes) else 0))
+        deadline = _Deadline(self._sender.connect_timeout_s + patience_s + length / SLOWEST_BYTES_PER_S)
+        limits = httpx.Timeout(patience_s, connect=self._sender.connect_timeout_s)
+        watched = {"trace": deadline.watch}
+        try:
+            with (
+                deadline,
+                httpx.Client(verify=self._trusted(), trust_env=False, timeout=limits, follow_redirects=False) as client,
+                client.stream(method, url, content=content or None, headers=headers, extensions=watched) as answer,
+            ):
+                return _read(answer, max_bytes)
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError) as error:
+            raise NoAnswer(deadline.why if deadline.passed else _why(error)) from None
+
+    def _trusted(self) -> ssl.SSLContext | bool:
+        """The TLS settings, read anew each time: certificates are renewed while the node runs."""
+        if not self._destination.url.startswith("https://"):
+            return False
+        found = self._destination
+        try:
+            context = ssl.create_default_context(cafile=found.tls_authorities)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if found.tls_certificate and found.tls_key:
+                context.load_cert_chain(found.tls_certificate, found.tls_key)
+        except (OSError, ssl.SSLError) as error:
+            raise NoAnswer(f"the TLS files cannot be used: {getattr(error, 'strerror', '') or error}") from None
+        return context
+
+
+def _read(answer: httpx.Response, max_bytes: int) -> Answer:
+    """The answer with its body. Raises NoAnswer if that is longer than allowed."""
+    body = bytearray()
+    for chunk in answer.iter_bytes(CHUNK):
+        body += chunk
+        if len(body) > max_bytes:
+            raise NoAnswer(f"HTTP status {answer.status_code} with more than {max_bytes} bytes")
+    media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    return Answer(answer.status_code, media_type, bytes(body), dict(answer.headers))
+
+
+def _why(error: Exception) -> str:
+    """What went wrong, without what the peer sent and without an address."""
+    cause = error.__cause__ or error.__context__
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS failed ({cause.reason or type(cause).__name__})"
+    for kind, words in _WORDS:
+        if isinstance(error, kind):
+            return words
+    return f"no answer ({type(error).__name__})"
+
+
+_WORDS: tuple[tuple[type[Exception], str], ...] = (
+    (httpx.ConnectTimeout, "it does not take the connection in time"),
+    (httpx.ConnectError, "it cannot be connected to"),
+    (httpx.TimeoutException, "it does not answer in time"),
+    (httpx.DecodingError, "it answers with what cannot be decoded"),
+    (httpx.InvalidURL, "its address cannot be used"),
+    (httpx.NetworkError, "the connection was cut"),
+    (httpx.ProtocolError, "it ended the connection, or answered with something that is not HTTP"),
+)
+
+
+class _Deadline:
+    """Cuts the connection of an exchange that takes too long in all, however lively it is."""
+
+    def __init__(self, longest_s: float) -> None:
+        self.passed = False
+        self.why = f"it does not answer within {longest_s:.0f} s"
+        self._timer = threading.Timer(longest_s, self._cut)
+        self._timer.daemon = True
+        self._socket: socket.socket | None = None
+
+    def watch(self, event: str, info: Mapping[str, Any]) -> None:
+        """Take the connection from httpx's trace of what it does."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._socket = info["return_value"].get_extra_info("socket")
+
+    def _cut(self) -> None:
+        self.passed = True
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._timer.cancel()

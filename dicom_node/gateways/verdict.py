@@ -1,0 +1,26 @@
+"""What one attempt to deliver means, whatever it was that was sent."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt to deliver ended."""
+
+    DELIVERED = "DELIVERED"
+    UNANSWERED = "UNANSWERED"
+    """Nothing was answered: the destination is away."""
+    TRANSIENT = "TRANSIENT"
+    """Trying again may help."""
+    REFUSED = "REFUSED"
+    """Trying again will hardly help."""
+    WITHHELD = "WITHHELD"
+    """It must not leave this machine."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one attempt means for its delivery. text: a reason or a remark for `status`, without patient data."""
+
+    outcome: AttemptOutcome
+    text: str
