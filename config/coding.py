@@ -52,3 +52,6 @@ def unit_text(ucum: str) -> str:
 
 FORMER_FINDING = Code("840539006", "SCT", "COVID-19")
 """What `probability` and `positive` of an index's results were about while they were columns."""
+
+UNCALIBRATED_OUTPUT = Code("RAW_OUTPUT", "99DICOMNODE", "Output before calibration")
+"""What a model gave, in percent, where a site's calibration made another number of it."""

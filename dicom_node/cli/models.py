@@ -1,10 +1,11 @@
-"""models import, publish, list, show and check."""
+"""models import, publish, calibrate, list, show and check."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dicom_node.cli.calibrate import calibrate
 from dicom_node.cli.common import ConfigOption, JsonOption, database_of, out, print_json, print_rows, say, settings_from
 from dicom_node.errors import NodeError
 
@@ -14,6 +15,9 @@ group = typer.Typer(no_args_is_help=True, help="Import, publish, list and check 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
     app.add_typer(group, name="models")
+
+
+group.command()(calibrate)
 
 
 @group.command("import")

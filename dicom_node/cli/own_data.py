@@ -1,11 +1,12 @@
 """What the node itself holds, for training and evaluation: its series as scans, its results as predictions."""
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Label, and_, func, select
 
+from config.coding import UNCALIBRATED_OUTPUT
 from config.settings import Settings
 from inference.evaluation.errors import EvaluationError, Problem
 from inference.evaluation.folder import FolderPredictions
@@ -14,20 +15,24 @@ from inference.models.cards import read_card
 from inference.models.registry import find_model
 from inference.volume.scans import Scan, age_at
 from storage.files import FileStore
-from storage.models import findings, instances, patients, results, series, studies
+from storage.models import codes, findings, instances, measurements, patients, results, series, studies
 from storage.results import ResultOutcome
 from storage.series_state import SeriesState
 
 
 @dataclass(frozen=True)
 class StoredResult:
-    """The current probability of one series. names: everything that a label may call it by."""
+    """The current probability of one series. names: everything that a label may call it by.
+
+    uncalibrated: what the networks gave, if the probability is a site's calibration of it.
+    """
 
     names: frozenset[str]
     patient: str
     sex: str
     manufacturer: str
     probability: float
+    uncalibrated: float | None
     instance_count: int
     model: str
     model_digest: str
@@ -86,6 +91,7 @@ def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
             results.c.model_name,
             results.c.model_version,
             results.c.model_digest,
+            _uncalibrated(),
         )
         .select_from(results.join(series, series.c.id == results.c.series_pk).join(studies).join(patients))
         .join(findings, findings.c.id == first.scalar_subquery())
@@ -105,12 +111,34 @@ def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
             sex=row.sex or "",
             manufacturer=row.manufacturer or "",
             probability=row.certainty,
+            uncalibrated=None if row.uncalibrated is None else row.uncalibrated / 100,
             instance_count=row.instance_count,
             model=f"{row.model_name} {row.model_version}",
             model_digest=row.model_digest,
         )
         for row in rows
     ]
+
+
+def _uncalibrated() -> Label[float | None]:
+    """The output before calibration of each result, in percent; null without one."""
+    concept = and_(codes.c.value == UNCALIBRATED_OUTPUT.value, codes.c.scheme == UNCALIBRATED_OUTPUT.scheme)
+    found = select(measurements.c.value).select_from(measurements.join(codes, measurements.c.concept_id == codes.c.id))
+    mine = found.where(measurements.c.result_id == results.c.id, concept).correlate(results).limit(1)
+    return mine.scalar_subquery().label("uncalibrated")
+
+
+def outputs_of(tx: Connection, labels: Path, digest: str, calibrated: Set[str]) -> FolderPredictions:
+    """What the networks of a model gave for the labelled cases, whatever a site's calibration made of it.
+
+    digest: of the model.  calibrated: of its calibrated versions.
+    Raises UnusablePredictions for labels that cannot be used, EvaluationError if no labelled case has a result.
+    """
+    found = [result for result in stored_results(tx, shadow=False) if result.model_digest == digest]
+    for result in stored_results(tx, shadow=False):
+        if result.model_digest in calibrated and result.uncalibrated is not None:
+            found.append(replace(result, probability=result.uncalibrated))
+    return _labelled(labels, found, "result of this model")
 
 
 def node_predictions(tx: Connection, settings: Settings, labels: Path, *, shadow: bool) -> FolderPredictions:
@@ -120,10 +148,18 @@ def node_predictions(tx: Connection, settings: Settings, labels: Path, *, shadow
     those of the last one count.
     Raises UnusablePredictions for labels that cannot be used, EvaluationError if no labelled case has a result.
     """
-    truth = read_labels(labels)
     every = stored_results(tx, shadow=shadow)
     digest = _digest(settings, every, shadow=shadow)
-    by_case = _by_case([result for result in every if result.model_digest == digest], set(truth.rows))
+    of_model = [result for result in every if result.model_digest == digest]
+    kind = "shadow" if shadow else "reporting"
+    predictions = _labelled(labels, of_model, f"result of its {kind} model")
+    return replace(predictions, unlabelled=len(every) - len(predictions.rows))
+
+
+def _labelled(labels: Path, found: Sequence[StoredResult], what: str) -> FolderPredictions:
+    """The results of the labelled cases. what: they are, for the error that there are none."""
+    truth = read_labels(labels)
+    by_case = _by_case(found, set(truth.rows))
     patients = sorted({result.patient for result in by_case.values()})
     rows, refused = [], []
     for case, row in truth.rows.items():
@@ -144,9 +180,8 @@ def node_predictions(tx: Connection, settings: Settings, labels: Path, *, shadow
             }
         )
     if not rows:
-        kind = "shadow" if shadow else "reporting"
-        raise EvaluationError(f"the node has no result of its {kind} model for any case of {truth.file}")
-    return FolderPredictions(tuple(rows), tuple(refused), len(every) - len(rows))
+        raise EvaluationError(f"the node has no {what} for any case of {truth.file}")
+    return FolderPredictions(tuple(rows), tuple(refused), len(found) - len(rows))
 
 
 def _digest(settings: Settings, every: Sequence[StoredResult], *, shadow: bool) -> str:

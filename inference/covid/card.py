@@ -54,6 +54,7 @@ class ZhengCard(Card):
     def digest(self) -> str:
         """SHA-256 hex over the preprocessing, the threshold and both weight files."""
         content = [plain(self.profile), self.threshold, self.unet.sha256, self.decovnet.sha256]
+        content += self.calibration_content()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def words(self) -> Words:
@@ -67,11 +68,14 @@ class ZhengCard(Card):
     def algorithms(self) -> tuple[Algorithm, ...]:
         """The two networks."""
         unet, decovnet = self.unet.sha256, self.decovnet.sha256
-        return algorithms_of(self.profile.name, self.threshold, unet, decovnet, self.digest())
+        by_site = (f"calibration={self.calibration.method}",) if self.calibration else ()
+        return algorithms_of(self.profile.name, self.threshold, unet, decovnet, self.digest(), by_site)
 
 
-def algorithms_of(profile: str, threshold: float, unet: str, decovnet: str, digest: str) -> tuple[Algorithm, ...]:
-    """The two networks, as reports name them. unet, decovnet: SHA-256 of their weights."""
+def algorithms_of(
+    profile: str, threshold: float, unet: str, decovnet: str, digest: str, more: tuple[str, ...] = ()
+) -> tuple[Algorithm, ...]:
+    """The two networks, as reports name them. unet, decovnet: SHA-256 of their weights. more: parameters."""
     by = f"profile={profile}"
     parameters = (
         f"threshold={_threshold_text(threshold)}",
@@ -79,6 +83,7 @@ def algorithms_of(profile: str, threshold: float, unet: str, decovnet: str, dige
         f"weights_sha256={decovnet}",
         f"lung_mask_weights_sha256={unet}",
         f"model_digest={digest}",
+        *more,
     )
     return (
         Algorithm(UNET, "Lung mask", unet, (by, f"weights_sha256={unet}")),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from config.coding import BILATERAL, LUNG, MILLILITRE, VOLUME
+from config.coding import BILATERAL, LUNG, MILLILITRE, UNCALIBRATED_OUTPUT, VOLUME
 from inference.covid.card import DECOVNET, SUBJECT, UNET
 from inference.covid.verdict import Verdict
 from inference.covid.words import LOCALISATION, lungs_line, nothing_localised, region_line, statement
@@ -43,7 +43,7 @@ def output_of(verdict: Verdict, volume: CTVolume, model: ModelIdentity) -> Outpu
     """The verdict on a volume as an output of the plug. volume: that it was made from, as stored."""
     remark = nothing_localised(verdict)
     return Output(
-        measurements=(*_lung_volumes(verdict), *_region_measurements(verdict, volume)),
+        measurements=(*_lung_volumes(verdict), *_region_measurements(verdict, volume), *_uncalibrated(verdict)),
         findings=(_classification(verdict),),
         segments=_segments(verdict),
         heat=verdict.heat,
@@ -72,6 +72,12 @@ def _classification(verdict: Verdict) -> FindingByCode:
         algorithm=DECOVNET,
         spread=verdict.spread,
     )
+
+
+def _uncalibrated(verdict: Verdict) -> list[Measurement]:
+    if verdict.uncalibrated is None:
+        return []
+    return [Measurement(UNCALIBRATED_OUTPUT, 100 * verdict.uncalibrated, PERCENT, LUNG, BILATERAL, decimals=2)]
 
 
 def _lung_volumes(verdict: Verdict) -> list[Measurement]:

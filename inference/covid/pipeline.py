@@ -129,9 +129,10 @@ class Pipeline:
             placement = self._placement(volume, raw)
             check_crop(placement.box, on_source, lungs, inside, profile.decovnet.crop, self._policy)
         with timings.stage("decovnet"):
-            probability, features = self._decovnet.verdict(image, mask)
+            output, features = self._decovnet.verdict(image, mask)
+            probability = self.card.calibrated(output)
         localised, spread = None, None
-        if localise and self.card.spread is not None and self.card.spread.applies(probability):
+        if localise and self.card.spread is not None and self._may_be_borderline(probability):
             with timings.stage("spread"):
                 spread = spread_of(probability, grey, raw, profile, self.card.spread, self._judge)
         if localise:
@@ -155,14 +156,21 @@ class Pipeline:
             trace=_trace(raw, crop, volume, outside_share(on_source[inside], lungs[inside]), timings) if trace else {},
             verdict_slices=placement.source_slices,
             spread=spread,
+            uncalibrated=None if self.card.calibration is None else output,
+            calibration=None if self.card.calibration is None else self.card.calibration.sentence(),
         )
         return verdict, NetworkInput(image, mask, placement)
+
+    def _may_be_borderline(self, probability: float) -> bool:
+        """The card's band is one of the networks' own output: with a calibration, every output is tried."""
+        rule = self.card.spread
+        return rule is not None and (self.card.calibration is not None or rule.applies(probability))
 
     def _judge(self, image: Grey, mask: Grey) -> float:
         """P(COVID-19) of a cropped image and its mask: uint8 (T, Y, X)."""
         with one_thread():
             image, mask = resized(image, mask, self.card.profile, self._device.torch_device)
-        return self._decovnet.probability(image, mask)
+        return self.card.calibrated(self._decovnet.probability(image, mask))
 
     def _placement(self, volume: CTVolume, raw: Grey) -> Placement:
         profile = self.card.profile
@@ -191,15 +199,17 @@ class Pipeline:
         profile = self.card.profile
         start, stop = verdict_range(len(grey), profile.slices)
         raw = self.segmentation.raw_masks(grey, np.arange(start, stop, dtype=np.intp))
-        return self._decovnet.probability(
-            *resized(*decovnet_input(grey, raw, profile), profile, self._device.torch_device)
-        )
+        given = resized(*decovnet_input(grey, raw, profile), profile, self._device.torch_device)
+        return self.card.calibrated(self._decovnet.probability(*given))
 
     def verdict_on(self, image: Grey, mask: Grey) -> tuple[float, float]:
         """P(COVID-19) and its log-odds for DeCoVNet's input: uint8 (T, rows, columns), see `NetworkInput`."""
-        probability, features = self._decovnet.verdict(image, mask)
+        output, features = self._decovnet.verdict(image, mask)
         with one_thread():
-            return probability, self._localiser.log_odds(features)
+            score = self._localiser.log_odds(features)
+        if self.card.calibration is None:
+            return output, score
+        return self.card.calibrated(output), self.card.calibration.apply_log_odds(score)
 
 
 def _as_stored(verdict: Verdict, turned: CTVolume) -> Verdict:

@@ -39,6 +39,7 @@ class Zheng:
 
     card_type = ZhengCard
     reads_cards_without_kind = True
+    calibrates = True  # its outputs are what `Card.calibrated` makes of them
 
     def load(self, folder: Path, card: Card, device: DeviceChoice) -> LoadedZheng:
         """Load both networks. Raises ModelError if they are missing, altered or do not fit."""

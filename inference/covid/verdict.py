@@ -12,7 +12,7 @@ from inference.finding import QualityCheck, Spread
 class Verdict:
     """What the networks say of one volume.
 
-    probability: P(COVID-19) as the model gives it, 0 to 1.
+    probability: P(COVID-19) as the model gives it, 0 to 1; if the site has calibrated it, as the site reads it.
     lung_mask: bool (Z, Y, X) on the grid of the source volume; cleaned (connected components).
     lung_volume_ml, left_lung_ml, right_lung_ml: millilitres of the cleaned mask.
     localisation: bool (Z, Y, X), the part of the lungs that drove a positive result. It is empty for a negative
@@ -22,6 +22,8 @@ class Verdict:
     threshold: the probability from which it is positive.
     verdict_slices: lowest and highest z of the source slices that the probability was computed from; None means
         all of them.
+    uncalibrated: P(COVID-19) as the networks gave it; None if the model has no calibration.
+    calibration: where that comes from, in words; None without one.
     spread: how far harmless changes move the probability; None if it is clear, or the card asks for no such check.
     timings_s: seconds by stage.
     trace: intermediate values by name (JSON types only); empty unless asked for.
@@ -43,6 +45,8 @@ class Verdict:
     trace: dict[str, object] = field(default_factory=dict)
     verdict_slices: tuple[int, int] | None = None
     spread: Spread | None = None
+    uncalibrated: float | None = None
+    calibration: str | None = None
 
     @property
     def positive(self) -> bool:

@@ -20,7 +20,19 @@ def statement(verdict: Verdict) -> str:
     return (
         f"The model's output for COVID-19 is {percent(verdict.probability, threshold)} %, {side} of "
         f"{100 * threshold:.10g} %: {sign}. It says how sure the model is about the whole scan. It is not the "
-        "probability that the patient has COVID-19: other lung diseases can score as high."
+        "probability that the patient has COVID-19: other lung diseases can score as high." + _calibration(verdict)
+    )
+
+
+def _calibration(verdict: Verdict) -> str:
+    """What the networks themselves gave, and whose calibration made another number of it; empty without one."""
+    if verdict.calibration is None or verdict.uncalibrated is None:
+        return ""
+    if verdict.uncalibrated == verdict.probability:
+        return f" The threshold is this site's own ({verdict.calibration})."
+    return (
+        f" The networks' own output is {100 * verdict.uncalibrated:.1f} %; the number above is that output as this "
+        f"site has calibrated it ({verdict.calibration})."
     )
 
 

@@ -51,8 +51,8 @@ def draw(predictions: Predictions, assessment: Assessment) -> dict[str, dict[str
 
     Raises MissingExtra without matplotlib.
     """
-    with _style():
-        return {name: _rendered(figure) for name, figure in _figures(predictions, assessment)}
+    with style():
+        return {name: rendered(figure) for name, figure in _figures(predictions, assessment)}
 
 
 def _figures(predictions: Predictions, assessment: Assessment) -> Iterator[tuple[str, Figure]]:
@@ -68,7 +68,8 @@ def _figures(predictions: Predictions, assessment: Assessment) -> Iterator[tuple
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
+    """The look of all figures. Raises MissingExtra without matplotlib."""
     load("matplotlib")
     import matplotlib
     from matplotlib.font_manager import get_font_names
@@ -81,7 +82,8 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _axes(size: tuple[float, float], *, title: str, x: str, y: str) -> tuple[Figure, Axes]:
+def axes_of(size: tuple[float, float], *, title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    """A figure with one plot. size: inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size)
@@ -90,7 +92,8 @@ def _axes(size: tuple[float, float], *, title: str, x: str, y: str) -> tuple[Fig
     return figure, axes
 
 
-def _rendered(figure: Figure) -> dict[str, bytes]:
+def rendered(figure: Figure) -> dict[str, bytes]:
+    """PNG and SVG of a figure, by name of the form."""
     files = {}
     for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         buffer = io.BytesIO()
@@ -114,7 +117,7 @@ def area_text(name: str, value: float | None, interval: Interval | None) -> str:
 
 def _roc(assessment: Assessment, curve: Curve) -> Figure:
     title = f"ROC curve, {assessment.positives} positive and {assessment.negatives} negative cases"
-    figure, axes = _axes(SQUARE, title=title, x="1 - specificity", y="sensitivity")
+    figure, axes = axes_of(SQUARE, title=title, x="1 - specificity", y="sensitivity")
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
     label = area_text("ROC AUC", assessment.roc_auc, assessment.roc_auc_interval)
     axes.plot(curve.x, curve.y, color=BLUE, linewidth=2, label=label)
@@ -134,7 +137,7 @@ def _points(assessment: Assessment) -> Iterator[tuple[str, ThresholdRow]]:
 
 def _precision_recall(assessment: Assessment, curve: Curve) -> Figure:
     title = "Precision-recall curve"
-    figure, axes = _axes(SQUARE, title=title, x="recall (sensitivity)", y="precision (PPV among these cases)")
+    figure, axes = axes_of(SQUARE, title=title, x="recall (sensitivity)", y="precision (PPV among these cases)")
     axes.axhline(assessment.prevalence, linestyle="--", color=GREY, linewidth=1, label="positive share of the cases")
     label = area_text("PR AUC", assessment.pr_auc, assessment.pr_auc_interval)
     axes.step(curve.x, curve.y, where="post", color=BLUE, linewidth=2, label=label)
@@ -147,7 +150,7 @@ def _calibration(assessment: Assessment) -> Figure:
     title = (
         f"Calibration: Brier score {assessment.brier:.3f} (always saying the mean: {assessment.brier_reference:.3f})"
     )
-    figure, axes = _axes((5.8, 5.8), title=title, x="probability that the model gives", y="share that is positive")
+    figure, axes = axes_of((5.8, 5.8), title=title, x="probability that the model gives", y="share that is positive")
     axes.title.set_fontsize(10)
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="perfect calibration")
     bins = assessment.calibration
@@ -170,7 +173,7 @@ def _predictive_values(assessment: Assessment) -> Figure:
     if values is None:
         raise ValueError("no predictive values to draw")
     title = f"Predictive values at threshold {values.threshold:g} by prevalence"
-    figure, axes = _axes(WIDE, title=title, x="prevalence among those scanned", y="predictive value")
+    figure, axes = axes_of(WIDE, title=title, x="prevalence among those scanned", y="predictive value")
     prevalences = np.linspace(0.001, 0.999, 400)
     pairs = [ppv_npv(values.sensitivity, values.specificity, float(value)) for value in prevalences]
     for index, (words, colour) in enumerate(
@@ -190,7 +193,7 @@ def _predictive_values(assessment: Assessment) -> Figure:
 
 def _probabilities(predictions: Predictions, assessment: Assessment) -> Figure:
     title = "Probabilities by true class"
-    figure, axes = _axes(WIDE, title=title, x="probability that the model gives", y="cases")
+    figure, axes = axes_of(WIDE, title=title, x="probability that the model gives", y="cases")
     edges = [float(edge) for edge in np.linspace(0, 1, 21)]
     for inside, words, colour in ((predictions.label, "positive", RED), (~predictions.label, "negative", BLUE)):
         text = f"{words} ({int(inside.sum())})"
@@ -204,7 +207,7 @@ def _probabilities(predictions: Predictions, assessment: Assessment) -> Figure:
 def _subgroups(assessment: Assessment, title: str) -> Figure:
     rows = assessment.subgroups[title]
     size = (7.2, 1.5 + 0.55 * len(rows))
-    figure, axes = _axes(size, title=f"By {title}, threshold {assessment.threshold.threshold:g}", x="", y="")
+    figure, axes = axes_of(size, title=f"By {title}, threshold {assessment.threshold.threshold:g}", x="", y="")
     for place, row in enumerate(rows):
         shown = (
             (row.roc_auc, row.roc_auc_interval, -0.22, BLUE, "o"),

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from config.coding import Code
 from inference.errors import ModelError
 from inference.finding import Algorithm, ModelIdentity, Words
+from inference.models.calibration import Calibration
 from inference.models.kinds import card_type
 from inference.models.toml_fields import build, plain, read_toml, write_toml
 
@@ -80,6 +81,7 @@ class Card:
     suitability: the rules that a series must pass, read by the plug-in.
     threshold: the certainty from which it is positive; None if it decides by none.
     operating_points: what is published about its thresholds.
+    calibration: how a site reads its output, None: as it is. The threshold is then one of the calibrated output.
     published: `models publish` wrote the card for exactly these weights.
     training, evaluation: what it was trained on and how, and how well it did; figures without patient data.
     """
@@ -102,6 +104,7 @@ class Card:
     limits: Limits | None = None
     suitability: Mapping[str, object] = field(default_factory=dict)
     operating_points: tuple[OperatingPoint, ...] = ()
+    calibration: Calibration | None = None
     training: Mapping[str, object] = field(default_factory=dict)
     evaluation: Mapping[str, object] = field(default_factory=dict)
 
@@ -126,7 +129,16 @@ class Card:
     def digest(self) -> str:
         """SHA-256 hex over all that can change an output: program, settings, suitability and weights."""
         content = [self.kind, self.name, self.version, self.threshold, plain(self.settings), plain(self.suitability)]
+        content += self.calibration_content()
         return hashlib.sha256(json.dumps([*content, _digests(self)], sort_keys=True).encode()).hexdigest()
+
+    def calibration_content(self) -> list[object]:
+        """What a digest says about its calibration: nothing if it has none."""
+        return [] if self.calibration is None else [plain(self.calibration)]
+
+    def calibrated(self, output: float) -> float:
+        """The certainty that this model reports for an output of its networks, both 0 to 1."""
+        return output if self.calibration is None else self.calibration.apply(output)
 
     def words(self) -> Words:
         """How its results are called."""

@@ -76,6 +76,11 @@ def card_type(table: Mapping[str, Any], where: str) -> "type[Card]":
     return found
 
 
+def calibrates(kind: Kind) -> bool:
+    """True if models of this kind report what `Card.calibrated` makes of their output."""
+    return kind.own and bool(getattr(plug_of(kind), "calibrates", False))
+
+
 @cache
 def kind_of_former_cards() -> Kind:
     """The kind of the cards that name none: they are older than kinds."""

@@ -22,6 +22,7 @@ from dicom_node.web.pages.words import count, percent
 from dicom_node.web.security.guard import require
 from dicom_node.web.security.roles import Role
 from inference.errors import ModelError
+from inference.models.calibrated import POINT
 from inference.models.cards import Card, OperatingPoint
 from inference.models.registry import list_models
 from inference.models.site_evaluation import NAME as OWN
@@ -143,7 +144,7 @@ def _shown(
     elif used and used.shadow and used.shadow.digest == digest:
         role = SHADOW
     figures = figures_of(card, settings.models_dir)
-    own = any(point.name == OWN for point in figures)
+    own = any(point.name in (OWN, POINT) for point in figures)
     said = _weeks([one for one in counted if one.model == f"{card.name} {card.version}"], weeks)
     return Shown(card, digest, role, sources, figures, own, tuple(said), _chart(said), _said(said))
 
