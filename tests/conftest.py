@@ -81,6 +81,13 @@ def require_program(name: str) -> str:
     pytest.skip(f"{name} is not installed (Debian packages dcmtk, orthanc, libpixelmed-java)")
 
 
+def require_dicomweb() -> str:
+    """Path of Orthanc's plugin for DICOMweb."""
+    for found in Path("/usr/share/orthanc/plugins").glob("libOrthancDicomWeb*"):
+        return str(found)
+    pytest.skip("Orthanc's DICOMweb plugin is not installed (Debian package orthanc-dicomweb)")
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """In CI a skipped test counts as failed, because everything that the tests need must be installed there."""

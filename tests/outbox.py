@@ -22,7 +22,8 @@ from storage.database import Database, open_database
 from storage.folder import FolderStore
 from storage.jobs import ModelRef, Models
 from storage.models import deliveries as delivery_table
-from storage.results import NewObject, NewResult
+from storage.models import results
+from storage.results import NewObject, NewResult, StoredObject, objects_of
 from tests.storage_factory import said
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -89,14 +90,20 @@ class Node:
     database: Database
     files: FolderStore
 
-    def add_result(self, now: float, kinds: Sequence[str] = ("report",), model: ModelRef = MODEL) -> dict[str, Dataset]:
+    def add_result(
+        self,
+        now: float,
+        kinds: Sequence[str] = ("report",),
+        model: ModelRef = MODEL,
+        objects: dict[str, Dataset] | None = None,
+    ) -> dict[str, Dataset]:
         """Put one finished result with these objects into the outbox, for every destination. Returns them by kind."""
         study, source = generate_uid(), generate_uid()
         slice_file = self.files.write_durably([part10(instance(CT))])
         header = IndexedHeader(patient_id="TEST", modality="CT")
         syntax = str(ExplicitVRLittleEndian)
         arrival = Arrival(generate_uid(), CT, source, study, syntax, "CT", "NODE", "127.0.0.1", slice_file, header)
-        objects = {
+        objects = objects or {
             kind: instance(CLASS_OF_KIND[kind], StudyInstanceUID=study, SeriesInstanceUID=generate_uid())
             for kind in kinds
         }
@@ -146,6 +153,12 @@ class Node:
         """Audit rows of one event."""
         with self.database.read() as tx:
             return list(audit.search(tx, event=event))
+
+    def objects(self) -> list[StoredObject]:
+        """The objects of every result."""
+        with self.database.read() as tx:
+            ids = tx.scalars(select(results.c.id)).all()
+            return [one for result_id in ids for one in objects_of(tx, result_id)]
 
     def states(self) -> dict[str, str]:
         """State of the latest delivery for each destination."""

@@ -131,7 +131,8 @@ def orthanc(folder: Path, modalities: dict[str, int] | None = None, **options: o
 
     modalities: ports on loopback, by AE title. options: further entries of its configuration file.
     """
-    port, http_port = free_port(), free_port()
+    port, http_port = free_port(), options.get("HttpPort") or free_port()
+    assert isinstance(http_port, int)
     folder.mkdir(parents=True, exist_ok=True)
     configuration = {
         "Name": "test",
@@ -166,8 +167,10 @@ class CuttingProxy:
     The PACS has then stored an instance without the sender learning of it.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, answer: bytes = b"\x04") -> None:
+        """answer: how those to be cut begin. 0x04: P-DATA-TF; from a Storage SCP it carries the C-STORE response."""
         self.target_port = target_port
+        self._answer_begins = answer
         self.cuts = 0
         self._armed = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -175,7 +178,7 @@ class CuttingProxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def arm(self, times: int = 1) -> None:
-        """Cut the next `times` C-STORE answers."""
+        """Cut the next `times` answers."""
         self._armed = times
 
     def close(self) -> None:
@@ -203,8 +206,7 @@ class CuttingProxy:
     def _answer(self, server: socket.socket, client: socket.socket) -> None:
         try:
             while data := server.recv(65536):
-                # 0x04: P-DATA-TF; from a Storage SCP it carries the C-STORE response.
-                if data[0] == 0x04 and self._armed:
+                if data.startswith(self._answer_begins) and self._armed:
                     self._armed -= 1
                     self.cuts += 1
                     break

@@ -134,15 +134,19 @@ class HttpPeer:
         deadline = _Deadline(self._sender.connect_timeout_s + patience_s + length / SLOWEST_BYTES_PER_S)
         limits = httpx.Timeout(patience_s, connect=self._sender.connect_timeout_s)
         watched = {"trace": deadline.watch}
+        unpacked = {"Accept-Encoding": "identity", **(headers or {})}
         try:
             with (
                 deadline,
                 httpx.Client(verify=self._trusted(), trust_env=False, timeout=limits, follow_redirects=False) as client,
-                client.stream(method, url, content=content or None, headers=headers, extensions=watched) as answer,
+                client.stream(method, url, content=content or None, headers=unpacked, extensions=watched) as answer,
             ):
-                return _read(answer, max_bytes)
+                found = _read(answer, max_bytes)
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError) as error:
             raise NoAnswer(deadline.why if deadline.passed else _why(error)) from None
+        if deadline.passed:  # an answer of no stated length seems whole when it is cut
+            raise NoAnswer(deadline.why)
+        return found
 
     def _trusted(self) -> ssl.SSLContext | bool:
         """The TLS settings, read anew each time: certificates are renewed while the node runs."""
@@ -160,9 +164,11 @@ class HttpPeer:
 
 
 def _read(answer: httpx.Response, max_bytes: int) -> Answer:
-    """The answer with its body. Raises NoAnswer if that is longer than allowed."""
+    """The answer with its body. Raises NoAnswer if that is longer than allowed, or packed: it could unpack to more."""
+    if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise NoAnswer(f"HTTP status {answer.status_code} with a packed answer, which the node did not ask for")
     body = bytearray()
-    for chunk in answer.iter_bytes(CHUNK):
+    for chunk in answer.iter_raw(CHUNK):
         body += chunk
         if len(body) > max_bytes:
             raise NoAnswer(f"HTTP status {answer.status_code} with more than {max_bytes} bytes")
@@ -189,7 +195,6 @@ _WORDS: tuple[tuple[type[Exception], str], ...] = (
     (httpx.ConnectTimeout, "it does not take the connection in time"),
     (httpx.ConnectError, "it cannot be connected to"),
     (httpx.TimeoutException, "it does not answer in time"),
-    (httpx.DecodingError, "it answers with what cannot be decoded"),
     (httpx.InvalidURL, "its address cannot be used"),
     (httpx.NetworkError, "the connection was cut"),
     (httpx.ProtocolError, "it ended the connection, or answered with something that is not HTTP"),

@@ -104,12 +104,11 @@ def _result(instance: InstanceFile, answer: Answer, said: Said) -> StoreResult:
     if uid in said.failed:
         reason = said.failed[uid]
         return StoreResult(uid, classify(reason), reason, f"failure reason 0x{reason:04X}")
-    if uid in said.stored or not said.stored:
-        warning = said.stored.get(uid)
+    if uid in said.stored:
+        warning = said.stored[uid]
         if warning:
             return StoreResult(uid, StoreOutcome.WARNING, warning, f"warning reason 0x{warning:04X}")
-        if answer.ok:
-            return StoreResult(uid, StoreOutcome.STORED, 0, "stored")
+        return StoreResult(uid, StoreOutcome.STORED, 0, "stored")
     detail = f"{answer.words}; its list of what is stored leaves this object out"
     return StoreResult(uid, StoreOutcome.TRANSIENT, PROCESSING_FAILURE, detail)
 
@@ -117,11 +116,9 @@ def _result(instance: InstanceFile, answer: Answer, said: Said) -> StoreResult:
 def _without_list(instance: InstanceFile, answer: Answer) -> StoreResult:
     """What a status without a list means for one instance."""
     uid = instance.sop_instance_uid
-    if answer.ok and not answer.body.strip():
-        return StoreResult(uid, StoreOutcome.WARNING, 0, f"{answer.words} without a list of what is stored")
     if answer.ok:
-        # A page of somebody else, such as a login's, comes with 200 too.
-        detail = f"{answer.words}, and an answer that is no list of what is stored"
+        # A page of somebody else, such as a login's or a proxy's, comes with 200 too.
+        detail = f"{answer.words}, and no list of what is stored"
         return StoreResult(uid, StoreOutcome.TRANSIENT, PROCESSING_FAILURE, detail)
     if answer.outcome == AttemptOutcome.UNANSWERED:
         return _unanswered(instance, answer.words)
