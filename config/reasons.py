@@ -161,6 +161,13 @@ class ReasonCode(StrEnum):
     MODEL_OUTPUT = "MODEL_OUTPUT", "an answer of a model that does not fit the images", _MAKER
     MODEL_CODE = "MODEL_CODE", "an answer of a model with an unknown code", _MAKER
 
+    # A person's decision about the model, and not about the series.
+    MODEL_SUSPENDED = (
+        "MODEL_SUSPENDED",
+        "a model that a person has suspended",
+        "Resume it with `dicom-node models resume NAME`; with `--analyse` what came meanwhile is analysed.",
+    )
+
     # Only in batches: there is no result.
     NO_LONGER_STORED = "NO_LONGER_STORED", "images that are no longer stored, or no longer where they were", _RESEND
     ANALYSIS_FAILED = (

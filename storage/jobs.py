@@ -331,6 +331,11 @@ def finish(
     return result_id
 
 
+def note_refusal(tx: Connection, job_id: int, refusal: Refusal) -> None:
+    """Note that a job is reported without analysing, as if it had been queued so."""
+    tx.execute(update(jobs).where(jobs.c.id == job_id).values(**refusal_columns(refusal)))
+
+
 def hand_back(tx: Connection, job_id: int, fence: int, now: float) -> None:
     """A worker that shuts down gives its job back: QUEUED, the attempt not counted. Raises StaleLease."""
     values = {"worker": None, "attempts": jobs.c.attempts - 1, "set_at": now, "due_at": now}

@@ -54,6 +54,17 @@ def failed_jobs_of(tx: Connection, series_pk: int) -> list[int]:
     return [one.job_id for one in outcomes if one.job_state == JobState.FAILED]
 
 
+def not_analysed(tx: Connection, model_name: str, reason: str) -> list[int]:
+    """The series that a model's current result refuses for a reason, the oldest result first; none of a batch."""
+    found = (
+        select(results.c.series_pk)
+        .where(results.c.reason_code == reason, results.c.outcome == "NOT_ANALYSED", results.c.shadow.is_(False))
+        .where(results.c.model_name == model_name, results.c.superseded_at.is_(None), results.c.batch_id.is_(None))
+        .order_by(results.c.created_at)
+    )
+    return list(tx.scalars(found))
+
+
 def _outcomes() -> Select[tuple[object, ...]]:
     current = (results.c.job_id == jobs.c.id) & results.c.superseded_at.is_(None)
     first = select(func.min(findings.c.id)).where(findings.c.result_id == results.c.id).correlate(results)

@@ -750,6 +750,17 @@ class PauseRow(Base):
     paused_by: Mapped[str]
 
 
+class SuspensionRow(Base):
+    """A model that a person has suspended (see suspensions.py): it reports nothing."""
+
+    __tablename__ = "suspensions"
+
+    model_name: Mapped[str] = mapped_column(primary_key=True)
+    suspended_at: Mapped[float]
+    suspended_by: Mapped[str]
+    reason: Mapped[str]
+
+
 class AuditRow(Base):
     """One thing that happened. Rows are chained by hash and never changed: triggers refuse changes. The oldest may go
     into archives (see audit_archive.py).
@@ -853,6 +864,7 @@ listings = cast(Table, Listing.__table__)
 listing_weeks = cast(Table, ListingWeek.__table__)
 completion_efforts = cast(Table, CompletionEffort.__table__)
 pauses = cast(Table, PauseRow.__table__)
+suspensions = cast(Table, SuspensionRow.__table__)
 audit = cast(Table, AuditRow.__table__)
 audit_archives = cast(Table, AuditArchive.__table__)
 web_users = cast(Table, WebUser.__table__)

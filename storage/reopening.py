@@ -18,7 +18,7 @@ from storage.series_state import SERIES, Selection, SeriesState
 
 BY_OPERATOR = "an operator"
 # What a person may overrule; all other refusals say that the images are not fit or not complete.
-OVERRULED = frozenset({ReasonCode.NOT_WANTED, ReasonCode.PASSED_OVER})
+OVERRULED = frozenset({ReasonCode.NOT_WANTED, ReasonCode.PASSED_OVER, ReasonCode.MODEL_SUSPENDED})
 
 
 def reopen(tx: Connection, series_pk: int, now: float, reason: str) -> int:

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, func, select
 
-from storage import pauses, tallies
+from storage import pauses, suspensions, tallies
 from storage.copies import CONTRADICTS, SAME
 from storage.deliveries import DeliveryState
 from storage.job_state import JobState
@@ -35,6 +35,7 @@ def status(tx: Connection, now: float) -> dict[str, Any]:
         "oldest_queued_s": _age(now, tx.scalar(OLDEST_QUEUED)),
         "oldest_pending_s": _age(now, _oldest_pending(tx, counts)),
         "paused": [vars(one) for one in pauses.all_of(tx)],
+        "suspended": [vars(one) for one in suspensions.all_of(tx)],
         "failed_jobs": _failed_jobs(tx),
         "failed_deliveries": _failed_deliveries(tx),
         "unconfirmed": int(tx.scalar(UNCONFIRMED) or 0),

@@ -28,6 +28,7 @@ from dicom_node.analysis.read_ahead import ReadAhead
 from dicom_node.analysis.repairs import note_repairs
 from dicom_node.analysis.result_objects import ResultObjects, report_objects
 from dicom_node.analysis.result_row import new_result
+from dicom_node.analysis.suspended import suspended
 from dicom_node.errors import ModelUnavailable
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.errors import CorruptInstance, ModelError
@@ -144,6 +145,7 @@ class Worker:
     def handle(self, job: ClaimedJob) -> None:
         """Analyse one claimed series and commit its result."""
         with self.database.read() as tx:
+            job = replace(job, refusal=job.refusal or suspended(tx, job))
             instances = series.series_instances(tx, job.series_pk)
             previous = results.previous_result(tx, job.series_pk, replaced_by(self.settings, job.model.name))
         if series.instances_digest(instances) != job.instances_digest:
@@ -168,6 +170,10 @@ class Worker:
         while not committed:
             with self.database.read() as tx:
                 others = study_results.others(tx, job.series_pk)
+                refusal = suspended(tx, job) if analysis.refusal is None else None
+            if refusal is not None:  # while it was being analysed
+                job = replace(job, refusal=refusal)
+                analysis, look = Analysis(None, refusal, analysis.volume, analysis.timings_s), None
             comparison = compared(look, self.database, analysis, model) if look else None
             said, built = self._built(job, analysis, paths, previous, model, others, comparison)
             committed = self._commit(job, said, model.identity, built, others, comparison)
@@ -260,6 +266,10 @@ class Worker:
                 return False
             if comparison is not None and not comparison.holds(tx):
                 return False
+            if analysis.refusal is None and suspended(tx, job):
+                return False
+            if job.refusal is not None and job.refusal.code == ReasonCode.MODEL_SUSPENDED:
+                jobs.note_refusal(tx, job.job_id, job.refusal)
             now = time.time()
             result = new_result(analysis, model)
             replaces = replaced_by(self.settings, job.model.name)

@@ -1,4 +1,4 @@
-"""models import, publish, calibrate, list, show and check."""
+"""models import, publish, calibrate, suspend, resume, list, show and check."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from dicom_node.cli.calibrate import calibrate
 from dicom_node.cli.common import ConfigOption, JsonOption, database_of, out, print_json, print_rows, say, settings_from
+from dicom_node.cli.suspend import resume, suspend
 from dicom_node.errors import NodeError
 
 group = typer.Typer(no_args_is_help=True, help="Import, publish, list and check models.")
@@ -17,7 +18,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="models")
 
 
-group.command()(calibrate)
+for command in (calibrate, suspend, resume):
+    group.command()(command)
 
 
 @group.command("import")

@@ -96,6 +96,10 @@ def _work(counts: dict[str, Any]) -> Iterator[str]:
     for one in counts["paused"]:
         yield f"PAUSED      {one['kind']} {one['name']}, by {one['paused_by']}, {local_text(one['paused_at'])} {zone()}"
         yield f"            to go on: dicom-node resume --{one['kind']} {one['name']}"
+    for one in counts["suspended"]:
+        since = f"{local_text(one['suspended_at'])} {zone()}"
+        yield f"SUSPENDED   model {one['model_name']}, by {one['suspended_by']}, {since}: {one['reason']}"
+        yield f"            to go on: dicom-node models resume {one['model_name']}"
     yield from _destinations(counts)
     yield from _failures(counts)
 

@@ -74,6 +74,7 @@ def examine(settings: Settings, database: Database, files: FileStore, now: float
         *_images(counts),
         *_work(counts),
         *_paused(counts, now),
+        *_suspended(counts, now),
         *_destinations(settings, counts),
         *_certificates(settings),
     ]
@@ -142,6 +143,13 @@ def _paused(counts: Mapping[str, Any], now: float) -> Iterator[Problem]:
         since = duration(now - one["paused_at"])
         what = f"The {one['kind']} {one['name']} has been paused by {one['paused_by']} for {since}."
         yield Problem(Urgency.SOON, what, "Resume it on the page Peers when it may go on.", "/peers")
+
+
+def _suspended(counts: Mapping[str, Any], now: float) -> Iterator[Problem]:
+    for one in counts["suspended"]:
+        since = duration(now - one["suspended_at"])
+        what = f"The model {one['model_name']} has been suspended by {one['suspended_by']} for {since}: {one['reason']}"
+        yield Problem(Urgency.SOON, what, "When it may report again: `dicom-node models resume`.", "/models")
 
 
 def _destinations(settings: Settings, counts: Mapping[str, Any]) -> Iterator[Problem]:
