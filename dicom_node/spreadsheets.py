@@ -10,7 +10,9 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "
 
 def safe(value: object) -> object:
     """A text that a spreadsheet would take for a formula gets a quote in front; numbers stay numbers."""
-    return f"'{value}" if isinstance(value, str) and value.lstrip(" ")[:1] in FORMULA and value else value
+    if not isinstance(value, str) or not value.strip():
+        return value
+    return f"'{value}" if value[0] in FORMULA or value.lstrip()[0] in FORMULA else value
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
