@@ -21,11 +21,15 @@ Reply = Callable[["Archive", "Handler", list[bytes]], None]
 
 @dataclass
 class Archive:
-    """What it holds, and what it does next: the replies in turn, then `stores` for ever."""
+    """What it holds, and what it does next: the replies in turn, then `stores` for ever.
+
+    told: messages that are no objects, by their key.
+    """
 
     replies: list[Reply] = field(default_factory=list)
     held: dict[str, list[bytes]] = field(default_factory=dict)
     requests: list[dict[str, str]] = field(default_factory=list)
+    told: dict[str, list[bytes]] = field(default_factory=dict)
     tokens_given: int = 0
     url: str = ""
 
@@ -148,7 +152,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, b"[]", DICOM_JSON)
 
     def do_POST(self) -> None:
-        """Objects, or a request for a token."""
+        """Objects, a message, or a request for a token."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.archive.requests.append({"path": self.path, **dict(self.headers.items())})
         if self.path == "/token":
@@ -156,6 +160,10 @@ class Handler(BaseHTTPRequestHandler):
             self.archive.tokens_given += 1
             token = {"access_token": f"token-{self.archive.tokens_given}", "expires_in": 3600}
             self.answer(200, json.dumps(token).encode(), "application/json")
+            return
+        if self.path == "/told":
+            self.archive.told.setdefault(self.headers["Key"], []).append(body)
+            self.answer(200, b"", "text/plain")
             return
         reply = self.archive.replies.pop(0) if self.archive.replies else stores()
         reply(self.archive, self, self._parts(body))

@@ -88,7 +88,8 @@ class ObjectsWay:
 
     def _store(self, objects: Sequence[StoredObject]) -> list[StoreResult]:
         with self._files.at_hand(objects) as paths:
-            return self._send([read_instance(path) for path in paths])
+            instances = [read_instance(path) for path in paths]
+            return self._send(instances)
 
 
 class MessagesWay:

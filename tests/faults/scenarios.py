@@ -2,6 +2,7 @@
 
 import atexit
 import io
+import json
 import os
 import socket
 import tempfile
@@ -17,7 +18,7 @@ from pydicom.filereader import read_dataset
 from storage import orphans
 from storage.reconcile import ORPHAN_AGE_S
 from tests.attacker import element
-from tests.faults.campaign import PATIENCE_S, Archive, Node, Pacs, Zygote, check, ct_series
+from tests.faults.campaign import PATIENCE_S, Archive, Dicomweb, Node, Pacs, Zygote, check, ct_series
 from tests.programs import free_port, wait_for
 from tests.s3 import S3, s3_server
 
@@ -100,6 +101,41 @@ def two_models(life: Life) -> Node:
 def second_of_two(life: Life) -> Node:
     """As `two_models`; the node dies at work on the second."""
     return report(replace(life, nth=2), TWO_MODELS)
+
+
+def archive(life: Life) -> Node:
+    """The report goes to an archive by DICOMweb."""
+    with ExitStack() as stack:
+        web = Dicomweb()
+        stack.callback(web.stop)
+        node = life.node(0, DICOM_NODE_DESTINATIONS=json.dumps([web.destination("archive")]))
+        _one_series(node, stack, web)
+    return node
+
+
+def told(life: Life) -> Node:
+    """The report goes to the PACS, and a message about it to another system: always the same one."""
+    with ExitStack() as stack:
+        pacs, web = Pacs(), Dicomweb()
+        stack.callback(pacs.stop)
+        stack.callback(web.stop)
+        own = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port, "commitment": "request"}
+        node = life.node(0, DICOM_NODE_DESTINATIONS=json.dumps([own, web.destination("told")]))
+        _one_series(node, stack, pacs)
+        assert web.archive.told.keys() == pacs.reports().keys(), "a message that says nothing of the report"
+        assert all(len(set(contents)) == 1 for contents in web.archive.told.values()), "one key, two messages"
+    return node
+
+
+def _one_series(node: Node, stack: ExitStack, pacs: Pacs | Dicomweb) -> None:
+    """A series comes in, and what is made of it goes out."""
+    stack.callback(node.kill)
+    node.start()
+    acknowledged: dict[str, str] = {}
+    node.send(ct_series(), acknowledged)
+    node.settle()
+    check(node, pacs, acknowledged)
+    node.end()
 
 
 def best(life: Life) -> Node:
@@ -350,6 +386,8 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
     },
     two_models: {"schedule": ["dicom_node.completion.closing.Completion._close"], **OF_EACH_MODEL},
     second_of_two: OF_EACH_MODEL,
+    archive: {"deliver": ["http", "dicom_node.delivery.sender.DestinationSender._record"]},
+    told: {"deliver": ["http", "dicom_node.delivery.ways.MessagesWay._compose"]},
     best: {"schedule": ["dicom_node.completion.best_series.BestSeries._record"]},
     fetch: {
         "schedule": [

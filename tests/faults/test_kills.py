@@ -42,6 +42,9 @@ FEW = [
     ("two_models", "work:dicom_node.analysis.worker.Worker._commit:after", "tree"),
     ("second_of_two", "work:dicom_node.analysis.worker.Worker._commit:before", "power"),
     ("second_of_two", "deliver:c-store:after", "tree"),
+    ("archive", "deliver:http:after", "tree"),
+    ("told", "deliver:dicom_node.delivery.ways.MessagesWay._compose:after", "tree"),
+    ("told", "deliver:http:after", "tree"),
 ]
 # Commands and pages: the person who acted sees that it failed, and acts again.
 COMMANDS = (
@@ -76,6 +79,8 @@ ELSEWHERE = {
     "storage.private.make_folder",
     # For instances that were promised to nobody and are requested again.
     "dicom_node.completion.retrieve.Keeper._remember",
+    # Ends a wait for a confirmation that nobody can give any more; after a kill it ends again.
+    "dicom_node.delivery.sender.DestinationSender._ask_no_more",
     # Brings the end of a wait forward; after a kill it is asked for again, or the wait ends by itself.
     "dicom_node.completion.closing.Completion._end_study_wait",
     # Every start counts anew and corrects what differs.
