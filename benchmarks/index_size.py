@@ -34,6 +34,7 @@ from storage import (
     deliveries,
     efforts,
     facts,
+    forwarding,
     job_takeover,
     jobs,
     listings,
@@ -136,6 +137,7 @@ def alone(count: int) -> Iterator[Question]:
     yield by_itself("outbox: sent", lambda tx: _send(tx, now))
     yield by_itself("commitments due", lambda tx: commitments.due(tx, "PACS", now))
     yield by_itself("metrics: queues", lambda tx: status.queues(tx, now))
+    yield by_itself("audit messages: next rows, and how many wait", _told)
     yield by_itself("health: lateness", lambda tx: status.lateness(tx, now))
     yield from _parts(count, by_itself)
     yield by_itself("retention: next 100 series", lambda tx: retention.finished_series(tx, now - 250 * EVERY_S))
@@ -187,6 +189,15 @@ def _again(tx: Connection, now: float) -> None:
 
 def _close(tx: Connection, count: int, now: float) -> None:
     series.close_series(tx, count, now, series.Closing(jobs.ModelRef("covid-ct", "1.0", "d"), "command"))
+
+
+def _told(tx: Connection) -> None:
+    """The end of the trail is still to be told."""
+    number, digest = audit.head(tx)
+    place = forwarding.keep(tx, forwarding.Place(number - 10, digest))
+    forwarding.last_row_is_there(tx, place)
+    tx.execute(forwarding.next_rows(place.number, 10)).all()
+    forwarding.lag(tx, 0.0)
 
 
 def _send(tx: Connection, now: float) -> None:

@@ -95,19 +95,6 @@ def _gateways_are_safe(values: Table) -> Iterator[Broken]:
             yield Broken((*where, "auth"), '"oauth2" needs token_url')
 
 
-def _fhir_servers_know_who_is_meant(values: Table) -> Iterator[Broken]:
-    for index, item in entries(values, "destinations"):
-        if item.get("kind") != "fhir":
-            continue
-        where: Location = ("destinations", index)
-        missing = [key for key in ("user", "key", "key_id", "token_url") if not item.get(key)]
-        if item.get("auth") == "smart" and missing:
-            yield Broken((*where, "auth"), f'"smart" needs {", ".join(missing)}')
-        if item.get("patient") != "contained" and not item.get("patient_systems"):
-            message = 'name the system of Patient IDs, such as { "" = "urn:oid:1.2.3" }, or say patient = "contained"'
-            yield Broken((*where, "patient_systems"), message)
-
-
 def _receiver_can_be_reached(values: Table) -> Iterator[Broken]:
     receiver = section(values, "receiver")
     missing = [name for name in TLS_FILES if not receiver.get(name)]
@@ -152,6 +139,18 @@ def _ports_differ(values: Table) -> Iterator[Broken]:
     for location, port in listening:
         if port and taken.setdefault(port, location) != location:
             yield Broken(location, f"port {port} is already that of {'.'.join(map(str, taken[port]))}")
+
+
+def _audit_messages_are_private(values: Table) -> Iterator[Broken]:
+    """They name patients: over no line that others can read, unless the site says so."""
+    syslog = section(section(values, "audit"), "syslog")
+    given = [key for key in ("tls_certificate", "tls_key") if syslog.get(key)]
+    if len(given) == 1:
+        yield Broken(("audit", "syslog", given[0]), "tls_certificate and tls_key belong together")
+    plain = syslog.get("tls", True) is False and not syslog.get("plain_beyond_this_machine")
+    if plain and syslog.get("host") and not is_this_machine(syslog.get("host")):
+        message = "without TLS, audit messages go to this machine only; they name patients"
+        yield Broken(("audit", "syslog", "tls"), message)
 
 
 def _pages_are_private(values: Table) -> Iterator[Broken]:
@@ -257,11 +256,11 @@ _RULES: tuple[Rule, ...] = (
     _commitment_has_its_files,
     _certificates_have_keys,
     _ports_differ,
+    _audit_messages_are_private,
     _pages_are_private,
     _provider_is_safe,
     _models_are_named_once,
     _series_numbers_differ,
     _images_are_encrypted,
     _gateways_are_safe,
-    _fhir_servers_know_who_is_meant,
 )

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, SecretStr, Tag, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from config.gateways.audit_messages import AuditSettings
 from config.gateways.destination import CommonDestination
-from config.gateways.fhir import FhirDestination
 from config.gateways.stow import StowDestination
 from config.rules import broken_rules
 from config.section import Section
@@ -365,17 +365,11 @@ def _kind_of(value: Any) -> str:
 
 
 AnyDestination = Annotated[
-    Annotated[Destination, Tag("dicom")]
-    | Annotated[StowDestination, Tag("stow")]
-    | Annotated[FhirDestination, Tag("fhir")],
+    Annotated[Destination, Tag("dicom")] | Annotated[StowDestination, Tag("stow")],
     Discriminator(_kind_of),
 ]
 """A destination of any kind."""
-DESTINATION_KINDS: Mapping[str, type[CommonDestination]] = {
-    "dicom": Destination,
-    "stow": StowDestination,
-    "fhir": FhirDestination,
-}
+DESTINATION_KINDS: Mapping[str, type[CommonDestination]] = {"dicom": Destination, "stow": StowDestination}
 
 
 class CommitmentSettings(Section):
@@ -620,6 +614,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     metrics: MetricsSettings = MetricsSettings()
     web: WebSettings = WebSettings()
+    audit: AuditSettings = AuditSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")

@@ -32,6 +32,11 @@ def _host(value: str) -> str:
     return value
 
 
+def host_or_none(value: str) -> str:
+    """Empty, or as `Host`."""
+    return _host(value) if value else ""
+
+
 def _network(value: str) -> str:
     """An IP address or a network in CIDR notation."""
     try:

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from storage import audit, audit_archive
+from storage.audit_anchors import Anchors, Witnesses
 from storage.audit_archive import Archive
 from storage.clock import TOLERANCE_S
 from storage.errors import NotFound
@@ -20,6 +21,7 @@ from storage.results import content_sha256
 
 ARCHIVED, VERIFIED = "audit.archived", "audit.verified"
 Head = tuple[int, str]
+NO_ANCHORS: Anchors = {}
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,13 @@ def parse_head(text: str) -> Head:
     return int(found[1]), found[2]
 
 
-def check(tx: Connection, expected: Head | None = None, folder: Path = Path()) -> Check:
-    """Walk the whole trail, first its archives in `folder`. expected: the head noted after an earlier check."""
-    archived = _Archived(expected)
+def check(tx: Connection, expected: Head | None = None, folder: Path = Path(), anchors: Anchors = NO_ANCHORS) -> Check:
+    """Walk the whole trail, first its archives in `folder`. expected: the head noted after an earlier check.
+
+    anchors: hashes of rows that were noted outside, by number.
+    """
+    witnesses = Witnesses(anchors)
+    archived = _Archived(expected, witnesses)
     held = audit_archive.archives(tx)
     problems = list(audit_archive.problems(folder, held, archived.see))
     broken = audit.verify(tx)
@@ -49,6 +55,8 @@ def check(tx: Connection, expected: Head | None = None, folder: Path = Path()) -
     problems += _unknown_archives(tx, held, archived)
     if expected is not None:
         problems += _against(tx, expected, archived.hash)
+    witnesses.ask_index(tx)
+    problems += witnesses.problems()
     problems += _altered_results(tx, archived)
     problems += _altered_changes(tx, archived)
     if _ends_before_last_result(tx):
@@ -61,7 +69,8 @@ def check(tx: Connection, expected: Head | None = None, folder: Path = Path()) -
 class _Archived:
     """What the archived rows say that the rest of the check needs."""
 
-    def __init__(self, expected: Head | None) -> None:
+    def __init__(self, expected: Head | None, witnesses: Witnesses) -> None:
+        self._witnesses = witnesses
         self._number = expected[0] if expected else None
         self.hash: str | None = None  # of the row that was noted
         self.seals: list[tuple[int, str | None]] = []
@@ -70,6 +79,7 @@ class _Archived:
 
     def see(self, row: Mapping[str, Any]) -> None:
         """Take note of a row."""
+        self._witnesses.see(row["id"], row["hash"])
         if row["id"] == self._number:
             self.hash = row["hash"]
         if row["event"] == "result.recorded":

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, func, select
 
-from storage import pauses, suspensions, tallies
+from storage import forwarding, pauses, suspensions, tallies
 from storage.copies import CONTRADICTS, SAME
 from storage.deliveries import DeliveryState
 from storage.job_state import JobState
@@ -31,6 +31,7 @@ def status(tx: Connection, now: float) -> dict[str, Any]:
             **{str(one): counts.rows("results", one, part=False) for one in ResultOutcome},
             "SHADOW": counts.rows("results", part=True),
         },
+        "audit_messages": forwarding.lag(tx, now),
         "batches_running": counts.rows("batches", "RUNNING"),
         "oldest_queued_s": _age(now, tx.scalar(OLDEST_QUEUED)),
         "oldest_pending_s": _age(now, _oldest_pending(tx, counts)),

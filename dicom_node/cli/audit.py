@@ -6,6 +6,7 @@ import re
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from dicom_node.cli.common import (
     local_text,
     note_reading,
     out,
+    plural,
     print_json,
     print_rows,
     say,
@@ -28,18 +30,19 @@ from dicom_node.cli.common import (
     utc_text,
     zone,
 )
+from dicom_node.gateways.audit_messages.forwarder import ARCHIVES
 from dicom_node.runtime.index import who
 from dicom_node.spreadsheets import safe
 from storage import audit as trail
 from storage import audit_archive
 from storage import series as store
+from storage.audit_anchors import read_anchors
 from storage.audit_check import VERIFIED, Check, check, parse_head
 from storage.database import Database
 from storage.errors import DatabaseBusy, DatabaseReadOnly, NotFound, StorageFull
 from storage.lookup import find_series, find_study
 from storage.pseudonyms import Pseudonyms
 
-ARCHIVES = "audit"
 LATEST = 20
 """Rows of a table that nothing narrows down."""
 LINES_OF_DETAIL = 2
@@ -69,6 +72,14 @@ def audit(
     limit: Annotated[int | None, typer.Option(min=1, help="The latest so many.")] = None,
     verify: Annotated[bool, typer.Option(help="Only check that no row was changed or removed.")] = False,
     expect: Annotated[str | None, typer.Option(help="With --verify: the head that an earlier check printed.")] = None,
+    anchor: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="With --verify: heads noted outside, or a log of audit messages.",
+        ),
+    ] = None,
     archives: Annotated[Path | None, typer.Option(help="With --verify: where archives were moved.")] = None,
     wide: Annotated[bool, typer.Option("--wide", help="A table with all columns.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of a table.")] = False,
@@ -83,8 +94,8 @@ def audit(
         return
     settings = settings_from(config)
     database = database_of(settings)
-    if verify or expect:
-        _verify(database, expect, json, archives or settings.data_dir / ARCHIVES)
+    if verify or expect or anchor:
+        _verify(database, expect, anchor, json, archives or settings.data_dir / ARCHIVES)
         return
     filters = (patient, study, series, since, until, outcome, event, without)
     if limit is None and not (json or as_csv or any(filters)):
@@ -187,25 +198,37 @@ def _short(value: object) -> str:
     return json_module.dumps(value, ensure_ascii=False)
 
 
-def _verify(database: Database, expect: str | None, json: bool, archives: Path) -> None:
+def _verify(database: Database, expect: str | None, anchor: Path | None, json: bool, archives: Path) -> None:
     """Status 1 if anything is wrong."""
     try:
         expected = parse_head(expect) if expect else None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--expect") from None
+    anchors, contradictions = _noted(anchor) if anchor else ({}, [])
     with database.read() as tx:
-        found = check(tx, expected, archives)
+        found = check(tx, expected, archives, anchors)
+    found = replace(found, problems=(*contradictions, *found.problems))
     _note_check(database, found)
     head = f"{found.head[0]}:{found.head[1]}"
     if json:
-        print_json({"rows": found.rows, "head": head, "problems": found.problems})
+        print_json({"rows": found.rows, "head": head, "anchors": len(anchors), "problems": found.problems})
     else:
         for problem in found.problems:
             out.print(problem, markup=False, soft_wrap=True)
         if not found.problems:
             out.print("the audit trail is whole: no row was changed or removed")
+        if anchor:
+            out.print(f"{plural(len(anchors), 'row')} compared with what was noted outside")
         out.print(f"{found.rows} rows; head, to be noted elsewhere for --expect:\n{head}", soft_wrap=True)
     raise typer.Exit(1 if found.problems else 0)
+
+
+def _noted(file: Path) -> tuple[dict[int, str], list[str]]:
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        anchors, contradictions = read_anchors(lines)
+    if not anchors:
+        raise typer.BadParameter(f"{file} holds no head (number, colon, 64 digits)", param_hint="--anchor")
+    return anchors, contradictions
 
 
 def _note_check(database: Database, found: Check) -> None:

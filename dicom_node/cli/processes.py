@@ -1,4 +1,4 @@
-"""run, and the processes that it starts: receive, schedule, deliver, work."""
+"""run, and the processes that it starts: receive, schedule, deliver, work, and those that a site asks for."""
 
 import os
 from typing import Annotated
@@ -8,6 +8,7 @@ import typer
 from config.settings import Settings
 from dicom_node.cli.common import ConfigOption, database_of, files_of, settings_from
 from dicom_node.cli.configure import read_and_check
+from dicom_node.errors import NodeError
 from dicom_node.runtime.node_lock import only_node
 from dicom_node.runtime.signals import die_with_parent, is_child, reload_on_hangup, say_ready, stop_on_signals
 from dicom_node.runtime.store_watch import watched
@@ -21,7 +22,7 @@ def register(app: typer.Typer) -> None:
     """Add this group's commands."""
     for command in (run, work):
         app.command()(command)
-    for command in (receive, schedule, deliver, metrics):
+    for command in (receive, schedule, deliver, metrics, forward_audit):
         app.command(hidden=True)(command)
 
 
@@ -33,12 +34,13 @@ def run(config: ConfigOption = None) -> None:
     stop, reload = stop_on_signals(), reload_on_hangup()
     settings = settings_from(config)
     # Migrations and start-up checks run once, here, before several processes open the index.
-    from dicom_node.runtime.startup import note_stop, prepare
+    from dicom_node.runtime.startup import note_stop, prepare, tell_stop
 
     with only_node(settings.data_dir, stop) as lock:
         prepare(settings)
         Supervisor(settings, config, lock, read_and_check).run(stop, reload)
         note_stop(settings)
+        tell_stop(settings)
 
 
 def work(
@@ -109,6 +111,22 @@ def deliver(config: ConfigOption = None) -> None:
     database = _database_of(settings, files)
     with watched(database, stop):
         run_sender(settings, database, files, stop)
+
+
+def forward_audit(config: ConfigOption = None) -> None:
+    """Send the audit trail as audit messages ([audit.syslog]) in this process."""
+    die_with_parent()
+    stop = stop_on_signals()
+    settings = settings_from(config)
+    if not settings.audit.syslog.host:
+        raise NodeError("[audit.syslog] names no host")
+    from dicom_node.gateways.audit_messages.forwarder import run as forward
+
+    files = files_of(settings)
+    database = _database_of(settings, files)
+    with watched(database, stop):
+        # The last rows of a node are written by its supervisor, which then also tells them.
+        forward(settings, database, stop, finish=not is_child())
 
 
 def _database_of(settings: Settings, files: FileStore) -> Database:

@@ -51,7 +51,8 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     if json:
         print_json({**counts, "certificates": certificates, "node": node})
         return
-    for line in (*_node(settings, alive), "", *_work(counts), *_certificates(certificates)):
+    told = _audit_messages(counts) if settings.audit.syslog.host else ()
+    for line in (*_node(settings, alive), "", *_work(counts), *told, *_certificates(certificates)):
         say(line)
 
 
@@ -113,6 +114,13 @@ def _destinations(counts: dict[str, Any]) -> Iterator[str]:
         waits, failed = found.get(DeliveryState.PENDING, 0), found.get(DeliveryState.FAILED, 0)
         if waits or failed:
             yield f"to {name}: {waits} waiting, {failed} failed; last error: {found['last_error'] or 'none'}"
+
+
+def _audit_messages(counts: dict[str, Any]) -> Iterator[str]:
+    found = counts.get("audit_messages")
+    if found and found["error"]:
+        waiting = f"{plural(found['rows'], 'row')} of the audit trail wait{_oldest(found['seconds'])}"
+        yield f"audit messages: {waiting}; {found['error']}"
 
 
 def _certificates(certificates: list[dict[str, Any]]) -> Iterator[str]:

@@ -39,6 +39,9 @@ def _files(settings: Settings) -> Iterator[tuple[str, Path]]:
     receiver = settings.receiver
     named = [("receiver", receiver.tls_certificate), ("receiver authorities", receiver.tls_authorities)]
     named.append(("pages", settings.web.tls_certificate))
+    if settings.audit.syslog.host and settings.audit.syslog.tls:
+        named.append(("audit messages", settings.audit.syslog.tls_certificate))
+        named.append(("audit messages authorities", settings.audit.syslog.tls_authorities))
     for destination in settings.destinations:
         certificate, authorities = destination.certificate_files
         named.append((f"destination {destination.name}", certificate))

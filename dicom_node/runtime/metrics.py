@@ -24,6 +24,7 @@ from config.settings import Settings
 from dicom_node.errors import NodeError
 from dicom_node.runtime.certificate_expiry import DAY_S, expiries
 from dicom_node.runtime.supervisor import COUNTS_VARIABLE
+from storage import forwarding
 from storage.database import Database
 from storage.errors import StorageError, StoreReplaced
 from storage.files import FileStore
@@ -69,7 +70,13 @@ class NodeCollector(Collector):
     def _queues(self) -> Iterator[Metric]:
         with self._database.read() as tx:
             found = queues(tx, time.time())
+            untold = forwarding.lag(tx, time.time()) if self._settings.audit.syslog.host else None
         yield GaugeMetricFamily("dicom_node_index_up", "1 if the index can be read.", 1)
+        if untold is not None:
+            name = "dicom_node_audit_rows_untold"
+            yield GaugeMetricFamily(name, "Rows of the audit trail without a message yet.", untold["rows"])
+            name = "dicom_node_audit_rows_untold_oldest_seconds"
+            yield GaugeMetricFamily(name, "How long they wait.", untold["seconds"] or 0)
         for part, counts in found["states"].items():
             family = GaugeMetricFamily(f"dicom_node_{part}", f"{part.capitalize()} by state.", labels=["state"])
             for state, count in counts.items():
@@ -97,6 +104,8 @@ def problems(settings: Settings, database: Database, files: FileStore, receivers
         database.check()
         with database.read() as tx:
             late = lateness(tx, time.time())
+            if settings.audit.syslog.host:
+                late |= {"audit-messages": (forwarding.lag(tx, time.time()) or {}).get("seconds")}
     except StoreReplaced:
         return [*found, "store-replaced"]
     except StorageError:

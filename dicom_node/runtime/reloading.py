@@ -9,13 +9,15 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import Secret, SecretStr
+from pydantic import BaseModel, Secret, SecretStr
 
 from config.load import Mistake
 from config.settings import ENV_PREFIX, Settings
 from config.shown import flat
 
+Model = TypeVar("Model", bound=BaseModel)
 Read = Callable[[Path | None], tuple[Settings | None, list[Mistake]]]
 
 # What a node cannot change while it runs: its data, its ports, and which processes it has.
@@ -34,6 +36,7 @@ NEEDS_RESTART = (
     "web.host",
     "web.port",
     "worker.devices",
+    "audit.syslog.host",
 )
 
 
@@ -64,10 +67,10 @@ def compare(old: Settings, new: Settings) -> Change:
     return Change(effective, tuple(key for key in changed if key not in NEEDS_RESTART), waiting, kept)
 
 
-def _with(settings: Settings, key: str, value: object) -> Settings:
-    section, _, name = key.partition(".")
+def _with(settings: Model, key: str, value: object) -> Model:
+    section, _, rest = key.partition(".")
     inner = getattr(settings, section)
-    return settings.model_copy(update={section: inner.model_copy(update={name: value}) if name else value})
+    return settings.model_copy(update={section: _with(inner, rest, value) if rest else value})
 
 
 def _variable(key: str) -> str:

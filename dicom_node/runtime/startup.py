@@ -8,6 +8,7 @@ import structlog
 from config.errors import ConfigError
 from config.settings import Settings
 from dicom_node.analysis.current_model import reporting_models, shadow_model
+from dicom_node.gateways.audit_messages.forwarder import Forwarder
 from dicom_node.runtime import configuration, scheduler
 from dicom_node.runtime.index import open_index
 from inference.errors import ModelError
@@ -86,3 +87,17 @@ def note_stop(settings: Settings) -> None:
     except StorageError as error:
         log.warning("the stop is not in the audit trail", error=type(error).__name__)
     log.info("node stopped")
+
+
+def tell_stop(settings: Settings) -> None:
+    """Tell the last rows, the stop among them, to the repository of audit messages, if there is one. It has a few
+    seconds; what it does not take then, it gets after the next start."""
+    if not settings.audit.syslog.host:
+        return
+    try:
+        files = files_of(settings, make=False)
+        database = open_store(settings.database_url, files, create=False, busy_timeout_s=STOP_PATIENCE_S)
+    except StorageError as error:
+        log.warning("the stop was not told", error=type(error).__name__)
+        return
+    Forwarder(settings, database).finish(time.time())

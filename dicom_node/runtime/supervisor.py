@@ -116,6 +116,8 @@ def children_of(settings: Settings, config_file: Path | None, lock: int) -> list
         for number in range(receivers)
     ]
     children += [Child(name, [name, *config], lock) for name in ("schedule", "deliver")]
+    if settings.audit.syslog.host:
+        children.append(Child("forward-audit", ["forward-audit", *config], lock))
     if settings.metrics.port:
         children.append(Child("metrics", ["metrics", *config], lock, dict(counting)))
     if settings.web.port:

@@ -76,6 +76,7 @@ def examine(settings: Settings, database: Database, files: FileStore, now: float
         *_paused(counts, now),
         *_suspended(counts, now),
         *_destinations(settings, counts),
+        *_audit_messages(settings, counts),
         *_certificates(settings),
     ]
     return Health(alive, counts, tuple(sorted(found, key=lambda one: one.urgency != Urgency.NOW)))
@@ -169,6 +170,14 @@ def _destinations(settings: Settings, counts: Mapping[str, Any]) -> Iterator[Pro
     if counts["unconfirmed"]:
         what = f"{plural(counts['unconfirmed'], 'delivery', 'deliveries')} were sent but never confirmed."
         yield Problem(Urgency.SOON, what, "See in the PACS whether they are there; ask again by a retry.", "#failed")
+
+
+def _audit_messages(settings: Settings, counts: Mapping[str, Any]) -> Iterator[Problem]:
+    found = counts["audit_messages"] if settings.audit.syslog.host else None
+    if found and (found["seconds"] or 0) > LATE_S:
+        why = found["error"] or "see in the log whether the process 'forward-audit' runs"
+        what = f"The audit repository has taken no message for {duration(found['seconds'])}."
+        yield Problem(Urgency.NOW, what, f"Nothing is lost. {why[:1].upper()}{why[1:]}.")
 
 
 def _certificates(settings: Settings) -> Iterator[Problem]:

@@ -1,1 +1,0 @@
-"""FHIR R4: a result as one transaction bundle."""
