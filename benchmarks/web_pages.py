@@ -1,8 +1,10 @@
 """How fast the pages are with a large index, and what twenty browsers that poll cost receiving and analysing.
 
     python -m benchmarks.web_pages [--folder index-sizes] [--sizes 100000,1000000] [--rounds 20] [--seconds 6]
+                                   [--postgresql URL]
 
-Uses the SQLite indexes of `benchmarks.index_size` and fills those that are missing (8 GB for the largest; they stay).
+Uses the SQLite indexes of `benchmarks.index_size` and fills those that are missing (8 GB for the largest; they stay),
+or with --postgresql its databases on that server.
 Each page is asked REPEATS times over a socket: the median and the longest time, and the server's processor time, with
 what rendering takes and the audit row of each look, which is committed. The server notes its longest query.
 
@@ -30,7 +32,7 @@ from urllib.parse import urlencode
 import psutil
 from sqlalchemy import event
 
-from benchmarks.index_size import make, tidy
+from benchmarks.index_size import is_there, make, tidy, url_of
 from benchmarks.record_instances import arrivals
 from config.settings import Settings, StorageSettings, WebSettings
 from config.values import DatabaseUrl
@@ -330,14 +332,15 @@ def main() -> None:
     parser.add_argument("--sizes", default="100000,1000000")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--postgresql", metavar="URL", default="")
     options = parser.parse_args()
     sizes = [int(part) for part in options.sizes.split(",")]
     columns: dict[int, list[tuple[str, float, float, float]]] = {}
     for count in sizes:
-        index = options.folder / f"index_{count}.sqlite"
-        url = f"sqlite:///{index}"
         options.folder.mkdir(parents=True, exist_ok=True)
-        if not index.exists():
+        sqlite = f"sqlite:///{options.folder}/index_{count}.sqlite"
+        url = url_of(options.postgresql, count) if options.postgresql else sqlite
+        if not is_there(url):
             make(url, count)
         with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
             names = accounts(url, BROWSERS)

@@ -95,6 +95,19 @@ def _gateways_are_safe(values: Table) -> Iterator[Broken]:
             yield Broken((*where, "auth"), '"oauth2" needs token_url')
 
 
+def _fhir_servers_know_who_is_meant(values: Table) -> Iterator[Broken]:
+    for index, item in entries(values, "destinations"):
+        if item.get("kind") != "fhir":
+            continue
+        where: Location = ("destinations", index)
+        missing = [key for key in ("user", "key", "key_id", "token_url") if not item.get(key)]
+        if item.get("auth") == "smart" and missing:
+            yield Broken((*where, "auth"), f'"smart" needs {", ".join(missing)}')
+        if item.get("patient") != "contained" and not item.get("patient_systems"):
+            message = 'name the system of Patient IDs, such as { "" = "urn:oid:1.2.3" }, or say patient = "contained"'
+            yield Broken((*where, "patient_systems"), message)
+
+
 def _receiver_can_be_reached(values: Table) -> Iterator[Broken]:
     receiver = section(values, "receiver")
     missing = [name for name in TLS_FILES if not receiver.get(name)]
@@ -263,4 +276,5 @@ _RULES: tuple[Rule, ...] = (
     _series_numbers_differ,
     _images_are_encrypted,
     _gateways_are_safe,
+    _fhir_servers_know_who_is_meant,
 )

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from config.gateways.audit_messages import AuditSettings
 from config.gateways.destination import CommonDestination
+from config.gateways.fhir import FhirDestination
 from config.gateways.stow import StowDestination
 from config.rules import broken_rules
 from config.section import Section
@@ -365,11 +366,17 @@ def _kind_of(value: Any) -> str:
 
 
 AnyDestination = Annotated[
-    Annotated[Destination, Tag("dicom")] | Annotated[StowDestination, Tag("stow")],
+    Annotated[Destination, Tag("dicom")]
+    | Annotated[StowDestination, Tag("stow")]
+    | Annotated[FhirDestination, Tag("fhir")],
     Discriminator(_kind_of),
 ]
 """A destination of any kind."""
-DESTINATION_KINDS: Mapping[str, type[CommonDestination]] = {"dicom": Destination, "stow": StowDestination}
+DESTINATION_KINDS: Mapping[str, type[CommonDestination]] = {
+    "dicom": Destination,
+    "stow": StowDestination,
+    "fhir": FhirDestination,
+}
 
 
 class CommitmentSettings(Section):

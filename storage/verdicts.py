@@ -56,6 +56,7 @@ class LabelledResult:
 
     patient_pk: number of the patient's row. positive: what the model said of its first finding; None if it did not say.
     shadow: the result is of a model that runs beside the reporting one.
+    manufacturer, sex, birth_date, study_date: of the scan, as its headers say.
     """
 
     given: ReadersVerdict
@@ -66,6 +67,10 @@ class LabelledResult:
     outcome: str
     positive: bool | None
     shadow: bool
+    manufacturer: str | None
+    sex: str | None
+    birth_date: str | None
+    study_date: str | None
 
     @property
     def label(self) -> bool | None:
@@ -187,6 +192,10 @@ def _labelled() -> Select[Any]:
             *_COLUMNS,
             series.c.series_instance_uid,
             studies.c.patient_pk,
+            studies.c.study_date,
+            series.c.manufacturer,
+            patients.c.sex,
+            patients.c.birth_date,
             results.c.model_name,
             results.c.model_version,
             results.c.model_digest,
@@ -194,7 +203,7 @@ def _labelled() -> Select[Any]:
             results.c.shadow,
             positive_column(codes).label("positive"),
         ),
-        verdicts.join(results).join(series, series.c.id == results.c.series_pk).join(studies),
+        verdicts.join(results).join(series, series.c.id == results.c.series_pk).join(studies).join(patients),
     )
 
 

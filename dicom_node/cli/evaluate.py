@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.progress import Progress
 
+from dicom_node.cli.agreement import report_agreement
 from dicom_node.cli.common import (
     ConfigOption,
     JsonOption,
@@ -22,7 +23,6 @@ from dicom_node.cli.common import (
     settings_from,
 )
 from dicom_node.cli.own_evaluation import adopt_evaluation
-from dicom_node.cli.verdicts import report_agreement
 from dicom_node.errors import NodeError
 
 # scikit-learn and matplotlib take seconds to import and are an extra, torch too: only this command pays for them.
@@ -127,7 +127,7 @@ def evaluate(
     if verdicts:
         if predictions != NODE or predictions.exists():
             raise typer.BadParameter("readers judge the node's own results: evaluate node", param_hint="--verdicts")
-        report_agreement(settings_from(config), shadow=shadow is not None, json=json)
+        report_agreement(settings_from(config), shadow=shadow is not None, labels=labels, json=json)
         return
     from inference.evaluation.assessment import Options, assess
     from inference.evaluation.comparison import compare

@@ -1,8 +1,9 @@
 """What the node itself holds, for training and evaluation: its series as scans, its results as predictions."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Label, and_, func, select
 
@@ -14,6 +15,7 @@ from inference.evaluation.predictions import read_labels
 from inference.models.cards import read_card
 from inference.models.registry import find_model
 from inference.volume.scans import Scan, age_at
+from storage.coded import positive_column
 from storage.files import FileStore
 from storage.models import codes, findings, instances, measurements, patients, results, series, studies
 from storage.results import ResultOutcome
@@ -24,13 +26,18 @@ from storage.series_state import SeriesState
 class StoredResult:
     """The current probability of one series. names: everything that a label may call it by.
 
+    scan: its subgroups' values, such as manufacturer, sex and age.  positive: of the first finding.
     uncalibrated: what the networks gave, if the probability is a site's calibration of it.
     """
 
     names: frozenset[str]
+    result_id: int
+    series_instance_uid: str
+    scan: Mapping[str, str]
     patient: str
     sex: str
     manufacturer: str
+    positive: bool | None
     probability: float
     uncalibrated: float | None
     instance_count: int
@@ -85,8 +92,12 @@ def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
             series.c.manufacturer,
             studies.c.study_instance_uid,
             studies.c.accession_number,
+            studies.c.study_date,
             patients.c.patient_id,
             patients.c.sex,
+            patients.c.birth_date,
+            results.c.id,
+            positive_column(codes).label("positive"),
             findings.c.certainty,
             results.c.model_name,
             results.c.model_version,
@@ -95,6 +106,7 @@ def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
         )
         .select_from(results.join(series, series.c.id == results.c.series_pk).join(studies).join(patients))
         .join(findings, findings.c.id == first.scalar_subquery())
+        .outerjoin(codes, codes.c.id == findings.c.interpretation_id)
         .where(
             findings.c.certainty.is_not(None),
             results.c.superseded_at.is_(None),
@@ -110,6 +122,10 @@ def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
             patient=row.patient_id or "",
             sex=row.sex or "",
             manufacturer=row.manufacturer or "",
+            result_id=row.id,
+            series_instance_uid=row.series_instance_uid,
+            scan=scan_of(row),
+            positive=None if row.positive is None else bool(row.positive),
             probability=row.certainty,
             uncalibrated=None if row.uncalibrated is None else row.uncalibrated / 100,
             instance_count=row.instance_count,
@@ -118,6 +134,12 @@ def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
         )
         for row in rows
     ]
+
+
+def scan_of(row: Any) -> dict[str, str]:
+    """What subgroups are made of. row: with manufacturer, sex, birth_date and study_date."""
+    age = age_at(row.birth_date or "", row.study_date or "")
+    return {"manufacturer": row.manufacturer or "", "sex": row.sex or "", "age": str(age)}
 
 
 def _uncalibrated() -> Label[float | None]:

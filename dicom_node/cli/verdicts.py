@@ -1,4 +1,4 @@
-"""verdicts: what readers said about results, as labels for `evaluate`; and how often they agree with the model."""
+"""verdicts: what readers said about results, as labels for `evaluate`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from config.settings import Settings
 from dicom_node.cli.common import (
     ConfigOption,
     JsonOption,
     database_of,
     err,
     note_reading,
-    out,
     plural,
     print_json,
-    print_rows,
     say,
     settings_from,
 )
@@ -29,11 +26,7 @@ from dicom_node.spreadsheets import csv_text
 from storage.lookup import find_result
 from storage.verdicts import LabelledResult, Opinion, Verdict, labelled_results, record_verdict
 
-if TYPE_CHECKING:
-    from inference.evaluation.agreement import Agreement
-
 COLUMNS = ("case", "label", "patient", "verdicts")
-AGREES = {Verdict.AGREES: True, Verdict.DISAGREES: False, Verdict.CANNOT_SAY: None}
 group = typer.Typer(no_args_is_help=True, help="What readers said about results.")
 
 
@@ -117,55 +110,3 @@ def labels(given: list[LabelledResult]) -> tuple[list[tuple[str, int, int, int]]
         else:
             without += 1
     return rows, differ, without
-
-
-def report_agreement(settings: Settings, *, shadow: bool, json: bool) -> None:
-    """Print how often readers agree with the results of the reporting models, or of the shadow model."""
-    from inference.evaluation.agreement import Judged, agreements
-
-    database = database_of(settings)
-    with database.read() as tx:
-        given = [one for one in labelled_results(tx) if one.shadow is shadow]
-    note_reading(database, "evaluate", verdicts=len(given))
-    judged = [
-        Judged(
-            case=one.series_instance_uid,
-            reader=one.given.reader,
-            model=one.model,
-            agrees=AGREES[one.given.verdict],
-            positive=one.positive,
-        )
-        for one in given
-    ]
-    found = agreements(judged)
-    if json:
-        print_json([_as_json(one) for one in found])
-        return
-    _print(found)
-
-
-def _as_json(one: Agreement) -> dict[str, object]:
-    return {**vars(one), "interval": None if one.interval is None else vars(one.interval)}
-
-
-def _print(found: list[Agreement]) -> None:
-    first = found[0]
-    if not first.verdicts:
-        out.print("No reader has given a verdict yet.")
-        return
-    if first.share is not None and first.interval is not None:
-        span = f"95% {100 * first.interval.low:.1f} to {100 * first.interval.high:.1f}, Wilson"
-        out.print(
-            f"Readers agree with {100 * first.share:.1f}% of the results that they judge ({span}).",
-            markup=False,
-            soft_wrap=True,
-        )
-    out.print("They saw the result before they judged, so this is not the model's accuracy.")
-    columns = ["", "verdicts", "cases", "agree", "disagree", "can't say", "agreement", "95% interval (Wilson)"]
-    print_rows("Agreement of readers with the model", columns, (_cells(one) for one in found))
-
-
-def _cells(one: Agreement) -> list[object]:
-    share = "-" if one.share is None else f"{one.share:.3f}"
-    span = "-" if one.interval is None else f"{one.interval.low:.3f} to {one.interval.high:.3f}"
-    return [one.name, one.verdicts, one.cases, one.agree, one.disagree, one.cannot_say, share, span]

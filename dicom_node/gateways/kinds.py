@@ -16,9 +16,15 @@ def _stow(destination: Any, settings: Settings) -> ObjectGateway:
     return Stow(destination, settings.sender)
 
 
+def _fhir(destination: Any, settings: Settings) -> Gateway:
+    from dicom_node.gateways.fhir.gateway import FhirGateway
+
+    return FhirGateway(destination, settings.sender)
+
+
 # Imported when one is first needed: each may need a library that not every site has installed.
 OBJECTS: Mapping[str, Callable[[Any, Settings], ObjectGateway]] = {"stow": _stow}
-MESSAGES: Mapping[str, Callable[[Any, Settings], Gateway]] = {}
+MESSAGES: Mapping[str, Callable[[Any, Settings], Gateway]] = {"fhir": _fhir}
 
 
 def object_gateway(destination: AnyDestination, settings: Settings) -> ObjectGateway:

@@ -2,11 +2,11 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
-from sqlalchemy import Connection
 
 from config.headers import UNREADABLE, quiet
 from dicom_node.gateways.interface import CannotCompose
@@ -38,10 +38,9 @@ def read_reported(database: Database, files: FileStore, result_id: int) -> Repor
     if stored is None:
         raise CannotCompose(f"result {result_id} has no report")
     report = _parsed(files, stored)
-    with database.read() as tx:
-        former = _former(tx, report)
     try:
-        return _reported(row, report, content, objects, source.series_instance_uid, _replaced(files, *former))
+        former = _former(database, files, report, result_id)
+        return _reported(row, report, content, objects, source.series_instance_uid, former)
     except UNREADABLE as error:
         # The type and not the text: a library's message may quote patient data.
         raise CannotCompose(f"its report cannot be understood ({type(error).__name__})") from None
@@ -67,7 +66,7 @@ def _reported(
         patient=_patient(report),
         study=_study(report),
         report_uid=str(report.SOPInstanceUID),
-        findings=tuple(_finding(group, content) for group in groups if group.interpretation or group.certainty),
+        findings=_findings(groups, content),
         numbers=tuple(number for group in groups for number in group.numbers),
         sentences=tuple(sentences_of(report)),
         model=ModelSaid(str(row["model_name"]), str(row["model_version"]), str(row["model_digest"])),
@@ -89,25 +88,45 @@ def _parsed(files: FileStore, stored: StoredObject) -> Dataset:
         raise CorruptFile(f"report {stored.sop_instance_uid} cannot be read as DICOM") from None
 
 
-def _former(tx: Connection, report: Dataset) -> tuple[str, int | None, StoredObject | None]:
-    """The report that this one replaces: its UID (empty if it replaces none), its result, and what is stored."""
+def _former(database: Database, files: FileStore, report: Dataset, result_id: int) -> Former | None:
+    """What a result's report replaces, and what that one replaced, back to the first."""
+    uid = _predecessor(report)
+    if not uid:
+        return None
+    with database.read() as tx:
+        former_id, stored = object_by_uid(tx, uid) or (None, None)
+        # A result replaces earlier ones alone: whatever two reports say of each other, this ends.
+        if former_id is None or stored is None or former_id >= result_id:
+            return Former(None, uid)
+        row, content = get_result(tx, former_id), content_of(tx, former_id)
+    known = Former(former_id, uid, model_name=str(row["model_name"]), reason_code=str(row["reason_code"] or ""))
+    try:
+        before = _parsed(files, stored)
+        groups = groups_of(before)
+        findings = _findings(groups, content)
+    except (CannotCompose, CorruptFile, *UNREADABLE):
+        return known
+    uids = [uid for one in groups for uid in (one.observation_uid, *(n.observation_uid for n in one.numbers))]
+    return replace(
+        known,
+        observation_uids=tuple(uids),
+        findings=findings,
+        numbers=tuple(number for group in groups for number in group.numbers),
+        replaces=_former(database, files, before, former_id),
+    )
+
+
+def _predecessor(report: Dataset) -> str:
+    """The UID of the report that a report replaces; empty if it replaces none."""
     for study in report.get("PredecessorDocumentsSequence", []):
         for of_series in study.ReferencedSeriesSequence:
             for instance in of_series.ReferencedSOPSequence:
-                uid = str(instance.ReferencedSOPInstanceUID)
-                return uid, *(object_by_uid(tx, uid) or (None, None))
-    return "", None, None
+                return str(instance.ReferencedSOPInstanceUID)
+    return ""
 
 
-def _replaced(files: FileStore, report_uid: str, result_id: int | None, stored: StoredObject | None) -> Former | None:
-    if not report_uid:
-        return None
-    try:
-        groups = [] if stored is None else groups_of(_parsed(files, stored))
-    except (CorruptFile, *UNREADABLE):
-        groups = []
-    uids = [uid for one in groups for uid in (one.observation_uid, *(n.observation_uid for n in one.numbers))]
-    return Former(result_id, report_uid, tuple(uids))
+def _findings(groups: Sequence[Group], content: Content) -> tuple[FindingSaid, ...]:
+    return tuple(_finding(group, content) for group in groups if group.interpretation or group.certainty)
 
 
 def _finding(group: Group, content: Content) -> FindingSaid:

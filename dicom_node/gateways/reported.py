@@ -96,14 +96,22 @@ class ObjectSaid:
 
 @dataclass(frozen=True)
 class Former:
-    """The result that this one replaces. result_id: None if the index no longer knows it.
+    """The result that a later one replaces. result_id: None if the index no longer knows it.
 
-    observation_uids: of its findings and measurements, by their place; empty if its report cannot be read.
+    model_name, reason_code: as in the index; empty if it does not know them.
+    findings, numbers: what it said; empty if its report cannot be read.
+    observation_uids: of all groups and measurements of its report, by their place.
+    replaces: what it replaced itself.
     """
 
     result_id: int | None
     report_uid: str
-    observation_uids: tuple[str, ...]
+    observation_uids: tuple[str, ...] = ()
+    model_name: str = ""
+    reason_code: str = ""
+    findings: tuple[FindingSaid, ...] = ()
+    numbers: tuple[Number, ...] = ()
+    replaces: "Former | None" = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ SENTENCES = (codes.COMMENT, codes.FINDING, codes.CONCLUSION)
 class Number:
     """One measured value. value: as the report writes it.  unit: UCUM.
 
-    group: title of the group that it stands in.  qualifiers: what it depends on: (concept, value, unit).
+    group, finding: title of the group that it stands in, and what that is about.
+    qualifiers: what it depends on: (concept, value, unit).
     observation_uid: its own; derived from its group's and its place there.
     """
 
@@ -35,6 +36,7 @@ class Number:
     qualifiers: tuple[tuple[Code, str, Code], ...]
     group: str
     observation_uid: str
+    finding: Code | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def _number(item: Dataset, group: Dataset, title: str, group_uid: str, place: in
         qualifiers=tuple((_name(child), _value(child), _unit(child)) for child in depends_on),
         group=title,
         observation_uid=device_uid("number", group_uid, str(place)),
+        finding=_coded(group, codes.FINDING.value),
     )
 
 

@@ -14,6 +14,7 @@ DIAGNOSTIC_IMAGING_REPORT = Code("18748-4", "LN", "Diagnostic Imaging Report")
 CT_REPORTED = Code("25045-6", "LN", "CT unspecified body region")
 PROCEDURE_SITE = Code("363704007", "SCT", "Procedure site")
 CHEST = Code("816094009", "SCT", "Chest")
+CT = Code("CT", "DCM", "Computed Tomography")
 PROCEDURE_REPORTED = Code("121058", "DCM", "Procedure reported")
 OF_INTEREST = Code("113000", "DCM", "Of Interest")
 

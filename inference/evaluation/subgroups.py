@@ -66,6 +66,11 @@ def subgroup_rows(
     return result
 
 
+def grouped(values: Mapping[str, str]) -> dict[str, str]:
+    """The subgroups that one scan is in. values: by title of `KNOWN`, as headers or the index write them."""
+    return {title: _grouped(title, [text])[0] for title, text in values.items()}
+
+
 def figure_name(title: str) -> str:
     """The name of a subgroup's figure: only letters, digits, _ and -, because it becomes a file's name."""
     return "subgroups-" + re.sub(r"[^\w-]+", "-", title)

@@ -6,12 +6,14 @@ import json
 import stat
 import time
 
+import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score
 from typer.testing import CliRunner
 
 from dicom_node.cli.app import app
 from dicom_node.runtime.index import who
-from inference.evaluation.agreement import Judged, agreements
+from inference.evaluation.agreement import Judged, agreements, disagreements
 from inference.evaluation.intervals import wilson
 from inference.evaluation.predictions import read_labels
 from storage.verdicts import record_verdict, verdicts_on
@@ -93,20 +95,73 @@ def test_a_later_verdict_changes_the_label(node):
 def test_how_often_readers_agree_has_an_interval(node):
     give(node, *GIVEN)
     text = run(node, "evaluate", "node", "--verdicts").stdout
-    assert "Readers agree with 66.7% of the results that they judge (95% 30.0 to 90.3, Wilson)." in text
+    assert "Readers agree with 4 of 6 results that they judge; below 50, no rate is given." in text
     assert "not the model's accuracy" in text
     found = {one["name"]: one for one in json.loads(run(node, "evaluate", "node", "--verdicts", "--json").stdout)}
     whole = found["all"]
     assert (whole["agree"], whole["disagree"], whole["cannot_say"], whole["cases"]) == (4, 2, 1, 5)
-    assert whole["interval"]["low"] == pytest.approx(wilson(4, 6).low)
-    assert found["the model says positive"]["share"] == pytest.approx(3 / 5)
+    assert (whole["share"], whole["interval"], whole["kappa"]) == (None, None, None)
+    assert (found["the model says positive"]["agree"], found["the model says positive"]["disagree"]) == (3, 2)
     assert found["reader ben"]["agree"] == 1
+    apart = found["disagreements"]["of"]
+    assert [(one["result"], one["reader"], one["model_says"], one["reader_says"]) for one in apart] == [
+        (2, "anna", "positive", "negative"),
+        (3, "ben", "positive", "negative"),
+    ]
+    assert "To look at again: 2 verdicts" in text and "secret" not in text and "P0" not in text
     assert found["model demo 1"]["verdicts"] == 7
 
 
 def test_without_verdicts_it_says_so(node):
     assert "No reader has given a verdict yet." in run(node, "evaluate", "node", "--verdicts").stdout
     assert run(node, "verdicts", "export").stdout.strip() == "case,label,patient,verdicts"
+
+
+def test_labels_of_a_file_are_judged_like_a_reader_who_has_not_seen_the_results(node, tmp_path):
+    (tmp_path / "truth.csv").write_text("case,label,report\n1.2.0.1,1,secret words\n1.2.1.1,0,secret words\n9.9,1,-\n")
+    arguments = ("evaluate", "node", "--verdicts", "--labels", str(tmp_path / "truth.csv"), "--json")
+    done = run(node, *arguments)
+    found = {one["name"]: one for one in json.loads(done.stdout)}
+    whole = found["reader (labels) truth.csv"]
+    assert (whole["cases"], whole["agree"], whole["disagree"]) == (2, 1, 1)
+    assert found["disagreements"]["of"][0]["result"] == 2
+    assert "secret" not in done.output
+
+
+def many(count, agree, positive=True, **groups):
+    """`count` verdicts on results of one sign, of which `agree` agree."""
+    return [
+        Judged(f"{positive}{groups}{n}", "anna", "m", n < agree, positive, positive is (n < agree), groups)
+        for n in range(count)
+    ]
+
+
+def test_rates_kappa_and_subgroups_come_with_intervals_from_fifty_verdicts_on():
+    rows = many(60, 50, sex="female") + many(40, 36, positive=False, sex="male")
+    found = {one.name: one for one in agreements(rows)}
+    assert found["all"].share == pytest.approx(0.86)
+    assert found["all"].interval.low == pytest.approx(wilson(86, 100).low)
+    said = [row.positive for row in rows], [row.label for row in rows]
+    assert found["all"].kappa == pytest.approx(cohen_kappa_score(*said))
+    draws = np.random.default_rng(1).integers(0, 100, (4000, 100))
+    signs = np.array(said)[:, draws]
+    agreed = (signs[0] == signs[1]).mean(1)
+    share = signs.mean(2)
+    chance = share[0] * share[1] + (1 - share[0]) * (1 - share[1])
+    low, high = np.quantile((agreed - chance) / (1 - chance), (0.025, 0.975))
+    assert found["all"].kappa_interval.low == pytest.approx(low, abs=0.03)
+    assert found["all"].kappa_interval.high == pytest.approx(high, abs=0.03)
+    assert found["sex female"].share == pytest.approx(50 / 60)
+    assert (found["sex male"].share, found["sex male"].agree) == (None, 36), "forty verdicts are too few for a rate"
+
+
+def test_where_both_say_one_thing_only_there_is_no_kappa():
+    assert agreements(many(60, 60))[0].kappa is None
+
+
+def test_disagreements_on_positive_results_come_first():
+    rows = many(3, 2, positive=False) + many(3, 2)
+    assert [row.positive for row in disagreements(rows)] == [True, False]
 
 
 def test_of_readers_who_cannot_say_there_is_no_share():

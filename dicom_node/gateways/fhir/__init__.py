@@ -1,0 +1,1 @@
+"""FHIR R4: a result as one transaction bundle."""
