@@ -25,6 +25,7 @@ from storage.errors import DatabaseOutdated, StorageError
 
 WEB_NEEDS = ("starlette", "uvicorn", "jinja2", "python_multipart", "argon2", "itsdangerous")
 SSO_NEEDS = ("authlib", "joserfc", "httpx")
+GATEWAY_NEEDS = ("httpx",)
 group = typer.Typer(no_args_is_help=True, help="Check and show the configuration.")
 
 
@@ -81,7 +82,15 @@ def licence_notices(settings: Settings) -> Iterator[str]:
 def read_and_check(path: Path | None) -> tuple[Settings | None, list[Mistake]]:
     """The settings, or None, and every mistake, files and models that are not there among them."""
     return read(
-        path, (_models_are_there, _several_are_there, _files_are_there, _pages_are_installed, _provider_is_within_reach)
+        path,
+        (
+            _models_are_there,
+            _several_are_there,
+            _files_are_there,
+            _pages_are_installed,
+            _provider_is_within_reach,
+            _gateways_are_installed,
+        ),
     )
 
 
@@ -123,6 +132,15 @@ def _provider_is_within_reach(values: Table) -> Iterator[Broken]:
     if oidc.get("issuer") and missing:
         yield Broken((*where, "issuer"), f"the identity provider needs {missing}: pip install 'dicom-node[sso]'")
     yield from _unreadable(where, oidc, ("credentials", "authorities"))
+
+
+def _gateways_are_installed(values: Table) -> Iterator[Broken]:
+    """What destinations need that are reached by HTTP."""
+    missing = next((name for name in GATEWAY_NEEDS if find_spec(name) is None), None)
+    for index, item in entries(values, "destinations"):
+        if item.get("url") and missing:
+            needs = f"it needs {missing}: pip install 'dicom-node[gateways]'"
+            yield Broken(("destinations", index, "kind"), needs)
 
 
 def _files_are_there(values: Table) -> Iterator[Broken]:

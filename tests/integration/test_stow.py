@@ -1,6 +1,7 @@
 """DICOMweb archives: what each kind of answer means for each object, and for the delivery."""
 
 import gzip
+import ssl
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from config.gateways.stow import StowDestination
 from config.settings import SenderSettings
 from dicom_node.delivery.sender import DestinationSender
 from dicom_node.gateways.stow import Stow
+from dicom_node.receiver.certificates import Authority
 from dicom_node.scu.store import StoreOutcome, read_instance
 from tests import stow_server as server
 from tests.outbox import COMPREHENSIVE_3D_SR, SECONDARY_CAPTURE, SEGMENTATION, instance, make_node, part10, sending
@@ -313,3 +315,54 @@ def test_the_reasons_and_the_log_hold_no_secret_and_no_patient(tmp_path, capfd):
         work(node)
         said = f"{node.deliveries()} {capfd.readouterr()} {node.audited('delivery.pending')}"
     assert "status 500" in said and "s3cret" not in said and "Test^Outbox" not in said
+
+
+@pytest.fixture
+def tls(tmp_path):
+    """An authority, the settings of a client with its certificate, and a server that demands one."""
+    authority = Authority("ca", time.time())
+    ca = authority.write(tmp_path / "ca.pem")
+    certificate, key = authority.issue(tmp_path, "node")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ca)
+    context.load_cert_chain(*authority.issue(tmp_path, "archive", hosts=("localhost",)))
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context, {"tls_authorities": ca, "tls_certificate": certificate, "tls_key": key}
+
+
+def test_both_sides_show_their_certificates(tmp_path, tls):
+    context, ours = tls
+    with server.archive(context=context) as archive:
+        found, _ = stored(tmp_path, archive, [SECONDARY_CAPTURE], **ours)
+        assert found == [(STORED, 0)]
+
+
+def test_an_archive_of_an_unknown_authority_gets_nothing(tmp_path, tls):
+    context, ours = tls
+    other = Authority("other", time.time()).write(tmp_path / "other.pem")
+    with server.archive(context=context) as archive:
+        found, detail = stored(tmp_path, archive, [SECONDARY_CAPTURE], **{**ours, "tls_authorities": other})
+        assert found == [(TRANSIENT, None)] and "its certificate is not trusted" in detail
+        assert not archive.requests
+
+
+def test_a_certificate_for_another_host_gets_nothing(tmp_path, tls):
+    context, ours = tls
+    with server.archive(context=context) as archive:
+        archive.url = archive.url.replace("localhost", "127.0.0.1")
+        found, detail = stored(tmp_path, archive, [SECONDARY_CAPTURE], **ours)
+        assert found == [(TRANSIENT, None)] and "its certificate is not trusted" in detail
+
+
+def test_without_a_certificate_of_ours_the_archive_takes_nothing(tmp_path, tls):
+    context, ours = tls
+    with server.archive(context=context) as archive:
+        found, _ = stored(tmp_path, archive, [SECONDARY_CAPTURE], tls_authorities=ours["tls_authorities"])
+        assert found == [(TRANSIENT, None)] and not archive.requests
+
+
+def test_tls_files_that_cannot_be_read_are_a_reason(tmp_path, tls):
+    context, ours = tls
+    with server.archive(context=context) as archive:
+        missing = {**ours, "tls_certificate": tmp_path / "gone.pem"}
+        found, detail = stored(tmp_path, archive, [SECONDARY_CAPTURE], **missing)
+        assert found == [(TRANSIENT, None)] and detail.startswith("the TLS files cannot be used")
