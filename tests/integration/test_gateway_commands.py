@@ -33,7 +33,7 @@ def configured(tmp_path):
         file = tmp_path / "node.toml"
         file.write_text(f'data_dir = "{tmp_path / "node"}"\n{PACS}{STOW.format(url=archive.url)}')
         node = make_node(tmp_path / "node", StowDestination(kind="stow", name="archive", url=archive.url))
-        node.objects_made = node.add_result(time.time(), ["report", "summary"])
+        node.add_result(time.time(), ["report", "summary"])
         yield file, node, archive
 
 
@@ -48,7 +48,7 @@ def test_a_preview_shows_what_would_go_sends_nothing_and_is_audited(configured):
     file, node, archive = configured
     code, said = run(file, "gateway", "preview", "archive", "1")
     assert code == 0
-    assert all(one.SOPInstanceUID in said for one in node.objects_made.values())
+    assert all(one.sop_instance_uid in said for one in node.objects())
     assert not archive.requests and node.states() == {"archive": "PENDING"}
     (row,) = node.audited("operator.read")
     assert (row["result_id"], row["detail"]["destination"]) == (1, "archive")
