@@ -11,6 +11,7 @@ from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from html import escape
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus, urlencode
 
@@ -31,9 +32,9 @@ class IdentityProvider:
     """groups: of the person who logs in. claims: what the next ID tokens say otherwise. sign: how they are signed.
     answers: what an address answers in place of the right thing."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, scheme: str = "http") -> None:
         self.port = port
-        self.issuer = f"http://localhost:{port}"
+        self.issuer = f"{scheme}://localhost:{port}"
         self.key = RSAKey.generate_key(2048, {"kid": "one", "use": "sig"})
         self.reset()
 
@@ -46,6 +47,7 @@ class IdentityProvider:
         self.codes: dict[str, dict[str, str]] = {}
         self.asked: list[str] = []
         self.shows_a_page = self.drips = False
+        self.methods: list[str] | None = None  # of authentication at its token endpoint; unsaid, it is "basic"
 
     def signed(self, claims: dict[str, Any]) -> str:
         """As it should be."""
@@ -72,6 +74,7 @@ class IdentityProvider:
                 "token_endpoint": f"{self.issuer}/token",
                 "jwks_uri": f"{self.issuer}/keys",
             }
+            | ({"token_endpoint_auth_methods_supported": self.methods} if self.methods else {})
         )
 
     def authorize(self, request: Request) -> Response:
@@ -90,11 +93,13 @@ class IdentityProvider:
         if "token" in self.answers:
             return self.answers["token"]
         challenge = urlsafe_b64encode(hashlib.sha256(str(form["code_verifier"]).encode()).digest()).rstrip(b"=")
-        basic = "Basic " + _basic(CLIENT, SECRET)
+        basic = None if self.methods == ["client_secret_post"] else "Basic " + _basic(CLIENT, SECRET)
+        posted = SECRET if basic is None else None
         right = (
             asked and asked["code_challenge"] == challenge.decode() and asked["redirect_uri"] == form["redirect_uri"]
         )
-        if not asked or not right or request.headers.get("authorization") != basic:
+        known = request.headers.get("authorization") == basic and form.get("client_secret") == posted
+        if not asked or not right or not known:
             return JSONResponse({"error": "invalid_grant"}, 400)
         return JSONResponse({"access_token": "x", "token_type": "Bearer", "id_token": self.sign(self._claims(asked))})
 
@@ -118,9 +123,9 @@ class IdentityProvider:
 
 
 @contextmanager
-def identity_provider() -> Iterator[IdentityProvider]:
-    """One on a port of this machine."""
-    found = IdentityProvider(free_port())
+def identity_provider(certificate: tuple[Path, Path] | None = None) -> Iterator[IdentityProvider]:
+    """One on a port of this machine. certificate: and its key, for TLS."""
+    found = IdentityProvider(free_port(), "https" if certificate else "http")
     app = Starlette(
         routes=[
             Route("/.well-known/openid-configuration", found.describe),
@@ -130,6 +135,8 @@ def identity_provider() -> Iterator[IdentityProvider]:
         ]
     )
     config = uvicorn.Config(app, host="127.0.0.1", port=found.port, log_config=None, lifespan="off")
+    if certificate:
+        config.ssl_certfile, config.ssl_keyfile = certificate
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

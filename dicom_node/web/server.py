@@ -104,10 +104,13 @@ def serve(
 
 
 def _provider(settings: Settings) -> "Provider | None":
-    """Raises OSError if its authorities cannot be read."""
+    """Raises OSError if its authorities cannot be read; NodeError if the libraries are not installed."""
     if not settings.web.oidc.issuer:
         return None
-    from dicom_node.web.security.provider import Provider  # needs the extra sso
+    try:
+        from dicom_node.web.security.provider import Provider
+    except ModuleNotFoundError as error:
+        raise NodeError(f"[web.oidc] needs {error.name}: pip install 'dicom-node[sso]'") from None
 
     return Provider(settings.web.oidc)
 
