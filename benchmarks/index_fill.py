@@ -143,6 +143,13 @@ BATCH_JOBS = f"""INSERT INTO jobs (id, series_pk, revision, instances_digest, mo
 BATCH_CASES = f"""INSERT INTO batch_cases (batch_id, state, series_uid, place, due_at, tries, series_pk, job_id)
     {NUMBERS} SELECT 1, CASE WHEN k <= 20 THEN 'QUEUED' ELSE 'WAITING' END, {UID.format("k * 10")}, '', 0, 0, k * 10,
     CASE WHEN k <= 20 THEN :count + k END FROM n"""
+# A worklist's steps: every tenth series was one, and a few are in hand.
+WORKITEMS = f"""INSERT INTO workitems (id, worklist, workitem_uid, transaction_uid, state, tries, due_at, created_at,
+    ended_at, results) {NUMBERS} SELECT k, 'ris', {UID.format("k")} || '.5', {UID.format("k")} || '.4',
+    CASE WHEN k <= 4 THEN 'ANALYSING' ELSE 'COMPLETED' END, 0, :now - 10, :now - 60,
+    CASE WHEN k > 4 THEN :now - k END, '[]' FROM n"""
+WORKITEM_SERIES = f"""INSERT INTO workitem_series (workitem_id, study_uid, series_uid, instances, source) {NUMBERS}
+    SELECT k, {UID.format("k * 10 / 2")} || '.1', {UID.format("k * 10")}, '[]', 'PACS' FROM n"""
 SEQUENCES = ("patients", "studies", "series", "jobs", "results", "result_objects")
 
 
@@ -173,6 +180,14 @@ def add_batch(database: Database, count: int) -> None:
             tx.execute(text(step), {name: value for name, value in values.items() if f":{name}" in step})
         if tx.dialect.name == "postgresql":
             tx.execute(text("SELECT setval('jobs_id_seq', (SELECT MAX(id) FROM jobs))"))
+
+
+def add_workitems(database: Database, count: int) -> None:
+    """A worklist with count / 10 steps, nearly all of which have ended, in an index that is up to date."""
+    values = {"low": 1, "high": count // 10, "now": NOW}
+    with database.transaction() as tx:
+        for step in (WORKITEMS, WORKITEM_SERIES):
+            tx.execute(text(step), {name: value for name, value in values.items() if f":{name}" in step})
 
 
 def _fill(tx: Connection, about: Mapping[str, int]) -> None:

@@ -51,10 +51,12 @@ from storage import (
     series,
     shadow_pairs,
     status,
+    step_outcomes,
     turnarounds,
     verdicts,
     web_users,
     weekly,
+    workitems,
     worklist,
 )
 from storage.arrival import Arrival, IndexedHeader
@@ -136,6 +138,13 @@ def alone(count: int) -> Iterator[Question]:
     yield by_itself("outbox: claim", lambda tx: deliveries.claim(tx, "PACS", now, 60.0))
     yield by_itself("outbox: sent", lambda tx: _send(tx, now))
     yield by_itself("commitments due", lambda tx: commitments.due(tx, "PACS", now))
+    yield by_itself("worklist: next step", lambda tx: workitems.take(tx, "ris", now, 60.0))
+    yield by_itself("worklist: room", lambda tx: workitems.count_open(tx, "ris"))
+    yield by_itself("worklist: known steps", lambda tx: workitems.known(tx, "ris", ["1.2.3", f"{uid(7)}.5"]))
+    yield by_itself("worklist: is it fetched", lambda tx: workitems.is_being_fetched(tx, uid(20)))
+    yield by_itself("worklist: is it whole", lambda tx: workitems.why_incomplete(tx, uid(20)))
+    yield by_itself("worklist: outcome", lambda tx: _step_outcome(tx))
+    yield by_itself("worklist: cancel", lambda tx: workitems.ask_to_cancel(tx, "ris", f"{uid(3)}.5", "", now))
     yield by_itself("metrics: queues", lambda tx: status.queues(tx, now))
     yield by_itself("audit messages: next rows, and how many wait", _told)
     yield by_itself("health: lateness", lambda tx: status.lateness(tx, now))
@@ -169,6 +178,13 @@ def _parts(count: int, by_itself: Callable[[str, Ask], Question]) -> Iterator[Qu
     yield by_itself("start: next 1000 instances", lambda tx: reconcile.next_instances(tx, count))
     yield by_itself("start: next 1000 objects", lambda tx: reconcile.next_objects(tx, count // 2))
     yield by_itself("effort noted", lambda tx: efforts.save(tx, count - 5, efforts.Effort(5, asked=2)))
+
+
+def _step_outcome(tx: Connection) -> None:
+    for one in workitems.inputs_of(tx, 2):
+        step_outcomes.outcome_of(tx, one)
+        step_outcomes.is_reported(tx, one)
+        step_outcomes.outputs(tx, [20])
 
 
 def _earlier(tx: Connection, series_pk: int) -> None:
@@ -358,6 +374,7 @@ def make(url: str, count: int) -> None:
     database = open_database(url)
     index_fill.fill_later(database)
     index_fill.add_batch(database, count)
+    index_fill.add_workitems(database, count)
     database.close()
     print(
         f"{count} series: filled in {filled - began:.0f} s, upgraded in {time.perf_counter() - filled:.0f} s",

@@ -50,6 +50,7 @@ def _names_differ(values: Table) -> Iterator[Broken]:
     for array, key, word, advice in (
         ("destinations", "name", "name", "each destination needs a name of its own"),
         ("sources", "ae_title", "AE title", "one source names all its addresses"),
+        ("worklists", "name", "name", "each worklist needs a name of its own"),
         ("models", "name", "name", "a model analyses a series once"),
     ):
         first: dict[str, int] = {}
@@ -108,6 +109,18 @@ def _fhir_servers_know_who_is_meant(values: Table) -> Iterator[Broken]:
             yield Broken((*where, "patient_systems"), message)
 
 
+def _worklists_say_what_is_wanted(values: Table) -> Iterator[Broken]:
+    """A node that claims every step of a worklist would take other performers' work."""
+    known = [item.get("name") for _, item in entries(values, "destinations") if item.get("kind", "dicom") == "dicom"]
+    for index, item in entries(values, "worklists"):
+        if not any(item.get(key) for key in ("label", "stations", "codes")):
+            message = "say which steps are meant for this node: name label, stations or codes"
+            yield Broken(("worklists", index, "label"), message)
+        if item.get("fetch_from") and item["fetch_from"] not in known:
+            message = f"{item['fetch_from']!r} is not the name of a DICOM destination"
+            yield Broken(("worklists", index, "fetch_from"), message)
+
+
 def _receiver_can_be_reached(values: Table) -> Iterator[Broken]:
     receiver = section(values, "receiver")
     missing = [name for name in TLS_FILES if not receiver.get(name)]
@@ -132,10 +145,11 @@ def _commitment_has_its_files(values: Table) -> Iterator[Broken]:
 
 
 def _certificates_have_keys(values: Table) -> Iterator[Broken]:
-    for index, item in entries(values, "destinations"):
-        given = [key for key in ("tls_certificate", "tls_key") if item.get(key)]
-        if len(given) == 1:
-            yield Broken(("destinations", index, given[0]), "tls_certificate and tls_key belong together")
+    for array in ("destinations", "worklists"):
+        for index, item in entries(values, array):
+            given = [key for key in ("tls_certificate", "tls_key") if item.get(key)]
+            if len(given) == 1:
+                yield Broken((array, index, given[0]), "tls_certificate and tls_key belong together")
 
 
 def _ports_differ(values: Table) -> Iterator[Broken]:
@@ -148,6 +162,8 @@ def _ports_differ(values: Table) -> Iterator[Broken]:
     listening.append((("sender", "commitment", "port"), section(sender, "commitment").get("port", 0)))
     listening.append((("metrics", "port"), metrics.get("port", 0)))
     listening.append((("web", "port"), section(values, "web").get("port", 0)))
+    for index, item in entries(values, "worklists"):
+        listening.append((("worklists", index, "event_port"), item.get("event_port", 0)))
     taken: dict[object, Location] = {}
     for location, port in listening:
         if port and taken.setdefault(port, location) != location:
@@ -277,4 +293,5 @@ _RULES: tuple[Rule, ...] = (
     _images_are_encrypted,
     _gateways_are_safe,
     _fhir_servers_know_who_is_meant,
+    _worklists_say_what_is_wanted,
 )

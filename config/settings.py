@@ -18,6 +18,7 @@ from config.gateways.audit_messages import AuditSettings
 from config.gateways.destination import CommonDestination
 from config.gateways.fhir import FhirDestination
 from config.gateways.stow import StowDestination
+from config.gateways.worklist import WorklistEntry
 from config.rules import broken_rules
 from config.section import Section
 from config.values import (
@@ -618,6 +619,7 @@ class Settings(BaseSettings):
     report: ReportSettings = ReportSettings()
     destinations: tuple[AnyDestination, ...] = ()
     sender: SenderSettings = SenderSettings()
+    worklists: tuple[WorklistEntry, ...] = ()
     storage: StorageSettings = StorageSettings()
     metrics: MetricsSettings = MetricsSettings()
     web: WebSettings = WebSettings()

@@ -738,6 +738,60 @@ class CompletionEffort(Base):
     next_at: Mapped[float]
 
 
+class Workitem(Base):
+    """A step of a worklist that this node claimed, or tried to (see workitems.py).
+
+    workitem_uid: SOP Instance UID of the step. transaction_uid: known to the node and the worklist alone.
+    due_at: not taken up before. tries: how often its present state was taken up in vain.
+    claimed_at: the worklist said that it is ours. decided_at: how it ends was decided.
+    cancel_reason: the requester wants it cancelled. results: numbers of those that it ends with, as JSON.
+    """
+
+    __tablename__ = "workitems"
+    __table_args__ = (
+        UniqueConstraint("worklist", "workitem_uid", name="uq_workitems_worklist_workitem_uid"),
+        CheckConstraint(
+            "state IN ('CLAIMING', 'CLAIMED', 'FETCHING', 'ANALYSING', 'ENDING', 'COMPLETED', 'CANCELED', 'TAKEN', "
+            "'LOST')",
+            name="state",
+        ),
+        CheckConstraint("(state IN ('COMPLETED', 'CANCELED', 'TAKEN', 'LOST')) = (ended_at IS NOT NULL)", name="ended"),
+        _where("ix_workitems_open", "worklist", "due_at", "id", condition="ended_at IS NULL"),
+        _where("ix_workitems_ended_at", "ended_at", condition="ended_at IS NOT NULL"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    worklist: Mapped[str]
+    workitem_uid: Mapped[str]
+    transaction_uid: Mapped[str] = mapped_column(unique=True)
+    state: Mapped[str]
+    tries: Mapped[int]
+    due_at: Mapped[float]
+    created_at: Mapped[float]
+    claimed_at: Mapped[float | None]
+    decided_at: Mapped[float | None]
+    ended_at: Mapped[float | None]
+    cancel_reason: Mapped[str | None]
+    reason_code: Mapped[str | None]
+    reason_text: Mapped[str | None]
+    results: Mapped[str]
+    error: Mapped[str | None]
+
+
+class WorkitemSeries(Base):
+    """Images of one series that a step is about. instances: SOP Instance UIDs as JSON. source: who has them."""
+
+    __tablename__ = "workitem_series"
+    __table_args__ = (UniqueConstraint("workitem_id", "series_uid", name="uq_workitem_series_workitem_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    workitem_id: Mapped[int] = mapped_column(ForeignKey("workitems.id"))
+    study_uid: Mapped[str]
+    series_uid: Mapped[str] = mapped_column(index=True)
+    instances: Mapped[str]
+    source: Mapped[str]
+
+
 class PauseRow(Base):
     """A source or a destination that a person has paused (see pauses.py). name: its AE title, or its name."""
 
@@ -863,6 +917,8 @@ listing_kinds = cast(Table, ListingKind.__table__)
 listings = cast(Table, Listing.__table__)
 listing_weeks = cast(Table, ListingWeek.__table__)
 completion_efforts = cast(Table, CompletionEffort.__table__)
+workitems = cast(Table, Workitem.__table__)
+workitem_series = cast(Table, WorkitemSeries.__table__)
 pauses = cast(Table, PauseRow.__table__)
 suspensions = cast(Table, SuspensionRow.__table__)
 audit = cast(Table, AuditRow.__table__)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Select, exists, func, select, text
 
 from config.reasons import Refusal
-from storage import jobs, refused
+from storage import jobs, refused, workitems
 from storage.coded import positive_column
 from storage.errors import NotDueYet, NotFound
 from storage.job_state import JobState
@@ -130,15 +130,18 @@ def close_series(tx: Connection, series_pk: int, now: float, closing: Closing) -
     """Close a series and queue its job in the same transaction. Returns the job's id, None if there is none yet.
 
     A closed series may be closed again for another model; an input that has a job for the model gets no other.
-    A series of which this node refused instances that did not come again is refused as incomplete.
-    Raises NotDueYet if an instance has come since the decision; NotFound.
+    A series of which this node refused instances that did not come again is refused as incomplete, and so is one of
+    which a worklist's step names instances that did not come.
+    Raises NotDueYet if an instance has come since the decision, or is being fetched for a worklist; NotFound.
     """
     found = SERIES.row(tx, series_pk)
     refusal = closing.refusal
     if refusal is None and closing.model is not None:
-        refusal = refused.why_incomplete(tx, found["series_uid"])
+        refusal = refused.why_incomplete(tx, found["series_uid"]) or workitems.why_incomplete(tx, found["series_uid"])
     if found["state"] == SeriesState.OPEN:
         _refuse_early_close(tx, series_pk, now, closing)
+        if workitems.is_being_fetched(tx, found["series_uid"]):
+            raise NotDueYet(f"series {series_pk}: its images are being fetched for a worklist")
         values = {
             "closed_at": now,
             "set_at": now,
@@ -186,6 +189,12 @@ def series_instances(tx: Connection, series_pk: int) -> list[StoredInstance]:
         .order_by(instances.c.sop_instance_uid)
     ).mappings()
     return [StoredInstance(**row) for row in rows]
+
+
+def number_of(tx: Connection, series_uid: str) -> int | None:
+    """The number of a series in the index; None if it has none of it."""
+    found: int | None = tx.scalar(select(series.c.id).where(series.c.series_instance_uid == series_uid))
+    return found
 
 
 def refusal_of_series(tx: Connection, series_pk: int) -> Refusal | None:

@@ -12,6 +12,7 @@ from storage.models import deliveries, jobs, results, series
 from storage.moves import in_state
 from storage.results import ResultOutcome
 from storage.series_state import SeriesState
+from storage.workitems import StepState
 
 
 def status(tx: Connection, now: float) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def status(tx: Connection, now: float) -> dict[str, Any]:
             "SHADOW": counts.rows("results", part=True),
         },
         "audit_messages": forwarding.lag(tx, now),
+        "worklist_steps": _worklist_steps(counts),
         "batches_running": counts.rows("batches", "RUNNING"),
         "oldest_queued_s": _age(now, tx.scalar(OLDEST_QUEUED)),
         "oldest_pending_s": _age(now, _oldest_pending(tx, counts)),
@@ -49,6 +51,7 @@ def queues(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
     counts = tallies.read(tx)
     return {
         "states": _by_state(counts),
+        "worklist_steps": _worklist_steps(counts),
         "oldest_s": {
             "jobs": _age(now, tx.scalar(OLDEST_QUEUED)),
             "deliveries": _age(now, _oldest_pending(tx, counts)),
@@ -78,6 +81,12 @@ UNCONFIRMED = select(func.count()).select_from(deliveries).where(deliveries.c.un
 def _by_state(counts: tallies.Counts) -> dict[str, dict[str, int]]:
     states = {"series": SeriesState, "jobs": JobState, "deliveries": DeliveryState}
     return {table: {str(state): counts.live(table, state) for state in names} for table, names in states.items()}
+
+
+def _worklist_steps(counts: tallies.Counts) -> dict[str, int]:
+    """The steps of worklists by state; empty if there never was one."""
+    by_state = {str(state): counts.rows("workitems", state) for state in StepState}
+    return {state: rows for state, rows in by_state.items() if rows}
 
 
 def _oldest_pending(tx: Connection, counts: tallies.Counts) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, Table, case, func, literal, literal_column, select, text, union_all
 
-from storage.models import batches, conflicts, deliveries, instances, jobs, results, series, tallies
+from storage.models import batches, conflicts, deliveries, instances, jobs, results, series, tallies, workitems
 from storage.prepared import Prepared
 
 PENDING = "tallies"
@@ -148,6 +148,7 @@ def _counting() -> list[Select[Any]]:
     return [
         _grouped(series, series.c.state, case((series.c.imported, of_batch), else_=none)),
         _grouped(batches, batches.c.state),
+        _grouped(workitems, workitems.c.state),
         _grouped(jobs, jobs.c.state, lane[jobs]),
         _grouped(deliveries, deliveries.c.state, deliveries.c.destination),
         _grouped(results, results.c.outcome, lane[results]),

@@ -35,6 +35,7 @@ from dicom_node.cli import (
     train,
     verdicts,
     web,
+    worklist,
 )
 from dicom_node.errors import NodeError, PortTaken
 from dicom_node.runtime.index import no_permission
@@ -77,6 +78,7 @@ for module in (
     models,
     network,
     gateway,
+    worklist,
     analyse,
     explain,
     replay,

@@ -101,6 +101,8 @@ def _work(counts: dict[str, Any]) -> Iterator[str]:
         since = f"{local_text(one['suspended_at'])} {zone()}"
         yield f"SUSPENDED   model {one['model_name']}, by {one['suspended_by']}, {since}: {one['reason']}"
         yield f"            to go on: dicom-node models resume {one['model_name']}"
+    if counts["worklist_steps"]:
+        yield f"worklist    {', '.join(f'{rows} {state}' for state, rows in counts['worklist_steps'].items())}"
     yield from _destinations(counts)
     yield from _failures(counts)
 

@@ -60,14 +60,14 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Retrieval(Wanted):
-    """What to fetch for an open series.
+    """What to fetch of a series. series_pk: None if the index may not have it yet.
 
     quiet_s: of the series, so that a fetched instance waits as long as a sent one.
     node_ae: our own AE title, as which C-MOVE names us.
     pseudonyms: what the index calls patients.
     """
 
-    series_pk: int
+    series_pk: int | None
     quiet_s: float
     node_ae: str
     pseudonyms: Pseudonyms
@@ -216,7 +216,7 @@ class Keeper:
         try:
             with self._database.transaction() as tx:
                 # It may have been sent to us in the meantime, perhaps in another transfer syntax: that is no conflict.
-                if arrival.sop_instance_uid not in held_instances(tx, self._wanted.series_pk):
+                if arrival.sop_instance_uid not in self._held(tx):
                     outcome = recording.record_instance(tx, arrival, self._clock(), self._wanted.quiet_s)
         except DatabaseUnavailable:
             raise  # the row may be there: a file that none names is swept
@@ -229,7 +229,11 @@ class Keeper:
     def count_here(self) -> int:
         """How many of the wanted instances the node holds now, however they came."""
         with self._database.read() as tx:
-            return len(self._wanted.missing & held_instances(tx, self._wanted.series_pk).keys())
+            return len(self._wanted.missing & self._held(tx).keys())
+
+    def _held(self, tx: Connection) -> dict[str, str]:
+        number = self._wanted.series_pk or series.number_of(tx, self._wanted.series.series_instance_uid)
+        return {} if number is None else held_instances(tx, number)
 
 
 def held_instances(tx: Connection, series_pk: int) -> dict[str, str]:

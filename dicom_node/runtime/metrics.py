@@ -82,6 +82,11 @@ class NodeCollector(Collector):
             for state, count in counts.items():
                 family.add_metric([state], count)
             yield family
+        if found["worklist_steps"]:
+            family = GaugeMetricFamily("dicom_node_worklist_steps", "Steps of worklists by state.", labels=["state"])
+            for state, count in found["worklist_steps"].items():
+                family.add_metric([state], count)
+            yield family
         for part, age in found["oldest_s"].items():
             yield GaugeMetricFamily(f"dicom_node_{part}_oldest_seconds", f"How long {part} wait.", age or 0)
 

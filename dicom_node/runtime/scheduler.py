@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import structlog
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
+from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from config.settings import Settings
@@ -18,6 +19,7 @@ from dicom_node.batch.feeder import Feeder
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from dicom_node.completion.second_copies import compare
+from dicom_node.performer.opening import performers
 from dicom_node.runtime import certificate_expiry
 from storage import job_takeover, orphans, retention
 from storage.database import Database
@@ -34,6 +36,7 @@ RETENTION_EVERY_S = 3600.0
 SWEEP_EVERY_S = 6 * 3600.0
 EPOCH_EVERY_S = 60.0
 BATCHES_EVERY_S = 0.5
+WORKLISTS_EVERY_S = 1.0
 CERTIFICATES_EVERY_S = 24 * 3600.0
 FIRST_SILENCE_S, LONGEST_SILENCE_S = 1.0, 300.0
 ORPHAN_AGE_S = 24 * 3600.0
@@ -42,12 +45,17 @@ ORPHAN_AGE_S = 24 * 3600.0
 
 def run_scheduler(settings: Settings, database: Database, files: FileStore, stop: threading.Event) -> None:
     """Run the interval jobs until `stop` is set; a running job is finished first."""
-    scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
+    # A thread more for each worklist, which may fetch images for minutes.
+    threads = {"default": ThreadPoolExecutor(10 + len(settings.worklists))}
+    rules = {"coalesce": True, "max_instances": 1}
+    scheduler = BackgroundScheduler(timezone="UTC", executors=threads, job_defaults=rules)
     scheduler.add_listener(Complaints(), EVENT_JOB_ERROR)
     completion = Completion(settings, database, files)
     jobs = _jobs(settings, database, files, completion)
     if settings.batch.enabled:
         jobs.append(("batches", BATCHES_EVERY_S, Feeder(settings, database, files, stop).step))
+    for entry, performer in zip(settings.worklists, performers(settings, database, files, stop), strict=True):
+        jobs.append((f"worklist {entry.name}", WORKLISTS_EVERY_S, performer.step))
     for name, every_s, action in jobs:
         scheduler.add_job(action, "interval", seconds=every_s, id=name)
     scheduler.start()

@@ -112,6 +112,16 @@ ELSEWHERE = {
     "dicom_node.gateways.audit_messages.forwarder.Forwarder._claim",
     "dicom_node.gateways.audit_messages.forwarder.Forwarder._keep",
     "dicom_node.gateways.audit_messages.forwarder.Forwarder._note_failure",
+    # Steps of a worklist: test_worklist_kills.py kills before and after each of these.
+    "dicom_node.performer.performer.Performer._advance",
+    "dicom_node.performer.performer.Performer._begin",
+    "dicom_node.performer.performer.Performer._is_cancelled",
+    "dicom_node.performer.performer.Performer._look",
+    "dicom_node.performer.performer.Performer._read",
+    "dicom_node.performer.performer.Performer._take",
+    "dicom_node.performer.performer.Performer._wait",
+    # Only says in the audit trail what became of a fetch.
+    "dicom_node.performer.opening.Fetching._note",
     # Removes what was never promised to anybody; the sweep removes what it leaves behind.
     "storage.folder.FolderFile.discard",
 }

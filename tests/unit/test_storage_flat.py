@@ -10,7 +10,7 @@ import re
 import pytest
 from sqlalchemy import event
 
-from benchmarks.index_fill import add_batch, fill, fill_later
+from benchmarks.index_fill import add_batch, add_workitems, fill, fill_later
 from benchmarks.index_size import alone, asked, tidy
 from storage import audit, listings, prepared
 from storage.database import open_database
@@ -61,6 +61,7 @@ def filled(folder, count):
     database = open_database(url)
     fill_later(database)
     add_batch(database, count)
+    add_workitems(database, count)
     tidy(url)
     return database
 

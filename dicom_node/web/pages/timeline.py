@@ -131,6 +131,11 @@ _SENTENCES: dict[str, Callable[[Row, Row, int], str]] = {
     "series.fetch": lambda _row, detail, _times: (
         f"Missing images were fetched from {detail.get('destination', 'the PACS')}."
     ),
+    "workitem.input": lambda _row, detail, _times: f"A step of worklist {detail.get('worklist', '?')} asks for it.",
+    "workitem.decided": lambda row, detail, _times: (
+        f"The step of worklist {detail.get('worklist', '?')} ends {row['outcome']}"
+        + (f": {detail['reason_text']}" if detail.get("reason_text") else ".")
+    ),
     "series.images-deleted": lambda _row, _detail, _times: "Retention deleted the images, as the site has set it.",
     "study.series-chosen": lambda _row, _detail, _times: "The study's best series was chosen.",
     "job.queued": lambda _row, detail, _times: f"Queued for {detail.get('model', 'the model')}{_lane(detail)}.",

@@ -1,0 +1,1 @@
+"""Performs the steps of a worklist: claims them, fetches their images, and says how they ended."""

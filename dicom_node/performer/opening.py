@@ -1,0 +1,122 @@
+"""The performers that a node's settings name."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from config.gateways.stow import StowDestination
+from config.gateways.worklist import WorklistEntry, WorklistRules
+from config.settings import Destination, Settings
+from dicom_node.completion.retrieve import Retrieval, fetch
+from dicom_node.gateways.worklist.contents import Coded
+from dicom_node.gateways.worklist.contents import Performer as PerformedBy
+from dicom_node.gateways.worklist.dimse import DimseWorklist
+from dicom_node.performer.ending import Ending
+from dicom_node.performer.performer import AWAY, NoSource, Performer
+from dicom_node.scu.query import SeriesKey
+from storage import audit
+from storage.database import Database
+from storage.files import FileStore
+from storage.pseudonyms import Pseudonyms
+from storage.workitems import InputSeries
+
+DETECTION = Coded("110004", "DCM", "Computer Aided Detection")
+
+
+def performers(
+    settings: Settings,
+    database: Database,
+    files: FileStore,
+    stop: threading.Event,
+    clock: Callable[[], float] = time.time,
+) -> list[Performer]:
+    """One for each worklist of the settings."""
+    ways = {one.name: ("ae", one.ae_title) for one in settings.dicom_destinations}
+    ways |= {one.name: ("rs", one.url) for one in settings.destinations if isinstance(one, StowDestination)}
+    return [
+        Performer(
+            entry,
+            dimse_worklist(settings, entry),
+            database,
+            Fetching(settings, entry, database, files, clock).fetch,
+            Ending(performed_by(settings, entry), ways),
+            stop,
+            clock,
+        )
+        for entry in settings.worklists
+    ]
+
+
+def dimse_worklist(settings: Settings, entry: WorklistEntry) -> DimseWorklist:
+    """A worklist by DIMSE."""
+    return DimseWorklist(entry, settings.sender, entry.label, coded(entry.stations), coded(entry.codes))
+
+
+def coded(texts: tuple[str, ...]) -> list[Coded]:
+    """Codes as the settings write them: VALUE^SCHEME^MEANING."""
+    return [Coded(*text.split("^")) for text in texts]
+
+
+def performed_by(settings: Settings, entry: WorklistRules) -> PerformedBy:
+    """What ended steps say of this node."""
+    title = settings.sender.calling_ae_title
+    station = coded(entry.stations)[:1] or [Coded(title, "99NODE", title)]
+    return PerformedBy(station[0], (coded(entry.codes)[:1] or [DETECTION])[0])
+
+
+class Fetching:
+    """Fetches images of steps from the PACS that the settings or the step name, as durably as those that are sent."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        entry: WorklistRules,
+        database: Database,
+        files: FileStore,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings, self._entry = settings, entry
+        self._database, self._files, self._clock = database, files, clock
+        self._pseudonyms = Pseudonyms(settings.storage.pseudonym_key.get_secret_value())
+
+    def fetch(self, one: InputSeries, missing: frozenset[str], key: SeriesKey) -> None:
+        """See `performer.Fetch`."""
+        pacs = self._pacs(one)
+        how = "move" if self._settings.completion.retrieve == "move" else "get"
+        wanted = Retrieval(
+            key,
+            set(missing),
+            frozenset(),
+            None,
+            self._settings.quiet_s(pacs.ae_title),
+            self._settings.receiver.ae_title,
+            self._pseudonyms,
+        )
+        detail: dict[str, object] = {"how": f"c-{how}", "missing": len(missing), "destination": pacs.name}
+        outcome = "FAILED"
+        try:
+            got = fetch(
+                pacs, self._settings.sender, wanted, self._database, self._files, self._clock, move=how == "move"
+            )
+            outcome, detail["fetched"] = "OK" if got == len(missing) else "PARTLY", got
+        except AWAY as error:
+            detail["reason"] = str(error)
+            raise
+        finally:
+            self._note(one, pacs, outcome, detail)
+
+    def _pacs(self, one: InputSeries) -> Destination:
+        name, found = self._entry.fetch_from, None
+        if name:
+            found = self._settings.dicom_destination(name)
+        else:
+            found = next((d for d in self._settings.dicom_destinations if d.ae_title == one.source), None)
+        if found is None:
+            raise NoSource("no destination of the settings has the AE title that the step names for its images")
+        return found
+
+    def _note(self, one: InputSeries, pacs: Destination, outcome: str, detail: dict[str, object]) -> None:
+        about = audit.Subject(series_uid=one.series_uid, study_uid=one.study_uid)
+        peer = audit.Peer(ae_title=pacs.ae_title, address=pacs.host)
+        with self._database.transaction() as tx:
+            audit.append(tx, self._clock(), "series.fetch", about, peer=peer, outcome=outcome, detail=detail)
