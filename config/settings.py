@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from config.gateways.audit_messages import AuditSettings
 from config.gateways.destination import CommonDestination
 from config.gateways.fhir import FhirDestination
+from config.gateways.hl7 import Hl7Destination
 from config.gateways.stow import StowDestination
 from config.gateways.worklist import WorklistEntry
 from config.rules import broken_rules
@@ -369,7 +370,8 @@ def _kind_of(value: Any) -> str:
 AnyDestination = Annotated[
     Annotated[Destination, Tag("dicom")]
     | Annotated[StowDestination, Tag("stow")]
-    | Annotated[FhirDestination, Tag("fhir")],
+    | Annotated[FhirDestination, Tag("fhir")]
+    | Annotated[Hl7Destination, Tag("hl7")],
     Discriminator(_kind_of),
 ]
 """A destination of any kind."""
@@ -377,6 +379,7 @@ DESTINATION_KINDS: Mapping[str, type[CommonDestination]] = {
     "dicom": Destination,
     "stow": StowDestination,
     "fhir": FhirDestination,
+    "hl7": Hl7Destination,
 }
 
 

@@ -396,6 +396,12 @@ def of_result(tx: Connection, result_id: int) -> list[dict[str, Any]]:
     return [dict(row) for row in rows.mappings()]
 
 
+def left_for(tx: Connection, result_id: int) -> set[str]:
+    """Names of the destinations that a result was sent to at least once: they may have it."""
+    mine = (deliveries.c.result_id == result_id, deliveries.c.fence > 0)
+    return set(tx.scalars(select(deliveries.c.destination).where(*mine)))
+
+
 def has_work(tx: Connection, destination: str, now: float) -> bool:
     """Whether `claim` or `commitments.due` may have something for a destination. Every part of it is one seek."""
     due = [

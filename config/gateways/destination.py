@@ -39,6 +39,10 @@ class CommonDestination(Section):
         """PEM files of TLS that expire: the node's certificate, and the authorities of the peer's. None if not used."""
         return None, None
 
+    def wants(self, analysed: bool) -> bool:
+        """Whether results of this sort go there: those of series that were analysed, or that were not."""
+        return True
+
     @property
     def is_loopback(self) -> bool:
         """True when results sent there stay on this machine."""

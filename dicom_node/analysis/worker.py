@@ -34,7 +34,7 @@ from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.errors import CorruptInstance, ModelError
 from inference.finding import ModelIdentity
 from inference.volume.load import Planes
-from storage import audit, jobs, results, series, study_results
+from storage import audit, deliveries, jobs, results, series, study_results
 from storage.database import Database
 from storage.errors import CorruptFile, StaleLease, StoreUnavailable
 from storage.files import FileStore
@@ -176,7 +176,7 @@ class Worker:
                 analysis, look = Analysis(None, refusal, analysis.volume, analysis.timings_s), None
             comparison = compared(look, self.database, analysis, model) if look else None
             said, built = self._built(job, analysis, paths, previous, model, others, comparison)
-            committed = self._commit(job, said, model.identity, built, others, comparison)
+            committed = self._commit(job, said, model.identity, built, others, comparison, previous)
 
     def _built(
         self,
@@ -251,15 +251,19 @@ class Worker:
         built: ResultObjects,
         others: Sequence[StandingResult] | None = None,
         comparison: Comparison | None = None,
+        previous: PreviousResult | None = None,
     ) -> bool:
-        """Record a result. Returns False if what it says of other results no longer holds."""
+        """Record a result. Returns False if what it says of other results no longer holds.
+
+        previous: the result that it replaces; who may have that is told too.
+        """
         stored = [
             NewObject(
                 o.kind, o.sop_instance_uid, o.sop_class_uid, o.series_instance_uid, self.files.write_durably([o.part10])
             )
             for o in built.objects
         ]
-        destinations, withheld = self._destinations(model, job.calling_ae)
+        destinations, withheld = self._destinations(model, job.calling_ae, analysis.finding is not None, previous)
         with self.database.transaction() as tx:
             study_results.lock_study(tx, job.series_pk)
             if others is not None and study_results.others(tx, job.series_pk) != others:
@@ -298,13 +302,21 @@ class Worker:
         )
         return True
 
-    def _destinations(self, model: ModelIdentity, calling_ae: str) -> tuple[list[str], list[str]]:
+    def _destinations(
+        self, model: ModelIdentity, calling_ae: str, analysed: bool, previous: PreviousResult | None
+    ) -> tuple[list[str], list[str]]:
         """Names of the destinations that get this model's results of a source's series, and of those that must not."""
+        told: set[str] = set()
+        if previous is not None:
+            with self.database.read() as tx:
+                told = deliveries.left_for(tx, previous.result_id)
+        wanted = {one.name for one in self.settings.destinations_of(calling_ae) if one.wants(analysed)}
         allowed: list[str] = []
         withheld: list[str] = []
-        for destination in self.settings.destinations_of(calling_ae):
-            may_leave = self.settings.may_leave(destination, model.demonstration)
-            (allowed if may_leave else withheld).append(destination.name)
+        for destination in self.settings.destinations:
+            if destination.name in wanted or (destination.name in told and destination.send_results):
+                may_leave = self.settings.may_leave(destination, model.demonstration)
+                (allowed if may_leave else withheld).append(destination.name)
         return allowed, withheld
 
     def _model(self, job: ClaimedJob) -> OpenModel:

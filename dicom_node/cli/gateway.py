@@ -23,6 +23,7 @@ from dicom_node.errors import NodeError
 from dicom_node.gateways.kinds import OBJECTS, gateway, message_gateway
 from dicom_node.gateways.reading import read_reported
 from storage import audit
+from storage.messages import Message
 from storage.results import objects_of
 
 group = typer.Typer(help="Destinations that are no DICOM peers.", no_args_is_help=True)
@@ -64,8 +65,7 @@ def preview(
         print_rows(f"objects of result {result}", ("kind", "SOP class", "SOP instance", "bytes"), rows)
         return
     message = message_gateway(destination, settings).compose(read_reported(database, files_of(settings), result))
-    # \r ends a segment of HL7: a terminal would write each over the one before.
-    say(message.content.decode("utf-8", "replace").replace("\r", "\n"))
+    say(_readable(message))
 
 
 @group.command()
@@ -79,6 +79,13 @@ def test(name: NameArgument, config: ConfigOption = None, json: JsonOption = Fal
         (out if answer.ok else err).print(f"{name}: {answer.detail}", markup=False)
     if not answer.ok:
         raise typer.Exit(PEER_UNREACHABLE)
+
+
+def _readable(message: Message) -> str:
+    """A message as text, whatever its character set."""
+    charset = message.content_type.partition("charset=")[2] or "utf-8"
+    # \r ends a segment of HL7: a terminal would write each over the one before.
+    return message.content.decode(charset, "replace").replace("\r", "\n")
 
 
 def _found(settings: Settings, name: str) -> AnyDestination:

@@ -22,9 +22,15 @@ def _fhir(destination: Any, settings: Settings) -> Gateway:
     return FhirGateway(destination, settings.sender)
 
 
+def _hl7(destination: Any, settings: Settings) -> Gateway:
+    from dicom_node.gateways.hl7.gateway import Hl7
+
+    return Hl7(destination)
+
+
 # Imported when one is first needed: each may need a library that not every site has installed.
 OBJECTS: Mapping[str, Callable[[Any, Settings], ObjectGateway]] = {"stow": _stow}
-MESSAGES: Mapping[str, Callable[[Any, Settings], Gateway]] = {"fhir": _fhir}
+MESSAGES: Mapping[str, Callable[[Any, Settings], Gateway]] = {"fhir": _fhir, "hl7": _hl7}
 
 
 def object_gateway(destination: AnyDestination, settings: Settings) -> ObjectGateway:
