@@ -14,8 +14,8 @@ PARALLEL ?= --numprocesses=2 --dist=loadfile
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format unit integration peers-test coverage attack fuzz faults batch-kills peers install \
-	install-test lock clean
+.PHONY: help demo test check format unit integration peers-test coverage attack fuzz faults batch-kills cluster cluster-kills \
+	peers install install-test lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,12 @@ faults: $(VENV)/.test peers  ## everything that may go wrong: hours
 
 batch-kills: $(VENV)/.test  ## 10,000 series in batches that are killed ten times: an hour
 	NODE_BATCH_SERIES=10000 NODE_BATCH_KILLS=10 $(BIN)/python -m pytest --timeout=0 tests/faults/test_batch_kills.py
+
+cluster: $(VENV)/.test  ## workers on a Ray cluster of which everything dies in turn: ten minutes
+	NODE_CLUSTER_KILLS=1 $(BIN)/python -m pytest --timeout=0 tests/faults/test_cluster.py
+
+cluster-kills: $(VENV)/.test  ## 300 kills of two hosts and a Ray cluster, on PostgreSQL and S3: hours
+	NODE_CLUSTER_KILLS=300 $(BIN)/python -m pytest --timeout=0 tests/faults/test_cluster_kills.py
 
 # DCMTK, Orthanc, PixelMed's validator, PostgreSQL. Without root or apt, their tests skip by name.
 peers:  ## install the programs that tests talk to (Debian, as root)

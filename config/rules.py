@@ -278,6 +278,46 @@ def _series_numbers_differ(values: Table) -> Iterator[Broken]:
         taken[number] = index
 
 
+def _cluster_is_safe(values: Table) -> Iterator[Broken]:
+    """Whoever reaches a Ray cluster without a token may run programs on its hosts."""
+    cluster = section(values, "cluster")
+    address = str(cluster.get("address") or "")
+    given = [key for key in TLS_FILES if cluster.get(key)]
+    if 0 < len(given) < len(TLS_FILES):
+        yield Broken(("cluster", given[0]), f"{', '.join(TLS_FILES)} belong together")
+    if not address or is_this_machine(address.rpartition(":")[0].strip("[]")):
+        return
+    if not cluster.get("credentials"):
+        yield Broken(("cluster", "credentials"), "beyond this machine, a cluster needs a token: name its file")
+    if not given and cluster.get("plain") is not True:
+        message = f"the token would cross the network readable: name {', '.join(TLS_FILES)}, or say plain = true"
+        yield Broken(("cluster", "address"), message)
+
+
+def _cluster_can_work(values: Table) -> Iterator[Broken]:
+    """What workers on other hosts need: pools, paths that mean the same everywhere, and an index that they reach."""
+    cluster = section(values, "cluster")
+    address = str(cluster.get("address") or "")
+    names = [str(pool.get("name")) for _, pool in entries(cluster, "pools")]
+    if len(set(names)) < len(names):
+        yield Broken(("cluster", "pools"), "each pool needs a name of its own")
+    if not address:
+        return
+    if not names:
+        yield Broken(("cluster", "pools"), 'name at least one pool, such as { name = "main", workers = 2 }')
+    for location, path in (
+        (("data_dir",), values.get("data_dir", "var")),
+        (("cluster", "configuration"), cluster.get("configuration", "/")),
+    ):
+        if not str(path).startswith("/"):
+            yield Broken(location, "with a cluster, this must be a whole path: workers run in other folders")
+    storage = section(values, "storage")
+    url = str(getattr(storage.get("database_url"), "get_secret_value", lambda: storage.get("database_url") or "")())
+    if not is_this_machine(address.rpartition(":")[0].strip("[]")) and not url.startswith("postgresql"):
+        message = "hosts of a cluster cannot share an index in SQLite, which is a file of one machine: use PostgreSQL"
+        yield Broken(("storage", "database_url"), message)
+
+
 _RULES: tuple[Rule, ...] = (
     _names_differ,
     _names_are_known,
@@ -294,4 +334,6 @@ _RULES: tuple[Rule, ...] = (
     _gateways_are_safe,
     _fhir_servers_know_who_is_meant,
     _worklists_say_what_is_wanted,
+    _cluster_is_safe,
+    _cluster_can_work,
 )

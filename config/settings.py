@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, SecretStr, Tag, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from config.cluster import ClusterSettings
 from config.gateways.audit_messages import AuditSettings
 from config.gateways.destination import CommonDestination
 from config.gateways.fhir import FhirDestination
@@ -627,6 +628,7 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     web: WebSettings = WebSettings()
     audit: AuditSettings = AuditSettings()
+    cluster: ClusterSettings = ClusterSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")

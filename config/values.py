@@ -69,6 +69,17 @@ def _endpoint(value: str) -> str:
     return value.rstrip("/")
 
 
+def _cluster_address(value: str) -> str:
+    """Empty, or the address of a cluster's head with its port."""
+    if not value:
+        return value
+    host, colon, port = value.rpartition(":")
+    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("is not the address of a cluster; write one such as 10.20.30.40:6379")
+    _host(host.removeprefix("[").removesuffix("]"))
+    return value
+
+
 def _ae_title_or_none(value: object) -> object:
     return "" if value == "" else _ae_title(value)
 
@@ -77,6 +88,7 @@ AETitle = Annotated[str, BeforeValidator(_ae_title)]
 AETitleOrNone = Annotated[str, BeforeValidator(_ae_title_or_none)]
 BucketUrl = Annotated[str, AfterValidator(_bucket)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
+ClusterAddress = Annotated[str, AfterValidator(_cluster_address)]
 Host = Annotated[str, AfterValidator(_host)]
 Network = Annotated[str, AfterValidator(_network)]
 Device = Annotated[str, AfterValidator(_device)]

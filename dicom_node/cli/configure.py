@@ -81,17 +81,7 @@ def licence_notices(settings: Settings) -> Iterator[str]:
 
 def read_and_check(path: Path | None) -> tuple[Settings | None, list[Mistake]]:
     """The settings, or None, and every mistake, files and models that are not there among them."""
-    return read(
-        path,
-        (
-            _models_are_there,
-            _several_are_there,
-            _files_are_there,
-            _pages_are_installed,
-            _provider_is_within_reach,
-            _gateways_are_installed,
-        ),
-    )
+    return read(path, _CHECKS)
 
 
 def _models_are_there(values: Table) -> Iterator[Broken]:
@@ -143,6 +133,13 @@ def _gateways_are_installed(values: Table) -> Iterator[Broken]:
             yield Broken(("destinations", index, "kind"), needs)
 
 
+def _cluster_is_installed(values: Table) -> Iterator[Broken]:
+    cluster, where = section(values, "cluster"), ("cluster",)
+    if cluster.get("address") and find_spec("ray") is None:
+        yield Broken((*where, "address"), "the cluster needs ray: pip install 'dicom-node[ray]'")
+    yield from _unreadable(where, cluster, ("credentials", *TLS_FILES))
+
+
 def _files_are_there(values: Table) -> Iterator[Broken]:
     """The certificates, keys and credentials that the settings name can be read."""
     tables: list[tuple[Location, Table]] = [((name,), section(values, name)) for name in ("receiver", "web")]
@@ -150,6 +147,17 @@ def _files_are_there(values: Table) -> Iterator[Broken]:
     tables.append((("storage", "s3"), section(section(values, "storage"), "s3")))
     for location, table in tables:
         yield from _unreadable(location, table, (*TLS_FILES, *S3_FILES))
+
+
+_CHECKS = (
+    _models_are_there,
+    _several_are_there,
+    _files_are_there,
+    _pages_are_installed,
+    _provider_is_within_reach,
+    _gateways_are_installed,
+    _cluster_is_installed,
+)
 
 
 def _unreadable(location: Location, table: Table, keys: Iterable[str]) -> Iterator[Broken]:

@@ -37,6 +37,7 @@ NEEDS_RESTART = (
     "web.port",
     "worker.devices",
     "audit.syslog.host",
+    "cluster.address",
 )
 
 

@@ -122,6 +122,8 @@ def children_of(settings: Settings, config_file: Path | None, lock: int) -> list
         children.append(Child("metrics", ["metrics", *config], lock, dict(counting)))
     if settings.web.port:
         children.append(Child("web", ["web", *config], lock, dict(counting)))
+    if settings.cluster.address:
+        children.append(Child("cluster", ["cluster", "keep", *config], lock))
     for number, device in enumerate(settings.worker.devices):
         children.append(Child(f"work-{number}", ["work", "--device", device, "--number", str(number), *config], lock))
     return children

@@ -176,9 +176,11 @@ def _wrap_network() -> None:
 
 def _hurry() -> None:
     """Do at once what a node otherwise does every few seconds or hours."""
+    from dicom_node.cluster import pools
     from dicom_node.runtime import scheduler
     from storage import orphans
 
+    pools.EVERY_S = 1.0
     scheduler.LEASES_EVERY_S = scheduler.RETENTION_EVERY_S = 0.5
     scheduler.SWEEP_EVERY_S = scheduler.EPOCH_EVERY_S = 0.5
     orphans.LIST_ALL_EVERY_S = 0.0
