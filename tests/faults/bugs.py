@@ -46,22 +46,30 @@ BUGS = _read()
 
 
 class _Patched(importlib.machinery.SourceFileLoader):
+    bug = ""
+
     def get_code(self, fullname: str) -> CodeType:
         source = Path(self.path).read_text()
-        for module, old, new in BUGS[os.environ[VARIABLE]].patches:
+        for module, old, new in BUGS[self.bug].patches:
             if module == fullname:
                 if source.count(old) != 1:
-                    raise AssertionError(f"the bug {os.environ[VARIABLE]} no longer fits {fullname}")
+                    raise AssertionError(f"the bug {self.bug} no longer fits {fullname}")
                 source = source.replace(old, new)
         return compile(source, self.path, "exec", dont_inherit=True)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, bug: str) -> None:
+        # Kept: a node that is forked has other variables, and imports some modules only when it needs them.
+        self._bug = bug
+
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
-        if fullname not in {module for module, _, _ in BUGS[os.environ[VARIABLE]].patches}:
+        if fullname not in {module for module, _, _ in BUGS[self._bug].patches}:
             return None
         file = str(ROOT / (fullname.replace(".", "/") + ".py"))
-        spec = importlib.machinery.ModuleSpec(fullname, _Patched(fullname, file), origin=file)
+        loader = _Patched(fullname, file)
+        loader.bug = self._bug
+        spec = importlib.machinery.ModuleSpec(fullname, loader, origin=file)
         spec.has_location = True
         return spec
 
@@ -71,7 +79,7 @@ def apply() -> None:
     if os.environ.get(VARIABLE):
         early = {module for module, _, _ in BUGS[os.environ[VARIABLE]].patches} & sys.modules.keys()
         assert not early, f"imported too early for a bug: {early}"
-        sys.meta_path.insert(0, _Finder())
+        sys.meta_path.insert(0, _Finder(os.environ[VARIABLE]))
 
 
 if "pytest" in sys.modules and os.environ.get(VARIABLE):
