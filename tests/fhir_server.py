@@ -135,10 +135,11 @@ class Transaction:
             if isinstance(value, list):
                 return [follow(one) for one in value]
             if not isinstance(value, dict):
-                return value
+                # Some servers do so in every text, where the standard means addresses.
+                return self._places.get(value, value) if isinstance(value, str) else value
             found = {name: follow(one) for name, one in value.items()}
-            if isinstance(found.get("reference"), str) and found["reference"] not in contained:
-                found["reference"] = self._place(found["reference"])
+            if isinstance(value.get("reference"), str) and value["reference"] not in contained:
+                found["reference"] = self._place(value["reference"])
             return found
 
         return {**follow({k: v for k, v in resource.items() if k != "contained"}), **_contained(resource)}

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 
 from config.gateways.fhir import FhirDestination
-from dicom_node.gateways.fhir.elements import Element, condition
+from dicom_node.gateways.fhir.elements import Element, condition, derived_uuid
 from dicom_node.gateways.fhir.patients import subject_of
 from dicom_node.gateways.fhir.resources import ENTERED_IN_ERROR, Resources
 from dicom_node.gateways.fhir.slots import Slots, Statement, formers
@@ -96,11 +96,13 @@ class _Bundle:
         return "amended" if not self._is_first else "preliminary"
 
     def _entry(self, slot: str, resource: Element) -> Element:
+        # Not the slot itself: servers put the resource's address wherever its fullUrl stands, in identifiers too.
+        url = derived_uuid("entry", slot)
         if self._is_first:
-            return _created(slot, resource)
+            return _created(url, resource)
         wanted = condition(resource["identifier"][0])
         request = {"method": "PUT", "url": f"{resource['resourceType']}?{wanted}"}
-        return {"fullUrl": slot, "resource": resource, "request": request}
+        return {"fullUrl": url, "resource": resource, "request": request}
 
 
 def _created(url: str, resource: Element) -> Element:
