@@ -15,7 +15,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format unit integration peers-test coverage attack fuzz faults batch-kills cluster cluster-kills \
-	peers install install-test lock clean
+	hosts peers install install-test lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +71,9 @@ cluster: $(VENV)/.test  ## workers on a Ray cluster of which everything dies in 
 
 cluster-kills: $(VENV)/.test  ## 300 kills of two hosts and a Ray cluster, on PostgreSQL and S3: hours
 	NODE_CLUSTER_KILLS=300 $(BIN)/python -m pytest --timeout=0 tests/faults/test_cluster_kills.py
+
+hosts: $(VENV)/.test peers  ## hosts that vanish, are cut off, stand still: 100 times, in network namespaces (as root)
+	NODE_HOST_FAULTS=100 $(BIN)/python -m pytest --timeout=0 tests/faults/test_hosts.py
 
 # DCMTK, Orthanc, PixelMed's validator, PostgreSQL. Without root or apt, their tests skip by name.
 peers:  ## install the programs that tests talk to (Debian, as root)

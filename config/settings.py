@@ -5,6 +5,7 @@ Each part of the program is handed its own section; no other module reads config
 also its description in `config/node.toml`, which `python -m config.example` writes.
 """
 
+import socket
 import time
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -650,8 +651,9 @@ class Settings(BaseSettings):
 
     @property
     def metrics_dir(self) -> Path:
-        """Folder in which the running processes count for [metrics]."""
-        return self.data_dir / "metrics"
+        """Folder in which the running processes of this machine count for [metrics]."""
+        several_hosts = self.database_url.startswith("postgresql")
+        return self.data_dir / (f"metrics-{socket.gethostname()}" if several_hosts else "metrics")
 
     @property
     def is_measured(self) -> bool:

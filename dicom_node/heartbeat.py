@@ -1,7 +1,6 @@
 """Keeping the lease of a job or a delivery while its holder works on it."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -32,7 +31,7 @@ def kept(
         while not done.wait(lease_s / BEATS):
             try:
                 with database.transaction() as tx:
-                    if not renew(tx, time.time()):
+                    if not renew(tx, database.now()):
                         return
             except StorageError as error:
                 log.warning("lease not renewed", error=type(error).__name__, **holder)

@@ -10,7 +10,8 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from storage import audit, listings, models, tallies
+from storage import audit, listings, models, schema_versions, tallies
 from storage.backup import back_up
 from storage.errors import (
     DatabaseBusy,
@@ -37,15 +38,27 @@ from storage.errors import (
     StorageError,
     StorageFull,
     StoreReplaced,
+    WrongClock,
 )
 from storage.mark import Mark
 from storage.models import properties
 from storage.private import make_file, make_folder
+from storage.server_time import BOUND_S, ServerTime
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VIEWS = Path(__file__).parent / "views.sql"
 MIGRATION_LOCK = 0x6D696772  # "migr": the key of PostgreSQL's advisory lock while the schema changes
 BUSY_TIMEOUT_S = 30.0
+# If a host vanishes, the server ends its connections within half a minute, and what they hold, such as the leader's
+# lock. A host whose server vanishes finds that out as fast.
+_SILENCE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
+_OF_SERVER = {**_SILENCE, "tcp_user_timeout": 30_000, "idle_in_transaction_session_timeout": 60_000}
+POSTGRESQL = {
+    "connect_timeout": 10,
+    "tcp_user_timeout": 30_000,
+    **{name.removeprefix("tcp_"): value for name, value in _SILENCE.items()},
+}
+OPTIONS = " ".join(f"-c {name}={value}" for name, value in _OF_SERVER.items())
 LOG = "log"  # in a connection's info: device and inode of the write-ahead log that it opened
 # The first that matches names the error; SQLite's names from sqlite3.h, PostgreSQL's SQLSTATE classes.
 TRANSLATION: tuple[tuple[str, type[StorageError]], ...] = (
@@ -60,6 +73,9 @@ DAMAGED = (
     "the index {} is damaged. Restore a backup of it; if there is none, move it away, and 'dicom-node index adopt' "
     "makes a new one from the files"
 )
+
+
+TOO_NEW = "the index was made by a later version of this program"
 
 
 class Database:
@@ -78,6 +94,8 @@ class Database:
         self._opened: tuple[int, int] | None = None
         self._size = 0
         self.mark: Mark | None = None  # of the files that belong to it, see `bind`
+        # Called at the beginning of each write transaction, which does not happen if it raises (see leader.py).
+        self.guard: Callable[[Connection], None] | None = None
         if self._sqlite:
             if self.url.database in (None, "", ":memory:"):
                 raise StorageError("the index needs a file: several processes share it")
@@ -90,9 +108,37 @@ class Database:
             event.listen(self.engine, "do_connect", self._refuse_another_file)
             event.listen(self.engine, "connect", self._set_pragmas)
             event.listen(self.engine, "begin", _begin)
+        self._time = None if self._sqlite else ServerTime(self.engine)
 
     def _driver_options(self) -> dict[str, Any]:
-        return {"connect_args": {"timeout": self._busy_timeout_s}} if self._sqlite else {"pool_pre_ping": True}
+        if self._sqlite:
+            return {"connect_args": {"timeout": self._busy_timeout_s}}
+        query = self.url.query
+        given = {name: value for name, value in POSTGRESQL.items() if name not in query}
+        options = " ".join([OPTIONS, *_all(query.get("options"))])
+        return {"pool_pre_ping": True, "connect_args": {**given, "options": options}}
+
+    @property
+    def is_server(self) -> bool:
+        """True for PostgreSQL, which several hosts may share."""
+        return not self._sqlite
+
+    def now(self) -> float:
+        """Unix seconds by the clock that everybody goes by who writes to this index: the server's, if it has one."""
+        return time.time() if self._time is None else self._time.now()
+
+    def host_is_ahead_s(self) -> float:
+        """How far this machine's clock is ahead of `now`, in seconds; negative if it is behind."""
+        return 0.0 if self._time is None else self._time.host_is_ahead_s()
+
+    def refuse_wrong_clock(self) -> None:
+        """Raises WrongClock if this machine's clock is further off than BOUND_S."""
+        ahead_s = self.host_is_ahead_s()
+        if abs(ahead_s) > BOUND_S:
+            raise WrongClock(
+                f"the clock of this machine is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} that of "
+                f"the database server; {BOUND_S:.0f} s are allowed. Set it (NTP), then start again"
+            )
 
     @property
     def where(self) -> str:
@@ -162,6 +208,8 @@ class Database:
             try:
                 self._check(tx)
                 with tx.begin():
+                    if self.guard is not None:
+                        self.guard(tx)
                     yield tx
                     audit.flush(tx)
                     listings.flush(tx)
@@ -211,18 +259,21 @@ class Database:
     def schema(self) -> tuple[str | None, str | None]:
         """The version of the database's schema, None without one; and the version that this program needs."""
         with self.read() as tx:
-            held = MigrationContext.configure(tx).get_current_revision()
+            held = _revision(tx)
         return held, ScriptDirectory.from_config(migrations()).get_current_head()
 
     def refuse_other_schema(self) -> None:
-        """Raises DatabaseOutdated unless the schema is that of this version of the program; makes one if there is none.
+        """Raises DatabaseOutdated or DatabaseTooNew unless this version of the program can work with the schema; makes
+        one if there is none.
 
         A node of the former version may be at work: its index must not change under it.
         """
         held, needed = self.schema()
         if held is None:
             self.migrate()
-        elif held != needed:
+        elif not self._works_here(held):
+            if held not in _known(migrations()):
+                raise DatabaseTooNew(TOO_NEW)
             raise DatabaseOutdated(
                 f"the index has schema {held}, this program {needed}: the start of the node (`dicom-node run`) brings "
                 "it up to date. A node that runs is of the other version: stop it first"
@@ -231,22 +282,34 @@ class Database:
     def migrate(self) -> None:
         """Bring the schema up to this version of the program and recreate the views, all or nothing.
 
-        A SQLite index that holds data is copied first, see `backup_path`.
-        Raises DatabaseTooNew for a schema made by a later version.
+        A SQLite index that holds data is copied first, see `backup_path`. A later schema that this program can work
+        with stays as it is, with its views.
+        Raises DatabaseTooNew for any other schema made by a later version; DatabaseOutdated if hosts are at work that
+        could not go on with the new one.
         """
         config = migrations()
         held, needed = self.schema()
+        if held is not None and held != needed and self._works_here(held):
+            return
         alters = held not in (None, needed)
         with self._unchecked_references() if alters else contextlib.nullcontext(), self.transaction() as tx:
             if not self._sqlite:
                 tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+                tx.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+                schema_versions.refuse_under_hosts(tx, _revision(tx), self.now(), config)
             config.attributes["connection"] = tx
             self._back_up_before_a_change(tx, config)
             try:
                 command.upgrade(config, "head")
             except CommandError as error:
-                raise DatabaseTooNew("the index was made by a later version of this program") from error
+                raise DatabaseTooNew(TOO_NEW) from error
             create_views(tx, VIEWS.read_text(encoding="utf-8"))
+            if not self._sqlite:
+                schema_versions.note_oldest(tx, config)
+
+    def _works_here(self, held: str | None) -> bool:
+        with self.read() as tx:
+            return schema_versions.works_here(tx, held, migrations())
 
     @contextlib.contextmanager
     def _unchecked_references(self) -> Iterator[None]:
@@ -271,9 +334,8 @@ class Database:
         """`tx` holds the write lock, so the copy holds exactly what the migration starts from."""
         if not self._sqlite:
             return
-        versions = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
-        held = MigrationContext.configure(tx).get_current_revision()
-        if held not in versions[1:] or tx.scalar(select(models.audit.c.id).limit(1)) is None:
+        held = _revision(tx)
+        if held not in _known(config)[1:] or tx.scalar(select(models.audit.c.id).limit(1)) is None:
             return
         target = self.backup_path(str(held))
         try:
@@ -332,6 +394,21 @@ def migrations() -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config
+
+
+def _revision(tx: Connection) -> str | None:
+    """The version of the schema; None without one."""
+    return MigrationContext.configure(tx).get_current_revision()
+
+
+def _known(config: Config) -> list[str]:
+    """The versions of the schema that these migrations make, the newest first."""
+    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+
+
+def _all(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """What a URL's query has under one name."""
+    return (value,) if isinstance(value, str) else value or ()
 
 
 def _stat(path: str) -> os.stat_result | None:

@@ -108,8 +108,12 @@ def create(tx: Connection, result_id: int, destinations: Sequence[str], now: flo
         note(tx, delivery_id, now, "delivery.pending", DeliveryState.PENDING)
 
 
-def claim(tx: Connection, destination: str, now: float, lease_s: float, limit: int = 1) -> list[ClaimedDelivery]:
+def claim(
+    tx: Connection, destination: str, now: float, lease_s: float, limit: int = 1, host: str = ""
+) -> list[ClaimedDelivery]:
     """Claim what is to be sent to a destination now, the longest waiting first: PENDING to SENDING, with a lease.
+
+    host: the machine that sends, for the audit trail, if several may.
 
     Deliveries of a sender that died are given back here, once its lease is over.
     """
@@ -134,7 +138,7 @@ def claim(tx: Connection, destination: str, now: float, lease_s: float, limit: i
             DeliveryState.SENDING,
             now,
             values=values,
-            detail={"attempt": row.attempts + 1},
+            detail={"attempt": row.attempts + 1, **({"host": host} if host else {})},
         )
         claimed.append(_claimed(tx, row.id))
     return claimed

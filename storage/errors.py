@@ -7,7 +7,10 @@ StorageError
 ├── DatabaseCorrupt    the index file is damaged
 ├── DatabaseUnavailable  the index could not be reached, or its disk failed
 │   └── StoreReplaced  the index or the files folder is no longer the one that was opened
+├── DatabaseOutdated   the index has the schema of an earlier version of this program
 ├── DatabaseTooNew     the index was made by a later version of this program
+├── NotLeader          another host decides now; what this one was about to do did not happen
+├── WrongClock         the clock of this machine is too far from that of the database server
 ├── StoreMismatch      the index and the stored files do not belong together
 ├── StoreUnavailable   the object store cannot be reached, or does not answer; transient, A700 on the network
 ├── CorruptFile        a stored file is missing or is not what was stored
@@ -62,6 +65,14 @@ class DatabaseOutdated(StorageError):
 
 class DatabaseTooNew(StorageError):
     """The index has a schema that this version of the program does not know."""
+
+
+class NotLeader(StorageError):
+    """Another host has taken over what only one may do; the transaction did not happen."""
+
+
+class WrongClock(StorageError):
+    """This machine's clock is too far from that of the database server; the message says how far."""
 
 
 class CorruptFile(StorageError):

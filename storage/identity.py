@@ -36,7 +36,7 @@ def open_store(
     create: make the index if there is none. The processes of a node must not: the node made one when it started.
     upgrade: bring an index of an earlier version up to date. Only the start of a node may: processes of the former
     version may still be at work on it.
-    Raises StoreMismatch, before anything is changed, if they do not belong together; DatabaseOutdated.
+    Raises StoreMismatch, before anything is changed, if they do not belong together; DatabaseOutdated; WrongClock.
     """
     mark = files.mark()
     refuse_lost_index(url, files)
@@ -61,6 +61,7 @@ def open_store(
             database.migrate()
         else:
             database.refuse_other_schema()
+        database.refuse_wrong_clock()
     if held is not None and found is not None:
         database.bind(mark)
     return database

@@ -815,6 +815,26 @@ class SuspensionRow(Base):
     reason: Mapped[str]
 
 
+class HostRow(Base):
+    """A machine that shares this index with others (see hosts.py). parts: the processes that it runs, with commas.
+
+    schema_version: that its program was made for. configuration: its settings as JSON, secrets hidden.
+    ahead_s: how far its clock was ahead of the server's. stopped_at: when it was stopped in order.
+    """
+
+    __tablename__ = "hosts"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    parts: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[str]
+    schema_version: Mapped[str]
+    configuration: Mapped[str]
+    started_at: Mapped[float]
+    seen_at: Mapped[float]
+    ahead_s: Mapped[float]
+    stopped_at: Mapped[float | None]
+
+
 class AuditRow(Base):
     """One thing that happened. Rows are chained by hash and never changed: triggers refuse changes. The oldest may go
     into archives (see audit_archive.py).
@@ -921,6 +941,7 @@ workitems = cast(Table, Workitem.__table__)
 workitem_series = cast(Table, WorkitemSeries.__table__)
 pauses = cast(Table, PauseRow.__table__)
 suspensions = cast(Table, SuspensionRow.__table__)
+hosts = cast(Table, HostRow.__table__)
 audit = cast(Table, AuditRow.__table__)
 audit_archives = cast(Table, AuditArchive.__table__)
 web_users = cast(Table, WebUser.__table__)

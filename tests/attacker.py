@@ -94,8 +94,9 @@ def data_set(sop_instance_uid: bytes = b"1.2.3.4.5", extra: bytes = b"", series:
 class Attacker:
     """A raw connection to the receiver."""
 
-    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20, source_address=(source, 0))
+    def __init__(self, port: int, source: str = "127.0.0.1", host: str = "127.0.0.1") -> None:
+        from_where = (source, 0) if host == "127.0.0.1" else None
+        self.socket = socket.create_connection((host, port), timeout=20, source_address=from_where)
 
     def send(self, data: bytes) -> None:
         """Send; it is not an error if the connection has been closed."""

@@ -11,6 +11,8 @@ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgre
 ls /usr/share/orthanc/plugins/libOrthancDicomWeb* >/dev/null 2>&1 || missing="$missing orthanc-dicomweb"
 [ -x /usr/sbin/rsyslogd ] || missing="$missing rsyslog"
 ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 || missing="$missing rsyslog-gnutls"
+[ -x /usr/sbin/ip ] || [ -x /sbin/ip ] || missing="$missing iproute2"
+[ -x /usr/sbin/iptables ] || [ -x /sbin/iptables ] || missing="$missing iptables"
 [ -x /usr/bin/jing ] || missing="$missing jing"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -26,8 +26,11 @@ def server_programs() -> Path:
 
 
 @contextmanager
-def postgresql_server() -> Iterator[str]:
-    """The URL of a server that listens only in its own folder."""
+def postgresql_server(address: str = "", *, durable: bool = False) -> Iterator[str]:
+    """The URL of a server that listens only in its own folder, or also at an address for everybody.
+
+    durable: it syncs what it commits, as a site's does.
+    """
     programs = server_programs()
     folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
     # PostgreSQL refuses to run as root, and no other user may look into pytest's folder.
@@ -41,10 +44,17 @@ def postgresql_server() -> Iterator[str]:
         assert done.returncode == 0, done.stdout + done.stderr
 
     run(str(programs / "initdb"), "-D", str(data), "-U", "node", "-A", "trust", "-E", "UTF8", "--no-sync")
-    options = f"-p {port} -k {folder} -c listen_addresses= -c fsync=off -c max_connections=100"
+    if address:
+        with (data / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all 0.0.0.0/0 trust\n")
+    fsync = "on" if durable else "off"
+    options = f"-p {port} -k {folder} -c listen_addresses={address} -c fsync={fsync} -c max_connections=300"
     run(str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
     try:
-        yield f"postgresql+psycopg://node@/postgres?host={folder}&port={port}"
+        if address:
+            yield f"postgresql+psycopg://node@{address}:{port}/postgres"
+        else:
+            yield f"postgresql+psycopg://node@/postgres?host={folder}&port={port}"
     finally:
         run(str(programs / "pg_ctl"), "-D", str(data), "-w", "-m", "immediate", "stop")
         shutil.rmtree(folder)

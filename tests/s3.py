@@ -30,13 +30,13 @@ class Gate:
     """A TCP proxy. `shut`: nothing listens. `silence`: what comes is taken and never answered. `swallow`: the next
     answers are cut off, so that the server has done what nobody is told of."""
 
-    def __init__(self, target_port: int) -> None:
-        self._target = target_port
+    def __init__(self, target_port: int, address: str = "127.0.0.1") -> None:
+        self._target, self._address = target_port, address
         self._swallow = 0
         self._flows = threading.Event()
         self._flows.set()
         self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener = socket.create_server((address, 0), backlog=128)
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
@@ -59,7 +59,7 @@ class Gate:
         """Work again."""
         self._flows.set()
         if self._listener.fileno() < 0:
-            self._listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
+            self._listener = socket.create_server((self._address, self.port), backlog=128)
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def _accept(self, listener: socket.socket) -> None:
@@ -94,12 +94,15 @@ def _cut(*sockets: socket.socket) -> None:
 
 
 class S3:
-    """A bucket of its own on a running server, behind a gate of its own. `direct`: the bucket without the gate."""
+    """A bucket of its own on a running server, behind a gate of its own. `direct`: the bucket without the gate.
 
-    def __init__(self, server_port: int) -> None:
+    address: where the gate listens.
+    """
+
+    def __init__(self, server_port: int, address: str = "127.0.0.1") -> None:
         self.bucket = f"bucket-{next(_numbers)}"
-        self.gate = Gate(server_port)
-        self.url, self.endpoint = f"s3://{self.bucket}/{PREFIX}", f"http://127.0.0.1:{self.gate.port}"
+        self.gate = Gate(server_port, address)
+        self.url, self.endpoint = f"s3://{self.bucket}/{PREFIX}", f"http://{address}:{self.gate.port}"
         self.direct = _direct(self.bucket, server_port)
 
     def access(self, **other: Any) -> Access:

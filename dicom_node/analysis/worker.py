@@ -4,8 +4,8 @@ The job is claimed with a lease that a heartbeat renews. A worker that died or h
 the fencing number keeps a worker that comes back late from writing anything.
 """
 
+import socket
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -57,7 +57,8 @@ class Worker:
         self.database = database
         self.files = files
         self.device = device
-        self.name = f"{device}:{threading.get_native_id()}"
+        host = f"{socket.gethostname()}:" if database.is_server else ""
+        self.name = f"{host}{device}:{threading.get_native_id()}"
         self._models: dict[str, OpenModel] = {}
         self._in_hand: ClaimedJob | None = None
         # Of the last job, if several models analyse a series: the next job is usually about the same one.
@@ -91,7 +92,7 @@ class Worker:
             return
         try:
             with self.database.transaction() as tx:
-                jobs.hand_back(tx, job.job_id, job.fence, time.time())
+                jobs.hand_back(tx, job.job_id, job.fence, self.database.now())
         except StaleLease:
             return  # finished at the last moment, or lost already
         log.info("job handed back", job=job.job_id, series=job.series_pk)
@@ -101,7 +102,7 @@ class Worker:
         failures = 0
         while not stop.is_set():
             try:
-                worked = self.work_once(time.time())
+                worked = self.work_once(self.database.now())
                 failures = 0
             except Exception as error:  # noqa: BLE001 - the worker loop outlives every job
                 log.error("worker could not claim or finish", error=type(error).__name__)
@@ -274,7 +275,7 @@ class Worker:
                 return False
             if job.refusal is not None and job.refusal.code == ReasonCode.MODEL_SUSPENDED:
                 jobs.note_refusal(tx, job.job_id, job.refusal)
-            now = time.time()
+            now = self.database.now()
             result = new_result(analysis, model)
             replaces = replaced_by(self.settings, job.model.name)
             to = destinations if stored else []
@@ -338,7 +339,7 @@ class Worker:
         # The type and not the text: a library's message may quote patient data.
         reason = str(error) if isinstance(error, CorruptFile | ModelUnavailable) else type(error).__name__
         log.error("job failed", job=job.job_id, error=reason)
-        now = time.time()
+        now = self.database.now()
         with self.database.transaction() as tx:
             jobs.fail(tx, job.job_id, job.fence, now, reason, now + self.settings.worker.retry_delay_s)
 

@@ -70,8 +70,8 @@ class Feeder:
         """Note what has become of the jobs; let go of images that were imported and are analysed."""
         keep = self._settings.batch.keep_images
         with self._database.transaction() as tx:
-            paths = batch_cases.settle(tx, batch_id, time.time(), _why_failed, keep_images=keep)
-            batch_cases.end_if_done(tx, batch_id, time.time())
+            paths = batch_cases.settle(tx, batch_id, self._database.now(), _why_failed, keep_images=keep)
+            batch_cases.end_if_done(tx, batch_id, self._database.now())
         for path in paths:
             self._files.remove(path)
 
@@ -79,7 +79,7 @@ class Feeder:
         with self._database.read() as tx:
             batch = batches.get(tx, batch_id)
         room = min(self._settings.batch.ahead - batch.queued, batch.waiting)
-        if room < 1 or not self._settings.batch.may_begin(time.time()):
+        if room < 1 or not self._settings.batch.may_begin(self._database.now()):
             return
         if batch.source == "store":
             self._queue_stored(batch, min(room, STORED_AT_ONCE))
@@ -100,7 +100,7 @@ class Feeder:
     # Of the store
 
     def _queue_stored(self, batch: Batch, limit: int) -> None:
-        now = time.time()
+        now = self._database.now()
         with self._database.transaction() as tx:
             for case in batch_cases.waiting(tx, batch.id, now, limit):
                 assert case.series_pk is not None  # noqa: S101 - of the store
@@ -118,7 +118,7 @@ class Feeder:
 
     def _take(self, batch_id: int) -> Case | None:
         """The next case, taken in hand: nobody else takes it up meanwhile."""
-        now = time.time()
+        now = self._database.now()
         with self._database.transaction() as tx:
             found = batch_cases.waiting(tx, batch_id, now, 1)
             for case in found:
@@ -170,18 +170,18 @@ class Feeder:
         self, case: Case, paths: list[Path], model: ModelRef, source: str, peer: Peer, expected: frozenset[str] | None
     ) -> None:
         series_pk, spare = self._importer.run(
-            case.series_uid, paths, time.time(), source=source, peer=peer, expected=expected
+            case.series_uid, paths, self._database.now(), source=source, peer=peer, expected=expected
         )
         with self._database.transaction() as tx:
             goes_on = batches.get(tx, case.batch_id).state in (BatchState.RUNNING, BatchState.PAUSED)
-            if not goes_on or not batch_cases.queue(tx, case, series_pk, model, time.time()):
-                spare += imported.release(tx, series_pk, time.time())
+            if not goes_on or not batch_cases.queue(tx, case, series_pk, model, self._database.now()):
+                spare += imported.release(tx, series_pk, self._database.now())
         for path in spare:
             self._files.remove(path)
 
     def _give_up(self, case: Case, refusal: Refusal) -> None:
         with self._database.transaction() as tx:
-            batch_cases.leave_out(tx, case, refusal, time.time())
+            batch_cases.leave_out(tx, case, refusal, self._database.now())
 
     def _try_later(self, case: Case, error: Exception) -> None:
         """The case waits, longer each time; a disk or a PACS that is away for hours costs no case."""
@@ -190,7 +190,7 @@ class Feeder:
         # The type and not the text: an error of the system names a file, and that may name a patient.
         log.warning("series not imported", case=case.id, error=type(error).__name__, again_in_s=wait_s)
         with self._database.transaction() as tx:
-            batch_cases.postpone(tx, case.id, time.time() + wait_s, in_vain=True)
+            batch_cases.postpone(tx, case.id, self._database.now() + wait_s, in_vain=True)
 
 
 def _why_failed(reason: str | None) -> Refusal:

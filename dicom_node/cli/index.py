@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.progress import Progress
-from sqlalchemy import func, select
+from sqlalchemy import func, inspect, select
+from sqlalchemy.engine import make_url
 
 from config.own_equipment import OwnEquipment
 from config.settings import Settings
@@ -26,8 +27,9 @@ from dicom_node.cli.common import (
 from dicom_node.errors import NodeError
 from dicom_node.runtime.adoption import Adopter, Adoption
 from dicom_node.runtime.node_lock import only_node
+from dicom_node.runtime.presence import host_name
 from dicom_node.runtime.scheduler import ORPHAN_AGE_S as AGE_WHILE_RUNNING_S
-from storage import audit, orphans, stores
+from storage import audit, hosts, orphans, stores
 from storage.database import Database
 from storage.errors import StorageError
 from storage.files import FileStore
@@ -225,6 +227,20 @@ def _age_s(settings: Settings) -> Iterator[float]:
 
 @contextmanager
 def _stopped(settings: Settings) -> Iterator[None]:
-    """Keep nodes from starting meanwhile. Raises NodeError if one runs."""
+    """Keep nodes from starting meanwhile on this machine. Raises NodeError if one runs, here or elsewhere."""
     with only_node(settings.data_dir, threading.Event(), patience_s=0):
+        elsewhere = _hosts_alive(settings)
+        if elsewhere:
+            raise NodeError(f"the node runs on {', '.join(elsewhere)}; stop it there first")
         yield
+
+
+def _hosts_alive(settings: Settings) -> list[str]:
+    """The other hosts that work on the index, if several may."""
+    if make_url(settings.database_url).get_backend_name() == "sqlite":
+        return []
+    database = Database(settings.database_url)
+    with database.read() as tx:
+        if not inspect(tx).has_table("hosts"):
+            return []
+        return [host.name for host in hosts.others_alive(tx, host_name(), database.now())]

@@ -1,6 +1,7 @@
 """run, and the processes that it starts: receive, schedule, deliver, work, and those that a site asks for."""
 
 import os
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -9,10 +10,11 @@ from config.settings import Settings
 from dicom_node.cli.common import ConfigOption, database_of, files_of, settings_from
 from dicom_node.cli.configure import read_and_check
 from dicom_node.errors import NodeError
-from dicom_node.runtime.node_lock import only_node
+from dicom_node.runtime.node_lock import note_parts, only_node
+from dicom_node.runtime.presence import only_host, present
 from dicom_node.runtime.signals import die_with_parent, is_child, reload_on_hangup, say_ready, stop_on_signals
 from dicom_node.runtime.store_watch import watched
-from dicom_node.runtime.supervisor import Supervisor
+from dicom_node.runtime.supervisor import PARTS, Supervisor, parts_of
 from storage.database import Database
 from storage.files import FileStore
 from storage.identity import open_store
@@ -20,13 +22,19 @@ from storage.identity import open_store
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
-    for command in (run, work):
-        app.command()(command)
+    app.command()(run)
+    app.command()(work)
     for command in (receive, schedule, deliver, metrics, forward_audit):
         app.command(hidden=True)(command)
 
 
-def run(config: ConfigOption = None) -> None:
+def run(
+    config: ConfigOption = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help=f"Only some of its processes, with commas: {', '.join(PARTS)}; see docs/scale.md."),
+    ] = None,
+) -> None:
     """Start the node: receiver, scheduler, sender and workers; restart what dies.
 
     SIGTERM: end when what is under way is done. SIGHUP: read the configuration again.
@@ -36,9 +44,12 @@ def run(config: ConfigOption = None) -> None:
     # Migrations and start-up checks run once, here, before several processes open the index.
     from dicom_node.runtime.startup import note_stop, prepare, tell_stop
 
-    with only_node(settings.data_dir, stop) as lock:
-        prepare(settings)
-        Supervisor(settings, config, lock, read_and_check).run(stop, reload)
+    parts = parts_of(settings, only)
+    with only_node(settings.data_dir, stop) as lock, only_host(settings, stop):
+        note_parts(lock, parts)
+        prepare(settings, parts)
+        with present(settings, parts, registered=True):
+            Supervisor(settings, config, lock, read_and_check, parts).run(stop, reload)
         note_stop(settings)
         tell_stop(settings)
 
@@ -59,7 +70,8 @@ def work(
 
     files = files_of(settings)
     database = _database_of(settings, files)
-    with watched(database, stop):
+    alone = nullcontext() if is_child() else present(settings, ("work",))
+    with alone, watched(database, stop):
         live_only = number < settings.batch.live_workers
         if not Worker(settings, database, files, device, live_only=live_only).run(stop):
             # The interpreter would wait for the analysis, or tear the libraries down under it.

@@ -20,6 +20,7 @@ from dicom_node.cli.common import (
     settings_from,
     zone,
 )
+from dicom_node.cli.hosts import host_lines, hosts_shown
 from dicom_node.errors import NoIndex
 from dicom_node.runtime.certificate_expiry import expiries
 from dicom_node.runtime.liveness import Liveness, look
@@ -44,15 +45,20 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     node = {"runs": alive.runs, "accepts": alive.accepts, "why_not": alive.why_not}
     counts: dict[str, Any] = {}
     try:
-        with database_of(settings).read() as tx:
-            counts = read_status(tx, time.time())
+        database = database_of(settings)
+        with database.read() as tx:
+            now = database.now()
+            counts = read_status(tx, now)
+            if database.is_server:
+                counts["hosts"] = hosts_shown(tx, settings, now)
     except NoIndex:
         pass  # before the first start
     if json:
         print_json({**counts, "certificates": certificates, "node": node})
         return
     told = _audit_messages(counts) if settings.audit.syslog.host else ()
-    for line in (*_node(settings, alive), "", *_work(counts), *told, *_certificates(certificates)):
+    shared = host_lines(counts.get("hosts"))
+    for line in (*_node(settings, alive), *shared, "", *_work(counts), *told, *_certificates(certificates)):
         say(line)
 
 

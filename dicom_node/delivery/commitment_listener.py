@@ -40,7 +40,7 @@ class CommitmentListener:
         self._database = database
         self._limits = _limits(settings.sender)
         self._server: GuardedServer | None = None
-        self._journal = Journal(self._write)
+        self._journal = Journal(self._write, database.now)
         self._addresses: dict[str, set[str]] = {}
         self._looked_up_at = float("-inf")
         self.port = settings.sender.commitment.port
@@ -98,7 +98,7 @@ class CommitmentListener:
         server, self._server = self._server, None
         if server is not None:
             server.shutdown()
-            self._journal.flush(time.time(), window_s=0)
+            self._journal.flush(self._database.now(), window_s=0)
 
     def _knows(self, address: str) -> bool:
         """Whether it is the address of a destination that is asked for commitment.
@@ -143,7 +143,9 @@ class CommitmentListener:
         self._refuse(str(parse_address(event.assoc.requestor.address)), "association-rejected")
 
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
-        return answer_report(event, self._database, self._settings.sender, time.time(), self._speaks_for(event)), None
+        return answer_report(
+            event, self._database, self._settings.sender, self._database.now(), self._speaks_for(event)
+        ), None
 
     def _speaks_for(self, event: evt.Event) -> set[str]:
         """Names of the destinations whose answers may come from the peer's address under its AE title."""

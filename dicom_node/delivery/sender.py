@@ -5,6 +5,7 @@ digest checked, or a message that was composed once and kept, so that every rese
 lost answer therefore costs a resend and no more.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -82,13 +83,14 @@ class DestinationSender:
         self._times_away = 0
         self._away_until = 0.0
         self._paused = False
+        self._host = socket.gethostname() if database.is_server else ""
 
     def run(self, stop: threading.Event) -> None:
         """Send until `stop` is set."""
         failures = 0
         while not stop.is_set():
             try:
-                idle_s = 0.0 if self.work_once(time.time()) else self._settings.sender.poll_s
+                idle_s = 0.0 if self.work_once(self._database.now()) else self._settings.sender.poll_s
                 failures = 0
             except Exception as error:  # noqa: BLE001 - the sender loop outlives every delivery
                 # The type and not the text: a library's message may quote patient data.
@@ -104,7 +106,7 @@ class DestinationSender:
             if self._is_paused(tx) or self._is_away(now) or not deliveries.has_work(tx, self.name, now):
                 return False
         with self._database.transaction() as tx:
-            claimed = deliveries.claim(tx, self.name, now, self._settings.sender.lease_s)
+            claimed = deliveries.claim(tx, self.name, now, self._settings.sender.lease_s, host=self._host)
         if claimed:
             self._deliver(claimed[0], clock)
             return True

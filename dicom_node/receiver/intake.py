@@ -18,7 +18,7 @@ class Intake:
     """Where instances go, and what limits them.
 
     min_bytes_per_s, patience_s: a data set that comes slower than this is cut off after this many seconds.
-    shared_port: other processes receive as well; see `Reception._commit_first`.
+    received_elsewhere: other processes receive as well; see `Reception._commit_first`.
     """
 
     database: Database
@@ -30,6 +30,6 @@ class Intake:
     min_bytes_per_s: float
     patience_s: float
     pseudonyms: Pseudonyms
-    shared_port: bool = False
+    received_elsewhere: bool = False
     own: OwnImages | None = None
     clock: Callable[[], float] = time.time

@@ -70,6 +70,8 @@ class Receiver:
             receiver.max_mb_per_minute * MIB,
         )
         self._shared_port = receiver.processes > 1
+        # Other hosts that share the index may receive the same instance.
+        received_elsewhere = self._shared_port or database.is_server
         pseudonyms = Pseudonyms(settings.storage.pseudonym_key.get_secret_value())
         self._intake = Intake(
             database,
@@ -81,7 +83,7 @@ class Receiver:
             receiver.min_kib_per_s * 1024,
             receiver.slow_patience_s,
             pseudonyms,
-            self._shared_port,
+            received_elsewhere,
             _own_images(settings),
             clock,
         )
@@ -224,7 +226,7 @@ def serve(
     _allow_descriptors(settings.receiver)
     files = files_of(settings)
     database = open_store(settings.database_url, files, create=create)
-    receiver = Receiver(settings, database, files)
+    receiver = Receiver(settings, database, files, database.now)
     receiver.start()
     on_ready()
     meters.RECEIVERS.set(1)

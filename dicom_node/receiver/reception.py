@@ -176,7 +176,7 @@ class Reception:
         arrival = self._arrival(header, file)
         if self._intake.own is not None and self._intake.own.refuses(self._caller.calling_ae, file.path):
             raise OwnImage("image was made by this node")
-        together = self._intake.files.row_may_come_first and not self._intake.shared_port
+        together = self._intake.files.row_may_come_first and not self._intake.received_elsewhere
         commit = self._commit_together if together else self._commit_first
         outcome = commit(file, arrival)
         if outcome is not Outcome.NEW:
@@ -188,9 +188,9 @@ class Reception:
     def _commit_first(self, file: NewFile, arrival: Arrival) -> Outcome:
         """The file is made durable before its row is written.
 
-        With several processes on the port, the same instance may arrive at another one. That process acknowledges a
-        duplicate because of our row, so our file must be safe before the row is there. An object store may take long,
-        or be away.
+        With several processes on the port, or several hosts, the same instance may arrive at another one. That one
+        acknowledges a duplicate because of our row, so our file must be safe before the row is there. An object store
+        may take long, or be away.
         """
         file.commit()
         self._file = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.settings import Settings
-from dicom_node.runtime.node_lock import lock_path
+from dicom_node.runtime.node_lock import lock_path, noted_parts
 from storage.errors import StorageError
 from storage.stores import files_of
 
@@ -28,6 +28,9 @@ def look(settings: Settings) -> Liveness:
     """Look at the node's lock, its ports and the disk, and ask an object store. It connects to no port of the node."""
     if not _is_locked(lock_path(settings.data_dir)):
         return Liveness(False, False, "it does not run")
+    parts = noted_parts(lock_path(settings.data_dir))
+    if parts and "receive" not in parts:
+        return Liveness(True, False, f"this host runs only {', '.join(parts)}")
     receiver = settings.receiver
     wanted = [receiver.port] * receiver.plain + [receiver.tls_port] * (receiver.tls_certificate is not None)
     listening = _listening_ports()

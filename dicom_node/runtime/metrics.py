@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from config.settings import Settings
 from dicom_node.errors import NodeError
 from dicom_node.runtime.certificate_expiry import DAY_S, expiries
-from dicom_node.runtime.supervisor import COUNTS_VARIABLE
+from dicom_node.runtime.supervisor import COUNTS_VARIABLE, PARTS_VARIABLE
 from storage import forwarding
 from storage.database import Database
 from storage.errors import StorageError, StoreReplaced
@@ -69,8 +69,8 @@ class NodeCollector(Collector):
 
     def _queues(self) -> Iterator[Metric]:
         with self._database.read() as tx:
-            found = queues(tx, time.time())
-            untold = forwarding.lag(tx, time.time()) if self._settings.audit.syslog.host else None
+            found = queues(tx, self._database.now())
+            untold = forwarding.lag(tx, self._database.now()) if self._settings.audit.syslog.host else None
         yield GaugeMetricFamily("dicom_node_index_up", "1 if the index can be read.", 1)
         if untold is not None:
             name = "dicom_node_audit_rows_untold"
@@ -103,14 +103,15 @@ def problems(settings: Settings, database: Database, files: FileStore, receivers
         files.ask()
     except StorageError:
         found.append("store-away")
-    if receivers is not None and receivers < settings.receiver.processes:
+    receives = "receive" in os.environ.get(PARTS_VARIABLE, "receive").split(",")
+    if receives and receivers is not None and receivers < settings.receiver.processes:
         found.append("receiver-down")
     try:
         database.check()
         with database.read() as tx:
-            late = lateness(tx, time.time())
+            late = lateness(tx, database.now())
             if settings.audit.syslog.host:
-                late |= {"audit-messages": (forwarding.lag(tx, time.time()) or {}).get("seconds")}
+                late |= {"audit-messages": (forwarding.lag(tx, database.now()) or {}).get("seconds")}
     except StoreReplaced:
         return [*found, "store-replaced"]
     except StorageError:

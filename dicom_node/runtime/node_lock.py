@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,6 +44,20 @@ def only_node(data_dir: Path, stop: threading.Event, patience_s: float = PATIENC
         yield fd
     finally:
         os.close(fd)
+
+
+def note_parts(fd: int, parts: Sequence[str]) -> None:
+    """Write into the lock's file which processes the node runs, for those who look at it from outside."""
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, ",".join(parts).encode(), 0)
+
+
+def noted_parts(path: Path) -> tuple[str, ...]:
+    """What `note_parts` wrote; nothing if the node was started by another version."""
+    try:
+        return tuple(part for part in path.read_text(encoding="ascii").split(",") if part)
+    except (OSError, UnicodeDecodeError):
+        return ()
 
 
 def _lock(fd: int, stop: threading.Event, patience_s: float) -> None:

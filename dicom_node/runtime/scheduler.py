@@ -4,6 +4,8 @@ Deadlines are in the database and every rule takes `now`, so a restart forgets n
 done by the next tick.
 """
 
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -23,8 +25,10 @@ from dicom_node.performer.opening import performers
 from dicom_node.runtime import certificate_expiry
 from storage import job_takeover, orphans, retention
 from storage.database import Database
+from storage.errors import NotLeader, StorageError
 from storage.files import FileStore
 from storage.identity import Epoch
+from storage.leader import Leadership
 
 log = structlog.get_logger()
 
@@ -39,12 +43,57 @@ BATCHES_EVERY_S = 0.5
 WORKLISTS_EVERY_S = 1.0
 CERTIFICATES_EVERY_S = 24 * 3600.0
 FIRST_SILENCE_S, LONGEST_SILENCE_S = 1.0, 300.0
+LEAD_EVERY_S = 2.0
+"""How often a host that does not lead asks whether it may, and one that does whether it still does."""
 ORPHAN_AGE_S = 24 * 3600.0
 """While the node runs, a file without a row may belong to an instance that is still being received."""
 
 
 def run_scheduler(settings: Settings, database: Database, files: FileStore, stop: threading.Event) -> None:
-    """Run the interval jobs until `stop` is set; a running job is finished first."""
+    """Run the interval jobs until `stop` is set; a running job is finished first.
+
+    If several hosts share the index, only one of them does, and another takes over when that one is gone.
+    """
+    leadership = Leadership(database, socket.gethostname())
+    certificate_expiry.warn(settings)
+    waits = False
+    while not stop.is_set():
+        if _may_lead(leadership):
+            _lead(settings, database, files, stop, leadership)
+            waits = False
+        elif not waits:
+            log.info("another host leads; this one waits")
+            waits = True
+        stop.wait(0 if stop.is_set() else LEAD_EVERY_S)
+
+
+def _may_lead(leadership: Leadership) -> bool:
+    try:
+        return leadership.take()
+    except StorageError as error:
+        log.warning("this host cannot lead", error=type(error).__name__)
+        return False
+
+
+def _lead(
+    settings: Settings, database: Database, files: FileStore, stop: threading.Event, leadership: Leadership
+) -> None:
+    """Run the interval jobs until `stop` is set, or until another host may lead."""
+    ends = threading.Event()
+    try:
+        with contextlib.ExitStack() as held:
+            held.callback(_start_jobs(settings, database, files, ends))
+            held.callback(ends.set)
+            while leadership.holds():
+                if stop.wait(LEAD_EVERY_S):
+                    return
+            log.warning("this host no longer leads")
+    finally:
+        leadership.give_up()
+
+
+def _start_jobs(settings: Settings, database: Database, files: FileStore, stop: threading.Event) -> Callable[[], None]:
+    """Start the interval jobs. Returns what ends them, which finishes a running one."""
     # A thread more for each worklist, which may fetch images for minutes.
     threads = {"default": ThreadPoolExecutor(10 + len(settings.worklists))}
     rules = {"coalesce": True, "max_instances": 1}
@@ -59,11 +108,13 @@ def run_scheduler(settings: Settings, database: Database, files: FileStore, stop
     for name, every_s, action in jobs:
         scheduler.add_job(action, "interval", seconds=every_s, id=name)
     scheduler.start()
-    certificate_expiry.warn(settings)
     log.info("scheduler started", jobs=[job.id for job in scheduler.get_jobs()])
-    stop.wait()
-    scheduler.shutdown(wait=True)
-    completion.stop()
+
+    def end() -> None:
+        scheduler.shutdown(wait=True)
+        completion.stop()
+
+    return end
 
 
 def _jobs(
@@ -72,28 +123,28 @@ def _jobs(
     """Name, interval in seconds and action of each job."""
 
     def close_series() -> None:
-        completion.close_due_series(current_models(settings), time.time())
+        completion.close_due_series(current_models(settings), database.now())
 
     best = BestSeries(settings, database, files)
 
     def choose_series() -> None:
-        best.choose(current_models(settings), time.time())
+        best.choose(current_models(settings), database.now())
 
     def release_leases() -> None:
         with database.transaction() as tx:
-            job_takeover.release_expired(tx, time.time(), settings.worker.max_attempts)
+            job_takeover.release_expired(tx, database.now(), settings.worker.max_attempts)
 
     def compare_copies() -> None:
-        compare(database, files, time.time())
+        compare(database, files, database.now())
 
     def delete_old_images() -> None:
         days = settings.storage.retention_days
         if days is not None:
-            retention.delete_old_images(database, files, time.time(), days)
+            retention.delete_old_images(database, files, database.now(), days)
 
     def sweep_orphans() -> None:
-        orphans.sweep_regularly(database, files, time.time(), ORPHAN_AGE_S)
-        orphans.empty_quarantine(database, files, time.time(), settings.storage.quarantine_days)
+        orphans.sweep_regularly(database, files, database.now(), ORPHAN_AGE_S)
+        orphans.empty_quarantine(database, files, database.now(), settings.storage.quarantine_days)
 
     epoch = Epoch(database, files)
 
@@ -117,7 +168,9 @@ class Complaints:
         self._silences: dict[str, tuple[float, float]] = {}
 
     def __call__(self, event: JobExecutionEvent) -> None:
-        """A job has failed."""
+        """A job has failed. One of a host that no longer leads was meant to."""
+        if isinstance(event.exception, NotLeader):
+            return
         now = self._clock()
         until, silence_s = self._silences.get(event.job_id, (now, FIRST_SILENCE_S))
         if now < until:

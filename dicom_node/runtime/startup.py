@@ -1,9 +1,11 @@
 """What happens once when the node starts, before any process of it opens the index."""
 
+import contextlib
 import os
-import time
+from collections.abc import Iterator, Sequence
 
 import structlog
+from sqlalchemy import text
 
 from config.errors import ConfigError
 from config.settings import Settings
@@ -11,11 +13,14 @@ from dicom_node.analysis.current_model import reporting_models, shadow_model
 from dicom_node.gateways.audit_messages.forwarder import Forwarder
 from dicom_node.runtime import configuration, scheduler
 from dicom_node.runtime.index import open_index
+from dicom_node.runtime.presence import Presence, host_name
 from inference.errors import ModelError
-from storage import audit
+from storage import audit, hosts
+from storage.database import Database
 from storage.errors import StorageError
 from storage.identity import claim, open_store
 from storage.jobs import ModelRef
+from storage.leader import OF_INDEX
 from storage.private import OTHERS, make_folder, tighten
 from storage.reconcile import ORPHAN_AGE_S, reconcile
 from storage.stores import files_of
@@ -23,11 +28,14 @@ from storage.stores import files_of
 log = structlog.get_logger()
 
 STOP_PATIENCE_S = 3.0
+START_LOCK = 0x73746172  # "star": the key of PostgreSQL's advisory lock while a host starts
 
 
-def prepare(settings: Settings) -> None:
+def prepare(settings: Settings, parts: Sequence[str] = ("run",)) -> None:
     """Create the data folder, migrate the index, and make files and rows agree.
 
+    parts: the processes that this host will run. If other hosts are at work on the index, what they hold is left to
+    them: leases, quiet times, files that have no row yet.
     Raises NodeError or StorageError when the node cannot work with this data folder, ConfigError with this model.
     """
     # What the node's processes make besides, such as the counts of the metrics, is nobody else's either.
@@ -39,19 +47,25 @@ def prepare(settings: Settings) -> None:
     (model, *beside), shadow = _models(settings)
     database = open_index(settings)
     files = files_of(settings)
-    identity = claim(database, files)
-    # Other machines that share the index hold leases of their own, and receive files that have no row yet.
-    alone = settings.database_url.startswith("sqlite")
-    age_s = ORPHAN_AGE_S if alone else scheduler.ORPHAN_AGE_S
-    found = reconcile(database, files, time.time(), release=alone, orphan_age_s=age_s)
+    with _one_start_at_a_time(database) as others:
+        identity = claim(database, files)
+        found: dict[str, int] = {"other_hosts": len(others)} if others else {}
+        if not others:
+            age_s = scheduler.ORPHAN_AGE_S if database.is_server else ORPHAN_AGE_S
+            found = reconcile(database, files, database.now(), orphan_age_s=age_s)
+        if database.is_server:
+            Presence(settings, database, parts).begin()
+    now = database.now()
     with database.transaction() as tx:
-        configuration.note_changed(tx, settings, time.time())
+        configuration.note_changed(tx, settings, now, host_name() if database.is_server else "")
         audit.append(
             tx,
-            time.time(),
+            now,
             "node.started",
             outcome="STARTED",
             detail={
+                "host": host_name(),
+                "parts": list(parts),
                 "model": model.name,
                 "version": model.version,
                 "model_digest": model.digest,
@@ -66,6 +80,22 @@ def prepare(settings: Settings) -> None:
     log.info(
         "node started", ae_title=settings.receiver.ae_title, port=settings.receiver.port, model=model.name, **found
     )
+
+
+@contextlib.contextmanager
+def _one_start_at_a_time(database: Database) -> Iterator[list[hosts.Host]]:
+    """Of several hosts that start together the first finds itself alone, and the others find it. Yields those."""
+    if not database.is_server:
+        yield []
+        return
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as held:
+        held.execute(text(f"SELECT pg_advisory_lock(:key, {OF_INDEX})"), {"key": START_LOCK})
+        try:
+            with database.read() as tx:
+                others = hosts.others_alive(tx, host_name(), database.now())
+            yield others
+        finally:
+            held.execute(text(f"SELECT pg_advisory_unlock(:key, {OF_INDEX})"), {"key": START_LOCK})
 
 
 def _models(settings: Settings) -> tuple[tuple[ModelRef, ...], ModelRef | None]:
@@ -83,7 +113,7 @@ def note_stop(settings: Settings) -> None:
         files = files_of(settings, make=False)
         database = open_store(settings.database_url, files, create=False, busy_timeout_s=STOP_PATIENCE_S)
         with database.transaction() as tx:
-            audit.append(tx, time.time(), "node.stopped", outcome="STOPPED")
+            audit.append(tx, database.now(), "node.stopped", outcome="STOPPED", detail={"host": host_name()})
     except StorageError as error:
         log.warning("the stop is not in the audit trail", error=type(error).__name__)
     log.info("node stopped")
@@ -100,4 +130,4 @@ def tell_stop(settings: Settings) -> None:
     except StorageError as error:
         log.warning("the stop was not told", error=type(error).__name__)
         return
-    Forwarder(settings, database).finish(time.time())
+    Forwarder(settings, database).finish(database.now())

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from dicom_node.errors import NodeError, PortTaken
 from dicom_node.logs import KEY_VARIABLE, log_key
 from dicom_node.runtime import configuration
 from dicom_node.runtime.index import open_index
+from dicom_node.runtime.presence import host_name
 from dicom_node.runtime.reloading import Change, Copy, Read, compare
 from dicom_node.runtime.signals import PARENT_VARIABLE, READY_VARIABLE
 from storage import audit
@@ -104,8 +105,43 @@ class Child:
             self.ends_at = time.monotonic() + DRAIN_S
 
 
-def children_of(settings: Settings, config_file: Path | None, lock: int) -> list[Child]:
-    """The processes of one node."""
+PARTS = ("receive", "schedule", "deliver", "forward-audit", "metrics", "web", "work")
+PARTS_VARIABLE = "DICOM_NODE_PARTS"
+"""Tells the children which processes their host runs."""
+
+
+def parts_of(settings: Settings, only: str | None = None) -> tuple[str, ...]:
+    """The kinds of processes that a host runs: those that the settings ask for, or of these only the ones named.
+
+    only: names with commas between them. Raises NodeError for a name that there is not, or if nothing is left.
+    """
+    wanted = {name.strip() for name in only.split(",")} if only is not None else set(PARTS)
+    if not wanted <= set(PARTS):
+        raise NodeError(f"--only {','.join(sorted(wanted - set(PARTS)))!r}: there are {', '.join(PARTS)}")
+    has = {
+        "forward-audit": bool(settings.audit.syslog.host),
+        "metrics": bool(settings.metrics.port),
+        "web": bool(settings.web.port),
+        "work": bool(settings.worker.devices),
+    }
+    parts = tuple(part for part in PARTS if part in wanted and has.get(part, True))
+    if not parts:
+        raise NodeError(f"--only {only}: the configuration switches these processes off")
+    return parts
+
+
+def children_of(
+    settings: Settings, config_file: Path | None, lock: int, parts: Sequence[str] | None = None
+) -> list[Child]:
+    """The processes of one node. parts: the kinds that it runs; all that the settings ask for if None."""
+    wanted = parts_of(settings) if parts is None else parts
+    children = [child for child in _all_children(settings, config_file, lock) if child.arguments[0] in wanted]
+    for child in children:
+        child.variables[PARTS_VARIABLE] = ",".join(wanted)
+    return children
+
+
+def _all_children(settings: Settings, config_file: Path | None, lock: int) -> list[Child]:
     config = ["--config", str(config_file)] if config_file else []
     receivers = settings.receiver.processes
     counting = {COUNTS_VARIABLE: str(settings.metrics_dir.resolve())} if settings.is_measured else {}
@@ -133,14 +169,22 @@ class Supervisor:
     """Keeps the children of one node running.
 
     config_file: the site's file, or None; the children read a copy of it (see reloading.py).
-    lock: see node_lock.only_node. read: how a configuration is read and checked.
+    lock: see node_lock.only_node. read: how a configuration is read and checked. parts: see `children_of`.
     """
 
-    def __init__(self, settings: Settings, config_file: Path | None, lock: int, read: Read = read) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        config_file: Path | None,
+        lock: int,
+        read: Read = read,
+        parts: Sequence[str] | None = None,
+    ) -> None:
         self._settings = settings
         self._read = read
         self._copy = Copy(config_file, settings.data_dir) if config_file else None
-        self.children = children_of(settings, self._copy.path if self._copy else None, lock)
+        self.children = children_of(settings, self._copy.path if self._copy else None, lock, parts)
+        self._receives = any(child.arguments[0] == "receive" for child in self.children)
         self._to_restart: list[Child] = []
         self._former: Settings | None = None
         self._changed_at = 0.0
@@ -150,7 +194,7 @@ class Supervisor:
 
         Raises NodeError when a child says that its configuration cannot work.
         """
-        if self._settings.receiver.processes > 1:
+        if self._receives and self._settings.receiver.processes > 1:
             _refuse_taken_ports(self._settings)
         if self._settings.is_measured:
             shutil.rmtree(self._settings.metrics_dir, ignore_errors=True)
@@ -255,9 +299,11 @@ class Supervisor:
                 contextlib.closing(open_index(self._settings, create=False, upgrade=False)) as database,
                 database.transaction() as tx,
             ):
-                audit.append(tx, time.time(), f"node.{event}", outcome=outcome, detail=detail)
+                host = host_name() if database.is_server else ""
+                detail = {**detail, "host": host} if host else detail
+                audit.append(tx, database.now(), f"node.{event}", outcome=outcome, detail=detail)
                 if kept is not None:
-                    configuration.keep(tx, kept)
+                    configuration.keep(tx, kept, host)
         except (NodeError, StorageError) as error:
             log.warning("not in the audit trail", happened=event, error=type(error).__name__)
 

@@ -71,9 +71,9 @@ class Zygote:
             self._process.stdin.flush()
             return json.loads(self._process.stdout.readline())
 
-    def start(self, variables: Mapping[str, str], log: Path) -> int:
-        """Start `dicom-node run` with these environment variables. Returns its pid."""
-        return int(self._ask({"start": dict(variables), "arguments": ["run"], "log": str(log)}))
+    def start(self, variables: Mapping[str, str], log: Path, *arguments: str) -> int:
+        """Start `dicom-node run` with these environment variables and arguments. Returns its pid."""
+        return int(self._ask({"start": dict(variables), "arguments": ["run", *arguments], "log": str(log)}))
 
     def status(self, pid: int) -> int | None:
         """Exit status of a node; None while it runs."""
@@ -90,10 +90,16 @@ class Zygote:
 class Pacs:
     """A Storage and Storage Commitment SCP that keeps every object, each time that it arrives.
 
-    slow_s: how long it takes to store. answer: the status of a C-STORE by its number from 0.
+    slow_s: how long it takes to store. answer: the status of a C-STORE by its number from 0. host: where it listens.
     """
 
-    def __init__(self, port: int = 0, slow_s: float = 0.0, answer: Callable[[int], int] = lambda _: 0) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        slow_s: float = 0.0,
+        answer: Callable[[int], int] = lambda _: 0,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.received: list[tuple[str, bytes]] = []
         self._slow_s = slow_s
         self._answer = answer
@@ -104,7 +110,7 @@ class Pacs:
         for sop_class in (*REPORTS, COMMITMENT):
             entity.add_supported_context(sop_class, ExplicitVRLittleEndian)
         handlers: list[evt.EventHandlerType] = [(evt.EVT_C_STORE, self._store), (evt.EVT_N_ACTION, self._action)]
-        self._server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        self._server = entity.start_server((host, port), block=False, evt_handlers=handlers)
         self.port = int(self._server.server_address[1])
 
     def _store(self, event: evt.Event) -> int:
@@ -156,13 +162,13 @@ def ct_series(slices: int = GRID.shape[0], series_uid: str | None = None) -> dic
     return made
 
 
-def send(port: int, instances: Mapping[str, bytes], acknowledged: dict[str, str]) -> bool:
+def send(port: int, instances: Mapping[str, bytes], acknowledged: dict[str, str], host: str = "127.0.0.1") -> bool:
     """Send the instances that are not acknowledged yet on one association. False if it ended early.
 
     acknowledged: receives the SHA-256 of each data set as soon as it is answered with success.
     """
     try:
-        sender = Attacker(port)
+        sender = Attacker(port, host=host)
         sender.socket.settimeout(20)
     except OSError:
         return False
@@ -237,7 +243,11 @@ class Node:
     index: the URL of a PostgreSQL database; without one, SQLite in the folder.
     models: those that analyse each series, by name; without any, the demonstration model does.
     s3: the bucket of its files; without one, they are in the folder.
+    pacs_host: where its PACS listens. arguments: of `dicom-node run`.
     """
+
+    address = "127.0.0.1"
+    arguments: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -248,6 +258,7 @@ class Node:
         index: str = "",
         models: Sequence[str] = (),
         s3: S3 | None = None,
+        pacs_host: str = "127.0.0.1",
         **variables: str,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -264,7 +275,7 @@ class Node:
         self.s3 = s3
         self.models = set(models) or {"demonstration"}
         destination = {
-            "name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs_port, "commitment": commitment
+            "name": "pacs", "ae_title": "PACS", "host": pacs_host, "port": pacs_port, "commitment": commitment
         }  # fmt: skip
         self.variables = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("DICOM_NODE_", "NODE_"))},
@@ -314,7 +325,7 @@ class Node:
 
     def start(self) -> None:
         """Start it; it listens a moment later."""
-        pid = self._pid = self._zygote.start(self.variables, self.log)
+        pid = self._pid = self._zygote.start(self.variables, self.log, *self.arguments)
         # Until it has its own process group, a kill of the group would miss it.
         wait_for(lambda: os.getpgid(pid) == pid, 60, "the node has a process group")
         self.starts += 1

@@ -182,6 +182,7 @@ def _hurry() -> None:
 
     pools.EVERY_S = 1.0
     scheduler.LEASES_EVERY_S = scheduler.RETENTION_EVERY_S = 0.5
+    scheduler.LEAD_EVERY_S = 0.3
     scheduler.SWEEP_EVERY_S = scheduler.EPOCH_EVERY_S = 0.5
     orphans.LIST_ALL_EVERY_S = 0.0
 

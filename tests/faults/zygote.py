@@ -65,10 +65,13 @@ def fork(arguments: list[str], env: dict[str, str], log: str = "") -> int:
 def _live(arguments: list[str], env: dict[str, str], log: str) -> int:
     """The life of a forked process, from its command line to its exit status."""
     from dicom_node.cli.app import main
+    from tests.network_hosts import AHEAD, live_on_host
 
     os.environ.clear()
     os.environ.update(env)
     sys.argv = ["dicom-node", *arguments]
+    live_on_host()
+    _set_clock(float(env.get(AHEAD, "0")))
     if log:
         os.setsid()
         nothing, output = os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -85,17 +88,24 @@ def _live(arguments: list[str], env: dict[str, str], log: str) -> int:
     return 0
 
 
+def _set_clock(ahead_s: float) -> None:
+    """This process's clock is wrong, and so are its children's."""
+    if ahead_s:
+        real = time.time
+        time.time = lambda: real() + ahead_s
+
+
 def _prepare_in_a_child() -> None:
     """Open the index in a child, not here: a child that inherits an open SQLite file drops its locks."""
     from dicom_node.runtime import startup
 
     prepare = startup.prepare
 
-    def prepared(settings: Any) -> None:
+    def prepared(settings: Any, *arguments: Any) -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                prepare(settings)
+                prepare(settings, *arguments)
                 os._exit(0)
             except BaseException as error:  # noqa: BLE001 - it would go on as its parent
                 print(f"start-up failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -127,7 +137,8 @@ def _preload() -> None:
     import dicom_node.runtime.scheduler
     import dicom_node.runtime.startup
     import dicom_node.runtime.supervisor
-    import tests.factories  # noqa: F401
+    import tests.factories
+    import tests.network_hosts  # noqa: F401
 
     # highdicom reads this once and keeps it: three megabytes of JSON, half a second in every worker.
     get_sop_class_iod_map()

@@ -59,7 +59,7 @@ class Forwarder:
         failures = 0
         while not stop.is_set():
             try:
-                idle_s = 0.0 if self.step(time.time()) else POLL_S
+                idle_s = 0.0 if self.step(self._database.now()) else POLL_S
                 failures = 0
             except (NotTaken, StorageError) as error:
                 failures += 1
