@@ -190,7 +190,8 @@ def set_input(tx: Connection, step: Step, inputs: Sequence[InputSeries], now: fl
         for one in inputs
     ]
     tx.execute(insert(workitem_series), rows)
-    _note_series(tx, step, inputs, now, "workitem.input", StepState.FETCHING, {})
+    for one in inputs:
+        audit.append(tx, now, "workitem.input", _about(one), outcome=StepState.FETCHING, detail=_named(step))
     advance(tx, step, StepState.FETCHING, now)
 
 
@@ -199,24 +200,18 @@ def decide(tx: Connection, step: Step, now: float, results: Sequence[int], refus
     reason = {"reason_code": refusal.code or None, "reason_text": refusal.sentence} if refusal else {}
     values = {"results": json.dumps(list(results)), "decided_at": now, **reason}
     outcome = StepState.CANCELED if refusal else StepState.COMPLETED
-    _note_series(tx, step, inputs_of(tx, step.id), now, "workitem.decided", outcome, reason)
+    for one in inputs_of(tx, step.id):
+        audit.append(tx, now, "workitem.decided", _about(one), outcome=outcome, detail={**_named(step), **reason})
     advance(tx, step, StepState.ENDING, now, **values)
 
 
-def _note_series(
-    tx: Connection,
-    step: Step,
-    inputs: Iterable[InputSeries],
-    now: float,
-    event: str,
-    outcome: str,
-    more: Mapping[str, object],
-) -> None:
-    """An audit row for each series, so that whoever looks for a series or a study finds the step."""
-    detail = {"worklist": step.worklist, "workitem_uid": step.workitem_uid, **more}
-    for one in inputs:
-        about = audit.Subject(series_uid=one.series_uid, study_uid=one.study_uid)
-        audit.append(tx, now, event, about, outcome=outcome, detail=detail)
+def _about(one: InputSeries) -> audit.Subject:
+    """So that whoever looks for a series or a study in the trail finds its step."""
+    return audit.Subject(series_uid=one.series_uid, study_uid=one.study_uid)
+
+
+def _named(step: Step) -> dict[str, object]:
+    return {"worklist": step.worklist, "workitem_uid": step.workitem_uid}
 
 
 def ask_to_cancel(tx: Connection, worklist: str, workitem_uid: str, reason: str, now: float) -> bool:

@@ -46,7 +46,7 @@ class WorklistEntry(WorklistRules):
     port: Annotated[int, Field(ge=1, le=65535, examples=[11112])]
     """Its port."""
     event_port: Port = 0
-    """Port on which it may tell of new steps and of requests to cancel one, which the node subscribes to. 0: none; new
+    """Port on which it may tell of new steps and of requests to cancel one; the node subscribes to that. 0: none; new
     steps are found by asking, and requests to cancel a step that is in hand are not heard."""
     tls: bool = False
     """Connect with TLS 1.2 or later, and check its certificate against `tls_authorities`."""

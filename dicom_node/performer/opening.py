@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from config.gateways.stow import StowDestination
 from config.gateways.worklist import WorklistEntry, WorklistRules
@@ -12,6 +13,7 @@ from dicom_node.gateways.worklist.contents import Coded
 from dicom_node.gateways.worklist.contents import Performer as PerformedBy
 from dicom_node.gateways.worklist.dimse import DimseWorklist
 from dicom_node.performer.ending import Ending
+from dicom_node.performer.events import EventListener
 from dicom_node.performer.performer import AWAY, NoSource, Performer
 from dicom_node.scu.query import SeriesKey
 from storage import audit
@@ -33,18 +35,26 @@ def performers(
     """One for each worklist of the settings."""
     ways = {one.name: ("ae", one.ae_title) for one in settings.dicom_destinations}
     ways |= {one.name: ("rs", one.url) for one in settings.destinations if isinstance(one, StowDestination)}
-    return [
-        Performer(
-            entry,
-            dimse_worklist(settings, entry),
-            database,
-            Fetching(settings, entry, database, files, clock).fetch,
-            Ending(performed_by(settings, entry), ways),
-            stop,
-            clock,
-        )
-        for entry in settings.worklists
-    ]
+    made = []
+    for entry in settings.worklists:
+        worklist = dimse_worklist(settings, entry)
+        fetching = Fetching(settings, entry, database, files, clock)
+        ending = Ending(performed_by(settings, entry), ways)
+        subscribe = worklist.subscribe if entry.event_port else None
+        made.append(Performer(entry, worklist, database, fetching.fetch, ending, stop, clock, subscribe))
+    return made
+
+
+@contextmanager
+def listening(settings: Settings, found: Sequence[Performer], database: Database) -> Iterator[list[EventListener]]:
+    """Listen for the events of the worklists that have a port for them. Raises PortTaken or NodeError."""
+    pairs = [(entry, one) for entry, one in zip(settings.worklists, found, strict=True) if entry.event_port]
+    listeners = [EventListener(settings, entry, database, one.hurry, time.time) for entry, one in pairs]
+    with ExitStack() as stack:
+        for listener in listeners:
+            listener.start()
+            stack.callback(listener.stop)
+        yield listeners
 
 
 def dimse_worklist(settings: Settings, entry: WorklistEntry) -> DimseWorklist:

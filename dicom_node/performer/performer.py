@@ -25,6 +25,7 @@ from dicom_node.scu.association import NoContext, PeerUnavailable
 from dicom_node.scu.query import SeriesKey
 from storage import step_outcomes, workitems
 from storage.database import Database
+from storage.errors import IllegalMove
 from storage.workitems import InputSeries, Step, StepState
 
 log = structlog.get_logger()
@@ -36,6 +37,7 @@ LOOK_EVERY_S = 2.0
 FIRST_WAIT_S, LONGEST_WAIT_S, MOST_TRIES = 5.0, 1800.0, 12
 WHILE_AWAY_S = 30.0
 """Between two tries to fetch from a PACS that is away."""
+SUBSCRIBE_EVERY_S = 3600.0
 MOVES_AT_ONCE = 200
 """Then the worklist is asked for new steps."""
 Missing = tuple[InputSeries, frozenset[str]]
@@ -48,7 +50,10 @@ class NoSource(NodeError):
 
 
 class Performer:
-    """See the module. fetch: how images come. ending: what a step's end says. clock: Unix seconds."""
+    """See the module. fetch: how images come. ending: what a step's end says. clock: Unix seconds.
+
+    subscribe: asks the worklist for events; None if none are wanted.
+    """
 
     def __init__(
         self,
@@ -59,10 +64,12 @@ class Performer:
         ending: Ending,
         stop: threading.Event,
         clock: Callable[[], float] = time.time,
+        subscribe: Callable[[], Said] | None = None,
     ) -> None:
         self._rules, self._worklist, self._database = rules, worklist, database
         self._fetch, self._ending, self._stop, self._clock = fetch, ending, stop, clock
-        self._next_query_at = self._silent_until = 0.0
+        self._subscribe = subscribe
+        self._next_query_at = self._silent_until = self._next_subscription_at = 0.0
         self._moves = {
             StepState.CLAIMING: self._claim_again,
             StepState.CLAIMED: self._read,
@@ -81,6 +88,7 @@ class Performer:
         if self._clock() < self._silent_until:
             return
         try:
+            self._subscribe_again()
             self._go_on()
             if self._clock() >= self._next_query_at:
                 self._next_query_at = self._clock() + self._rules.poll_s
@@ -90,6 +98,15 @@ class Performer:
             self._silent_until = self._clock() + min(self._rules.poll_s, FIRST_WAIT_S)
             log.warning("the worklist is away", worklist=self._rules.name, detail=str(error))
 
+    def _subscribe_again(self) -> None:
+        """A worklist may have forgotten who subscribed. If it sends no events, steps are found by asking."""
+        if self._subscribe is None or self._clock() < self._next_subscription_at:
+            return
+        said = self._subscribe()
+        self._next_subscription_at = self._clock() + SUBSCRIBE_EVERY_S
+        if said.answer is not Answer.DONE:
+            log.warning("the worklist sends no events", worklist=self._rules.name, detail=said.text)
+
     def _go_on(self) -> None:
         for _ in range(MOVES_AT_ONCE):
             step = None if self._stop.is_set() else self._take()
@@ -98,6 +115,8 @@ class Performer:
             try:
                 with heartbeat.kept(self._database, self._renewing(step.id), LEASE_S, step=step.id):
                     self._moves[step.state](step)
+            except IllegalMove:
+                log.info("another host went on with a step", step=step.id)
             except AWAY as error:
                 self._wait(step, FIRST_WAIT_S, str(error))
                 raise

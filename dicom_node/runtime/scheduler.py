@@ -21,7 +21,7 @@ from dicom_node.batch.feeder import Feeder
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from dicom_node.completion.second_copies import compare
-from dicom_node.performer.opening import performers
+from dicom_node.performer.opening import listening, performers
 from dicom_node.runtime import certificate_expiry
 from storage import job_takeover, orphans, retention
 from storage.database import Database
@@ -103,7 +103,8 @@ def _start_jobs(settings: Settings, database: Database, files: FileStore, stop: 
     jobs = _jobs(settings, database, files, completion)
     if settings.batch.enabled:
         jobs.append(("batches", BATCHES_EVERY_S, Feeder(settings, database, files, stop).step))
-    for entry, performer in zip(settings.worklists, performers(settings, database, files, stop), strict=True):
+    found = performers(settings, database, files, stop)
+    for entry, performer in zip(settings.worklists, found, strict=True):
         jobs.append((f"worklist {entry.name}", WORKLISTS_EVERY_S, performer.step))
     for name, every_s, action in jobs:
         scheduler.add_job(action, "interval", seconds=every_s, id=name)
@@ -115,6 +116,13 @@ def _start_jobs(settings: Settings, database: Database, files: FileStore, stop: 
         completion.stop()
 
     return end
+    with listening(settings, found, database):
+        scheduler.start()
+        certificate_expiry.warn(settings)
+        log.info("scheduler started", jobs=[job.id for job in scheduler.get_jobs()])
+        stop.wait()
+        scheduler.shutdown(wait=True)
+    completion.stop()
 
 
 def _jobs(

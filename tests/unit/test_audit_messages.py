@@ -17,7 +17,7 @@ from dicom_node.gateways.audit_messages.forwarder import Forwarder
 from dicom_node.gateways.audit_messages.syslog import NotTaken
 from dicom_node.gateways.audit_messages.table import NO_COUNTERPART, TABLE
 from dicom_node.gateways.audit_messages.telling import Teller
-from storage import audit, audit_archive, batches, deliveries, forwarding, job_state, pauses, series_state
+from storage import audit, audit_archive, batches, deliveries, forwarding, job_state, pauses, series_state, workitems
 from storage.audit import Peer, Subject
 from storage.errors import CorruptFile
 from tests.storage_factory import Store
@@ -85,7 +85,13 @@ def written_events() -> set[str]:
                 found.add(one.value)
             if isinstance(one, ast.Call) and ast.unparse(one.func) == "note_operator":
                 found.add(f"operator.{ast.literal_eval(one.args[1])}")
-    machines = {"series": series_state, "job": job_state, "delivery": deliveries, "batch": batches}
+    machines = {
+        "series": series_state,
+        "job": job_state,
+        "delivery": deliveries,
+        "batch": batches,
+        "workitem": workitems,
+    }
     for entity, module in machines.items():
         found |= {f"{entity}.{state.lower()}" for state in module.TRANSITIONS}
     found |= {f"{kind}.{what}" for kind in pauses.Pausable for what in ("paused", "resumed")}
