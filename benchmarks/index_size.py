@@ -64,6 +64,7 @@ from storage.database import Database, open_database
 from storage.examinations import Examination, earlier_ids, earlier_result
 from storage.files import StoredFile
 from storage.lost import mark_lost
+from storage.messages import Messages
 from storage.models import instances
 from storage.refused import RefusedInstance
 from storage.results import NewResult
@@ -137,6 +138,8 @@ def alone(count: int) -> Iterator[Question]:
     yield by_itself("outbox: has work", lambda tx: deliveries.has_work(tx, "PACS", now))
     yield by_itself("outbox: claim", lambda tx: deliveries.claim(tx, "PACS", now, 60.0))
     yield by_itself("outbox: sent", lambda tx: _send(tx, now))
+    yield by_itself("outbox: kept message", lambda tx: Messages("").kept(tx, count // 2, "hl7"))
+    yield by_itself("result of a report", lambda tx: results.object_by_uid(tx, f"{uid(count // 2)}.9"))
     yield by_itself("commitments due", lambda tx: commitments.due(tx, "PACS", now))
     yield by_itself("worklist: next step", lambda tx: workitems.take(tx, "ris", now, 60.0))
     yield by_itself("worklist: room", lambda tx: workitems.count_open(tx, "ris"))

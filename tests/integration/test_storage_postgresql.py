@@ -30,6 +30,7 @@ LOST = [
     "flat",
     "tallies",
     "audit_archive",
+    "messages",
 ]
 PAGES = ["verdicts", "listings", "worklist", "questions"]
 
