@@ -120,6 +120,8 @@ ELSEWHERE = {
     "dicom_node.performer.performer.Performer._read",
     "dicom_node.performer.performer.Performer._take",
     "dicom_node.performer.performer.Performer._wait",
+    # Noted before the worklist is answered; an event that was not answered is no promise.
+    "dicom_node.performer.events.EventListener._cancel",
     # Only says in the audit trail what became of a fetch.
     "dicom_node.performer.opening.Fetching._note",
     # Only with PostgreSQL, where several hosts are: test_hosts.py kills those.
