@@ -1,7 +1,6 @@
 """The performers that a node's settings name."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -30,9 +29,10 @@ def performers(
     database: Database,
     files: FileStore,
     stop: threading.Event,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
 ) -> list[Performer]:
-    """One for each worklist of the settings."""
+    """One for each worklist of the settings. clock: Unix seconds; None: that of the index."""
+    clock = clock or database.now
     ways = {one.name: ("ae", one.ae_title) for one in settings.dicom_destinations}
     ways |= {one.name: ("rs", one.url) for one in settings.destinations if isinstance(one, StowDestination)}
     made = []
@@ -49,7 +49,7 @@ def performers(
 def listening(settings: Settings, found: Sequence[Performer], database: Database) -> Iterator[list[EventListener]]:
     """Listen for the events of the worklists that have a port for them. Raises PortTaken or NodeError."""
     pairs = [(entry, one) for entry, one in zip(settings.worklists, found, strict=True) if entry.event_port]
-    listeners = [EventListener(settings, entry, database, one.hurry, time.time) for entry, one in pairs]
+    listeners = [EventListener(settings, entry, database, one.hurry, database.now) for entry, one in pairs]
     with ExitStack() as stack:
         for listener in listeners:
             listener.start()

@@ -108,21 +108,17 @@ def _start_jobs(settings: Settings, database: Database, files: FileStore, stop: 
         jobs.append((f"worklist {entry.name}", WORKLISTS_EVERY_S, performer.step))
     for name, every_s, action in jobs:
         scheduler.add_job(action, "interval", seconds=every_s, id=name)
+    events = contextlib.ExitStack()
+    events.enter_context(listening(settings, found, database))
     scheduler.start()
     log.info("scheduler started", jobs=[job.id for job in scheduler.get_jobs()])
 
     def end() -> None:
+        events.close()
         scheduler.shutdown(wait=True)
         completion.stop()
 
     return end
-    with listening(settings, found, database):
-        scheduler.start()
-        certificate_expiry.warn(settings)
-        log.info("scheduler started", jobs=[job.id for job in scheduler.get_jobs()])
-        stop.wait()
-        scheduler.shutdown(wait=True)
-    completion.stop()
 
 
 def _jobs(
