@@ -83,6 +83,9 @@ class Leadership:
         held, self._held = self._held, None
         if held is not None:
             with contextlib.suppress(SQLAlchemyError):
+                # The server may see a moment later than others that the connection has ended.
+                held.execute(text("SELECT pg_advisory_unlock_all()"))
+            with contextlib.suppress(SQLAlchemyError):
                 held.invalidate()  # closed, not kept in the pool: the lock goes with it
             with contextlib.suppress(SQLAlchemyError):
                 held.close()

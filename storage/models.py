@@ -816,7 +816,8 @@ class SuspensionRow(Base):
 
 
 class HostRow(Base):
-    """A machine that shares this index with others (see hosts.py). parts: the processes that it runs, with commas.
+    """A machine that shares this index with others (see hosts.py). place: its data folder. parts: the processes
+    that it runs, with commas.
 
     schema_version: that its program was made for. configuration: its settings as JSON, secrets hidden.
     ahead_s: how far its clock was ahead of the server's. stopped_at: when it was stopped in order.
@@ -825,6 +826,7 @@ class HostRow(Base):
     __tablename__ = "hosts"
 
     name: Mapped[str] = mapped_column(primary_key=True)
+    place: Mapped[str] = mapped_column(primary_key=True)
     parts: Mapped[str] = mapped_column(primary_key=True)
     version: Mapped[str]
     schema_version: Mapped[str]

@@ -27,7 +27,7 @@ from dicom_node.cli.common import (
 from dicom_node.errors import NodeError
 from dicom_node.runtime.adoption import Adopter, Adoption
 from dicom_node.runtime.node_lock import only_node
-from dicom_node.runtime.presence import host_name
+from dicom_node.runtime.presence import host_name, place
 from dicom_node.runtime.scheduler import ORPHAN_AGE_S as AGE_WHILE_RUNNING_S
 from storage import audit, hosts, orphans, stores
 from storage.database import Database
@@ -243,4 +243,4 @@ def _hosts_alive(settings: Settings) -> list[str]:
     with database.read() as tx:
         if not inspect(tx).has_table("hosts"):
             return []
-        return [host.name for host in hosts.others_alive(tx, host_name(), database.now())]
+        return [host.name for host in hosts.others_alive(tx, host_name(), place(settings), database.now())]

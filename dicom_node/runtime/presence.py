@@ -45,6 +45,11 @@ def host_name() -> str:
     return socket.gethostname()
 
 
+def place(settings: Settings) -> str:
+    """What tells the nodes of one machine apart."""
+    return str(settings.data_dir.resolve())
+
+
 def in_common(settings: Settings) -> dict[str, str]:
     """The settings that all hosts should share, as text, secrets hidden."""
     return {key: value for key, value in all_shown(settings).items() if not key.startswith(OWN)}
@@ -66,7 +71,9 @@ class Presence:
         now = database.now()
         shared = json.dumps(in_common(settings), ensure_ascii=False)
         _, schema = database.schema()
-        self._host = Host(host_name(), tuple(parts), version("dicom-node"), str(schema), shared, now, now, 0.0)
+        self._host = Host(
+            host_name(), place(settings), tuple(parts), version("dicom-node"), str(schema), shared, now, now, 0.0
+        )
 
     def begin(self) -> None:
         """Register this host, and say in log and audit trail what it has differently from others.
@@ -75,7 +82,7 @@ class Presence:
         """
         host = replace(self._host, ahead_s=self._database.host_is_ahead_s())
         with self._database.transaction() as tx:
-            others = hosts.others_alive(tx, host.name, host.started_at)
+            others = hosts.others_alive(tx, host.name, host.place, host.started_at)
             hosts.register(tx, host)
             found = {other.name: differing(host.configuration, other.configuration) for other in others}
             found = {name: settings for name, settings in found.items() if settings}
@@ -101,13 +108,13 @@ class Presence:
 
     def _beat(self, ahead_s: float) -> None:
         with self._database.transaction() as tx:
-            hosts.beat(tx, self._host.name, self._host.parts, self._database.now(), ahead_s)
+            hosts.beat(tx, self._host, self._database.now(), ahead_s)
 
     def end(self) -> None:
         """This host stops in order."""
         self._ended.set()
         with contextlib.suppress(StorageError), self._database.transaction() as tx:
-            hosts.leave(tx, self._host.name, self._host.parts, self._database.now())
+            hosts.leave(tx, self._host, self._database.now())
 
 
 @contextlib.contextmanager

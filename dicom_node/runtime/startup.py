@@ -13,7 +13,7 @@ from dicom_node.analysis.current_model import reporting_models, shadow_model
 from dicom_node.gateways.audit_messages.forwarder import Forwarder
 from dicom_node.runtime import configuration, scheduler
 from dicom_node.runtime.index import open_index
-from dicom_node.runtime.presence import Presence, host_name
+from dicom_node.runtime.presence import Presence, host_name, place
 from inference.errors import ModelError
 from storage import audit, hosts
 from storage.database import Database
@@ -47,12 +47,14 @@ def prepare(settings: Settings, parts: Sequence[str] = ("run",)) -> None:
     (model, *beside), shadow = _models(settings)
     database = open_index(settings)
     files = files_of(settings)
-    with _one_start_at_a_time(database) as others:
+    with _one_start_at_a_time(settings, database) as others:
         identity = claim(database, files)
         found: dict[str, int] = {"other_hosts": len(others)} if others else {}
         if not others:
-            age_s = scheduler.ORPHAN_AGE_S if database.is_server else ORPHAN_AGE_S
-            found = reconcile(database, files, database.now(), orphan_age_s=age_s)
+            # Workers that somebody else started, such as a cluster's, keep their leases.
+            alone = not database.is_server
+            age_s = ORPHAN_AGE_S if alone else scheduler.ORPHAN_AGE_S
+            found = reconcile(database, files, database.now(), release=alone, orphan_age_s=age_s)
         if database.is_server:
             Presence(settings, database, parts).begin()
     now = database.now()
@@ -83,7 +85,7 @@ def prepare(settings: Settings, parts: Sequence[str] = ("run",)) -> None:
 
 
 @contextlib.contextmanager
-def _one_start_at_a_time(database: Database) -> Iterator[list[hosts.Host]]:
+def _one_start_at_a_time(settings: Settings, database: Database) -> Iterator[list[hosts.Host]]:
     """Of several hosts that start together the first finds itself alone, and the others find it. Yields those."""
     if not database.is_server:
         yield []
@@ -92,7 +94,7 @@ def _one_start_at_a_time(database: Database) -> Iterator[list[hosts.Host]]:
         held.execute(text(f"SELECT pg_advisory_lock(:key, {OF_INDEX})"), {"key": START_LOCK})
         try:
             with database.read() as tx:
-                others = hosts.others_alive(tx, host_name(), database.now())
+                others = hosts.others_alive(tx, host_name(), place(settings), database.now())
             yield others
         finally:
             held.execute(text(f"SELECT pg_advisory_unlock(:key, {OF_INDEX})"), {"key": START_LOCK})

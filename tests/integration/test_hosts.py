@@ -72,7 +72,7 @@ def settings_of(store: Store, **more: object) -> Settings:
 def other_host(store: Store, name: str = "elsewhere", **more: object) -> Host:
     """A second host that lives."""
     now = store.database.now()
-    host = Host(name, ("work",), "0.1", "0018", "{}", now, now, 0.0)
+    host = Host(name, "/var/node", ("work",), "0.1", "0018", "{}", now, now, 0.0)
     host = replace(host, **more)
     with store.database.transaction() as tx:
         hosts.register(tx, host)
@@ -176,9 +176,9 @@ def test_a_start_beside_a_living_host_leaves_what_that_one_holds(store: Store, m
     startup.prepare(settings_of(store), ("receive",))
     assert store.states("jobs") == ["RUNNING"] and store.rows(due) == before
     with store.database.transaction() as tx:
-        hosts.leave(tx, other.name, other.parts, store.database.now())
+        hosts.leave(tx, other, store.database.now())
     startup.prepare(settings_of(store), ("receive",))
-    assert store.states("jobs") == ["QUEUED"] and store.rows(due) != before
+    assert store.states("jobs") == ["RUNNING"] and store.rows(due) != before
     started = store.rows("SELECT detail FROM audit WHERE event = 'node.started' ORDER BY id")
     assert [json.loads(str(row["detail"]))["host"] for row in started] == [socket.gethostname()] * 2
 
@@ -255,8 +255,9 @@ def test_any_other_schema_waits_until_all_hosts_are_stopped_and_shuts_the_former
     with pytest.raises(DatabaseOutdated, match=r"elsewhere \(0.1\)"):
         startup.prepare(settings)
     with store.database.transaction() as tx:
-        for host in (other.name, socket.gethostname()):
-            hosts.leave(tx, host, other.parts if host == other.name else ("run",), store.database.now())
+        assert {host.name for host in hosts.all_of(tx)} == {other.name, socket.gethostname()}
+        for host in hosts.all_of(tx):
+            hosts.leave(tx, host, store.database.now())
     startup.prepare(settings)
     next_version(works_with_previous=None)
     for way in (lambda: startup.prepare(settings), lambda: open_store(store.url, files_of(settings), create=False)):

@@ -14,9 +14,12 @@ def upgrade() -> None:
     """Create the table."""
     op.create_table(
         "hosts",
-        *(sa.Column(name, sa.String(), nullable=False) for name in ("name", "parts", "version", "schema_version")),
+        *(
+            sa.Column(name, sa.String(), nullable=False)
+            for name in ("name", "place", "parts", "version", "schema_version")
+        ),
         sa.Column("configuration", sa.String(), nullable=False),
         *(sa.Column(name, sa.Double(), nullable=False) for name in ("started_at", "seen_at", "ahead_s")),
         sa.Column("stopped_at", sa.Double(), nullable=True),
-        sa.PrimaryKeyConstraint("name", "parts", name="pk_hosts"),
+        sa.PrimaryKeyConstraint("name", "place", "parts", name="pk_hosts"),
     )
