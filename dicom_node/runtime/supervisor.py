@@ -105,7 +105,7 @@ class Child:
             self.ends_at = time.monotonic() + DRAIN_S
 
 
-PARTS = ("receive", "schedule", "deliver", "forward-audit", "metrics", "web", "work")
+PARTS = ("receive", "schedule", "deliver", "forward-audit", "cluster", "metrics", "web", "work")
 PARTS_VARIABLE = "DICOM_NODE_PARTS"
 """Tells the children which processes their host runs."""
 
@@ -115,19 +115,20 @@ def parts_of(settings: Settings, only: str | None = None) -> tuple[str, ...]:
 
     only: names with commas between them. Raises NodeError for a name that there is not, or if nothing is left.
     """
-    wanted = {name.strip() for name in only.split(",")} if only is not None else set(PARTS)
+    if only is None:
+        return kinds_of(_all_children(settings, None, 0))
+    wanted = {name.strip() for name in only.split(",")}
     if not wanted <= set(PARTS):
         raise NodeError(f"--only {','.join(sorted(wanted - set(PARTS)))!r}: there are {', '.join(PARTS)}")
-    has = {
-        "forward-audit": bool(settings.audit.syslog.host),
-        "metrics": bool(settings.metrics.port),
-        "web": bool(settings.web.port),
-        "work": bool(settings.worker.devices),
-    }
-    parts = tuple(part for part in PARTS if part in wanted and has.get(part, True))
+    parts = tuple(part for part in kinds_of(_all_children(settings, None, 0)) if part in wanted)
     if not parts:
         raise NodeError(f"--only {only}: the configuration switches these processes off")
     return parts
+
+
+def kinds_of(children: Sequence[Child]) -> tuple[str, ...]:
+    """The commands that children run, each once."""
+    return tuple(dict.fromkeys(child.arguments[0] for child in children))
 
 
 def children_of(

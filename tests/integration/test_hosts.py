@@ -21,7 +21,7 @@ from dicom_node.cli.app import app
 from dicom_node.errors import NodeError
 from dicom_node.runtime import presence, startup
 from dicom_node.runtime.presence import only_host
-from dicom_node.runtime.supervisor import children_of, parts_of
+from dicom_node.runtime.supervisor import PARTS, children_of, parts_of
 from storage import database as database_module
 from storage import hosts, jobs
 from storage.database import Database
@@ -270,6 +270,14 @@ def test_only_some_processes_of_a_host(store: Store) -> None:
     names = [child.name for child in children_of(settings, None, 0, parts_of(settings, "work, receive"))]
     assert names == ["receive", "work-0", "work-1"]
     assert parts_of(settings) == ("receive", "schedule", "deliver", "work")
+    everything = settings_of(
+        store,
+        web={"port": 1},
+        metrics={"port": 2},
+        audit={"syslog": {"host": "h"}},
+        cluster={"address": "127.0.0.1:1", "pools": [{"name": "main", "workers": 1}]},
+    )
+    assert set(parts_of(everything)) == set(PARTS)
     with pytest.raises(NodeError, match="recieve"):
         parts_of(settings, "recieve")
     with pytest.raises(NodeError, match="switches these processes off"):
