@@ -19,7 +19,7 @@ import httpx
 from config.gateways.http import HttpDestination
 from config.settings import SenderSettings
 from dicom_node.errors import NodeError
-from dicom_node.gateways.identities import Identity, identity_of
+from dicom_node.gateways.identities import Identity, NoSecret, identity_of
 from dicom_node.gateways.verdict import AttemptOutcome, Verdict
 from dicom_node.scu.store import SLOWEST_BYTES_PER_S, EchoAnswer
 
@@ -105,10 +105,17 @@ class HttpPeer:
         A token that is no longer valid is renewed once. Raises NoAnswer.
         """
         url = self._destination.url + path
-        answer = self.exchange(method, url, content, {**(headers or {}), **self._identity.headers()}, max_bytes)
+        answer = self.exchange(method, url, content, {**(headers or {}), **self._who()}, max_bytes)
         if answer.status == 401 and self._identity.renew():
-            answer = self.exchange(method, url, content, {**(headers or {}), **self._identity.headers()}, max_bytes)
+            answer = self.exchange(method, url, content, {**(headers or {}), **self._who()}, max_bytes)
         return answer
+
+    def _who(self) -> Mapping[str, str]:
+        """The headers that say who asks. Raises NoAnswer: without them no answer would be of use."""
+        try:
+            return self._identity.headers()
+        except NoSecret as error:
+            raise NoAnswer(str(error)) from None
 
     def test(self, path: str, headers: Mapping[str, str] | None = None) -> EchoAnswer:
         """Whether the peer answers a GET, for a person. What it answers is read by nobody."""

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pydicom import Dataset
 
 from config.coding import Code
-from dicom_node.report import codes
 from dicom_node.report.uids import device_uid
 
-MEASUREMENT_GROUP = "125007"
+# As `report/codes.py` and highdicom write them: to import those takes a second, for which every command would wait.
+CERTAINTY, INTERPRETATION, MEASUREMENT_GROUP = "111012", "363713009", "125007"
+COMMENT, FINDING, CONCLUSION = "121106", "121071", "121077"
 TRACKING_IDENTIFIER, TRACKING_UID = "112039", "112040"
 CATEGORY, FINDING_SITE, LATERALITY, TOPOGRAPHY = "276214006", "363698007", "272741003", "106233006"
 DERIVATION, METHOD = "121401", "370129005"
-SENTENCES = (codes.COMMENT, codes.FINDING, codes.CONCLUSION)
+SENTENCES = (COMMENT, FINDING, CONCLUSION)
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ def groups_of(report: Dataset) -> list[Group]:
 
 def sentences_of(report: Dataset) -> list[str]:
     """The texts that a person reads, in the report's order."""
-    names = {code.value for code in SENTENCES}
-    texts = [item for item in _tree(report) if item.ValueType == "TEXT" and _name(item).value in names]
+    texts = [item for item in _tree(report) if item.ValueType == "TEXT" and _name(item).value in SENTENCES]
     return [str(item.TextValue) for item in texts]
 
 
@@ -104,17 +104,17 @@ def _group(item: Dataset) -> Group:
     named = "" if title is None else str(title.TextValue)
     observation_uid = "" if uid is None else str(uid.UID)
     measured = [child for child in item.ContentSequence if child.ValueType == "NUM"]
-    certain = [child for child in measured if _is(child, codes.CERTAINTY.value)]
+    certain = [child for child in measured if _is(child, CERTAINTY)]
     numbers = [child for child in measured if child not in certain]
     site = _child(item, FINDING_SITE, "CODE")
     return Group(
         title=named,
         observation_uid=observation_uid,
         category=_coded(item, CATEGORY),
-        finding=_coded(item, codes.FINDING.value),
+        finding=_coded(item, FINDING),
         site=_coded(item, FINDING_SITE),
         laterality=_coded(site, LATERALITY),
-        interpretation=_coded(item, codes.INTERPRETATION.value),
+        interpretation=_coded(item, INTERPRETATION),
         certainty=next((_value(child) for child in certain if _child(child, DERIVATION, "CODE") is None), ""),
         numbers=tuple(_number(child, item, named, observation_uid, place) for place, child in enumerate(numbers)),
     )
@@ -136,7 +136,7 @@ def _number(item: Dataset, group: Dataset, title: str, group_uid: str, place: in
         qualifiers=tuple((_name(child), _value(child), _unit(child)) for child in depends_on),
         group=title,
         observation_uid=device_uid("number", group_uid, str(place)),
-        finding=_coded(group, codes.FINDING.value),
+        finding=_coded(group, FINDING),
     )
 
 

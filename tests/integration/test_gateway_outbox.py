@@ -12,7 +12,7 @@ from dicom_node.delivery.sender import DestinationSender
 from dicom_node.gateways import kinds
 from dicom_node.gateways.interface import CannotCompose
 from dicom_node.gateways.verdict import AttemptOutcome, Verdict
-from storage import deliveries, pauses
+from storage import deliveries, pauses, results
 from storage.messages import Message, Messages
 from storage.models import deliveries as delivery_table
 from storage.models import messages as message_table
@@ -114,6 +114,30 @@ def test_final_refusals_are_counted_and_end(tmp_path, peer):
     work(node, sender_of(node), times=5)
     assert node.states() == {"ris": "FAILED"} and len(peer.sent) == 3
     assert node.deliveries()[0].error == "it was refused"
+
+
+def test_what_a_later_result_replaces_is_not_told_any_more(tmp_path, peer):
+    node = node_with_a_result(tmp_path)
+    peer.verdicts = [AttemptOutcome.TRANSIENT]
+    work(node, sender_of(node))
+    with node.database.transaction() as tx:
+        deliveries.supersede_unsent(tx, 1, NOW + 50, "a later report of the series replaces it")
+    work(node, sender_of(node), now=NOW + 100)
+    assert node.states() == {"ris": "SUPERSEDED"} and len(peer.sent) == 1
+
+
+def test_a_result_that_is_replaced_while_it_is_told_is_not_told_again(tmp_path, peer):
+    node = node_with_a_result(tmp_path)
+
+    def replaced(message):
+        peer.sent.append(message)
+        with node.database.transaction() as tx:
+            results.supersede(tx, 1, NOW + 1)
+        return Verdict(AttemptOutcome.UNANSWERED, "no answer")
+
+    peer.send = replaced
+    work(node, sender_of(node), times=2)
+    assert node.states() == {"ris": "SUPERSEDED"} and len(peer.sent) == 1
 
 
 def test_a_result_that_no_message_can_be_made_of_is_refused_with_the_reason(tmp_path, peer):

@@ -1,5 +1,7 @@
 """What gateways tell of a result is what its report tells: the same number, code, name and identifier."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,8 +13,10 @@ from sqlalchemy import text
 
 from config.coding import NEGATIVE, POSITIVE
 from config.reasons import Refusal
+from dicom_node.gateways import sr_content
 from dicom_node.gateways.interface import CannotCompose
 from dicom_node.gateways.reading import read_reported
+from dicom_node.report import codes
 from dicom_node.report.context import ReportContext
 from dicom_node.report.frame import to_part10
 from dicom_node.report.not_analysed import build_not_analysed
@@ -160,6 +164,20 @@ def test_a_later_result_names_what_it_replaces(store, tmp_path):
     uids = {one.observation_uid for one in (*first.findings, *first.numbers)}
     assert uids <= set(said.replaces.observation_uids)
     assert not uids & {one.observation_uid for one in (*said.findings, *said.numbers)}
+
+
+def test_the_codes_that_are_looked_for_are_those_that_are_written():
+    looked_for = [sr_content.CERTAINTY, sr_content.INTERPRETATION, *sr_content.SENTENCES]
+    written = [codes.CERTAINTY, codes.INTERPRETATION, codes.COMMENT, codes.FINDING, codes.CONCLUSION]
+    assert looked_for == [code.value for code in written]
+
+
+def test_a_command_does_not_wait_for_what_only_reports_and_networks_need():
+    script = "import sys, dicom_node.cli.app, dicom_node.delivery.sender as _; print({*sys.modules} & {*sys.argv[1:]})"
+    run = subprocess.run(
+        [sys.executable, "-c", script, "highdicom", "torch", "httpx"], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "set()"
 
 
 def test_what_cannot_be_told_is_an_error_and_never_another_result(store, tmp_path):
