@@ -152,6 +152,7 @@ def test_pictures_of_a_node_at_work(browser, tmp_path):
                 "All is well: the node takes images, analyses them and delivers."
             )
             expect(page.locator("rect.analysed")).not_to_have_count(0)
+            assert cut_off(page) == 0
             picture(page, "web-today")
             page.goto("/settings")
             expect(page.get_by_role("heading", name="What this site has set")).to_be_visible()
@@ -167,9 +168,16 @@ def test_pictures_of_a_node_at_work(browser, tmp_path):
                 picture(page, name)
         with window(browser, pages, "viewer", viewport=PHONE, color_scheme="dark") as page:
             page.goto("/")
+            assert cut_off(page) == 0
             picture(page, "web-today-phone")
             page.goto("/worklist")
             picture(page, "web-worklist-phone")
+
+
+def cut_off(page) -> int:
+    """How many tables are wider than their boxes."""
+    boxes = page.locator(".grid .table-box")
+    return boxes.evaluate_all("all => all.filter((box) => box.scrollWidth > box.clientWidth).length")
 
 
 @contextmanager

@@ -91,7 +91,10 @@ def test_a_provider_of_somebody_elses_making_lets_a_person_in(tmp_path):
             with chromium() as browser:
                 page = browser.new_page(base_url=f"http://127.0.0.1:{pages.port}", viewport=WIDE)
                 page.goto("/login")
-                page.get_by_text("Log in with your hospital's account").click()
+                button = page.get_by_text("Log in with your hospital's account")
+                card, own = page.locator(".login form").bounding_box(), button.bounding_box()
+                assert (own["x"], own["width"]) == (card["x"], card["width"])
+                button.click()
                 page.get_by_placeholder("sub").fill("subject-1")
                 page.get_by_role("button", name="Authorize").click()
                 page.get_by_text("sso:ada").wait_for(timeout=20_000)
