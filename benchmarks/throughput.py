@@ -10,6 +10,9 @@ and no processor, like one on a GPU: what is left is what claiming, reading, the
 one is the demonstration model on phantoms, one thread for each worker. The rate is series a minute, from the moment
 when as many series as there are workers were reported to the last report, so that starting does not count.
 
+Committing: 1, 2 and 4 processes that do nothing but commit transactions with one audit row. They take turns at the end
+of the audit trail, on SQLite and PostgreSQL alike: the rate is the bound of one index, and stays as it is with more.
+
 Every round starts all afresh, in rotating order; the table has medians, the ratio to SQLite's, and how many processors
 were busy for whom. On a machine with N cores nothing grows once the sum is N; on several hosts each has its own.
 """
@@ -44,7 +47,7 @@ WORKER = (
     "sys.modules['inference.covid.loading'] = injection._stand_in(); from dicom_node.cli.app import main; main()"
 )
 """`dicom-node`, with a stand-in for the model that takes as long as the file "slow" in NODE_FAULTS says."""
-PARTS = ("receiving", "waiting", "real")
+PARTS = ("committing", "receiving", "waiting", "real")
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,9 @@ def server_process(server: str) -> int:
     engine = create_engine(server)
     with engine.connect() as connection:
         backend = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        first = Path(f"/proc/{backend}/stat").read_text().rpartition(")")[2].split()[1]
     engine.dispose()
-    return int(Path(f"/proc/{backend}/stat").read_text().rpartition(")")[2].split()[1])
+    return int(first)
 
 
 def receiving(
@@ -251,9 +255,36 @@ def phantoms(folder: Path, count: int) -> list[dict[str, bytes]]:
     return made
 
 
-def setups(most: int) -> list[Setup]:
-    """SQLite with one process, PostgreSQL with 1 to `most`."""
-    return [Setup("SQLite", 1), *(Setup("PostgreSQL", number) for number in range(1, most + 1))]
+def setups(*numbers: int) -> list[Setup]:
+    """SQLite with one process, PostgreSQL with these numbers of them."""
+    return [Setup("SQLite", 1), *(Setup("PostgreSQL", number) for number in numbers)]
+
+
+COMMITTER = (
+    "import sys, time; from storage import audit; from storage.database import Database\n"
+    "database, until, done = Database(sys.argv[1]), time.time() + float(sys.argv[2]), 0\n"
+    "while time.time() < until:\n"
+    "    with database.transaction() as tx: audit.append(tx, database.now(), 'benchmark.commit')\n"
+    "    done += 1\n"
+    "print(done)"
+)
+COMMIT_S = 5.0
+
+
+def committing(made: Site, setup: Setup, database: Sequence[int]) -> tuple[float, dict[str, float]]:
+    """Commits a second, and the busy processors."""
+    with contextlib.closing(Database(made.index)) as index:
+        (made.folder / "var").mkdir(exist_ok=True)
+        index.migrate()
+    command = [sys.executable, "-c", COMMITTER, made.index, str(COMMIT_S)]
+    running = [
+        subprocess.Popen(command, env=made.variables, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(setup.processes)
+    ]
+    time.sleep(1.5)  # they import
+    cpu = Cpu(processes=[one.pid for one in running], database=database)
+    time.sleep(COMMIT_S / 2)
+    cores = cpu.cores()
+    return sum(int(one.communicate()[0]) for one in running) / COMMIT_S, cores
 
 
 Measure = Callable[[Site, Setup, Sequence[int]], tuple[float, dict[str, float]]]
@@ -299,13 +330,16 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="throughput-") as folder, postgresql_server(durable=True) as server:
         work = Path(folder)
+        if "committing" in given.only:
+            found = measure("committing", setups(1, 2, 4), given.rounds, work, server, committing)
+            print_table("committing processes", "commits/s", 1, found)
         if "receiving" in given.only:
             parts = [work / f"part-{number}" for number in range(SENDERS)]
             for part in parts:
                 write_series(part, given.slices)
             found = measure(
                 "receiving",
-                setups(2),
+                setups(1, 2),
                 given.rounds,
                 work,
                 server,
@@ -316,7 +350,7 @@ def main() -> None:
             small = [ct_series() for _ in range(given.series)]
             found = measure(
                 "waiting",
-                setups(3),
+                setups(1, 2, 3),
                 given.rounds,
                 work,
                 server,
@@ -327,7 +361,7 @@ def main() -> None:
             chests = phantoms(work, given.real)
             found = measure(
                 "real",
-                setups(3),
+                setups(1, 2, 3),
                 given.rounds,
                 work,
                 server,

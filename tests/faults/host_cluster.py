@@ -39,6 +39,7 @@ class HostNode(Node):
             pacs_host=network.address,
             DICOM_NODE_RECEIVER__HOST="0.0.0.0", DICOM_NODE_RECEIVER__PORT=str(PORT),
             DICOM_NODE_SOURCES=json.dumps([{"ae_title": "ATTACKER"}]),
+            DICOM_NODE_STORAGE__S3__PLAIN="true",
             DICOM_NODE_MODEL__ALLOW_DEMONSTRATION_MODEL="true", DICOM_NODE_COMPLETION__QUIET_S="2",
             DICOM_NODE_SENDER__RESPONSE_TIMEOUT_S="5", DICOM_NODE_SENDER__CONNECT_TIMEOUT_S="3",
         )  # fmt: skip
