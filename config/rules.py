@@ -50,7 +50,6 @@ def _names_differ(values: Table) -> Iterator[Broken]:
     for array, key, word, advice in (
         ("destinations", "name", "name", "each destination needs a name of its own"),
         ("sources", "ae_title", "AE title", "one source names all its addresses"),
-        ("worklists", "name", "name", "each worklist needs a name of its own"),
         ("models", "name", "name", "a model analyses a series once"),
     ):
         first: dict[str, int] = {}
@@ -111,14 +110,21 @@ def _fhir_servers_know_who_is_meant(values: Table) -> Iterator[Broken]:
 
 def _worklists_say_what_is_wanted(values: Table) -> Iterator[Broken]:
     """A node that claims every step of a worklist would take other performers' work."""
-    known = [item.get("name") for _, item in entries(values, "destinations") if item.get("kind", "dicom") == "dicom"]
-    for index, item in entries(values, "worklists"):
-        if not any(item.get(key) for key in ("label", "stations", "codes")):
-            message = "say which steps are meant for this node: name label, stations or codes"
-            yield Broken(("worklists", index, "label"), message)
-        if item.get("fetch_from") and item["fetch_from"] not in known:
-            message = f"{item['fetch_from']!r} is not the name of a DICOM destination"
-            yield Broken(("worklists", index, "fetch_from"), message)
+    kinds = {item.get("name"): item.get("kind", "dicom") for _, item in entries(values, "destinations")}
+    names: set[object] = set()
+    for array in ("worklists", "rs_worklists"):
+        for index, item in entries(values, array):
+            where: Location = (array, index)
+            if not any(item.get(key) for key in ("label", "stations", "codes")):
+                message = "say which steps are meant for this node: name label, stations or codes"
+                yield Broken((*where, "label"), message)
+            if item.get("fetch_from") and kinds.get(item["fetch_from"]) != "dicom":
+                yield Broken((*where, "fetch_from"), f"{item['fetch_from']!r} is not the name of a DICOM destination")
+            if item.get("server") and kinds.get(item["server"]) != "stow":
+                yield Broken((*where, "server"), f'{item["server"]!r} is not the name of a destination of kind "stow"')
+            if item.get("name") in names:
+                yield Broken((*where, "name"), "each worklist needs a name of its own")
+            names.add(item.get("name"))
 
 
 def _receiver_can_be_reached(values: Table) -> Iterator[Broken]:

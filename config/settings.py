@@ -21,7 +21,7 @@ from config.gateways.destination import CommonDestination
 from config.gateways.fhir import FhirDestination
 from config.gateways.hl7 import Hl7Destination
 from config.gateways.stow import StowDestination
-from config.gateways.worklist import WorklistEntry
+from config.gateways.worklist import RsWorklistEntry, WorklistEntry
 from config.rules import broken_rules
 from config.section import Section
 from config.values import (
@@ -625,6 +625,7 @@ class Settings(BaseSettings):
     destinations: tuple[AnyDestination, ...] = ()
     sender: SenderSettings = SenderSettings()
     worklists: tuple[WorklistEntry, ...] = ()
+    rs_worklists: tuple[RsWorklistEntry, ...] = ()
     storage: StorageSettings = StorageSettings()
     metrics: MetricsSettings = MetricsSettings()
     web: WebSettings = WebSettings()

@@ -36,6 +36,17 @@ class WorklistRules(Section):
     """How long a PACS that is away is waited for, until a step is given up."""
 
 
+class RsWorklistEntry(WorklistRules):
+    """[[rs_worklists]]: a worklist of Unified Procedure Steps, by DICOMweb (UPS-RS), whose steps this node performs.
+
+    Needs the extra: pip install 'dicom-node[gateways]'.
+    """
+
+    server: Annotated[str, Field(min_length=1, examples=["archive"])]
+    """Name of the destination of kind "stow" whose `url` has /workitems below it. With `send_results = false` there, it
+    is used for the worklist alone. Its images come from there by WADO-RS, unless `fetch_from` names a PACS."""
+
+
 class WorklistEntry(WorklistRules):
     """[[worklists]]: a worklist of Unified Procedure Steps, by DIMSE, whose steps this node performs."""
 

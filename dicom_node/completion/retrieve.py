@@ -173,7 +173,13 @@ class Keeper:
     def _keep(self, event: evt.Event) -> int:
         context = event.context
         data = event.request.DataSet.getvalue()  # type: ignore[union-attr]
-        sop_class, syntax = str(context.abstract_syntax), str(context.transfer_syntax)
+        return self.keep(data, str(context.abstract_syntax), str(context.transfer_syntax))
+
+    def keep(self, data: bytes, sop_class: str, syntax: str) -> int:
+        """Keep one instance. data: its encoded data set. Returns the DIMSE status.
+
+        Raises Refused, StorageError, OSError.
+        """
         header = read_header(data, len(data), syntax == IMPLICIT_VR)
         uid = parse_uid(header.sop_instance_uid, "SOP Instance UID")
         series_uid = parse_uid(header.series_instance_uid, "Series Instance UID")

@@ -1,11 +1,11 @@
 """The performers that a node's settings name."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from config.gateways.stow import StowDestination
-from config.gateways.worklist import WorklistEntry, WorklistRules
+from config.gateways.worklist import RsWorklistEntry, WorklistEntry, WorklistRules
 from config.settings import Destination, Settings
 from dicom_node.completion.retrieve import Retrieval, fetch
 from dicom_node.gateways.worklist.contents import Coded
@@ -42,13 +42,35 @@ def performers(
         ending = Ending(performed_by(settings, entry), ways)
         subscribe = worklist.subscribe if entry.event_port else None
         made.append(Performer(entry, worklist, database, fetching.fetch, ending, stop, clock, subscribe))
-    return made
+    return made + [_by_rs(settings, one, database, files, stop, clock, ways) for one in settings.rs_worklists]
+
+
+def _by_rs(
+    settings: Settings,
+    entry: RsWorklistEntry,
+    database: Database,
+    files: FileStore,
+    stop: threading.Event,
+    clock: Callable[[], float],
+    ways: Mapping[str, tuple[str, str]],
+) -> Performer:
+    # HTTP needs a library that not every site has installed.
+    from dicom_node.gateways.worklist.rs import RsWorklist
+    from dicom_node.performer.web_fetching import WebFetching
+
+    server = next(d for d in settings.destinations if isinstance(d, StowDestination) and d.name == entry.server)
+    worklist = RsWorklist(server, settings.sender, entry.label, coded(entry.stations), coded(entry.codes))
+    by_dimse = Fetching(settings, entry, database, files, clock)
+    by_web = WebFetching(settings, server, database, files, clock)
+    ending = Ending(performed_by(settings, entry), ways)
+    fetch = by_dimse.fetch if entry.fetch_from else by_web.fetch
+    return Performer(entry, worklist, database, fetch, ending, stop, clock)
 
 
 @contextmanager
 def listening(settings: Settings, found: Sequence[Performer], database: Database) -> Iterator[list[EventListener]]:
     """Listen for the events of the worklists that have a port for them. Raises PortTaken or NodeError."""
-    pairs = [(entry, one) for entry, one in zip(settings.worklists, found, strict=True) if entry.event_port]
+    pairs = [(entry, one) for entry, one in zip(settings.worklists, found, strict=False) if entry.event_port]
     listeners = [EventListener(settings, entry, database, one.hurry, database.now) for entry, one in pairs]
     with ExitStack() as stack:
         for listener in listeners:

@@ -38,6 +38,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S, MOST_TRIES = 5.0, 1800.0, 12
 WHILE_AWAY_S = 30.0
 """Between two tries to fetch from a PACS that is away."""
 SUBSCRIBE_EVERY_S = 3600.0
+FUTILE = (Answer.UNMET, Answer.REFUSED, Answer.CONFLICT)
 MOVES_AT_ONCE = 200
 """Then the worklist is asked for new steps."""
 Missing = tuple[InputSeries, frozenset[str]]
@@ -312,4 +313,4 @@ class Performer:
             where = "unknown" if found is None else found.state
             self._advance(step, StepState.LOST, error=f"{said.text}; at the worklist it is {where}")
         else:
-            self._later(step, said.text, MOST_TRIES if said.answer in (Answer.UNMET, Answer.REFUSED) else None)
+            self._later(step, said.text, MOST_TRIES if said.answer in FUTILE else None)

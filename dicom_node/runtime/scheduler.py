@@ -95,7 +95,7 @@ def _lead(
 def _start_jobs(settings: Settings, database: Database, files: FileStore, stop: threading.Event) -> Callable[[], None]:
     """Start the interval jobs. Returns what ends them, which finishes a running one."""
     # A thread more for each worklist, which may fetch images for minutes.
-    threads = {"default": ThreadPoolExecutor(10 + len(settings.worklists))}
+    threads = {"default": ThreadPoolExecutor(10 + len(settings.worklists) + len(settings.rs_worklists))}
     rules = {"coalesce": True, "max_instances": 1}
     scheduler = BackgroundScheduler(timezone="UTC", executors=threads, job_defaults=rules)
     scheduler.add_listener(Complaints(), EVENT_JOB_ERROR)
@@ -104,7 +104,7 @@ def _start_jobs(settings: Settings, database: Database, files: FileStore, stop: 
     if settings.batch.enabled:
         jobs.append(("batches", BATCHES_EVERY_S, Feeder(settings, database, files, stop).step))
     found = performers(settings, database, files, stop)
-    for entry, performer in zip(settings.worklists, found, strict=True):
+    for entry, performer in zip((*settings.worklists, *settings.rs_worklists), found, strict=True):
         jobs.append((f"worklist {entry.name}", WORKLISTS_EVERY_S, performer.step))
     for name, every_s, action in jobs:
         scheduler.add_job(action, "interval", seconds=every_s, id=name)

@@ -124,6 +124,7 @@ ELSEWHERE = {
     "dicom_node.performer.events.EventListener._cancel",
     # Only says in the audit trail what became of a fetch.
     "dicom_node.performer.opening.Fetching._note",
+    "dicom_node.performer.web_fetching.WebFetching._note",
     # Only with PostgreSQL, where several hosts are: test_hosts.py kills those.
     "dicom_node.runtime.presence.Presence.begin",
     "dicom_node.runtime.presence.Presence._beat",

@@ -38,6 +38,7 @@ def mistakes_in(folder: Path, text: str) -> list[tuple[str, int | None]]:
     return [(mistake.key, mistake.line) for mistake in read(file)[1]]
 
 
+RS = '[[rs_worklists]]\nname = "ris"\nserver = "no"\n'
 WORKLIST = '[[worklists]]\nname = "ris"\nae_title = "A"\nhost = "h"\nport = 104\n'
 PACS = '[[destinations]]\nname = "pacs"\nae_title = "A"\nhost = "h"\nport = 104\n'
 
@@ -60,12 +61,13 @@ def test_the_annotated_example_is_the_one_that_the_settings_give() -> None:
 def test_every_setting_stands_in_the_annotated_example_with_its_default() -> None:
     settings = re.sub(r"^# (?=[a-z\[])", "", EXAMPLE.read_text().partition("\n\n")[2], flags=re.MULTILINE)
     uncommented = tomllib.loads(settings)
-    for array in ("sources", "models", "worklists"):
+    for array in ("sources", "models", "worklists", "rs_worklists"):
         entry = Settings.model_fields[array].annotation.__args__[0]  # type: ignore[union-attr]
         assert set(uncommented.pop(array)[0]) == set(entry.model_fields)
     destinations = {one["kind"]: set(one) for one in uncommented.pop("destinations")}
     assert destinations == {kind: set(entry.model_fields) for kind, entry in DESTINATION_KINDS.items()}
-    defaults = plain(load_settings(None).model_dump(exclude={"sources", "destinations", "models", "worklists"}))
+    arrays = {"sources", "destinations", "models", "worklists", "rs_worklists"}
+    defaults = plain(load_settings(None).model_dump(exclude=arrays))
     assert without_none(uncommented, defaults) == without_none(defaults, defaults)
 
 
@@ -157,6 +159,11 @@ def test_the_variables_that_the_node_sets_itself_are_no_mistake(monkeypatch: pyt
         (PACS + PACS, [("destinations[1].name", 7)]),
         (WORKLIST, [("worklists[0].label", 1)]),
         (WORKLIST + 'label = "AI"\nfetch_from = "no"\n', [("worklists[0].fetch_from", 7)]),
+        (RS + 'label = "AI"\n', [("rs_worklists[0].server", 3)]),
+        (
+            WORKLIST + 'label = "AI"\n' + RS + 'label = "AI"\n',
+            [("rs_worklists[0].name", 8), ("rs_worklists[0].server", 9)],
+        ),
         (WORKLIST + 'codes = ["110004"]\n', [("worklists[0].codes[0]", 6)]),
         ('[[sources]]\nae_title = "A"\n[[sources]]\nae_title = "A "\n', [("sources[1].ae_title", 4)]),
         (PACS + '[[sources]]\nae_title = "A"\ndestinations = ["pacs", "no"]\n', [("sources[0].destinations[1]", 8)]),
