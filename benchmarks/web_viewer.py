@@ -1,11 +1,12 @@
 """How quickly the viewer answers while a worker computes, and how much memory its process takes.
 
-    python -m benchmarks.web_viewer [--slices 300] [--series 6] [--lossless] [--idle]
+    python -m benchmarks.web_viewer [--slices 300] [--series 6] [--lossless] [--idle] [--memory]
 
 Stores synthetic series of 512 x 512, starts `dicom-node web` on them, and beside it an analysis that never ends, as a
 worker runs it (nice 15, all cores; not with --idle). A real Chromium opens each series for the first time and steps
 through it. --lossless: JPEG Lossless, as many PACS send, instead of uncompressed. Memory: of the web process and its
-decoders, the most while every series is looked at in three planes.
+decoders, the most while every series is looked at in three planes. --memory: only that, without a browser and with
+four people at once, for many series of the same bytes: `--memory --series 40 --slices 600`.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,10 +33,11 @@ from dicom_node.runtime.startup import prepare
 from inference.phantom.chest import make_phantom
 from inference.phantom.series import EXPLICIT_LITTLE, JPEG_LOSSLESS_SV1
 from inference.phantom.series import write_series as write_phantom
-from storage import web_users
+from storage import recording, web_users
+from storage.arrival import Arrival
 from tests.browser import chromium
 from tests.programs import free_port, listening, wait_for
-from tests.shown_series import store_files
+from tests.shown_series import arrival_of, store_files
 from tests.storage_factory import Store
 from tests.web_pages import Visitor, password_hash
 
@@ -48,9 +51,16 @@ def main() -> None:
     parser.add_argument("--series", type=int, default=6)
     parser.add_argument("--lossless", action="store_true")
     parser.add_argument("--idle", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if chosen.memory:
+            sent = _series(folder, chosen.slices, 0, lossless=chosen.lossless)
+            _links(folder, sorted(sent.iterdir()), chosen.series)
+            with _pages(folder) as (port, process):
+                _look_at_all(port, process, chosen.series, chosen.slices)
+            return
         sent = _series(folder, chosen.slices, chosen.series, lossless=chosen.lossless)
         with _pages(folder) as (port, process), _worker(sent, idle=chosen.idle), chromium() as browser:
             context = browser.new_context(base_url=f"http://127.0.0.1:{port}", viewport={"width": 1280, "height": 900})
@@ -99,6 +109,47 @@ def _copies(paths: list[Path], folder: Path, number: int) -> list[Path]:
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         dataset.save_as(folder / path.name)
     return sorted(folder.iterdir())
+
+
+def _links(folder: Path, paths: list[Path], count: int) -> None:
+    """So many series of these images, each with links of its own to the same bytes."""
+    with Store(folder, f"sqlite:///{folder}/node.db") as store:
+        first = [arrival_of(store, path, {}) for path in paths]
+        for number in range(count):
+            with store.database.transaction() as tx:
+                recording.record_instances(tx, [_link(store, one, number) for one in first], 0.0, 60.0)
+
+
+def _link(store: Store, one: Arrival, number: int) -> Arrival:
+    path = f"{one.file.path}-{number}"
+    store.files.absolute(path).hardlink_to(store.files.absolute(one.file.path))
+    uids = ("sop_instance_uid", "series_instance_uid", "study_instance_uid")
+    named = {name: f"{getattr(one, name)[:60]}.{number}" for name in uids}
+    return dataclasses.replace(one, file=dataclasses.replace(one.file, path=path), **named)
+
+
+def _look_at_all(port: int, process: psutil.Process, count: int, slices: int) -> None:
+    """Every tenth axial image and both other planes of each series, by four people at once."""
+    most = _bytes(process)
+    print(f"{'memory before anybody looks':42} {most / MIB:7.0f} MiB", flush=True)
+
+    def look(number: int) -> None:
+        with Visitor(port) as visitor:
+            visitor.timeout = 600.0
+            visitor.log_in("ada")
+            token = visitor.get(f"/series/{number}/images.json").json()["token"]
+            for plane, indices in (("axial", range(0, slices, 10)), ("coronal", (200, 300)), ("sagittal", (200, 300))):
+                for index in indices:
+                    visitor.get(f"/series/{number}/image/{token}/{plane}/{index}.png").raise_for_status()
+
+    with ThreadPoolExecutor(4) as people:
+        looking = [people.submit(look, number) for number in range(1, count + 1)]
+        while not all(one.done() for one in looking):
+            most = max(most, _bytes(process))
+            time.sleep(0.1)
+    for one in looking:
+        one.result()
+    print(f"{f'the most while {count} series were looked at':42} {most / MIB:7.0f} MiB")
 
 
 @contextmanager

@@ -42,14 +42,15 @@ class Shown:
 
 def store_files(store: Store, paths: Sequence[Path], now: float = 0.0, **header: str) -> int:
     """Store these instances as the receiver does. Returns the number of their series."""
-    arrivals = [_arrival(store, path, header) for path in paths]
+    arrivals = [arrival_of(store, path, header) for path in paths]
     with store.database.transaction() as tx:
         recording.record_instances(tx, arrivals, now, QUIET_S)
     uid = arrivals[0].series_instance_uid
     return int(str(store.rows("SELECT id FROM series WHERE series_instance_uid = :uid", uid=uid)[0]["id"]))
 
 
-def _arrival(store: Store, path: Path, header: dict[str, str]) -> Arrival:
+def arrival_of(store: Store, path: Path, header: dict[str, str]) -> Arrival:
+    """What the receiver records of a file; the file is stored."""
     dataset = pydicom.dcmread(path, stop_before_pixels=True)
     about = IndexedHeader(
         **{

@@ -3,6 +3,7 @@
 import io
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from dicom_node.web.viewer import decoding
 from dicom_node.web.viewer.cache import ByteCache
 from dicom_node.web.viewer.decoding import NotShown
 from dicom_node.web.viewer.encode import FILL_ALPHA, outline_of, rgb_of_lab
-from dicom_node.web.viewer.planes import HU, Plane, windowed
+from dicom_node.web.viewer.planes import HU, Plane, cut, windowed
 from dicom_node.web.viewer.viewer import Place, SeriesChanged, Viewer
 from inference.volume.arrange import decode_shown
 from inference.volume.decoder_pool import POOL
@@ -305,6 +306,22 @@ def test_whatever_is_opened_the_memory_stays_below_its_bound(store: Store, tmp_p
     assert not viewer.has_planes(opened)
     with pytest.raises(NotShown, match="too large"):
         viewer.picture(place(viewer, series_pk, Plane.CORONAL, 1), -600, 1500)
+
+
+@pytest.mark.parametrize("plane", [Plane.CORONAL, Plane.SAGITTAL])
+def test_cutting_a_volume_holds_few_of_its_slices_at_a_time(plane: Plane) -> None:
+    alive: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    def slice_at(z: int) -> np.ndarray:
+        nonlocal most
+        made = np.full((30, 30), z, np.int16)
+        alive.append(weakref.ref(made))
+        most = max(most, sum(one() is not None for one in alive))
+        return made
+
+    assert cut(plane, 3, 20, slice_at)[:, 0].tolist() == list(range(19, -1, -1))
+    assert most <= 2
 
 
 def test_requests_for_one_thing_at_the_same_time_make_it_once() -> None:

@@ -69,9 +69,10 @@ def cut(plane: Plane, index: int, count: int, slice_at: Callable[[int], npt.NDAr
     if plane is Plane.AXIAL:
         return slice_at(index)
     downwards = range(count - 1, -1, -1)
+    # Copies: a view would keep its whole slice in memory, so all of the volume until the last line is there.
     if plane is Plane.CORONAL:
-        return np.stack([slice_at(z)[index] for z in downwards])
-    return np.stack([slice_at(z)[:, index] for z in downwards])
+        return np.stack([slice_at(z)[index].copy() for z in downwards])
+    return np.stack([slice_at(z)[:, index].copy() for z in downwards])
 
 
 def window_table(centre: float, width: float) -> Grey:
