@@ -39,6 +39,7 @@ from storage import (
     jobs,
     listings,
     model_outcomes,
+    notifications,
     orphans,
     quiet_time,
     reconcile,
@@ -150,6 +151,9 @@ def alone(count: int) -> Iterator[Question]:
     yield by_itself("worklist: cancel", lambda tx: workitems.ask_to_cancel(tx, "ris", f"{uid(3)}.5", "", now))
     yield by_itself("metrics: queues", lambda tx: status.queues(tx, now))
     yield by_itself("audit messages: next rows, and how many wait", _told)
+    yield by_itself("notifications: what is due", lambda tx: notifications.has_work(tx, now))
+    yield by_itself("notifications: is a destination stuck", lambda tx: notifications.stuck(tx, now, 600.0))
+    yield by_itself("notifications: a result", lambda tx: notifications.told_result(tx, count // 2))
     yield by_itself("health: lateness", lambda tx: status.lateness(tx, now))
     yield from _parts(count, by_itself)
     yield by_itself("retention: next 100 series", lambda tx: retention.finished_series(tx, now - 250 * EVERY_S))

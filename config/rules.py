@@ -50,6 +50,7 @@ def _names_differ(values: Table) -> Iterator[Broken]:
     for array, key, word, advice in (
         ("destinations", "name", "name", "each destination needs a name of its own"),
         ("sources", "ae_title", "AE title", "one source names all its addresses"),
+        ("notifications", "name", "name", "each rule needs a name of its own"),
         ("models", "name", "name", "a model analyses a series once"),
     ):
         first: dict[str, int] = {}
@@ -186,6 +187,25 @@ def _audit_messages_are_private(values: Table) -> Iterator[Broken]:
     if plain and syslog.get("host") and not is_this_machine(syslog.get("host")):
         message = "without TLS, audit messages go to this machine only; they name patients"
         yield Broken(("audit", "syslog", "tls"), message)
+
+
+def _notifications_reach_somebody(values: Table) -> Iterator[Broken]:
+    """Each rule has an address, over a line that others cannot read."""
+    mail = section(values, "mail")
+    if mail.get("security") == "none" and mail.get("host") and not is_this_machine(mail.get("host")):
+        yield Broken(("mail", "security"), '"none" is for this machine only: use "starttls" or "tls"')
+    if mail.get("user") and not (mail.get("credentials") or mail.get("credentials_variable")):
+        yield Broken(("mail", "user"), "needs credentials or credentials_variable")
+    for index, rule in entries(values, "notifications"):
+        where, webhook = ("notifications", index), str(rule.get("webhook") or "")
+        if not rule.get("mail_to") and not webhook:
+            yield Broken((*where, "name"), "tells nobody: name mail_to or webhook")
+        if rule.get("mail_to") and not mail.get("host"):
+            yield Broken((*where, "mail_to"), "needs a mail server: name host in [mail]")
+        if webhook and not (rule.get("credentials") or rule.get("credentials_variable")):
+            yield Broken((*where, "webhook"), "needs credentials or credentials_variable, to sign what it gets")
+        if webhook.startswith("http://") and not is_private_url(webhook):
+            yield Broken((*where, "webhook"), "beyond this machine, it must begin with https://")
 
 
 def _pages_are_private(values: Table) -> Iterator[Broken]:
@@ -332,6 +352,7 @@ _RULES: tuple[Rule, ...] = (
     _certificates_have_keys,
     _ports_differ,
     _audit_messages_are_private,
+    _notifications_reach_somebody,
     _pages_are_private,
     _provider_is_safe,
     _models_are_named_once,

@@ -20,6 +20,7 @@ from config.gateways.audit_messages import AuditSettings
 from config.gateways.destination import CommonDestination
 from config.gateways.fhir import FhirDestination
 from config.gateways.hl7 import Hl7Destination
+from config.gateways.notifications import MailSettings, NotificationRule
 from config.gateways.stow import StowDestination
 from config.gateways.worklist import RsWorklistEntry, WorklistEntry
 from config.rules import broken_rules
@@ -631,6 +632,8 @@ class Settings(BaseSettings):
     web: WebSettings = WebSettings()
     audit: AuditSettings = AuditSettings()
     cluster: ClusterSettings = ClusterSettings()
+    mail: MailSettings = MailSettings()
+    notifications: tuple[NotificationRule, ...] = ()
     logging: LoggingSettings = LoggingSettings()
 
     @model_validator(mode="after")

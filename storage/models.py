@@ -912,6 +912,35 @@ class WebSession(Base):
     expires_at: Mapped[float] = mapped_column(index=True)
 
 
+class NotificationRow(Base):
+    """A message to a rule's mail addresses or webhook. content: JSON, empty once it was sent or given up.
+
+    uid: by which a receiver tells a repeated one. due_at: while PENDING, the next attempt; while SENDING, the end of
+    the lease. attempts: the fence as well.
+    """
+
+    __tablename__ = "notifications"
+    __table_args__ = (
+        CheckConstraint("state IN ('PENDING', 'SENDING', 'SENT', 'FAILED')", name="state"),
+        _where("ix_notifications_waiting", "id", condition="state IN ('PENDING', 'SENDING')"),
+        Index(None, "rule", "created_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    uid: Mapped[str] = mapped_column(unique=True)
+    rule: Mapped[str]
+    channel: Mapped[str]
+    kind: Mapped[str]
+    state: Mapped[str]
+    content: Mapped[str]
+    due_at: Mapped[float]
+    set_at: Mapped[float]
+    created_at: Mapped[float]
+    attempts: Mapped[int]
+    refusals: Mapped[int]
+    error: Mapped[str | None]
+
+
 properties = cast(Table, Property.__table__)
 patients = cast(Table, Patient.__table__)
 studies = cast(Table, Study.__table__)
@@ -946,6 +975,7 @@ suspensions = cast(Table, SuspensionRow.__table__)
 hosts = cast(Table, HostRow.__table__)
 audit = cast(Table, AuditRow.__table__)
 audit_archives = cast(Table, AuditArchive.__table__)
+notifications = cast(Table, NotificationRow.__table__)
 web_users = cast(Table, WebUser.__table__)
 web_sessions = cast(Table, WebSession.__table__)
 

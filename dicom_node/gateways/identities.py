@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote_plus, urlencode
 
@@ -42,16 +43,21 @@ Exchange = Callable[..., Any]
 
 def secret_of(destination: HttpDestination) -> str:
     """The password, token or client's secret of a destination. Raises NoSecret."""
-    if destination.credentials_variable:
-        found = os.environ.get(destination.credentials_variable, "")
-        where = f"the variable {destination.credentials_variable}"
-    elif destination.credentials is not None:
+    return read_secret(destination.credentials, destination.credentials_variable)
+
+
+def read_secret(file: Path | None, variable: str) -> str:
+    """What an environment variable or a file holds. Raises NoSecret."""
+    if variable:
+        found = os.environ.get(variable, "")
+        where = f"the variable {variable}"
+    elif file is not None:
         try:
-            with destination.credentials.open(encoding="utf-8") as file:
-                found = file.read(MAX_SECRET_BYTES).strip()
+            with file.open(encoding="utf-8") as opened:
+                found = opened.read(MAX_SECRET_BYTES).strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise NoSecret(f"{destination.credentials} cannot be read: {type(error).__name__}") from None
-        where = str(destination.credentials)
+            raise NoSecret(f"{file} cannot be read: {type(error).__name__}") from None
+        where = str(file)
     else:
         raise NoSecret("the settings name no credentials")
     if not found or not found.isprintable():

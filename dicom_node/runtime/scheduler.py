@@ -21,8 +21,10 @@ from dicom_node.batch.feeder import Feeder
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from dicom_node.completion.second_copies import compare
+from dicom_node.gateways.notifications.notifier import Notifier
 from dicom_node.performer.opening import listening, performers
 from dicom_node.runtime import certificate_expiry
+from dicom_node.runtime.metrics import problems
 from storage import job_takeover, orphans, retention
 from storage.database import Database
 from storage.errors import NotLeader, StorageError
@@ -41,6 +43,7 @@ SWEEP_EVERY_S = 6 * 3600.0
 EPOCH_EVERY_S = 60.0
 BATCHES_EVERY_S = 0.5
 WORKLISTS_EVERY_S = 1.0
+NOTIFICATIONS_EVERY_S = 5.0
 CERTIFICATES_EVERY_S = 24 * 3600.0
 FIRST_SILENCE_S, LONGEST_SILENCE_S = 1.0, 300.0
 LEAD_EVERY_S = 2.0
@@ -106,6 +109,9 @@ def _start_jobs(settings: Settings, database: Database, files: FileStore, stop: 
     found = performers(settings, database, files, stop)
     for entry, performer in zip((*settings.worklists, *settings.rs_worklists), found, strict=True):
         jobs.append((f"worklist {entry.name}", WORKLISTS_EVERY_S, performer.step))
+    if settings.notifications:
+        notifier = Notifier(settings, database, lambda: problems(settings, database, files, None))
+        jobs.append(("notifications", NOTIFICATIONS_EVERY_S, lambda: notifier.step(time.time())))
     for name, every_s, action in jobs:
         scheduler.add_job(action, "interval", seconds=every_s, id=name)
     events = contextlib.ExitStack()

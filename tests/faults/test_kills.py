@@ -130,6 +130,10 @@ ELSEWHERE = {
     "dicom_node.runtime.presence.Presence._beat",
     "dicom_node.runtime.presence.Presence.end",
     "storage.leader.Leadership._begin_term",
+    # Notifications: test_notifications.py stops them while they are made and while they are sent.
+    "dicom_node.gateways.notifications.gathering.Gathering.gather",
+    "dicom_node.gateways.notifications.notifier.Notifier._settle",
+    "dicom_node.gateways.notifications.notifier.Notifier.send_one",
     # Removes what was never promised to anybody; the sweep removes what it leaves behind.
     "storage.folder.FolderFile.discard",
 }

@@ -129,6 +129,7 @@ def test_every_place_that_writes_the_trail_gives_an_event_that_the_search_for_ev
         "storage/copies.py: 'instance.same-image' if difference is None else 'instance.conflict'",
         "storage/deliveries.py: event",
         "storage/examinations.py: COMPARED",
+        "storage/notifications.py: event",
         "storage/moves.py: f'{machine.entity}.{to.lower()}'",
         "storage/orphans.py: event",
         "storage/pauses.py: f'{kind}.paused'",
@@ -143,7 +144,14 @@ def test_every_message_is_of_the_standards_grammar(store, repository, tmp_path, 
     nasty = "a\"<&>'\x00\x1f\ud7ff\ufffe é " + "x" * 500
     everything = Subject("1.2.3", "1.2", "1.2.3.1", nasty, 1, 1)
     for number, event in enumerate(TABLE):
-        detail = {"user": nasty, "destination": "pacs", "from": "SENDING", "reason": nasty, "times": 3}
+        detail = {
+            "user": nasty,
+            "destination": "pacs",
+            "from": "SENDING",
+            "reason": nasty,
+            "times": 3,
+            "patient_data": True,
+        }
         about = everything if number % 2 else Subject(study_uid="1.02.no-oid")
         note(store, event, 100 + number, about, peer=Peer(nasty, "10.0.0.7"), outcome="ANALYSED", detail=detail)
         note(store, event, 100 + number)

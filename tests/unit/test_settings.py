@@ -61,13 +61,13 @@ def test_the_annotated_example_is_the_one_that_the_settings_give() -> None:
 def test_every_setting_stands_in_the_annotated_example_with_its_default() -> None:
     settings = re.sub(r"^# (?=[a-z\[])", "", EXAMPLE.read_text().partition("\n\n")[2], flags=re.MULTILINE)
     uncommented = tomllib.loads(settings)
-    for array in ("sources", "models", "worklists", "rs_worklists"):
+    arrays = ("sources", "models", "worklists", "rs_worklists", "notifications")
+    for array in arrays:
         entry = Settings.model_fields[array].annotation.__args__[0]  # type: ignore[union-attr]
         assert set(uncommented.pop(array)[0]) == set(entry.model_fields)
     destinations = {one["kind"]: set(one) for one in uncommented.pop("destinations")}
     assert destinations == {kind: set(entry.model_fields) for kind, entry in DESTINATION_KINDS.items()}
-    arrays = {"sources", "destinations", "models", "worklists", "rs_worklists"}
-    defaults = plain(load_settings(None).model_dump(exclude=arrays))
+    defaults = plain(load_settings(None).model_dump(exclude={"destinations", *arrays}))
     assert without_none(uncommented, defaults) == without_none(defaults, defaults)
 
 

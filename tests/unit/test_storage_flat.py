@@ -31,6 +31,7 @@ NEVER_LARGE = {
         "listing_kinds",
         "listing_weeks",
         "pauses",
+        "notifications",
     ),
 }
 # Indexes of what still needs something: reading all of one is reading what waits.

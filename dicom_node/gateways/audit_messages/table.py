@@ -104,7 +104,10 @@ TABLE: Mapping[str, Counterpart] = {
     "web.read": _READ,
     "web.question": _READ,
     "web.download": Counterpart(codes.DATA_EXPORT, "R", Who.DOWNLOAD),
+    "notification.sent": Counterpart(codes.DATA_EXPORT, "R", Who.OUTGOING),
     "operator.read": _READ,
+    "operator.cluster-down": _alert(codes.NETWORK_CONFIGURATION),
+    "operator.cluster-up": _alert(codes.NETWORK_CONFIGURATION),
     "operator.web-user-added": _alert(codes.USER_CHANGED),
     "operator.web-user-password": _alert(codes.USER_CHANGED),
     "operator.web-user-removed": _alert(codes.USER_CHANGED),
@@ -168,6 +171,7 @@ NO_COUNTERPART: Mapping[str, str] = {
     "workitem.taken": _STEP,
     "workitem.lost": _STEP,
     "workitem.cancel-requested": _STEP,
+    "notification.failed": "nothing was sent",
     "operator.retry": _LEADS,
     "operator.resend": _LEADS,
     "operator.reanalyse": _LEADS,
@@ -186,6 +190,8 @@ def counterpart(row: Mapping[str, Any], detail: Mapping[str, Any]) -> Counterpar
         return None  # born, or to be sent again: nothing was transferred
     if event == "result.recorded" and row["outcome"] != "ANALYSED":
         return None  # what it tells is sent as a delivery, if at all
+    if event == "notification.sent" and not detail.get("patient_data"):
+        return None  # it names no patient
     if event in ("web.read", "operator.read") and "audit" in (detail.get("page"), detail.get("command")):
         return _LOG_USED
     return TABLE.get(event)

@@ -120,7 +120,8 @@ class Teller:
         if who == Who.INCOMING:
             return [_peer(row, codes.SOURCE, requestor=True), self._node(codes.DESTINATION)]
         if who == Who.OUTGOING:
-            return [self._node(codes.SOURCE, requestor=True), self._destination(str(detail.get("destination", "")))]
+            name = str(detail.get("destination") or detail.get("rule") or "")
+            return [self._node(codes.SOURCE, requestor=True), self._destination(name)]
         if who == Who.FETCHED:
             return [_peer(row, codes.SOURCE), self._node(codes.DESTINATION, requestor=True)]
         if who == Who.DOWNLOAD:

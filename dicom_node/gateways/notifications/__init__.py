@@ -1,0 +1,1 @@
+"""Notifications to people and programs, by rule: mail and webhook."""
