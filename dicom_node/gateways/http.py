@@ -140,12 +140,12 @@ class HttpPeer:
         length = int((headers or {}).get("Content-Length", len(content) if isinstance(content, bytes) else 0))
         deadline = _Deadline(self._sender.connect_timeout_s + patience_s + length / SLOWEST_BYTES_PER_S)
         limits = httpx.Timeout(patience_s, connect=self._sender.connect_timeout_s)
-        watched = {"trace": deadline.watch}
+        watched, trusted = {"trace": deadline.watch}, self._trusted(url)
         unpacked = {"Accept-Encoding": "identity", **(headers or {})}
         try:
             with (
                 deadline,
-                httpx.Client(verify=self._trusted(), trust_env=False, timeout=limits, follow_redirects=False) as client,
+                httpx.Client(verify=trusted, trust_env=False, timeout=limits, follow_redirects=False) as client,
                 client.stream(method, url, content=content or None, headers=unpacked, extensions=watched) as answer,
             ):
                 found = _read(answer, max_bytes)
@@ -155,9 +155,9 @@ class HttpPeer:
             raise NoAnswer(deadline.why)
         return found
 
-    def _trusted(self) -> ssl.SSLContext | bool:
+    def _trusted(self, url: str) -> ssl.SSLContext | bool:
         """The TLS settings, read anew each time: certificates are renewed while the node runs."""
-        if not self._destination.url.startswith("https://"):
+        if not url.startswith("https://"):
             return False
         found = self._destination
         try:

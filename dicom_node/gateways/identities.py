@@ -81,7 +81,10 @@ class Fixed:
         if self._destination.auth == "basic":
             return basic(self._destination.user, secret_of(self._destination))
         if self._destination.auth == "bearer":
-            return {"Authorization": f"Bearer {secret_of(self._destination)}"}
+            token = secret_of(self._destination)
+            if not token.isascii():
+                raise NoSecret("the bearer token holds characters that no token has")
+            return {"Authorization": f"Bearer {token}"}
         return {}
 
     def renew(self) -> bool:

@@ -261,7 +261,13 @@ def test_a_token_comes_from_a_variable(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(None, "cannot be read"), (b"", "holds no secret"), (b"a\nb", "holds no secret")]
+    ("content", "reason"),
+    [
+        (None, "cannot be read"),
+        (b"", "holds no secret"),
+        (b"a\nb", "holds no secret"),
+        ("tökén".encode(), "characters that no token has"),
+    ],
 )
 def test_without_a_secret_nothing_is_sent_and_the_reason_holds_none(tmp_path, content, reason):
     secret = tmp_path / "secret"
@@ -358,6 +364,19 @@ def test_without_a_certificate_of_ours_the_archive_takes_nothing(tmp_path, tls):
     with server.archive(context=context) as archive:
         found, _ = stored(tmp_path, archive, [SECONDARY_CAPTURE], tls_authorities=ours["tls_authorities"])
         assert found == [(TRANSIENT, None)] and not archive.requests
+
+
+def test_a_server_of_tokens_that_nobody_vouches_for_gets_no_secret(tmp_path, tls):
+    context, _ = tls
+    context.verify_mode = ssl.CERT_NONE
+    (tmp_path / "secret").write_text("s3cret")
+    with server.archive() as archive, server.archive(context=context) as giver:
+        found, detail = stored(
+            tmp_path, archive, [SECONDARY_CAPTURE], auth="oauth2", user="node", credentials=tmp_path / "secret",
+            token_url=f"{giver.url}/token",
+        )  # fmt: skip
+        assert found == [(TRANSIENT, None)] and "not trusted" in detail
+        assert not giver.requests and not archive.requests
 
 
 def test_tls_files_that_cannot_be_read_are_a_reason(tmp_path, tls):
