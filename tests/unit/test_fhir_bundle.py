@@ -265,6 +265,28 @@ def test_a_finding_without_a_number_or_an_answer_is_told_as_what_it_is(series):
     assert first["interpretation"][0]["coding"][0]["code"] == "IND" and "interpretation" not in second
 
 
+def test_numbers_that_differ_in_their_place_only_or_in_nothing_are_told_apart(series, server):
+    share = replace(
+        series[0].numbers[0],
+        concept=Code("LAA", "99DICOMNODE", "Share of low attenuation"),
+        topography=Code("261183002", "SCT", "Upper"),
+        derivation=Code("373098007", "SCT", "Mean"),
+        method=Code("123", "99X", "A method"),
+        qualifiers=((Code("HU", "99DICOMNODE", "Threshold"), "-950", Code("[hnsf'U]", "UCUM", "Hounsfield unit")),),
+        finding=None,
+    )
+    lower = replace(share, topography=Code("261122009", "SCT", "Lower"), observation_uid="1.2.1")
+    many = replace(series[0], findings=(), numbers=(share, lower, replace(lower, value="7", observation_uid="1.2.2")))
+    tell(server, many)
+    first, second, third = server.all("Observation")
+    assert first["code"]["text"] == "Share of low attenuation, Mean, Lung, Bilateral, Upper"
+    assert third["valueQuantity"]["value"] == 7 and second["code"] == third["code"]
+    told_of = {one["code"]["text"]: one for one in first["component"]}
+    assert told_of["Threshold"]["valueQuantity"]["value"] == -950
+    assert told_of["Topographical modifier"]["valueCodeableConcept"]["text"] == "Upper"
+    assert first["method"]["text"] == "A method"
+
+
 def test_a_message_is_json_in_utf_8(series):
     body = encoded(bundle_of(series[0], told(patient="contained")))
     assert json.loads(body)["type"] == "transaction" and "Müller".encode() in body
