@@ -159,6 +159,8 @@ def outcome(code: str) -> dict:
     ("status", "body", "expected"),
     [
         (400, outcome("invalid"), "REFUSED"),
+        (400, outcome("Müller") | {"resourceType": "Parameters"}, "REFUSED"),
+        (400, outcome("Müller") | {"issue": [{"code": "Müller"}, {"code": ["4711"]}, {"code": "required"}]}, "REFUSED"),
         (404, outcome("not-found"), "REFUSED"),
         (409, outcome("conflict"), "REFUSED"),
         (412, outcome("multiple-matches"), "REFUSED"),
@@ -171,7 +173,8 @@ def outcome(code: str) -> dict:
         (302, b"", "UNANSWERED"),
         (500, outcome("exception"), "TRANSIENT"),
         (200, b"<html>welcome</html>", "TRANSIENT"),
-        (200, {"resourceType": "Bundle", "type": "searchset", "entry": []}, "TRANSIENT"),
+        (200, {"resourceType": "Bundle", "type": "batch-response", "entry": [
+            {"response": {"status": "200"}}]}, "TRANSIENT"),
         (200, {"resourceType": "Bundle", "type": "transaction-response", "entry": [{}]}, "TRANSIENT"),
         (200, {"resourceType": "Bundle", "type": "transaction-response", "entry": [
             {"response": {"status": "422 Müller"}}]}, "REFUSED"),
@@ -185,7 +188,7 @@ def test_every_answer_is_understood_and_none_is_quoted(server, results, status, 
     assert verdict.outcome == expected
     assert not IDENTIFYING.search(verdict.text) and (str(status) in verdict.text or status == 200)
     if isinstance(body, dict) and body["resourceType"] == "OperationOutcome":
-        assert body["issue"][0]["code"] in verdict.text
+        assert body["issue"][-1]["code"] in verdict.text
     assert there.send(there.compose(results[0])).outcome == AttemptOutcome.DELIVERED
 
 

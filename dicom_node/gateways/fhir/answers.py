@@ -1,14 +1,19 @@
 """What a FHIR server's answer to a transaction means for a delivery."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dicom_node.gateways.http import Answer
 from dicom_node.gateways.verdict import AttemptOutcome, Verdict
 
-_CODE = re.compile(r"[a-z]+(-[a-z]+){0,3}")
+_ISSUES = (
+    "invalid structure required value invariant security login unknown expired forbidden suppressed processing "
+    "not-supported duplicate multiple-matches not-found deleted too-long code-invalid extension too-costly "
+    "business-rule conflict transient lock-error no-store exception timeout incomplete throttled informational"
+)
+ISSUES = frozenset(_ISSUES.split())
+"""The issue types of FHIR R4: what a server writes in their place may be anything."""
 
 
 def verdict_of(answer: Answer) -> Verdict:
@@ -49,7 +54,7 @@ def _issues(said: Mapping[str, Any]) -> list[str]:
     if said.get("resourceType") != "OperationOutcome":
         return []
     codes = [one.get("code") for one in _listed(said.get("issue")) if isinstance(one, dict)]
-    return [code for code in dict.fromkeys(codes) if isinstance(code, str) and _CODE.fullmatch(code)][:3]
+    return [code for code in sorted(ISSUES) if code in codes][:3]
 
 
 def _statuses(said: Mapping[str, Any]) -> list[str]:
