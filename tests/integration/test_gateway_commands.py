@@ -83,6 +83,7 @@ def test_the_peers_page_shows_and_asks_it_too(tmp_path):
             operator = pages.logged_in("operator")
             page = operator.get("/peers").text
             assert archive.url in page and "127.0.0.1:9" in page
+            assert '<span class="mono">DICOMweb</span>' in page and '<span class="mono">PACS</span>' in page
             assert "HTTP status 200" in operator.fill("/peers/echo", destination="archive").text
 
 
