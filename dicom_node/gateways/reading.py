@@ -85,7 +85,7 @@ def _parsed(files: FileStore, stored: StoredObject) -> Dataset:
         with quiet():
             return dcmread(io.BytesIO(files.read_verified(stored.path, stored.sha256)))
     except (InvalidDicomError, *UNREADABLE):
-        raise CorruptFile(f"report {stored.sop_instance_uid} cannot be read as DICOM") from None
+        raise CorruptFile("a stored report cannot be read as DICOM") from None
 
 
 def _former(database: Database, files: FileStore, report: Dataset, result_id: int) -> Former | None:
