@@ -286,7 +286,8 @@ def _images_are_encrypted(values: Table) -> Iterator[Broken]:
     s3 = section(section(values, "storage"), "s3")
     endpoint = str(s3.get("endpoint") or "")
     is_here = re.match(r"http://(127\.[\d.]+|localhost|\[::1\])(:\d+)?/?$", endpoint)
-    if endpoint.startswith("http://") and not is_here and s3.get("plain") is not True:
+    plain = str(s3.get("plain")).lower() in ("true", "1")  # a variable of the environment is text
+    if endpoint.startswith("http://") and not is_here and not plain:
         message = "images would cross the network readable: use https://, or say plain = true"
         yield Broken(("storage", "s3", "endpoint"), message)
 

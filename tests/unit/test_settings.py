@@ -424,3 +424,12 @@ def test_an_identity_provider_is_asked_over_private_lines_only(tmp_path, given, 
     lines = [f'{key} = "{value}"' for key, value in (values | given).items()]
     (tmp_path / "node.toml").write_text("\n".join(["[web.oidc]", *lines, 'roles = { "a" = "viewer" }']))
     assert [mistake.key for mistake in read_and_check(tmp_path / "node.toml")[1]] == wrong
+
+
+def test_a_bucket_beyond_this_machine_may_be_plain_by_a_variable_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICOM_NODE_STORAGE__BUCKET", "s3://images")
+    monkeypatch.setenv("DICOM_NODE_STORAGE__S3__ENDPOINT", "http://10.0.0.1:9000")
+    with pytest.raises(ConfigError, match="plain = true"):
+        load_settings(None)
+    monkeypatch.setenv("DICOM_NODE_STORAGE__S3__PLAIN", "true")
+    assert load_settings(None).storage.s3.plain
