@@ -84,6 +84,8 @@ def test(name: NameArgument, config: ConfigOption = None, json: JsonOption = Fal
 def _readable(message: Message) -> str:
     """A message as text, whatever its character set."""
     charset = message.content_type.partition("charset=")[2] or "utf-8"
+    if not message.content:
+        return "nothing: the settings of the destination leave this result out"
     # \r ends a segment of HL7: a terminal would write each over the one before.
     return message.content.decode(charset, "replace").replace("\r", "\n")
 

@@ -279,6 +279,19 @@ def test_a_static_token_is_read_from_its_file(server, results, tmp_path):
     assert there.send(there.compose(results[0])).outcome == AttemptOutcome.UNANSWERED
 
 
+def test_a_person_sees_that_nothing_will_be_told(series, monkeypatch):
+    result = series.refused()
+    identity.claim(series.store.database, series.store.files)
+    settings = series.store.folder / "node.toml"
+    settings.write_text(
+        f'data_dir = "{series.store.folder}"\n[[destinations]]\nkind = "fhir"\nname = "fhir"\n'
+        f'url = "http://127.0.0.1/fhir"\npatient = "contained"\ntell_not_analysed = false\n'
+    )
+    monkeypatch.setenv("DICOM_NODE_STORAGE__DATABASE_URL", series.store.url)
+    command = ["gateway", "preview", "fhir", str(result.result_id), "--config", str(settings)]
+    assert CliRunner().invoke(app, command).output.startswith("nothing: ")
+
+
 def test_a_person_can_ask_and_look_before_anything_is_sent(server, series, monkeypatch):
     result = series.analysed()
     identity.claim(series.store.database, series.store.files)
