@@ -139,6 +139,12 @@ def take(tx: Connection, worklist: str, now: float, lease_s: float) -> Step | No
     return _step(row)
 
 
+def take_up_again(tx: Connection, worklist: str, now: float) -> None:
+    """At start: whoever had steps of a worklist in hand is gone, and what waited need not wait on."""
+    is_open = (workitems.c.worklist == worklist, workitems.c.ended_at.is_(None))
+    tx.execute(update(workitems).where(*is_open).values(due_at=now))
+
+
 def get(tx: Connection, step_id: int) -> Step:
     """One step."""
     return _step(tx.execute(select(workitems).where(workitems.c.id == step_id)).mappings().one())

@@ -70,6 +70,7 @@ class Performer:
         self._rules, self._worklist, self._database = rules, worklist, database
         self._fetch, self._ending, self._stop, self._clock = fetch, ending, stop, clock
         self._subscribe = subscribe
+        self._has_started = False
         self._next_query_at = self._silent_until = self._next_subscription_at = 0.0
         self._moves = {
             StepState.CLAIMING: self._claim_again,
@@ -88,6 +89,8 @@ class Performer:
         away."""
         if self._clock() < self._silent_until:
             return
+        if not self._has_started:
+            self._start()
         try:
             self._subscribe_again()
             self._go_on()
@@ -98,6 +101,11 @@ class Performer:
         except AWAY as error:
             self._silent_until = self._clock() + min(self._rules.poll_s, FIRST_WAIT_S)
             log.warning("the worklist is away", worklist=self._rules.name, detail=str(error))
+
+    def _start(self) -> None:
+        with self._database.transaction() as tx:
+            workitems.take_up_again(tx, self._rules.name, self._clock())
+        self._has_started = True
 
     def _subscribe_again(self) -> None:
         """A worklist may have forgotten who subscribed. If it sends no events, steps are found by asking."""

@@ -118,6 +118,7 @@ ELSEWHERE = {
     "dicom_node.performer.performer.Performer._is_cancelled",
     "dicom_node.performer.performer.Performer._look",
     "dicom_node.performer.performer.Performer._read",
+    "dicom_node.performer.performer.Performer._start",
     "dicom_node.performer.performer.Performer._take",
     "dicom_node.performer.performer.Performer._wait",
     # Noted before the worklist is answered; an event that was not answered is no promise.

@@ -1,5 +1,6 @@
 """A performer that is killed before and after each of its durable steps, and each thing that the worklist hears."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from config.gateways.worklist import WorklistEntry
+from dicom_node.cli.app import app
 from dicom_node.gateways.worklist.contents import Coded
 from dicom_node.gateways.worklist.contents import Performer as PerformedBy
 from dicom_node.performer.ending import Ending
 from dicom_node.performer.performer import Performer
-from storage import workitems
+from storage import status, tallies, workitems
 from storage.workitems import StepState
 from tests.outbox import ct_series, destination, make_node
 from tests.performing import Hospital, StepsWorklist
@@ -123,6 +126,8 @@ def test_wherever_the_performer_is_killed_the_step_ends_once(tmp_path: Path, ref
     # Both ways are the same until the end is told.
     first = reached.index("claim:before") if not refuse else len(reached) - 12
     for number in range(first, len(reached) + 1):
+        if reached[number - 1].startswith(("read", "scheduled")):
+            continue  # changes nothing anywhere
         folder = tmp_path / str(number)
         folder.mkdir()
         world, killer = World(folder), Killer(number)
@@ -166,3 +171,19 @@ def test_a_step_that_is_cancelled_by_its_requester_is_given_back_wherever_it_is(
     assert said == "Cancelled by the requester: wrong patient"
     with world.node.node.database.transaction() as tx:
         assert not workitems.ask_to_cancel(tx, "ris", world.uid, "again", world.node.now)
+
+
+def test_the_steps_and_their_reasons_are_shown_without_what_lets_others_change_them(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.node.refuse = True
+    world.run(Killer(None))
+    environment = {"DICOM_NODE_DATA_DIR": str(tmp_path / "node")}
+    shown = CliRunner().invoke(app, ["worklist", "show", "--json"], env=environment)
+    (step,) = json.loads(shown.output)
+    assert (step["workitem_uid"], step["state"], step["reason_code"]) == (world.uid, "CANCELED", "NOT_CHEST")
+    assert "transaction_uid" not in step
+    assert world.uid in CliRunner().invoke(app, ["worklist", "show"], env=environment).output
+    with world.node.node.database.read() as tx:
+        assert status.status(tx, world.node.now)["worklist_steps"] == {"CANCELED": 1}
+        assert status.queues(tx, world.node.now)["worklist_steps"] == {"CANCELED": 1}
+        assert tallies.differences(tx) == {}
