@@ -45,6 +45,7 @@ from storage import (
     reconcile,
     recording,
     refused,
+    rejections,
     results,
     retention,
     selection,
@@ -122,6 +123,7 @@ def alone(count: int) -> Iterator[Question]:
     yield by_itself("series due", lambda tx: quiet_time.due_series(tx, now))
     yield by_itself("series to ask about", lambda tx: quiet_time.quiet_series(tx, now, 5.0))
     yield by_itself("completion efforts", efforts.all_efforts)
+    yield by_itself("rejected instances", lambda tx: rejections.why_withdrawn(tx, uid(count // 2)))
     yield by_itself("missing instances", lambda tx: refused.why_incomplete(tx, uid(count // 2)))
     yield by_itself("close a series", lambda tx: _close(tx, count, now))
     yield by_itself("selection: studies to decide", lambda tx: selection.undecided_studies(tx, now))

@@ -44,6 +44,12 @@ class ReasonCode(StrEnum):
         "Send them again, mended, or decide that the series is whole: `dicom-node series accept`.",
     )
 
+    WITHDRAWN = (
+        "WITHDRAWN",
+        "images that were rejected, or given to another patient, after they had been stored",
+        "Nothing, or send the corrected images; `dicom-node reanalyse` analyses these all the same.",
+    )
+
     # Are the stored values as the scanner made them?
     MODALITY = "MODALITY", "a modality other than CT", _ROUTING
     NOT_CT = "NOT_CT", "objects that are not CT images", _ROUTING

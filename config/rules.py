@@ -78,6 +78,11 @@ def _names_are_known(values: Table) -> Iterator[Broken]:
             yield Broken(("completion", "query_destination"), f"{name!r} is no DICOM peer, which C-FIND could ask")
 
 
+def _the_pacs_can_be_asked(values: Table) -> Iterator[Broken]:
+    if section(values, "iocm").get("poll_hours") and not section(values, "completion").get("query_destination"):
+        yield Broken(("iocm", "poll_hours"), "needs query_destination in [completion]: the PACS that is asked")
+
+
 def _gateways_are_safe(values: Table) -> Iterator[Broken]:
     """What a destination that is reached by HTTP needs to say who it is, over lines that nobody else can read."""
     for index, item in entries(values, "destinations"):
@@ -360,6 +365,7 @@ _RULES: tuple[Rule, ...] = (
     _series_numbers_differ,
     _images_are_encrypted,
     _gateways_are_safe,
+    _the_pacs_can_be_asked,
     _fhir_servers_know_who_is_meant,
     _worklists_say_what_is_wanted,
     _cluster_is_safe,

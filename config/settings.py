@@ -20,6 +20,7 @@ from config.gateways.audit_messages import AuditSettings
 from config.gateways.destination import CommonDestination
 from config.gateways.fhir import FhirDestination
 from config.gateways.hl7 import Hl7Destination
+from config.gateways.iocm import IocmSettings
 from config.gateways.notifications import MailSettings, NotificationRule
 from config.gateways.stow import StowDestination
 from config.gateways.worklist import RsWorklistEntry, WorklistEntry
@@ -113,9 +114,10 @@ class ReceiverSettings(Section):
     """When the node stops, running associations have this long to end; less than the supervisor waits."""
 
 
-ImageClass = Literal["ct", "enhanced-ct", "legacy-enhanced-ct", "results"]
+ImageClass = Literal["ct", "enhanced-ct", "legacy-enhanced-ct", "results", "rejections"]
 """What a source may store. "results": SR, SEG, secondary captures and key objects, for a PACS that routes the node's
-own results back and fails if they are refused. They are kept and never analysed."""
+own results back and fails if they are refused. They are kept and never analysed. "rejections": rejection notes (IHE
+IOCM), which take back the results on what they reject."""
 
 
 class SeriesFilter(Section):
@@ -156,7 +158,8 @@ class Source(Section):
     """Quiet time in seconds of its series, instead of the one in [completion]."""
     classes: tuple[ImageClass, ...] = ("ct", "enhanced-ct", "legacy-enhanced-ct")
     """What it may store: these, or "results" as well, for a PACS that routes the node's own results back and fails if
-    they are refused. Presentation contexts of other SOP classes are refused."""
+    they are refused, or "rejections", to take back the results on images that this source rejects (see
+    docs/gateways/iocm.md). Presentation contexts of other SOP classes are refused."""
     series: SeriesFilter = SeriesFilter()
     """Which of its series are analysed."""
     own_images: Literal["store", "refuse"] = "store"
@@ -630,6 +633,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     metrics: MetricsSettings = MetricsSettings()
     web: WebSettings = WebSettings()
+    iocm: IocmSettings = IocmSettings()
     audit: AuditSettings = AuditSettings()
     cluster: ClusterSettings = ClusterSettings()
     mail: MailSettings = MailSettings()

@@ -216,6 +216,28 @@ class Conflict(Base):
     verdict: Mapped[str | None] = mapped_column(index=True)
 
 
+class Rejection(Base):
+    """An image that was rejected after it had been stored, whether the node holds it or not.
+
+    sop_instance_uid: empty for all of the series. why: without patient data. note_uid: of the object that said so.
+    standing: STANDS, or OVERRULED by a person who had the series analysed all the same.
+    """
+
+    __tablename__ = "rejections"
+    __table_args__ = (
+        UniqueConstraint("series_instance_uid", "sop_instance_uid"),
+        CheckConstraint("standing IN ('STANDS', 'OVERRULED')", name="standing"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_instance_uid: Mapped[str]
+    sop_instance_uid: Mapped[str]
+    why: Mapped[str]
+    note_uid: Mapped[str]
+    standing: Mapped[str]
+    noted_at: Mapped[float]
+
+
 class RefusedInstance(Base):
     """An instance that was offered and not acknowledged, once for each sender and reason.
 
@@ -403,6 +425,12 @@ class Result(Base):
             "reason_code",
             "created_at",
             condition="outcome = 'NOT_ANALYSED' AND NOT shadow",
+        ),
+        _where(
+            "ix_results_standing",
+            "created_at",
+            "id",
+            condition="superseded_at IS NULL AND NOT shadow AND batch_id IS NULL",
         ),
     )
 
@@ -948,6 +976,7 @@ series = cast(Table, Series.__table__)
 instances = cast(Table, Instance.__table__)
 conflicts = cast(Table, Conflict.__table__)
 refused_instances = cast(Table, RefusedInstance.__table__)
+rejections = cast(Table, Rejection.__table__)
 jobs = cast(Table, Job.__table__)
 batches = cast(Table, Batch.__table__)
 batch_cases = cast(Table, BatchCase.__table__)

@@ -21,6 +21,9 @@ from storage.prepared import Prepared
 from storage.reopening import reopen
 from storage.series_state import SeriesState
 
+KEY_OBJECT_SELECTION = "1.2.840.10008.5.1.4.1.1.88.59"
+KEY_OBJECTS = "KO"
+"""Modality of their series, and of no other."""
 A_LATE_INSTANCE = "a late instance"
 OTHER_BYTES = "the SOP Instance UID holds other content"
 RECORDING_LOCK = 0x7265636F7264  # "record": the key of PostgreSQL's advisory lock on this module
@@ -38,6 +41,7 @@ SELECT_GROUP = Prepared(
         series.c.patient_key,
         series.c.state,
         series.c.set_at,
+        series.c.modality,
     )
     .select_from(series.join(studies))
     .where(series.c.series_instance_uid == bindparam("uid"))
@@ -80,6 +84,7 @@ class _Group:
     patient_key: str
     state: str
     set_at: float
+    modality: str
     latest: Arrival | None = None
     added: int = 0
 
@@ -170,10 +175,16 @@ def _conflict(held: _Held | None, group: _Group | None, arrival: Arrival) -> str
         return "the series belongs to another study"
     if group is not None and group.patient_key != arrival.patient_key:
         return "the series belongs to another patient"
+    if group is not None and (group.modality == KEY_OBJECTS) is not _is_key_objects(arrival):
+        return "a series holds either images or key objects"
     # If an instance's file was lost, nothing better is left; if it was removed on purpose, we know the digest.
     if held is not None and held.gone in (None, "retention") and held.sha256 != arrival.file.sha256:
         return OTHER_BYTES
     return None
+
+
+def _is_key_objects(arrival: Arrival) -> bool:
+    return arrival.sop_class_uid == KEY_OBJECT_SELECTION
 
 
 def instance_row(arrival: Arrival, series_pk: int, now: float) -> dict[str, Any]:
@@ -277,12 +288,14 @@ def _retry_failed(tx: Connection, series_pk: int, now: float) -> None:
 def _open_series(tx: Connection, arrival: Arrival, now: float) -> _Group:
     """The row of a series whose first instance this is, and those of its study and patient if they are new."""
     header = arrival.header
+    # A note on images must never be taken for one of them, whatever its header says.
+    modality = KEY_OBJECTS if _is_key_objects(arrival) else header.modality
     study_pk = _study(tx, arrival, now)
     values = {
         "study_pk": study_pk,
         "series_instance_uid": arrival.series_instance_uid,
         "patient_key": arrival.patient_key,
-        "modality": header.modality,
+        "modality": modality,
         "number": header.series_number,
         "description": header.series_description,
         "body_part": header.body_part,
@@ -312,7 +325,7 @@ def _open_series(tx: Connection, arrival: Arrival, now: float) -> _Group:
         outcome=SeriesState.OPEN.value,
         detail={"revision": 1, "modality": header.modality},
     )
-    return _Group(pk, arrival.study_instance_uid, arrival.patient_key, SeriesState.OPEN.value, now)
+    return _Group(pk, arrival.study_instance_uid, arrival.patient_key, SeriesState.OPEN.value, now, modality)
 
 
 def _study(tx: Connection, arrival: Arrival, now: float) -> int:

@@ -12,7 +12,7 @@ from config.reasons import ReasonCode
 from storage import deliveries, jobs, results
 from storage.errors import CorruptFile, IllegalMove
 from storage.jobs import ModelRef, refusal_of
-from storage.models import instances, series
+from storage.models import instances, rejections, series
 from storage.moves import move
 from storage.series_state import SERIES, Selection, SeriesState
 
@@ -57,7 +57,8 @@ def analyse_again(
     if former.imported:
         raise IllegalMove(f"series {series_pk} was imported for a batch, and is analysed by batches alone")
     reopen(tx, series_pk, now, BY_OPERATOR)
-    refused = former.refusal_code is not None and former.refusal_code not in OVERRULED
+    _overrule_rejections(tx, former.series_instance_uid)
+    refused = former.refusal_code is not None and former.refusal_code not in {*OVERRULED, ReasonCode.WITHDRAWN}
     values = {
         "closed_at": now,
         "set_at": now,
@@ -73,3 +74,9 @@ def analyse_again(
     for other in beside:
         jobs.enqueue(tx, series_pk, now, former.instances_digest, other, refusal, priority)
     return job_id
+
+
+def _overrule_rejections(tx: Connection, series_uid: str) -> None:
+    """A person has images analysed although they were rejected: that holds until they are rejected anew."""
+    mine = (rejections.c.series_instance_uid == series_uid, rejections.c.standing == "STANDS")
+    tx.execute(update(rejections).where(*mine).values(standing="OVERRULED"))

@@ -1,13 +1,13 @@
 """Series: closing them, with what follows, and reading them. Recording is in recording.py, waiting in quiet_time.py."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Select, exists, func, select, text
+from sqlalchemy import Connection, Select, exists, func, select, text, true
 
 from config.reasons import Refusal
-from storage import jobs, refused, workitems
+from storage import jobs, refused, rejections, workitems
 from storage.coded import positive_column
 from storage.errors import NotDueYet, NotFound
 from storage.job_state import JobState
@@ -131,13 +131,18 @@ def close_series(tx: Connection, series_pk: int, now: float, closing: Closing) -
 
     A closed series may be closed again for another model; an input that has a job for the model gets no other.
     A series of which this node refused instances that did not come again is refused as incomplete, and so is one of
-    which a worklist's step names instances that did not come.
+    which a worklist's step names instances that did not come. One whose images were rejected is refused for that.
     Raises NotDueYet if an instance has come since the decision, or is being fetched for a worklist; NotFound.
     """
     found = SERIES.row(tx, series_pk)
     refusal = closing.refusal
-    if refusal is None and closing.model is not None:
-        refusal = refused.why_incomplete(tx, found["series_uid"]) or workitems.why_incomplete(tx, found["series_uid"])
+    if closing.model is not None:
+        refusal = (
+            rejections.why_withdrawn(tx, found["series_uid"])
+            or refusal
+            or refused.why_incomplete(tx, found["series_uid"])
+            or workitems.why_incomplete(tx, found["series_uid"])
+        )
     if found["state"] == SeriesState.OPEN:
         _refuse_early_close(tx, series_pk, now, closing)
         if workitems.is_being_fetched(tx, found["series_uid"]):
@@ -180,12 +185,13 @@ def instances_digest(held: Iterable[StoredInstance]) -> str:
     return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
 
 
-def series_instances(tx: Connection, series_pk: int) -> list[StoredInstance]:
-    """The instances of a series, by SOP Instance UID."""
+def series_instances(tx: Connection, series_pk: int, senders: Collection[str] | None = None) -> list[StoredInstance]:
+    """The instances of a series, by SOP Instance UID. senders: only those that came from these AE titles."""
     columns = [instances.c[name] for name in StoredInstance.__dataclass_fields__ if name != "gone"]
     rows = tx.execute(
         select(*columns, instances.c.gone_reason.label("gone"))
         .where(instances.c.series_pk == series_pk)
+        .where(true() if senders is None else instances.c.calling_ae.in_(sorted(senders)))
         .order_by(instances.c.sop_instance_uid)
     ).mappings()
     return [StoredInstance(**row) for row in rows]

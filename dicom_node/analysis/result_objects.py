@@ -61,11 +61,13 @@ def report_objects(
     operating_points: tuple[OperatingPoint, ...] = (),
     study: StudyStatement | None = None,
     change: ChangeStatement | None = None,
+    headers: Sequence[Source] | None = None,
 ) -> ResultObjects:
     """The objects that say what became of a series.
 
     predecessor: the earlier report of the same series as a Part 10 file, which this one replaces.
     study: what the study's results say together, if this is not the only one.
+    headers: of the instances, for a series that was not analysed, if they are not to be read from `paths`.
     change: how it differs from an earlier result of the same patient, if it was compared with one.
     A series that was not analysed gives a report if the site asks for one, or if an earlier report must not stand.
     """
@@ -83,7 +85,12 @@ def report_objects(
     own_object = analysis.refusal.code == ReasonCode.OWN_OBJECT
     if predecessor is None and (own_object or not settings.report.report_not_analysed):
         return ResultObjects()
-    return _not_analysed(analysis, analysis.refusal, paths, model, context, pictured=settings.report.summary)
+    try:
+        sources = read_headers(paths) if headers is None else [*headers]
+    except CorruptInstance:
+        # Without one readable header there is no study to file a report under; the audit has the reason.
+        return ResultObjects()
+    return _not_analysed(analysis, analysis.refusal, sources, model, context, pictured=settings.report.summary)
 
 
 def write_objects(
@@ -126,18 +133,13 @@ def _kinds(report: ReportSettings) -> list[ObjectKind]:
 def _not_analysed(
     analysis: Analysis,
     refusal: Refusal,
-    paths: Sequence[Path],
+    sources: Sequence[Source],
     model: ModelIdentity,
     context: ReportContext,
     *,
     pictured: bool,
 ) -> ResultObjects:
     """The report on the reason, and a picture of it if the pixels show it."""
-    try:
-        sources = read_headers(paths)
-    except CorruptInstance:
-        # Without one readable header there is no study to file a report under; the audit has the reason.
-        return ResultObjects()
     built = [_encode(ObjectKind.REPORT, build_not_analysed(refusal, sources, context, model))]
     if pictured and analysis.volume is not None and analysis.evidence is not None:
         picture = build_refusal_summary(refusal, analysis.evidence, analysis.volume, sources, context, model)

@@ -29,7 +29,9 @@ from dicom_node.analysis.repairs import note_repairs
 from dicom_node.analysis.result_objects import ResultObjects, report_objects
 from dicom_node.analysis.result_row import new_result
 from dicom_node.analysis.suspended import suspended
+from dicom_node.analysis.withdrawal import headers_from_report, is_withdrawal
 from dicom_node.errors import ModelUnavailable
+from dicom_node.report.sources import Source
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.errors import CorruptInstance, ModelError
 from inference.finding import ModelIdentity
@@ -151,6 +153,8 @@ class Worker:
             previous = results.previous_result(tx, job.series_pk, replaced_by(self.settings, job.model.name))
         if series.instances_digest(instances) != job.instances_digest:
             raise StaleLease(f"job {job.job_id}: the series has changed since it was queued")
+        if is_withdrawal(job) and previous is not None:
+            return self._withdraw(job, instances, previous)
         decoded = self._read_ahead.take(job.series_pk, job.attempt)
         held = self._loaded_before(job)
         # The digest is checked when a file is read: a disk that lies must not become a finding.
@@ -159,8 +163,24 @@ class Worker:
             loaded = held or self._load(job, instances, paths, decoded)
             self._analyse(job, loaded, paths, previous)
 
-    def _analyse(self, job: ClaimedJob, loaded: Loaded, paths: Sequence[Path], previous: PreviousResult | None) -> None:
-        """Analyse what was loaded of a series, and commit its result. paths: of its instances."""
+    def _withdraw(self, job: ClaimedJob, instances: Sequence[StoredInstance], previous: PreviousResult) -> None:
+        """Say that a report is taken back. Its images may be gone: the report itself says whose it was."""
+        report = self.files.read_verified(previous.report.path, previous.report.sha256)
+        headers = headers_from_report(report, job.series_instance_uid, instances)
+        self._analyse(job, Loaded(None, job.refusal, 0.0), (), previous, headers)
+
+    def _analyse(
+        self,
+        job: ClaimedJob,
+        loaded: Loaded,
+        paths: Sequence[Path],
+        previous: PreviousResult | None,
+        headers: Sequence[Source] | None = None,
+    ) -> None:
+        """Analyse what was loaded of a series, and commit its result.
+
+        paths: of its instances.  headers: theirs, if they are not to be read from there.
+        """
         model = self._model(job)
         analysis = analyse_loaded(loaded, model, own=self.settings.report)
         if job.shadow:
@@ -176,7 +196,7 @@ class Worker:
                 job = replace(job, refusal=refusal)
                 analysis, look = Analysis(None, refusal, analysis.volume, analysis.timings_s), None
             comparison = compared(look, self.database, analysis, model) if look else None
-            said, built = self._built(job, analysis, paths, previous, model, others, comparison)
+            said, built = self._built(job, analysis, paths, previous, model, others, comparison, headers)
             committed = self._commit(job, said, model.identity, built, others, comparison, previous)
 
     def _built(
@@ -188,6 +208,7 @@ class Worker:
         model: OpenModel,
         others: Sequence[StandingResult],
         comparison: Comparison | None,
+        headers: Sequence[Source] | None,
     ) -> tuple[Analysis, ResultObjects]:
         """The result and its objects; a refusal if no report can be made of the headers of analysed images.
 
@@ -197,6 +218,7 @@ class Worker:
         build = partial(
             report_objects,
             paths=paths,
+            headers=headers,
             model=model.identity,
             settings=self.settings,
             study=study_statement.of_stored(self.database, self.files, models_dir, job, paths, card, others, analysis),

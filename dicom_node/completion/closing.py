@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 from config.reasons import ReasonCode, Refusal
 from config.settings import Settings
 from dicom_node.completion.asking import QueriedPacs, subject
+from dicom_node.completion.rejection_notes import Note, Unreadable, heed, notes_of
 from dicom_node.completion.retrieve import held_instances
 from dicom_node.completion.rule import PACS_LIST, Action, Decision, Said, decide, missing_sentence, next_look
 from dicom_node.receiver.negotiation import IMAGE_CLASSES
@@ -28,10 +29,11 @@ from dicom_node.scu.query import SeriesKey
 from storage import audit, efforts, quiet_time, series
 from storage.database import Database
 from storage.efforts import Effort
-from storage.errors import NotDueYet
+from storage.errors import NotDueYet, StoreUnavailable
 from storage.files import FileStore
 from storage.jobs import Models
 from storage.quiet_time import DueSeries
+from storage.recording import KEY_OBJECTS, lock_recording
 
 log = structlog.get_logger()
 
@@ -72,8 +74,7 @@ class Completion:
             due = quiet_time.due_series(tx, now)
         for one in due:
             if self._pacs is None or self._unwanted(one):
-                decision = decide(one.instance_count, None, asked=False, quiet=True, may_fetch=False)
-                self._close(one, models, now, decision)
+                self._close_quiet(one, models, now)
         if self._pacs is None:
             return
         with self._database.read() as tx:
@@ -84,12 +85,20 @@ class Completion:
             if max(_effort(tried.get(pk), one).next_at, self._errors.get(pk, (0, 0.0))[1]) <= now:
                 self._submit(one, models, now, self._pacs)
 
+    def _close_quiet(self, one: DueSeries, models: Models, now: float) -> None:
+        """Close a series about which no PACS is asked."""
+        decision = decide(one.instance_count, None, asked=False, quiet=True, may_fetch=False)
+        try:
+            self._close(one, models, now, decision)
+        except StoreUnavailable as error:  # of a series with rejection notes, which are read
+            log.warning("the file store is away", series=one.series_pk, reason=str(error))
+
     def _unwanted(self, one: DueSeries) -> Refusal | None:
         """Why a series is kept without being analysed, and no PACS is asked about it; None for the others."""
         source = self._settings.source(one.calling_ae)
         if source is None:
             return None
-        if "results" in source.classes:
+        if {"results", "rejections"} & set(source.classes):
             with self._database.read() as tx:
                 if not series.sop_classes(tx, one.series_pk) & IMAGE_CLASSES:
                     return NOT_IMAGES
@@ -200,11 +209,16 @@ class Completion:
         here: int = 0,
     ) -> None:
         closing = self._closing(one, models, decision, said, here)
+        notes = self._notes(one)
         try:
             with self._database.transaction() as tx:
+                if notes:
+                    lock_recording(tx)  # before any series: the notes' series and those that they reject
                 _note_what_was_said(tx, one, now, decision, said)
                 efforts.forget(tx, one.series_pk)
                 series.close_series(tx, one.series_pk, now, closing)
+                for note in notes:
+                    heed(tx, note, one, now)
         except NotDueYet:
             return  # an instance came while we asked: the series is looked at again
         log.info(
@@ -214,6 +228,15 @@ class Completion:
             completeness=decision.completeness,
             refused=closing.refusal.code if closing.refusal else None,
         )
+
+    def _notes(self, one: DueSeries) -> list[Note | Unreadable]:
+        """The rejection notes in a series, of the sources that may send any."""
+        senders = {source.ae_title for source in self._settings.sources if "rejections" in source.classes}
+        if not senders or one.modality != KEY_OBJECTS:
+            return []
+        with self._database.read() as tx:
+            held = series.series_instances(tx, one.series_pk, senders)
+        return notes_of(held, self._files)
 
     def _closing(self, one: DueSeries, models: Models, decision: Decision, said: Said, here: int) -> series.Closing:
         unwanted, source = self._unwanted(one), self._settings.source(one.calling_ae)

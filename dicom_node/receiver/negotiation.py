@@ -58,6 +58,8 @@ RESULT_CLASSES = frozenset(
         ),
     )
 )
+KEY_OBJECTS = str(KeyObjectSelectionDocumentStorage)
+"""The class of rejection notes."""
 STORAGE_CLASSES = IMAGE_CLASSES | RESULT_CLASSES
 EXPLICIT_VR, IMPLICIT_VR = str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)
 # Lossless only, because the analysis measures HU. Deflated is left out: a megabyte of it can be gigabytes.
@@ -84,6 +86,8 @@ def offer(classes: Iterable[ImageClass]) -> Offer:
     stored = {uid: TRANSFER_SYNTAXES for name, uid in IMAGES.items() if name in wanted}
     if "results" in wanted:
         stored |= dict.fromkeys(RESULT_CLASSES, TRANSFER_SYNTAXES)
+    if "rejections" in wanted:
+        stored[KEY_OBJECTS] = TRANSFER_SYNTAXES
     return {**stored, VERIFICATION: frozenset((EXPLICIT_VR, IMPLICIT_VR))}
 
 

@@ -66,7 +66,7 @@ CLINICAL_TRIAL = (
     "ClinicalTrialTimePointID",
     "ClinicalTrialTimePointDescription",
 )
-_EQUIPMENT = (
+EQUIPMENT = (
     "Manufacturer",
     "ManufacturerModelName",
     "InstitutionName",
@@ -89,7 +89,7 @@ _SERIES_AND_IMAGE = (
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
 )
-SIMPLE = (*REQUIRED, *_PATIENT, *_STUDY, *_PATIENT_STUDY, *CLINICAL_TRIAL, *_EQUIPMENT, *_SERIES_AND_IMAGE)
+SIMPLE = (*REQUIRED, *_PATIENT, *_STUDY, *_PATIENT_STUDY, *CLINICAL_TRIAL, *EQUIPMENT, *_SERIES_AND_IMAGE)
 
 _CODE = ("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning")
 _CODED = (_CODE, ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"))

@@ -18,9 +18,11 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from config.settings import Settings
 from dicom_node.analysis.current_model import current_models
 from dicom_node.batch.feeder import Feeder
+from dicom_node.completion import still_there
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from dicom_node.completion.second_copies import compare
+from dicom_node.completion.still_there import StillThere
 from dicom_node.gateways.notifications.notifier import Notifier
 from dicom_node.performer.opening import listening, performers
 from dicom_node.runtime import certificate_expiry
@@ -109,6 +111,9 @@ def _start_jobs(settings: Settings, database: Database, files: FileStore, stop: 
     found = performers(settings, database, files, stop)
     for entry, performer in zip((*settings.worklists, *settings.rs_worklists), found, strict=True):
         jobs.append((f"worklist {entry.name}", WORKLISTS_EVERY_S, performer.step))
+    pacs = settings.dicom_destination(settings.completion.query_destination)
+    if settings.iocm.poll_hours and pacs is not None:
+        jobs.append(("still there", still_there.EVERY_S, StillThere(settings, pacs, database, files).step))
     if settings.notifications:
         notifier = Notifier(settings, database, lambda: problems(settings, database, files, None))
         jobs.append(("notifications", NOTIFICATIONS_EVERY_S, lambda: notifier.step(time.time())))

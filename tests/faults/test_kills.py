@@ -83,6 +83,8 @@ ELSEWHERE = {
     "dicom_node.delivery.sender.DestinationSender._ask_no_more",
     # Brings the end of a wait forward; after a kill it is asked for again, or the wait ends by itself.
     "dicom_node.completion.closing.Completion._end_study_wait",
+    # After a kill the PACS is asked again.
+    "dicom_node.completion.still_there.StillThere._judge",
     # Every start counts anew and corrects what differs.
     "storage.reconcile._correct_tallies",
     # A command, which goes on where a killed one stopped: test_storage_audit_archive.py stops it at each step.
