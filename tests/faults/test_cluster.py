@@ -39,7 +39,7 @@ def cluster_variables(cluster: RayCluster, folder: Path) -> dict[str, str]:
 
 def own(variables: dict[str, str]) -> dict[str, str]:
     """Of an environment, what is about the node."""
-    return {name: value for name, value in variables.items() if name.startswith(("DICOM_NODE_", "NODE_FAULTS"))}
+    return {name: value for name, value in variables.items() if name.startswith(("DICOM_NODE_", "NODE_FAULTS", "AWS_"))}
 
 
 @dataclass
