@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 
 from dicom_node.cluster.actor import WorkerActor, WorkerState
 from dicom_node.cluster.pools import Place
@@ -33,6 +33,9 @@ def _named_faults(address: str) -> Iterator[None]:
     try:
         yield
     except FAULTS as error:
+        # Ray has put it into the words of another error.
+        if AuthenticationError.__name__ in f"{error!r} {error.__cause__!r}":
+            raise ClusterAway(f"the cluster at {address} does not take this node's token") from error
         # The type and not the words, which quote the environment and the processes of the cluster.
         raise ClusterAway(f"the cluster at {address} does not answer: {type(error).__name__}") from error
 

@@ -5,7 +5,10 @@ short cut of each. The index is in PostgreSQL; the node has no workers of its ow
 """
 
 import os
+import secrets
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.cluster import reconciler
+from dicom_node.cli.common import PEER_UNREACHABLE
+from storage.database import Database
 from tests.faults.campaign import Node, Pacs, Zygote, check, ct_series
 from tests.postgresql import postgresql_server
 from tests.programs import wait_for
@@ -82,13 +86,46 @@ def site(zygote: Zygote, tmp_path: Path) -> Iterator[Site]:
             cluster.start(hosts=2)
             node.start()
             wait_for(lambda: node.listens, 60, "the node listens")
-            with node.database().transaction() as tx:
-                reconciler.want(tx, up=True)
             yield Site(node, pacs, cluster)
         finally:
             node.kill()
             cluster.end()
             pacs.stop()
+
+
+def command(site: Site, *arguments: str, **variables: str) -> tuple[int, str]:
+    """Run a command of the node. Returns its exit status and what it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dicom_node", *arguments], env={**site.node.variables, **variables},
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def strangers_and_a_file_of_one_machine_are_refused(site: Site, folder: Path) -> None:
+    """One host's token is not the cluster's; and two hosts cannot share an index in SQLite."""
+    wrong = folder / "wrong"
+    wrong.touch(0o600)
+    wrong.write_text(secrets.token_hex(32))
+    status, said = command(site, "cluster", "status", DICOM_NODE_CLUSTER__CREDENTIALS=str(wrong))
+    assert status == PEER_UNREACHABLE and "does not take this node's token" in said, said
+    Database(f"sqlite:///{folder}/index.db").migrate()
+    elsewhere = {
+        "DICOM_NODE_STORAGE__DATABASE_URL": f"sqlite:///{folder}/index.db",
+        "DICOM_NODE_DATA_DIR": str(folder / "elsewhere"),
+    }
+    status, said = command(site, "cluster", "up", **elsewhere)
+    assert status == 1 and "use PostgreSQL" in said, said
+    for told in (wrong, site.cluster.token_file):
+        assert told.read_text() not in said
+
+
+def the_command_takes_the_workers_away_and_brings_them_back(site: Site) -> None:
+    status, said = command(site, "cluster", "down")
+    assert status == 0, said
+    assert site.workers() == site.cluster.actors() == []
+    status, said = command(site, "cluster", "up")
+    assert status == 0, said
 
 
 def an_actor_is_killed(site: Site) -> None:
@@ -123,13 +160,19 @@ FAULTS = (
     a_worker_is_killed,
     a_host_is_removed_and_comes_back,
     the_head_is_restarted,
+    the_command_takes_the_workers_away_and_brings_them_back,
     all_of_it_is_killed_and_comes_back,
 )
 
 
 @pytest.mark.timeout(1200)
-def test_whatever_dies_no_job_is_lost_or_doubled_and_the_pool_comes_back(site: Site, figures: list[str]) -> None:
+def test_whatever_dies_no_job_is_lost_or_doubled_and_the_pool_comes_back(
+    site: Site, tmp_path: Path, figures: list[str]
+) -> None:
     faults: tuple[Callable[[Site], None], ...] = FAULTS if KILLS else FAULTS[:1]
+    strangers_and_a_file_of_one_machine_are_refused(site, tmp_path)
+    status, said = command(site, "cluster", "up")
+    assert status == 0, said
     wait_for(site.is_whole, PATIENCE_S, "the pool has its size")
     for fault in faults:
         began = time.monotonic()
