@@ -35,6 +35,7 @@ OWN = (
     "data_dir", "receiver.host", "receiver.port", "receiver.tls_", "receiver.processes", "receiver.ae_title",
     "receiver.plain", "receiver.max_", "worker.devices", "worker.nice", "worker.threads", "worker.read_ahead_mb",
     "storage.database_url", "storage.low_disk_mb", "storage.s3.", "metrics.", "web.", "logging.", "sender.commitment.",
+    "cluster.",
 )  # fmt: skip
 WATCH_S = 25.0
 """Longer than two beats: how long a start looks whether another host keeps its index."""
