@@ -21,6 +21,7 @@ SCHEMES = {
     "http://unitsofmeasure.org": "UCUM",
 }
 CERTAINTY, FINDING, INTERPRETATION, GROUP = "111012", "121071", "363713009", "125007"
+STUDY = "113014"
 ANSWERS = {"10828004": "POS", "260385009": "NEG"}
 
 
@@ -66,6 +67,23 @@ def from_fhir(bundle: bytes) -> Reading:
     findings = [_answered(one) for one in observations if "interpretation" in one]
     uid = next(one["value"] for one in study["identifier"] if one.get("system") == "urn:dicom:uid")
     return Reading(tuple(sorted(values)), tuple(findings), uid.removeprefix("urn:oid:"))
+
+
+def from_oru(message: bytes) -> Reading:
+    """Of an ORU^R01 in UTF-8, by its OBX: those with one OBX-4 belong together."""
+    segments = [line.split("|") for line in message.decode().split("\r")]
+    observed = [(one[2], _coded(one[3]), one[4], one[5], one[6]) for one in segments if one[0] == "OBX"]
+    values = [Value(name, Decimal(text), _coded(unit)) for kind, name, _, text, unit in observed if kind == "NM"]
+    found = {group: _coded(text) for _, name, group, text, _ in observed if name.startswith(FINDING)}
+    answers = {group: _coded(text) for _, name, group, text, _ in observed if name.startswith(INTERPRETATION)}
+    findings = [(found[group], ANSWERS[answer.split()[0]]) for group, answer in answers.items()]
+    (uid,) = [text for _, name, _, text, _ in observed if name.startswith(STUDY)]
+    return Reading(tuple(sorted(values)), tuple(findings), uid)
+
+
+def _coded(field: str) -> str:
+    value, _, scheme = field.split("^")
+    return f"{value} {scheme}"
 
 
 def _items(item: Dataset) -> Iterator[Dataset]:

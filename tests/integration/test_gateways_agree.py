@@ -3,11 +3,17 @@
 import pytest
 
 from config.gateways.fhir import FhirDestination
+from config.gateways.hl7 import Hl7Destination
+from config.gateways.stow import StowDestination
 from config.settings import SenderSettings
 from dicom_node.gateways.fhir.gateway import FhirGateway
+from dicom_node.gateways.hl7.gateway import Hl7
 from dicom_node.gateways.reported import ReportedResult
+from dicom_node.gateways.stow import Stow
 from dicom_node.report.frame import to_part10
-from tests.readings import Reading, from_fhir, from_report
+from dicom_node.scu.store import read_instance
+from tests import stow_server
+from tests.readings import Reading, from_fhir, from_oru, from_report
 from tests.storage_factory import Store
 from tests.told import ToldSeries
 
@@ -21,8 +27,13 @@ def fhir(result: ReportedResult) -> Reading:
     return from_fhir(FhirGateway(destination, SenderSettings()).compose(result).content)
 
 
+def hl7(result: ReportedResult) -> Reading:
+    """What a RIS reads."""
+    return from_oru(Hl7(Hl7Destination(kind="hl7", name="ris", host="127.0.0.1", port=1)).compose(result).content)
+
+
 # By gateway: what a receiver reads of its message.
-RECEIVERS = {"fhir": fhir}
+RECEIVERS = {"fhir": fhir, "hl7": hl7}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +44,17 @@ def told(tmp_path_factory):
         made = ToldSeries(store, folder / "series")
         results = [made.analysed(0.91273, localised=True), made.analysed(0.49996), made.analysed(0.00004)]
         yield [(result, from_report(to_part10(made.report(result.result_id)))) for result in results]
+
+
+def test_a_dicomweb_archive_gets_the_report_itself(tmp_path):
+    with Store(tmp_path / "store") as store, stow_server.archive() as archive:
+        made = ToldSeries(store, tmp_path / "series")
+        report = to_part10(made.report(made.analysed(0.91273, localised=True).result_id))
+        (tmp_path / "report.dcm").write_bytes(report)
+        destination = StowDestination(kind="stow", name="archive", url=archive.url)
+        Stow(destination, SenderSettings()).store([read_instance(tmp_path / "report.dcm")])
+        ((arrived,),) = archive.held.values()
+        assert from_report(arrived) == from_report(report)
 
 
 @pytest.mark.parametrize("receiver", RECEIVERS)
