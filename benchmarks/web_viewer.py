@@ -164,7 +164,7 @@ def _pages(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
     }
     process = subprocess.Popen([sys.executable, "-m", "dicom_node", "web"], env=environment)
     try:
-        wait_for(lambda: listening(port), 60, "the pages listen")
+        wait_for(lambda: listening(port), 300, "the pages listen")
         yield port, psutil.Process(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)

@@ -20,7 +20,8 @@ MANY_KINDS = 4000
 ORIGIN = (
     "series.calling_ae AS source, SUBSTR(TRIM(series.manufacturer || ' ' || series.station_name), 1, 64) AS scanner"
 )
-FIRST = "(SELECT MIN(findings.id) FROM findings WHERE findings.result_id = results.id)"
+# Not a subquery for each result: PostgreSQL would go through all findings for each, by their numbers.
+FIRST = "(SELECT result_id, MIN(id) AS id FROM findings GROUP BY result_id) AS firsts ON firsts.result_id = results.id"
 WITH_RESULT = f"""
     SELECT results.series_pk, series.first_instance_at AS received_at, {ORIGIN}, results.outcome AS standing,
            COALESCE(results.reason_code, '') AS reason_code,
@@ -29,7 +30,8 @@ WITH_RESULT = f"""
                 WHEN codes.value = '260385009' THEN 'NEGATIVE' ELSE '' END AS finding,
            results.id AS result_id, NULL AS job_id, first.certainty AS probability
     FROM results JOIN series ON series.id = results.series_pk
-    LEFT JOIN findings AS first ON first.id = {FIRST}
+    LEFT JOIN {FIRST}
+    LEFT JOIN findings AS first ON first.id = firsts.id
     LEFT JOIN codes ON codes.id = first.interpretation_id
     WHERE results.superseded_at IS NULL AND NOT results.shadow"""
 FAILED = f"""
@@ -125,6 +127,9 @@ def _create_tables() -> None:
 
 def _fill_listings() -> None:
     say("where each series stands")
+    if op.get_bind().dialect.name == "postgresql":
+        for table in ("series", "results", "findings", "codes", "jobs"):
+            op.execute(f"ANALYZE {table}")  # the upgrades before this one may have filled them a moment ago
     names, week = ", ".join(KIND), WEEK[op.get_bind().dialect.name]
     op.execute(f"CREATE TEMPORARY TABLE standings AS {WITH_RESULT} UNION ALL {FAILED} UNION ALL {WITHOUT}")
     kinds = f"SELECT DISTINCT {names} FROM standings"
