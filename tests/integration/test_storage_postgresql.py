@@ -33,6 +33,7 @@ LOST = [
     "messages",
 ]
 PAGES = ["verdicts", "listings", "worklist", "questions"]
+OUTSIDE = ["audit_messages"], ["notifications"]
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +43,10 @@ def server() -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize("names", [CONTRACT, LOST, PAGES])
+@pytest.mark.parametrize("names", [CONTRACT, LOST, PAGES, *OUTSIDE])
 def test_the_contract_of_the_index_holds_on_postgresql(names: list[str], server: str) -> None:
-    files = [f"tests/unit/test_storage_{name}.py" for name in names]
+    prefix = "test_" if names in OUTSIDE else "test_storage_"
+    files = [f"tests/unit/{prefix}{name}.py" for name in names]
     if names is CONTRACT:
         files.append("tests/integration/test_storage_processes.py")
     run = subprocess.run(

@@ -127,8 +127,8 @@ def test_a_node_tells_its_start_its_images_and_its_stop(tmp_path, repository):
     node = Node(
         tmp_path / "node", free_port(), **{f"DICOM_NODE_AUDIT__SYSLOG__{key}": text for key, text in variables.items()}
     )
-    node.start()
     try:
+        node.start()
         send(node, *(ct_slice(number, series_uid="1.2.826.0.1.77") for number in (1, 2, 3)))
         wait_for(lambda: [one for one in repository.messages if 'NumberOfInstances="3"' in one], 30)
         assert node.command("status")["audit_messages"]["error"] is None
