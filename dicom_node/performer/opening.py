@@ -13,7 +13,8 @@ from dicom_node.gateways.worklist.contents import Performer as PerformedBy
 from dicom_node.gateways.worklist.dimse import DimseWorklist
 from dicom_node.performer.ending import Ending
 from dicom_node.performer.events import EventListener
-from dicom_node.performer.performer import AWAY, NoSource, Performer
+from dicom_node.performer.inputs import AWAY, NoSource
+from dicom_node.performer.performer import Performer
 from dicom_node.scu.query import SeriesKey
 from storage import audit
 from storage.database import Database
@@ -112,7 +113,7 @@ class Fetching:
         self._pseudonyms = Pseudonyms(settings.storage.pseudonym_key.get_secret_value())
 
     def fetch(self, one: InputSeries, missing: frozenset[str], key: SeriesKey) -> None:
-        """See `performer.Fetch`."""
+        """See `inputs.Fetch`."""
         pacs = self._pacs(one)
         how = "move" if self._settings.completion.retrieve == "move" else "get"
         wanted = Retrieval(

@@ -2,7 +2,7 @@
 
 The images of a step become series like all others: closed, analysed and reported by the same rules. The performer only
 fetches them, waits, and tells. All that it knows is in the index, and each of its moves may be repeated. So it may be
-killed at any moment, and several hosts may perform steps of one worklist.
+killed at any moment, and another host that leads then goes on.
 """
 
 import threading
@@ -16,21 +16,18 @@ from sqlalchemy import Connection
 from config.gateways.worklist import WorklistRules
 from config.reasons import Refusal
 from dicom_node import heartbeat
-from dicom_node.errors import NodeError
 from dicom_node.gateways.worklist import contents
 from dicom_node.gateways.worklist.contents import Workitem
 from dicom_node.gateways.worklist.interface import Answer, Said, Worklist
 from dicom_node.performer.ending import Ending, summed_up
-from dicom_node.scu.association import NoContext, PeerUnavailable
-from dicom_node.scu.query import SeriesKey
+from dicom_node.performer.inputs import AWAY, Fetch, Missing, fetch_each, missing_of
 from storage import step_outcomes, workitems
 from storage.database import Database
 from storage.errors import IllegalMove
-from storage.workitems import InputSeries, Step, StepState
+from storage.workitems import Step, StepState
 
 log = structlog.get_logger()
 
-AWAY = (PeerUnavailable, NoContext)
 LEASE_S = 120.0
 LOOK_EVERY_S = 2.0
 """Between two looks at whether the series of a step are analysed and their results delivered."""
@@ -41,13 +38,6 @@ SUBSCRIBE_EVERY_S = 3600.0
 FUTILE = (Answer.UNMET, Answer.REFUSED, Answer.CONFLICT)
 MOVES_AT_ONCE = 200
 """Then the worklist is asked for new steps."""
-Missing = tuple[InputSeries, frozenset[str]]
-Fetch = Callable[[InputSeries, frozenset[str], SeriesKey], None]
-"""Fetches missing instances of a series from who has them. Raises one of AWAY, or NoSource."""
-
-
-class NoSource(NodeError):
-    """Nobody that the settings name has the images."""
 
 
 class Performer:
@@ -255,22 +245,12 @@ class Performer:
         self._advance(step, StepState.ANALYSING)
 
     def _missing(self, step: Step) -> list[Missing]:
-        """What is to be fetched; nothing of a series with a result that was made of all these images."""
         with self._database.read() as tx:
-            inputs = [one for one in workitems.inputs_of(tx, step.id) if not step_outcomes.is_reported(tx, one)]
-            lacking = [(one, workitems.missing_of(tx, one, deleted_is_here=False)) for one in inputs]
-        return [(one, uids) for one, uids in lacking if uids]
+            return missing_of(tx, step)
 
     def _fetch_each(self, step: Step, wanted: list[Missing], patient_id: str) -> bool:
         """Fetch what is missing. Returns False if the step waits, because not all came."""
-        error, is_away = "images did not come", False
-        for one, uids in wanted:
-            try:
-                self._fetch(one, uids, SeriesKey(patient_id, one.study_uid, one.series_uid))
-            except NoSource as none:
-                error = str(none)
-            except AWAY as away:
-                error, is_away = str(away), True
+        error, is_away = fetch_each(self._fetch, wanted, patient_id)
         if not self._missing(step):
             return True
         patience_s = 3600.0 * self._rules.patience_hours

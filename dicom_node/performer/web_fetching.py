@@ -46,7 +46,7 @@ class WebFetching:
         self._pseudonyms = Pseudonyms(settings.storage.pseudonym_key.get_secret_value())
 
     def fetch(self, one: InputSeries, missing: frozenset[str], key: SeriesKey) -> None:
-        """See `performer.Fetch`."""
+        """See `inputs.Fetch`."""
         node, quiet_s = self._settings.receiver.ae_title, self._settings.quiet_s(self._sender.ae_title)
         wanted = Retrieval(key, set(missing), frozenset(), None, quiet_s, node, self._pseudonyms)
         keeper = Keeper(self._sender, self._settings.sender, wanted, self._database, self._files, self._clock)

@@ -10,6 +10,7 @@ from pydicom import Dataset
 from config.reasons import ReasonCode
 from dicom_node.demo.pacs import Pacs
 from dicom_node.gateways.worklist.interface import Answer, answer_of
+from storage import deliveries
 from storage.results import objects_of
 from storage.workitems import StepState
 from tests.outbox import ct_series, write_all
@@ -133,6 +134,34 @@ def test_a_pacs_that_is_away_is_waited_for(site: Site) -> None:
     node.now += 24 * 3600
     node.run(performer=performer)
     assert site.step(uid).ProcedureStepState == "CANCELED"
+
+
+def test_a_step_waits_until_a_pacs_has_the_result(site: Site) -> None:
+    uid = site.ask()
+    node = site.node()
+    node.deliver = lambda: None  # type: ignore[method-assign]
+    performer = node.performer()
+    node.run(until=lambda: bool(node.node.audited("result.recorded")), performer=performer)
+    for _ in range(3):
+        node.now += 3600
+        node.run(until=lambda: True, performer=performer)
+    assert site.step(uid).ProcedureStepState == "IN PROGRESS"
+    Hospital.deliver(node)
+    node.run(performer=performer)
+    assert site.step(uid).ProcedureStepState == "COMPLETED"
+
+
+def test_a_step_whose_result_no_pacs_takes_is_cancelled(site: Site) -> None:
+    def refuse() -> None:
+        with node.node.database.transaction() as tx:
+            for one in deliveries.claim(tx, "pacs", node.now, 60, 10):
+                deliveries.fail(tx, one.delivery_id, one.fence, node.now, "refused")
+
+    uid = site.ask()
+    node = site.node()
+    node.deliver = refuse  # type: ignore[method-assign]
+    node.run()
+    assert progress(site.step(uid)).ReasonForCancellation == "The result is in this node, and no PACS has taken it."
 
 
 def test_two_nodes_never_both_do_a_step(site: Site) -> None:
