@@ -8,14 +8,12 @@ import json
 from collections.abc import Iterator
 
 from config.gateways.fhir import FhirDestination
+from config.reasons import ReasonCode
 from dicom_node.gateways.fhir.elements import Element, condition, derived_uuid
 from dicom_node.gateways.fhir.patients import subject_of
 from dicom_node.gateways.fhir.resources import ENTERED_IN_ERROR, Resources
 from dicom_node.gateways.fhir.slots import Slots, Statement, formers
 from dicom_node.gateways.reported import ReportedResult
-
-WITHDRAWN = "WITHDRAWN"
-"""Reason code of a result that was taken back: there is nothing to say of the series but that."""
 
 
 def bundle_of(result: ReportedResult, destination: FhirDestination) -> Element | None:
@@ -79,7 +77,8 @@ class _Bundle:
             yield self._entry(slot, self._resources.reason(slot, ENTERED_IN_ERROR, codes[0], ""))
 
     def _is_told(self, reason_code: str) -> bool:
-        return self._destination.tell_not_analysed and reason_code not in ("", WITHDRAWN)
+        """Whether a reason has an Observation. Of what was taken back there is nothing to say but that."""
+        return self._destination.tell_not_analysed and reason_code not in ("", ReasonCode.WITHDRAWN)
 
     def _said_before(self) -> dict[str, Statement]:
         """The statements of all results that this one replaces, the latest of each slot."""
