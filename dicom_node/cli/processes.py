@@ -14,7 +14,7 @@ from dicom_node.runtime.node_lock import note_parts, only_node
 from dicom_node.runtime.presence import only_host, present
 from dicom_node.runtime.signals import die_with_parent, is_child, reload_on_hangup, say_ready, stop_on_signals
 from dicom_node.runtime.store_watch import watched
-from dicom_node.runtime.supervisor import PARTS, Supervisor, parts_of
+from dicom_node.runtime.supervisor import PARTS, PARTS_VARIABLE, Supervisor, parts_of
 from storage.database import Database
 from storage.files import FileStore
 from storage.identity import open_store
@@ -70,7 +70,8 @@ def work(
 
     files = files_of(settings)
     database = _database_of(settings, files)
-    alone = nullcontext() if is_child() else present(settings, ("work",))
+    # Below a supervisor, that says so for all of the host's processes. Below an actor of a cluster, nobody does.
+    alone = nullcontext() if PARTS_VARIABLE in os.environ else present(settings, ("work",))
     with alone, watched(database, stop):
         live_only = number < settings.batch.live_workers
         if not Worker(settings, database, files, device, live_only=live_only).run(stop):

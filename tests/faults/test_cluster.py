@@ -182,6 +182,8 @@ def test_whatever_dies_no_job_is_lost_or_doubled_and_the_pool_comes_back(
         site.node.settle()
         wait_for(site.is_whole, PATIENCE_S, f"the pool has its size again after {fault.__name__}")
         figures.append(f"cluster: {fault.__name__}: pool whole again after {time.monotonic() - began:.0f} s")
+    seen = site.node.rows("SELECT 1 FROM hosts WHERE parts = 'work' AND stopped_at IS NULL")
+    assert seen, "a node that starts must know that workers are there"
     ray_is_gone_and_a_worker_of_the_node_goes_on(site)
     counts = check(site.node, site.pacs, site.acknowledged)
     site.node.end()

@@ -123,8 +123,10 @@ def test_a_pass_places_what_is_missing_and_lets_the_rest_end() -> None:
 
 def test_a_worker_that_needs_something_else_now_takes_anothers_place() -> None:
     before, after = settings_with(), settings_with(pools=[{"name": "main", "workers": 2, "gpus": 1}])
-    engine = Placed({place.name for place in places(before.cluster)})
+    former = {place.name for place in places(before.cluster)}
+    engine = Placed(set(former))
     reconcile(engine, places(after.cluster))
+    assert engine.actors.isdisjoint(former)
     assert engine.actors == {place.name for place in places(after.cluster)}
 
 
