@@ -1,6 +1,6 @@
 """How much more do further processes do? Receivers and workers on PostgreSQL beside one node on SQLite.
 
-    python -m benchmarks.throughput [--rounds 3] [--slices 300] [--series 40] [--real 3] [--waits 1.0] [--only PART ...]
+    python -m benchmarks.throughput [--rounds 3] [--slices 300] [--series 24] [--real 6] [--waits 1.0] [--only PART ...]
 
 Receiving: four DCMTK storescu send CT slices (512 x 512) at the same time, to one receiver, or two to each of two. Each
 receiver is a process with a port of its own, as on a host of its own; the files are in one folder.
@@ -15,6 +15,7 @@ of the audit trail, on SQLite and PostgreSQL alike: the rate is the bound of one
 
 Every round starts all afresh, in rotating order; the table has medians, the ratio to SQLite's, and how many processors
 were busy for whom. On a machine with N cores nothing grows once the sum is N; on several hosts each has its own.
+With the defaults it takes half an hour on two cores with nothing else to do.
 """
 
 import argparse
@@ -323,7 +324,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--slices", type=int, default=300, help="of each of the four senders")
-    options.add_argument("--series", type=int, default=40, help="in the queue of the waiting model")
+    options.add_argument("--series", type=int, default=24, help="in the queue of the waiting model")
     options.add_argument("--waits", type=float, default=1.0, help="seconds that the waiting model takes")
     options.add_argument("--real", type=int, default=6, help="phantoms in the queue of the real model")
     options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
