@@ -1,5 +1,6 @@
 """web: the pages in this process, and the accounts that may log in to them."""
 
+import ctypes
 import getpass
 import os
 import sys
@@ -34,6 +35,8 @@ WEB_PATIENCE_S = 5.0
 """A page gives up on a busy index after this time."""
 NICE = 5
 """The receiver must not wait for a page."""
+M_MMAP_THRESHOLD, MAPPED_BYTES = -3, 128 * 1024
+"""malloc.h's name for the size from which memory is mapped by itself; the size that glibc begins with."""
 group = typer.Typer(help="The pages in a browser.")
 user_group = typer.Typer(no_args_is_help=True, help="The accounts that may log in to the pages.")
 group.add_typer(user_group, name="user")
@@ -62,6 +65,7 @@ def web(context: typer.Context, config: ConfigOption = None) -> None:
         raise NodeError("name a port in [web], such as 8443")
     _need_extra()
     os.nice(NICE)
+    _give_memory_back()
     from dicom_node.web.server import serve
     from dicom_node.web.viewer.decoding import LONGEST_S
     from inference.volume.decoder_pool import POOL
@@ -73,6 +77,17 @@ def web(context: typer.Context, config: ConfigOption = None) -> None:
     database = open_store(url, files, create=False, busy_timeout_s=WEB_PATIENCE_S)
     with watched(database, stop):
         serve(settings, database, files, stop, config)
+
+
+def _give_memory_back() -> None:
+    """Let glibc map each image by itself, so that what the viewer lets go returns to the system at once.
+
+    glibc otherwise raises that mark as images are let go, and keeps their room in a heap for each thread: several times
+    `viewer_mb`.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 @user_group.command()

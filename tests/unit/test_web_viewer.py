@@ -1,6 +1,8 @@
 """Pictures of stored series: windows, planes and overlays against numpy, hostile pixels, memory, lost files."""
 
 import io
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -494,3 +496,27 @@ def test_nobody_waits_for_ever_for_what_cannot_be_measured():
     for asker in askers:
         asker.join(10)
     assert ended == [True, True]
+
+
+MANY_PEOPLE = """
+import threading, numpy as np, psutil
+from dicom_node.cli.web import _give_memory_back
+from dicom_node.web.viewer.cache import ByteCache
+_give_memory_back()
+cache, others, before = ByteCache(64 << 20), [], psutil.Process().memory_info().rss
+def look(person):
+    for n in range(100):
+        read = np.ones(260_000 + 7 * n, np.int16)
+        cache.get((person, n), lambda: read + 1, lambda made: made.nbytes)
+        others.append(bytes(600 + n % 50))
+people = [threading.Thread(target=look, args=(number,)) for number in range(12)]
+for one in people: one.start()
+for one in people: one.join()
+print((psutil.Process().memory_info().rss - before) >> 20)
+"""
+
+
+def test_what_the_cache_lets_go_returns_to_the_system() -> None:
+    """Without it glibc keeps several times as much, in a heap for each thread."""
+    done = subprocess.run([sys.executable, "-c", MANY_PEOPLE], capture_output=True, text=True, check=True, timeout=120)
+    assert int(done.stdout) < 2 * 64
