@@ -75,38 +75,6 @@ def test_hosts_may_vanish_stand_still_and_come_back(cluster: Cluster, figures: l
     figures.append(f"hosts: split brain, paused database, killed worker and sender: {counts}; lost 0, twice 0, stuck 0")
 
 
-@pytest.mark.skipif(not WANTED, reason="`make hosts` runs it: NODE_HOST_FAULTS is not set")
-@pytest.mark.timeout(600 + 60 * WANTED)
-@pytest.mark.parametrize("files", ["folder", "bucket"])
-def test_whatever_happens_to_hosts_nothing_is_lost_and_nothing_comes_twice(
-    files: str, zygote: Zygote, tmp_path: Path, hosts: Network, server: str, figures: list[str]
-) -> None:
-    choose = random.Random(SEED)
-    happened: Counter[str] = Counter()
-    with s3_server(tmp_path) as port:
-        s3 = S3(port, hosts.address) if files == "bucket" else None
-        cluster = Cluster(zygote, tmp_path, hosts, server, s3)
-        try:
-            cluster.start()
-            with load(cluster, 3) as scanners:
-                for _ in range(WANTED // 2):
-                    fault = choose.choice(FAULTS)
-                    happened[fault.__name__] += 1
-                    fault(cluster)
-                    cluster.tend()
-                    time.sleep(choose.uniform(0.1, 2.0))
-                    if choose.random() < 0.3:
-                        work_goes_on(cluster)
-            cluster.settle()
-            acknowledged = {uid: sha for scanner in scanners for uid, sha in scanner.acknowledged.items()}
-            counts = cluster.check(acknowledged)
-        except AssertionError as error:
-            raise AssertionError(f"seed {SEED}, {dict(happened)}: {error}") from error
-        finally:
-            cluster.stop()
-    figures.append(f"hosts, {files}, seed {SEED}: {dict(happened)}; {counts}; lost 0, twice 0, stuck 0")
-
-
 @pytest.mark.timeout(120)
 def test_a_host_whose_clock_jumps_by_hours_while_it_runs_disturbs_nobody(cluster: Cluster) -> None:
     """A jump is as bad as a host that started so; a start is refused (test_hosts.py of the integration tests)."""
@@ -120,3 +88,36 @@ def test_a_host_whose_clock_jumps_by_hours_while_it_runs_disturbs_nobody(cluster
         work_goes_on(cluster, 2)
     cluster.settle()
     cluster.check({uid: sha for scanner in scanners for uid, sha in scanner.acknowledged.items()})
+
+
+if WANTED:  # no test that skips otherwise
+
+    @pytest.mark.timeout(600 + 60 * WANTED)
+    @pytest.mark.parametrize("files", ["folder", "bucket"])
+    def test_whatever_happens_to_hosts_nothing_is_lost_and_nothing_comes_twice(
+        files: str, zygote: Zygote, tmp_path: Path, hosts: Network, server: str, figures: list[str]
+    ) -> None:
+        choose = random.Random(SEED)
+        happened: Counter[str] = Counter()
+        with s3_server(tmp_path) as port:
+            s3 = S3(port, hosts.address) if files == "bucket" else None
+            cluster = Cluster(zygote, tmp_path, hosts, server, s3)
+            try:
+                cluster.start()
+                with load(cluster, 3) as scanners:
+                    for _ in range(WANTED // 2):
+                        fault = choose.choice(FAULTS)
+                        happened[fault.__name__] += 1
+                        fault(cluster)
+                        cluster.tend()
+                        time.sleep(choose.uniform(0.1, 2.0))
+                        if choose.random() < 0.3:
+                            work_goes_on(cluster)
+                cluster.settle()
+                acknowledged = {uid: sha for scanner in scanners for uid, sha in scanner.acknowledged.items()}
+                counts = cluster.check(acknowledged)
+            except AssertionError as error:
+                raise AssertionError(f"seed {SEED}, {dict(happened)}: {error}") from error
+            finally:
+                cluster.stop()
+        figures.append(f"hosts, {files}, seed {SEED}: {dict(happened)}; {counts}; lost 0, twice 0, stuck 0")
