@@ -125,7 +125,9 @@ def _worklists_say_what_is_wanted(values: Table) -> Iterator[Broken]:
                 message = "say which steps are meant for this node: name label, stations or codes"
                 yield Broken((*where, "label"), message)
             if item.get("fetch_from") and kinds.get(item["fetch_from"]) != "dicom":
-                yield Broken((*where, "fetch_from"), f"{item['fetch_from']!r} is not the name of a DICOM destination")
+                there = ", ".join(str(name) for name, kind in kinds.items() if kind == "dicom") or "none"
+                message = f"{item['fetch_from']!r} is not the name of a DICOM destination; there are: {there}"
+                yield Broken((*where, "fetch_from"), message)
             if item.get("server") and kinds.get(item["server"]) != "stow":
                 yield Broken((*where, "server"), f'{item["server"]!r} is not the name of a destination of kind "stow"')
             if item.get("name") in names:

@@ -125,12 +125,15 @@ def _provider_is_within_reach(values: Table) -> Iterator[Broken]:
 
 
 def _gateways_are_installed(values: Table) -> Iterator[Broken]:
-    """What destinations need that are reached by HTTP."""
+    """What destinations and webhooks need that are reached by HTTP."""
     missing = next((name for name in GATEWAY_NEEDS if find_spec(name) is None), None)
     for index, item in entries(values, "destinations"):
         if item.get("url") and missing:
             needs = f"it needs {missing}: pip install 'dicom-node[gateways]'"
             yield Broken(("destinations", index, "kind"), needs)
+    for index, item in entries(values, "notifications"):
+        if item.get("webhook") and missing:
+            yield Broken(("notifications", index, "webhook"), f"it needs {missing}: pip install 'dicom-node[gateways]'")
 
 
 def _cluster_is_installed(values: Table) -> Iterator[Broken]:
@@ -144,9 +147,13 @@ def _files_are_there(values: Table) -> Iterator[Broken]:
     """The certificates, keys and credentials that the settings name can be read."""
     tables: list[tuple[Location, Table]] = [((name,), section(values, name)) for name in ("receiver", "web")]
     tables += [(("destinations", index), entry) for index, entry in entries(values, "destinations")]
-    tables.append((("storage", "s3"), section(section(values, "storage"), "s3")))
+    tables += [
+        ((array, index), entry) for array in ("notifications", "worklists") for index, entry in entries(values, array)
+    ]
+    tables += [(path, section(section(values, path[0]), path[1])) for path in (("storage", "s3"), ("audit", "syslog"))]
+    tables.append((("mail",), section(values, "mail")))
     for location, table in tables:
-        yield from _unreadable(location, table, (*TLS_FILES, *S3_FILES))
+        yield from _unreadable(location, table, (*TLS_FILES, *S3_FILES, "key"))
 
 
 _CHECKS = (

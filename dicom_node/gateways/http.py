@@ -20,7 +20,7 @@ from config.gateways.http import HttpDestination
 from config.settings import SenderSettings
 from dicom_node.errors import NodeError
 from dicom_node.gateways.identities import Identity, NoSecret, identity_of
-from dicom_node.gateways.verdict import AttemptOutcome, Verdict
+from dicom_node.gateways.verdict import AttemptOutcome, Verdict, why_no_connection
 from dicom_node.scu.store import SLOWEST_BYTES_PER_S, EchoAnswer
 
 MAX_ANSWER_BYTES = 4 * 1024**2
@@ -186,7 +186,7 @@ def _read(answer: httpx.Response, max_bytes: int) -> Answer:
 def _why(error: Exception) -> str:
     """What went wrong, without what the peer sent and without an address."""
     cause = error.__cause__ or error.__context__
-    while cause is not None and not isinstance(cause, ssl.SSLError):
+    while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {cause.verify_message}"
@@ -194,7 +194,8 @@ def _why(error: Exception) -> str:
         return f"TLS failed ({cause.reason or type(cause).__name__})"
     for kind, words in _WORDS:
         if isinstance(error, kind):
-            return words
+            why = why_no_connection(cause) if cause is not None else ""
+            return f"{words}: {why}" if why else words
     return f"no answer ({type(error).__name__})"
 
 

@@ -56,7 +56,9 @@ def read_secret(file: Path | None, variable: str) -> str:
             with file.open(encoding="utf-8") as opened:
                 found = opened.read(MAX_SECRET_BYTES).strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise NoSecret(f"{file} cannot be read: {type(error).__name__}") from None
+            raise NoSecret(
+                f"{file} cannot be read: {getattr(error, 'strerror', '') or 'it is not UTF-8 text'}"
+            ) from None
         where = str(file)
     else:
         raise NoSecret("the settings name no credentials")

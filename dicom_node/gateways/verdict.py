@@ -1,5 +1,6 @@
 """What one attempt to deliver means, whatever it was that was sent."""
 
+import socket
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -24,3 +25,12 @@ class Verdict:
 
     outcome: AttemptOutcome
     text: str
+
+
+def why_no_connection(error: BaseException) -> str:
+    """What a failed connection says about the peer, in words; empty if that is not known."""
+    if isinstance(error, socket.gaierror):
+        return "the name of its host is not known here"
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens at its port"
+    return ""

@@ -65,7 +65,49 @@ def test_one_that_does_not_answer_is_said_so(tmp_path):
     file = tmp_path / "node.toml"
     file.write_text(STOW.format(url="http://127.0.0.1:9"))
     code, said = run(file, "gateway", "test", "archive")
-    assert code == 3 and "cannot be connected to" in said
+    assert code == 3 and "cannot be connected to: nothing listens at its port" in said
+    file.write_text(STOW.format(url="https://no-such-host.invalid"))
+    code, said = run(file, "gateway", "test", "archive")
+    assert code == 3 and "the name of its host is not known here" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[mail]\nhost = "mail.example"\nuser = "node"\ncredentials = "FILE"\n', "mail.credentials"),
+        (
+            '[[notifications]]\nname = "it"\non = ["health"]\nwebhook = "https://board/"\ncredentials = "FILE"\n',
+            "notifications[0].credentials",
+        ),
+        ('[audit.syslog]\nhost = "127.0.0.1"\ntls_authorities = "FILE"\n', "audit.syslog.tls_authorities"),
+        (
+            '[[worklists]]\nname = "ris"\nae_title = "W"\nhost = "127.0.0.1"\nport = 9\nlabel = "AI"\ntls = true\n'
+            'tls_authorities = "FILE"\n',
+            "worklists[0].tls_authorities",
+        ),
+        (
+            '[[destinations]]\nkind = "fhir"\nname = "fhir"\nurl = "https://fhir.example"\npatient = "contained"\n'
+            'auth = "smart"\nuser = "node"\nkey_id = "1"\ntoken_url = "https://login.example"\nkey = "FILE"\n',
+            "destinations[0].key",
+        ),
+    ],
+)
+def test_a_file_that_is_not_there_is_a_mistake(tmp_path, text, key):
+    file = tmp_path / "node.toml"
+    file.write_text(text.replace("FILE", str(tmp_path / "missing.pem")))
+    done = CliRunner().invoke(app, ["config", "check", str(file)])
+    assert done.exit_code == 78
+    assert f"{key}: {tmp_path / 'missing.pem'} cannot be read: No such file or directory" in done.output
+
+
+def test_a_worklist_that_names_no_pacs_is_told_which_there_are(tmp_path):
+    file = tmp_path / "node.toml"
+    worklist = (
+        '[[worklists]]\nname = "ris"\nae_title = "W"\nhost = "127.0.0.1"\nport = 9\nlabel = "AI"\nfetch_from = "no"\n'
+    )
+    file.write_text(PACS + worklist)
+    done = CliRunner().invoke(app, ["config", "check", str(file)])
+    assert "'no' is not the name of a DICOM destination; there are: pacs" in done.output
 
 
 def test_each_kind_is_asked_by_its_own_command(configured):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dicom_node.gateways.verdict import AttemptOutcome, Verdict
+from dicom_node.gateways.verdict import AttemptOutcome, Verdict, why_no_connection
 from dicom_node.scu.store import EchoAnswer
 
 START, END = b"\x0b", b"\x1c\r"
@@ -115,10 +115,12 @@ def _context(listener: Listener) -> ssl.SSLContext:
 def _failure(error: OSError) -> str:
     """What went wrong with the connection, without a word of the peer's choice."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"TLS: its certificate is not accepted ({error.verify_code})"
+        return f"TLS: its certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed ({(error.reason or 'error').lower()})"
-    return "no answer in time" if isinstance(error, TimeoutError) else f"no connection ({type(error).__name__})"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return f"no connection: {why_no_connection(error) or type(error).__name__}"
 
 
 def _send(connection: socket.socket, data: bytes, deadline: float) -> None:
