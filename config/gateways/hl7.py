@@ -150,3 +150,13 @@ class Hl7Destination(CommonDestination):
     def address(self) -> str:
         """Host and port."""
         return f"{self.host}:{self.port}"
+
+    @property
+    def is_encrypted(self) -> bool:
+        """True with TLS."""
+        return self.tls
+
+    @property
+    def certificate_files(self) -> tuple[Path | None, Path | None]:
+        """The node's certificate, and the authorities of the peer's."""
+        return (self.tls_certificate, self.tls_authorities) if self.tls else (None, None)

@@ -4,6 +4,7 @@
 name and identifier. A value that the report lacks is an empty text.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -145,3 +146,17 @@ class ReportedResult:
         """True if any finding is positive, False if all that say so are negative, None if none says either."""
         said = [one.positive for one in self.findings if one.positive is not None]
         return any(said) if said else None
+
+    @property
+    def formers(self) -> Iterator[Former]:
+        """The results that it replaces, the latest first."""
+        former = self.replaces
+        while former is not None:
+            yield former
+            former = former.replaces
+
+    @property
+    def first_model(self) -> str:
+        """Name of the model of the first of the results that replaced each other."""
+        named = [self.model.name, *(former.model_name for former in self.formers if former.model_name)]
+        return named[-1]

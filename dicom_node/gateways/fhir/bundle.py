@@ -12,7 +12,7 @@ from config.reasons import ReasonCode
 from dicom_node.gateways.fhir.elements import Element, condition, derived_uuid
 from dicom_node.gateways.fhir.patients import subject_of
 from dicom_node.gateways.fhir.resources import ENTERED_IN_ERROR, Resources
-from dicom_node.gateways.fhir.slots import Slots, Statement, formers
+from dicom_node.gateways.fhir.slots import Slots, Statement
 from dicom_node.gateways.reported import ReportedResult
 
 
@@ -71,7 +71,7 @@ class _Bundle:
         for slot, said in self._before.items():
             if slot not in now:
                 yield self._entry(slot, self._resources.observation(slot, said, ENTERED_IN_ERROR))
-        codes = [former.reason_code for former in formers(self._result) if self._is_told(former.reason_code)]
+        codes = [former.reason_code for former in self._result.formers if self._is_told(former.reason_code)]
         if codes and not self._tells_reason:
             slot = self._slots.reason
             yield self._entry(slot, self._resources.reason(slot, ENTERED_IN_ERROR, codes[0], ""))
@@ -83,14 +83,14 @@ class _Bundle:
     def _said_before(self) -> dict[str, Statement]:
         """The statements of all results that this one replaces, the latest of each slot."""
         found: dict[str, Statement] = {}
-        for former in formers(self._result):
+        for former in self._result.formers:
             for slot, said in self._slots.of(former.findings, former.numbers):
                 found.setdefault(slot, said)
         return found
 
     def _report_status(self) -> str:
         if not self._result.analysed:
-            stood = any(not former.reason_code for former in formers(self._result))
+            stood = any(not former.reason_code for former in self._result.formers)
             return ENTERED_IN_ERROR if stood else "cancelled"
         return "amended" if not self._is_first else "preliminary"
 

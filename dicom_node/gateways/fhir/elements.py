@@ -89,6 +89,14 @@ def instant(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds")
 
 
+def day(text: str) -> str:
+    """A date of DICOM as a day; empty if it is none of the calendar, which servers refuse."""
+    try:
+        return datetime.strptime(text, "%Y%m%d").date().isoformat() if len(text) == 8 else ""
+    except ValueError:
+        return ""
+
+
 def present(**members: Any) -> Element:
     """The members that have a value: FHIR knows no empty ones."""
     return {name: value for name, value in members.items() if value not in (None, "", [], {})}

@@ -1,7 +1,7 @@
 """How a bundle names the patient: by a search that the server makes, by identifier alone, or as a resource in it."""
 
 from config.gateways.fhir import FhirDestination
-from dicom_node.gateways.fhir.elements import Element, condition, present
+from dicom_node.gateways.fhir.elements import Element, condition, day, present
 from dicom_node.gateways.interface import CannotCompose
 from dicom_node.gateways.reported import PatientSaid
 
@@ -41,7 +41,7 @@ def _contained(patient: PatientSaid, system: str | None) -> Element:
             identifier=[identifier] if patient.patient_id else [],
             name=_name(patient),
             gender=GENDERS.get(patient.sex),
-            birthDate=_day(patient.birth_date),
+            birthDate=day(patient.birth_date),
         ),
     }
 
@@ -52,7 +52,3 @@ def _name(patient: PatientSaid) -> list[Element]:
     prefix, suffix = ([one] if one else [] for one in (name.prefix, name.suffix))
     named = present(family=name.family, given=given, prefix=prefix, suffix=suffix)
     return [named] if named else []
-
-
-def _day(text: str) -> str:
-    return f"{text[:4]}-{text[4:6]}-{text[6:8]}" if len(text) == 8 else ""

@@ -226,15 +226,15 @@ def _positive_from(threshold: float | None) -> list[Element]:
 
 
 def started(study: StudySaid, zone: tzinfo | None) -> str:
-    """When the study began: a day, or a moment if the report has its time; empty if it has none.
+    """When the study began: a day, or a moment if the report has its time; empty if it has no date of the calendar.
 
     zone: in which the report's times are.
     """
-    if not study.date:
-        return ""
-    day = f"{study.date[:4]}-{study.date[4:6]}-{study.date[6:8]}"
-    time = study.time.split(".")[0]
-    if len(time) < 4 or zone is None:
+    day, time = elements.day(study.date), study.time.split(".")[0]
+    if not day or len(time) < 4 or zone is None:
         return day
-    moment = datetime.strptime(f"{study.date}{time.ljust(6, '0')}", "%Y%m%d%H%M%S")
+    try:
+        moment = datetime.strptime(f"{study.date}{time.ljust(6, '0')}", "%Y%m%d%H%M%S")
+    except ValueError:
+        return day  # no time of a clock
     return moment.replace(tzinfo=zone).isoformat()

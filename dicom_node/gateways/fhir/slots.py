@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from config.coding import Code
 from dicom_node.gateways.fhir.elements import URI, Element, derived_uuid
-from dicom_node.gateways.reported import FindingSaid, Former, ReportedResult
+from dicom_node.gateways.reported import FindingSaid, ReportedResult
 from dicom_node.gateways.sr_content import Number
 
 Statement = FindingSaid | Number
@@ -20,7 +20,7 @@ class Slots:
 
     def __init__(self, result: ReportedResult) -> None:
         self._series_uid = result.series_uid
-        self._model = _first_model(result)
+        self._model = result.first_model
 
     @property
     def report(self) -> str:
@@ -48,20 +48,6 @@ class Slots:
 def identifier(slot: str) -> Element:
     """A slot as an Identifier."""
     return {"system": URI, "value": slot}
-
-
-def formers(result: ReportedResult) -> Iterator[Former]:
-    """The results that a result replaces, the latest first."""
-    former = result.replaces
-    while former is not None:
-        yield former
-        former = former.replaces
-
-
-def _first_model(result: ReportedResult) -> str:
-    """The model of the first of the results that replaced each other."""
-    named = [result.model.name, *(former.model_name for former in formers(result) if former.model_name)]
-    return named[-1]
 
 
 def _said(one: Statement) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from textwrap import wrap
 from config.coding import Code
 from config.gateways.hl7 import Hl7Destination
 from dicom_node.gateways.hl7 import times
-from dicom_node.gateways.hl7.segments import Segment
-from dicom_node.gateways.reported import FindingSaid, Name, PatientSaid, ReportedResult
+from dicom_node.gateways.hl7.segments import Place, Segment
+from dicom_node.gateways.reported import FindingSaid, Former, Name, PatientSaid, ReportedResult
 from dicom_node.gateways.sr_content import Number
 
 CT = Code("25045-6", "LN", "CT unspecified body region")
@@ -70,10 +70,12 @@ def _msh(destination: Hl7Destination, result: ReportedResult) -> Segment:
 
 
 def _pid(patient: PatientSaid) -> Segment:
-    segment = Segment("PID").put(1, "1").put(3, patient.patient_id, "", "", patient.issuer, "MR")
+    segment = Segment("PID").put(1, "1")
+    if patient.patient_id:  # an issuer alone identifies nobody
+        segment.put(3, patient.patient_id, "", "", patient.issuer, "MR")
     for repetition, components in enumerate(_names(patient.name), 1):
         segment.put(5, *components, repetition=repetition)
-    return segment.put(7, patient.birth_date).put(8, patient.sex)
+    return segment.put(7, times.day(patient.birth_date)).put(8, patient.sex)
 
 
 def _names(name: Name) -> Iterator[list[str]]:
@@ -88,12 +90,12 @@ def _names(name: Name) -> Iterator[list[str]]:
 def _order_numbers(destination: Hl7Destination, result: ReportedResult) -> tuple[str, str, str]:
     """Placer number, filler number and its namespace.
 
-    If the report names no filler number, the node gives one, the same for all results of a series by a model: by it a
-    receiver finds what a correction replaces.
+    If the report names no filler number, the node gives one, the same for all results of a series by a model, and by
+    one that took its place: by it a receiver finds what a correction replaces.
     """
     if result.study.filler:
         return result.study.placer, result.study.filler, ""
-    own = hashlib.sha256(f"{result.series_uid} {result.model.name}".encode()).hexdigest()[:20].upper()
+    own = hashlib.sha256(f"{result.series_uid} {result.first_model}".encode()).hexdigest()[:20].upper()
     return result.study.placer, own, destination.sending_application
 
 
@@ -125,19 +127,39 @@ def _lines(sentence: str) -> list[str]:
 
 
 def _analysed(result: ReportedResult, status: str) -> Iterator[Segment]:
+    said = list(_statements(result, status, study_at(result)))
+    yield from said
+    yield from _taken_back(result, said)
+
+
+def _statements(said: ReportedResult | Former, status: str, at: str) -> Iterator[Segment]:
     """Each finding and each measurement under a number of its own (OBX-4), by which its lines belong together."""
-    at = study_at(result)
-    for place, finding in enumerate(result.findings, 1):
+    for place, finding in enumerate(said.findings, 1):
         yield from _finding(finding, str(place), status, at)
-    for place, number in enumerate(result.numbers, len(result.findings) + 1):
+    for place, number in enumerate(said.numbers, len(said.findings) + 1):
         yield from _number(number, str(place), status, at)
 
 
+def _taken_back(result: ReportedResult, said: Iterable[Segment]) -> Iterator[Segment]:
+    """Each line that was told before and is not told now, by its name and number, as wrong and without its value."""
+    now = {_line(segment) for segment in said}
+    for former in result.formers:
+        for segment in _statements(former, WRONG, ""):
+            if _line(segment) not in now:
+                now.add(_line(segment))
+                kept = {place: text for place, text in segment.values.items() if place.field in (2, 3, 4)}
+                yield Segment("OBX", kept).put(11, WRONG)
+
+
+def _line(segment: Segment) -> tuple[str, ...]:
+    """By which a receiver finds a line again: code and scheme of OBX-3, and OBX-4."""
+    return tuple(segment.values.get(place, "") for place in (Place(3, 1, 1), Place(3, 1, 3), Place(4)))
+
+
 def _not_analysed(result: ReportedResult, status: str) -> Iterator[Segment]:
-    """Why there is no number. Those that were told before are called wrong."""
-    told = len(result.replaces.observation_uids) if result.replaces else 0
-    for place in range(1, max(told, 1) + 1):
-        yield _obx("NM", CERTAINTY, str(place), status=WRONG if result.replaces else NOT_OBTAINED)
+    """Why there is no result. What was told before is called wrong."""
+    told = list(_taken_back(result, ()))
+    yield from told or [_obx("NM", CERTAINTY, "1", status=WRONG if result.replaces else NOT_OBTAINED)]
     reason = Code(result.reason_code, PRIVATE_SCHEME, result.reason_code.replace("_", " ").capitalize())
     yield _obx("CWE", FINDING, "", *_coded(reason), status=status)
 
