@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from config.gateways.hl7 import Hl7Destination
 from config.gateways.stow import StowDestination
 from config.load import read
 from config.settings import Destination, Settings
@@ -178,6 +179,8 @@ def test_the_end_of_its_certificates_is_watched(tmp_path):
         kind="stow", name="archive", url="https://h", tls_certificate=certificate, tls_key=key,
         tls_authorities=tmp_path / "gone.pem",
     )  # fmt: skip
-    found = {one.use: one for one in expiries(Settings(destinations=(stow,)), time.time())}
+    ris = Hl7Destination(kind="hl7", name="ris", host="h", port=1, tls=True, tls_certificate=certificate, tls_key=key)
+    found = {one.use: one for one in expiries(Settings(destinations=(stow, ris)), time.time())}
+    assert round(found["destination ris"].days_left) == 10
     assert round(found["destination archive"].days_left) == 10
     assert found["destination archive authorities"].days_left is None

@@ -3,17 +3,23 @@
 import hashlib
 import hmac
 import json
+import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from config.gateways.notifications import MailSettings
 from config.load import read
 from config.settings import Settings
+from dicom_node.gateways.notifications import mail as mail_message
 from dicom_node.gateways.notifications import notifier as at_work
 from dicom_node.gateways.notifications.notifier import LEASE_S, Notifier
+from dicom_node.gateways.verdict import AttemptOutcome
 from dicom_node.receiver.certificates import Authority
 from storage import jobs, notifications, pauses
 from storage.errors import StaleLease
@@ -346,6 +352,64 @@ def test_a_wrong_password_and_a_strange_certificate_are_told_and_tried_again(sto
         assert what in str(store.rows("SELECT error FROM notifications")[0]["error"])
     made.step(9000)
     assert (len(mail.raw), states(store)) == (1, ["SENT"])
+
+
+@contextmanager
+def odd_mail_server(*answers: bytes) -> Iterator[int]:
+    """One that gives these answers, whatever it is told, and the last one without end. Yields its port."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            connection, _ = listening.accept()
+            with connection:
+                for answer in answers[:-1]:
+                    connection.sendall(answer)
+                    connection.recv(1 << 12)
+                while True:
+                    connection.sendall(answers[-1])
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+GREETING, LOGIN = b"220 mail\r\n", b"250-mail\r\n250 AUTH CRAM-MD5 PLAIN\r\n"
+
+
+@pytest.mark.parametrize(
+    ("password", "answers", "what"),
+    [
+        (PASSWORD, (b"220-welcome\r\n" * 1000,), "no answer"),
+        (PASSWORD, (b"2" * 1000,), "SMTP status 500"),
+        (PASSWORD, (GREETING, b"250 mail\r\n"), "does not offer"),
+        ("pässwort", (GREETING, LOGIN, b"334 bm8=\r\n"), "ASCII"),
+        (PASSWORD, (GREETING, LOGIN, b"334 abcde\r\n"), "cannot be understood"),
+    ],
+)
+def test_a_mail_server_that_answers_oddly_holds_up_nothing(tmp_path, password, answers, what):
+    (tmp_path / "password").write_text(password)
+    with odd_mail_server(*answers) as port:
+        more = {"host": "127.0.0.1", "port": port, "security": "none", "user": USER, "timeout_s": 3}
+        made = MailSettings(**more, credentials=tmp_path / "password")
+        verdict = mail_message.send(b"Subject: x\r\n\r\nx\r\n", made, ["a@hospital.example"])
+    assert verdict.outcome != AttemptOutcome.DELIVERED and what in verdict.text
+
+
+def test_a_mail_server_that_answers_drop_by_drop_is_given_up(monkeypatch):
+    monkeypatch.setattr(mail_message, "SESSION_S", 0.0)
+    with odd_mail_server(b"2") as port:
+        made = MailSettings(host="127.0.0.1", port=port, security="none")
+        assert mail_message.send(b"x", made, ["a@hospital.example"]).outcome == AttemptOutcome.UNANSWERED
+
+
+def test_authorities_that_are_not_there_are_named_with_their_file(tmp_path):
+    with odd_mail_server(GREETING, b"250-mail\r\n250 STARTTLS\r\n") as port:
+        made = MailSettings(host="127.0.0.1", port=port, tls_authorities=tmp_path / "gone.pem")
+        said = mail_message.send(b"x", made, ["a@hospital.example"]).text
+    assert str(tmp_path / "gone.pem") in said and "No such file" in said
 
 
 def test_a_process_killed_between_sending_and_noting_it_sends_the_same_again_when_its_lease_is_over(
