@@ -166,6 +166,15 @@ def _certificates_have_keys(values: Table) -> Iterator[Broken]:
                 yield Broken((array, index, given[0]), "tls_certificate and tls_key belong together")
 
 
+def _tls_files_are_used(values: Table) -> Iterator[Broken]:
+    """Who names them believes that patient data go encrypted."""
+    for array in ("destinations", "worklists"):
+        for index, item in entries(values, array):
+            given = [key for key in TLS_FILES if item.get(key)]
+            if given and not item.get("tls") and (array == "worklists" or item.get("kind") == "hl7"):
+                yield Broken((array, index, given[0]), "is not used, and nothing is encrypted, without tls = true")
+
+
 def _ports_differ(values: Table) -> Iterator[Broken]:
     receiver, sender, metrics = (section(values, key) for key in ("receiver", "sender", "metrics"))
     listening: list[tuple[Location, object]] = []
@@ -358,6 +367,7 @@ _RULES: tuple[Rule, ...] = (
     _receiver_can_be_reached,
     _commitment_has_its_files,
     _certificates_have_keys,
+    _tls_files_are_used,
     _ports_differ,
     _audit_messages_are_private,
     _notifications_reach_somebody,

@@ -101,6 +101,24 @@ def test_a_file_that_is_not_there_is_a_mistake(tmp_path, text, key):
     assert f"{key}: {tmp_path / 'missing.pem'} cannot be read: No such file or directory" in done.output
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[[destinations]]\nkind = "hl7"\nname = "ris"\nhost = "h"\nport = 9\n',
+        '[[worklists]]\nname = "ris"\nae_title = "W"\nhost = "h"\nport = 9\nlabel = "AI"\n',
+    ],
+)
+def test_files_for_tls_without_tls_are_a_mistake(tmp_path, text):
+    (tmp_path / "ca.pem").write_text("")
+    file = tmp_path / "node.toml"
+    said = []
+    for tls in ("false", "true"):
+        file.write_text(f'{text}tls_authorities = "{tmp_path / "ca.pem"}"\ntls = {tls}\n')
+        said.append(CliRunner().invoke(app, ["config", "check", str(file)]).output)
+    assert "tls_authorities: is not used, and nothing is encrypted, without tls = true" in said[0]
+    assert "nothing is encrypted" not in said[1]
+
+
 def test_a_worklist_that_names_no_pacs_is_told_which_there_are(tmp_path):
     file = tmp_path / "node.toml"
     worklist = (
