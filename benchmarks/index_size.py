@@ -41,6 +41,7 @@ from storage import (
     model_outcomes,
     notifications,
     orphans,
+    own_objects,
     quiet_time,
     reconcile,
     recording,
@@ -68,6 +69,7 @@ from storage.files import StoredFile
 from storage.lost import mark_lost
 from storage.messages import Messages
 from storage.models import instances
+from storage.own_objects import Wanted
 from storage.refused import RefusedInstance
 from storage.results import NewResult
 from storage.worklist import Order, Search
@@ -280,6 +282,7 @@ def asked(count: int, limit: int = 50) -> Iterator[Question]:
         yield person(f"audit {name} --limit {limit}", lambda tx, how=how: audit.search(tx, limit=limit, **how))  # type: ignore[misc]
     yield from _worklist(person, some, count, limit)
     yield from _pages(person)
+    yield from _dicomweb(person, some, count, limit)
     yield from _views(person, some, day, limit)
 
 
@@ -293,6 +296,26 @@ def _pages(person: Callable[[str, Ask], Question]) -> Iterator[Question]:
     yield person("page Peers: each sender's last series", senders.last_series)
     yield person("page Peers: refusals", lambda tx: senders.refusals(tx, NOW - 3600))
     yield person("page Peers: refused images", senders.refused_images)
+
+
+def _dicomweb(person: Callable[[str, Ask], Question], some: int, count: int, limit: int) -> Iterator[Question]:
+    """What a web viewer asks of the node's own results; a study's objects with each."""
+    found = partial(own_objects.find_studies, most=10 * limit)
+    day = NOW - EVERY_S * min(count // 2, 5000)
+    asked: dict[str, tuple[Wanted, float | None]] = {
+        "the newest": (Wanted(), None),
+        "of days": (Wanted(since="19700101", until="20990101"), day),
+        "by UID": (Wanted(study_uids=(SERIES_UID.format(10_000_000_000 + some // 2) + ".1",)), None),
+        "of a patient": (Wanted(patient_id=f"P{1_000_000 + some // 4}"), None),
+        "of an accession number": (Wanted(accession_number=str(2 * (some // 2))), None),
+    }
+
+    def ask(tx: Connection, wanted: Wanted, since: float | None) -> None:
+        for study in found(tx, wanted, since).studies[:limit]:
+            own_objects.objects_of_study(tx, study.study_pk, 500)
+
+    for name, how in asked.items():
+        yield person(f"dicomweb: {name}", lambda tx, how=how: ask(tx, *how))  # type: ignore[misc]
 
 
 def _worklist(person: Callable[[str, Ask], Question], some: int, count: int, limit: int) -> Iterator[Question]:

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from config.cluster import ClusterSettings
 from config.gateways.audit_messages import AuditSettings
 from config.gateways.destination import CommonDestination
+from config.gateways.dicomweb_server import DicomwebSettings
 from config.gateways.fhir import FhirDestination
 from config.gateways.hl7 import Hl7Destination
 from config.gateways.iocm import IocmSettings
@@ -588,6 +589,7 @@ class WebSettings(Section):
     max_streams: int = Field(default=64, ge=1)
     """Most pages that are kept up to date at once; others are as of when they were opened."""
     oidc: OidcSettings = OidcSettings()
+    dicomweb: DicomwebSettings = DicomwebSettings()
     viewer_mb: int = Field(default=768, ge=16)
     """MiB of memory for images that people look at, whatever they open: the series opened last, ready for the next
     step. A series that needs more than half of it is shown in axial images only."""

@@ -122,6 +122,7 @@ def _provider_is_within_reach(values: Table) -> Iterator[Broken]:
     if oidc.get("issuer") and missing:
         yield Broken((*where, "issuer"), f"the identity provider needs {missing}: pip install 'dicom-node[sso]'")
     yield from _unreadable(where, oidc, ("credentials", "authorities"))
+    yield from _unreadable(("web", "dicomweb"), section(section(values, "web"), "dicomweb"), ("credentials",))
 
 
 def _gateways_are_installed(values: Table) -> Iterator[Broken]:

@@ -25,6 +25,9 @@ from dicom_node.web import monitoring
 from dicom_node.web.certificate import Certificate
 from dicom_node.web.connections import bounded
 from dicom_node.web.context import WebContext
+from dicom_node.web.dicomweb import server as dicomweb
+from dicom_node.web.dicomweb.access import Folded
+from dicom_node.web.dicomweb.told import Headers
 from dicom_node.web.live import Streams
 from dicom_node.web.pages.render import render
 from dicom_node.web.routes import navigation, routes
@@ -65,8 +68,13 @@ LOOK_EVERY_S = 5.0
 
 def build_app(context: WebContext) -> Starlette:
     """The pages of one node."""
+    web = context.settings.web
     app = Starlette(
-        routes=[*routes(), *(monitoring.ROUTES if context.settings.web.monitoring else [])],
+        routes=[
+            *routes(),
+            *(monitoring.ROUTES if web.monitoring else []),
+            *(dicomweb.ROUTES if web.dicomweb.enabled else []),
+        ],
         middleware=[Middleware(Shield, settings=context.settings)],
         exception_handlers={
             HTTPException: _refusal,  # type: ignore[dict-item]
@@ -76,7 +84,8 @@ def build_app(context: WebContext) -> Starlette:
     )
     app.state.web = context
     app.state.navigation = navigation()
-    app.state.streams = Streams(context.settings.web.max_streams)
+    app.state.streams = Streams(web.max_streams)
+    app.state.dicomweb_headers, app.state.dicomweb_folded = Headers(), Folded()
     app.state.ending = threading.Event()
     return app
 

@@ -42,7 +42,7 @@ def require(role: Role | str) -> Callable[[Endpoint], Guarded]:
             response = await _run(endpoint, request)
             return _renewed(request, response, user)
 
-        return _marked(guarded, endpoint, str(needed))
+        return marked(guarded, endpoint, str(needed))
 
     return wrap
 
@@ -55,7 +55,7 @@ def open_to_all(endpoint: Endpoint) -> Guarded:
         await _check_form(request, logins.visit_of(request))
         return await _run(endpoint, request)
 
-    return _marked(guarded, endpoint, "anybody")
+    return marked(guarded, endpoint, "anybody")
 
 
 def current_user(request: Request) -> User:
@@ -110,7 +110,8 @@ async def _run(endpoint: Endpoint, request: Request) -> Response:
     return cast(Response, await run_in_threadpool(endpoint, request))
 
 
-def _marked(guarded: Guarded, endpoint: Endpoint, whom: str) -> Guarded:
+def marked(guarded: Guarded, endpoint: Endpoint, whom: str) -> Guarded:
+    """The guarded endpoint, with its name and whom it lets in (`for_whom`)."""
     guarded.__name__ = endpoint.__name__
     guarded.__doc__ = endpoint.__doc__
     guarded.for_whom = whom  # type: ignore[attr-defined]
