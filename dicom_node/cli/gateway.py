@@ -21,10 +21,10 @@ from dicom_node.cli.common import (
 )
 from dicom_node.errors import NodeError
 from dicom_node.gateways.kinds import OBJECTS, gateway, message_gateway
-from dicom_node.gateways.reading import read_reported
+from dicom_node.gateways.reading import NO_REPORT, read_reported
 from storage import audit
 from storage.messages import Message
-from storage.results import objects_of
+from storage.results import get_result, objects_of
 
 group = typer.Typer(help="Destinations that are no DICOM peers.", no_args_is_help=True)
 
@@ -60,9 +60,13 @@ def preview(
     note_reading(database, "gateway preview", audit.Subject(result_id=result), destination=name)
     if destination.kind in OBJECTS:
         with database.read() as tx:
+            get_result(tx, result)
             objects = [one for one in objects_of(tx, result) if one.kind.is_sent]
+        if not objects:
+            raise NodeError(f"result {result} has no objects: {NO_REPORT}")
         rows = [(one.kind, one.sop_class_uid, one.sop_instance_uid, str(one.size)) for one in objects]
         print_rows(f"objects of result {result}", ("kind", "SOP class", "SOP instance", "bytes"), rows)
+        say("Of the reports it gets one: the first of these that it takes.")
         return
     message = message_gateway(destination, settings).compose(read_reported(database, files_of(settings), result))
     say(_readable(message))

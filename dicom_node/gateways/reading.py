@@ -29,6 +29,10 @@ from storage.object_kinds import ObjectKind
 from storage.results import StoredObject, get_result, input_of, object_by_uid, objects_of
 
 
+NO_REPORT = "the series was not analysed, and report_not_analysed in [report] was off"
+"""Why a result has none."""
+
+
 def read_reported(database: Database, files: FileStore, result_id: int) -> ReportedResult:
     """Read a result as it is told. Raises NotFound, CannotCompose, CorruptFile or StoreUnavailable."""
     with database.read() as tx:
@@ -36,7 +40,7 @@ def read_reported(database: Database, files: FileStore, result_id: int) -> Repor
         objects, source = objects_of(tx, result_id), input_of(tx, result_id)
     stored = next((item for item in objects if item.kind == ObjectKind.REPORT), None)
     if stored is None:
-        raise CannotCompose(f"result {result_id} has no report")
+        raise CannotCompose(f"result {result_id} has no report: {NO_REPORT}")
     report = _parsed(files, stored)
     try:
         former = _former(database, files, report, result_id)

@@ -53,6 +53,8 @@ def test_a_preview_shows_what_would_go_sends_nothing_and_is_audited(configured):
     assert not archive.requests and node.states() == {"archive": "PENDING"}
     (row,) = node.audited("operator.read")
     assert (row["result_id"], row["detail"]["destination"]) == (1, "archive")
+    code, said = run(file, "gateway", "preview", "archive", "99")
+    assert code == 1 and "no result 99" in said
 
 
 def test_the_test_asks_and_tells_nothing(configured):
