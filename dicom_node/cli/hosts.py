@@ -26,7 +26,7 @@ def hosts_shown(tx: Connection, settings: Settings, now: float) -> dict[str, Any
     run = {part for host in known if host.lives(now) for part in host.parts}
     return {
         "leader": leader_of(tx),
-        "nobody_runs": [part for part in NEEDED if part not in run],
+        "nobody_runs": [part for part in _needed(settings) if part not in run],
         "seen": [
             {
                 "host": host.name,
@@ -57,6 +57,12 @@ def host_lines(found: dict[str, Any] | None) -> Iterator[str]:
         yield f"leader      {found['leader']}"
     if found["nobody_runs"]:
         yield f"MISSING     no host runs {', '.join(found['nobody_runs'])}"
+
+
+def _needed(settings: Settings) -> list[str]:
+    """The processes that some host must run, by these settings."""
+    asked_for = {"forward-audit": settings.audit.syslog.host, "cluster": settings.cluster.address}
+    return [*NEEDED, *(part for part, wanted in asked_for.items() if wanted)]
 
 
 def _state(host: dict[str, Any]) -> str:

@@ -28,7 +28,6 @@ from storage.files import FileStore
 from storage.object_kinds import ObjectKind
 from storage.results import StoredObject, get_result, input_of, object_by_uid, objects_of
 
-
 NO_REPORT = "the series was not analysed, and report_not_analysed in [report] was off"
 """Why a result has none."""
 

@@ -205,6 +205,8 @@ def test_status_lists_the_hosts_with_what_differs_and_what_nobody_runs(
     for part in ("host gone: GONE", "no host runs deliver", "its clock is WRONG: 90 s ahead", "schema 0017",
                  "other settings than this command: completion.quiet_s"):  # fmt: skip
         assert part in words
+    monkeypatch.setenv("DICOM_NODE_AUDIT__SYSLOG__HOST", "127.0.0.1")
+    assert "no host runs deliver, forward-audit" in CliRunner().invoke(app, ["status"]).stdout
     structlog.reset_defaults()
     startup.prepare(settings, ("receive", "schedule"))
     assert json.loads(str(store.rows("SELECT detail FROM audit WHERE event = 'host.differs'")[0]["detail"])) == {
