@@ -4,7 +4,6 @@ A search goes by an index, or along the newest results, a limited number of them
 same work. `Found.is_cut_off` says if there may be more.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Select, select
@@ -58,7 +57,7 @@ class Found:
 
 @dataclass(frozen=True)
 class OwnObject:
-    """One object of a standing result, as stored. size: bytes."""
+    """One object of a standing result, as stored. size: bytes. model_name, model_digest: of the result."""
 
     kind: ObjectKind
     sop_instance_uid: str
@@ -67,6 +66,8 @@ class OwnObject:
     path: str
     sha256: str
     size: int
+    model_name: str
+    model_digest: str
 
 
 def find_studies(tx: Connection, wanted: Wanted, reported_since: float | None = None, most: int = WALKED) -> Found:
@@ -112,9 +113,9 @@ def _named(wanted: Wanted) -> Select[tuple[int, str, str, str]]:
 
 def objects_of_study(tx: Connection, study_pk: int, most: int) -> list[OwnObject]:
     """The objects of a study's standing results, in the order in which they were recorded; at most so many."""
-    names: Sequence[str] = tuple(OwnObject.__dataclass_fields__)
+    names = [name for name in OwnObject.__dataclass_fields__ if not name.startswith("model_")]
     query = (
-        select(*(result_objects.c[name] for name in names))
+        select(*(result_objects.c[name] for name in names), results.c.model_name, results.c.model_digest)
         .select_from(series.join(results, results.c.series_pk == series.c.id).join(result_objects))
         .where(series.c.study_pk == study_pk, STANDING, result_objects.c.kind.in_([str(kind) for kind in SERVED]))
         .order_by(result_objects.c.id)

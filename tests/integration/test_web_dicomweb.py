@@ -352,6 +352,24 @@ def test_a_study_that_cannot_be_read_keeps_no_other_from_being_found(tmp_path):
         assert [one for one in found.headers.get_list("warning") if server.LOST in one]
 
 
+def test_a_demonstration_models_results_stay_on_this_machine(tmp_path):
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    web = {"dicomweb": {"enabled": True, "credentials": token}, "behind_proxy": ("127.0.0.1",)}
+    with serving(tmp_path, web=web) as pages:
+        reported(pages.store, tmp_path / "sent")
+        here = pages.visitor(headers={"Authorization": f"Bearer {TOKEN}"})
+        elsewhere = pages.visitor(headers={"Authorization": f"Bearer {TOKEN}", "X-Forwarded-For": "10.1.2.3"})
+        [study] = datasets(elsewhere.get(STUDIES))
+        with pages.store.database.transaction() as tx:
+            tx.exec_driver_sql("UPDATE results SET model_name = 'demonstration'")
+        assert datasets(here.get(STUDIES)) == [study]
+        assert datasets(elsewhere.get(STUDIES)) == []
+        for end in ("", "/metadata", "/series", "/instances"):
+            assert elsewhere.get(f"{STUDIES}/{study.StudyInstanceUID}{end}").status_code == 404
+            assert here.get(f"{STUDIES}/{study.StudyInstanceUID}{end}").status_code == 200
+
+
 def test_it_is_off_until_a_site_turns_it_on(tmp_path):
     with serving(tmp_path) as pages:
         assert pages.visitor().get(STUDIES).status_code == 404

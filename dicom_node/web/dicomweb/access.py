@@ -17,11 +17,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from config.rules import is_this_machine
 from dicom_node.web.context import context_of
 from dicom_node.web.security import logins
 from dicom_node.web.security.audited import audited
 from dicom_node.web.security.guard import Guarded, address_of, marked
 from dicom_node.web.security.roles import Role, User
+from inference.errors import InferenceError
+from inference.models.registry import is_demonstration
 from storage import audit
 from storage.errors import CorruptFile, NotFound, StorageError
 
@@ -143,6 +146,19 @@ def folded_of(request: Request) -> Folded:
     """Of this process."""
     found: Folded = request.app.state.dicomweb_folded
     return found
+
+
+def may_leave(request: Request, model_name: str, model_digest: str) -> bool:
+    """Whether results of a model may go to where the request comes from: a demonstration model's stay on this
+    machine, as with destinations."""
+    settings = context_of(request).settings
+    if settings.model.allow_demonstration_model or is_this_machine(address_of(request)):
+        return True
+    try:
+        return not is_demonstration(settings.models_dir, model_name, model_digest)
+    except InferenceError as error:
+        log.error("the card of a model cannot be read, so results stay here", error=type(error).__name__)
+        return False
 
 
 def note_look(request: Request, what: str, study_pk: int, study_uid: str, patient_id: str) -> None:

@@ -6,7 +6,7 @@ read whole and its digest checked before a byte of it is sent.
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 
@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from dicom_node.web.context import context_of
 from dicom_node.web.dicomweb import told
-from dicom_node.web.dicomweb.access import for_viewers, note_look, note_search
+from dicom_node.web.dicomweb.access import for_viewers, may_leave, note_look, note_search
 from dicom_node.web.dicomweb.asked import (
     DICOM,
     EXPLICIT_LE,
@@ -67,9 +67,12 @@ def studies(request: Request) -> Response:
     wanted = asked(request.query_params, STUDY_KEYS)
     range_ = days(wanted.matches.get("StudyDate"))
     context = context_of(request)
+    may_see = _of_models_that_may_leave(request)
     with context.database.read() as tx:
         found = find_studies(tx, _wanted(request, wanted.matches), range_.reported_since)
-        there = _page(((one, objects_of_study(tx, one.study_pk, MOST_OBJECTS)) for one in found.studies), wanted)
+        there = _page(
+            ((one, may_see(objects_of_study(tx, one.study_pk, MOST_OBJECTS))) for one in found.studies), wanted
+        )
     shown = [(study, told_of) for study, objects in there[: wanted.limit] if (told_of := _study(request, objects))]
     said = {CUT_OFF: found.is_cut_off, MORE: len(there) > wanted.limit, LOST: len(shown) < len(there[: wanted.limit])}
     note_search(request, [study.study_instance_uid for study, _ in shown])
@@ -183,13 +186,25 @@ def _named(request: Request) -> _Named:
         raise HTTPException(413, "The study has too many objects.")
     meant = [
         one
-        for one in objects
+        for one in _of_models_that_may_leave(request)(objects)
         if one.series_instance_uid == chosen.get("series", one.series_instance_uid)
         and one.sop_instance_uid == chosen.get("instance", one.sop_instance_uid)
     ]
     if not meant:
         raise HTTPException(404, "There is no result of that name, or it does not stand.")
     return _Named(found[0], meant)
+
+
+def _of_models_that_may_leave(request: Request) -> Callable[[Sequence[OwnObject]], list[OwnObject]]:
+    """What leaves out results that may not go to where the request comes from. Each model is looked at once."""
+    known: dict[tuple[str, str], bool] = {}
+
+    def chosen(objects: Sequence[OwnObject]) -> list[OwnObject]:
+        for model in {(one.model_name, one.model_digest) for one in objects} - known.keys():
+            known[model] = may_leave(request, *model)
+        return [one for one in objects if known[one.model_name, one.model_digest]]
+
+    return chosen
 
 
 def _refuse_too_much(objects: Sequence[OwnObject], most: int) -> None:
