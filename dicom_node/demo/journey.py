@@ -127,7 +127,10 @@ def _journey(
     _wait_until_listening(port, node)
     for case in cases:
         sent = push.send(case.folder, "127.0.0.1", port, "DICOM_NODE", "DEMO_PACS", console=None)
-        console.print(f"  {case.name}: {sent.stored} slices sent to the node by C-STORE, {sent.failed} refused")
+        console.print(f"  {case.name}: {sent.stored} slices sent to the node by C-STORE, {sent.failed} not taken")
+        if sent.failed:
+            # Its report would not come, or would be of a part of it.
+            raise NodeError(f"the node did not take the whole {case.name} series ({sent.detail}); run it again")
     return [answer for case in cases for answer in _answers(folder, case, _wait_for_objects(pacs, case, node))]
 
 
