@@ -74,8 +74,16 @@ def _names_are_known(values: Table) -> Iterator[Broken]:
     if name and name not in known:
         yield Broken(("completion", "query_destination"), f"{name!r} is not the name of a destination; {there}")
     for _, item in entries(values, "destinations"):
-        if name and item.get("name") == name and item.get("kind", "dicom") != "dicom":
-            yield Broken(("completion", "query_destination"), f"{name!r} is no DICOM peer, which C-FIND could ask")
+        kind = item.get("kind", "dicom")
+        if not name or item.get("name") != name:
+            continue
+        if kind not in ("dicom", "stow"):
+            message = f'{name!r} can count no slices: it is no DICOM peer, and not of kind "stow"'
+            yield Broken(("completion", "query_destination"), message)
+        if kind == "stow" and section(values, "iocm").get("poll_hours"):
+            yield Broken(("iocm", "poll_hours"), f"{name!r} is asked by DICOMweb, and this needs C-FIND")
+        if kind == "stow" and section(values, "completion").get("retrieve") == "move":
+            yield Broken(("completion", "retrieve"), f'{name!r} has no C-MOVE: say "get" for WADO-RS')
 
 
 def _the_pacs_can_be_asked(values: Table) -> Iterator[Broken]:

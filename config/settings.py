@@ -177,7 +177,8 @@ class CompletionSettings(Section):
     quiet_s: float = Field(default=30.0, gt=0)
     """A series is complete when no new slice has come for this many seconds."""
     query_destination: str = ""
-    """Name of the destination whose PACS is asked by C-FIND how many slices the series has; empty: none is asked."""
+    """Name of the destination whose PACS is asked how many slices the series has: a DICOM peer by C-FIND, one of kind
+    "stow" by QIDO-RS. Empty: none is asked. With `send_results = false` there, it is asked and gets nothing."""
     settle_s: float = Field(default=1.0, gt=0)
     """With a query destination: seconds from the last slice until it is asked."""
     query_timeout_s: float = Field(default=10.0, gt=0)
@@ -185,8 +186,8 @@ class CompletionSettings(Section):
     silence_s: float = Field(default=30.0, ge=0)
     """A PACS that was silent is not asked again for this many seconds."""
     retrieve: Literal["get", "move", "none"] = "get"
-    """How slices that the PACS holds and the node does not are fetched: "get": C-GET; "move": C-MOVE to the node's own
-    AE title, which the PACS must know; "none": not at all."""
+    """How slices that the PACS holds and the node does not are fetched: "get": C-GET, or WADO-RS from one of kind
+    "stow"; "move": C-MOVE to the node's own AE title, which the PACS must know; "none": not at all."""
     fetch_attempts: int = Field(default=3, ge=1)
     """Fetches that bring no new slice until the series is given up as incomplete."""
     select: Literal["all", "best"] = "best"
@@ -725,3 +726,9 @@ class Settings(BaseSettings):
     def dicom_destination(self, name: str) -> Destination | None:
         """The DICOM peer of this name, or None."""
         return next((d for d in self.dicom_destinations if d.name == name), None)
+
+    @property
+    def queried_destination(self) -> Destination | StowDestination | None:
+        """The PACS that is asked about open series, or None."""
+        found = self.destination(self.completion.query_destination)
+        return found if isinstance(found, Destination | StowDestination) else None

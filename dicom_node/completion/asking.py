@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from config.settings import Destination, SenderSettings, Settings
-from dicom_node.completion.retrieve import Retrieval, fetch
+from config.gateways.stow import StowDestination
+from config.settings import Destination, Settings
+from dicom_node.completion.retrieve import Retrieval
 from dicom_node.completion.rule import Said
+from dicom_node.completion.ways import Questions, way_to
 from dicom_node.scu.association import NoContext, PeerUnavailable
-from dicom_node.scu.query import Query, QueryFailed, SeriesKey, querying
+from dicom_node.scu.query import QueryFailed, SeriesKey
 from storage import audit
 from storage.database import Database
 from storage.files import FileStore
@@ -24,15 +26,13 @@ Clock = Callable[[], float]
 class QueriedPacs:
     """One PACS. After a failure it is not asked for `completion.silence_s`: every series would wait for it in turn."""
 
-    def __init__(self, settings: Settings, pacs: Destination, database: Database, files: FileStore) -> None:
+    def __init__(
+        self, settings: Settings, pacs: Destination | StowDestination, database: Database, files: FileStore
+    ) -> None:
         self._settings = settings
         self._pacs = pacs
-        # A query that could take as long as a transfer would delay the other series.
-        self._caller: SenderSettings = settings.sender.model_copy(
-            update={"response_timeout_s": settings.completion.query_timeout_s}
-        )
+        self._way = way_to(settings, pacs, database, files)
         self._database = database
-        self._files = files
         self._silent_until = 0.0
         self._silence = ""
 
@@ -41,7 +41,7 @@ class QueriedPacs:
         if clock() < self._silent_until:
             return Said(None, silence=f"shortly before: {self._silence}")
         try:
-            with querying(self._pacs, self._caller) as query:
+            with self._way.querying() as query:
                 count = query.count(key)
                 return Said(count, self._list(query, key, needed=count > here) if count >= here else None)
         except NO_PEER as error:
@@ -53,13 +53,13 @@ class QueriedPacs:
     def ct_series(self, key: SeriesKey) -> frozenset[str] | None:
         """The CT series that it holds of a study; None if it does not say."""
         try:
-            with querying(self._pacs, self._caller) as query:
+            with self._way.querying() as query:
                 return frozenset(query.ct_series(key))
         except NO_PEER as error:
             log.warning("the PACS does not list the study", destination=self._pacs.name, detail=str(error))
             return None
 
-    def _list(self, query: Query, key: SeriesKey, needed: bool) -> frozenset[str] | None:
+    def _list(self, query: Questions, key: SeriesKey, needed: bool) -> frozenset[str] | None:
         """Which instances it holds. If it cannot list them but counts as many as are here, its count is believed."""
         try:
             return frozenset(query.instances(key))
@@ -72,7 +72,6 @@ class QueriedPacs:
         self, one: DueSeries, key: SeriesKey, missing: frozenset[str], held: Mapping[str, str], clock: Clock
     ) -> None:
         """Get instances that it holds and the node does not. held: transfer syntaxes by SOP Instance UID."""
-        how = self._settings.completion.retrieve
         wanted = Retrieval(
             key,
             set(missing),
@@ -83,9 +82,9 @@ class QueriedPacs:
             Pseudonyms(self._settings.storage.pseudonym_key.get_secret_value()),
         )
         try:
-            got = fetch(self._pacs, self._caller, wanted, self._database, self._files, clock, move=how == "move")
+            got = self._way.fetch(wanted, clock)
             outcome = "OK" if got == len(missing) else "PARTLY"
-            detail: dict[str, object] = {"how": f"c-{how}", "missing": len(missing), "fetched": got}
+            detail: dict[str, object] = {"how": self._way.how, "missing": len(missing), "fetched": got}
         except NO_PEER as error:
             outcome, detail = "FAILED", {"reason": str(error)}
         log.info("missing instances asked for", series=one.series_pk, outcome=outcome.lower(), **detail)
@@ -95,7 +94,7 @@ class QueriedPacs:
                 clock(),
                 "series.fetch",
                 subject(one),
-                peer=audit.Peer(ae_title=self._pacs.ae_title, address=self._pacs.host),
+                peer=audit.Peer(ae_title=self._way.ae_title, address=self._pacs.peer_host),
                 outcome=outcome,
                 detail=detail,
             )

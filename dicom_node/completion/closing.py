@@ -54,7 +54,7 @@ class Completion:
         self._rules = settings.completion
         self._database = database
         self._files = files
-        asked = settings.dicom_destination(settings.completion.query_destination)
+        asked = settings.queried_destination
         self._pacs = QueriedPacs(settings, asked, database, files) if asked else None
         self._errors: dict[int, tuple[int, float]] = {}
         self._in_flight: set[int] = set()

@@ -141,7 +141,7 @@ def _retrieve(link: Link, model: str, identifier: Dataset, count: int, move_to: 
 
 
 class Keeper:
-    """Takes the instances of a C-GET: a file that is durable and a row that is committed before success is answered."""
+    """Takes fetched instances: a file that is durable and a row that is committed before success is answered."""
 
     def __init__(
         self,
@@ -161,25 +161,21 @@ class Keeper:
 
     def on_store(self, event: evt.Event) -> int:
         """EVT_C_STORE: keep one instance. Returns the DIMSE status."""
+        data = event.request.DataSet.getvalue()  # type: ignore[union-attr]
+        return self.keep(data, str(event.context.abstract_syntax), str(event.context.transfer_syntax))
+
+    def keep(self, data: bytes, sop_class: str, syntax: str) -> int:
+        """Keep one instance. data: its encoded data set. Returns the DIMSE status of what became of it."""
         try:
-            return self._keep(event)
+            return self._keep(data, sop_class, syntax)
         except Refused as error:
-            self._remember(event, error)
+            self._remember(data, syntax, error)
             return error.status
         except (StorageError, OSError) as error:
             log.warning("fetched instance not kept", error=type(error).__name__)
             return OUT_OF_RESOURCES
 
-    def _keep(self, event: evt.Event) -> int:
-        context = event.context
-        data = event.request.DataSet.getvalue()  # type: ignore[union-attr]
-        return self.keep(data, str(context.abstract_syntax), str(context.transfer_syntax))
-
-    def keep(self, data: bytes, sop_class: str, syntax: str) -> int:
-        """Keep one instance. data: its encoded data set. Returns the DIMSE status.
-
-        Raises Refused, StorageError, OSError.
-        """
+    def _keep(self, data: bytes, sop_class: str, syntax: str) -> int:
         header = read_header(data, len(data), syntax == IMPLICIT_VR)
         uid = parse_uid(header.sop_instance_uid, "SOP Instance UID")
         series_uid = parse_uid(header.series_instance_uid, "Series Instance UID")
@@ -197,10 +193,9 @@ class Keeper:
         self._record(arrival)
         return 0x0000
 
-    def _remember(self, event: evt.Event, error: Refused) -> None:
+    def _remember(self, data: bytes, syntax: str, error: Refused) -> None:
         """Write a refusal down, as the receiver does."""
-        data = event.request.DataSet.getvalue()  # type: ignore[union-attr]
-        header = read_identity(data, str(event.context.transfer_syntax) == IMPLICIT_VR)
+        header = read_identity(data, syntax == IMPLICIT_VR)
         refused_instance = RefusedInstance(
             sop_instance_uid=accepted_uid(header.sop_instance_uid),
             series_instance_uid=self._wanted.series.series_instance_uid,

@@ -178,13 +178,6 @@ def test_a_mistake_is_named_with_its_key_and_line(tmp_path, text, key):
     assert "secret" not in str(mistakes)
 
 
-def test_c_find_asks_no_archive_that_is_no_dicom_peer(tmp_path):
-    file = tmp_path / "node.toml"
-    file.write_text(f'[completion]\nquery_destination = "archive"\n{STOW.format(url="https://h")}')
-    (mistake,) = read(file)[1]
-    assert (mistake.key, mistake.line) == ("completion.query_destination", 2)
-
-
 def test_a_library_that_is_missing_is_named_before_the_node_starts(tmp_path, monkeypatch):
     file = tmp_path / "node.toml"
     file.write_text(STOW.format(url="https://h"))

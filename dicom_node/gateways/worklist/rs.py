@@ -1,4 +1,4 @@
-"""A worklist by DICOMweb: UPS-RS (PS3.18, 11), and the images of its steps by WADO-RS (PS3.18, 10.4).
+"""A worklist by DICOMweb: UPS-RS (PS3.18, 11).
 
 An answer of 400 or 409 does not say which rule of the state table was broken. The state of the step does, so the
 performer asks for that.
@@ -6,8 +6,6 @@ performer asks for that.
 
 import json
 from collections.abc import Sequence
-from email.parser import BytesParser
-from email.policy import HTTP
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -16,8 +14,9 @@ from pydicom.datadict import tag_for_keyword
 
 from config.gateways.http import HttpDestination
 from config.settings import SenderSettings
+from dicom_node.gateways.dicomweb import GONE, JSON, NO_CONTENT, asked, usable
 from dicom_node.gateways.http import Answer as HttpAnswer
-from dicom_node.gateways.http import HttpPeer, NoAnswer
+from dicom_node.gateways.http import HttpPeer
 from dicom_node.gateways.worklist.contents import (
     IN_PROGRESS,
     SCHEDULED,
@@ -29,9 +28,6 @@ from dicom_node.gateways.worklist.contents import (
 from dicom_node.gateways.worklist.interface import Answer, Said
 from dicom_node.scu.association import PeerUnavailable, peer_at_fault
 
-JSON = "application/dicom+json"
-INSTANCE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-GONE, NO_CONTENT = (404, 410), 204
 MEANINGS = {
     400: Answer.CONFLICT,
     409: Answer.CONFLICT,
@@ -65,7 +61,7 @@ class RsWorklist:
         for query in self._queries:
             answer = self._ask("GET", f"/workitems?{query}&limit={20 * limit}")
             if answer.status not in (NO_CONTENT, *GONE):
-                found += _data_sets(_usable(answer))
+                found += _data_sets(usable(answer))
         with peer_at_fault():
             return in_order(found)[:limit]
 
@@ -78,7 +74,7 @@ class RsWorklist:
         answer = self._ask("GET", f"/workitems/{uid}")
         if answer.status in GONE:
             return None
-        found = _data_sets(_usable(answer))
+        found = _data_sets(usable(answer))
         if len(found) != 1:
             raise PeerUnavailable("a step was asked for and answered with something else")
         with peer_at_fault():
@@ -97,27 +93,7 @@ class RsWorklist:
     def _ask(self, method: str, path: str, content: Dataset | None = None) -> HttpAnswer:
         body = b"" if content is None else json.dumps([content.to_json_dict()]).encode()
         headers = {"Accept": JSON} | ({} if content is None else {"Content-Type": JSON})
-        return _asked(self._peer, method, path, body, headers)
-
-
-def instance(peer: HttpPeer, study: str, series: str, uid: str, max_bytes: int) -> bytes | None:
-    """One instance as a DICOM file, in the transfer syntax that the server has it in; None if it has none.
-
-    Raises PeerUnavailable.
-    """
-    path = f"/studies/{study}/series/{series}/instances/{uid}"
-    answer = _asked(peer, "GET", path, b"", {"Accept": INSTANCE}, max_bytes)
-    if answer.status in GONE:
-        return None
-    with peer_at_fault():
-        return _first_part(_usable(answer))
-
-
-def _asked(peer: HttpPeer, method: str, path: str, body: bytes, headers: dict[str, str], *limits: int) -> HttpAnswer:
-    try:
-        return peer.ask(method, path, body, headers, *limits)
-    except NoAnswer as error:
-        raise PeerUnavailable(str(error)) from error
+        return asked(self._peer, method, path, body, headers)
 
 
 def _said(answer: HttpAnswer) -> Said:
@@ -125,29 +101,11 @@ def _said(answer: HttpAnswer) -> Said:
     return Said(meaning, f"HTTP status {answer.status}")
 
 
-def _usable(answer: HttpAnswer) -> HttpAnswer:
-    if not answer.ok:
-        raise PeerUnavailable(answer.words)
-    return answer
-
-
 def _data_sets(answer: HttpAnswer) -> list[Dataset]:
     """The data sets of an answer: a list of them, or one alone."""
     with peer_at_fault():
         found: Any = json.loads(answer.body)
         return [Dataset.from_json(one) for one in (found if isinstance(found, list) else [found])]
-
-
-def _first_part(answer: HttpAnswer) -> bytes:
-    """The first part of a multipart answer. Raises ValueError."""
-    name = next((value for key, value in answer.headers.items() if key.lower() == "content-type"), "")
-    boundary = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {name}\r\n\r\n".encode()).get_boundary()
-    if not boundary:
-        raise ValueError("no multipart answer")
-    mark = b"--" + boundary.encode("ascii")
-    begin = answer.body.index(mark) + len(mark)
-    start = answer.body.index(b"\r\n\r\n", begin) + 4
-    return answer.body[start : answer.body.index(b"\r\n" + mark, start)]
 
 
 def _query(label: str, station: Coded | None, code: Coded | None) -> str:
