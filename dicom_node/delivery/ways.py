@@ -17,7 +17,7 @@ from storage.deliveries import ClaimedDelivery
 from storage.errors import StaleLease
 from storage.files import FileStore
 from storage.messages import Message, Messages
-from storage.results import StoredObject
+from storage.results import StoredObject, get_result
 
 Store = Callable[[Sequence[InstanceFile]], list[StoreResult]]
 
@@ -108,6 +108,8 @@ class MessagesWay:
             message = self._kept(claimed.delivery_id) or self._compose(claimed, now)
         except CannotCompose as error:
             return Verdict(AttemptOutcome.REFUSED, f"no message can be made of the result: {error}")
+        if self._is_replaced(claimed.result_id):
+            return Verdict(AttemptOutcome.TRANSIENT, "a later result of the series replaces it")
         return self._gateway.send(message)
 
     def stored(self, delivery_id: int) -> dict[str, int]:
@@ -124,6 +126,11 @@ class MessagesWay:
     def _kept(self, delivery_id: int) -> Message | None:
         with self._database.read() as tx:
             return self._messages.kept(tx, delivery_id, self._destination.kind)
+
+    def _is_replaced(self, result_id: int) -> bool:
+        """Another host may have told the later result by now: a receiver would take this one for the newest."""
+        with self._database.read() as tx:
+            return get_result(tx, result_id)["superseded_at"] is not None
 
     def _compose(self, claimed: ClaimedDelivery, now: float) -> Message:
         composed = self._gateway.compose(read_reported(self._database, self._files, claimed.result_id))

@@ -140,6 +140,20 @@ def test_a_result_that_is_replaced_while_it_is_told_is_not_told_again(tmp_path, 
     assert node.states() == {"ris": "SUPERSEDED"} and len(peer.sent) == 1
 
 
+def test_a_result_that_is_replaced_before_its_message_goes_is_not_told(tmp_path, peer, monkeypatch):
+    node = node_with_a_result(tmp_path)
+    compose = peer.compose
+
+    def slowly(result):
+        with node.database.transaction() as tx:
+            results.supersede(tx, 1, NOW + 1)
+        return compose(result)
+
+    monkeypatch.setattr(peer, "compose", slowly)
+    work(node, sender_of(node), times=2)
+    assert node.states() == {"ris": "SUPERSEDED"} and not peer.sent
+
+
 def test_a_result_that_no_message_can_be_made_of_is_refused_with_the_reason(tmp_path, peer):
     node = node_with_a_result(tmp_path)
     peer.error = CannotCompose("it has no patient")
