@@ -79,6 +79,13 @@ def test_a_peer_that_does_not_read_is_given_up() -> None:
     assert (verdict.outcome, verdict.text) == (AttemptOutcome.UNANSWERED, "no answer in time")
 
 
+def test_a_file_of_tls_that_is_not_there_is_no_fault_of_the_peer(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as engine:
+        gone = Listener(engine.getsockname()[1], tls=True, tls_authorities=tmp_path / "gone.pem")
+        verdict = exchange(gone, MESSAGE, "KEY1")
+    assert verdict.text == "TLS: a file that the settings name is not there"
+
+
 def test_tls_shows_our_certificate_and_checks_theirs(tmp_path: Path) -> None:
     ours, theirs = Authority("ours", time.time()), Authority("theirs", time.time())
     ca, other = ours.write(tmp_path / "ca.pem"), theirs.write(tmp_path / "other.pem")

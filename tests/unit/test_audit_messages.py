@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import socket
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import text
 
+from config.gateways.audit_messages import SyslogSettings
 from config.load import read
 from config.settings import Settings
 from dicom_node.gateways.audit_messages import folding, forwarder, message, syslog
@@ -469,3 +471,11 @@ def test_a_place_is_json_that_a_person_can_read(store, repository):
     forward(store, repository, 2)
     assert json.loads(place(store).text())["number"] == 1
     assert SimpleNamespace(**json.loads(place(store).text())).error is None
+
+
+def test_a_file_of_tls_that_is_not_there_is_no_fault_of_the_repository(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        settings = SyslogSettings(host="127.0.0.1", port=port, tls_authorities=tmp_path / "gone.pem")
+        with pytest.raises(NotTaken, match="names is not there"):
+            syslog.deliver(settings, [b"x"])

@@ -61,6 +61,8 @@ def deliver(settings: SyslogSettings, messages: Iterable[bytes], timeout_s: floa
         raise NotTaken(f"the repository's certificate is not trusted: {error.verify_message}") from None
     except ssl.SSLError as error:
         raise NotTaken(f"TLS: {(error.reason or 'the connection broke').lower().replace('_', ' ')}") from None
+    except FileNotFoundError:
+        raise NotTaken("TLS: a file that [audit.syslog] names is not there") from None
     except OSError as error:
         raise NotTaken(f"the repository is away: {error.strerror or type(error).__name__}") from None
 

@@ -118,6 +118,8 @@ def _failure(error: OSError) -> str:
         return f"TLS: its certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed ({(error.reason or 'error').lower()})"
+    if isinstance(error, FileNotFoundError):
+        return "TLS: a file that the settings name is not there"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return f"no connection: {why_no_connection(error) or type(error).__name__}"
