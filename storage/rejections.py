@@ -75,7 +75,7 @@ def withdraw(tx: Connection, series_pk: int, now: float) -> bool:
         return False
     if former.refusal_code == ReasonCode.WITHDRAWN:
         return False
-    models = _models(tx, series_pk, former.revision)
+    models = models_of(tx, series_pk, former.revision)
     if not models and former.selection is None:
         return False  # kept without being analysed: there is nothing to take back, nor will there be
     if models:
@@ -98,7 +98,7 @@ def _close_again(tx: Connection, series_pk: int, now: float, refusal: Refusal, c
     move(tx, SERIES, series_pk, SeriesState.OPEN, SeriesState.CLOSED, now, values=values, detail=detail)
 
 
-def _models(tx: Connection, series_pk: int, revision: int) -> list[ModelRef]:
+def models_of(tx: Connection, series_pk: int, revision: int) -> list[ModelRef]:
     """The models that reported on a revision of a series, or were to."""
     columns = (job_table.c.model_name, job_table.c.model_version, job_table.c.model_digest)
     mine = (job_table.c.series_pk == series_pk, job_table.c.revision == revision)

@@ -36,11 +36,12 @@ from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.errors import CorruptInstance, ModelError
 from inference.finding import ModelIdentity
 from inference.volume.load import Planes
-from storage import audit, deliveries, jobs, results, series, study_results
+from storage import audit, deliveries, jobs, rejections, results, series, study_results
 from storage.database import Database
 from storage.errors import CorruptFile, StaleLease, StoreUnavailable
 from storage.files import FileStore
 from storage.jobs import ClaimedJob
+from storage.replaces import Replaces
 from storage.results import NewObject, PreviousResult
 from storage.series import StoredInstance
 from storage.study_results import StandingResult
@@ -150,7 +151,7 @@ class Worker:
         with self.database.read() as tx:
             job = replace(job, refusal=job.refusal or suspended(tx, job))
             instances = series.series_instances(tx, job.series_pk)
-            previous = results.previous_result(tx, job.series_pk, replaced_by(self.settings, job.model.name))
+            previous = results.previous_result(tx, job.series_pk, self._replaced(tx, job))
         if series.instances_digest(instances) != job.instances_digest:
             raise StaleLease(f"job {job.job_id}: the series has changed since it was queued")
         if is_withdrawal(job) and previous is not None:
@@ -299,7 +300,7 @@ class Worker:
                 jobs.note_refusal(tx, job.job_id, job.refusal)
             now = self.database.now()
             result = new_result(analysis, model)
-            replaces = replaced_by(self.settings, job.model.name)
+            replaces = self._replaced(tx, job)
             to = destinations if stored else []
             result_id = jobs.finish(tx, job.job_id, job.fence, now, result, stored, to, replaces)
             note_repairs(tx, job, result_id, now, built)
@@ -324,6 +325,18 @@ class Worker:
             reason=analysis.refusal.code if analysis.refusal else None,
         )
         return True
+
+    def _replaced(self, tx: Connection, job: ClaimedJob) -> Replaces:
+        """Which results of the series the job's replaces.
+
+        If results are taken back, each model's own job does that, whichever models are in use now. Else what one says
+        would replace what another says, and who had that one's former result would not hear of it.
+        """
+        found = replaced_by(self.settings, job.model.name)
+        if not is_withdrawal(job) or found.only:
+            return found
+        beside = {model.name for model in rejections.models_of(tx, job.series_pk, job.revision)} - {job.model.name}
+        return Replaces(but=found.but | beside)
 
     def _destinations(
         self, model: ModelIdentity, calling_ae: str, analysed: bool, previous: PreviousResult | None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 from pynetdicom import AE
+from sqlalchemy import text
 from typer.testing import CliRunner
 
 from config.reasons import ReasonCode
@@ -268,3 +269,32 @@ def test_series_show_says_that_it_was_withdrawn_and_why(
     shown = CliRunner().invoke(app, ["series", "show", slices[0].SeriesInstanceUID], env=environment).stdout
     assert "not analysed: WITHDRAWN" in shown
     assert "Rejected for Quality Reasons" in shown
+
+
+def test_each_model_that_reported_takes_its_own_result_back_even_if_it_is_no_longer_in_use(
+    tmp_path: Path, slices: list[Dataset]
+) -> None:
+    uid = slices[0].SeriesInstanceUID
+    with Node(tmp_path / "node", **SETTINGS, models=[{"name": "demonstration"}, {"name": "densitometry"}]) as node:
+        site = Site(node, time.time())
+        site.send(*slices)
+        site.go_on()
+        site.deliver("pacs")
+        with node.database.read() as tx:
+            former = tx.execute(text("SELECT id, model_name FROM results ORDER BY id")).all()
+        assert [name for _, name in former] == ["demonstration", "densitometry"]
+    with Node(tmp_path / "node", **SETTINGS) as node:
+        site = Site(node, time.time() + 1000)
+        site.send(rejection_note(slices))
+        site.go_on()
+        assert site.record(uid).reason_code == ReasonCode.WITHDRAWN
+        with node.database.read() as tx:
+            told = tx.execute(
+                text(
+                    "SELECT model_name, destination, state FROM results JOIN deliveries ON result_id = results.id "
+                    "WHERE outcome = 'NOT_ANALYSED' ORDER BY model_name, destination"
+                )
+            ).all()
+        assert [tuple(row) for row in told] == [
+            (model, place, "PENDING") for model in ("demonstration", "densitometry") for place in ("archive", "pacs")
+        ]
