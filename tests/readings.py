@@ -70,9 +70,10 @@ def from_fhir(bundle: bytes) -> Reading:
 
 
 def from_oru(message: bytes) -> Reading:
-    """Of an ORU^R01 in UTF-8, by its OBX: those with one OBX-4 belong together."""
+    """Of an ORU^R01 in UTF-8, by its OBX: those with one OBX-4 belong together; what is taken back (W) is not said."""
     segments = [line.split("|") for line in message.decode().split("\r")]
-    observed = [(one[2], _coded(one[3]), one[4], one[5], one[6]) for one in segments if one[0] == "OBX"]
+    standing = [one for one in segments if one[0] == "OBX" and one[11] != "W"]
+    observed = [(one[2], _coded(one[3]), one[4], one[5], one[6]) for one in standing]
     values = [Value(name, Decimal(text), _coded(unit)) for kind, name, _, text, unit in observed if kind == "NM"]
     found = {group: _coded(text) for _, name, group, text, _ in observed if name.startswith(FINDING)}
     answers = {group: _coded(text) for _, name, group, text, _ in observed if name.startswith(INTERPRETATION)}
