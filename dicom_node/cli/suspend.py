@@ -61,7 +61,9 @@ def resume(
     settings = settings_from(config)
     database = database_of(settings)
     with database.transaction() as tx:
-        suspensions.resume(tx, name, who(), time.time())
+        # With --analyse also once it reports again: what an earlier run of this command did not come to.
+        if not analyse or suspensions.of_model(tx, name) is not None:
+            suspensions.resume(tx, name, who(), time.time())
     queued, left = 0, list[str]()
     if analyse:
         with database.read() as tx:
@@ -72,7 +74,7 @@ def resume(
                 with database.transaction() as tx:
                     done = acts.reanalyse(tx, settings, series_pk, None, time.time())
                     note_operator(tx, "reanalyse", done.about, model=done.detail["model"])
-            except (IllegalMove, CorruptFile) as error:
+            except (IllegalMove, CorruptFile, NodeError) as error:
                 left.append(f"series {series_pk} is left as it is: {error}")
             else:
                 queued += 1

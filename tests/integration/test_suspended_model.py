@@ -76,6 +76,9 @@ def test_its_series_are_kept_and_analysed_when_it_is_resumed(store: Store, phant
     events = [row["event"] for row in store.rows("SELECT event FROM audit WHERE event LIKE 'model.%' ORDER BY id")]
     assert events == ["model.suspended", "model.resumed"]
     assert "SUSPENDED" not in command(store.folder, "status")[1]
+    again = command(store.folder, "models", "resume", "demonstration", "--analyse", "--json")
+    assert (again[0], json.loads(again[1])["queued"]) == (0, 0), "to go on where it was interrupted does no harm"
+    assert command(store.folder, "models", "resume", "demonstration")[0] == 1
 
 
 def suspended_by(store: Store) -> str:
