@@ -2,10 +2,7 @@
 
 import hashlib
 import io
-import os
 import pickle
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -20,8 +17,8 @@ from inference.covid.card import ZhengCard, read_zheng_card
 from inference.covid.decovnet import DeCoVNet
 from inference.errors import ModelError
 from inference.lungs.unet import Statistics, UNet
-from inference.models.cards import Weights, require_weights, shipped_folder, write_card
-from inference.models.registry import make_active, sync_folder
+from inference.models.cards import Weights, require_weights, shipped_folder
+from inference.models.registry import install_folder
 
 AUTHORS = "zheng2020-authors"
 WRAPPER = "module."  # torch.nn.DataParallel's prefix
@@ -60,24 +57,12 @@ def install(card: ZhengCard, unet: bytes, decovnet: bytes, models_dir: Path, *, 
     unet, decovnet: the bytes of the safetensors files. Returns the folder.
     activate: False leaves the active model unchanged; the settings must then name the new one.
     """
-    models_dir.mkdir(parents=True, exist_ok=True)
-    folder = models_dir / f"{card.name}-{card.digest()[:16]}"
-    temporary = Path(tempfile.mkdtemp(prefix=".importing-", dir=models_dir))
-    try:
-        (temporary / card.unet.file).write_bytes(unet)
-        (temporary / card.decovnet.file).write_bytes(decovnet)
-        write_card(card, temporary)
-        _sync_files(temporary)
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    sync_folder(models_dir)
-    if activate:
-        make_active(models_dir, folder.name)
-    return folder
+
+    def fill(folder: Path) -> None:
+        (folder / card.unet.file).write_bytes(unet)
+        (folder / card.decovnet.file).write_bytes(decovnet)
+
+    return install_folder(card, models_dir, fill, activate=activate)
 
 
 def load_networks(folder: Path, card: ZhengCard) -> tuple[UNet, DeCoVNet]:
@@ -176,10 +161,3 @@ def _loaded(network: N, folder: Path, weights: Weights) -> N:
     _check_fit(state, network, weights.file)
     network.load_state_dict(state)
     return network.eval()
-
-
-def _sync_files(folder: Path) -> None:
-    for path in folder.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    sync_folder(folder)

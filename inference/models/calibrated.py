@@ -1,16 +1,14 @@
 """A model as a site has calibrated it: the same weights, under a card of another version."""
 
-import os
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from inference.errors import ModelError
 from inference.models.calibration import Calibration
-from inference.models.cards import Card, OperatingPoint, require_weights, write_card
+from inference.models.cards import Card, OperatingPoint, read_card, require_weights
 from inference.models.kinds import calibrates, find_kind
-from inference.models.registry import list_models, make_active, model_folders, sync_folder
+from inference.models.registry import install_folder, list_models, model_folders
 
 POINT = "own calibration"
 
@@ -24,8 +22,6 @@ def base_of(folder: Path, models_dir: Path, card: Card) -> tuple[Path, Card]:
         raise ModelError(f"{card.name}: models of kind {card.kind} give no certainty that could be calibrated")
     if card.calibration is None:
         return folder, card
-    from inference.models.cards import read_card
-
     for other in model_folders(models_dir):
         found = read_card(other)
         if found.digest() == card.calibration.base_digest:
@@ -50,25 +46,11 @@ def install_calibrated(card: Card, base: Path, models_dir: Path, *, activate: bo
     for other in list_models(models_dir):
         if (other.name, other.version) == (card.name, card.version) and other.digest() != card.digest():
             raise ModelError(f"another model is called {card.name} {card.version}; choose another version")
-    models_dir.mkdir(parents=True, exist_ok=True)
-    folder = models_dir / f"{card.name}-{card.digest()[:16]}"
-    temporary = Path(tempfile.mkdtemp(prefix=".calibrating-", dir=models_dir))
-    try:
+
+    def fill(folder: Path) -> None:
         for weights in card.weight_files().values():
-            target = temporary / weights.file
+            target = folder / weights.file
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base / weights.file, target)
-        write_card(card, temporary)
-        for path in [*(one for one in temporary.rglob("*") if one.is_file())]:
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    sync_folder(models_dir)
-    if activate:
-        make_active(models_dir, folder.name)
-    return folder
+
+    return install_folder(card, models_dir, fill, activate=activate)

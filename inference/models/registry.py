@@ -1,10 +1,13 @@
 """Which models are available, and which one is used; free of torch, so that any command may ask."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from inference.errors import ModelError
-from inference.models.cards import CARD_FILE, Card, read_card, shipped_folder
+from inference.models.cards import CARD_FILE, Card, read_card, shipped_folder, write_card
 
 DEMONSTRATION = "demonstration"
 ACTIVE_FILE = "active"
@@ -81,6 +84,40 @@ def make_active(models_dir: Path, folder_name: str) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, models_dir / ACTIVE_FILE)
     sync_folder(models_dir)
+
+
+def install_folder(card: Card, models_dir: Path, fill: Callable[[Path], None], *, activate: bool) -> Path:
+    """Write a model's folder durably, all or nothing: its card, and the files that `fill` writes into a folder.
+
+    activate: also make it the model that is used where the settings name none. Returns the folder.
+    """
+    models_dir.mkdir(parents=True, exist_ok=True)
+    folder = models_dir / f"{card.name}-{card.digest()[:16]}"
+    temporary = Path(tempfile.mkdtemp(prefix=".importing-", dir=models_dir))
+    try:
+        fill(temporary)
+        write_card(card, temporary)
+        _sync_files(temporary)
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_folder(models_dir)
+    if activate:
+        make_active(models_dir, folder.name)
+    return folder
+
+
+def _sync_files(folder: Path) -> None:
+    """Make the files of a folder durable, and the folders that name them."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
