@@ -144,6 +144,7 @@ def test_workers_are_wanted_once_a_person_has_said_so(tmp_path: Path) -> None:
 def test_the_token_is_read_by_ray_from_a_file_that_nobody_else_may_read(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("0123456789abcdef0123456789abcdef\n")
+    file.chmod(0o644)  # whatever the umask is
     cluster = settings_with(credentials=str(file)).cluster
     with pytest.raises(NodeError, match="chmod 600"):
         variables(cluster)
