@@ -84,6 +84,7 @@ class Association(threading.Thread):
         self.admitted = False
         self.is_storing = False
         self.active_at = time.monotonic()
+        self._has_asked = False
         self._incoming = incoming
         self._gate = gate
         self._intake = intake
@@ -97,6 +98,11 @@ class Association(threading.Thread):
     def cut(self) -> None:
         """End the connection from another thread."""
         self._incoming.cut()
+
+    @property
+    def is_silent(self) -> bool:
+        """True while nothing came that may be an association request."""
+        return not self._has_asked and not self._incoming.has_unread()
 
     @property
     def counts(self) -> bool:
@@ -139,6 +145,7 @@ class Association(threading.Thread):
     def _serve(self, connection: Connection) -> None:
         self._connection, self._messages = connection, Messages(self, connection.deadlines.pdu_s)
         kind, content = connection.receive_request()
+        self._has_asked = True
         self._begin(connection, kind, content)
         while self.state is State.ESTABLISHED:
             kind, content = connection.receive()

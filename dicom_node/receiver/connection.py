@@ -198,6 +198,14 @@ class Incoming:
             raise OSError("connection lost") from None
         self.peer_names = peer_names(wrapped)
 
+    def has_unread(self) -> bool:
+        """True if the peer sent something that its thread has not read yet; asked from another thread."""
+        try:
+            # The plain socket's method: an SSLSocket's own may not peek.
+            return bool(socket.socket.recv(self._socket, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
+
     def cut(self) -> None:
         """End the connection from another thread; its own thread then finds it closed."""
         try:

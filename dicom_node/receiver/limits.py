@@ -78,7 +78,7 @@ class Registry:
         return False
 
     def enter(self, association: Association) -> None:
-        """Count a new connection, and cut the oldest that waits if there are too many without an association."""
+        """Count a new connection, and cut one that waits if there are too many without an association."""
         key = association.network
         with self._lock:
             waiting = [(other, of) for other, of in self._open.items() if not other.counts]
@@ -86,11 +86,11 @@ class Registry:
         meters.CONNECTIONS.inc()
         same = [other for other, of in waiting if of == key]
         if len(same) >= self._limits.max_waiting_per_address:
-            self._evict(same[0])
+            self._evict(_least_promising(same))
         elif len(waiting) >= self._limits.max_waiting:
             # One of the address that has most of them: an address that behaves has few.
             worst = Counter(of for _, of in waiting).most_common(1)[0][0]
-            self._evict(next(other for other, of in waiting if of == worst))
+            self._evict(_least_promising([other for other, of in waiting if of == worst]))
 
     def _evict(self, association: Association) -> None:
         association.cut()
@@ -159,3 +159,8 @@ class Registry:
         """Those whose connection is open."""
         with self._lock:
             return list(self._open)
+
+
+def _least_promising(waiting: list[Association]) -> Association:
+    """The oldest that said nothing; a sender whose request is only not read yet must not be cut for silent ones."""
+    return next((one for one in waiting if one.is_silent), waiting[0])

@@ -7,8 +7,8 @@ of a default server are replaced:
 - accepted sockets have no timeout: here every PDU has a deadline (connection.py);
 - an association is two polling threads: here it is one that waits (association.py);
 - there is no limit but the number of associations: here connections without an association are limited by address
-  and evicted oldest first, so that silent ones cannot keep a sender out; associations are limited by address, by AE
-  title and altogether, and refused as transient above that (limits.py).
+  and evicted, silent ones first and the oldest of them, so that they cannot keep a sender out; associations are
+  limited by address, by AE title and altogether, and refused as transient above that (limits.py).
 
 tests/unit/test_receiver_server.py pins what is relied on.
 """

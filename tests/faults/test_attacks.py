@@ -222,7 +222,8 @@ def test_a_pdu_that_comes_one_byte_at_a_time_is_cut_off_at_its_deadline(victim: 
 
 def test_a_thousand_silent_connections_keep_nobody_out(victim: Victim) -> None:
     with while_a_series_is_sent(victim):
-        silent = [Attacker(victim.port) for _ in range(1000)]
+        # From another address: a thousand connections make room at the cost of their own.
+        silent = [Attacker(victim.port, "127.0.0.2") for _ in range(1000)]
         time.sleep(1)
         for one in silent:
             one.close()
