@@ -140,6 +140,8 @@ def _serve(port: int, folder: str) -> None:
         "include_dashboard": False,
         "temp_dir": folder,
     }
+    # Ray notes its address there, and makes the folder only if it is also its own.
+    Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)
     cluster = Cluster(initialize_head=True, head_node_args=head)
     hosts: dict[int, Any] = {}
     print("ready", flush=True)
