@@ -1,0 +1,31 @@
+"""Every number that decides whether a watch speaks, tuned on simulated years: see docs/monitoring.md.
+
+`python -m benchmarks.drift` shows what a change of them does to false alarms and to the time until a shift is found.
+"""
+
+from datetime import timedelta
+
+# A stream's reference: so many analysed studies, or those of so many days if they are fewer.
+REFERENCE_STUDIES, REFERENCE_PERIOD = 500, timedelta(days=60)
+
+WINDOW = timedelta(days=28)
+RECENT = timedelta(days=7)  # a chart's crossing counts for this long
+FEWEST = 150  # studies that a distribution or a rate needs, in the reference and now
+LOOK_BACK_STUDIES = 600  # `assess` should be given as many, if the site has had them since the reference
+
+# Distributions: an effect of this size, and a q (Benjamini-Hochberg) below that.
+KS_WARN, KS_ALARM = 0.15, 0.25
+PSI_WARN, PSI_ALARM = 0.10, 0.25
+Q = 0.01
+
+# Charts from study to study, on normal scores.
+EWMA_LAMBDA, EWMA_LIMIT = 0.2, 4.5  # standard deviations of the chart
+
+# The rate of positive results.
+RATE_LIMIT, RATE_DAYS = 3.5, 7  # score test in standard deviations, on as many days running
+CUSUM_ODDS, CUSUM_LIMIT = 2.0, 9.0  # the odds ratio that is looked for, and the log-likelihood ratio that is enough
+
+REFUSALS_TAIL, REFUSALS_FEWEST = 1e-4, 3  # chance of so many in RECENT by the reference's rate; and at least so many
+TURNAROUND_RATIO, TURNAROUND_FEWEST = 2.0, 60  # of the 95th percentiles; studies that it is taken from
+
+NEW_VALUES_SHOWN = 10  # of one fact: a sender that makes up kernels must not fill a page
