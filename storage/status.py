@@ -1,5 +1,6 @@
 """How the node is doing, in numbers, for `dicom-node status` and the dashboard."""
 
+from collections import Counter
 from typing import Any
 
 from sqlalchemy import Column, Connection, func, select
@@ -46,12 +47,17 @@ def status(tx: Connection, now: float) -> dict[str, Any]:
     }
 
 
-def queues(tx: Connection, now: float) -> dict[str, dict[str, Any]]:
+def queues(tx: Connection, now: float) -> dict[str, Any]:
     """What a monitor often asks for: counts by state, and how long the first of each queue has waited (seconds)."""
     counts = tallies.read(tx)
     return {
         "states": _by_state(counts),
         "worklist_steps": _worklist_steps(counts),
+        "results": {str(one): counts.rows("results", one, part="") for one in ResultOutcome},
+        "instances_gone": {why: counts.rows("instances", why) for why in ("missing", "corrupt", "retention")},
+        "conflicts": counts.rows("conflicts", CONTRADICTS),
+        "paused": _paused(tx),
+        "destinations": _waiting(tx, counts, now),
         "oldest_s": {
             "jobs": _age(now, tx.scalar(OLDEST_QUEUED)),
             "deliveries": _age(now, _oldest_pending(tx, counts)),
@@ -87,6 +93,22 @@ def _worklist_steps(counts: tallies.Counts) -> dict[str, int]:
     """The steps of worklists by state; empty if there never was one."""
     by_state = {str(state): counts.rows("workitems", state) for state in StepState}
     return {state: rows for state, rows in by_state.items() if rows}
+
+
+def _paused(tx: Connection) -> dict[str, int]:
+    kinds = Counter(str(one.kind) for one in pauses.all_of(tx))
+    return {**{str(kind): kinds[str(kind)] for kind in pauses.Pausable}, "model": len(suspensions.all_of(tx))}
+
+
+def _waiting(tx: Connection, counts: tallies.Counts, now: float) -> dict[str, dict[str, float]]:
+    """By destination: what failed, what waits, and how long the first of it has waited (seconds; 0 if none does)."""
+    names = counts.parts("deliveries")
+    first = {name: _first_pending(tx, deliveries.c.created_at, [name]) for name in names}
+    return {
+        "failed": {name: counts.rows("deliveries", DeliveryState.FAILED, name) for name in names},
+        "waiting": {name: counts.rows("deliveries", DeliveryState.PENDING, name) for name in names},
+        "oldest_seconds": {name: _age(now, since) or 0 for name, since in first.items()},
+    }
 
 
 def _oldest_pending(tx: Connection, counts: tallies.Counts) -> float | None:

@@ -14,6 +14,7 @@ ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 || missing="$missing rsyslog
 [ -x /usr/sbin/ip ] || [ -x /sbin/ip ] || missing="$missing iproute2"
 [ -x /usr/sbin/iptables ] || [ -x /sbin/iptables ] || missing="$missing iptables"
 [ -x /usr/bin/jing ] || missing="$missing jing"
+[ -x /usr/bin/promtool ] || missing="$missing prometheus"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing peers:$missing"

@@ -10,7 +10,7 @@ only the receivers know (see receiver/meters.py).
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import structlog
@@ -36,15 +36,33 @@ LATE_S = 900.0
 """Work that is overdue by this long shows that its process does not get to it."""
 MIB = 1024**2
 READ_TIMEOUT_S = 5
+WORDS = (
+    "low-disk",
+    "store-away",
+    "receiver-down",
+    "store-replaced",
+    "index-unreadable",
+    "closing-late",
+    "leases-late",
+    "sending-late",
+    "audit-messages-late",
+)
+"""What /health may say, a word for each problem; docs/runbook.md has a section for each."""
 
 
 class NodeCollector(Collector):
-    """What the index, the disk and the certificate files say."""
+    """What the index, the disk and the certificate files say.
 
-    def __init__(self, settings: Settings, database: Database, files: FileStore) -> None:
+    health: what keeps the node from working, in WORDS.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, files: FileStore, health: Callable[[], list[str]]
+    ) -> None:
         self._settings = settings
         self._database = database
         self._files = files
+        self._health = health
 
     def collect(self) -> Iterable[Metric]:
         """See prometheus_client. Without the index, the rest is shown."""
@@ -55,6 +73,7 @@ class NodeCollector(Collector):
             left.add_metric([found.use], 0 if found.days_left is None else found.days_left * DAY_S)
         yield left
         yield GaugeMetricFamily("dicom_node_file_store_up", "1 if the file store answers.", self._store_answers())
+        yield _labelled("problem", "1 while /health says this word.", "word", _as_flags(self._health()))
         try:
             yield from self._queues()
         except StorageError:
@@ -78,21 +97,39 @@ class NodeCollector(Collector):
             name = "dicom_node_audit_rows_untold_oldest_seconds"
             yield GaugeMetricFamily(name, "How long they wait.", untold["seconds"] or 0)
         for part, counts in found["states"].items():
-            family = GaugeMetricFamily(f"dicom_node_{part}", f"{part.capitalize()} by state.", labels=["state"])
-            for state, count in counts.items():
-                family.add_metric([state], count)
-            yield family
+            yield _labelled(part, f"{part.capitalize()} by state.", "state", counts)
         if found["worklist_steps"]:
-            family = GaugeMetricFamily("dicom_node_worklist_steps", "Steps of worklists by state.", labels=["state"])
-            for state, count in found["worklist_steps"].items():
-                family.add_metric([state], count)
-            yield family
+            yield _labelled("worklist_steps", "Steps of worklists by state.", "state", found["worklist_steps"])
+        yield _labelled("results", "Results by outcome.", "outcome", found["results"])
+        yield _labelled("instances_gone", "Instances that are no longer held.", "why", found["instances_gone"])
+        yield GaugeMetricFamily("dicom_node_instances_set_aside", "They contradict what is held.", found["conflicts"])
+        yield _labelled("paused", "Paused by a person.", "kind", found["paused"])
+        for name, of in DELIVERIES.items():
+            yield _labelled(f"destination_{name}", of, "destination", found["destinations"][name])
         for part, age in found["oldest_s"].items():
             yield GaugeMetricFamily(f"dicom_node_{part}_oldest_seconds", f"How long {part} wait.", age or 0)
 
 
+DELIVERIES = {
+    "failed": "Deliveries that are not tried again.",
+    "waiting": "Deliveries that wait.",
+    "oldest_seconds": "How long the first of them has waited.",
+}
+
+
+def _labelled(name: str, what: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"dicom_node_{name}", what, labels=[label])
+    for value, count in values.items():
+        family.add_metric([value], count)
+    return family
+
+
+def _as_flags(found: Collection[str]) -> dict[str, float]:
+    return {word: float(word in found) for word in WORDS}
+
+
 def problems(settings: Settings, database: Database, files: FileStore, receivers: float | None) -> list[str]:
-    """What keeps the node from working, as stable words; empty if nothing does.
+    """What keeps the node from working, in WORDS; empty if nothing does.
 
     receivers: how many listen; None if that is not known.
     """
@@ -134,7 +171,7 @@ def registry_of(settings: Settings, database: Database, files: FileStore) -> Col
     folder = os.environ.get(COUNTS_VARIABLE)
     if folder:
         MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
-    registry.register(NodeCollector(settings, database, files))
+    registry.register(NodeCollector(settings, database, files, lambda: health(settings, database, files)))
     return registry
 
 

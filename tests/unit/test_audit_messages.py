@@ -445,9 +445,8 @@ def test_without_tls_messages_go_to_this_machine_only_unless_the_site_says_so(tm
 
 
 def test_health_status_and_metrics_say_how_far_behind_the_messages_are(store):
-    from prometheus_client import CollectorRegistry
 
-    from dicom_node.runtime.metrics import NodeCollector, problems
+    from dicom_node.runtime.metrics import registry_of
     from dicom_node.web.health import _audit_messages
 
     at = time.time() - 3000
@@ -455,9 +454,8 @@ def test_health_status_and_metrics_say_how_far_behind_the_messages_are(store):
     wanted = settings(store, 1, timeout_s=0.2)
     with pytest.raises(NotTaken):
         Forwarder(wanted, store.database).step(at + 1)
-    assert "audit-messages-late" in problems(wanted, store.database, store.files, None)
-    registry = CollectorRegistry()
-    registry.register(NodeCollector(wanted, store.database, store.files))
+    registry = registry_of(wanted, store.database, store.files)
+    assert registry.get_sample_value("dicom_node_problem", {"word": "audit-messages-late"}) == 1
     assert registry.get_sample_value("dicom_node_audit_rows_untold") == 1
     with store.database.read() as tx:
         counts = {"audit_messages": forwarding.lag(tx, time.time())}
