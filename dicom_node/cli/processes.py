@@ -12,6 +12,7 @@ from dicom_node.cli.configure import read_and_check
 from dicom_node.errors import NodeError
 from dicom_node.runtime.node_lock import note_parts, only_node
 from dicom_node.runtime.presence import only_host, present
+from dicom_node.runtime.service_manager import ServiceManager
 from dicom_node.runtime.signals import die_with_parent, is_child, reload_on_hangup, say_ready, stop_on_signals
 from dicom_node.runtime.store_watch import watched
 from dicom_node.runtime.supervisor import PARTS, PARTS_VARIABLE, Supervisor, parts_of
@@ -40,6 +41,7 @@ def run(
     SIGTERM: end when what is under way is done. SIGHUP: read the configuration again.
     """
     stop, reload = stop_on_signals(), reload_on_hangup()
+    manager = ServiceManager.of_environment()
     settings = settings_from(config)
     # Migrations and start-up checks run once, here, before several processes open the index.
     from dicom_node.runtime.startup import note_stop, prepare, tell_stop
@@ -49,7 +51,7 @@ def run(
         note_parts(lock, parts)
         prepare(settings, parts)
         with present(settings, parts, registered=True):
-            Supervisor(settings, config, lock, read_and_check, parts).run(stop, reload)
+            Supervisor(settings, config, lock, read_and_check, parts, manager).run(stop, reload)
         note_stop(settings)
         tell_stop(settings)
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from dicom_node.runtime import configuration
 from dicom_node.runtime.index import open_index
 from dicom_node.runtime.presence import host_name
 from dicom_node.runtime.reloading import Change, Copy, Read, compare
+from dicom_node.runtime.service_manager import ServiceManager
 from dicom_node.runtime.signals import PARENT_VARIABLE, READY_VARIABLE
 from storage import audit
 from storage.errors import StorageError
@@ -55,6 +56,7 @@ class Child:
     pause_s: wait before the next restart; doubles while it keeps dying at once.
     ends_at: when a process that was asked to end for a new configuration is killed; None for all others.
     tells: it says when it is ready; the others are at once.
+    works: it has begun its work, and has not been seen to end.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Child:
     pause_s: float = field(default=0.5)
     ends_at: float | None = None
     tells: bool = False
+    works: bool = False
     _told: int | None = None
 
     def start(self) -> None:
@@ -79,7 +82,7 @@ class Child:
         environment[READY_VARIABLE] = str(told)
         self.process = subprocess.Popen(command, env=environment, pass_fds=(self.lock, told))
         os.close(told)
-        self.started = time.monotonic()
+        self.started, self.works = time.monotonic(), not self.tells
         log.info("child started", child=self.name, pid=self.process.pid)
 
     def is_ready(self) -> bool:
@@ -87,7 +90,7 @@ class Child:
         if not self.tells or self._told is None:
             return True
         try:
-            os.read(self._told, 1)  # nothing: it has ended, and nobody need wait for it
+            self.works = bool(os.read(self._told, 1))  # nothing: it has ended, and nobody need wait for it
         except BlockingIOError:
             return False
         self._forget_pipe()
@@ -171,6 +174,7 @@ class Supervisor:
 
     config_file: the site's file, or None; the children read a copy of it (see reloading.py).
     lock: see node_lock.only_node. read: how a configuration is read and checked. parts: see `children_of`.
+    manager: who is told that the node is ready, lives and stops.
     """
 
     def __init__(
@@ -180,7 +184,9 @@ class Supervisor:
         lock: int,
         read: Read = read,
         parts: Sequence[str] | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
+        self._manager = manager or ServiceManager()
         self._settings = settings
         self._read = read
         self._copy = Copy(config_file, settings.data_dir) if config_file else None
@@ -210,10 +216,19 @@ class Supervisor:
                 self._restart_next()
                 for child in self.children:
                     self._tend(child)
+                self._tell()
         finally:
-            _drain(self.children)
+            self._manager.stopping()
+            _drain(self.children, self._manager.alive)
             if self._copy is not None:
                 self._copy.remove()
+
+    def _tell(self) -> None:
+        away = [child.name for child in self.children if not (child.is_ready() and child.works)]
+        if not away:
+            self._manager.ready()
+        self._manager.says(f"starting or down: {', '.join(away)}" if away else "all processes run")
+        self._manager.alive()
 
     def _tend(self, child: Child) -> None:
         now = time.monotonic()
@@ -226,6 +241,7 @@ class Supervisor:
             if child.ends_at is not None and now > child.ends_at:
                 child.process.kill()
             return
+        child.works = False
         _forget_counts(child)
         if child.ends_at is not None:
             child.process, child.ends_at, child.pause_s = None, None, 0.5
@@ -331,14 +347,19 @@ def _forget_counts(child: Child) -> None:
         mark_process_dead(child.process.pid, folder)  # type: ignore[no-untyped-call]
 
 
-def _drain(children: list[Child]) -> None:
+def _drain(children: list[Child], still_alive: Callable[[], None]) -> None:
     running = [child.process for child in children if child.process is not None]
     for process in running:
         process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + DRAIN_S
     for process in running:
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        while not _has_ended(process) and time.monotonic() < deadline:
+            still_alive()
+        process.kill()  # does nothing to one that has ended
+        process.wait()
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(TICK_S)
+    return process.returncode is not None
