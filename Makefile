@@ -15,7 +15,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format unit integration peers-test coverage attack fuzz faults batch-kills cluster cluster-kills \
-	hosts peers install install-test lock clean
+	hosts backup-load peers install install-test lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -74,6 +74,9 @@ cluster-kills: $(VENV)/.test  ## 300 kills of two hosts and a Ray cluster, on Po
 
 hosts: $(VENV)/.test peers  ## hosts that vanish, are cut off, stand still: 100 times, in network namespaces (as root)
 	NODE_HOST_FAULTS=100 $(BIN)/python -m pytest --timeout=0 tests/faults/test_hosts.py
+
+backup-load: $(VENV)/.test  ## 40 backups under load, kills, and restores on another path: half an hour
+	NODE_BACKUP_ROUNDS=40 $(BIN)/python -m pytest --timeout=0 tests/faults/test_backup_load.py
 
 # DCMTK, Orthanc, PixelMed's validator, PostgreSQL. Without root or apt, their tests skip by name.
 peers:  ## install the programs that tests talk to (Debian, as root)

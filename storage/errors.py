@@ -12,6 +12,7 @@ StorageError
 ├── NotLeader          another host decides now; what this one was about to do did not happen
 ├── WrongClock         the clock of this machine is too far from that of the database server
 ├── StoreMismatch      the index and the stored files do not belong together
+├── MoveFailed         an index cannot be moved to another database
 ├── StoreUnavailable   the object store cannot be reached, or does not answer; transient, A700 on the network
 ├── CorruptFile        a stored file is missing or is not what was stored
 ├── NotFound           no such row
@@ -57,6 +58,10 @@ class StoreReplaced(DatabaseUnavailable):
 
 class StoreMismatch(StorageError):
     """The index and the stored files do not belong together. The message says what was found and what to do."""
+
+
+class MoveFailed(StorageError):
+    """An index was not moved to another database: it is used as before. The message says why."""
 
 
 class DatabaseOutdated(StorageError):

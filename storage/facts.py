@@ -1,8 +1,13 @@
 """Facts about the database itself: one value for each name."""
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert, inspect, select
 
 from storage.models import properties
+
+
+def has_facts(tx: Connection) -> bool:
+    """Whether the database has a place for facts: an index has, an empty database has not."""
+    return inspect(tx).has_table(properties.name)
 
 
 def get_fact(tx: Connection, name: str) -> str | None:

@@ -9,16 +9,17 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import Connection, exists, inspect, select, text
+from sqlalchemy import Connection, exists, select, text
 from sqlalchemy.engine import make_url
 
 from storage import audit
 from storage.database import BUSY_TIMEOUT_S, Database
 from storage.errors import DatabaseReadOnly, StoreMismatch, StoreReplaced, StoreUnavailable
-from storage.facts import set_fact
+from storage.facts import has_facts, set_fact
 from storage.files import FileStore
 from storage.mark import Identity, Mark
 from storage.models import conflicts, instances, properties, result_objects
+from storage.moved import is_elsewhere, refuse_moved
 from storage.orphans import freely_swept, survey
 
 STORE, EPOCH = "store", "epoch"
@@ -73,7 +74,8 @@ def _compare(database: Database, files: FileStore, mark: Mark) -> tuple[Identity
     with database.read() as tx:
         held = identity_of(tx)
         found = mark.read()
-        return held, found, _mismatch(tx, held, found, noted, files.where, database.where)
+        reason = is_elsewhere(tx, database.where) or _mismatch(tx, held, found, noted, files.where, database.where)
+        return held, found, reason
 
 
 @contextlib.contextmanager
@@ -112,6 +114,7 @@ def open_for_adoption(url: str, files: FileStore, *, merge: bool) -> Database:
         raise StoreMismatch(str(reason))
     database = Database(url)
     with _named_faults(database):
+        refuse_moved(database)
         database.migrate()
     return database
 
@@ -193,7 +196,7 @@ class Epoch:
 
 def identity_of(tx: Connection) -> Identity | None:
     """The identity that the index holds; None for one without, and for a database without tables."""
-    if not inspect(tx).has_table(properties.name):
+    if not has_facts(tx):
         return None
     named = properties.c.name.in_([STORE, EPOCH])
     held = {row.name: row.value for row in tx.execute(select(properties).where(named))}

@@ -132,7 +132,7 @@ def adopt(
     Afterwards index and files belong together, whatever they were before.
     """
     settings = settings_from(config)
-    with _stopped(settings):
+    with stopped(settings):
         files = files_of(settings)
         database = _as_it_is(settings) if dry_run else open_for_adoption(settings.database_url, files, merge=merge)
         done = _adopt(settings, database, files, dry=dry_run, quiet=json)
@@ -218,7 +218,7 @@ def _age_s(settings: Settings) -> Iterator[float]:
     """While a node runs, a file without a row may belong to an instance that is being received."""
     with ExitStack() as held:
         try:
-            held.enter_context(_stopped(settings))
+            held.enter_context(stopped(settings))
         except NodeError:
             yield AGE_WHILE_RUNNING_S
         else:
@@ -226,7 +226,7 @@ def _age_s(settings: Settings) -> Iterator[float]:
 
 
 @contextmanager
-def _stopped(settings: Settings) -> Iterator[None]:
+def stopped(settings: Settings) -> Iterator[None]:
     """Keep nodes from starting meanwhile on this machine. Raises NodeError if one runs, here or elsewhere."""
     with only_node(settings.data_dir, threading.Event(), patience_s=0):
         elsewhere = _hosts_alive(settings)

@@ -54,6 +54,7 @@ COMMANDS = (
     "dicom_node.runtime.adoption.",
     "dicom_node.batch.creating.",
     "dicom_node.batch.report.",
+    "dicom_node.backup.",
 )
 # Not in a running node (the demonstration, certificates), or an empty folder that is made at every start.
 ELSEWHERE = {
@@ -92,6 +93,12 @@ ELSEWHERE = {
     "storage.audit_archive._write",
     "storage.audit_archive._new_file",
     "storage.audit_archive._delete_archived",
+    # A command, which goes on where a killed one stopped: test_index_move.py.
+    "storage.moving.Mover.begin",
+    "storage.moving.Mover._copy_on",
+    "storage.moving.Mover._copy_whole",
+    "storage.moving.Mover.finish",
+    "storage.moving.Mover._number_on",
     # Copies of what is in a bucket, and what is on its way there: never promised to anybody. The next process of the
     # machine removes what a killed one leaves.
     "storage.bucket_store.BucketFile.discard",

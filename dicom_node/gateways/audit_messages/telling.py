@@ -25,7 +25,10 @@ from dicom_node.gateways.audit_messages.table import BROKEN, HEAD, TABLE, Counte
 from storage.forwarding import Row
 from storage.models import instances, result_objects, series, studies
 
-WORDS = ("reason", "status", "settings", "mistakes", "name", "account", "roles", "path", "why", "command", "page")
+WORDS = (
+    *("reason", "status", "settings", "mistakes", "name", "account", "roles", "path", "why", "command", "page"),
+    *("point", "from", "to"),
+)
 """What an alert says of a row's detail."""
 
 
@@ -125,7 +128,7 @@ class Teller:
         if who == Who.FETCHED:
             return [_peer(row, codes.SOURCE), self._node(codes.DESTINATION, requestor=True)]
         if who == Who.DOWNLOAD:
-            copy = Participant("browser", False, codes.DESTINATION_MEDIA, media=codes.URI)
+            copy = Participant(str(detail.get("to") or "browser"), False, codes.DESTINATION_MEDIA, media=codes.URI)
             return [self._person(row, detail), self._node(codes.SOURCE), copy]
         if who == Who.IMPORTED:
             return [self._node(codes.DESTINATION, requestor=True), _peer(row, codes.SOURCE_MEDIA)]

@@ -1,0 +1,330 @@
+"""backup create, verify and restore, on a node's real index and files."""
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from config.load import load_settings
+from dicom_node.backup.configuration import LEFT_OUT, without_secrets
+from dicom_node.backup.creating import Creator
+from dicom_node.backup.manifest import read_manifest
+from dicom_node.cli.app import app
+from dicom_node.errors import NodeError
+from storage import audit
+from storage.audit_check import check
+from storage.folder import FolderStore
+from storage.identity import claim, look, open_store
+from storage.reconcile import reconcile
+from storage.retention import DAY_S, delete_old_images
+from tests.storage_factory import Store
+
+SECRET = "a-secret-of-the-site-9471"
+CONFIGURATION = f"""data_dir = "{{data}}"
+[storage]
+pseudonym_key = "{SECRET}"   # the site's
+low_disk_mb = 1
+[receiver]
+port = 1
+[[destinations]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = 1
+"""
+
+
+class Site:
+    """A node's data folder with results, its configuration, and a folder of backups."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data, self.backups, self.config = folder / "data", folder / "backups", folder / "node.toml"
+        self.data.mkdir()
+        self.store = at(self.data)
+        claim(self.store.database, self.store.files)
+        self.result = self.store.reported("pacs")
+        self.config.write_text(CONFIGURATION.format(data=self.data))
+
+    def create(self, *options: str, status: int = 0, to: Path | None = None) -> dict[str, Any]:
+        arguments = ("create", str(to or self.backups), "--config", str(self.config), "--json", *options)
+        made: dict[str, Any] = json.loads(command(*arguments, status=status).stdout)
+        return made
+
+    def backup(self) -> Path:
+        return Path(self.create()["folder"])
+
+    def create_later(self, *options: str) -> dict[str, Any]:
+        """A backup's name has its second."""
+        time.sleep(1.0 - time.time() % 1.0)
+        return self.create(*options)
+
+    def creator(self, report: Any) -> Creator:
+        return Creator(
+            load_settings(self.config), self.store.database, self.store.files, self.config, "test", report
+        )  # fmt: skip
+
+
+def at(data: Path) -> Store:
+    return Store(data, f"sqlite:///{data}/node.db")
+
+
+def command(*arguments: str, status: int = 0, **variables: str) -> Result:
+    done = CliRunner().invoke(app, ["backup", *arguments], env=variables)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == status, done.output
+    return done
+
+
+def restore(backup: Path, to: Path, *options: str) -> dict[str, Any]:
+    restored: dict[str, Any] = json.loads(command("restore", str(backup), "--to", str(to), "--json", *options).stdout)
+    return restored
+
+
+def wrong(backup: Path) -> list[str]:
+    found: list[str] = json.loads(command("verify", str(backup), "--json", status=1).stdout)["problems"]
+    return found
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    with made.store:
+        yield made
+
+
+def test_a_restored_node_has_every_row_file_and_audit_row_of_the_point(site: Site, tmp_path: Path) -> None:
+    site.store.receive(7, now=100.0, series_uid="1.2.9")
+    (site.data / "models" / "theirs").mkdir(parents=True)
+    (site.data / "models" / "theirs" / "card.toml").write_text("name = 'theirs'")
+    with site.store.database.read() as tx:
+        head = audit.head(tx)
+    made = site.create()
+    assert command("verify", made["folder"]).stdout.startswith("The backup is whole")
+    assert tuple(made["head"]) == head and made["files"] == 4
+    told = site.store.rows("SELECT * FROM audit WHERE event = 'backup.created'")
+    assert json.loads(str(told[0]["detail"]))["point"] == f"{head[0]}:{head[1]}"
+
+    new = tmp_path / "new"
+    restore(Path(made["folder"]), new)
+    assert (new / "models" / "theirs" / "card.toml").is_file()
+    files = FolderStore(new / "files")
+    assert look(f"sqlite:///{new}/node.db", files)[2] is None
+    with at(new) as restored:
+        for table in ("instances", "results", "result_objects"):
+            assert restored.rows(f"SELECT * FROM {table}") == site.store.rows(f"SELECT * FROM {table}")
+        for row in restored.rows("SELECT path, sha256 FROM instances UNION SELECT path, sha256 FROM result_objects"):
+            assert files.read_verified(str(row["path"]), str(row["sha256"]))
+        with restored.database.read() as tx:
+            assert check(tx, head).problems == (), "the trail goes on from the point"
+        (row,) = restored.rows("SELECT detail FROM audit WHERE event = 'index.restored'")
+        assert json.loads(str(row["detail"]))["point"] == f"{head[0]}:{head[1]}"
+        # What a start does:
+        database = open_store(restored.url, files)
+        claim(database, files)
+        done = reconcile(database, files, 1000.0)
+        assert done["files_missing"] == done["files_corrupt"] == done["reports_lost"] == done["orphans_swept"] == 0
+
+
+def test_what_came_after_the_point_is_taken_when_it_is_sent_again(site: Site, tmp_path: Path) -> None:
+    backup = site.backup()
+    site.store.receive(3, now=50.0)
+    restore(backup, tmp_path / "new")
+    with at(tmp_path / "new") as restored:
+        assert len(restored.rows("SELECT * FROM instances")) == 2
+        assert [str(outcome) for outcome in restored.receive(1, 2, 3, now=60.0)] == ["DUPLICATE", "DUPLICATE", "NEW"]
+
+
+def test_nothing_is_sent_before_a_person_resumes_and_then_the_bytes_of_the_backup(site: Site, tmp_path: Path) -> None:
+    with site.store.database.transaction() as tx:
+        tx.exec_driver_sql("UPDATE deliveries SET state = 'SENDING', due_at = 9e9")
+        tx.exec_driver_sql("INSERT INTO web_users VALUES (1, 'eve', 'viewer', 'h', 0, 0)")
+        tx.exec_driver_sql("INSERT INTO web_sessions VALUES ('t', 1, '', 0, 9e9)")
+    assert restore(site.backup(), tmp_path / "new")["held"] == ["pacs"]
+    objects = site.store.rows("SELECT sop_instance_uid, sha256 FROM result_objects")
+    with at(tmp_path / "new") as restored:
+        assert restored.rows("SELECT kind, name FROM pauses") == [{"kind": "destination", "name": "pacs"}]
+        assert restored.states("deliveries") == ["PENDING"], "whoever sent it sends no more"
+        assert restored.rows("SELECT sop_instance_uid, sha256 FROM result_objects") == objects
+        assert restored.rows("SELECT * FROM web_sessions") == [], "who has logged out since is not logged in again"
+    assert restore(Path(site.create_later()["folder"]), tmp_path / "at once", "--send-at-once")["held"] == []
+
+
+def test_files_that_retention_deletes_meanwhile_are_gone_in_the_restored_node_too(site: Site, tmp_path: Path) -> None:
+    with site.store.database.transaction() as tx:
+        tx.exec_driver_sql("UPDATE deliveries SET state = 'COMMITTED', sent_at = 31, committed_at = 31, due_at = NULL")
+
+    def retention(what: str, done: int, of: int) -> None:
+        if what == "files" and done == 0:
+            assert delete_old_images(site.store.database, site.store.files, 40.0 + DAY_S, 1.0) in (0, 2)
+
+    made = site.creator(retention).create(site.backups)
+    assert len(made.manifest.deleted) == 2 and made.manifest.lost == ()
+    command("verify", str(made.folder))
+    restore(made.folder, tmp_path / "new")
+    with at(tmp_path / "new") as restored:
+        reasons = restored.rows("SELECT DISTINCT gone_reason FROM instances")
+        assert reasons == [{"gone_reason": "retention"}]
+
+
+def test_a_file_that_was_lost_before_is_named_and_the_rest_is_backed_up(site: Site, tmp_path: Path) -> None:
+    (path,) = (row["path"] for row in site.store.rows("SELECT path FROM instances WHERE id = 1"))
+    (site.data / "files" / str(path)).unlink()
+    made = site.create(status=1)
+    assert made["lost"] == [path] and made["files"] == 2
+    restore(Path(made["folder"]), tmp_path / "new")
+    with at(tmp_path / "new") as restored:
+        assert restored.rows("SELECT gone_reason FROM instances WHERE id = 1") == [{"gone_reason": "missing"}]
+
+
+def test_no_secret_is_in_a_backup_and_its_configuration_starts_no_node_before_they_are_filled_in(site: Site) -> None:
+    made = site.create()
+    assert made["secrets"] == ["storage.pseudonym_key"]
+    folder = Path(made["folder"])
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        assert SECRET.encode() not in path.read_bytes(), path
+        assert path.stat().st_mode & 0o077 == 0, path
+    text = (folder / "configuration" / "node.toml").read_text()
+    assert "# the site's" in text
+    (site.config.parent / "copied.toml").write_text(text)
+    with pytest.raises(Exception, match="line 3"):
+        load_settings(site.config.parent / "copied.toml")
+    assert json.loads((folder / "configuration" / "settings.json").read_text())["receiver"]["port"] == 1
+
+
+def test_a_file_whose_secrets_cannot_be_told_from_the_rest_is_left_out() -> None:
+    secrets = {
+        "receiver.users.PACS": ("1", LEFT_OUT),
+        "storage.database_url": ("postgresql://n:p@h/x", "postgresql://n:***@h/x"),
+    }
+    text = "host = '1.2.3.1'\nusers = { PACS = '1' }\ndatabase_url = 'postgresql://n:p@h/x'\n"
+    cleaned = f"host = '1.2.3.1'\nusers = {{ PACS = {LEFT_OUT} }}\ndatabase_url = \"postgresql://n:***@h/x\"\n"
+    assert without_secrets(text, secrets) == cleaned
+    assert without_secrets("host = '1'\nusers = { PACS = '1' }", secrets) is not None, "too much is no harm"
+    assert without_secrets("users = { PACS = '\\u0031' }".replace("'", '"'), secrets) is None
+
+
+def test_a_backup_that_was_interrupted_is_not_one_and_the_next_removes_it(site: Site) -> None:
+    def killed(what: str, done: int, of: int) -> None:
+        if what == "files":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        site.creator(killed).create(site.backups)
+    (left,) = site.backups.glob("backup-*")
+    assert left.name.endswith(".unfinished")
+    with pytest.raises(NodeError, match="is no backup"):
+        command("verify", str(left))
+    made = site.create()
+    assert [str(path) for path in site.backups.glob("backup-*")] == [made["folder"]]
+
+
+def altered(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()  # not through the hard link
+    path.write_bytes(data)
+
+
+def first_file(backup: Path) -> Path:
+    return next((backup / "files").rglob("*.dcm"))
+
+
+def with_new_sums(backup: Path) -> None:
+    """As somebody does who knows how a backup is made: lists and seals fit the altered bytes."""
+    lines = []
+    for line in (backup / "SHA256SUMS").read_text().splitlines():
+        name = line.partition("  ")[2]
+        if (backup / name).exists():
+            lines.append(f"{hashlib.sha256((backup / name).read_bytes()).hexdigest()}  {name}\n")
+    (backup / "SHA256SUMS").write_text("".join(lines))
+    values = json.loads((backup / "manifest.json").read_text())
+    values.pop("seal")
+    values["sums_sha256"] = hashlib.sha256("".join(lines).encode()).hexdigest()
+    seal = hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    (backup / "manifest.json").write_text(json.dumps({**values, "seal": seal}))
+
+
+def rewritten_row(backup: Path) -> None:
+    index = sqlite3.connect(backup / "index" / "node.db")
+    index.execute("DROP TRIGGER audit_no_update")
+    index.execute("UPDATE audit SET outcome = 'X' WHERE id = 2")
+    index.commit()
+    index.close()
+    with_new_sums(backup)
+
+
+def forgotten_file(backup: Path) -> None:
+    first_file(backup).unlink()
+    with_new_sums(backup)
+
+
+WRONG = {
+    "altered file": (lambda backup: altered(first_file(backup)), "it was altered"),
+    "missing file": (lambda backup: first_file(backup).unlink(), "it is missing"),
+    "strange file": (lambda backup: (backup / "index" / "more").write_text("x"), "does not belong to the backup"),
+    "altered list": (lambda backup: altered(backup / "SHA256SUMS"), "SHA256SUMS is missing or was altered"),
+    "altered index": (lambda backup: altered(backup / "index" / "node.db"), "index/node.db: it was altered"),
+    "altered row, new sums": (rewritten_row, "row 2: its content was altered"),
+    "forgotten file, new sums": (forgotten_file, "the index names it"),
+}
+
+
+def test_verify_names_what_is_wrong(site: Site, tmp_path: Path) -> None:
+    backup = site.backup()
+    for name, (spoil, sentence) in WRONG.items():
+        copy = tmp_path / name
+        shutil.copytree(backup, copy)
+        spoil(copy)
+        assert any(sentence in problem for problem in wrong(copy)), name
+    altered(backup / "manifest.json")
+    with pytest.raises(NodeError, match=r"manifest\.json"):
+        command("verify", str(backup))
+
+
+def test_the_list_is_one_that_sha256sum_checks(site: Site) -> None:
+    backup = site.backup()
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=backup, check=True)
+
+
+def test_no_node_starts_on_a_restore_of_a_damaged_backup(site: Site, tmp_path: Path) -> None:
+    backup = site.backup()
+    altered(backup / "index" / "node.db")
+    new = tmp_path / "new"
+    with pytest.raises(NodeError, match="the backup is damaged"):
+        restore(backup, new)
+    assert "missing or empty" in str(look(f"sqlite:///{new}/node.db", FolderStore(new / "files"))[2])
+    with pytest.raises(NodeError, match="is not empty"):
+        restore(backup, new)
+
+
+def test_a_second_backup_on_another_disk_links_what_the_first_one_holds(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def same_disk_only(source: Path, target: Path) -> None:
+        if Path(source).is_relative_to(site.data):
+            raise OSError(18, "Invalid cross-device link")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", same_disk_only)
+    first = site.create()
+    assert first["counts"] == {"copied": 3}
+    site.store.receive(5, now=70.0, series_uid="1.2.5")
+    second = site.create_later("--keep", "2")
+    assert second["counts"] == {"kept": 3, "copied": 1} and second["previous"] == Path(first["folder"]).name
+    third = site.create_later("--keep", "2")
+    assert third["removed"] == [first["folder"]]
+    command("verify", third["folder"])
+    assert read_manifest(Path(second["folder"]))[0].files == 4

@@ -1,0 +1,239 @@
+"""index move: SQLite to PostgreSQL and back, row by row, interrupted and resumed, with the audit trail."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, insert, select, text
+from sqlalchemy.exc import DatabaseError
+from typer.testing import CliRunner
+
+from dicom_node.cli.app import app
+from dicom_node.errors import NodeError
+from dicom_node.runtime.node_lock import only_node
+from storage import audit, moving, pauses
+from storage.backup import back_up
+from storage.database import Database
+from storage.errors import MoveFailed, StoreMismatch
+from storage.facts import set_fact
+from storage.identity import claim, identity_of, look, open_for_adoption, open_store
+from storage.models import Base, messages, properties
+from storage.moved import MOVING
+from storage.moving import Mover, open_to_move
+from tests.postgresql import postgresql_server
+from tests.storage_factory import Store, check_listings
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A server for this module."""
+    with postgresql_server() as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database(server: str, tmp_path: Path) -> str:
+    """A database of its own on it."""
+    name = f"move_{abs(hash(tmp_path)):x}"
+    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    admin.dispose()
+    return server.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A node's data folder with results, as a stopped node leaves it."""
+    with Store(tmp_path / "data", f"sqlite:///{tmp_path}/data/node.db") as made:
+        claim(made.database, made.files)
+        made.reported("pacs", "ris")
+        made.receive(4, now=90.0, series_uid="1.2.4")
+        with made.database.transaction() as tx:
+            pauses.pause(tx, pauses.Pausable.SOURCE, "Zürich", "eve", 91.0)
+            tx.execute(text("INSERT INTO web_users VALUES (7, 'eve', 'viewer', 'h', 1.5, 0.1)"))
+            message = {
+                "delivery_id": 1,
+                "kind": "hl7",
+                "key": "k",
+                "content_type": "t",
+                "content": b"\0\xff'",
+                "nonce": None,
+            }
+            tx.execute(insert(messages).values(**message, sha256="s", made_at=1 / 3))
+        yield made
+
+
+def begun(store: Store, folder: Path) -> str:
+    """A new index as a move has it when it has just begun. To copy an empty one costs a tenth of making it."""
+    with store.database.read() as tx:
+        identity = identity_of(tx)
+    folder.mkdir()
+    with Store(folder) as new, new.database.transaction() as tx:
+        assert identity is not None
+        set_fact(tx, MOVING, identity.store)
+    return f"sqlite:///{folder}/index.sqlite"
+
+
+def move(store: Store, to: str, status: int = 0, **variables: str) -> Any:
+    environment = {"DICOM_NODE_DATA_DIR": str(store.folder), "DICOM_NODE_STORAGE__DATABASE_URL": store.url, **variables}
+    done = CliRunner().invoke(app, ["index", "move", "--to", to, "--json"], env=environment)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == status, done.output
+    return json.loads(done.stdout) if not status else done.output
+
+
+def contents(url: str) -> dict[str, list[Any]]:
+    """Every row of every table but the facts about the database itself."""
+    with Database(url).read() as tx:
+        return {
+            table.name: sorted((tuple(row) for row in tx.execute(select(table))), key=repr)
+            for table in Base.metadata.sorted_tables
+            if table is not properties
+        }
+
+
+def without_moves(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {**rows, "audit": [row for row in rows["audit"] if row[2] != "index.moved"]}
+
+
+def test_an_index_goes_to_postgresql_and_back_and_the_node_goes_on_there(
+    store: Store, empty_database: str, tmp_path: Path
+) -> None:
+    before = contents(store.url)
+    moved = move(store, empty_database)
+    assert without_moves(contents(empty_database)) == before and len(moved["digests"]) == len(before)
+
+    with pytest.raises(StoreMismatch, match="was moved to postgresql"):
+        open_store(store.url, store.files)
+    with Store(store.folder, empty_database) as there:
+        there.database = open_store(empty_database, there.files)
+        claim(there.database, there.files)
+        assert [str(one) for one in there.receive(4, 5, now=95.0, series_uid="1.2.4")] == ["DUPLICATE", "NEW"]
+        there.close_due(500.0)
+        job = there.claim(500.0)
+        assert job is not None and there.finish(job, 501.0, "pacs")
+        with there.database.read() as tx:
+            assert audit.verify(tx) is None
+            check_listings(tx)
+        assert there.rows("SELECT version FROM views_version"), "the views are there"
+        with pytest.raises(DatabaseError, match="only grows"), there.database.transaction() as tx:
+            tx.execute(text("DELETE FROM audit"))
+
+    after = contents(empty_database)
+    back = f"sqlite:///{tmp_path}/back.db"
+    move(Store(store.folder, empty_database), back)
+    assert without_moves(contents(back)) == without_moves(after)
+    with open_store(back, store.files).read() as tx:
+        assert audit.verify(tx) is None
+        events = list(tx.scalars(text("SELECT event FROM audit WHERE event = 'index.moved'")))
+        assert events == ["index.moved", "index.moved"]
+    with pytest.raises(StoreMismatch, match="was moved to"):
+        open_store(empty_database, store.files)
+
+
+class Killed(BaseException):
+    """As SIGKILL ends a move: nothing after it happens."""
+
+
+def moved(store: Store, old: str, new: str, report: moving.Report = lambda table, rows: None) -> None:
+    """What the command does."""
+    mover = Mover(open_to_move(old, store.files), Database(new), report)
+    mover.begin()
+    mover.copy()
+    mover.finish(mover.compare(), 1.0, "test")
+
+
+def copied(store: Store, to: Path) -> str:
+    back_up(store.folder / "node.db", to)
+    return f"sqlite:///{to}"
+
+
+def dies_at(number: int, patch: pytest.MonkeyPatch) -> None:
+    """The process dies before its n-th transaction."""
+    transaction, count = Database.transaction, iter(range(1, number))
+
+    def counted(self: Database) -> Any:
+        if next(count, None) is None:
+            raise Killed
+        return transaction(self)
+
+    patch.setattr(Database, "transaction", counted)
+
+
+def test_a_move_that_was_killed_goes_on_and_no_node_works_on_half_an_index(store: Store, tmp_path: Path) -> None:
+    before = contents(store.url)
+    counting: list[str] = []
+    arrived = begun(store, tmp_path / "arrived")
+    with pytest.MonkeyPatch.context() as patch:
+        transaction = Database.transaction
+        patch.setattr(Database, "transaction", lambda self: (counting.append("one"), transaction(self))[1])
+        moved(store, copied(store, tmp_path / "counted.db"), arrived)
+    for number in (1, 2, len(counting) // 2, len(counting) - 1, len(counting)):
+        old = copied(store, tmp_path / f"old-{number}.db")
+        new = begun(store, tmp_path / f"new-{number}")
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            dies_at(number, patch)
+            moved(store, old, new)
+        assert "was not finished" in str(look(new, store.files)[2])
+        with pytest.raises(StoreMismatch, match="was not finished"):
+            open_for_adoption(new, store.files, merge=True)
+        moved(store, old, new)
+        assert without_moves(contents(new)) == before
+        assert look(new, store.files)[2] is None and "was moved to" in str(look(old, store.files)[2])
+
+
+def test_what_was_copied_is_not_copied_again(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moving, "AT_ONCE", 5)
+    new = Database(begun(store, tmp_path / "new"))
+    mover = Mover(open_to_move(store.url, store.files), new)
+    mover.begin()
+    mover.copy()
+    with new.transaction() as tx:
+        tx.exec_driver_sql("DROP TRIGGER audit_no_delete")
+        tx.exec_driver_sql("DELETE FROM audit WHERE id > 5")
+    told: list[tuple[str, int]] = []
+    again = Mover(open_to_move(store.url, store.files), new, lambda table, rows: told.append((table, rows)))
+    again.begin()
+    again.copy()
+    assert next(rows for table, rows in told if table == "audit") == 5
+    assert again.compare().broken == ""
+
+
+def test_a_row_that_differs_is_named_and_the_old_index_stays_in_use(store: Store, tmp_path: Path) -> None:
+    new = Database(begun(store, tmp_path / "new"))
+    mover = Mover(open_to_move(store.url, store.files), new)
+    mover.begin()
+    mover.copy()
+    assert mover.compare().broken == ""
+    for table, change in (("result_objects", "DELETE FROM {}"), ("instances", "UPDATE {} SET size = 1 WHERE id = 1")):
+        with new.transaction() as tx:
+            tx.exec_driver_sql(change.format(table))
+        with pytest.raises(MoveFailed, match=f"row 1 of table {table}"):
+            mover.compare()
+    assert look(store.url, store.files)[2] is None
+
+
+def test_a_database_that_holds_something_else_is_refused(store: Store, tmp_path: Path) -> None:
+    with Store(tmp_path / "another", f"sqlite:///{tmp_path}/another/node.db") as another:
+        claim(another.database, another.files)
+        before = contents(another.url)
+        with pytest.raises(MoveFailed, match="is not empty"):
+            move(store, another.url)
+        assert contents(another.url) == before
+    done = begun(store, tmp_path / "new")
+    move(store, done)
+    with pytest.raises(MoveFailed, match=r"was moved to .* already"):
+        move(store, done)
+    with pytest.raises(MoveFailed, match="was moved to"):
+        move(store, f"sqlite:///{tmp_path}/third.db")
+
+
+def test_an_index_is_not_moved_under_a_running_node(store: Store, tmp_path: Path) -> None:
+    with only_node(store.folder, threading.Event()), pytest.raises(NodeError, match="another node runs"):
+        move(store, f"sqlite:///{tmp_path}/new.db")
+    assert not (tmp_path / "new.db").exists()
