@@ -15,7 +15,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format unit integration peers-test coverage attack fuzz faults batch-kills cluster cluster-kills \
-	hosts backup-load peers install install-test lock clean
+	hosts backup-load upgrade-all peers install install-test lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -77,6 +77,9 @@ hosts: $(VENV)/.test peers  ## hosts that vanish, are cut off, stand still: 100 
 
 backup-load: $(VENV)/.test  ## 40 backups under load, kills, and restores on another path: half an hour
 	NODE_BACKUP_ROUNDS=40 $(BIN)/python -m pytest --timeout=0 tests/faults/test_backup_load.py
+
+upgrade-all: $(VENV)/.test  ## upgrade nodes of each former release under load: minutes
+	$(BIN)/python -m tests.faults.upgrade
 
 # DCMTK, Orthanc, PixelMed's validator, PostgreSQL. Without root or apt, their tests skip by name.
 peers:  ## install the programs that tests talk to (Debian, as root)

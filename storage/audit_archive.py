@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -88,12 +88,12 @@ def _write(
     """A durable file with the rows after `start` (number and hash of a row) that are to be archived."""
     unfinished = folder / "audit.unfinished"
     first, number, last = 0, 0, start
-    with _new_file(unfinished) as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+    with new_file(unfinished) as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
         for row in _old_rows(database, start[0], before, head):
             reason = audit.why_broken(last[1], row)
             if reason is not None:
                 raise StorageError(f"row {row['id']} of the audit trail: {reason}; nothing was archived")
-            packed.write(json.dumps({name: row[name] for name in COLUMNS}, ensure_ascii=False).encode() + b"\n")
+            packed.write(line_of(row))
             first = first or row["id"]
             number, last = number + 1, (row["id"], row["hash"])
             if number % AT_ONCE == 0:
@@ -104,11 +104,16 @@ def _write(
     name = f"audit-{first:012d}-{last[0]:012d}.jsonl.gz"
     os.replace(unfinished, folder / name)
     fsync_folder(folder)
-    return Archive(last[0], number, start[1], last[1], name, _sha256(folder / name))
+    return Archive(last[0], number, start[1], last[1], name, sha256_of(folder / name))
+
+
+def line_of(row: Mapping[str, Any]) -> bytes:
+    """A row as an archive holds it."""
+    return json.dumps({name: row[name] for name in COLUMNS}, ensure_ascii=False).encode() + b"\n"
 
 
 @contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[IO[bytes]]:
+def new_file(path: Path) -> Iterator[IO[bytes]]:
     """A file for its owner alone, durable when the block ends."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE), "wb") as file:
@@ -151,7 +156,7 @@ def archived_rows(folder: Path, one: Archive) -> Iterator[dict[str, Any]]:
     """
     path = folder / one.file
     try:
-        if _sha256(path) != one.sha256:
+        if sha256_of(path) != one.sha256:
             raise CorruptFile(f"archive {path}: it was altered")
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             yield from map(json.loads, lines)
@@ -185,6 +190,7 @@ def _problem(folder: Path, one: Archive, see: Callable[[dict[str, Any]], None]) 
         yield f"archive {one.file}: it does not end where the index says"
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 hex of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from storage import audit, audit_archive
+from storage import audit, audit_archive, forgotten
 from storage.audit_anchors import Anchors, Witnesses
 from storage.audit_archive import Archive
 from storage.clock import TOLERANCE_S
@@ -22,6 +22,8 @@ from storage.results import content_sha256
 ARCHIVED, VERIFIED = "audit.archived", "audit.verified"
 Head = tuple[int, str]
 NO_ANCHORS: Anchors = {}
+STANDS = rows.c.result_id.is_not(None)
+"""Not of a forgotten patient."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,10 @@ def check(tx: Connection, expected: Head | None = None, folder: Path = Path(), a
     archived = _Archived(expected, witnesses)
     held = audit_archive.archives(tx)
     problems = list(audit_archive.problems(folder, held, archived.see))
-    broken = audit.verify(tx)
+    broken = audit.verify(tx, archived.seals_of_forgotten.see)
     problems += [f"row {broken.audit_id}: {broken.reason}"] if broken else []
+    # After a break not all rows were seen.
+    problems += [] if problems else archived.seals_of_forgotten.problems()
     problems += _unknown_archives(tx, held, archived)
     if expected is not None:
         problems += _against(tx, expected, archived.hash)
@@ -76,15 +80,17 @@ class _Archived:
         self.seals: list[tuple[int, str | None]] = []
         self.compared: list[tuple[int, str]] = []
         self.digests: set[str] = set()
+        self.seals_of_forgotten = forgotten.Seals()
 
     def see(self, row: Mapping[str, Any]) -> None:
         """Take note of a row."""
         self._witnesses.see(row["id"], row["hash"])
+        self.seals_of_forgotten.see(row)
         if row["id"] == self._number:
             self.hash = row["hash"]
-        if row["event"] == "result.recorded":
+        if row["event"] == "result.recorded" and row["result_id"] is not None:
             self.seals.append((row["result_id"], row["detail"]))
-        if row["event"] == COMPARED:
+        if row["event"] == COMPARED and row["result_id"] is not None:
             self.compared.append((row["result_id"], row["detail"]))
         if row["event"] == ARCHIVED:
             self.digests.add(json.loads(row["detail"])["sha256"])
@@ -95,7 +101,11 @@ def _unknown_archives(tx: Connection, held: Sequence[Archive], archived: _Archiv
     if not held:
         return
     told = select(rows.c.detail).where(audit.RARE, rows.c.event == ARCHIVED)
-    digests = archived.digests | {json.loads(detail)["sha256"] for detail in tx.scalars(told)}
+    digests = (
+        archived.digests
+        | archived.seals_of_forgotten.archives
+        | {json.loads(detail)["sha256"] for detail in tx.scalars(told)}
+    )
     yield from (f"archive {one.file}: no audit row tells of it" for one in held if one.sha256 not in digests)
 
 
@@ -111,7 +121,7 @@ def _against(tx: Connection, expected: Head, archived: str | None) -> list[str]:
 
 def _altered_results(tx: Connection, archived: _Archived) -> Iterator[str]:
     """Results that are not what their audit rows sealed. Rows that an earlier version wrote have no seal."""
-    sealed = select(rows.c.result_id, rows.c.detail).where(audit.RARE, rows.c.event == "result.recorded")
+    sealed = select(rows.c.result_id, rows.c.detail).where(audit.RARE, rows.c.event == "result.recorded", STANDS)
     later = sealed.where(rows.c.id > audit.archived(tx)[0]).order_by(rows.c.id)
     for result_id, detail in (*archived.seals, *tx.execute(later).all()):
         seal = json.loads(detail or "{}").get("content_sha256")
@@ -128,7 +138,7 @@ def _altered_results(tx: Connection, archived: _Archived) -> Iterator[str]:
 
 def _altered_changes(tx: Connection, archived: _Archived) -> Iterator[str]:
     """Results that name another earlier result than they were compared with, or say something else of the change."""
-    told = select(rows.c.result_id, rows.c.detail).where(audit.RARE, rows.c.event == COMPARED)
+    told = select(rows.c.result_id, rows.c.detail).where(audit.RARE, rows.c.event == COMPARED, STANDS)
     later = told.where(rows.c.id > audit.archived(tx)[0]).order_by(rows.c.id)
     for result_id, detail in (*archived.compared, *tx.execute(later).all()):
         change = change_of(tx, result_id)

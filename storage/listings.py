@@ -23,7 +23,7 @@ from storage.first_finding import with_first_finding
 from storage.models import codes, findings, jobs, listing_kinds, listings, results, series
 from storage.prepared import Prepared
 
-PENDING = "touched_series"
+PENDING, REMOVED = "touched_series", "removed_listings"
 MANY_KINDS = 4000
 """From so many kinds on, new scanners are listed as OTHERS; from twice as many on, new sources too. Both are names
 that a sender chooses."""
@@ -109,12 +109,24 @@ def touch(tx: Connection, series_pk: int) -> None:
 def forget(tx: Connection) -> None:
     """Drop what was noted: its transaction did not happen."""
     tx.info.pop(PENDING, None)
+    tx.info.pop(REMOVED, None)
+
+
+def remove(tx: Connection, series_pk: int) -> None:
+    """Delete the listings of a series that is about to be deleted; their counts follow with `flush`."""
+    counts = tx.info.setdefault(REMOVED, {})
+    of_series = listings.c.series_pk == series_pk
+    for kind, received_at in tx.execute(select(listings.c.kind, listings.c.received_at).where(of_series)).all():
+        for week in (week_of(received_at), ALL_WEEKS):
+            counts[week, kind] = counts.get((week, kind), 0) - 1
+    tx.execute(delete(listings).where(of_series))
+    tx.info.get(PENDING, set()).discard(series_pk)
 
 
 def flush(tx: Connection) -> None:
     """Bring the listings of the noted series up to date. `Database.transaction` calls this before COMMIT."""
     touched: set[int] = tx.info.pop(PENDING, set())
-    counts: dict[tuple[str, int], int] = {}
+    counts: dict[tuple[str, int], int] = tx.info.pop(REMOVED, {})
     for series_pk in sorted(touched):
         _update(tx, series_pk, counts)
     rows = [{"week": week, "kind": kind, "rows": rows} for (week, kind), rows in sorted(counts.items()) if rows]

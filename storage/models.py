@@ -969,6 +969,38 @@ class NotificationRow(Base):
     error: Mapped[str | None]
 
 
+class ForgettingRow(Base):
+    """A patient who is forgotten on request (see forgetting.py).
+
+    about: who, and which studies and series, as JSON; empty once it is done. reason: a person's words, without the
+    patient. upto: the last audit row that may be about what was there; null while rows are being deleted. series,
+    files, audit_rows: how many so far.
+    """
+
+    __tablename__ = "forgettings"
+    __table_args__ = (_where("ix_forgettings_unfinished", "id", condition="ended_at IS NULL"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    asked_at: Mapped[float]
+    asked_by: Mapped[str]
+    reason: Mapped[str]
+    about: Mapped[str]
+    upto: Mapped[int | None]
+    series: Mapped[int]
+    files: Mapped[int]
+    audit_rows: Mapped[int]
+    ended_at: Mapped[float | None]
+
+
+class ForgottenFile(Base):
+    """A stored file that is to be deleted, since no row names it any longer."""
+
+    __tablename__ = "forgotten_files"
+
+    path: Mapped[str] = mapped_column(primary_key=True)
+    forgetting_id: Mapped[int] = mapped_column(ForeignKey("forgettings.id"))
+
+
 properties = cast(Table, Property.__table__)
 patients = cast(Table, Patient.__table__)
 studies = cast(Table, Study.__table__)
@@ -1005,6 +1037,8 @@ hosts = cast(Table, HostRow.__table__)
 audit = cast(Table, AuditRow.__table__)
 audit_archives = cast(Table, AuditArchive.__table__)
 notifications = cast(Table, NotificationRow.__table__)
+forgettings = cast(Table, ForgettingRow.__table__)
+forgotten_files = cast(Table, ForgottenFile.__table__)
 web_users = cast(Table, WebUser.__table__)
 web_sessions = cast(Table, WebSession.__table__)
 

@@ -8,7 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, case, func, literal, literal_column, select, text, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    case,
+    func,
+    literal,
+    literal_column,
+    select,
+    text,
+    union_all,
+)
 
 from storage.models import batches, conflicts, deliveries, instances, jobs, results, series, tallies, workitems
 from storage.prepared import Prepared
@@ -128,7 +140,7 @@ def differences(tx: Connection) -> dict[Key, Tally]:
     held = select(*names, -tallies.c.rows, -tallies.c.bytes)
     lacking: dict[Key, Tally] = {}
     # One statement, because each statement of a transaction in PostgreSQL sees a state of its own.
-    rows: Sequence[Any] = tx.execute(union_all(*_counting(), held)).all()
+    rows: Sequence[Any] = tx.execute(union_all(*_counting().values(), held)).all()
     for row in rows:
         found = lacking.setdefault((row[0], row[1], row[2]), Tally())
         found.rows += row[3]
@@ -136,7 +148,13 @@ def differences(tx: Connection) -> dict[Key, Tally]:
     return {key: tally for key, tally in lacking.items() if tally != Tally()}
 
 
-def _counting() -> list[Select[Any]]:
+def uncount(tx: Connection, table: Table, which: ColumnElement[bool]) -> None:
+    """Take rows of a table out of its counts, before they are deleted. which: a condition on the table."""
+    for subject, state, part, number, size in tx.execute(_counting()[table.name].where(which)).all():
+        add(tx, subject, state, -number, part=part, size=-int(size))
+
+
+def _counting() -> dict[str, Select[Any]]:
     # Literals, so that PostgreSQL sees the same expression where it selects and where it groups.
     none: Any = literal_column("''")
     of_batch: Any = literal_column(f"'{BATCH}'")
@@ -145,7 +163,7 @@ def _counting() -> list[Select[Any]]:
         t: case((t.c.batch_id.is_not(None), of_batch), (t.c.shadow, of_shadow), else_=none) for t in (jobs, results)
     }
     held = func.sum(case((instances.c.gone_at.is_(None), instances.c.size), else_=0))
-    return [
+    counted = [
         _grouped(series, series.c.state, case((series.c.imported, of_batch), else_=none)),
         _grouped(batches, batches.c.state),
         _grouped(workitems, workitems.c.state),
@@ -155,9 +173,10 @@ def _counting() -> list[Select[Any]]:
         _grouped(conflicts, func.coalesce(conflicts.c.verdict, literal_column(f"'{UNDECIDED}'"))),
         _grouped(instances, func.coalesce(instances.c.gone_reason, literal_column(f"'{HELD}'")), size=held),
     ]
+    return dict(counted)
 
 
-def _grouped(table: Table, state: Any, part: Any = None, size: Any = None) -> Select[Any]:
+def _grouped(table: Table, state: Any, part: Any = None, size: Any = None) -> tuple[str, Select[Any]]:
     counted = select(
         literal(table.name),
         state,
@@ -165,4 +184,4 @@ def _grouped(table: Table, state: Any, part: Any = None, size: Any = None) -> Se
         func.count(),
         literal(0) if size is None else size,
     )
-    return counted.select_from(table).group_by(state, *([] if part is None else [part]))
+    return table.name, counted.select_from(table).group_by(state, *([] if part is None else [part]))

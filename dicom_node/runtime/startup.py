@@ -12,12 +12,14 @@ from config.settings import Settings
 from dicom_node.analysis.current_model import reporting_models, shadow_model
 from dicom_node.gateways.audit_messages.forwarder import Forwarder
 from dicom_node.runtime import configuration, scheduler
+from dicom_node.runtime.forgetting import Forgetter
 from dicom_node.runtime.index import open_index
 from dicom_node.runtime.presence import Presence, host_name, place
 from inference.errors import ModelError
 from storage import audit, hosts
 from storage.database import Database
 from storage.errors import StorageError
+from storage.files import FileStore
 from storage.identity import claim, open_store
 from storage.jobs import ModelRef
 from storage.leader import OF_INDEX
@@ -55,6 +57,7 @@ def prepare(settings: Settings, parts: Sequence[str] = ("run",)) -> None:
             alone = not database.is_server
             age_s = ORPHAN_AGE_S if alone else scheduler.ORPHAN_AGE_S
             found = reconcile(database, files, database.now(), release=alone, orphan_age_s=age_s)
+        _go_on_forgetting(settings, database, files)
         if database.is_server:
             Presence(settings, database, parts).begin()
     now = database.now()
@@ -82,6 +85,14 @@ def prepare(settings: Settings, parts: Sequence[str] = ("run",)) -> None:
     log.info(
         "node started", ae_title=settings.receiver.ae_title, port=settings.receiver.port, model=model.name, **found
     )
+
+
+def _go_on_forgetting(settings: Settings, database: Database, files: FileStore) -> None:
+    """A request that was interrupted is carried out first; one that cannot be does not keep the node from working."""
+    try:
+        Forgetter(settings, database, files).go_on()
+    except StorageError as error:
+        log.error("a patient is not forgotten to the end; `dicom-node forget` goes on", reason=str(error))
 
 
 @contextlib.contextmanager

@@ -52,6 +52,9 @@ COMMANDS = (
     "dicom_node.cli.",
     "dicom_node.analysis.replay.",
     "dicom_node.runtime.adoption.",
+    # Killed at each of its steps by tests/unit/test_storage_forget.py.
+    "dicom_node.runtime.forgetting.",
+    "storage.forgotten_trail.",
     "dicom_node.batch.creating.",
     "dicom_node.batch.report.",
     "dicom_node.backup.",

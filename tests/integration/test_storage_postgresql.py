@@ -31,6 +31,8 @@ LOST = [
     "tallies",
     "audit_archive",
     "messages",
+    "forget",
+    "former",
 ]
 PAGES = ["verdicts", "listings", "worklist", "questions"]
 OUTSIDE = ["audit_messages"], ["notifications"]

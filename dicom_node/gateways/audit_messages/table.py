@@ -115,6 +115,9 @@ TABLE: Mapping[str, Counterpart] = {
     "operator.web-user-password": _alert(codes.USER_CHANGED),
     "operator.web-user-removed": _alert(codes.USER_CHANGED),
     "operator.web-user-roles": _alert(codes.ROLES_CHANGED),
+    "patient.forgetting": replace(_READ, action="D"),
+    "patient.forgotten": Counterpart(codes.INSTANCES_ACCESSED, "D", Who.NODE),
+    "audit.forgotten": replace(_LOG_USED, action="U", who=Who.NODE),
     "audit.archived": _LOG_USED,
     "audit.verified": _LOG_USED,
 }

@@ -7,6 +7,7 @@ revision = "0019"
 down_revision = "0018"
 branch_labels = None
 depends_on = None
+# The former program does not know that a model is suspended, and would report with it.
 
 
 def upgrade() -> None:

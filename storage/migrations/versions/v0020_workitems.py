@@ -7,6 +7,7 @@ revision = "0020"
 down_revision = "0019"
 branch_labels = None
 depends_on = None
+works_with_previous = True
 
 WIDE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 

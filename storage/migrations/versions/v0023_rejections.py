@@ -7,6 +7,7 @@ revision = "0023"
 down_revision = "0022"
 branch_labels = None
 depends_on = None
+# The former program does not know what was rejected, and would report on it.
 
 WIDE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
