@@ -126,8 +126,8 @@ def file_of_each(tx: Connection, found: Sequence[KnownSeries]) -> dict[int, str 
 def _a_file(tx: Connection, series_pk: int) -> str | None:
     kept = (instances.c.series_pk == series_pk) & instances.c.gone_at.is_(None)
     own = result_objects.c.result_id.in_(results_of(series_pk))
-    for column, which in ((instances.c.path, kept), (result_objects.c.path, own)):
-        path: str | None = tx.scalar(select(column).where(which).limit(1))
+    for table, which in ((instances, kept), (result_objects, own)):
+        path: str | None = tx.scalar(select(table.c.path).where(which).order_by(table.c.id).limit(1))
         if path is not None:
             return path
     return None

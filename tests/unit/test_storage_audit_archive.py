@@ -162,7 +162,7 @@ def test_what_a_crash_left_is_done_by_the_next_run(store, monkeypatch, after):
 
     with monkeypatch.context() as broken:
         if after == "before the record":
-            broken.setattr(audit_archive, "_sha256", crash)
+            broken.setattr(audit_archive, "sha256_of", crash)
         else:
             done = audit_archive._delete_archived
             calls = iter([done, crash])

@@ -23,7 +23,9 @@ EMPTIED = (
     + " AND "
     + " AND ".join(f"NEW.{name} IS NOT DISTINCT FROM OLD.{name}" for name in LEFT)
 )
-OTHER_FILE = " AND ".join(f"NEW.{name} = OLD.{name}" for name in ("last_id", "rows", "previous", "hash", "archived_at"))
+OTHER_FILE = "NEW.file <> OLD.file AND NEW.file LIKE '%%.without-%%' AND " + " AND ".join(
+    f"NEW.{name} = OLD.{name}" for name in ("last_id", "rows", "previous", "hash", "archived_at")
+)
 SQLITE = (
     "DROP TRIGGER audit_no_update",
     f"CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit WHEN NOT ({EMPTIED}) "
