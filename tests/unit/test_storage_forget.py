@@ -45,7 +45,7 @@ from storage.models import examinations
 from storage.refused import RefusedInstance
 from tests.factories import Grid, slice_dataset
 from tests.postgresql import server_programs
-from tests.storage_factory import INDEX, MODEL, QUIET_S, Store, check_listings, fresh_url
+from tests.storage_factory import INDEX, MODEL, QUIET_S, Store, check_listings
 
 NAME, PATIENT, STUDY, SERIES = "Zyxwv^Ottilie", "PID-8830-Q", "9.8830.8830", "9.8830.8830.1"
 ISSUER = "HOSPITAL-Q"
@@ -63,7 +63,7 @@ def filled(tmp_path_factory):
 
 @pytest.fixture
 def store(tmp_path, filled):
-    if not fresh_url(tmp_path).startswith("sqlite"):
+    if os.environ.get("DICOM_NODE_TEST_DATABASE"):
         with Store(tmp_path) as made:
             fill(made)
             yield made
@@ -225,6 +225,7 @@ def test_the_data_of_others_stay_as_they_were(store):
     assert fewer == [1] * 8
 
 
+@pytest.mark.sqlite
 def test_a_series_of_the_patient_that_comes_later_is_a_new_one(store):
     forget(store)
     assert [str(one) for one in receive(store, 1, 5000, SERIES, STUDY, PATIENT, NAME)] == ["NEW"]
@@ -233,6 +234,7 @@ def test_a_series_of_the_patient_that_comes_later_is_a_new_one(store):
     assert trail_of(store).problems == ()
 
 
+@pytest.mark.sqlite
 def test_a_dry_run_says_what_would_go_and_deletes_nothing(store):
     before = {word: path for path, word in left_of(store, *WORDS) if path.endswith(".dcm")}
     said = run(store, PATIENT, "--dry-run").stdout
@@ -244,6 +246,7 @@ def test_a_dry_run_says_what_would_go_and_deletes_nothing(store):
     assert "patient.forgetting" not in store.events()
 
 
+@pytest.mark.sqlite
 def test_what_is_not_delivered_yet_is_kept_unless_a_person_insists(store):
     with store.database.transaction() as tx:
         tx.execute(text("UPDATE deliveries SET state = 'PENDING', due_at = 0 WHERE id = 2"))
@@ -255,6 +258,7 @@ def test_what_is_not_delivered_yet_is_kept_unless_a_person_insists(store):
     assert left_of(store, *WORDS) == []
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("busy", "said"),
     [("jobs SET state = 'RUNNING'", "is being analysed"), ("deliveries SET state = 'SENDING'", "is being sent")],
@@ -266,16 +270,19 @@ def test_what_a_process_has_in_hand_is_waited_for(store, busy, said):
     assert left_of(store, PATIENT)
 
 
+@pytest.mark.sqlite
 def test_without_a_yes_nothing_goes(store):
     assert "cannot be undone" in run(store, PATIENT, "--even-undelivered", status=1).output
     assert left_of(store, PATIENT)
 
 
+@pytest.mark.sqlite
 def test_the_reason_must_not_name_the_patient(store):
     for reason in (f"for {PATIENT.lower()}", "Mrs Zyxwv asked"):
         assert "names the patient" in str(forget(store, "--reason", reason, status=1).exception)
 
 
+@pytest.mark.sqlite
 def test_only_the_series_of_an_issuer_go(store):
     reported(store, 400, "9.8831.8831.1", "9.8831.8831", PATIENT, NAME)
     with store.database.transaction() as tx:
@@ -289,11 +296,13 @@ def test_only_the_series_of_an_issuer_go(store):
     assert "nothing" not in run(store, PATIENT, "--dry-run").stdout
 
 
+@pytest.mark.sqlite
 def test_an_unknown_patient_is_an_error_that_does_not_repeat_the_id(store):
     done = run(store, "NOBODY-77", "--yes", status=1)
     assert "nothing of this patient" in str(done.exception) and "NOBODY-77" not in str(done.exception)
 
 
+@pytest.mark.sqlite
 def test_an_archive_that_was_moved_must_be_named(store, tmp_path_factory):
     tape = tmp_path_factory.mktemp("tape")
     for path in (store.folder / "audit").iterdir():
@@ -313,6 +322,7 @@ EVERY = 1 if os.environ.get("NODE_FAULT_ROUNDS") else 9
 """At each of how many steps it is killed."""
 
 
+@pytest.mark.sqlite
 def test_killed_at_any_step_it_is_carried_out_by_the_next_start(filled, tmp_path, monkeypatch):
     """Before and after each commit, and before and after each file."""
     steps, killed = EVERY - 1, True
@@ -376,9 +386,8 @@ def _step(left):
     left[0] -= 1
 
 
+@pytest.mark.sqlite
 def test_under_a_running_node_the_index_is_written_anew_later(store):
-    if store.database.is_server:
-        pytest.skip("a server's file is no matter of the node")
     with only_node(store.folder, threading.Event(), patience_s=0):
         assert "stop the node and call `dicom-node forget`" in forget(store).stdout
     store.database.close()
@@ -395,6 +404,7 @@ def test_an_emptied_row_cannot_be_changed_again(store):
             tx.execute(update(trail).where(emptied).values({column: value}))
 
 
+@pytest.mark.sqlite
 def test_no_row_can_be_emptied_but_for_a_patient(store):
     with pytest.raises(DatabaseError, match="only grows"), store.database.transaction() as tx:
         tx.execute(update(trail).where(trail.c.patient_id == "P2").values(patient_id=None))
@@ -405,9 +415,8 @@ def test_no_row_can_be_emptied_but_for_a_patient(store):
     assert "no audit row tells of it" in trail_of(store).problems[0]
 
 
+@pytest.mark.sqlite
 def test_an_emptied_row_that_is_altered_behind_the_triggers_shows(store):
-    if store.database.is_server:
-        pytest.skip("its triggers are dropped in another way")
     forget(store)
     with Store(store.folder, store.url) as again, again.database.transaction() as tx:
         tx.execute(text("DROP TRIGGER audit_no_update"))

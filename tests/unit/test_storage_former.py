@@ -36,6 +36,7 @@ def step(path, revision):
     database.close()
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(("version", "schema"), [("0.1.0", "0001"), ("0.2.0", "0006")])
 def test_an_index_that_stopped_at_every_schema_on_its_way_is_the_same_as_one_that_came_at_once(
     tmp_path, version, schema
@@ -86,6 +87,7 @@ def test_after_a_migration_that_failed_the_former_program_goes_on(tmp_path, monk
                 tx.execute(text("SELECT * FROM connections")).all()
 
 
+@pytest.mark.sqlite
 def test_a_migration_that_lets_the_former_program_go_on_only_adds():
     for path in sorted((MIGRATIONS / "versions").glob("v*.py")):
         source = path.read_text()
