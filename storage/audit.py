@@ -156,7 +156,7 @@ def verify(tx: Connection, see: Callable[[Mapping[str, Any]], None] = lambda row
         if reason is not None:
             return Break(row["id"], reason)
         previous = row["hash"]
-        see(row)
+        see(dict(row))
     return None
 
 

@@ -24,7 +24,7 @@ def emptied(part: str) -> dict[str, Any]:
 
 def part_of(row: Mapping[str, Any]) -> str | None:
     """The part that a row was emptied with; None for a whole row."""
-    detail = row["detail"]
+    detail: str | None = row["detail"]
     if not detail or not detail.startswith(MARK) or any(row[name] is not None for name in GONE):
         return None
     return detail[len(MARK) : -2]

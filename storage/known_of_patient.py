@@ -53,7 +53,7 @@ def known_series(tx: Connection, patient_id: str, now: float) -> list[KnownSerie
         .where(patients.c.patient_id == patient_id)
         .order_by(series.c.id)
     ).mappings()
-    return [_known(tx, row, now) for row in rows.all()]
+    return [_known(tx, dict(row), now) for row in rows.all()]
 
 
 def _known(tx: Connection, row: Mapping[str, Any], now: float) -> KnownSeries:

@@ -34,7 +34,7 @@ from storage.pseudonyms import Pseudonyms
 
 ASK = "-"
 NOT_REACHED = (
-    "backups of the index and of the files that the site made",
+    "backups of the index and of the files, and an index that was moved elsewhere",
     "the PACS and whatever else got images or results, with their logs",
     "the repository of audit messages, and heads or logs that were noted outside",
     "what was exported: CSV, verdicts, data sets for training, reports of batches",
@@ -198,7 +198,8 @@ class _Request:
             return
         with self._database.read() as tx:
             alive = [host for host in hosts.all_of(tx) if host.lives(self._database.now())]
-        former = [host.name for host in alive if host.schema_version < self._database.schema()[1]]
+        held, _ = self._database.schema()
+        former = [host.name for host in alive if host.schema_version != held]
         if former:
             raise NodeError(f"hosts of a former version are at work: {', '.join(former)}; bring them up to date first")
 
