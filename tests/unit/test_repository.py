@@ -94,6 +94,14 @@ def test_the_lock_pins_what_setup_cfg_pins() -> None:
     assert {name: locked.get(name.lower()) for name in pinned} == pinned
 
 
+def test_the_migrations_are_one_chain() -> None:
+    """Two that follow the same one were written side by side: the later to land follows the other."""
+    texts = [path.read_text() for path in (ROOT / "storage/migrations/versions").glob("v*.py")]
+    followed = [found[1] for text in texts if (found := re.search(r'^down_revision = "(\d+)"', text, re.M))]
+    assert sorted(followed) == sorted(set(followed))
+    assert len(followed) == len(texts) - 1
+
+
 def test_no_tool_reads_two_versions_of_python() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["ruff"]["target-version"] == "py311"

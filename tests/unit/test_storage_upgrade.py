@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
@@ -17,7 +18,7 @@ from storage import audit, series
 from storage import database as module
 from storage.audit_check import check
 from storage.coded import contents_of
-from storage.database import MIGRATIONS, VIEWS, open_database
+from storage.database import MIGRATIONS, VIEWS, migrations, open_database
 from storage.errors import DatabaseTooNew, StorageError
 from storage.models import Base
 from storage.status import status
@@ -173,7 +174,7 @@ def test_an_index_that_is_new_or_up_to_date_is_not_copied(old, tmp_path):
 def broken_migration(tmp_path, monkeypatch, body):
     """One more migration than there are."""
     folder = shutil.copytree(MIGRATIONS, tmp_path / "migrations")
-    head = max(re.match(r"v(\d+)_", path.name)[1] for path in (folder / "versions").glob("v*.py"))
+    head = ScriptDirectory.from_config(migrations()).get_current_head()
     (folder / "versions" / "v9000_broken.py").write_text(
         f"from alembic import op\nrevision = '9000'\ndown_revision = '{head}'\n"
         f"branch_labels = depends_on = None\n\ndef upgrade():\n    {body}\n"
