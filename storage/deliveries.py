@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, exists, or_, select, update
+from sqlalchemy import Connection, Exists, exists, or_, select, update
 
 from storage import audit, clock, turnarounds
 from storage.errors import IllegalMove, NotFound
@@ -115,14 +115,15 @@ def claim(
 
     host: the machine that sends, for the audit trail, if several may.
 
-    Deliveries of a sender that died are given back here, once its lease is over.
+    Deliveries of a sender that died are given back here, once its lease is over. One whose series has another delivery
+    under way to the same destination waits for it: a result must not arrive before the one that it replaces.
     """
     clock.start_waits_again(tx, deliveries, WAITING, now, few_in_state=False)
     _release_expired(tx, now, destination)
     waiting = (
         select(deliveries.c.id, deliveries.c.fence, deliveries.c.attempts)
         .where(deliveries.c.destination == destination, deliveries.c.state == DeliveryState.PENDING.value)
-        .where(deliveries.c.due_at <= now)
+        .where(deliveries.c.due_at <= now, ~_series_under_way(destination))
         .order_by(deliveries.c.due_at, deliveries.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -142,6 +143,22 @@ def claim(
         )
         claimed.append(_claimed(tx, row.id))
     return claimed
+
+
+def _series_under_way(destination: str) -> Exists:
+    """Whether another delivery of the same series is being sent there: one for each sender at most, so few to look at.
+
+    Deliveries of one series wait together only if they are of several models; a later result of the same model takes
+    the earlier one out of the outbox. So two senders that claim at the same moment never hold a result and its former.
+    """
+    other, its_result, mine = deliveries.alias("other"), results.alias("its_result"), results.alias("mine")
+    return exists().where(
+        other.c.state == DeliveryState.SENDING.value,
+        other.c.destination == destination,
+        its_result.c.id == other.c.result_id,
+        mine.c.id == deliveries.c.result_id,
+        its_result.c.series_pk == mine.c.series_pk,
+    )
 
 
 def _claimed(tx: Connection, delivery_id: int) -> ClaimedDelivery:
@@ -195,6 +212,13 @@ def heartbeat(tx: Connection, delivery_id: int, fence: int, now: float, lease_s:
         .values(set_at=now, due_at=now + lease_s)
     )
     return changed.rowcount == 1
+
+
+def is_held(tx: Connection, delivery_id: int, fence: int, now: float) -> bool:
+    """Whether a sender still has a delivery and its lease is not over: to be asked right before anything is sent."""
+    mine = (deliveries.c.id == delivery_id, deliveries.c.fence == fence)
+    held = (deliveries.c.state == DeliveryState.SENDING.value, deliveries.c.due_at > now)
+    return bool(tx.scalar(select(exists().where(*mine, *held))))
 
 
 def mark_sent(
@@ -285,7 +309,7 @@ def not_stored(
 
 def retry(tx: Connection, delivery_id: int, now: float) -> None:
     """An operator brings a FAILED delivery back. Raises NotFound or IllegalMove."""
-    _revive(tx, delivery_id, DeliveryState.FAILED, now, "retried by an operator")
+    revive(tx, delivery_id, DeliveryState.FAILED, now, "retried by an operator")
 
 
 def hurry(tx: Connection, delivery_id: int, now: float) -> None:
@@ -346,10 +370,10 @@ def _send_again(tx: Connection, delivery_id: int, now: float) -> None:
     if state == DeliveryState.PENDING:
         hurry(tx, delivery_id, now)
     elif state != DeliveryState.SENDING:
-        _revive(tx, delivery_id, state, now, "sent again by an operator")
+        revive(tx, delivery_id, state, now, "sent again by an operator")
 
 
-def _revive(tx: Connection, delivery_id: int, leaving: DeliveryState, now: float, reason: str) -> None:
+def revive(tx: Connection, delivery_id: int, leaving: DeliveryState, now: float, reason: str) -> None:
     """Start a delivery over: PENDING, its counters at zero. The fence stays: the destination may have it."""
     ended = dict.fromkeys(("committed_at", "commitment_uid", "unconfirmed_at", "error"))
     values = {"set_at": now, "due_at": now, **ended, **ANEW}

@@ -96,9 +96,13 @@ class Node:
         kinds: Sequence[str] = ("report",),
         model: ModelRef = MODEL,
         objects: dict[str, Dataset] | None = None,
+        uids: tuple[str, str] | None = None,
     ) -> dict[str, Dataset]:
-        """Put one finished result with these objects into the outbox, for every destination. Returns them by kind."""
-        study, source = generate_uid(), generate_uid()
+        """Put one finished result with these objects into the outbox, for every destination. Returns them by kind.
+
+        uids: of the study and the series that it is about, if it is to replace an earlier result; else of new ones.
+        """
+        study, source = uids or (generate_uid(), generate_uid())
         slice_file = self.files.write_durably([part10(instance(CT))])
         header = IndexedHeader(patient_id="TEST", modality="CT")
         syntax = str(ExplicitVRLittleEndian)

@@ -36,6 +36,8 @@ log = structlog.get_logger()
 DRAIN_S = 50.0
 LONGEST_PAUSE_S = 60.0
 """A destination that is away is tried this often, with one of the deliveries that wait for it and not with each."""
+NOT_TOLD = (AttemptOutcome.REFUSED, AttemptOutcome.WITHHELD)
+"""After these the destination does not have what was sent. After an attempt without an answer it may."""
 WITHHELD = Verdict(
     AttemptOutcome.WITHHELD, "a demonstration model made this result, and the destination is not on this machine"
 )
@@ -83,6 +85,7 @@ class DestinationSender:
         self._times_away = 0
         self._away_until = 0.0
         self._paused = False
+        self._overtaken: list[ClaimedDelivery] = []
         self._host = socket.gethostname() if database.is_server else ""
 
     def run(self, stop: threading.Event) -> None:
@@ -102,6 +105,7 @@ class DestinationSender:
     def work_once(self, now: float) -> bool:
         """Send one delivery, or ask about one that was sent. Returns False if nothing was due."""
         clock = clock_from(now)
+        self._overtaken = [one for one in self._overtaken if not self._way.set_right(one, now)]
         with self._database.read() as tx:
             if self._is_paused(tx) or self._is_away(now) or not deliveries.has_work(tx, self.name, now):
                 return False
@@ -135,13 +139,19 @@ class DestinationSender:
 
     def _deliver(self, claimed: ClaimedDelivery, clock: Clock) -> None:
         started = time.monotonic()
-        with self._lease(claimed):
-            verdict = self._attempt(claimed, clock())
+        try:
+            with self._lease(claimed):
+                verdict = self._attempt(claimed, clock)
+        except StaleLease:
+            log.warning("delivery not sent: its lease was over", destination=self.name, series=claimed.series_pk)
+            return
         self._note_away(verdict, clock())
         try:
             self._record(claimed, verdict, clock())
         except StaleLease:
-            log.warning("delivery lost to another sender", destination=self.name)
+            log.warning("delivery lost to another sender", destination=self.name, series=claimed.series_pk)
+            if verdict.outcome not in NOT_TOLD:
+                self._overtaken.append(claimed)
         delivered = verdict.outcome == AttemptOutcome.DELIVERED
         (log.info if delivered else log.warning)(
             "delivery attempted",
@@ -153,12 +163,17 @@ class DestinationSender:
             seconds=round(time.monotonic() - started, 3),
         )
 
-    def _attempt(self, claimed: ClaimedDelivery, now: float) -> Verdict:
-        """Send what is not there yet. Anything that goes wrong becomes a verdict with its own backoff."""
+    def _attempt(self, claimed: ClaimedDelivery, clock: Clock) -> Verdict:
+        """Send what is not there yet. Anything that goes wrong becomes a verdict with its own backoff.
+
+        Raises StaleLease if the delivery is no longer this sender's; then nothing was sent.
+        """
         try:
             if self._must_stay_here(claimed):
                 return WITHHELD
-            return self._way.attempt(claimed, now)
+            return self._way.attempt(claimed, clock)
+        except StaleLease:
+            raise
         except CorruptFile as error:
             # The bytes are gone or altered: sending others under the same UID would be worse than not sending.
             return Verdict(AttemptOutcome.REFUSED, str(error))

@@ -34,6 +34,10 @@ class Gateway(Protocol):
         """Send a message once and judge the answer. Never raises for what the network does."""
         ...
 
+    def anew(self, message: Message) -> Message:
+        """The same message so that the receiver does not take it for a repetition of one that it has."""
+        ...
+
     def test(self) -> EchoAnswer:
         """Whether the destination answers, as far as its protocol can tell without a result."""
         ...

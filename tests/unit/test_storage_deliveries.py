@@ -6,7 +6,7 @@ from storage import commitments, deliveries, results
 from storage.deliveries import DeliveryState
 from storage.errors import IllegalMove, NotFound, StaleLease
 from storage.status import status
-from tests.storage_factory import Store
+from tests.storage_factory import QUIET_S, Store
 
 LEASE_S = 60.0
 
@@ -88,6 +88,19 @@ def test_a_sender_that_died_gives_back_when_its_lease_is_over(outbox):
             late()
     do(outbox, deliveries.mark_sent, alive.delivery_id, alive.fence, 96)
     assert states(outbox)["PACS"] == "SENT"
+
+
+def test_a_result_waits_for_the_end_of_the_attempt_to_send_the_one_that_it_replaces(outbox):
+    [former] = due(outbox, 30)
+    outbox.receive(3, now=31)
+    outbox.close_due(31 + QUIET_S)
+    outbox.finish(outbox.claim(31 + QUIET_S), 31 + QUIET_S, "PACS", "ARCHIVE")
+    assert due(outbox, 30 + LEASE_S - 0.1) == [], "what is being sent may still arrive"
+    assert len(due(outbox, 30 + LEASE_S - 0.1, "ARCHIVE")) == 1, "there nothing is under way"
+    assert do(outbox, deliveries.is_held, former.delivery_id, former.fence, 30 + LEASE_S - 0.1)
+    [later] = due(outbox, 30 + LEASE_S)
+    assert later.result_id > former.result_id
+    assert not do(outbox, deliveries.is_held, former.delivery_id, former.fence, 30 + LEASE_S)
 
 
 def test_a_heartbeat_lengthens_the_lease_of_a_slow_sending(outbox):

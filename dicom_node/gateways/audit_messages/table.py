@@ -96,6 +96,7 @@ TABLE: Mapping[str, Counterpart] = {
     "delivery.sent": _SENT,
     "delivery.pending": replace(_SENT, outcome=MINOR),
     "delivery.failed": replace(_SENT, outcome=SERIOUS),
+    "delivery.late": _SENT,
     "web.login": Counterpart(codes.USER_AUTHENTICATION, "E", Who.PERSON, (codes.LOGIN,)),
     "web.login-refused": Counterpart(codes.USER_AUTHENTICATION, "E", Who.PERSON, (codes.LOGIN,), MINOR),
     "web.logout": Counterpart(codes.USER_AUTHENTICATION, "E", Who.PERSON, (codes.LOGOUT,)),

@@ -53,6 +53,10 @@ class FhirGateway:
         except NodeError as error:
             return Verdict(AttemptOutcome.UNANSWERED, str(error))
 
+    def anew(self, message: Message) -> Message:
+        """The same: a transaction sets what is there to what it says, however often it comes."""
+        return message
+
     def test(self) -> EchoAnswer:
         """Whether the server answers with its capabilities, and gives a token if it wants one."""
         return self._peer.test("/metadata?_summary=true", {"Accept": MEDIA_TYPE})

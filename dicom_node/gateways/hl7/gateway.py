@@ -4,7 +4,7 @@ from config.gateways.hl7 import Hl7Destination
 from dicom_node.gateways.hl7.encoding import DoesNotFit, Encoding
 from dicom_node.gateways.hl7.field_map import apply
 from dicom_node.gateways.hl7.mllp import exchange, reach
-from dicom_node.gateways.hl7.oru import control_id, oru_r01
+from dicom_node.gateways.hl7.oru import control_id, control_id_after, oru_r01
 from dicom_node.gateways.hl7.segments import write_message
 from dicom_node.gateways.interface import CannotCompose, EchoAnswer, Message, Verdict
 from dicom_node.gateways.reported import ReportedResult
@@ -32,6 +32,11 @@ class Hl7:
     def send(self, message: Message) -> Verdict:
         """Send it once. Its MSH-10 tells the peer whether it has it already."""
         return exchange(self._destination, message.content, message.key)
+
+    def anew(self, message: Message) -> Message:
+        """With another MSH-10: receivers leave out what comes again with the same one."""
+        key = control_id_after(message.key)
+        return Message(message.content.replace(message.key.encode(), key.encode(), 1), message.content_type, key)
 
     def test(self) -> EchoAnswer:
         """Whether the peer listens. MLLP has no message that means nothing, so none is sent."""

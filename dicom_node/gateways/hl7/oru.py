@@ -40,6 +40,11 @@ def control_id(destination: str, result: ReportedResult) -> str:
     return hashlib.sha256(f"{destination} {result.report_uid}".encode()).hexdigest()[:20].upper()
 
 
+def control_id_after(former: str) -> str:
+    """MSH-10 of a message that says once more what the one with this MSH-10 said."""
+    return hashlib.sha256(f"again {former}".encode()).hexdigest()[:20].upper()
+
+
 def oru_r01(destination: Hl7Destination, result: ReportedResult) -> list[Segment]:
     """The message, without what the site has changed."""
     header = [_msh(destination, result), _pid(result.patient)]

@@ -154,6 +154,7 @@ _SENTENCES: dict[str, Callable[[Row, Row, int], str]] = {
     "delivery.committed": _to("{to} confirmed that it keeps the result"),
     "delivery.failed": _to("Sending to {to} failed"),
     "delivery.superseded": _to("Not sent to {to} any further, because a later result replaces it"),
+    "delivery.late": _to("A sender that stood still told {to} the result late; what replaces it is told there again"),
     "delivery.hurried": _to("To be sent to {to} at once"),
     "delivery.withheld": _to("Withheld from {to}"),
     "delivery.unconfirmed": _to("{to} never said whether it keeps the result"),
