@@ -178,6 +178,11 @@ def outcome(code: str) -> dict:
         (200, {"resourceType": "Bundle", "type": "transaction-response", "entry": [{}]}, "TRANSIENT"),
         (200, {"resourceType": "Bundle", "type": "transaction-response", "entry": [
             {"response": {"status": "422 Müller"}}]}, "REFUSED"),
+        (200, {"resourceType": "Bundle", "type": "transaction-response", "entry": [
+            {"response": {"status": "2 Müller"}}]}, "REFUSED"),
+        (200, {"resourceType": "Bundle", "type": "transaction-response", "entry": [
+            {"response": {"status": "201 Created"}}]}, "TRANSIENT"),
+        (200, {"resourceType": "Bundle", "type": "transaction-response"}, "TRANSIENT"),
         (200, b"[" * 100000, "TRANSIENT"),
     ],
 )  # fmt: skip

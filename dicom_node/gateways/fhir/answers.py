@@ -1,6 +1,7 @@
 """What a FHIR server's answer to a transaction means for a delivery."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,21 +13,30 @@ _ISSUES = (
     "not-supported duplicate multiple-matches not-found deleted too-long code-invalid extension too-costly "
     "business-rule conflict transient lock-error no-store exception timeout incomplete throttled informational"
 )
+_DONE = re.compile(r"2\d\d(\D|$)", re.ASCII)
 ISSUES = frozenset(_ISSUES.split())
 """The issue types of FHIR R4: what a server writes in their place may be anything."""
 
 
-def verdict_of(answer: Answer) -> Verdict:
-    """What an answer means. The text has statuses and issue codes, never diagnostics: those may name a patient."""
+def verdict_of(answer: Answer, entries: int) -> Verdict:
+    """What an answer to a transaction of so many entries means.
+
+    It has one entry for each, in their order (FHIR R4, http.html#trules). The text has statuses and issue codes, never
+    diagnostics: those may name a patient.
+    """
     said = _object(answer.body)
     if not answer.ok:
         return _not_done(answer, said)
     statuses = _statuses(said)
     if said.get("resourceType") != "Bundle" or said.get("type") != "transaction-response" or not statuses:
         return Verdict(AttemptOutcome.TRANSIENT, f"{answer.words}, but no answer to a transaction")
-    failed = [status for status in statuses if not status.startswith("2")]
+    failed = [status for status in statuses if not _DONE.match(status)]
     if failed:
-        return Verdict(AttemptOutcome.REFUSED, f"an entry of the transaction has status {failed[0][:3]}")
+        number = failed[0][:3] if failed[0][:3].isdecimal() else "that is not one"
+        return Verdict(AttemptOutcome.REFUSED, f"an entry of the transaction has a status {number}")
+    if len(statuses) != entries:
+        said_of = f"{len(statuses)} of the transaction's {entries} entries"
+        return Verdict(AttemptOutcome.TRANSIENT, f"{answer.words}, but an answer about {said_of}")
     return Verdict(AttemptOutcome.DELIVERED, "")
 
 

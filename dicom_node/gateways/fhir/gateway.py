@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 from config.gateways.fhir import FhirDestination
 from config.settings import SenderSettings
@@ -46,8 +47,9 @@ class FhirGateway:
             return Verdict(AttemptOutcome.DELIVERED, "not told: tell_not_analysed is false")
         try:
             answer = self._peer.ask("POST", "", message.content, _HEADERS)
-            verdict = verdict_of(answer)
-            if verdict.outcome == AttemptOutcome.DELIVERED and existed(answer) and _creates(message):
+            entries = json.loads(message.content)["entry"]
+            verdict = verdict_of(answer, len(entries))
+            if verdict.outcome == AttemptOutcome.DELIVERED and existed(answer) and _creates(entries):
                 return self._verdict_on_existing(message)
             return verdict
         except NodeError as error:
@@ -79,6 +81,6 @@ class FhirGateway:
         return self._peer.ask("GET", f"/DiagnosticReport?{wanted}&_summary=count", headers={"Accept": MEDIA_TYPE})
 
 
-def _creates(message: Message) -> bool:
+def _creates(entries: list[Any]) -> bool:
     """Whether a transaction creates its report, which is its last entry."""
-    return bool(json.loads(message.content)["entry"][-1]["request"]["method"] == "POST")
+    return bool(entries[-1]["request"]["method"] == "POST")
