@@ -728,6 +728,11 @@ class Settings(BaseSettings):
         return next((d for d in self.dicom_destinations if d.name == name), None)
 
     @property
+    def worklist_names(self) -> tuple[str, ...]:
+        """Names of the worklists whose steps the node performs."""
+        return tuple(one.name for one in (*self.worklists, *self.rs_worklists))
+
+    @property
     def queried_destination(self) -> Destination | StowDestination | None:
         """The PACS that is asked about open series, or None."""
         found = self.destination(self.completion.query_destination)

@@ -118,9 +118,11 @@ class Attacker:
         self.send(association_request(**how))
         return self.answer()[0]
 
-    def store(self, command_uid: bytes, content: bytes, piece: int = 16000) -> int | None:
+    def store(
+        self, command_uid: bytes, content: bytes, piece: int = 16000, sop_class: str = CTImageStorage
+    ) -> int | None:
         """Send a C-STORE. Returns the status, or None if the association ended instead."""
-        self.send(pdu(DATA, pdv(store_command(command_uid), 3)))
+        self.send(pdu(DATA, pdv(store_command(command_uid, sop_class.encode()), 3)))
         for start in range(0, len(content), piece):
             is_last = start + piece >= len(content)
             self.send(pdu(DATA, pdv(content[start : start + piece], 2 if is_last else 0)))

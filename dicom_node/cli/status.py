@@ -24,6 +24,7 @@ from dicom_node.cli.hosts import host_lines, hosts_shown
 from dicom_node.errors import NoIndex
 from dicom_node.runtime.certificate_expiry import expiries
 from dicom_node.runtime.liveness import Liveness, look
+from storage import worklists_away
 from storage.deliveries import DeliveryState
 from storage.job_state import JobState
 from storage.series_state import SeriesState
@@ -49,6 +50,8 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
         with database.read() as tx:
             now = database.now()
             counts = read_status(tx, now)
+            away = worklists_away.away(tx, settings.worklist_names, now)
+            counts["worklists_away"] = [vars(one) for one in away]
             if database.is_server:
                 counts["hosts"] = hosts_shown(tx, settings, now)
     except NoIndex:
@@ -109,6 +112,9 @@ def _work(counts: dict[str, Any]) -> Iterator[str]:
         yield f"            to go on: dicom-node models resume {one['model_name']}"
     if counts["worklist_steps"]:
         yield f"worklist    {', '.join(f'{rows} {state}' for state, rows in counts['worklist_steps'].items())}"
+    for one in counts["worklists_away"]:
+        yield f"worklist {one['name']} has not answered for {duration_text(one['seconds'])}: {one['error']}"
+        yield f"            ask it: dicom-node worklist test {one['name']}"
     yield from _destinations(counts)
     yield from _failures(counts)
 

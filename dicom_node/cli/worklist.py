@@ -6,14 +6,19 @@ from typing import Annotated
 import typer
 
 from dicom_node.cli.common import (
+    PEER_UNREACHABLE,
     ConfigOption,
     JsonOption,
     database_of,
+    err,
     local_text,
+    out,
     print_json,
     print_rows,
     settings_from,
 )
+from dicom_node.errors import NodeError
+from dicom_node.performer import opening
 from storage import workitems
 from storage.workitems import Step
 
@@ -40,6 +45,26 @@ def show(
         return
     columns = ["step", "worklist", "workitem", "state", "claimed", "ended", "results", "why"]
     print_rows("", columns, (_row(one) for one in found))
+
+
+@app.command()
+def test(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Name of the worklist; all if none is given.")] = "",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Ask worklists whether they answer, and how many steps wait for this node. None is claimed."""
+    settings = settings_from(config)
+    entries = [one for one in (*settings.worklists, *settings.rs_worklists) if name in ("", one.name)]
+    if not entries:
+        raise NodeError(f"there is no worklist {name!r}" if name else "no worklist is configured")
+    answers = [(one.name, opening.ask(settings, one)) for one in entries]
+    if json:
+        print_json([{"worklist": one, "reachable": answer.ok, "detail": answer.detail} for one, answer in answers])
+    for one, answer in () if json else answers:
+        (out if answer.ok else err).print(f"{one}: {answer.detail}", markup=False)
+    if not all(answer.ok for _, answer in answers):
+        raise typer.Exit(PEER_UNREACHABLE)
 
 
 def _row(one: Step) -> list[object]:

@@ -1,6 +1,7 @@
 """The performers that a node's settings name."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -11,17 +12,20 @@ from dicom_node.completion.retrieve import Retrieval, fetch
 from dicom_node.gateways.worklist.contents import Coded
 from dicom_node.gateways.worklist.contents import Performer as PerformedBy
 from dicom_node.gateways.worklist.dimse import DimseWorklist
+from dicom_node.gateways.worklist.interface import Worklist
 from dicom_node.performer.ending import Ending
 from dicom_node.performer.events import EventListener
 from dicom_node.performer.inputs import AWAY, NoSource
 from dicom_node.performer.performer import Performer
 from dicom_node.scu.query import SeriesKey
+from dicom_node.scu.store import EchoAnswer
 from storage import audit
 from storage.database import Database
 from storage.files import FileStore
 from storage.pseudonyms import Pseudonyms
 from storage.workitems import InputSeries
 
+MOST_SHOWN = 100
 DETECTION = Coded("110004", "DCM", "Computer Aided Detection")
 
 
@@ -56,11 +60,9 @@ def _by_rs(
     ways: Mapping[str, tuple[str, str]],
 ) -> Performer:
     # HTTP needs a library that not every site has installed.
-    from dicom_node.gateways.worklist.rs import RsWorklist
     from dicom_node.performer.web_fetching import WebFetching
 
-    server = next(d for d in settings.destinations if isinstance(d, StowDestination) and d.name == entry.server)
-    worklist = RsWorklist(server, settings.sender, entry.label, coded(entry.stations), coded(entry.codes))
+    server, worklist = _server_of(settings, entry), rs_worklist(settings, entry)
     by_dimse = Fetching(settings, entry, database, files, clock)
     by_web = WebFetching(settings, server, database, files, clock)
     ending = Ending(performed_by(settings, entry), ways)
@@ -83,6 +85,36 @@ def listening(settings: Settings, found: Sequence[Performer], database: Database
 def dimse_worklist(settings: Settings, entry: WorklistEntry) -> DimseWorklist:
     """A worklist by DIMSE."""
     return DimseWorklist(entry, settings.sender, entry.label, coded(entry.stations), coded(entry.codes))
+
+
+def rs_worklist(settings: Settings, entry: RsWorklistEntry) -> Worklist:
+    """A worklist by DICOMweb. Raises ModuleNotFoundError without the extra."""
+    from dicom_node.gateways.worklist.rs import RsWorklist
+
+    server = _server_of(settings, entry)
+    return RsWorklist(server, settings.sender, entry.label, coded(entry.stations), coded(entry.codes))
+
+
+def _server_of(settings: Settings, entry: RsWorklistEntry) -> StowDestination:
+    return next(d for d in settings.destinations if isinstance(d, StowDestination) and d.name == entry.server)
+
+
+def _opened(settings: Settings, entry: WorklistEntry | RsWorklistEntry) -> Worklist:
+    return rs_worklist(settings, entry) if isinstance(entry, RsWorklistEntry) else dimse_worklist(settings, entry)
+
+
+def ask(settings: Settings, entry: WorklistEntry | RsWorklistEntry) -> EchoAnswer:
+    """Whether a worklist answers when it is asked for steps that are meant for this node. None is claimed."""
+    started = time.monotonic()
+    try:
+        waiting = len(_opened(settings, entry).scheduled(MOST_SHOWN))
+    except AWAY as error:
+        return EchoAnswer(False, str(error))
+    except ModuleNotFoundError as error:
+        return EchoAnswer(False, f"it needs {error.name}: pip install 'dicom-node[gateways]'")
+    steps = "1 step waits" if waiting == 1 else f"{waiting}{' or more' if waiting == MOST_SHOWN else ''} steps wait"
+    milliseconds = (time.monotonic() - started) * 1000
+    return EchoAnswer(True, f"it answered in {milliseconds:.0f} ms; {steps} for this node")
 
 
 def coded(texts: tuple[str, ...]) -> list[Coded]:

@@ -21,7 +21,7 @@ from dicom_node.gateways.worklist.contents import Workitem
 from dicom_node.gateways.worklist.interface import Answer, Said, Worklist
 from dicom_node.performer.ending import Ending, summed_up
 from dicom_node.performer.inputs import AWAY, Fetch, Missing, fetch_each, missing_of
-from storage import step_outcomes, workitems
+from storage import step_outcomes, workitems, worklists_away
 from storage.database import Database
 from storage.errors import IllegalMove
 from storage.workitems import Step, StepState
@@ -61,6 +61,7 @@ class Performer:
         self._fetch, self._ending, self._stop, self._clock = fetch, ending, stop, clock
         self._subscribe = subscribe
         self._has_started = False
+        self._is_away: bool | None = None
         self._next_query_at = self._silent_until = self._next_subscription_at = 0.0
         self._moves = {
             StepState.CLAIMING: self._claim_again,
@@ -88,9 +89,23 @@ class Performer:
                 self._next_query_at = self._clock() + self._rules.poll_s
                 self._claim_new()
                 self._go_on()
+                self._note_answer()
         except AWAY as error:
             self._silent_until = self._clock() + min(self._rules.poll_s, FIRST_WAIT_S)
             log.warning("the worklist is away", worklist=self._rules.name, detail=str(error))
+            self._note_away(str(error))
+
+    def _note_away(self, error: str) -> None:
+        if self._is_away is not True:
+            with self._database.transaction() as tx:
+                worklists_away.note_away(tx, self._rules.name, self._clock(), error)
+            self._is_away = True
+
+    def _note_answer(self) -> None:
+        if self._is_away is not False:
+            with self._database.transaction() as tx:
+                worklists_away.note_back(tx, self._rules.name)
+            self._is_away = False
 
     def _start(self) -> None:
         with self._database.transaction() as tx:

@@ -24,7 +24,7 @@ from config.settings import Settings
 from dicom_node.errors import NodeError
 from dicom_node.runtime.certificate_expiry import DAY_S, expiries
 from dicom_node.runtime.supervisor import COUNTS_VARIABLE, PARTS_VARIABLE
-from storage import forwarding
+from storage import forwarding, worklists_away
 from storage.database import Database
 from storage.errors import StorageError, StoreReplaced
 from storage.files import FileStore
@@ -89,6 +89,7 @@ class NodeCollector(Collector):
     def _queues(self) -> Iterator[Metric]:
         with self._database.read() as tx:
             found = queues(tx, self._database.now())
+            away = worklists_away.away(tx, self._settings.worklist_names, self._database.now())
             untold = forwarding.lag(tx, self._database.now()) if self._settings.audit.syslog.host else None
         yield GaugeMetricFamily("dicom_node_index_up", "1 if the index can be read.", 1)
         if untold is not None:
@@ -106,6 +107,9 @@ class NodeCollector(Collector):
         yield _labelled("paused", "Paused by a person.", "kind", found["paused"])
         for name, of in DELIVERIES.items():
             yield _labelled(f"destination_{name}", of, "destination", found["destinations"][name])
+        if self._settings.worklist_names:
+            up = {name: int(name not in {one.name for one in away}) for name in self._settings.worklist_names}
+            yield _labelled("worklist_up", "1 if a worklist answers when it is asked.", "worklist", up)
         for part, age in found["oldest_s"].items():
             yield GaugeMetricFamily(f"dicom_node_{part}_oldest_seconds", f"How long {part} wait.", age or 0)
 
@@ -147,6 +151,8 @@ def problems(settings: Settings, database: Database, files: FileStore, receivers
         database.check()
         with database.read() as tx:
             late = lateness(tx, database.now())
+            away = worklists_away.away(tx, settings.worklist_names, database.now())
+            late["worklist"] = max((one.seconds for one in away), default=None)
             if settings.audit.syslog.host:
                 late |= {"audit-messages": (forwarding.lag(tx, database.now()) or {}).get("seconds")}
     except StoreReplaced:

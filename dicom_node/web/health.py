@@ -1,7 +1,7 @@
 """What is wrong with the node, in words, and what a person can do about each problem. Nothing about patients."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -15,6 +15,7 @@ from storage.database import Database
 from storage.files import FileStore
 from storage.pauses import Pausable
 from storage.status import lateness, status
+from storage.worklists_away import Away, away
 
 EXPIRES_SOON_DAYS = 60
 QUEUE_IS_LONG = 0.8
@@ -66,6 +67,7 @@ def examine(settings: Settings, database: Database, files: FileStore, now: float
     alive = look(settings)
     with database.read() as tx:
         counts, late = status(tx, now), lateness(tx, now)
+        worklists = away(tx, settings.worklist_names, now)
     found = [
         *_node(settings, alive),
         *_disk(settings, files),
@@ -76,6 +78,7 @@ def examine(settings: Settings, database: Database, files: FileStore, now: float
         *_paused(counts, now),
         *_suspended(counts, now),
         *_destinations(settings, counts),
+        *_worklists(worklists),
         *_audit_messages(settings, counts),
         *_certificates(settings),
     ]
@@ -170,6 +173,13 @@ def _destinations(settings: Settings, counts: Mapping[str, Any]) -> Iterator[Pro
     if counts["unconfirmed"]:
         what = f"{plural(counts['unconfirmed'], 'delivery', 'deliveries')} were sent but never confirmed."
         yield Problem(Urgency.SOON, what, "See in the PACS whether they are there; ask again by a retry.", "#failed")
+
+
+def _worklists(found: Iterable[Away]) -> Iterator[Problem]:
+    for one in found:
+        urgency = Urgency.NOW if one.seconds > LATE_S else Urgency.SOON
+        what = f"The worklist {one.name} has not answered for {duration(one.seconds)}: {one.error}."
+        yield Problem(urgency, what, f"See whether it runs; ask it by: dicom-node worklist test {one.name}.")
 
 
 def _audit_messages(settings: Settings, counts: Mapping[str, Any]) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.filereader import read_dataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.dsutils import encode, split_dataset
 from sqlalchemy import select
@@ -162,7 +162,13 @@ def ct_series(slices: int = GRID.shape[0], series_uid: str | None = None) -> dic
     return made
 
 
-def send(port: int, instances: Mapping[str, bytes], acknowledged: dict[str, str], host: str = "127.0.0.1") -> bool:
+def send(
+    port: int,
+    instances: Mapping[str, bytes],
+    acknowledged: dict[str, str],
+    host: str = "127.0.0.1",
+    sop_class: str = CTImageStorage,
+) -> bool:
     """Send the instances that are not acknowledged yet on one association. False if it ended early.
 
     acknowledged: receives the SHA-256 of each data set as soon as it is answered with success.
@@ -173,11 +179,11 @@ def send(port: int, instances: Mapping[str, bytes], acknowledged: dict[str, str]
     except OSError:
         return False
     try:
-        if sender.associate() != ACCEPT:
+        if sender.associate(sop_class=sop_class) != ACCEPT:
             return False
         for uid, data in instances.items():
             if uid not in acknowledged:
-                if sender.store(uid.encode(), data) != 0:
+                if sender.store(uid.encode(), data, sop_class=sop_class) != 0:
                     return False
                 acknowledged[uid] = hashlib.sha256(data).hexdigest()
         sender.send(pdu(5, bytes(4)))
@@ -315,8 +321,10 @@ class Node:
 
     @property
     def died(self) -> bool:
-        """True if the fail point was reached."""
-        return (self.faults / "done").exists()
+        """True if every fail point was reached."""
+        path = self.faults / "kill"
+        points = path.read_text().splitlines() if path.exists() else []
+        return 0 < len(points) == len(list(self.faults.glob("done.*")))
 
     def points(self) -> set[str]:
         """The fail points that have been reached."""
@@ -447,12 +455,14 @@ class Node:
         finally:
             database.close()
 
-    def send(self, instances: Mapping[str, bytes], acknowledged: dict[str, str]) -> None:
+    def send(
+        self, instances: Mapping[str, bytes], acknowledged: dict[str, str], sop_class: str = CTImageStorage
+    ) -> None:
         """Send like a PACS: repeat until each instance has been answered with success."""
 
         def sent() -> bool:
             self.tend()
-            return send(self.port, instances, acknowledged) or bool(time.sleep(0.1))
+            return send(self.port, instances, acknowledged, sop_class=sop_class) or bool(time.sleep(0.1))
 
         wait_for(sent, PATIENCE_S, "the node takes the whole series")
 
@@ -539,7 +549,8 @@ def _current_reports(tx: Any, models: set[str]) -> dict[str, list[set[str]]]:
         "SELECT series.series_instance_uid AS series, state, model_name AS model, results.id AS result, "
         "sop_instance_uid AS uid "
         "FROM series LEFT JOIN results ON results.series_pk = series.id AND superseded_at IS NULL AND NOT shadow "
-        "LEFT JOIN result_objects ON result_id = results.id"
+        "LEFT JOIN result_objects ON result_id = results.id "
+        "WHERE COALESCE(modality, '') <> 'KO'"  # rejection notes, which nobody reports on
     ).mappings()
     found: dict[str, dict[tuple[str, int], set[str]]] = defaultdict(lambda: defaultdict(set))
     for row in rows:

@@ -1,12 +1,12 @@
 """Fail points and seeded bugs in a real node, put there from outside: the product's code has none.
 
 NODE_FAULTS names a folder; `install` wraps the durable steps of each process of a node that zygote.py starts with it.
-    kill    the one point at which to die, "process:step:moment"; if absent, nothing dies
-    nth     how often it has to be reached for that; if absent, once
+    kill    the points at which to die, "process:step:moment", one a line; if absent, nothing dies
+    nth     how often a point has to be reached for that, if its line does not say so after a space; if absent, once
     scope   "tree": all processes of the node die at once; "power": they do, and the disk loses every file that was
             not synced; "process": only the one that reached the point
     slow    seconds that the stand-ins for the models take
-    done    written by the process that dies, so that it happens once
+    done.N  written by the process that dies at the Nth of these points, so that it happens once
     points  every point that was reached, one per line
     synced  every file whose bytes were synced, and every name in a folder at the time the folder was synced
 
@@ -62,10 +62,17 @@ def reached(step: str, moment: str) -> None:
     point = f"{process()}:{step}:{moment}"
     with (folder / "points").open("a") as points:
         points.write(f"{point}\n")
-    if configured("kill") != point or configured("points").split().count(point) < int(configured("nth") or 1):
-        return
+    for number, line in enumerate(configured("kill").splitlines()):
+        wanted, _, nth = line.partition(" ")
+        often = int(nth or configured("nth") or 1)
+        if wanted == point and configured("points").split().count(point) >= often:
+            _die(folder / f"done.{number}")
+
+
+def _die(done: Path) -> None:
+    """Die, unless that has been done."""
     try:
-        os.close(os.open(folder / "done", os.O_CREAT | os.O_EXCL))
+        os.close(os.open(done, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
     if configured("scope") != "process":
@@ -163,12 +170,14 @@ def _wrap_network() -> None:
 
     from dicom_node.delivery import commitment, commitment_listener
     from dicom_node.gateways import http
+    from dicom_node.gateways.hl7 import mllp
     from dicom_node.receiver.association import Association
     from dicom_node.scu import store as scu
 
     wrap(Association, "_answer", "c-store-response")
     wrap(scu, "_store_one", "c-store")
     wrap(http.HttpPeer, "exchange", "http")
+    wrap(mllp, "_send", "mllp")
     wrap(Requestor, "send_n_action", "n-action")
     wrap(commitment, "answer_report", "n-event-report")
     commitment_listener.answer_report = commitment.answer_report  # type: ignore[attr-defined]

@@ -13,13 +13,18 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from pydicom import dcmread
 from pydicom.filereader import read_dataset
+from pynetdicom.dsutils import encode
 
 from storage import orphans
 from storage.reconcile import ORPHAN_AGE_S
 from tests.attacker import element
+from tests.dicomweb_source import WebSource
 from tests.faults.campaign import PATIENCE_S, Archive, Dicomweb, Node, Pacs, Zygote, check, ct_series
+from tests.mllp_server import mllp_server
 from tests.programs import free_port, wait_for
+from tests.rejection_notes import KEY_OBJECTS, rejection_note
 from tests.s3 import S3, s3_server
 
 MIGRATE, ROOT_FOLDER = "storage.database.Database.migrate", "storage.private.fsync_folder"
@@ -125,6 +130,50 @@ def told(life: Life) -> Node:
         assert web.archive.told.keys() == pacs.reports().keys(), "a message that says nothing of the report"
         assert all(len(set(contents)) == 1 for contents in web.archive.told.values()), "one key, two messages"
     return node
+
+
+def other_systems(life: Life) -> Node:
+    """Two slices are counted and fetched by DICOMweb, a RIS is told by HL7, and then the PACS rejects an image."""
+    everything = ct_series()
+    slices = [dcmread(io.BytesIO(part10(uid, data))) for uid, data in everything.items()]
+    note = rejection_note(slices[:1])
+    with ExitStack() as stack:
+        pacs, web = Pacs(), stack.enter_context(WebSource([*slices, note]))
+        stack.callback(pacs.stop)
+        engine = stack.enter_context(mllp_server(life.folder / "engine"))
+        destinations = [
+            {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port, "commitment": "request"},
+            {"kind": "hl7", "name": "ris", "host": "127.0.0.1", "port": engine.port},
+            {"kind": "stow", "name": "web", "url": web.url, "send_results": False},
+        ]
+        node = life.node(
+            0, DICOM_NODE_DESTINATIONS=json.dumps(destinations),
+            DICOM_NODE_SOURCES=json.dumps([{"ae_title": "ATTACKER", "classes": ["ct", "rejections"]}]),
+            DICOM_NODE_COMPLETION__QUERY_DESTINATION="web", DICOM_NODE_COMPLETION__SETTLE_S="0.2",
+            DICOM_NODE_COMPLETION__QUIET_S="20", DICOM_NODE_COMPLETION__SILENCE_S="0",
+        )  # fmt: skip
+        stack.callback(node.kill)
+        node.start()
+        acknowledged: dict[str, str] = {}
+        node.send(dict(list(everything.items())[:-2]), acknowledged)
+        node.settle()
+        check(node, pacs, acknowledged)
+        node.send({str(note.SOPInstanceUID): encode(note, False, True) or b""}, acknowledged, KEY_OBJECTS)
+        node.settle()
+        check(node, pacs, acknowledged)
+        node.end()
+        _check_ris(engine.messages)
+    return node
+
+
+def _check_ris(messages: Sequence[bytes]) -> None:
+    """A RIS that takes a message with the MSH-10 of an earlier one for a repetition knows what stands."""
+    by_key = {message.split(b"|")[9]: message for message in messages}
+    assert set(messages) == set(by_key.values()), "one key, two messages"
+    results = list(by_key.values())  # in the order in which they came first
+    status = [message.split(b"\rOBR")[1].split(b"\r")[0].split(b"|")[25] for message in results]
+    assert status == [b"P", b"C"], "a result, and a later one that takes it back"
+    assert b"WITHDRAWN" in results[-1] and messages[-1] == results[-1], "what comes last is what stands"
 
 
 def _one_series(node: Node, stack: ExitStack, pacs: Pacs | Dicomweb) -> None:
@@ -387,6 +436,14 @@ STEPS: dict[Scenario, dict[str, list[str]]] = {
     two_models: {"schedule": ["dicom_node.completion.closing.Completion._close"], **OF_EACH_MODEL},
     second_of_two: OF_EACH_MODEL,
     archive: {"deliver": ["http", "dicom_node.delivery.sender.DestinationSender._record"]},
+    other_systems: {
+        "schedule": [
+            "http",
+            "dicom_node.completion.retrieve.Keeper._record",
+            "dicom_node.completion.closing.Completion._close",
+        ],
+        "deliver": ["mllp", "dicom_node.delivery.sender.DestinationSender._record"],
+    },
     told: {"deliver": ["http", "dicom_node.delivery.ways.MessagesWay._compose"]},
     best: {"schedule": ["dicom_node.completion.best_series.BestSeries._record"]},
     fetch: {

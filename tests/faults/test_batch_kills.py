@@ -177,7 +177,7 @@ def test_a_kill_at_each_step_of_the_feeder_leaves_one_result_for_each_series(
         wait_for(lambda: bool(node.rows(closed)), 60, "the series that was sent is closed")
         died = 0
         for step in STEPS if ROUNDS else FEW:
-            (node.faults / "done").unlink(missing_ok=True)
+            (node.faults / "done.0").unlink(missing_ok=True)
             node.configure(kill=f"schedule:{MODULES[step.partition('.')[0]]}.{step}", scope="process")
             if died == 0:
                 create(node, "store")

@@ -45,6 +45,13 @@ FEW = [
     ("archive", "deliver:http:after", "tree"),
     ("told", "deliver:dicom_node.delivery.ways.MessagesWay._compose:after", "tree"),
     ("told", "deliver:http:after", "tree"),
+    # In one life: while slices are fetched, between each message and its acknowledgement, after a rejection was heeded.
+    (
+        "other_systems",
+        "schedule:http:after 3\ndeliver:mllp:after\n"
+        "schedule:dicom_node.completion.closing.Completion._close:after 2\ndeliver:mllp:after 3",
+        "tree",
+    ),
 ]
 # Commands and pages: the person who acted sees that it failed, and acts again.
 COMMANDS = (
@@ -133,6 +140,11 @@ ELSEWHERE = {
     "dicom_node.performer.performer.Performer._start",
     "dicom_node.performer.performer.Performer._take",
     "dicom_node.performer.performer.Performer._wait",
+    # Whether the worklist answers, for a person: said again when it is asked again.
+    "dicom_node.performer.performer.Performer._note_answer",
+    "dicom_node.performer.performer.Performer._note_away",
+    # After a kill there is nobody who knows that something was sent late; docs/gateways/README.md says so.
+    "dicom_node.delivery.ways.MessagesWay.set_right",
     # Noted before the worklist is answered; an event that was not answered is no promise.
     "dicom_node.performer.events.EventListener._cancel",
     # Only says in the audit trail what became of a fetch.

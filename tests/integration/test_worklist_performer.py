@@ -1,20 +1,28 @@
 """Steps of a worklist by DIMSE, from claim to end, against a worklist that refuses whatever the standard refuses."""
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from pydicom import Dataset
+from typer.testing import CliRunner
 
 from config.reasons import ReasonCode
+from dicom_node.cli.app import app
+from dicom_node.cli.common import PEER_UNREACHABLE
 from dicom_node.demo.pacs import Pacs
 from dicom_node.gateways.worklist.interface import Answer, answer_of
-from storage import deliveries
+from dicom_node.runtime.metrics import NodeCollector, problems
+from dicom_node.web import health
+from storage import deliveries, worklists_away
 from storage.results import objects_of
 from storage.workitems import StepState
 from tests.outbox import ct_series, write_all
 from tests.performing import Hospital, hospital, performed, progress
+from tests.programs import free_port
 from tests.ups import UpsScp, code, step_for
 
 
@@ -134,6 +142,35 @@ def test_a_pacs_that_is_away_is_waited_for(site: Site) -> None:
     node.now += 24 * 3600
     node.run(performer=performer)
     assert site.step(uid).ProcedureStepState == "CANCELED"
+
+
+def test_a_worklist_that_is_away_is_shown_until_it_answers_again(site: Site, tmp_path: Path) -> None:
+    def shown(node: Hospital) -> tuple[str, list[str], list[str]]:
+        settings, database, files = node.node.settings, node.node.database, node.node.files
+        (up,) = [one for one in NodeCollector(settings, database, files).collect() if one.name.endswith("worklist_up")]
+        found = health.examine(settings, database, files, node.now)
+        said = [one.what for one in found.problems if "worklist" in one.what]
+        with database.read() as tx:
+            listed = [one.name for one in worklists_away.away(tx, settings.worklist_names, node.now)]
+        return str([sample.value for sample in up.samples]), said, listed
+
+    away = site.node(port=free_port())
+    away.now = away.node.database.now()
+    performer = away.performer()
+    for _ in range(3):
+        performer.step()
+        away.now += 600
+    said = "The worklist ris has not answered for 30 min: no connection: refused, unreachable or timed out."
+    assert shown(away) == ("[0]", [said], ["ris"])
+    assert "worklist-late" not in problems(away.node.settings, away.node.database, away.node.files, None)
+    with away.node.database.transaction() as tx:
+        worklists_away.note_back(tx, "ris")
+        worklists_away.note_away(tx, "ris", away.node.database.now() - 3600, "no answer")
+    assert "worklist-late" in problems(away.node.settings, away.node.database, away.node.files, None)
+    back = site.node()
+    back.now = away.now
+    back.performer().step()
+    assert shown(back) == ("[1]", [], [])
 
 
 def test_a_step_waits_until_a_pacs_has_the_result(site: Site) -> None:
@@ -291,3 +328,21 @@ def test_every_status_of_the_standard_has_a_meaning() -> None:
     assert all(answer_of(status) is not Answer.DONE for status in known)
     assert {answer_of(status) for status in (0x0000, 0x0001, 0xB301, 0xB304, 0xB305, 0xB306)} == {Answer.DONE}
     assert [status for status in known if answer_of(status) is Answer.LATER] == [0xC312]
+
+
+def test_a_person_asks_whether_a_worklist_answers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.ask()
+    node = site.node().node.settings
+    entries = [node.worklists[0].model_dump(mode="json"), {**node.worklists[0].model_dump(mode="json"), "name": "off"}]
+    entries[1]["port"] = free_port()
+    monkeypatch.setenv("DICOM_NODE_DATA_DIR", str(node.data_dir))
+    monkeypatch.setenv("DICOM_NODE_DESTINATIONS", json.dumps([d.model_dump(mode="json") for d in node.destinations]))
+    monkeypatch.setenv("DICOM_NODE_WORKLISTS", json.dumps(entries))
+    both = CliRunner().invoke(app, ["worklist", "test"])
+    assert both.exit_code == PEER_UNREACHABLE
+    assert re.search(r"^ris: it answered in \d+ ms; 1 steps? waits? for this node$", both.output, re.M), both.output
+    assert "off: no connection" in both.output
+    one = CliRunner().invoke(app, ["worklist", "test", "ris", "--json"])
+    assert one.exit_code == 0 and json.loads(one.output)[0]["reachable"]
+    assert CliRunner().invoke(app, ["worklist", "test", "no"]).exit_code not in (0, PEER_UNREACHABLE)
+    assert site.node().steps() == [], "nothing is claimed"
