@@ -1,11 +1,14 @@
 """The lines of the worklist as a person reads them: listings with their series, patient, job and result."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, func, select
 
+from config.reasons import ReasonCode
+from storage import withdrawals
 from storage.models import jobs, listing_kinds, listings, patients, results, series, studies
+from storage.withdrawals import Withdrawal
 
 AT_ONCE = 500
 
@@ -16,7 +19,8 @@ class Line:
 
     standing, reason_code, finding, source, scanner, model: see `listings.Kind`. state: of the series.
     job_state: of its latest job. probability, threshold: 0 to 1. received_at, last_instance_at, created_at: Unix
-    seconds; the last is when the result was made. refusal_text: why the series is only kept.
+    seconds; the last is when the result was made. refusal_text: why the series is only kept. withdrawal: who rejected
+    its images, if its reason is that.
     """
 
     listing: int
@@ -48,6 +52,7 @@ class Line:
     created_at: float | None
     job_state: str | None
     failure_reason: str | None
+    withdrawal: Withdrawal | None = None
 
 
 def lines_of(tx: Connection, ids: Sequence[int]) -> list[Line]:
@@ -56,6 +61,9 @@ def lines_of(tx: Connection, ids: Sequence[int]) -> list[Line]:
     for start in range(0, len(ids), AT_ONCE):
         rows = tx.execute(_QUERY.where(listings.c.id.in_(ids[start : start + AT_ONCE]))).mappings()
         found |= {row["listing"]: Line(**row) for row in rows}
+    withdrawn = [line for line in found.values() if line.reason_code == ReasonCode.WITHDRAWN]
+    by_series = withdrawals.of_series(tx, [line.series_pk for line in withdrawn]) if withdrawn else {}
+    found |= {line.listing: replace(line, withdrawal=by_series.get(line.series_pk)) for line in withdrawn}
     return [found[one] for one in ids if one in found]
 
 

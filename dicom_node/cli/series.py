@@ -22,7 +22,7 @@ from dicom_node.cli.common import (
     zone,
 )
 from dicom_node.cli.series_words import answers, lines_about
-from storage import audit, deliveries, examinations, model_outcomes, results, study_results
+from storage import audit, deliveries, examinations, model_outcomes, results, study_results, withdrawals
 from storage import series as store
 from storage.coded import Content, content_of
 from storage.lookup import find_series
@@ -126,6 +126,8 @@ def show(series: SeriesArgument, config: ConfigOption = None, json: JsonOption =
         result_id, series_pk = record["result_id"], record["series_pk"]
         record["models"] = [vars(one) for one in model_outcomes.of_series(tx, [series_pk])[series_pk]]
         record["objects"] = _objects_of(tx, result_id) if result_id else []
+        withdrawal = withdrawals.of_series(tx, [series_pk]).get(series_pk)
+        record["withdrawal"] = None if withdrawal is None else vars(withdrawal) | {"said": withdrawal.sentence}
         current = results.all_current_of(tx, series_pk)
         record["results"] = [_result(tx, one) for one in current]
         findings = [finding for one in current for finding in content_of(tx, one).findings]

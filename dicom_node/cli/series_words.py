@@ -40,7 +40,7 @@ def _only_answer(record: dict[str, Any]) -> str:
     if record["job_state"] in UNDER_WAY or record["outcome"]:
         return _answer_of(record)
     if record["refusal_code"]:
-        return f"not analysed: {record['refusal_code']}"
+        return _withheld(record["refusal_code"])
     return "waiting for its study" if record["selection"] == Selection.WAITING else "not analysed"
 
 
@@ -50,7 +50,11 @@ def _answer_of(record: dict[str, Any]) -> str:
         return UNDER_WAY[record["job_state"]]
     if record["probability"] is not None:
         return _sign(record)
-    return "measured" if record["outcome"] == ResultOutcome.ANALYSED else f"not analysed: {record['reason_code']}"
+    return "measured" if record["outcome"] == ResultOutcome.ANALYSED else _withheld(record["reason_code"])
+
+
+def _withheld(code: str) -> str:
+    return "withdrawn" if code == ReasonCode.WITHDRAWN else f"not analysed: {code}"
 
 
 def lines_about(record: dict[str, Any]) -> Iterator[str]:
@@ -128,6 +132,9 @@ def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     reason = record["refusal_text"] if several else record["reason_text"] or record["refusal_text"]
     if reason:
         yield "because", reason
+    withdrawal = record["withdrawal"]
+    if withdrawal is not None:
+        yield "withdrawn", f"{_moment(withdrawal['at'])}. {withdrawal['said']} Not analysed: {ReasonCode.WITHDRAWN}"
     if ReasonCode.REFUSED_INSTANCES in (record["reason_code"], record["refusal_code"]):
         yield "or decide", f"that it is whole without them: dicom-node series accept {record['series_pk']}"
     if record["failure_reason"] and not several:

@@ -29,6 +29,7 @@ from storage.deliveries import DeliveryState
 from storage.job_state import JobState
 from storage.series_state import SeriesState
 from storage.status import status as read_status
+from storage.withdrawals import Withdrawal
 
 GIB = 1024**3
 
@@ -110,6 +111,9 @@ def _work(counts: dict[str, Any]) -> Iterator[str]:
         since = f"{local_text(one['suspended_at'])} {zone()}"
         yield f"SUSPENDED   model {one['model_name']}, by {one['suspended_by']}, {since}: {one['reason']}"
         yield f"            to go on: dicom-node models resume {one['model_name']}"
+    for one in counts["withdrawn"]:
+        said = Withdrawal(**one)
+        yield f"withdrawn   series {said.series_pk}, {local_text(said.at)} {zone()}. {said.sentence}"
     if counts["worklist_steps"]:
         yield f"worklist    {', '.join(f'{rows} {state}' for state, rows in counts['worklist_steps'].items())}"
     for one in counts["worklists_away"]:

@@ -20,11 +20,15 @@ from dicom_node.analysis.worker import Worker
 from dicom_node.cli.app import app
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
+from dicom_node.web.pages import series_words
+from dicom_node.web.pages.worklist_words import outcome_of
 from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
-from storage import audit, deliveries, reopening, results, series
+from storage import audit, deliveries, reopening, results, series, withdrawals, worklist
+from storage.database import open_database
 from storage.models import instances
 from storage.series import SeriesRecord
+from storage.worklist import Search
 from tests.outbox import destination
 from tests.receiving import Node
 from tests.rejection_notes import rejection_note
@@ -267,8 +271,19 @@ def test_series_show_says_that_it_was_withdrawn_and_why(
         site.go_on()
     environment = {"DICOM_NODE_DATA_DIR": str(tmp_path / "node")}
     shown = CliRunner().invoke(app, ["series", "show", slices[0].SeriesInstanceUID], env=environment).stdout
-    assert "not analysed: WITHDRAWN" in shown
-    assert "Rejected for Quality Reasons" in shown
+    assert ": withdrawn\n" in shown and "Not analysed: WITHDRAWN" in shown
+    assert "Rejected by PACS: Rejected for Quality Reasons" in shown
+    assert "Rejected by PACS: Rejected for Quality" in CliRunner().invoke(app, ["status"], env=environment).stdout
+    database = open_database(f"sqlite:///{tmp_path / 'node' / 'node.db'}")
+    with database.read() as tx:
+        (line,) = worklist.find(tx, Search(reason_code=ReasonCode.WITHDRAWN)).lines
+        (latest,) = withdrawals.latest(tx, site.now)
+        record = series.get_series(tx, slices[0].SeriesInstanceUID)
+        assert withdrawals.latest(tx, site.now + 8 * 86400) == []
+    database.close()
+    assert outcome_of(line).text == "Withdrawn" and "Rejected by PACS" in outcome_of(line).more
+    assert series_words.headline(record, [], latest).text == "Withdrawn: images of it were rejected."
+    assert latest.who == "PACS" and "Rejected for Quality Reasons" in latest.why
 
 
 def test_each_model_that_reported_takes_its_own_result_back_even_if_it_is_no_longer_in_use(

@@ -21,7 +21,7 @@ from dicom_node.web.security.guard import current_user, field, require
 from dicom_node.web.security.roles import Role
 from inference.errors import ModelError
 from inference.models.registry import list_models
-from storage import audit, deliveries, examinations, results, shown, study_results, verdicts
+from storage import audit, deliveries, examinations, results, shown, study_results, verdicts, withdrawals
 from storage import series as store
 from storage.coded import content_of
 from storage.errors import IllegalMove, NotFound, UnusableVerdict
@@ -67,7 +67,7 @@ def _read(tx: Connection, context: WebContext, series_pk: int) -> dict[str, Any]
     rows = audit.search(tx, series=record.series_instance_uid, limit=MOST_AUDIT_ROWS)
     return {
         "record": record,
-        "headline": headline(record, standing),
+        "headline": headline(record, standing, withdrawals.of_series(tx, [series_pk]).get(series_pk)),
         "results": [
             of_result(
                 one,

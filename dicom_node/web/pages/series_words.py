@@ -9,6 +9,7 @@ from markupsafe import Markup
 from config.coding import unit_text
 from config.reasons import ReasonCode
 from dicom_node.web.pages.charts import gauge
+from dicom_node.web.pages.words import clock
 from inference.models.cards import Card
 from inference.numerals import percent
 from storage.coded import CodedFinding, CodedMeasurement, Content
@@ -19,6 +20,7 @@ from storage.results import EVIDENCE, ResultOutcome
 from storage.series import SeriesRecord
 from storage.series_state import Selection, SeriesState
 from storage.verdicts import ReadersVerdict, Verdict
+from storage.withdrawals import Withdrawal
 
 CAVEAT = (
     "The output says how sure the model is about the whole scan. It is not the probability that the patient has the "
@@ -78,8 +80,10 @@ class ShownResult:
     change: RecordedChange | None = None
 
 
-def headline(record: SeriesRecord, standing: Sequence[Mapping[str, Any]]) -> Headline:
-    """The first sentence of the page."""
+def headline(
+    record: SeriesRecord, standing: Sequence[Mapping[str, Any]], withdrawal: Withdrawal | None = None
+) -> Headline:
+    """The first sentence of the page. withdrawal: the rejection that stands against the series, if there is one."""
     if record.state == SeriesState.OPEN:
         return Headline("Waiting for images: the series is not complete yet.", "info")
     if record.job_state == JobState.QUEUED:
@@ -94,6 +98,8 @@ def headline(record: SeriesRecord, standing: Sequence[Mapping[str, Any]]) -> Hea
     if record.outcome == ResultOutcome.ANALYSED:
         return Headline("Measured: the model states no finding.", "info")
     code = record.reason_code or record.refusal_code
+    if code == ReasonCode.WITHDRAWN and withdrawal is not None:
+        return Headline("Withdrawn: images of it were rejected.", "warn", _withdrawn(withdrawal))
     if code:
         known = ReasonCode.__members__.get(code)
         meaning = known.meaning if known else code
@@ -101,6 +107,10 @@ def headline(record: SeriesRecord, standing: Sequence[Mapping[str, Any]]) -> Hea
     if record.selection == Selection.WAITING:
         return Headline("Waiting for the other series of the study.", "info")
     return Headline("Kept and not analysed.", "info")
+
+
+def _withdrawn(said: Withdrawal) -> str:
+    return f"{said.sentence} ({clock(said.at)}) What was reported before is taken back wherever it went."
 
 
 def _findings(row: Mapping[str, Any]) -> tuple[CodedFinding, ...]:

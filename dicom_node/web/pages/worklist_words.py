@@ -41,6 +41,8 @@ def outcome_of(line: Line) -> Outcome:
             if line.finding == Said.NEGATIVE
             else Outcome("Measured", "info", number)
         )
+    if line.reason_code == ReasonCode.WITHDRAWN:
+        return Outcome("Withdrawn", "warn", more=_withdrawn(line))
     if line.standing == Standing.NOT_ANALYSED:
         return Outcome("Not analysed", "warn", more=meaning_of(line.reason_code))
     if line.standing == Standing.FAILED:
@@ -50,6 +52,12 @@ def outcome_of(line: Line) -> Outcome:
     if line.state == "OPEN":
         return Outcome("Images arriving", "info")
     return Outcome(WAITING.get(line.job_state or "", "Waiting for its study"), "info")
+
+
+def _withdrawn(line: Line) -> str:
+    """Who rejected the images, when and why."""
+    found = line.withdrawal
+    return meaning_of(line.reason_code) if found is None else f"{minute(found.at)}. {found.sentence}"
 
 
 def meaning_of(code: str) -> str:
