@@ -1,11 +1,15 @@
 """config: check it, show it, begin one; and what a model's figures mean at a site's prevalence."""
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 
 from config.example import example
 from config.load import Mistake, read
@@ -173,9 +177,40 @@ def _unreadable(location: Location, table: Table, keys: Iterable[str]) -> Iterat
         name = table.get(key)
         if isinstance(name, str) and name:
             try:
-                Path(name).open("rb").close()
+                with Path(name).open("rb") as file:
+                    content = file.read(LARGEST_PEM)
             except OSError as error:
                 yield Broken((*location, key), f"{name} cannot be read: {error.strerror}")
+                continue
+            if key in PEM and not PEM[key](content):
+                what = "private key without a password" if key == "tls_key" else "certificate"
+                yield Broken((*location, key), f"{name} holds no {what} in PEM form")
+    variable = table.get("credentials_variable")
+    if isinstance(variable, str) and variable and not os.environ.get(variable):
+        yield Broken((*location, "credentials_variable"), f"the environment variable {variable} is not set here")
+
+
+def _has_certificates(content: bytes) -> bool:
+    try:
+        return bool(x509.load_pem_x509_certificates(content))
+    except ValueError:
+        return False
+
+
+def _has_key(content: bytes) -> bool:
+    try:
+        return bool(serialization.load_pem_private_key(content, None))
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it has a password
+        return False
+
+
+LARGEST_PEM = 16 << 20
+PEM: Mapping[str, Callable[[bytes], bool]] = {
+    "tls_certificate": _has_certificates,
+    "tls_authorities": _has_certificates,
+    "authorities": _has_certificates,
+    "tls_key": _has_key,
+}
 
 
 @group.command()

@@ -10,7 +10,7 @@ from dicom_node.completion.retrieve import Retrieval
 from dicom_node.completion.rule import Said
 from dicom_node.completion.ways import Questions, way_to
 from dicom_node.scu.association import NoContext, PeerUnavailable
-from dicom_node.scu.query import QueryFailed, SeriesKey
+from dicom_node.scu.query import NotKnown, QueryFailed, SeriesKey
 from storage import audit
 from storage.database import Database
 from storage.files import FileStore
@@ -44,6 +44,8 @@ class QueriedPacs:
             with self._way.querying() as query:
                 count = query.count(key)
                 return Said(count, self._list(query, key, needed=count > here) if count >= here else None)
+        except NotKnown as error:  # says nothing of other series
+            return Said(None, silence=str(error))
         except NO_PEER as error:
             self._silent_until = clock() + self._settings.completion.silence_s
             self._silence = str(error)

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from config.uids import is_uid
 from dicom_node.gateways.http import Answer, HttpPeer, NoAnswer
 from dicom_node.scu.association import PeerUnavailable, peer_at_fault
-from dicom_node.scu.query import MAX_ANSWERS, QueryFailed, SeriesKey
+from dicom_node.scu.query import MAX_ANSWERS, NotKnown, QueryFailed, SeriesKey
 
 JSON = "application/dicom+json"
 INSTANCE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -115,6 +115,8 @@ class WebQuery:
         answer = asked(self._peer, "GET", full, b"", {"Accept": JSON}, most)
         if answer.status == NO_CONTENT:
             return [], False
+        if answer.status in GONE:
+            raise NotKnown(f"HTTP status {answer.status}: it knows no such study or series")
         if not answer.ok:
             raise QueryFailed(answer.words)
         with peer_at_fault():

@@ -116,6 +116,7 @@ def _former(database: Database, files: FileStore, report: Dataset, result_id: in
         findings=findings,
         numbers=tuple(number for group in groups for number in group.numbers),
         replaces=_former(database, files, before, former_id),
+        sentences=tuple(sentences_of(before)),
     )
 
 

@@ -100,7 +100,7 @@ class Former:
     """The result that a later one replaces. result_id: None if the index no longer knows it.
 
     model_name, reason_code: as in the index; empty if it does not know them.
-    findings, numbers: what it said; empty if its report cannot be read.
+    findings, numbers, sentences: what it said; empty if its report cannot be read.
     observation_uids: of all groups and measurements of its report, by their place.
     replaces: what it replaced itself.
     """
@@ -113,6 +113,7 @@ class Former:
     findings: tuple[FindingSaid, ...] = ()
     numbers: tuple[Number, ...] = ()
     replaces: "Former | None" = None
+    sentences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,10 @@ class QueryFailed(NodeError):
     """The peer answered a query with a failure, or in a way that cannot be used."""
 
 
+class NotKnown(QueryFailed):
+    """The peer does not know what it was asked about. It can be asked about something else."""
+
+
 @dataclass(frozen=True)
 class SeriesKey:
     """What identifies a series at each level of the information models."""

@@ -14,9 +14,11 @@ from config.gateways.stow import StowDestination
 from config.load import read
 from config.reasons import ReasonCode
 from dicom_node.analysis.current_model import current_models
+from dicom_node.completion.asking import QueriedPacs
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from dicom_node.completion.rule import PACS_COUNT, PACS_LIST, PACS_SILENT
+from dicom_node.scu.query import SeriesKey
 from tests.dicomweb_source import MULTIPART, Reply, WebSource, element, multipart
 from tests.outbox import MODELS, Node, ct_series, encoded, make_node, part10
 from tests.programs import wait_for
@@ -104,6 +106,19 @@ def test_an_answer_that_cannot_be_read_counts_as_none(tmp_path: Path, kind: str,
     assert (record.completeness, record.expected_count, record.instance_count) == (PACS_SILENT, None, 3)
     assert [row["outcome"] for row in node.audited("series.count-unknown")] == ["FELL_BACK"]
     assert "instance" not in server.asked
+
+
+def test_an_archive_that_does_not_know_one_series_is_asked_about_the_next(tmp_path: Path) -> None:
+    slices = ct_series(3)
+    with WebSource(slices) as server:
+        server.answers["count"] = lambda uid: None if "count" in server.asked else Reply(404)
+        node = asking_node(tmp_path, server, silence_s=600)
+        (archive,) = node.settings.destinations
+        pacs = QueriedPacs(node.settings, archive, node.database, node.files)  # type: ignore[arg-type]
+        key = SeriesKey("TEST", slices[0].StudyInstanceUID, slices[0].SeriesInstanceUID)
+        first, second = (pacs.ask(key, 3, time.time) for _ in range(2))
+    assert (first.count, "404" in first.silence) == (None, True)
+    assert (second.count, second.silence) == (3, "")
 
 
 @pytest.mark.parametrize("stated", [-1, 1.5, "many", True, 1 << 31, [4], {"n": 4}])

@@ -103,6 +103,23 @@ def test_a_file_that_is_not_there_is_a_mistake(tmp_path, text, key):
     assert f"{key}: {tmp_path / 'missing.pem'} cannot be read: No such file or directory" in done.output
 
 
+def test_a_file_that_holds_no_certificate_or_key_and_a_variable_that_is_not_set_are_mistakes(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKEN", "secret")
+    for name in ("ca.pem", "node.key"):
+        (tmp_path / name).write_text("no PEM\n")
+    file = tmp_path / "node.toml"
+    stow = '[[destinations]]\nkind = "stow"\nname = "a"\nurl = "https://a.example"\nauth = "bearer"\n'
+    hl7 = '[[destinations]]\nkind = "hl7"\nname = "ris"\nhost = "h"\nport = 9\ntls = true\n'
+    hl7 += f'tls_authorities = "{tmp_path / "ca.pem"}"\ntls_key = "{tmp_path / "node.key"}"\n'
+    file.write_text(f'{stow}credentials_variable = "NO_SUCH_TOKEN"\n{hl7}')
+    said = CliRunner().invoke(app, ["config", "check", str(file)]).output
+    assert "destinations[0].credentials_variable: the environment variable NO_SUCH_TOKEN is not set here" in said
+    assert f"tls_authorities: {tmp_path / 'ca.pem'} holds no certificate in PEM form" in said
+    assert f"tls_key: {tmp_path / 'node.key'} holds no private key without a password in PEM form" in said
+    file.write_text(f'{stow}credentials_variable = "TOKEN"\n')
+    assert CliRunner().invoke(app, ["config", "check", str(file)]).exit_code == 0
+
+
 @pytest.mark.parametrize(
     "text",
     [

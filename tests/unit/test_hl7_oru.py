@@ -22,7 +22,12 @@ def segments(result: ReportedResult, name: str) -> list[list[str]]:
 
 def lines(result: ReportedResult, *, status: str) -> set[tuple[str, str]]:
     """OBX-3 and OBX-4 of the lines of findings and measurements that have a status."""
-    return {(obx[3], obx[4]) for obx in segments(result, "OBX") if obx[4] and obx[11] == status}
+    return {(obx[3], obx[4]) for obx in segments(result, "OBX") if obx[4].isdecimal() and obx[11] == status}
+
+
+def sentences(result: ReportedResult) -> list[tuple[str, bool, str]]:
+    """Number, whether there is a text, and status of each line of text."""
+    return [(obx[4], bool(obx[5]), obx[11]) for obx in segments(result, "OBX") if obx[2] == "TX"]
 
 
 def said_by(result: ReportedResult, model: str = "zheng2020") -> Former:
@@ -47,6 +52,16 @@ def test_a_correction_calls_wrong_what_it_no_longer_says_and_nothing_else() -> N
     assert lines(second, status="C") == lines(replace(FIRST, numbers=()), status="P")
     assert lines(second, status="W") == lines(FIRST, status="P") - lines(second, status="C") != set()
     assert not lines(later(said_by(FIRST)), status="W")
+
+
+def test_each_sentence_that_no_later_one_takes_the_place_of_is_called_wrong() -> None:
+    first = replace(FIRST, sentences=("One.", "Two.", "Three."))
+    assert sentences(first) == [("T1", True, "P"), ("T2", True, "P"), ("T3", True, "P")]
+    former = replace(said_by(first), sentences=first.sentences)
+    withdrawn = later(former, analysed=False, reason_code="WITHDRAWN", findings=(), numbers=(), sentences=("Why.",))
+    assert sentences(withdrawn) == [("T1", True, "C"), ("T2", False, "W"), ("T3", False, "W")]
+    between = replace(said_by(FIRST), replaces=former)
+    assert sentences(later(between, sentences=())) == [("T1", False, "W"), ("T2", False, "W"), ("T3", False, "W")]
 
 
 def test_what_an_earlier_one_of_several_results_said_is_taken_back_too() -> None:

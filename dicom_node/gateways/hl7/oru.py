@@ -122,8 +122,16 @@ def _observations(result: ReportedResult) -> Iterator[Segment]:
     if result.model.name:
         yield _obx("ST", ALGORITHM, "", result.model.name, status=status)
         yield _obx("ST", ALGORITHM_VERSION, "", result.model.version, status=status)
-    for sentence in result.sentences:
-        yield _obx("TX", COMMENT, "", status=status).put_lines(5, _lines(sentence))
+    yield from _comments(result, status)
+
+
+def _comments(result: ReportedResult, status: str) -> Iterator[Segment]:
+    """Each sentence under a number of its own (OBX-4), then those numbers that only former results had, as wrong."""
+    for place, sentence in enumerate(result.sentences, 1):
+        yield _obx("TX", COMMENT, f"T{place}", status=status).put_lines(5, _lines(sentence))
+    told = max((len(former.sentences) for former in result.formers), default=0)
+    for place in range(len(result.sentences) + 1, told + 1):
+        yield _obx("TX", COMMENT, f"T{place}", status=WRONG)
 
 
 def _lines(sentence: str) -> list[str]:
