@@ -22,6 +22,7 @@ from dicom_node.errors import NodeError
 from dicom_node.gateways.identities import Identity, NoSecret, identity_of
 from dicom_node.gateways.verdict import AttemptOutcome, Verdict, why_no_connection
 from dicom_node.scu.store import SLOWEST_BYTES_PER_S, EchoAnswer
+from dicom_node.scu.tls import client_context
 
 MAX_ANSWER_BYTES = 4 * 1024**2
 CHUNK = 1 << 16
@@ -161,13 +162,10 @@ class HttpPeer:
             return False
         found = self._destination
         try:
-            context = ssl.create_default_context(cafile=found.tls_authorities)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            if found.tls_certificate and found.tls_key:
-                context.load_cert_chain(found.tls_certificate, found.tls_key)
-        except (OSError, ssl.SSLError) as error:
-            raise NoAnswer(f"the TLS files cannot be used: {getattr(error, 'strerror', '') or error}") from None
-        return context
+            shown = found.tls_certificate if found.tls_key else None
+            return client_context(found.tls_authorities, shown, found.tls_key)
+        except OSError as error:
+            raise NoAnswer(f"the TLS files cannot be used: {error.strerror or error}") from None
 
 
 def _read(answer: httpx.Response, max_bytes: int) -> Answer:

@@ -22,10 +22,10 @@ from pynetdicom.presentation import PresentationContext
 
 from config.settings import SenderSettings
 from dicom_node.errors import NodeError
+from dicom_node.scu.tls import DICOM_CIPHERS, client_context
 
 SMALLEST_PDU = 1024
 """Bytes. A peer that takes less would have an object sent in millions of pieces; DCMTK's own limit is 4096."""
-TLS_CIPHERS = "ECDHE+AESGCM:DHE+AESGCM"
 
 
 class PeerUnavailable(NodeError):
@@ -250,13 +250,8 @@ def tls_context(peer: Peer) -> ssl.SSLContext:
 
     Raises OSError (ssl.SSLError is one) if they cannot be read or do not fit.
     """
-    context = ssl.create_default_context(cafile=peer.tls_authorities)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(TLS_CIPHERS)
-    context.check_hostname = peer.tls_check_host
-    if peer.tls_certificate is not None:
-        context.load_cert_chain(peer.tls_certificate, peer.tls_key)
-    return context
+    files = peer.tls_authorities, peer.tls_certificate, peer.tls_key
+    return client_context(*files, check_host=peer.tls_check_host, ciphers=DICOM_CIPHERS)
 
 
 def _why_not(association: Association, line: Line, tls: bool) -> NodeError:

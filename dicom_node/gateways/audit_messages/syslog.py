@@ -20,10 +20,10 @@ from collections.abc import Iterable
 from config.gateways.audit_messages import SyslogSettings
 from dicom_node.errors import NodeError
 from dicom_node.gateways.audit_messages.message import LONGEST, utc
+from dicom_node.scu.tls import DICOM_CIPHERS, client_context, connect
 
 PRIORITY = 85
 """Facility 10, security and authorization; severity 5, notice."""
-TLS_CIPHERS = "ECDHE+AESGCM:DHE+AESGCM"
 TICK_S = 0.005
 TCP_CLOSE = 7
 """A state in Linux's tcp_states.h."""
@@ -68,24 +68,10 @@ def deliver(settings: SyslogSettings, messages: Iterable[bytes], timeout_s: floa
 
 
 def _connect(settings: SyslogSettings, limit_s: float) -> socket.socket:
-    line = socket.create_connection((settings.host, settings.port), limit_s)
-    try:
-        line.settimeout(limit_s)
-        return _context(settings).wrap_socket(line, server_hostname=settings.host) if settings.tls else line
-    except BaseException:
-        line.close()
-        raise
-
-
-def _context(settings: SyslogSettings) -> ssl.SSLContext:
-    """TLS from the files as they are now. Raises OSError if they cannot be read or do not fit."""
-    context = ssl.create_default_context(cafile=settings.tls_authorities)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(TLS_CIPHERS)
-    context.check_hostname = settings.tls_check_host
-    if settings.tls_certificate is not None:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    return context
+    files = settings.tls_authorities, settings.tls_certificate, settings.tls_key
+    check_host = settings.tls_check_host
+    context = client_context(*files, check_host=check_host, ciphers=DICOM_CIPHERS) if settings.tls else None
+    return connect(settings.host, settings.port, context, limit_s)
 
 
 def _end(line: socket.socket, limit_s: float) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from dicom_node.gateways.verdict import AttemptOutcome, Verdict, why_no_connection
 from dicom_node.scu.store import EchoAnswer
+from dicom_node.scu.tls import client_context, connect
 
 START, END = b"\x0b", b"\x1c\r"
 MOST_ANSWER_BYTES = 1 << 18
@@ -91,25 +92,9 @@ def read_acknowledgement(frame: bytes) -> Acknowledgement | None:
 
 
 def _connect(listener: Listener) -> socket.socket:
-    connection = socket.create_connection((listener.host, listener.port), listener.connect_timeout_s)
-    if not listener.tls:
-        return connection
-    try:
-        return _context(listener).wrap_socket(connection, server_hostname=listener.host)
-    except BaseException:
-        connection.close()
-        raise
-
-
-def _context(listener: Listener) -> ssl.SSLContext:
-    """TLS 1.2 or later; the peer's certificate is always checked. Raises OSError if the files do not fit."""
-    authorities = str(listener.tls_authorities) if listener.tls_authorities else None
-    context = ssl.create_default_context(cafile=authorities)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = listener.tls_check_host
-    if listener.tls_certificate is not None:
-        context.load_cert_chain(listener.tls_certificate, listener.tls_key)
-    return context
+    files = listener.tls_authorities, listener.tls_certificate, listener.tls_key
+    context = client_context(*files, check_host=listener.tls_check_host) if listener.tls else None
+    return connect(listener.host, listener.port, context, listener.connect_timeout_s)
 
 
 def _failure(error: OSError) -> str:

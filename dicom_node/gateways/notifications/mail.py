@@ -18,6 +18,7 @@ from config.gateways.notifications import MailSettings
 from dicom_node.errors import NodeError
 from dicom_node.gateways.identities import read_secret
 from dicom_node.gateways.verdict import AttemptOutcome, Verdict
+from dicom_node.scu.tls import client_context
 from storage.notifications import Notification
 
 SUBJECTS = {
@@ -152,12 +153,10 @@ def _log_in(server: smtplib.SMTP, settings: MailSettings) -> None:
 
 def _context(settings: MailSettings) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=settings.tls_authorities)
+        return client_context(settings.tls_authorities)
     except OSError as error:  # an SSLError is one: the file holds no certificate
         why = error.strerror or type(error).__name__
         raise NodeError(f"[mail] tls_authorities: {settings.tls_authorities} cannot be used: {why}") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 def _judged(code: int, what: str) -> Verdict:

@@ -8,7 +8,6 @@ Connect Core 1.0 section 3.1.3.7.
 import asyncio
 import hmac
 import json
-import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ from joserfc.jwk import KeySet
 
 from config.rules import is_private_url
 from config.settings import OidcSettings
+from dicom_node.scu.tls import client_context
 from dicom_node.web.security.flow import Flow, ProviderAway, Refused, UsedFlows
 from dicom_node.web.security.throttle import LoginThrottle
 
@@ -49,7 +49,7 @@ class Provider:
         self.used = UsedFlows()
         self.throttle, self.strangers = LoginThrottle(), LoginThrottle()
         self.callback = settings.address.rstrip("/") + "/login/oidc/callback"
-        self._trusted = ssl.create_default_context(cafile=settings.authorities)
+        self._trusted = client_context(settings.authorities)
         self._described: tuple[float, dict[str, str]] = (0.0, {})
         self._describing = asyncio.Lock()
 
