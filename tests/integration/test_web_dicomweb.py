@@ -6,8 +6,10 @@ import re
 from email.message import EmailMessage
 
 import httpx
+import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 from pydicom.dataset import Dataset
 
@@ -91,6 +93,42 @@ def test_objects_come_byte_for_byte(viewer, objects, study):
             content
         ]
         assert viewer.get(f"{path}/instances/{uid}", headers={"Accept": "application/dicom"}).content == content
+
+
+def test_frames_and_pictures_are_those_of_the_objects(viewer, objects, study):
+    kinds = {}
+    for uid, content in objects.items():
+        stored = pydicom.dcmread(io.BytesIO(content))
+        path = f"{STUDIES}/{study}/series/{stored.SeriesInstanceUID}/instances/{uid}"
+        if "PixelData" not in stored:
+            assert viewer.get(f"{path}/frames/1").status_code == viewer.get(f"{path}/rendered").status_code == 406
+            continue
+        kinds[str(stored.SOPClassUID.name)] = path, stored
+        last = int(stored.get("NumberOfFrames", 1))
+        pixels = stored.pixel_array.reshape(
+            last, *stored.pixel_array.shape[-3 if stored.SamplesPerPixel == 3 else -2 :]
+        )
+        one = viewer.get(f"{path}/frames/{last}", headers={"Accept": "application/octet-stream"}).content
+        values = np.frombuffer(one, np.uint8)
+        if stored.BitsAllocated == 1:
+            values = np.unpackbits(values, bitorder="little")[: pixels[-1].size]
+        assert np.array_equal(values.reshape(pixels[-1].shape), pixels[-1])
+        assert viewer.get(f"{path}/frames/{last},1").content.count(b"Content-Type: application/octet-stream") == 2
+        picture = viewer.get(f"{path}/frames/1/rendered", headers={"Accept": "image/png"})
+        shown = np.asarray(Image.open(io.BytesIO(picture.content)))
+        assert np.array_equal(shown, pixels[0] * (255 if stored.BitsAllocated == 1 else 1))
+        assert viewer.get(f"{path}/frames/{last + 1}").status_code == 404
+        assert viewer.get(f"{path}/frames/0").status_code == 400
+        assert viewer.get(f"{path}/rendered").status_code == (406 if last > 1 else 200)
+    assert (
+        set(kinds) == {"Segmentation Storage", "Multi-frame True Color Secondary Capture Image Storage"}
+        or len(kinds) == 2
+    )
+    path, _ = next(found for found in kinds.values() if found[1].SamplesPerPixel == 3)
+    small = viewer.get(f"{path}/frames/1/rendered?viewport=64,64&quality=50")
+    assert small.headers["content-type"] == "image/jpeg" and max(Image.open(io.BytesIO(small.content)).size) == 64
+    for query, accept, status in (("window=1,2", "*/*", 400), ("quality=0", "*/*", 400), ("", "image/gif", 406)):
+        assert viewer.get(f"{path}/frames/1/rendered?{query}", headers={"Accept": accept}).status_code == status
 
 
 def test_metadata_is_everything_but_pixels(viewer, objects, study):

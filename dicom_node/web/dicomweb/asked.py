@@ -145,19 +145,27 @@ def refuse_other_than_json(headers: Headers) -> None:
         raise HTTPException(406, f"The answer is {JSON}.")
 
 
-def is_single_part(headers: Headers, *, single: bool) -> bool:
-    """Whether objects go as one body and not as parts; single: there is one. Raises HTTPException if they may not go as
-    they are stored."""
+def is_single_part(headers: Headers, *, single: bool, form: str = DICOM) -> bool:
+    """Whether objects, or frames, go as one body and not as parts; single: there is one. form: their media type.
+
+    Raises HTTPException if they may not go as they are stored.
+    """
     for kind, parameters in _accepted(headers):
         if parameters.get("transfer-syntax", "*") not in ("*", EXPLICIT_LE):
             continue
         if kind in ("*/*", "multipart/*") or (
-            kind == "multipart/related" and parameters.get("type", DICOM) in (DICOM, "*/*", "application/*")
+            kind == "multipart/related" and parameters.get("type", form) in (form, "*/*", "application/*")
         ):
             return False
-        if single and kind in (DICOM, "application/*"):
+        if single and kind in (form, "application/*"):
             return True
-    raise HTTPException(406, f'Objects go as multipart/related; type="{DICOM}", in Explicit VR Little Endian.')
+    what = "Objects" if form == DICOM else "Frames"
+    raise HTTPException(406, f'{what} go as multipart/related; type="{form}", in Explicit VR Little Endian.')
+
+
+def accepted_kinds(headers: Headers) -> list[str]:
+    """The media types that an answer may have, as they are listed; anything, if nothing is said."""
+    return [kind for kind, _ in _accepted(headers)]
 
 
 def _accepted(headers: Headers) -> Iterable[tuple[str, dict[str, str]]]:

@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from dicom_node.web.context import context_of
-from dicom_node.web.dicomweb import told
+from dicom_node.web.dicomweb import pictures, told
 from dicom_node.web.dicomweb.access import for_viewers, may_leave, note_look, note_search
 from dicom_node.web.dicomweb.asked import (
     DICOM,
@@ -139,6 +139,42 @@ def retrieve(request: Request) -> Response:
         media_type=f'multipart/related; type="{DICOM}"; boundary={boundary}',
         headers={"Content-Length": str(length)},
     )
+
+
+@for_viewers
+def frames(request: Request) -> Response:
+    """Frames of an object, uncompressed."""
+    named = _named(request)
+    found = _frames(request, named)
+    numbers = pictures.numbers_of(request.path_params["frames"], found)
+    single = is_single_part(request.headers, single=len(numbers) == 1, form=pictures.OCTETS)
+    _note(request, named, "objects")
+    if single:
+        return Response(found.octets(numbers[0]), media_type=pictures.OCTETS)
+    boundary = secrets.token_hex(16)
+    head = f"--{boundary}\r\nContent-Type: {pictures.OCTETS}; transfer-syntax={EXPLICIT_LE}\r\n\r\n".encode()
+    body = b"".join(head + found.octets(number) + b"\r\n" for number in numbers) + f"--{boundary}--\r\n".encode()
+    return Response(body, media_type=f'multipart/related; type="{pictures.OCTETS}"; boundary={boundary}')
+
+
+@for_viewers
+def rendered(request: Request) -> Response:
+    """An object of one frame, or one frame, as a picture."""
+    named = _named(request)
+    found = _frames(request, named)
+    named_frame = request.path_params.get("frames", "1")
+    numbers = pictures.numbers_of(named_frame, found)
+    if len(numbers) > 1 or ("frames" not in request.path_params and found.count > 1):
+        raise HTTPException(406, f"The object has {found.count} frames: ask for a picture of one, /frames/1/rendered.")
+    picture, kind = pictures.rendered(found, numbers[0], request.headers, request.query_params)
+    _note(request, named, "objects")
+    return Response(picture, media_type=kind)
+
+
+def _frames(request: Request, named: _Named) -> pictures.Frames:
+    (one,) = named.objects
+    _refuse_too_much(named.objects, MOST_METADATA_BYTES)
+    return pictures.frames_of(context_of(request).files.read_verified(one.path, one.sha256))
 
 
 def _parts(files: FileStore, objects: Sequence[OwnObject], first: bytes, head: bytes, tail: bytes) -> Iterator[bytes]:
@@ -264,5 +300,7 @@ ROUTES = [
     Route(f"{_AT}/{{study}}/instances", instances, methods=_METHODS),
     Route(f"{_SERIES}/instances", instances, methods=_METHODS),
     *(Route(f"{path}/metadata", metadata, methods=_METHODS) for path in (f"{_AT}/{{study}}", _SERIES, _INSTANCE)),
+    Route(f"{_INSTANCE}/frames/{{frames}}", frames, methods=_METHODS),
+    *(Route(f"{path}/rendered", rendered, methods=_METHODS) for path in (_INSTANCE, f"{_INSTANCE}/frames/{{frames}}")),
     *(Route(path, retrieve, methods=_METHODS) for path in (f"{_AT}/{{study}}", _SERIES, _INSTANCE)),
 ]
