@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from config.gateways.worklist import RsWorklistEntry, WorklistEntry
 from dicom_node.cli.common import (
     PEER_UNREACHABLE,
     ConfigOption,
@@ -55,7 +56,8 @@ def test(
 ) -> None:
     """Ask worklists whether they answer, and how many steps wait for this node. None is claimed."""
     settings = settings_from(config)
-    entries = [one for one in (*settings.worklists, *settings.rs_worklists) if name in ("", one.name)]
+    every: tuple[WorklistEntry | RsWorklistEntry, ...] = (*settings.worklists, *settings.rs_worklists)
+    entries = [one for one in every if name in ("", one.name)]
     if not entries:
         raise NodeError(f"there is no worklist {name!r}" if name else "no worklist is configured")
     answers = [(one.name, opening.ask(settings, one)) for one in entries]

@@ -45,6 +45,7 @@ WORDS = (
     "closing-late",
     "leases-late",
     "sending-late",
+    "worklist-late",
     "audit-messages-late",
 )
 """What /health may say, a word for each problem; docs/runbook.md has a section for each."""

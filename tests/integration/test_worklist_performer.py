@@ -147,7 +147,9 @@ def test_a_pacs_that_is_away_is_waited_for(site: Site) -> None:
 def test_a_worklist_that_is_away_is_shown_until_it_answers_again(site: Site, tmp_path: Path) -> None:
     def shown(node: Hospital) -> tuple[str, list[str], list[str]]:
         settings, database, files = node.node.settings, node.node.database, node.node.files
-        (up,) = [one for one in NodeCollector(settings, database, files).collect() if one.name.endswith("worklist_up")]
+        (up,) = [
+            one for one in NodeCollector(settings, database, files, list).collect() if one.name.endswith("worklist_up")
+        ]
         found = health.examine(settings, database, files, node.now)
         said = [one.what for one in found.problems if "worklist" in one.what]
         with database.read() as tx:
