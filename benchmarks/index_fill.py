@@ -206,7 +206,16 @@ EXAMINATIONS = """INSERT INTO examinations (result_id, person, model_name, day, 
     FROM results WHERE results.outcome = 'ANALYSED'"""
 
 
+# Every result tells of its scan, as far as that was analysed.
+FACTS = """INSERT INTO watch_facts (result_id, model_digest, at, manufacturer, scanner_model, kernel, software, sex,
+    age_years, thickness_mm, spacing_mm, pixel_mm, kv, mas, hu_air, hu_trachea, hu_lung, noise_hu, lung_volume_ml)
+    SELECT id, model_digest, created_at, 'ACME', 'CT' || CAST(series_pk % 18 AS TEXT), 'B30f', 'VA40A', 'F',
+    50 + series_pk % 40, 1.0, 1.0, 0.7, 120, 90.0 + series_pk % 30, -998, -1001, -840.0 + series_pk % 30,
+    18.0 + series_pk % 7, 4000.0 + series_pk % 999 FROM results"""
+
+
 def fill_later(database: Database) -> None:
     """Fill the tables that FIRST does not have, of an index that was brought up to date."""
     with database.transaction() as tx:
-        tx.exec_driver_sql(EXAMINATIONS.replace("%", "%%") if tx.dialect.name == "postgresql" else EXAMINATIONS)
+        for step in (EXAMINATIONS, FACTS):
+            tx.exec_driver_sql(step.replace("%", "%%") if tx.dialect.name == "postgresql" else step)

@@ -57,6 +57,9 @@ from storage import (
     step_outcomes,
     turnarounds,
     verdicts,
+    watch_alarms,
+    watch_facts,
+    watch_state,
     web_users,
     weekly,
     workitems,
@@ -78,6 +81,7 @@ REPEATS = 15
 Ask = Callable[[Connection], object]
 DAY_S = 86400.0
 NOT_KNOWN = Refusal(ReasonCode.ANALYSIS_FAILED, "")
+MODEL = jobs.ModelRef("covid-ct", "1.0", f"{'0' * 51}1000000000001")
 SERIES_UID = UID.format("0").split("'")[1] + "{}"
 
 
@@ -158,6 +162,7 @@ def alone(count: int) -> Iterator[Question]:
     yield by_itself("notifications: what is due", lambda tx: notifications.has_work(tx, now))
     yield by_itself("notifications: is a destination stuck", lambda tx: notifications.stuck(tx, now, 600.0))
     yield by_itself("notifications: a result", lambda tx: notifications.told_result(tx, count // 2))
+    yield from _watches(by_itself)
     yield by_itself("health: lateness", lambda tx: status.lateness(tx, now))
     yield from _parts(count, by_itself)
     yield by_itself("retention: next 100 series", lambda tx: retention.finished_series(tx, now - 250 * EVERY_S))
@@ -165,6 +170,14 @@ def alone(count: int) -> Iterator[Question]:
     yield by_itself("sweep: 100 paths", lambda tx: orphans.rows_of(tx, [f"2026/11/23/{n}.dcm" for n in range(100)]))
     yield by_itself("end of the audit trail", audit.head)
     yield by_itself("a fact", lambda tx: facts.get_fact(tx, "store"))
+
+
+def _watches(by_itself: Callable[[str, Ask], Question]) -> Iterator[Question]:
+    """How the watched models stand."""
+    yield by_itself("watch: the latest 400 facts", lambda tx: next(watch_facts.latest(tx, MODEL.digest)))
+    yield by_itself("watch: the first 400 facts", lambda tx: next(watch_facts.first(tx, MODEL.digest)))
+    yield by_itself("watch: a look", lambda tx: _look(tx, NOW))
+    yield by_itself("watch: alarms that wait", watch_alarms.unanswered)
 
 
 def _parts(count: int, by_itself: Callable[[str, Ask], Question]) -> Iterator[Question]:
@@ -175,6 +188,7 @@ def _parts(count: int, by_itself: Callable[[str, Ask], Question]) -> Iterator[Qu
     sent = f"{uid(count - 150)}.7"
     yield by_itself("job: heartbeat", lambda tx: jobs.heartbeat(tx, job, 1, now, 60.0))
     yield by_itself("job: reported", lambda tx: jobs.finish(tx, job, 1, now, found, [], ["PACS"]))
+    yield by_itself("job: reported, with its facts", lambda tx: _watched(tx, job, now, found))
     yield by_itself("job: failed", lambda tx: jobs.fail(tx, job, 1, now, "no memory", None))
     yield by_itself("job: handed back", lambda tx: jobs.hand_back(tx, job, 1, now))
     yield by_itself("a series' instances", lambda tx: series.series_instances(tx, done))
@@ -196,6 +210,24 @@ def _step_outcome(tx: Connection) -> None:
         step_outcomes.outcome_of(tx, one)
         step_outcomes.is_reported(tx, one)
         step_outcomes.outputs(tx, [20])
+
+
+def _watched(tx: Connection, job: int, now: float, found: NewResult) -> None:
+    result_id = jobs.finish(tx, job, 1, now, found, [], ["PACS"])
+    watch_facts.record(tx, result_id, now, watch_facts.Facts("ACME", "CT1", "B30f", kv=120.0))
+
+
+def _look(tx: Connection, now: float) -> None:
+    """What a look reads and writes, apart from the facts."""
+    watch_state.looked_at(tx)
+    watch_state.freeze(tx, MODEL, "{}", 500, now)
+    watch_state.reference(tx, MODEL.digest)
+    found = [watch_state.Assessed("mix", f"fact {n}", "", "alarm", "PSI", 0.3, 0.25, "It changed.") for n in range(5)]
+    for _ in range(2):
+        watch_state.keep(tx, MODEL.digest, found, now)
+        watch_alarms.settle(tx, MODEL, found, now)
+    watch_state.latest(tx, MODEL.digest)
+    watch_state.note_look(tx, now)
 
 
 def _earlier(tx: Connection, series_pk: int) -> None:

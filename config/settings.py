@@ -523,6 +523,20 @@ class MetricsSettings(Section):
     """Port to listen on, 9107 for example; 0: none."""
 
 
+class WatchSettings(Section):
+    """[watch]: compare what the models are given, and what they say, with how it was when they began to be used here.
+
+    See docs/monitoring.md. An alarm never changes a result.
+    """
+
+    enabled: bool = False
+    """Keep the facts of each result's scan, without the patient, and look for drift."""
+    every_hours: float = Field(default=24.0, ge=1, le=168)
+    """Time from one look to the next."""
+    most_studies: int = Field(default=10_000, ge=1000, le=100_000)
+    """Most studies of a model, the latest ones, that a look takes in; of most sites those of 28 days are fewer."""
+
+
 class OidcSettings(Section):
     """[web.oidc]: logins by the hospital's identity provider (OpenID Connect), beside the local accounts.
 
@@ -635,6 +649,7 @@ class Settings(BaseSettings):
     rs_worklists: tuple[RsWorklistEntry, ...] = ()
     storage: StorageSettings = StorageSettings()
     metrics: MetricsSettings = MetricsSettings()
+    watch: WatchSettings = WatchSettings()
     web: WebSettings = WebSettings()
     iocm: IocmSettings = IocmSettings()
     audit: AuditSettings = AuditSettings()

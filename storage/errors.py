@@ -15,6 +15,7 @@ StorageError
 ├── MoveFailed         an index cannot be moved to another database
 ├── StoreUnavailable   the object store cannot be reached, or does not answer; transient, A700 on the network
 ├── CorruptFile        a stored file is missing or is not what was stored
+├── AlteredReference   what a watched model is compared with is not what was frozen
 ├── NotFound           no such row
 ├── Ambiguous          several rows match what was asked for
 ├── UnusableVerdict    a reader's verdict cannot be kept as it was given
@@ -82,6 +83,10 @@ class WrongClock(StorageError):
 
 class CorruptFile(StorageError):
     """A stored file is missing, or its SHA-256 differs from the one recorded."""
+
+
+class AlteredReference(StorageError):
+    """The reference of a watched model is not what was frozen: its SHA-256 differs from the one recorded."""
 
 
 class NotFound(StorageError):

@@ -31,6 +31,7 @@ from storage.models import (
     studies,
     turnarounds,
     verdicts,
+    watch_facts,
     workitem_series,
     workitems,
 )
@@ -57,7 +58,8 @@ def _of_series(series_pk: int, uid: str) -> Iterator[tuple[Table, ColumnElement[
     yield messages, messages.c.delivery_id.in_(select(deliveries.c.id).where(deliveries.c.result_id.in_(of_results)))
     # A later result says that it was compared with this one.
     yield examinations, examinations.c.earlier_id.in_(of_results)
-    for table in (deliveries, verdicts, examinations, findings, measurements, result_objects, turnarounds):
+    of_result = (deliveries, verdicts, examinations, findings, measurements, result_objects, turnarounds, watch_facts)
+    for table in of_result:
         yield table, table.c.result_id.in_(of_results)
     for table in (results, jobs, completion_efforts, instances):
         yield table, table.c.series_pk == series_pk

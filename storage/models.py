@@ -1001,6 +1001,123 @@ class ForgottenFile(Base):
     forgetting_id: Mapped[int] = mapped_column(ForeignKey("forgettings.id"))
 
 
+class WatchFacts(Base):
+    """What a watched result tells of its scan, whether it was analysed or not (see watch_facts.py). No patient.
+
+    at: when the result was recorded. age_years: whole years, 90 for all above. probability, positive: of the first
+    finding.
+    """
+
+    __tablename__ = "watch_facts"
+    __table_args__ = (
+        CheckConstraint("age_years BETWEEN 0 AND 90", name="age"),
+        Index("ix_watch_facts_model_digest_at_result_id", "model_digest", "at", "result_id"),
+    )
+
+    result_id: Mapped[int] = mapped_column(ForeignKey("results.id"), primary_key=True, autoincrement=False)
+    model_digest: Mapped[str]
+    at: Mapped[float]
+    manufacturer: Mapped[str]
+    scanner_model: Mapped[str]
+    kernel: Mapped[str]
+    software: Mapped[str]
+    sex: Mapped[str]
+    age_years: Mapped[int | None]
+    thickness_mm: Mapped[float | None]
+    spacing_mm: Mapped[float | None]
+    pixel_mm: Mapped[float | None]
+    kv: Mapped[float | None]
+    mas: Mapped[float | None]
+    hu_air: Mapped[float | None]
+    hu_trachea: Mapped[float | None]
+    hu_lung: Mapped[float | None]
+    noise_hu: Mapped[float | None]
+    lung_volume_ml: Mapped[float | None]
+    probability: Mapped[float | None]
+    positive: Mapped[bool | None]
+
+
+class WatchReference(Base):
+    """What a model's studies looked like when the watching of it began. content: JSON; digest: SHA-256 hex of it.
+
+    studies: how many were analysed. frozen_by: empty if the node did it by itself. replaced_at: null while in use.
+    """
+
+    __tablename__ = "watch_references"
+    __table_args__ = (
+        _where("ix_watch_references_current", "model_digest", condition="replaced_at IS NULL", unique=True),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_digest: Mapped[str]
+    model_name: Mapped[str]
+    model_version: Mapped[str]
+    content: Mapped[str]
+    digest: Mapped[str]
+    studies: Mapped[int]
+    frozen_at: Mapped[float]
+    frozen_by: Mapped[str]
+    reason: Mapped[str]
+    replaced_at: Mapped[float | None]
+
+
+class WatchAssessment(Base):
+    """How a watch stood at its last look of a day. scanner: empty for all of the model's studies."""
+
+    __tablename__ = "watch_assessments"
+    __table_args__ = (CheckConstraint("level IN ('too_few', 'ok', 'warn', 'alarm')", name="level"),)
+
+    model_digest: Mapped[str] = mapped_column(primary_key=True)
+    day_utc: Mapped[str] = mapped_column(primary_key=True)
+    watch: Mapped[str] = mapped_column(primary_key=True)
+    fact: Mapped[str] = mapped_column(primary_key=True)
+    scanner: Mapped[str] = mapped_column(primary_key=True)
+    level: Mapped[str]
+    statistic: Mapped[str]
+    sentence: Mapped[str]
+    value: Mapped[float | None]
+    threshold: Mapped[float | None]
+    at: Mapped[float]
+
+
+class WatchAlarm(Base):
+    """An alarm of a watch, until it has ended. seen_at: when the watch last said so.
+
+    acknowledged_why: in the person's words. It stays open until the watch finds nothing any more.
+    """
+
+    __tablename__ = "watch_alarms"
+    __table_args__ = (
+        _where(
+            "ix_watch_alarms_open",
+            "model_digest",
+            "watch",
+            "fact",
+            "scanner",
+            condition="ended_at IS NULL",
+            unique=True,
+        ),
+        _where("ix_watch_alarms_standing", "raised_at", "id", condition="ended_at IS NULL"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_digest: Mapped[str]
+    model_name: Mapped[str]
+    model_version: Mapped[str]
+    watch: Mapped[str]
+    fact: Mapped[str]
+    scanner: Mapped[str]
+    sentence: Mapped[str]
+    value: Mapped[float | None]
+    threshold: Mapped[float | None]
+    raised_at: Mapped[float]
+    seen_at: Mapped[float]
+    acknowledged_at: Mapped[float | None]
+    acknowledged_by: Mapped[str | None]
+    acknowledged_why: Mapped[str | None]
+    ended_at: Mapped[float | None]
+
+
 properties = cast(Table, Property.__table__)
 patients = cast(Table, Patient.__table__)
 studies = cast(Table, Study.__table__)
@@ -1039,6 +1156,10 @@ audit_archives = cast(Table, AuditArchive.__table__)
 notifications = cast(Table, NotificationRow.__table__)
 forgettings = cast(Table, ForgettingRow.__table__)
 forgotten_files = cast(Table, ForgottenFile.__table__)
+watch_facts = cast(Table, WatchFacts.__table__)
+watch_references = cast(Table, WatchReference.__table__)
+watch_assessments = cast(Table, WatchAssessment.__table__)
+watch_alarms = cast(Table, WatchAlarm.__table__)
 web_users = cast(Table, WebUser.__table__)
 web_sessions = cast(Table, WebSession.__table__)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, func, select
 
-from storage import forwarding, pauses, suspensions, tallies, withdrawals
+from storage import forwarding, pauses, suspensions, tallies, watch_alarms, withdrawals
 from storage.copies import CONTRADICTS, SAME
 from storage.deliveries import DeliveryState
 from storage.job_state import JobState
@@ -41,6 +41,7 @@ def status(tx: Connection, now: float) -> dict[str, Any]:
         "paused": [vars(one) for one in pauses.all_of(tx)],
         "suspended": [vars(one) for one in suspensions.all_of(tx)],
         "withdrawn": [vars(one) for one in withdrawals.latest(tx, now)],
+        "drift_alarms": [vars(one) for one in watch_alarms.standing(tx)],
         "failed_jobs": _failed_jobs(tx),
         "failed_deliveries": _failed_deliveries(tx),
         "unconfirmed": int(tx.scalar(UNCONFIRMED) or 0),

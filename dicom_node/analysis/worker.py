@@ -22,6 +22,7 @@ from dicom_node.analysis import study_statement
 from dicom_node.analysis.analyse import Analysis, Loaded, analyse_loaded, load_series
 from dicom_node.analysis.comparison import Comparison, compared, first_look
 from dicom_node.analysis.current_model import replaced_by
+from dicom_node.analysis.facts import facts_of
 from dicom_node.analysis.figures import figures_of
 from dicom_node.analysis.open_model import OpenModel, open_model
 from dicom_node.analysis.read_ahead import ReadAhead
@@ -36,7 +37,7 @@ from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.errors import CorruptInstance, ModelError
 from inference.finding import ModelIdentity
 from inference.volume.load import Planes
-from storage import audit, deliveries, jobs, rejections, results, series, study_results
+from storage import audit, deliveries, jobs, rejections, results, series, study_results, watch_facts
 from storage.database import Database
 from storage.errors import CorruptFile, StaleLease, StoreUnavailable
 from storage.files import FileStore
@@ -45,6 +46,7 @@ from storage.replaces import Replaces
 from storage.results import NewObject, PreviousResult
 from storage.series import StoredInstance
 from storage.study_results import StandingResult
+from storage.watch_facts import Facts
 
 log = structlog.get_logger()
 
@@ -187,6 +189,7 @@ class Worker:
         if job.shadow:
             self._commit(job, analysis, model.identity, ResultObjects())
             return
+        facts = facts_of(analysis, paths) if self.settings.watch.enabled else None
         look = first_look(self.settings, job.series_pk, paths, analysis, model)
         committed = False
         while not committed:
@@ -198,7 +201,7 @@ class Worker:
                 analysis, look = Analysis(None, refusal, analysis.volume, analysis.timings_s), None
             comparison = compared(look, self.database, analysis, model) if look else None
             said, built = self._built(job, analysis, paths, previous, model, others, comparison, headers)
-            committed = self._commit(job, said, model.identity, built, others, comparison, previous)
+            committed = self._commit(job, said, model.identity, built, others, comparison, previous, facts)
 
     def _built(
         self,
@@ -276,10 +279,11 @@ class Worker:
         others: Sequence[StandingResult] | None = None,
         comparison: Comparison | None = None,
         previous: PreviousResult | None = None,
+        facts: Facts | None = None,
     ) -> bool:
         """Record a result. Returns False if what it says of other results no longer holds.
 
-        previous: the result that it replaces; who may have that is told too.
+        previous: the result that it replaces; who may have that is told too.  facts: for watching its model.
         """
         stored = [
             NewObject(
@@ -304,6 +308,8 @@ class Worker:
             to = destinations if stored else []
             result_id = jobs.finish(tx, job.job_id, job.fence, now, result, stored, to, replaces)
             note_repairs(tx, job, result_id, now, built)
+            if facts is not None:
+                watch_facts.record(tx, result_id, now, facts if analysis.finding else facts.without_finding())
             if comparison is not None and analysis.finding is not None:
                 comparison.record(tx, now, result_id)
             for name in withheld if stored else []:

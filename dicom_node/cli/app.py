@@ -40,6 +40,7 @@ from dicom_node.cli import (
     tls,
     train,
     verdicts,
+    watch,
     web,
     worklist,
 )
@@ -97,6 +98,7 @@ for module in (
     train,
     evaluate,
     verdicts,
+    watch,
     batch,
     cluster,
     configure,

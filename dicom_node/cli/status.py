@@ -114,6 +114,12 @@ def _work(counts: dict[str, Any]) -> Iterator[str]:
     for one in counts["withdrawn"]:
         said = Withdrawal(**one)
         yield f"withdrawn   series {said.series_pk}, {local_text(said.at)} {zone()}. {said.sentence}"
+    for one in counts["drift_alarms"]:
+        if one["acknowledged_at"] is None:
+            since = f"{local_text(one['raised_at'])} {zone()}"
+            model = f"{one['model_name']} {one['model_version']}"
+            yield f"DRIFT       alarm {one['id']} of model {model}, since {since}: {one['sentence']}"
+            yield f"            to answer: dicom-node watch ack {one['id']} --reason TEXT"
     if counts["worklist_steps"]:
         yield f"worklist    {', '.join(f'{rows} {state}' for state, rows in counts['worklist_steps'].items())}"
     for one in counts["worklists_away"]:

@@ -10,6 +10,7 @@ only the receivers know (see receiver/meters.py).
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -19,12 +20,13 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from sqlalchemy import Connection
 
 from config.settings import Settings
 from dicom_node.errors import NodeError
 from dicom_node.runtime.certificate_expiry import DAY_S, expiries
 from dicom_node.runtime.supervisor import COUNTS_VARIABLE, PARTS_VARIABLE
-from storage import forwarding, worklists_away
+from storage import forwarding, watch_alarms, watch_state, worklists_away
 from storage.database import Database
 from storage.errors import StorageError, StoreReplaced
 from storage.files import FileStore
@@ -92,6 +94,7 @@ class NodeCollector(Collector):
             found = queues(tx, self._database.now())
             away = worklists_away.away(tx, self._settings.worklist_names, self._database.now())
             untold = forwarding.lag(tx, self._database.now()) if self._settings.audit.syslog.host else None
+            watched = list(_watches(tx, self._database.now())) if self._settings.watch.enabled else []
         yield GaugeMetricFamily("dicom_node_index_up", "1 if the index can be read.", 1)
         if untold is not None:
             name = "dicom_node_audit_rows_untold"
@@ -113,6 +116,20 @@ class NodeCollector(Collector):
             yield _labelled("worklist_up", "1 if a worklist answers when it is asked.", "worklist", up)
         for part, age in found["oldest_s"].items():
             yield GaugeMetricFamily(f"dicom_node_{part}_oldest_seconds", f"How long {part} wait.", age or 0)
+        yield from watched
+
+
+def _watches(tx: Connection, now: float) -> Iterator[Metric]:
+    """How many alarms of drift nobody has answered, and when the models were last looked at."""
+    open_ = Counter((one.model, one.watch) for one in watch_alarms.unanswered(tx))
+    family = GaugeMetricFamily("dicom_node_drift_alarms", "Alarms that wait for an answer.", labels=["model", "watch"])
+    for labels, number in sorted(open_.items()):
+        family.add_metric(list(labels), number)
+    yield family
+    last = watch_state.looked_at(tx)
+    if last is not None:
+        name = "dicom_node_watch_last_look_seconds"
+        yield GaugeMetricFamily(name, "Since the models were last looked at.", max(0.0, now - last))
 
 
 DELIVERIES = {

@@ -27,6 +27,7 @@ from dicom_node.gateways.notifications.notifier import Notifier
 from dicom_node.performer.opening import listening, performers
 from dicom_node.runtime import certificate_expiry
 from dicom_node.runtime.metrics import problems
+from dicom_node.runtime.watching import Watching
 from storage import job_takeover, orphans, retention
 from storage.database import Database
 from storage.errors import NotLeader, StorageError
@@ -46,6 +47,8 @@ EPOCH_EVERY_S = 60.0
 BATCHES_EVERY_S = 0.5
 WORKLISTS_EVERY_S = 1.0
 NOTIFICATIONS_EVERY_S = 5.0
+WATCH_EVERY_S = 600.0
+"""How often it is asked whether a look at the models is due; when, the index knows."""
 CERTIFICATES_EVERY_S = 24 * 3600.0
 FIRST_SILENCE_S, LONGEST_SILENCE_S = 1.0, 300.0
 LEAD_EVERY_S = 2.0
@@ -100,7 +103,7 @@ def _lead(
 def _start_jobs(settings: Settings, database: Database, files: FileStore, stop: threading.Event) -> Callable[[], None]:
     """Start the interval jobs. Returns what ends them, which finishes a running one."""
     # A thread more for each worklist, which may fetch images for minutes.
-    threads = {"default": ThreadPoolExecutor(10 + len(settings.worklists) + len(settings.rs_worklists))}
+    threads = {"default": ThreadPoolExecutor(11 + len(settings.worklists) + len(settings.rs_worklists))}
     rules = {"coalesce": True, "max_instances": 1}
     scheduler = BackgroundScheduler(timezone="UTC", executors=threads, job_defaults=rules)
     scheduler.add_listener(Complaints(), EVENT_JOB_ERROR)
@@ -114,6 +117,8 @@ def _start_jobs(settings: Settings, database: Database, files: FileStore, stop: 
     pacs = settings.dicom_destination(settings.completion.query_destination)
     if settings.iocm.poll_hours and pacs is not None:
         jobs.append(("still there", still_there.EVERY_S, StillThere(settings, pacs, database, files).step))
+    if settings.watch.enabled:
+        jobs.append(("watch", WATCH_EVERY_S, Watching(settings, database).step))
     if settings.notifications:
         notifier = Notifier(settings, database, lambda: problems(settings, database, files, None))
         jobs.append(("notifications", NOTIFICATIONS_EVERY_S, lambda: notifier.step(time.time())))

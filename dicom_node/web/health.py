@@ -77,6 +77,7 @@ def examine(settings: Settings, database: Database, files: FileStore, now: float
         *_work(counts),
         *_paused(counts, now),
         *_suspended(counts, now),
+        *_drift(counts, now),
         *_destinations(settings, counts),
         *_worklists(worklists),
         *_audit_messages(settings, counts),
@@ -154,6 +155,16 @@ def _suspended(counts: Mapping[str, Any], now: float) -> Iterator[Problem]:
         since = duration(now - one["suspended_at"])
         what = f"The model {one['model_name']} has been suspended by {one['suspended_by']} for {since}: {one['reason']}"
         yield Problem(Urgency.SOON, what, "When it may report again: `dicom-node models resume`.", "/models")
+
+
+def _drift(counts: Mapping[str, Any], now: float) -> Iterator[Problem]:
+    for one in counts["drift_alarms"]:
+        if one["acknowledged_at"] is None:
+            what = (
+                f"{one['model_name']} {one['model_version']}, for {duration(now - one['raised_at'])}: {one['sentence']}"
+            )
+            to_do = f"See what changed, then `dicom-node watch ack {one['id']} --reason TEXT`."
+            yield Problem(Urgency.SOON, what, to_do, "/models")
 
 
 def _destinations(settings: Settings, counts: Mapping[str, Any]) -> Iterator[Problem]:

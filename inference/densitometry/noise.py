@@ -4,10 +4,13 @@ Less dose, and so more noise, raises the share of low attenuation: den Harder et
 doi:10.1186/s41747-018-0064-3.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from inference.arrays import Mask
 from inference.densitometry.lungs import Lungs
 
 # A window that holds no vessel shows noise alone. Most windows do, so that the commonest spread is that of noise.
@@ -24,12 +27,17 @@ def noise_in(hu: npt.NDArray[np.int16], lungs: Lungs, spacing_mm: tuple[float, f
     """
     z, y, x = lungs.box
     step = max(1, (z.stop - z.start) // _MOST_SLICES)
-    size = [2 * max(_SMALLEST_WINDOW // 2, round(_WINDOW_MM / mm / 2)) + 1 for mm in spacing_mm[1:]]
+    levels = range(z.start + step // 2, z.stop, step)
+    return noise_of(((hu[level, y, x], lungs.parenchyma[level, y, x]) for level in levels), spacing_mm[1:])
+
+
+def noise_of(planes: Iterable[tuple[npt.NDArray[np.int16], Mask]], pixel_mm: tuple[float, float]) -> float | None:
+    """The same of some slices. planes: HU and parenchyma of each, (Y, X).  pixel_mm: (y, x)."""
+    size = [2 * max(_SMALLEST_WINDOW // 2, round(_WINDOW_MM / mm / 2)) + 1 for mm in pixel_mm]
     counts = np.zeros(_HIGHEST_HU + 1)
-    for level in range(z.start + step // 2, z.stop, step):
-        inside = lungs.parenchyma[level, y, x]
+    for hu, inside in planes:
         if inside.any():
-            counts += _spreads(hu[level, y, x], inside, size)
+            counts += _spreads(hu, inside, size)
     if counts.sum() < _FEWEST_WINDOWS:
         return None
     smooth = np.convolve(counts, _SMOOTHING, "same")

@@ -28,8 +28,8 @@ class SourceSlice:
 class SeriesHeader:
     """What the suitability rules and the report need from the headers; empty if the source does not say.
 
-    Values are those of the lowest slice, with three exceptions: a flag is set when any slice sets it, `has_rescale`
-    is set only when every slice has both values, and `bits_stored` is the smallest.
+    Values are those of the lowest slice, with four exceptions: a flag is set when any slice sets it, `has_rescale`
+    is set only when every slice has both values, `bits_stored` is the smallest, and `mas` the mean.
 
     tilt_deg: Gantry/Detector Tilt, degrees.
     spacing_between_slices_mm: the spacing that the scanner states, to compare with the positions.
@@ -42,6 +42,7 @@ class SeriesHeader:
     age_years: Patient's Age; None for one that is missing, malformed or 0 years.
     reconstruction_diameter_mm: the field of view that the scanner says it reconstructed.
     number_step: the step of the instance numbers if it is the same from each slice to the next, else 0.
+    software: Software Versions.  kv: tube voltage, kV.  mas: exposure, mAs, in the scanner's own meaning of it.
     """
 
     modality: str = ""
@@ -74,6 +75,9 @@ class SeriesHeader:
     number_step: int = 0
     age_years: float | None = None
     reconstruction_diameter_mm: float | None = None
+    software: str = ""
+    kv: float | None = None
+    mas: float | None = None
 
 
 @dataclass(frozen=True)

@@ -213,12 +213,21 @@ def _header(elements: Elements, syntax: str) -> SeriesHeader:
         age_years=age_years(elements.text("PatientAge")),
         reconstruction_diameter_mm=elements.number("ReconstructionDiameter"),
         images_in_acquisition=int(elements.number("ImagesInAcquisition") or 0),
+        software=elements.text("SoftwareVersions"),
+        kv=elements.number("KVP"),
+        mas=_exposure(elements),
     )
 
 
 def _thickness(elements: Elements) -> float | None:
     """None or 0 if the scanner does not say, NaN if its value is impossible."""
     return 0.0 if elements.number("SliceThickness") == 0 else elements.stated("SliceThickness", *_LENGTH_MM)
+
+
+def _exposure(elements: Elements) -> float | None:
+    """mAs: of an Enhanced CT image, or else of a classic one."""
+    found = elements.number("ExposureInmAs")
+    return elements.number("Exposure") if found is None else found
 
 
 def age_years(text: str) -> float | None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -264,6 +265,7 @@ def _source(frame: Frame) -> SourceSlice:
 def _merged_header(frames: Sequence[Frame]) -> SeriesHeader:
     """The lowest slice's header, with every flag that any slice sets and the image type most slices share."""
     headers = [frame.header for frame in frames]
+    exposures = [header.mas for header in headers if header.mas is not None]
     return dataclasses.replace(
         headers[0],
         image_type=Counter(header.image_type for header in headers).most_common(1)[0][0],
@@ -275,6 +277,7 @@ def _merged_header(frames: Sequence[Frame]) -> SeriesHeader:
         bits_stored=min(header.bits_stored for header in headers),
         number_step=_number_step(frames),
         equipment=frozenset().union(*(header.equipment for header in headers)),
+        mas=fmean(exposures) if exposures else None,
     )
 
 

@@ -211,11 +211,11 @@ def test_a_problem_is_told_when_it_comes_again_after_a_day_and_when_it_comes_bac
 
 
 def test_alarms_of_the_monitoring_have_kinds_of_their_own(store, keys, hook):
-    words = ["drift-alarm", "canary-failed", "low-disk"]
-    rules = [{"name": kind, "on": [kind]} for kind in ("drift-alarm", "canary-failed", "health")]
+    words = ["canary-failed", "low-disk"]
+    rules = [{"name": kind, "on": [kind]} for kind in ("canary-failed", "health")]
     Notifier(settings(store, keys, *rules, hook=hook), store.database, lambda: words).step(0)
     assert sorted((one["rule"], one["problem"]) for one in bodies(hook)) == [
-        ("canary-failed", "canary-failed"), ("drift-alarm", "drift-alarm"), ("health", "low-disk"),
+        ("canary-failed", "canary-failed"), ("health", "low-disk"),
     ]  # fmt: skip
 
 

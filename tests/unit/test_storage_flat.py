@@ -32,6 +32,7 @@ NEVER_LARGE = {
         "listing_weeks",
         "pauses",
         "notifications",
+        "watch_references",
     ),
 }
 # Indexes of what still needs something: reading all of one is reading what waits.
@@ -45,6 +46,7 @@ WAITING = {
     "ix_deliveries_waiting_set_at",
     "ix_deliveries_pending",
     "ix_deliveries_unconfirmed_at",
+    "ix_watch_alarms_standing",
     "ix_series_selection",  # PostgreSQL takes it while no series takes part in a choice
 }
 # They grow with what was not confirmed, with what failed, with up to 1000 files, and with a day's series.

@@ -14,15 +14,16 @@ from sqlalchemy import Connection
 from config.gateways.notifications import NotificationRule
 from config.settings import Settings
 from inference.models.registry import is_demonstration
-from storage import audit, notifications
+from storage import audit, notifications, watch_alarms
 from storage.database import Database
 from storage.errors import StaleLease
 from storage.forwarding import next_rows
 from storage.notifications import ToldResult
+from storage.watch_alarms import Alarm
 
 AT_ONCE = 5000
 HOUR_S = 3600.0
-MONITORING = {"drift": "drift-alarm", "canary": "canary-failed"}
+MONITORING = {"canary": "canary-failed"}
 """First words of the problems that have kinds of their own."""
 Problems = Callable[[], Sequence[str]]
 State = dict[str, Any]
@@ -178,10 +179,19 @@ def _problem_events(tx: Connection, rule: NotificationRule, words: Sequence[str]
     for word in words:
         kind = MONITORING.get(word.partition("-")[0], "health")
         yield Event(kind, f"The node's health check says: {word}.", "dicom-node status", word, {"problem": word})
+    if "drift-alarm" in rule.on:
+        yield from map(_of_alarm, watch_alarms.unanswered(tx))
     if "delivery-stuck" in rule.on:
         for key, what in notifications.stuck(tx, now, rule.stuck_minutes * 60).items():
             data = {"destination": key.partition(":")[0]}
             yield Event("delivery-stuck", what, "dicom-node status", key, data)
+
+
+def _of_alarm(alarm: Alarm) -> Event:
+    """A watch's alarm, until somebody answers it."""
+    data = {"alarm": alarm.id, "model": alarm.model, "watch": alarm.watch, "fact": alarm.fact, "scanner": alarm.scanner}
+    what, to_do = f"{alarm.model}: {alarm.sentence}", f"dicom-node watch ack {alarm.id} --reason TEXT"
+    return Event("drift-alarm", what, to_do, f"drift {alarm.id}", data)
 
 
 def _newly(rule: NotificationRule, state: State, lasting: Sequence[Event], now: float) -> list[Event]:

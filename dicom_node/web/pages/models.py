@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from statistics import fmean
 from typing import Any
@@ -18,6 +18,7 @@ from dicom_node.web.charts import Chart, stacked
 from dicom_node.web.context import context_of
 from dicom_node.web.pages.navigation import Entry
 from dicom_node.web.pages.render import render
+from dicom_node.web.pages.watches import Watched, watched
 from dicom_node.web.pages.words import count, percent
 from dicom_node.web.security.guard import require
 from dicom_node.web.security.roles import Role
@@ -55,7 +56,10 @@ class Week:
 
 @dataclass(frozen=True)
 class Shown:
-    """One model. role: REPORTS, SHADOW or UNUSED. figures: what reports print; own: they are this site's."""
+    """One model. role: REPORTS, SHADOW or UNUSED. figures: what reports print; own: they are this site's.
+
+    watched: None if it is not.
+    """
 
     card: Card
     digest: str
@@ -66,6 +70,7 @@ class Shown:
     weeks: tuple[Week, ...]
     chart: Chart
     said: str
+    watched: Watched | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,17 @@ def page(request: Request) -> Response:
     context = context_of(request)
     used, problem = _used(context.settings)
     cards, unreadable = _cards(context.settings)
-    monday = datetime.fromisoformat(week_of(datetime.now(UTC).timestamp())).date()
+    now = datetime.now(UTC).timestamp()
+    monday = datetime.fromisoformat(week_of(now)).date()
     weeks = [(monday - timedelta(weeks=back)).isoformat() for back in range(WEEKS)][::-1]
     with context.database.read() as tx:
         counted = weekly.settled(tx, weeks[0], but=("source", "scanner"))
         beside = _beside(latest_pairs(tx, used.shadow.digest, used.reporting.digest)) if used and used.shadow else None
-    shown = [_shown(card, used, context.settings, counted, weeks) for card in cards]
+        shown = [_shown(card, used, context.settings, counted, weeks) for card in cards]
+        if context.settings.watch.enabled:
+            shown = [
+                replace(one, watched=watched(tx, one.digest, now)) if one.role == REPORTS else one for one in shown
+            ]
     order = [REPORTS, SHADOW, UNUSED]
     values: dict[str, Any] = {
         "headline": _headline(shown),

@@ -1,0 +1,174 @@
+"""The models in use are looked at: what each is compared with is frozen once, then each look raises and ends alarms.
+
+The statistics are in `dicom_node/watch/`, the facts and the state in the index. A look changes no result.
+"""
+
+from datetime import UTC, datetime
+
+import structlog
+from sqlalchemy import Connection, RowMapping
+
+from config.reasons import ReasonCode
+from config.settings import Settings
+from dicom_node.analysis.current_model import reporting_models
+from dicom_node.errors import NodeError
+from dicom_node.watch.assessment import Assessment, Level
+from dicom_node.watch.reference import WHOLE, Reference, TooFewStudies
+from dicom_node.watch.studies import Study
+from dicom_node.watch.thresholds import FEWEST, LOOK_BACK_STUDIES, WINDOW
+from dicom_node.watch.watches import assess
+from storage import watch_alarms, watch_facts, watch_state
+from storage.database import Database
+from storage.errors import AlteredReference
+from storage.jobs import ModelRef
+from storage.watch_state import Assessed
+
+log = structlog.get_logger()
+
+HOUR_S = 3600.0
+# What a person decided is not what the scanners or the model changed.
+NOT_WATCHED = frozenset({ReasonCode.MODEL_SUSPENDED})
+WORDS = ("manufacturer", "scanner_model", "kernel", "software", "sex")
+NUMBERS = (
+    *("age_years", "thickness_mm", "spacing_mm", "pixel_mm", "kv", "mas", "hu_air", "hu_trachea", "hu_lung"),
+    *("noise_hu", "lung_volume_ml", "probability", "positive"),
+)
+
+
+class Watching:
+    """Looks at the models when it is time, however often the node was started in between."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+
+    def step(self) -> None:
+        """Look at every model in use, if the last look is long enough ago."""
+        now, every_s = self._database.now(), self._settings.watch.every_hours * HOUR_S
+        with self._database.read() as tx:
+            last = watch_state.looked_at(tx)
+        # A clock that was ahead must not put the next look off.
+        if last is None or not 0 <= now - last < every_s:
+            look(self._settings, self._database, now)
+
+
+def look(settings: Settings, database: Database, now: float) -> None:
+    """Look at every model that reports. Alarms of others end. Raises ModelError if a model cannot be read."""
+    models = reporting_models(settings)
+    for model in models:
+        _look_at(settings, database, model, now)
+    with database.transaction() as tx:
+        for alarm in watch_alarms.standing(tx):
+            if alarm.model_digest not in {model.digest for model in models}:
+                watch_alarms.end(tx, alarm, now, "the model is no longer in use")
+        watch_state.note_look(tx, now)
+
+
+def _look_at(settings: Settings, database: Database, model: ModelRef, now: float) -> None:
+    most = settings.watch.most_studies
+    with database.read() as tx:
+        try:
+            reference = reference_of(tx, model.digest)
+        except AlteredReference as error:
+            log.error("a model cannot be looked at", model=model.name, reason=str(error))
+            return
+        studies = recent(tx, model.digest, now, most) if reference else beginning(tx, model.digest, most)
+    if reference is None:
+        _begin(database, model, studies, most, now)
+        return
+    assessed = [_stored(one) for one in assess(reference, studies, moment(now))]
+    with database.transaction() as tx:
+        watch_state.keep(tx, model.digest, assessed, now)
+        watch_alarms.settle(tx, model, assessed, now)
+    alarms = sum(one.level == Level.ALARM for one in assessed)
+    log.info("a model was looked at", model=f"{model.name} {model.version}", watches=len(assessed), alarms=alarms)
+
+
+def reference_of(tx: Connection, model_digest: str) -> Reference | None:
+    """What a model is compared with; None if that is not frozen yet. Raises AlteredReference."""
+    frozen = watch_state.reference(tx, model_digest)
+    return None if frozen is None else Reference.from_json(frozen.content)
+
+
+def _stored(one: Assessment) -> Assessed:
+    return Assessed(**{**vars(one), "level": one.level.value})
+
+
+def _begin(database: Database, model: ModelRef, studies: list[Study], most: int, now: float) -> None:
+    """Freeze the reference, if there are enough studies."""
+    if not studies or not (len(studies) >= most or Reference.due(studies, moment(now))):
+        return
+    try:
+        found = Reference.of(studies)
+    except TooFewStudies:
+        return
+    with database.transaction() as tx:
+        watch_state.freeze(tx, model, found.to_json(), accepted_in(found), now)
+
+
+def renew(
+    tx: Connection, settings: Settings, model: ModelRef, by: str, reason: str, now: float, since: float | None = None
+) -> str:
+    """Freeze the reference of a model anew; its alarms end. Returns the digest.
+
+    since: the moment from which studies count; None: those of the window, or as many of the latest as are needed.
+    Raises NodeError if there are too few.
+    """
+    fewest = 0 if since is not None else FEWEST
+    begin = now - WINDOW.total_seconds() if since is None else since
+    studies = _latest(tx, model.digest, begin, fewest, settings.watch.most_studies)
+    try:
+        found = Reference.of(studies)
+    except TooFewStudies as error:
+        raise NodeError(f"{model.name} {model.version}: {error}") from error
+    digest = watch_state.freeze(tx, model, found.to_json(), accepted_in(found), now, by, reason)
+    for alarm in watch_alarms.standing(tx):
+        if alarm.model_digest == model.digest:
+            watch_alarms.end(tx, alarm, now, "the reference was frozen anew")
+    return digest
+
+
+def accepted_in(reference: Reference) -> int:
+    """How many analysed studies a reference is made of."""
+    return reference.baselines[WHOLE].studies
+
+
+def recent(tx: Connection, model_digest: str, now: float, most: int) -> list[Study]:
+    """A model's studies of the window, or so many of the latest as `assess` asks for; at most `most`."""
+    return _latest(tx, model_digest, now - WINDOW.total_seconds(), LOOK_BACK_STUDIES, most)
+
+
+def _latest(tx: Connection, model_digest: str, since: float, fewest: int, most: int) -> list[Study]:
+    """A model's latest studies: those since a moment, and before it until `fewest` of them were analysed."""
+    found, accepted = list[Study](), 0
+    for row in watch_facts.latest(tx, model_digest):
+        if len(found) >= most or (row["at"] < since and accepted >= fewest):
+            break
+        studies = _studies(row)
+        found += studies
+        accepted += sum(study.accepted for study in studies)
+    return found
+
+
+def beginning(tx: Connection, model_digest: str, most: int) -> list[Study]:
+    """A model's first studies, at most `most`."""
+    found = list[Study]()
+    for row in watch_facts.first(tx, model_digest):
+        if len(found) >= most:
+            break
+        found += _studies(row)
+    return found
+
+
+def _studies(row: RowMapping) -> list[Study]:
+    """The study of a row, unless it is not to be watched."""
+    reason = row["reason_code"] or ""
+    if reason in NOT_WATCHED:
+        return []
+    facts = {name: row[name] for name in (*WORDS, *NUMBERS)}
+    return [Study(when=moment(row["at"]), reason=reason, turnaround_s=row["to_delivery_s"], **facts)]
+
+
+def moment(seconds: float) -> datetime:
+    """A moment of the index as `dicom_node/watch/` wants it."""
+    return datetime.fromtimestamp(seconds, UTC)
