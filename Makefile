@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 PACKAGES := dicom_node inference storage config
-CODE := $(PACKAGES) tests benchmarks setup.py
+CODE := $(PACKAGES) tests benchmarks docs/site setup.py
 BUILT_FROM := setup.cfg setup.py pyproject.toml $(wildcard inference/lungs/native/*.[ch])
 TORCH := $(shell sed -n 's/^ *\(torch==.*\)/\1/p' setup.cfg)
 UV := uv==0.13.9
@@ -15,7 +15,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format unit integration peers-test coverage attack fuzz faults batch-kills cluster cluster-kills \
-	hosts backup-load upgrade-all peers install install-test lock clean
+	hosts backup-load upgrade-all peers install install-test docs lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -88,6 +88,9 @@ peers:  ## install the programs that tests talk to (Debian, as root)
 install: $(VENV)/.demo  ## the node in .venv
 
 install-test: $(VENV)/.test  ## the node and its tests' tools in .venv
+
+docs: $(VENV)/.test  ## the documents as one searchable site, in build/site
+	$(BIN)/python docs/site/build.py
 
 lock: $(VENV)/bin/python  ## requirements.lock anew: every dependency but torch, pinned with hashes; CI=true installs it
 	$(PIP) $(UV)

@@ -106,6 +106,12 @@ def node(trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     return trained["node"]
 
 
+def test_the_sheets_of_its_lung_masks_are_drawn_again(built: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    run("dataset", "masks", built[0], "--output", tmp_path / "sheets")
+    drawn = [path.read_bytes()[:4] for path in (tmp_path / "sheets").glob("*.png")]
+    assert drawn and set(drawn) == {b"\x89PNG"}
+
+
 def test_a_data_set_says_what_is_in_it_and_what_was_left_out(built: tuple[Path, dict[str, Any]]) -> None:
     folder, said = built
     left_out = {entry["case"]: entry["code"] for entry in said["left_out"]}
