@@ -29,6 +29,7 @@ from storage import (
     audit,
     batch_cases,
     batches,
+    canaries,
     commitments,
     copies,
     deliveries,
@@ -157,6 +158,7 @@ def alone(count: int) -> Iterator[Question]:
     yield by_itself("worklist: is it whole", lambda tx: workitems.why_incomplete(tx, uid(20)))
     yield by_itself("worklist: outcome", lambda tx: _step_outcome(tx))
     yield by_itself("worklist: cancel", lambda tx: workitems.ask_to_cancel(tx, "ris", f"{uid(3)}.5", "", now))
+    yield from _canaries(count, by_itself)
     yield by_itself("metrics: queues", lambda tx: status.queues(tx, now))
     yield by_itself("audit messages: next rows, and how many wait", _told)
     yield by_itself("notifications: what is due", lambda tx: notifications.has_work(tx, now))
@@ -178,6 +180,16 @@ def _watches(by_itself: Callable[[str, Ask], Question]) -> Iterator[Question]:
     yield by_itself("watch: the first 400 facts", lambda tx: next(watch_facts.first(tx, MODEL.digest)))
     yield by_itself("watch: a look", lambda tx: _look(tx, NOW))
     yield by_itself("watch: alarms that wait", watch_alarms.unanswered)
+
+
+def _canaries(count: int, by_itself: Callable[[str, Ask], Question]) -> Iterator[Question]:
+    """What is asked of every new series, and what the leader asks."""
+    now = NOW + 1
+    yield by_itself("canaries: is this image of one", lambda tx: canaries.kin_of(tx, uid(count // 2), "1.2", "1.2.3"))
+    yield by_itself("canaries: is it whole", lambda tx: canaries.why_incomplete(tx, "2.25.7.1"))
+    yield by_itself("canaries: what is to be done", canaries.open_runs)
+    yield by_itself("canaries: which are old", lambda tx: canaries.to_clear(tx, 3))
+    yield by_itself("canaries: is there an alarm", lambda tx: canaries.alarm(tx, now, 3600.0))
 
 
 def _parts(count: int, by_itself: Callable[[str, Ask], Question]) -> Iterator[Question]:
@@ -439,6 +451,7 @@ def make(url: str, count: int) -> None:
     index_fill.fill_later(database)
     index_fill.add_batch(database, count)
     index_fill.add_workitems(database, count)
+    index_fill.add_canaries(database, count)
     database.close()
     print(
         f"{count} series: filled in {filled - began:.0f} s, upgraded in {time.perf_counter() - filled:.0f} s",

@@ -91,6 +91,23 @@ def _the_pacs_can_be_asked(values: Table) -> Iterator[Broken]:
         yield Broken(("iocm", "poll_hours"), "needs query_destination in [completion]: the PACS that is asked")
 
 
+def _canaries_meet_no_results(values: Table) -> Iterator[Broken]:
+    """A place that takes canaries must not be one that a clinician looks at."""
+    canary, where = section(values, "canary"), ("canary", "destination")
+    name = canary.get("destination")
+    if not name:
+        return
+    found = next((item for _, item in entries(values, "destinations") if item.get("name") == name), None)
+    if found is None:
+        yield Broken(where, f"{name!r} is not the name of a destination")
+    elif found.get("kind", "dicom") not in ("dicom", "stow"):
+        yield Broken(where, f'{name!r} takes no objects: name a DICOM peer, or one of kind "stow"')
+    elif found.get("send_results", True) is not False:
+        yield Broken(where, f"{name!r} gets results too: say send_results = false there")
+    elif section(values, "completion").get("query_destination") == name:
+        yield Broken(where, f"{name!r} is the PACS that is asked about patients' series: name another one")
+
+
 def _gateways_are_safe(values: Table) -> Iterator[Broken]:
     """What a destination that is reached by HTTP needs to say who it is, over lines that nobody else can read."""
     for index, item in entries(values, "destinations"):
@@ -384,6 +401,7 @@ _RULES: tuple[Rule, ...] = (
     _models_are_named_once,
     _series_numbers_differ,
     _images_are_encrypted,
+    _canaries_meet_no_results,
     _gateways_are_safe,
     _the_pacs_can_be_asked,
     _fhir_servers_know_who_is_meant,

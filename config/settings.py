@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, SecretStr, Tag, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from config.canary import CanarySettings
 from config.cluster import ClusterSettings
 from config.gateways.audit_messages import AuditSettings
 from config.gateways.destination import CommonDestination
@@ -653,6 +654,7 @@ class Settings(BaseSettings):
     web: WebSettings = WebSettings()
     iocm: IocmSettings = IocmSettings()
     audit: AuditSettings = AuditSettings()
+    canary: CanarySettings = CanarySettings()
     cluster: ClusterSettings = ClusterSettings()
     mail: MailSettings = MailSettings()
     notifications: tuple[NotificationRule, ...] = ()
@@ -706,6 +708,11 @@ class Settings(BaseSettings):
         wanted = source.destinations if source else ()
         return tuple(d for d in self.destinations if d.send_results and (not wanted or d.name in wanted))
 
+    @property
+    def destinations_of_canaries(self) -> tuple[AnyDestination, ...]:
+        """Where results of canaries go: the one that takes nothing else, if there is one."""
+        return tuple(d for d in self.destinations if d.name == self.canary.destination)
+
     def may_leave(self, destination: CommonDestination, demonstration: bool) -> bool:
         """Whether a result may go to a destination. demonstration: a demonstration model made it; those stay here."""
         return not demonstration or destination.is_loopback or self.model.allow_demonstration_model
@@ -732,6 +739,11 @@ class Settings(BaseSettings):
     def destination(self, name: str) -> AnyDestination | None:
         """The destination of this name, of whatever kind, or None."""
         return next((d for d in self.destinations if d.name == name), None)
+
+    @property
+    def served_destinations(self) -> tuple[AnyDestination, ...]:
+        """The destinations that anything is sent to: those that take results, and the one that takes canaries."""
+        return tuple(d for d in self.destinations if d.send_results or d.name == self.canary.destination)
 
     @property
     def dicom_destinations(self) -> tuple[Destination, ...]:

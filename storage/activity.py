@@ -1,4 +1,7 @@
-"""What happened between two moments, counted from what indexes hold by time: flat, however long the history is."""
+"""What happened between two moments, counted from what indexes hold by time: flat, however long the history is.
+
+Canaries are left out, but for the deliveries of their reports.
+"""
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
@@ -6,6 +9,7 @@ from dataclasses import astuple, dataclass
 from sqlalchemy import Connection, func, select
 
 from storage import audit as trail
+from storage import canaries
 from storage.deliveries import DeliveryState
 from storage.job_state import JobState
 from storage.models import audit, jobs, results, series
@@ -60,12 +64,15 @@ def _received(tx: Connection, since: float, until: float) -> int:
             .where(in_state(series, state), NOT_IMPORTED, last >= since, last < until)
         )
         found += tx.scalar(counted) or 0
-    return found
+    of_canary = series.c.id.in_(canaries.series_since(since))
+    canary = select(func.count()).select_from(series).where(of_canary, last >= since, last < until)
+    return found - (tx.scalar(canary) or 0)
 
 
 def _failed(tx: Connection, since: float, until: float) -> int:
     when = jobs.c.finished_at
-    live = (in_state(jobs, JobState.FAILED), jobs.c.batch_id.is_(None))
+    live = [in_state(jobs, JobState.FAILED), jobs.c.batch_id.is_(None)]
+    live.append(jobs.c.series_pk.not_in(canaries.series_since(since)))
     counted = select(func.count()).select_from(jobs).where(*live, when >= since, when < until)
     return tx.scalar(counted) or 0
 
@@ -79,6 +86,7 @@ def _results(tx: Connection, since: float, until: float) -> dict[str, int]:
     counted = (
         select(results.c.outcome, func.count())
         .where(results.c.id >= first, when >= since, when < until, ~results.c.shadow)
+        .where(results.c.series_pk.not_in(canaries.series_since(since)))
         .group_by(results.c.outcome)
     )
     return {row[0]: row[1] for row in tx.execute(counted)}

@@ -11,6 +11,7 @@ from storage.forwarding import PLACE
 from storage.models import (
     batch_cases,
     batches,
+    canary_runs,
     completion_efforts,
     conflicts,
     deliveries,
@@ -46,6 +47,8 @@ def delete_of_series(tx: Connection, series_pk: int, uid: str) -> None:
     uid: its UID as the index has it.
     """
     _delete_cases(tx, (batch_cases.c.series_pk == series_pk) | (batch_cases.c.series_uid == _plain(uid)))
+    # What a canary was is no patient's, and its UIDs stay its own.
+    tx.execute(update(canary_runs).where(canary_runs.c.series_pk == series_pk).values(series_pk=None))
     for table, which in _of_series(series_pk, uid):
         if table.name in COUNTED:
             tallies.uncount(tx, table, which)

@@ -69,6 +69,7 @@ class ClaimedJob:
     shadow: the result is kept beside the one that is reported, and never sent.
     batch_id: the batch that it runs for, or None.
     calling_ae: which source the series came from.
+    canary: the node made the series itself (see canaries.py); its result goes nowhere else than canaries do.
     """
 
     job_id: int
@@ -86,6 +87,7 @@ class ClaimedJob:
     lease_until: float
     shadow: bool = False
     batch_id: int | None = None
+    canary: bool = False
 
 
 def refusal_columns(refusal: Refusal | None) -> dict[str, str | None]:
@@ -247,9 +249,12 @@ def _take(
     return None
 
 
+_OF_SERIES = (series.c.series_instance_uid, series.c.calling_ae, series.c.canary)
+
+
 def _claimed(tx: Connection, job_id: int) -> ClaimedJob:
     row = tx.execute(
-        select(jobs, series.c.series_instance_uid, series.c.calling_ae, studies.c.study_instance_uid)
+        select(jobs, *_OF_SERIES, studies.c.study_instance_uid)
         .select_from(jobs.join(series).join(studies))
         .where(jobs.c.id == job_id)
     ).one()
@@ -269,6 +274,7 @@ def _claimed(tx: Connection, job_id: int) -> ClaimedJob:
         lease_until=row.due_at,
         shadow=row.shadow,
         batch_id=row.batch_id,
+        canary=row.canary,
     )
 
 
@@ -319,14 +325,14 @@ def finish(
         values=values,
         detail={"outcome": str(result.outcome)},
     )
-    ended = tx.execute(
-        select(jobs.c.series_pk, jobs.c.shadow, jobs.c.last_instance_at).where(jobs.c.id == job_id)
-    ).one()
+    of_job = (jobs.c.series_pk, jobs.c.shadow, jobs.c.last_instance_at, series.c.canary)
+    ended = tx.execute(select(*of_job).select_from(jobs.join(series)).where(jobs.c.id == job_id)).one()
     if ended.shadow:
         return results.record(tx, job_id, now, result, (), stale=False)
     deliveries.supersede_unsent(tx, ended.series_pk, now, "a later report of the series replaces it", replaces)
     result_id = results.record(tx, job_id, now, result, objects, stale=False, replaces=replaces)
-    turnarounds.add_result(tx, result_id, ended.last_instance_at, now)
+    if not ended.canary:
+        turnarounds.add_result(tx, result_id, ended.last_instance_at, now)
     deliveries.create(tx, result_id, destinations, now)
     return result_id
 

@@ -29,6 +29,8 @@ MANY_KINDS = 4000
 that a sender chooses."""
 OTHERS = "(others)"
 LONGEST_SCANNER = 64
+OF_CANARIES = "canary of this node"
+"""In place of the AE title that sent it: longer than one can be, so that nobody is called so."""
 ALL_WEEKS = ""
 """In place of a week: the count of all weeks."""
 
@@ -94,7 +96,7 @@ COUNT = Prepared(
 )
 SERIES_COLUMNS = (
     *("first_instance_at", "calling_ae", "manufacturer", "station_name", "state", "revision"),
-    *("selection", "refusal_code", "imported"),
+    *("selection", "refusal_code", "imported", "canary"),
 )
 SELECT_SERIES = Prepared(select(*(series.c[name] for name in SERIES_COLUMNS)).where(series.c.id == bindparam("pk")))
 UNDECIDED = ("WAITING", "CHOSEN")  # of Selection: its job is still to come
@@ -153,7 +155,10 @@ def listed(tx: Connection, series_pk: int) -> tuple[float, list[Listed]]:
     row = dict(zip(SERIES_COLUMNS, SELECT_SERIES.execute(tx, {"pk": series_pk})[0], strict=True))
     if row["imported"]:
         return row["first_instance_at"], []
-    origin = str(row["calling_ae"]), scanner_of(row["manufacturer"], row["station_name"])
+    origin = (
+        OF_CANARIES if row["canary"] else str(row["calling_ae"]),
+        scanner_of(row["manufacturer"], row["station_name"]),
+    )
     unfinished = _jobs(tx, series_pk, row["revision"])
     found = [_of_result(origin, result) for result in _results(tx, series_pk)]
     found += [

@@ -114,6 +114,7 @@ class Series(Base):
     has_result: it has a reported result that no later one replaces.
     emptied_at: when retention found none of its images left to delete; null while it may have some.
     imported: read from a folder or fetched from a PACS for a batch; nobody sent it here (see imported.py).
+    canary: the node itself made and sent it (see canaries.py).
     """
 
     __tablename__ = "series"
@@ -160,6 +161,7 @@ class Series(Base):
     has_result: Mapped[bool] = mapped_column(server_default=false())
     emptied_at: Mapped[float | None]
     imported: Mapped[bool] = mapped_column(server_default=false())
+    canary: Mapped[bool] = mapped_column(server_default=false())
 
 
 class Instance(Base):
@@ -1118,6 +1120,53 @@ class WatchAlarm(Base):
     ended_at: Mapped[float | None]
 
 
+class CanaryRow(Base):
+    """A study with a known result that the node sent to itself (see canaries.py).
+
+    instance_uids: SOP Instance UIDs that were made for it, as JSON, until it is over. source: digest of the study that
+    it was made of. stale_at: when it was noted that none has passed for too long. cleared_at: its images were deleted.
+    """
+
+    __tablename__ = "canary_runs"
+    __table_args__ = (
+        CheckConstraint(
+            "state IN ('ASKED', 'SENDING', 'WAITING', 'PASSED', 'DIFFERS', 'FAILED', 'ABANDONED')", name="state"
+        ),
+        Index(None, "state", "id"),
+        Index(None, "asked_at"),
+        _where("ix_canary_runs_held", "id", condition="ended_at IS NOT NULL AND cleared_at IS NULL"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    asked_at: Mapped[float]
+    asked_by: Mapped[str]
+    due_at: Mapped[float]
+    study_instance_uid: Mapped[str] = mapped_column(unique=True)
+    series_instance_uid: Mapped[str] = mapped_column(unique=True)
+    instance_uids: Mapped[str]
+    instance_count: Mapped[int]
+    source: Mapped[str]
+    series_pk: Mapped[int | None] = mapped_column(ForeignKey("series.id"))
+    ended_at: Mapped[float | None]
+    said: Mapped[str]
+    stale_at: Mapped[float | None]
+    cleared_at: Mapped[float | None]
+
+
+class CanaryExpectation(Base):
+    """What a model is to say of a canary. source: digest of the study that it is made of. said: JSON."""
+
+    __tablename__ = "canary_expectations"
+
+    source: Mapped[str] = mapped_column(primary_key=True)
+    model_name: Mapped[str] = mapped_column(primary_key=True)
+    model_digest: Mapped[str] = mapped_column(primary_key=True)
+    said: Mapped[str]
+    noted_at: Mapped[float]
+    noted_by: Mapped[str]
+
+
 properties = cast(Table, Property.__table__)
 patients = cast(Table, Patient.__table__)
 studies = cast(Table, Study.__table__)
@@ -1160,6 +1209,8 @@ watch_facts = cast(Table, WatchFacts.__table__)
 watch_references = cast(Table, WatchReference.__table__)
 watch_assessments = cast(Table, WatchAssessment.__table__)
 watch_alarms = cast(Table, WatchAlarm.__table__)
+canary_runs = cast(Table, CanaryRow.__table__)
+canary_expectations = cast(Table, CanaryExpectation.__table__)
 web_users = cast(Table, WebUser.__table__)
 web_sessions = cast(Table, WebSession.__table__)
 

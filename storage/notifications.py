@@ -179,7 +179,7 @@ def told_result(tx: Connection, result_id: int) -> ToldResult | None:
             studies.c.accession_number,
             studies.c.study_date,
             (positive.scalar_subquery() > 0).label("positive"),
-            (~results.c.shadow & results.c.batch_id.is_(None)).label("is_live"),
+            (~results.c.shadow & results.c.batch_id.is_(None) & ~series.c.canary).label("is_live"),
         )
         .select_from(results.join(series).join(studies).join(patients))
         .where(results.c.id == result_id)

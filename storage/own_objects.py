@@ -1,4 +1,4 @@
-"""The node's own objects by study: what it serves by DICOMweb. Only results that stand, of series that were sent.
+"""The node's own objects by study: what it serves by DICOMweb. Only results that stand, of series that somebody sent.
 
 A search goes by an index, or along the newest results, a limited number of them: however long the history, it takes the
 same work. `Found.is_cut_off` says if there may be more.
@@ -92,7 +92,7 @@ _STUDY = (studies.c.id, studies.c.study_instance_uid, patients.c.patient_id, stu
 
 def _newest(reported_since: float | None) -> Select[tuple[int, str, str, str]]:
     joined = results.join(series, series.c.id == results.c.series_pk).join(studies).join(patients)
-    query = select(*_STUDY).select_from(joined).where(STANDING)
+    query = select(*_STUDY).select_from(joined).where(STANDING, series.c.canary.is_(False))
     if reported_since is not None:
         query = query.where(results.c.created_at >= reported_since)
     return query.order_by(results.c.created_at.desc(), results.c.id.desc())
@@ -117,7 +117,12 @@ def objects_of_study(tx: Connection, study_pk: int, most: int) -> list[OwnObject
     query = (
         select(*(result_objects.c[name] for name in names), results.c.model_name, results.c.model_digest)
         .select_from(series.join(results, results.c.series_pk == series.c.id).join(result_objects))
-        .where(series.c.study_pk == study_pk, STANDING, result_objects.c.kind.in_([str(kind) for kind in SERVED]))
+        .where(
+            series.c.study_pk == study_pk,
+            series.c.canary.is_(False),
+            STANDING,
+            result_objects.c.kind.in_([str(kind) for kind in SERVED]),
+        )
         .order_by(result_objects.c.id)
         .limit(most)
     )

@@ -23,6 +23,7 @@ class DueSeries:
     description: str
     body_part: str
     calling_ae: str
+    canary: bool
     revision: int
     instance_count: int
     first_instance_at: float
@@ -43,6 +44,7 @@ def _waiting() -> Select[tuple[object, ...]]:
             series.c.description,
             series.c.body_part,
             series.c.calling_ae,
+            series.c.canary,
             series.c.revision,
             series.c.instance_count,
             series.c.first_instance_at,

@@ -9,8 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, null, select, text, update
 
-from storage import audit, clock, jobs, listings, tallies
+from storage import audit, canaries, clock, jobs, listings, tallies
 from storage.arrival import Arrival, Outcome
+from storage.canaries import Kin
 from storage.copies import CONTRADICTS, SAME
 from storage.job_state import JobState
 from storage.models import conflicts, instances, patients, series, studies
@@ -26,6 +27,7 @@ KEY_OBJECTS = "KO"
 """Modality of their series, and of no other."""
 A_LATE_INSTANCE = "a late instance"
 OTHER_BYTES = "the SOP Instance UID holds other content"
+STRANGER = "the series is a canary of this node, which did not make this image"
 RECORDING_LOCK = 0x7265636F7264  # "record": the key of PostgreSQL's advisory lock on this module
 # For one instance, building the statements costs more than running them.
 SELECT_HELD = Prepared(
@@ -42,6 +44,7 @@ SELECT_GROUP = Prepared(
         series.c.state,
         series.c.set_at,
         series.c.modality,
+        series.c.canary,
     )
     .select_from(series.join(studies))
     .where(series.c.series_instance_uid == bindparam("uid"))
@@ -85,6 +88,7 @@ class _Group:
     state: str
     set_at: float
     modality: str
+    canary: bool
     latest: Arrival | None = None
     added: int = 0
 
@@ -148,6 +152,10 @@ def _record(tx: Connection, batch: _Batch, arrival: Arrival) -> Outcome:
     held = batch.held.get(arrival.sop_instance_uid)
     group = batch.groups.get(arrival.series_instance_uid)
     reason = _conflict(held, group, arrival)
+    # Of a patient's series it is asked once, when its first image arrives.
+    kin = _kin(tx, arrival) if reason is None and held is None and (group is None or group.canary) else Kin.NONE
+    if kin is Kin.STRANGER:
+        reason = STRANGER
     if reason is not None:
         may_be_same = reason == OTHER_BYTES and held is not None and held.gone is None
         return _set_aside(tx, arrival, batch.now, reason, may_be_same)
@@ -155,7 +163,7 @@ def _record(tx: Connection, batch: _Batch, arrival: Arrival) -> Outcome:
         note_arrival(tx, arrival, batch.now, "instance.duplicate", Outcome.DUPLICATE)
         return Outcome.DUPLICATE
     if group is None:
-        group = batch.groups[arrival.series_instance_uid] = _open_series(tx, arrival, batch.now)
+        group = batch.groups[arrival.series_instance_uid] = _open_series(tx, arrival, batch.now, kin is Kin.OWN)
     if held is not None:
         _restore(tx, batch, arrival, held, group)
     else:
@@ -181,6 +189,10 @@ def _conflict(held: _Held | None, group: _Group | None, arrival: Arrival) -> str
     if held is not None and held.gone in (None, "retention") and held.sha256 != arrival.file.sha256:
         return OTHER_BYTES
     return None
+
+
+def _kin(tx: Connection, arrival: Arrival) -> Kin:
+    return canaries.kin_of(tx, arrival.series_instance_uid, arrival.study_instance_uid, arrival.sop_instance_uid)
 
 
 def _is_key_objects(arrival: Arrival) -> bool:
@@ -285,8 +297,11 @@ def _retry_failed(tx: Connection, series_pk: int, now: float) -> None:
         jobs.retry(tx, job_id, now, "a lost file of its series came back")
 
 
-def _open_series(tx: Connection, arrival: Arrival, now: float) -> _Group:
-    """The row of a series whose first instance this is, and those of its study and patient if they are new."""
+def _open_series(tx: Connection, arrival: Arrival, now: float, canary: bool) -> _Group:
+    """The row of a series whose first instance this is, and those of its study and patient if they are new.
+
+    canary: the node made it, and sent it to itself.
+    """
     header = arrival.header
     # A note on images must never be taken for one of them, whatever its header says.
     modality = KEY_OBJECTS if _is_key_objects(arrival) else header.modality
@@ -311,8 +326,11 @@ def _open_series(tx: Connection, arrival: Arrival, now: float) -> _Group:
         "quiet_s": 0.0,
         "set_at": now,
         "due_at": now,
+        "canary": canary,
     }
     pk = insert_row(tx, series, values)
+    if canary:
+        canaries.note_series(tx, arrival.series_instance_uid, pk)
     listings.touch(tx, pk)
     audit.append(
         tx,
@@ -325,7 +343,8 @@ def _open_series(tx: Connection, arrival: Arrival, now: float) -> _Group:
         outcome=SeriesState.OPEN.value,
         detail={"revision": 1, "modality": header.modality},
     )
-    return _Group(pk, arrival.study_instance_uid, arrival.patient_key, SeriesState.OPEN.value, now, modality)
+    state = SeriesState.OPEN.value
+    return _Group(pk, arrival.study_instance_uid, arrival.patient_key, state, now, modality, canary)
 
 
 def _study(tx: Connection, arrival: Arrival, now: float) -> int:

@@ -121,13 +121,14 @@ class Reported:
 
 
 def reported_since(tx: Connection, after: float, after_id: int, limit: int) -> list[Reported]:
-    """Results with a finding that stand, the oldest first, after a moment and a result's number."""
+    """Results with a finding that stand, the oldest first, after a moment and a result's number; none of a canary, of
+    which no PACS knows."""
     later = tuple_(results.c.created_at, results.c.id) > tuple_(after, after_id)
     columns = (results.c.id, results.c.created_at, results.c.series_pk, series.c.series_instance_uid)
     rows = tx.execute(
         select(*columns, studies.c.study_instance_uid, patients.c.patient_id)
         .select_from(results.join(series).join(studies).join(patients))
-        .where(STANDING, later, results.c.outcome == "ANALYSED")
+        .where(STANDING, later, results.c.outcome == "ANALYSED", series.c.canary.is_(False))
         .order_by(results.c.created_at, results.c.id)
         .limit(limit)
     ).all()

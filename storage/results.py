@@ -154,7 +154,8 @@ def record(
     stale: the series was reopened while the job ran; the result is kept for the audit and superseded at birth.
     """
     columns = (jobs.c[name] for name in ("series_pk", "revision", "shadow", "batch_id"))
-    job = tx.execute(select(*columns).where(jobs.c.id == job_id)).one()
+    of_job = select(*columns, series.c.canary).select_from(jobs.join(series)).where(jobs.c.id == job_id)
+    job = tx.execute(of_job).one()
     if not stale and job.batch_id is None:
         supersede(tx, job.series_pk, now, shadow=job.shadow, replaces=ALL_BEFORE if job.shadow else replaces)
     values = {
@@ -170,7 +171,8 @@ def record(
     result_id = insert_row(tx, results, values)
     record_content(tx, result_id, result.content)
     record_weights(tx, result.model_digest, result.weights)
-    tallies.add(tx, "results", result.outcome, 1, part=tallies.part_of("results", values))
+    part = tallies.CANARY if job.canary else tallies.part_of("results", values)
+    tallies.add(tx, "results", result.outcome, 1, part=part)
     if not stale and not job.shadow:
         tx.execute(update(series).where(series.c.id == job.series_pk).values(has_result=True))
     rows = [

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from storage import audit as trail
+from storage.listings import OF_CANARIES
 from storage.models import listing_kinds, listings, refused_instances, series
 from storage.moves import in_state
 from storage.series import NOT_IMPORTED
@@ -39,7 +40,8 @@ class Refusals:
 
 
 def senders(tx: Connection, since: float) -> list[Sender]:
-    """Whose series had an image since then, the latest first; what a batch imported was sent by nobody."""
+    """Whose series had an image since then, the latest first; what a batch imported was sent by nobody, and
+    a canary by the node."""
     found: dict[str, Sender] = {}
     for state in SeriesState:  # one piece of the index for each
         counted = (
@@ -50,6 +52,7 @@ def senders(tx: Connection, since: float) -> list[Sender]:
                 func.max(series.c.last_instance_at),
             )
             .where(in_state(series, state), NOT_IMPORTED, series.c.last_instance_at >= since)
+            .where(series.c.canary.is_(False))
             .group_by(series.c.calling_ae)
         )
         for title, count, instances, last_at in tx.execute(counted):
@@ -64,7 +67,7 @@ def last_series(tx: Connection) -> dict[str, float]:
     latest = select(func.max(listings.c.received_at)).where(listings.c.kind == listing_kinds.c.id).scalar_subquery()
     found: dict[str, float] = {}
     for title, received_at in tx.execute(select(listing_kinds.c.source, latest)):
-        if title and received_at is not None:
+        if title and title != OF_CANARIES and received_at is not None:
             found[title] = max(found.get(title, 0.0), received_at)
     return found
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Select, exists, func, select, text, true
 
 from config.reasons import Refusal
-from storage import jobs, refused, rejections, workitems
+from storage import canaries, jobs, refused, rejections, workitems
 from storage.coded import positive_column
 from storage.errors import NotDueYet, NotFound
 from storage.job_state import JobState
@@ -63,6 +63,7 @@ class SeriesRecord:
     refusal_code: str | None
     refusal_text: str | None
     selection: str | None
+    canary: bool
     job_id: int | None
     job_state: str | None
     failure_reason: str | None
@@ -131,7 +132,8 @@ def close_series(tx: Connection, series_pk: int, now: float, closing: Closing) -
 
     A closed series may be closed again for another model; an input that has a job for the model gets no other.
     A series of which this node refused instances that did not come again is refused as incomplete, and so is one of
-    which a worklist's step names instances that did not come. One whose images were rejected is refused for that.
+    which a worklist's step names instances that did not come, or a canary that arrived in part. One whose images were
+    rejected is refused for that.
     Raises NotDueYet if an instance has come since the decision, or is being fetched for a worklist; NotFound.
     """
     found = SERIES.row(tx, series_pk)
@@ -142,6 +144,7 @@ def close_series(tx: Connection, series_pk: int, now: float, closing: Closing) -
             or refusal
             or refused.why_incomplete(tx, found["series_uid"])
             or workitems.why_incomplete(tx, found["series_uid"])
+            or canaries.why_incomplete(tx, found["series_uid"])
         )
     if found["state"] == SeriesState.OPEN:
         _refuse_early_close(tx, series_pk, now, closing)

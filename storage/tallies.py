@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    FromClause,
     Select,
     Table,
     case,
@@ -22,11 +23,22 @@ from sqlalchemy import (
     union_all,
 )
 
-from storage.models import batches, conflicts, deliveries, instances, jobs, results, series, tallies, workitems
+from storage.models import (
+    batches,
+    canary_runs,
+    conflicts,
+    deliveries,
+    instances,
+    jobs,
+    results,
+    series,
+    tallies,
+    workitems,
+)
 from storage.prepared import Prepared
 
 PENDING = "tallies"
-HELD, UNDECIDED, SHADOW, BATCH = "held", "undecided", "shadow", "batch"
+HELD, UNDECIDED, SHADOW, BATCH, CANARY = "held", "undecided", "shadow", "batch", "canary"
 # The columns that a table's counts are split by, besides the state.
 SPLIT: Mapping[str, tuple[str, ...]] = {
     "series": ("imported",),
@@ -162,6 +174,8 @@ def _counting() -> dict[str, Select[Any]]:
     lane = {
         t: case((t.c.batch_id.is_not(None), of_batch), (t.c.shadow, of_shadow), else_=none) for t in (jobs, results)
     }
+    of_canary: Any = literal_column(f"'{CANARY}'")
+    lane[results] = case((series.c.canary, of_canary), else_=lane[results])
     held = func.sum(case((instances.c.gone_at.is_(None), instances.c.size), else_=0))
     counted = [
         _grouped(series, series.c.state, case((series.c.imported, of_batch), else_=none)),
@@ -169,14 +183,17 @@ def _counting() -> dict[str, Select[Any]]:
         _grouped(workitems, workitems.c.state),
         _grouped(jobs, jobs.c.state, lane[jobs]),
         _grouped(deliveries, deliveries.c.state, deliveries.c.destination),
-        _grouped(results, results.c.outcome, lane[results]),
+        _grouped(results, results.c.outcome, lane[results], joined=results.join(series)),
+        _grouped(canary_runs, canary_runs.c.state),
         _grouped(conflicts, func.coalesce(conflicts.c.verdict, literal_column(f"'{UNDECIDED}'"))),
         _grouped(instances, func.coalesce(instances.c.gone_reason, literal_column(f"'{HELD}'")), size=held),
     ]
     return dict(counted)
 
 
-def _grouped(table: Table, state: Any, part: Any = None, size: Any = None) -> tuple[str, Select[Any]]:
+def _grouped(
+    table: Table, state: Any, part: Any = None, size: Any = None, joined: FromClause | None = None
+) -> tuple[str, Select[Any]]:
     counted = select(
         literal(table.name),
         state,
@@ -184,4 +201,5 @@ def _grouped(table: Table, state: Any, part: Any = None, size: Any = None) -> tu
         func.count(),
         literal(0) if size is None else size,
     )
-    return table.name, counted.select_from(table).group_by(state, *([] if part is None else [part]))
+    counted = counted.select_from(table if joined is None else joined)
+    return table.name, counted.group_by(state, *([] if part is None else [part]))

@@ -174,8 +174,8 @@ def verdicts_on(tx: Connection, result_id: int, *, history: bool = False) -> lis
 
 
 def labelled_results(tx: Connection, *, reader: str | None = None) -> list[LabelledResult]:
-    """All verdicts that count, in the order in which they were given; of one reader if given."""
-    query = _labelled().where(verdicts.c.replaced_at.is_(None))
+    """All verdicts that count, in the order in which they were given; of one reader if given; none on a canary."""
+    query = _labelled().where(verdicts.c.replaced_at.is_(None), series.c.canary.is_(False))
     if reader is not None:
         query = query.where(verdicts.c.reader == reader)
     rows = tx.execute(query.order_by(verdicts.c.id)).mappings()

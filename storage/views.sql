@@ -5,7 +5,7 @@
 
 -- Which version of these views does this index have?
 CREATE VIEW views_version AS
-SELECT 5 AS version;
+SELECT 6 AS version;
 
 -- What touched this patient, this study, this series? Everything that happened, oldest first.
 CREATE VIEW patient_history AS
@@ -31,11 +31,11 @@ SELECT patient_id, study_instance_uid, series_instance_uid, modality, descriptio
            WHEN job_state = 'FAILED' THEN 'failed: ' || COALESCE(failure_reason, '')
            ELSE 'superseded'
        END AS waits_for,
-       job_id, model_name
+       job_id, model_name, canary
 FROM (SELECT patients.patient_id, studies.study_instance_uid, series.series_instance_uid, series.modality,
              series.description, series.calling_ae, series.instance_count, series.revision, series.last_instance_at,
              series.state, series.selection, series.refusal_code, jobs.id AS job_id, jobs.state AS job_state,
-             jobs.failure_reason, jobs.model_name
+             jobs.failure_reason, jobs.model_name, series.canary
       FROM jobs
       JOIN series ON series.id = jobs.series_pk
       JOIN studies ON studies.id = series.study_pk
@@ -45,7 +45,7 @@ FROM (SELECT patients.patient_id, studies.study_instance_uid, series.series_inst
       SELECT patients.patient_id, studies.study_instance_uid, series.series_instance_uid, series.modality,
              series.description, series.calling_ae, series.instance_count, series.revision, series.last_instance_at,
              series.state, series.selection, series.refusal_code, jobs.id AS job_id, jobs.state AS job_state,
-             jobs.failure_reason, jobs.model_name
+             jobs.failure_reason, jobs.model_name, series.canary
       FROM jobs
       JOIN series ON series.id = jobs.series_pk
       JOIN studies ON studies.id = series.study_pk
@@ -55,7 +55,7 @@ FROM (SELECT patients.patient_id, studies.study_instance_uid, series.series_inst
       SELECT patients.patient_id, studies.study_instance_uid, series.series_instance_uid, series.modality,
              series.description, series.calling_ae, series.instance_count, series.revision, series.last_instance_at,
              series.state, series.selection, series.refusal_code, jobs.id AS job_id, jobs.state AS job_state,
-             jobs.failure_reason, jobs.model_name
+             jobs.failure_reason, jobs.model_name, series.canary
       FROM jobs
       JOIN series ON series.id = jobs.series_pk
       JOIN studies ON studies.id = series.study_pk
@@ -65,7 +65,7 @@ FROM (SELECT patients.patient_id, studies.study_instance_uid, series.series_inst
       SELECT patients.patient_id, studies.study_instance_uid, series.series_instance_uid, series.modality,
              series.description, series.calling_ae, series.instance_count, series.revision, series.last_instance_at,
              series.state, series.selection, series.refusal_code, jobs.id AS job_id, jobs.state AS job_state,
-             jobs.failure_reason, jobs.model_name
+             jobs.failure_reason, jobs.model_name, series.canary
       FROM series
       JOIN studies ON studies.id = series.study_pk
       JOIN patients ON patients.id = studies.patient_pk
@@ -89,7 +89,8 @@ SELECT results.id AS result_id, studies.study_instance_uid, series.series_instan
                                                AND role = 'unet') AS unet_sha256,
        (SELECT sha256 FROM model_weights WHERE model_weights.model_digest = results.model_digest
                                                AND role = 'decovnet') AS decovnet_sha256,
-       jobs.instances_digest AS input_digest, results.pixel_digest, results.device, results.precision, results.versions, results.shadow
+       jobs.instances_digest AS input_digest, results.pixel_digest, results.device, results.precision, results.versions, results.shadow,
+       series.canary
 FROM results
 LEFT JOIN findings AS first ON first.id = (SELECT MIN(id) FROM findings WHERE findings.result_id = results.id)
 JOIN jobs ON jobs.id = results.job_id
@@ -120,7 +121,8 @@ SELECT results.model_name, results.model_version, results.model_digest,
             WHEN results.shadow THEN 'shadow' ELSE 'current' END AS standing,
        results.shadow,
        (SELECT COUNT(*) FROM findings WHERE findings.result_id = results.id) AS findings,
-       (SELECT COUNT(*) FROM measurements WHERE measurements.result_id = results.id) AS measurements
+       (SELECT COUNT(*) FROM measurements WHERE measurements.result_id = results.id) AS measurements,
+       series.canary
 FROM results
 LEFT JOIN findings AS first ON first.id = (SELECT MIN(id) FROM findings WHERE findings.result_id = results.id)
 LEFT JOIN codes AS interpretation ON interpretation.id = first.interpretation_id
@@ -144,7 +146,8 @@ SELECT results.id AS result_id, results.model_name, results.model_version, patie
        topography.value AS topography_code, topography.scheme AS topography_scheme, topography.meaning AS topography,
        said.segment,
        derivation.value AS derivation_code, derivation.scheme AS derivation_scheme, derivation.meaning AS derivation,
-       method.value AS method_code, method.scheme AS method_scheme, method.meaning AS method, said.qualifiers
+       method.value AS method_code, method.scheme AS method_scheme, method.meaning AS method, said.qualifiers,
+       series.canary
 FROM (SELECT result_id, 'finding' AS kind, concept_id, certainty AS value, NULL AS unit_id, interpretation_id,
              threshold, site_id, laterality_id, NULL AS topography_id, segment, NULL AS derivation_id,
              NULL AS method_id, NULL AS qualifiers
@@ -219,7 +222,7 @@ SELECT deliveries.id AS delivery_id, deliveries.destination, deliveries.state, d
        strftime('%Y-%m-%d %H:%M:%f', deliveries.committed_at, 'unixepoch') AS committed_utc,
        CASE WHEN deliveries.state = 'PENDING'
             THEN strftime('%Y-%m-%d %H:%M:%f', deliveries.due_at, 'unixepoch') END AS next_attempt_utc,
-       deliveries.error, deliveries.warning
+       deliveries.error, deliveries.warning, series.canary
 FROM deliveries
 JOIN results ON results.id = deliveries.result_id
 JOIN series ON series.id = results.series_pk;

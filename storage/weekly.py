@@ -1,4 +1,4 @@
-"""How many series of each week were analysed and how many were not, by reason, source and scanner.
+"""How many series of each week were analysed and how many were not, by reason, source and scanner; without canaries.
 
 Read from the counts that listings.py keeps: a row for each week and kind, however many series there are.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, text
 
-from storage.listings import ALL_WEEKS, Standing
+from storage.listings import ALL_WEEKS, OF_CANARIES, Standing
 from storage.models import listing_kinds, listing_weeks, results
 
 REFUSED = text("results.outcome = 'NOT_ANALYSED' AND NOT results.shadow")  # as the index has it
@@ -45,6 +45,7 @@ def settled(tx: Connection, since: str, but: Sequence[str] = ()) -> list[WeekCou
         select(*columns, func.sum(listing_weeks.c.rows).label("rows"))
         .select_from(listing_weeks.join(listing_kinds, listing_kinds.c.id == listing_weeks.c.kind))
         .where(listing_weeks.c.week != ALL_WEEKS, listing_weeks.c.week >= since, listing_kinds.c.standing.in_(SETTLED))
+        .where(listing_kinds.c.source != OF_CANARIES)
         .group_by(*columns)
         .having(func.sum(listing_weeks.c.rows) > 0)
     ).mappings()

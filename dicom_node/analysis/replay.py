@@ -1,74 +1,20 @@
 """Replay of a stored result: run its model on its files again, and see whether the result is the same."""
 
 import time
-from dataclasses import dataclass
 
 from config.settings import Settings
 from dicom_node.analysis.analyse import Analysis, analyse
 from dicom_node.analysis.comparison import words
 from dicom_node.analysis.open_model import OpenModel, open_model
+from dicom_node.analysis.recorded import CHANGE, COLUMNS, PROBABILITY, Replay, said, values_of
 from dicom_node.analysis.result_row import new_result
 from dicom_node.errors import NodeError
 from storage import audit, examinations, results, series
-from storage.coded import Content
 from storage.database import Database
 from storage.files import FileStore
 from storage.jobs import ModelRef
 from storage.lookup import find_result
 from storage.results import ResultInput
-
-# The same input, model, device and versions give the same bytes; others add in a different order.
-PROBABILITY_TOLERANCE = 1e-3
-MEASUREMENT_TOLERANCE = 1e-3  # share of the measurement
-PROBABILITY = "probability"
-CHANGE = "change"
-
-_SURROUNDINGS = ("device", "precision", "versions")
-_COLUMNS = ("outcome", "reason_code", "pixel_digest", "model_digest", *_SURROUNDINGS)
-
-
-@dataclass(frozen=True)
-class Replay:
-    """A recorded result and the recomputed one.
-
-    recorded, found: values by name: what it says, what it is of, and with what it was computed.
-    """
-
-    result_id: int
-    series_instance_uid: str
-    recorded: dict[str, object]
-    found: dict[str, object]
-
-    @property
-    def differences(self) -> tuple[str, ...]:
-        """Names of the values that are not the same."""
-        names = dict.fromkeys([*self.recorded, *self.found])
-        return tuple(name for name in names if self.recorded.get(name) != self.found.get(name))
-
-    @property
-    def agrees(self) -> bool:
-        """Equal, or within the tolerances if device, precision or versions differ from those of the recorded result."""
-        allowed = set(_SURROUNDINGS)
-        if allowed & set(self.differences):
-            # The words of a change hold rounded numbers; the numbers themselves are compared too.
-            allowed |= {name for name in self.differences if self._is_close(name) or name.startswith(CHANGE)}
-        return set(self.differences) <= allowed
-
-    def _is_close(self, name: str) -> bool:
-        recorded, found = self.recorded.get(name), self.found.get(name)
-        if not isinstance(recorded, float) or not isinstance(found, float):
-            return False
-        allowed = PROBABILITY_TOLERANCE if name.startswith(PROBABILITY) else MEASUREMENT_TOLERANCE * abs(recorded)
-        return abs(found - recorded) <= allowed
-
-
-def _said(content: Content) -> dict[str, object]:
-    """What a result says, by name: `probability` and `positive` of its finding, and each measurement."""
-    said: dict[str, object] = {}
-    for number, finding in enumerate(content.findings, 1):
-        of = "" if number == 1 else f" of {finding.concept.meaning}"
-        said |= {f"{PROBABILITY}{of}": finding.certainty, f"positive{of}": finding.positive}
-    return said | {measured.name: measured.value for measured in content.measurements}
 
 
 def replay(settings: Settings, database: Database, files: FileStore, wanted: str, device: str = "") -> Replay:
@@ -90,10 +36,8 @@ def replay(settings: Settings, database: Database, files: FileStore, wanted: str
     except Exception as error:
         _audit(database, result_id, source, "FAILED", error=type(error).__name__)
         raise
-    new, content = new_result(analysis, opened.identity), row["content"]
-    assert isinstance(content, Content)  # noqa: S101 - as `get_result` says
-    recorded = {name: row[name] for name in _COLUMNS} | _said(content)
-    found = {name: getattr(new, name) for name in _COLUMNS} | {"versions": dict(new.versions)} | _said(new.content)
+    new, recorded = new_result(analysis, opened.identity), values_of(row)
+    found = {name: getattr(new, name) for name in COLUMNS} | {"versions": dict(new.versions)} | said(new.content)
     if row["seal"] == results.FIRST_SEAL:  # recorded when the index had no place for more
         found = {name: value for name, value in found.items() if name in recorded}
     if change is not None and earlier is not None:
@@ -101,8 +45,8 @@ def replay(settings: Settings, database: Database, files: FileStore, wanted: str
         recorded[name], found[name] = change.said, words(opened, change.examination, analysis, earlier)
     done = Replay(result_id, source.series_instance_uid, recorded, found)
     outcome = "AGREES" if done.agrees else "DIFFERS"
-    said = {PROBABILITY: found.get(PROBABILITY), "reason_code": new.reason_code}
-    _audit(database, result_id, source, outcome, differences=list(done.differences), **said)
+    told = {PROBABILITY: found.get(PROBABILITY), "reason_code": new.reason_code}
+    _audit(database, result_id, source, outcome, differences=list(done.differences), **told)
     return done
 
 

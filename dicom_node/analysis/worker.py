@@ -189,8 +189,9 @@ class Worker:
         if job.shadow:
             self._commit(job, analysis, model.identity, ResultObjects())
             return
-        facts = facts_of(analysis, paths) if self.settings.watch.enabled else None
-        look = first_look(self.settings, job.series_pk, paths, analysis, model)
+        facts = facts_of(analysis, paths) if self.settings.watch.enabled and not job.canary else None
+        # A canary is nobody's earlier scan, and has none.
+        look = None if job.canary else first_look(self.settings, job.series_pk, paths, analysis, model)
         committed = False
         while not committed:
             with self.database.read() as tx:
@@ -291,7 +292,7 @@ class Worker:
             )
             for o in built.objects
         ]
-        destinations, withheld = self._destinations(model, job.calling_ae, analysis.finding is not None, previous)
+        destinations, withheld = self._destinations(model, job, analysis.finding is not None, previous)
         with self.database.transaction() as tx:
             study_results.lock_study(tx, job.series_pk)
             if others is not None and study_results.others(tx, job.series_pk) != others:
@@ -345,14 +346,15 @@ class Worker:
         return Replaces(but=found.but | beside)
 
     def _destinations(
-        self, model: ModelIdentity, calling_ae: str, analysed: bool, previous: PreviousResult | None
+        self, model: ModelIdentity, job: ClaimedJob, analysed: bool, previous: PreviousResult | None
     ) -> tuple[list[str], list[str]]:
-        """Names of the destinations that get this model's results of a source's series, and of those that must not."""
+        """Names of the destinations that get this model's result of a job, and of those that must not."""
         told: set[str] = set()
-        if previous is not None:
+        if previous is not None and not job.canary:
             with self.database.read() as tx:
                 told = deliveries.left_for(tx, previous.result_id)
-        wanted = {one.name for one in self.settings.destinations_of(calling_ae) if one.wants(analysed)}
+        asking = self.settings.destinations_of_canaries if job.canary else self.settings.destinations_of(job.calling_ae)
+        wanted = {one.name for one in asking if one.wants(analysed)}
         allowed: list[str] = []
         withheld: list[str] = []
         for destination in self.settings.destinations:

@@ -212,7 +212,7 @@ def _stored(tx: Connection, after: int) -> Sequence[Any]:
 
 
 def _matches(row: Any, keys: Mapping[str, str]) -> bool:
-    if row.imported or row.state != SeriesState.CLOSED or row.emptied_at is not None:
+    if row.imported or row.canary or row.state != SeriesState.CLOSED or row.emptied_at is not None:
         return False
     first, dash, last = keys.get("StudyDate", "").partition("-")
     if first and not first <= row.study_date.replace("-", "") <= (last or "99999999" if dash else first):

@@ -46,7 +46,7 @@ class StoredResult:
 
 
 def stored_scans(tx: Connection, files: FileStore) -> list[Scan]:
-    """Every closed series whose images are still here."""
+    """Every closed series whose images are still here, but for canaries."""
     paths: dict[int, list[str]] = {}
     gone = set()
     for row in tx.execute(select(instances.c.series_pk, instances.c.path, instances.c.gone_at)):
@@ -65,7 +65,7 @@ def stored_scans(tx: Connection, files: FileStore) -> list[Scan]:
             patients.c.birth_date,
         )
         .select_from(series.join(studies).join(patients))
-        .where(series.c.state == SeriesState.CLOSED.value, series.c.imported.is_(False))
+        .where(series.c.state == SeriesState.CLOSED.value, series.c.imported.is_(False), series.c.canary.is_(False))
         .order_by(series.c.id)
     )
     return [
@@ -83,7 +83,8 @@ def stored_scans(tx: Connection, files: FileStore) -> list[Scan]:
 
 
 def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
-    """The current result of every series that has a finding with a certainty; of the shadow model if `shadow`."""
+    """The current result of every series that has a finding with a certainty, but for canaries; of the shadow model if
+    `shadow`."""
     first = select(func.min(findings.c.id)).where(findings.c.result_id == results.c.id).correlate(results)
     rows = tx.execute(
         select(
@@ -112,6 +113,7 @@ def stored_results(tx: Connection, *, shadow: bool) -> list[StoredResult]:
             results.c.superseded_at.is_(None),
             results.c.shadow.is_(shadow),
             results.c.batch_id.is_(None),
+            series.c.canary.is_(False),
             results.c.outcome == ResultOutcome.ANALYSED.value,
         )
         .order_by(results.c.id)

@@ -19,7 +19,7 @@ from dicom_node.cli.common import (
 
 # torch takes seconds to import: only this command pays for it.
 if TYPE_CHECKING:
-    from dicom_node.analysis.replay import Replay
+    from dicom_node.analysis.recorded import Replay
 
 
 def register(app: typer.Typer) -> None:

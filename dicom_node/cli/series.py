@@ -48,6 +48,7 @@ WIDE_COLUMNS = {
     "patient": "patient_id",
     "date": "study_date",
     "from": "calling_ae",
+    "canary": "canary",
     "state": "state",
     "images": "instance_count",
     "complete by": "completeness",
@@ -102,7 +103,7 @@ def _rows(record: dict[str, Any]) -> Iterator[Sequence[object]]:
     yield [
         record["series_pk"],
         local_text(record["last_instance_at"])[:16],
-        clipped(record["patient_id"], 14),
+        "(canary)" if record["canary"] else clipped(record["patient_id"], 14),
         record["instance_count"],
         lines[0],
     ]

@@ -139,6 +139,8 @@ def _facts(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "or decide", f"that it is whole without them: dicom-node series accept {record['series_pk']}"
     if record["failure_reason"] and not several:
         yield "because", f"{record['failure_reason']}; try again: dicom-node retry --series {record['series_pk']}"
+    if record["canary"]:
+        yield "canary", "the node made it and sent it to itself; it is no patient, and counts in no statistics"
     yield "patient", " ".join(part for part in (record["patient_id"], record["patient_name"]) if part) or "not named"
     yield "study date", record["study_date"] or "not given"
     described = ", ".join(part for part in (record["modality"], record["body_part"], record["description"]) if part)

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from config.settings import Settings
+from dicom_node.cli.canary import standing
 from dicom_node.cli.common import (
     ConfigOption,
     JsonOption,
@@ -53,6 +54,7 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
             counts = read_status(tx, now)
             away = worklists_away.away(tx, settings.worklist_names, now)
             counts["worklists_away"] = [vars(one) for one in away]
+            counts["canary"] = standing(tx, settings, now)
             if database.is_server:
                 counts["hosts"] = hosts_shown(tx, settings, now)
     except NoIndex:
@@ -125,8 +127,17 @@ def _work(counts: dict[str, Any]) -> Iterator[str]:
     for one in counts["worklists_away"]:
         yield f"worklist {one['name']} has not answered for {duration_text(one['seconds'])}: {one['error']}"
         yield f"            ask it: dicom-node worklist test {one['name']}"
+    yield from _canary(counts["canary"])
     yield from _destinations(counts)
     yield from _failures(counts)
+
+
+def _canary(found: dict[str, Any]) -> Iterator[str]:
+    if found["alarm"]:
+        yield f"CANARY      {found['alarm']}; more: dicom-node canary show"
+    elif found["on"]:
+        passed = "none has passed yet" if found["passed_at"] is None else f"passed at {local_text(found['passed_at'])}"
+        yield f"canary      {passed}"
 
 
 def _oldest(seconds: float | None) -> str:

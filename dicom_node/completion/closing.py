@@ -73,14 +73,14 @@ class Completion:
         with self._database.transaction() as tx:
             due = quiet_time.due_series(tx, now)
         for one in due:
-            if self._pacs is None or self._unwanted(one):
+            if self._pacs is None or one.canary or self._unwanted(one):
                 self._close_quiet(one, models, now)
         if self._pacs is None:
             return
         with self._database.read() as tx:
             quiet = quiet_time.quiet_series(tx, now, self._rules.settle_s)
             tried = efforts.all_efforts(tx)
-        candidates = {one.series_pk: one for one in (*quiet, *due) if not self._unwanted(one)}
+        candidates = {one.series_pk: one for one in (*quiet, *due) if not one.canary and not self._unwanted(one)}
         for pk, one in candidates.items():
             if max(_effort(tried.get(pk), one).next_at, self._errors.get(pk, (0, 0.0))[1]) <= now:
                 self._submit(one, models, now, self._pacs)
@@ -95,6 +95,8 @@ class Completion:
 
     def _unwanted(self, one: DueSeries) -> Refusal | None:
         """Why a series is kept without being analysed, and no PACS is asked about it; None for the others."""
+        if one.canary:
+            return None  # whatever the source that the node takes for itself may send
         source = self._settings.source(one.calling_ae)
         if source is None:
             return None
@@ -240,7 +242,7 @@ class Completion:
 
     def _closing(self, one: DueSeries, models: Models, decision: Decision, said: Said, here: int) -> series.Closing:
         unwanted, source = self._unwanted(one), self._settings.source(one.calling_ae)
-        chosen = models.of(one.calling_ae)
+        chosen = replace(models, shadow=None) if one.canary else models.of(one.calling_ae)
         if unwanted is None and chosen is None:
             unwanted = Refusal(ReasonCode.NOT_WANTED, "No model analyses series of this source.")
         refusal = unwanted
@@ -255,7 +257,7 @@ class Completion:
             shadow=chosen.shadow if chosen else None,
             beside=chosen.beside if chosen else (),
             priority=source.priority if source else 0,
-            to_choose=self._rules.select == "best",
+            to_choose=self._rules.select == "best" and not one.canary,
         )
 
 

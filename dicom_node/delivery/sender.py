@@ -48,7 +48,7 @@ def run(settings: Settings, database: Database, files: FileStore, stop: threadin
 
     Raises PortTaken when the port for storage commitment answers cannot be listened on.
     """
-    senders = [DestinationSender(settings, d, database, files) for d in settings.destinations if d.send_results]
+    senders = [DestinationSender(settings, d, database, files) for d in settings.served_destinations]
     threads = [threading.Thread(target=s.run, args=(stop,), name=f"send-{s.name}", daemon=True) for s in senders]
     listener = CommitmentListener(settings, database) if settings.sender.commitment.port else None
     if listener is not None:

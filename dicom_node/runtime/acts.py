@@ -69,14 +69,24 @@ def resend(tx: Connection, settings: Settings, result_id: int, to: Sequence[str]
     source = results.input_of(tx, result_id)
     record = store.get_series(tx, source.series_pk)
     names = list(to) or [row["destination"] for row in deliveries.of_result(tx, result_id)]
-    names = names or [found.name for found in settings.destinations_of(record.calling_ae)]
-    _refuse_wrong_destinations(settings, names)
+    whose = settings.destinations_of_canaries if record.canary else settings.destinations_of(record.calling_ae)
+    names = names or [found.name for found in whose]
+    if record.canary:
+        _refuse_others_than(settings.canary.destination, names)
+    else:
+        _refuse_wrong_destinations(settings, names)
     sent = deliveries.resend(tx, result_id, names, now)
     return Done(
         subject_of(record, source.job_id, result_id),
         {"result": result_id, "deliveries": sent, "destinations": names},
         f"Result {result_id} is sent again to {', '.join(names)} (deliveries {', '.join(map(str, sent))}).",
     )
+
+
+def _refuse_others_than(of_canaries: str, names: list[str]) -> None:
+    if not of_canaries or set(names) != {of_canaries}:
+        where = f"is sent to {of_canaries} alone" if of_canaries else "goes nowhere: [canary] names no destination"
+        raise NodeError(f"this is a result of a canary, which {where}")
 
 
 def _refuse_wrong_destinations(settings: Settings, names: list[str]) -> None:
@@ -96,7 +106,7 @@ def reanalyse(tx: Connection, settings: Settings, series_pk: int, wanted: str | 
     Raises ModelError if there is no such model, NodeError if no model is for this source, StorageError.
     """
     record = store.get_series(tx, series_pk)
-    chosen, beside = _models(settings, wanted, record.calling_ae)
+    chosen, beside = _models(settings, wanted, None if record.canary else record.calling_ae)
     source = settings.source(record.calling_ae)
     priority = source.priority if source else 0
     job_id = reopening.analyse_again(tx, series_pk, now, chosen, priority, beside)
@@ -108,14 +118,15 @@ def reanalyse(tx: Connection, settings: Settings, series_pk: int, wanted: str | 
     )
 
 
-def _models(settings: Settings, wanted: str | None, calling_ae: str) -> tuple[ModelRef, tuple[ModelRef, ...]]:
-    """NAME[:VERSION], or else the first model for this source; and the others that report beside it.
+def _models(settings: Settings, wanted: str | None, calling_ae: str | None) -> tuple[ModelRef, tuple[ModelRef, ...]]:
+    """NAME[:VERSION], or else the first model for this source; and the others that report beside it. A canary, which
+    has no source, is for all of them.
 
     Raises ModelError when there is none of that name, NodeError when no model is for this source.
     """
     from dicom_node.analysis.current_model import current_models, model_named
 
-    models = current_models(settings).of(calling_ae)
+    models = current_models(settings) if calling_ae is None else current_models(settings).of(calling_ae)
     reporting = (models.reporting, *models.beside) if models else ()
     if wanted is None:
         if not reporting:

@@ -26,7 +26,7 @@ from config.settings import Settings
 from dicom_node.errors import NodeError
 from dicom_node.runtime.certificate_expiry import DAY_S, expiries
 from dicom_node.runtime.supervisor import COUNTS_VARIABLE, PARTS_VARIABLE
-from storage import forwarding, watch_alarms, watch_state, worklists_away
+from storage import canaries, forwarding, watch_alarms, watch_state, worklists_away
 from storage.database import Database
 from storage.errors import StorageError, StoreReplaced
 from storage.files import FileStore
@@ -49,6 +49,9 @@ WORDS = (
     "sending-late",
     "worklist-late",
     "audit-messages-late",
+    "canary-failed",
+    "canary-differs",
+    "canary-stale",
 )
 """What /health may say, a word for each problem; docs/runbook.md has a section for each."""
 
@@ -95,6 +98,7 @@ class NodeCollector(Collector):
             away = worklists_away.away(tx, self._settings.worklist_names, self._database.now())
             untold = forwarding.lag(tx, self._database.now()) if self._settings.audit.syslog.host else None
             watched = list(_watches(tx, self._database.now())) if self._settings.watch.enabled else []
+            watched += _last_canary(tx) if self._settings.canary.every_hours is not None else []
         yield GaugeMetricFamily("dicom_node_index_up", "1 if the index can be read.", 1)
         if untold is not None:
             name = "dicom_node_audit_rows_untold"
@@ -130,6 +134,13 @@ def _watches(tx: Connection, now: float) -> Iterator[Metric]:
     if last is not None:
         name = "dicom_node_watch_last_look_seconds"
         yield GaugeMetricFamily(name, "Since the models were last looked at.", max(0.0, now - last))
+
+
+def _last_canary(tx: Connection) -> Iterator[Metric]:
+    passed = canaries.last_in(tx, canaries.CanaryState.PASSED)
+    if passed is not None and passed.ended_at is not None:
+        name = "dicom_node_canary_passed_timestamp_seconds"
+        yield GaugeMetricFamily(name, "When a canary passed last.", passed.ended_at)
 
 
 DELIVERIES = {
@@ -171,6 +182,9 @@ def problems(settings: Settings, database: Database, files: FileStore, receivers
             late = lateness(tx, database.now())
             away = worklists_away.away(tx, settings.worklist_names, database.now())
             late["worklist"] = max((one.seconds for one in away), default=None)
+            patience_s = settings.canary.patience_s
+            wrong = None if patience_s is None else canaries.alarm(tx, database.now(), patience_s)
+            found += [f"canary-{wrong}"] if wrong else []
             if settings.audit.syslog.host:
                 late |= {"audit-messages": (forwarding.lag(tx, database.now()) or {}).get("seconds")}
     except StoreReplaced:

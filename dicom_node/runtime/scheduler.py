@@ -18,6 +18,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from config.settings import Settings
 from dicom_node.analysis.current_model import current_models
 from dicom_node.batch.feeder import Feeder
+from dicom_node.canary import runner
+from dicom_node.canary.runner import Canaries
 from dicom_node.completion import still_there
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
@@ -119,6 +121,8 @@ def _start_jobs(settings: Settings, database: Database, files: FileStore, stop: 
         jobs.append(("still there", still_there.EVERY_S, StillThere(settings, pacs, database, files).step))
     if settings.watch.enabled:
         jobs.append(("watch", WATCH_EVERY_S, Watching(settings, database).step))
+    if settings.canary.every_hours is not None:
+        jobs.append(("canaries", runner.EVERY_S, Canaries(settings, database, files).step))
     if settings.notifications:
         notifier = Notifier(settings, database, lambda: problems(settings, database, files, None))
         jobs.append(("notifications", NOTIFICATIONS_EVERY_S, lambda: notifier.step(time.time())))

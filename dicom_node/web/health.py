@@ -11,6 +11,7 @@ from dicom_node.runtime.certificate_expiry import expiries
 from dicom_node.runtime.liveness import Liveness, look
 from dicom_node.runtime.metrics import LATE_S, MIB
 from dicom_node.web.pages.words import count, duration, plural
+from storage import canaries
 from storage.database import Database
 from storage.files import FileStore
 from storage.pauses import Pausable
@@ -68,6 +69,8 @@ def examine(settings: Settings, database: Database, files: FileStore, now: float
     with database.read() as tx:
         counts, late = status(tx, now), lateness(tx, now)
         worklists = away(tx, settings.worklist_names, now)
+        patience_s = settings.canary.patience_s
+        canary = None if patience_s is None else canaries.alarm(tx, now, patience_s)
     found = [
         *_node(settings, alive),
         *_disk(settings, files),
@@ -78,6 +81,7 @@ def examine(settings: Settings, database: Database, files: FileStore, now: float
         *_paused(counts, now),
         *_suspended(counts, now),
         *_drift(counts, now),
+        *_canary(canary),
         *_destinations(settings, counts),
         *_worklists(worklists),
         *_audit_messages(settings, counts),
@@ -165,6 +169,16 @@ def _drift(counts: Mapping[str, Any], now: float) -> Iterator[Problem]:
             )
             to_do = f"See what changed, then `dicom-node watch ack {one['id']} --reason TEXT`."
             yield Problem(Urgency.SOON, what, to_do, "/models")
+
+
+def _canary(alarm: str | None) -> Iterator[Problem]:
+    what = {
+        "failed": "The last canary, which the node sends to itself, did not get through.",
+        "differs": "The last canary, whose result is known, has got another one.",
+        "stale": "No canary has got through for longer than one should take.",
+    }
+    if alarm is not None:
+        yield Problem(Urgency.NOW, what[alarm], "See what became of it: dicom-node canary show.")
 
 
 def _destinations(settings: Settings, counts: Mapping[str, Any]) -> Iterator[Problem]:

@@ -19,7 +19,18 @@ from dicom_node.gateways.audit_messages.forwarder import Forwarder
 from dicom_node.gateways.audit_messages.syslog import NotTaken
 from dicom_node.gateways.audit_messages.table import NO_COUNTERPART, TABLE
 from dicom_node.gateways.audit_messages.telling import Teller
-from storage import audit, audit_archive, batches, deliveries, forwarding, job_state, pauses, series_state, workitems
+from storage import (
+    audit,
+    audit_archive,
+    batches,
+    canaries,
+    deliveries,
+    forwarding,
+    job_state,
+    pauses,
+    series_state,
+    workitems,
+)
 from storage.audit import Peer, Subject
 from storage.errors import CorruptFile
 from tests.storage_factory import Store
@@ -94,6 +105,7 @@ def written_events() -> set[str]:
         "delivery": deliveries,
         "batch": batches,
         "workitem": workitems,
+        "canary": canaries,
     }
     for entity, module in machines.items():
         found |= {f"{entity}.{state.lower()}" for state in module.TRANSITIONS}

@@ -10,7 +10,7 @@ import re
 import pytest
 from sqlalchemy import event
 
-from benchmarks.index_fill import add_batch, add_workitems, fill, fill_later
+from benchmarks.index_fill import add_batch, add_canaries, add_workitems, fill, fill_later
 from benchmarks.index_size import alone, asked, tidy
 from storage import audit, listings, prepared
 from storage.database import open_database
@@ -31,6 +31,7 @@ NEVER_LARGE = {
         "listing_kinds",
         "listing_weeks",
         "pauses",
+        "suspensions",
         "notifications",
         "watch_references",
     ),
@@ -47,6 +48,7 @@ WAITING = {
     "ix_deliveries_pending",
     "ix_deliveries_unconfirmed_at",
     "ix_watch_alarms_standing",
+    "ix_canary_runs_held",
     "ix_series_selection",  # PostgreSQL takes it while no series takes part in a choice
 }
 # They grow with what was not confirmed, with what failed, with up to 1000 files, and with a day's series.
@@ -65,6 +67,7 @@ def filled(folder, count):
     fill_later(database)
     add_batch(database, count)
     add_workitems(database, count)
+    add_canaries(database, count)
     tidy(url)
     return database
 

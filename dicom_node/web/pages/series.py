@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from config.settings import AnyDestination, Settings
 from dicom_node.errors import NodeError
 from dicom_node.runtime import acts
 from dicom_node.web.context import WebContext, context_of
@@ -83,10 +84,15 @@ def _read(tx: Connection, context: WebContext, series_pk: int) -> dict[str, Any]
         "others": others,
         "differ": study_results.differ(findings, others),
         "models": sorted({f"{card.name}:{card.version}" for card in cards.values()}),
-        "destinations": [one.name for one in context.settings.destinations if one.send_results],
+        "destinations": [one.name for one in _takers(context.settings, canary=record.canary)],
         "timeline": timeline.told(rows),
         "all_rows": len(rows) < MOST_AUDIT_ROWS,
     }
+
+
+def _takers(settings: Settings, *, canary: bool) -> tuple[AnyDestination, ...]:
+    """The destinations that its results may be sent to."""
+    return settings.destinations_of_canaries if canary else tuple(d for d in settings.destinations if d.send_results)
 
 
 def _cards(context: WebContext) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """What the worklist says: of the whole search in a sentence, and of each line what became of the series."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from config.reasons import ReasonCode
 from dicom_node.web.pages.words import count, minute
 from inference.numerals import percent
 from storage.listed_series import Line
-from storage.listings import Said, Standing
+from storage.listings import OF_CANARIES, Said, Standing
 from storage.worklist import Order, Page, Search
 
 STANDINGS = {
@@ -31,7 +31,16 @@ class Outcome:
 
 
 def outcome_of(line: Line) -> Outcome:
-    """The outcome of one line in words."""
+    """The outcome of one line in words. A canary calls nobody to a patient, whatever is said of it."""
+    found = _outcome_of(line)
+    if line.source != OF_CANARIES:
+        return found
+    return replace(
+        found, text=f"Canary: {found.text.lower()}", tone="bad" if line.standing == Standing.FAILED else "info"
+    )
+
+
+def _outcome_of(line: Line) -> Outcome:
     if line.standing == Standing.ANALYSED:
         number = "" if line.probability is None else f"{percent(line.probability, line.threshold)} %"
         if line.finding == Said.POSITIVE:
