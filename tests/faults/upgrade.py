@@ -1,6 +1,6 @@
 """Upgrades a node under load: former versions at work, a sender that never stops, then this version on their folder.
 
-    python -m tests.faults.upgrade [--from 0.1.0 0.2.0] [--series 12] [--slices 30]
+    python -m tests.faults.upgrade [--from 0.1.0 0.2.0] [--series 12]
 
 Former versions are taken from this repository's history. DCMTK's storescu sends one series after the other, and a
 series again until every slice was acknowledged, as a PACS does. Meanwhile the former node is stopped, and this one
@@ -158,18 +158,18 @@ class Node:
         return time.monotonic() - began
 
 
-def write_all(folder: Path, series: int, slices: int) -> list[Path]:
-    """Series of different patients, as storescu sends them."""
+def write_all(folder: Path, series: int) -> list[Path]:
+    """Series of different patients, that the demonstration model analyses."""
     made = []
     for number in range(series):
         made.append(folder / f"series-{number:02d}")
-        write_series(make_phantom(number, slices=slices, size=128, lesions="none"), made[-1])
+        write_series(make_phantom(number, slices=40, size=256, lesions="none"), made[-1])
     return made
 
 
-def upgrade(version: str, folder: Path, series: int, slices: int) -> str:
+def upgrade(version: str, folder: Path, series: int) -> str:
     """One upgrade under load. Returns what was measured; raises AssertionError if anything was lost."""
-    sent = write_all(folder / "sent", series, slices)
+    sent = write_all(folder / "sent", series)
     data = folder / "data"
     with Pacs(folder / "pacs", ae_title="PACS") as pacs, former_program(version, folder) as former:
         node = Node(data, pacs.port, folder / "node.log")
@@ -249,11 +249,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--from", dest="versions", nargs="+", default=list(RELEASED), choices=list(RELEASED))
     parser.add_argument("--series", type=int, default=12)
-    parser.add_argument("--slices", type=int, default=30)
     given = parser.parse_args()
     for version in given.versions:
         with tempfile.TemporaryDirectory(prefix="upgrade-") as folder:
-            sys.stdout.write(upgrade(version, Path(folder), given.series, given.slices) + "\n")
+            sys.stdout.write(upgrade(version, Path(folder), given.series) + "\n")
             sys.stdout.flush()
 
 
