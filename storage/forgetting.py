@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import ColumnElement, Connection, Table, delete, insert, literal, select, update
 
 from storage import audit, forgotten_rows, listings, recording, tallies
-from storage.known_of_patient import KnownSeries, results_of
+from storage.known_of_patient import KnownSeries, in_hand, results_of
 from storage.models import audit as trail
 from storage.models import (
     conflicts,
+    deliveries,
     forgettings,
     forgotten_files,
+    jobs,
     patients,
     refused_instances,
     result_objects,
@@ -129,19 +131,28 @@ def remaining_series(tx: Connection, one: Forgetting) -> list[int]:
     return list(tx.scalars(asked.where(series.c.first_instance_at <= one.asked_at).order_by(series.c.id)))
 
 
-def remove_series(tx: Connection, one: Forgetting, series_pk: int) -> None:
-    """Delete everything that the index has of a series, and note its files."""
+def remove_series(tx: Connection, one: Forgetting, series_pk: int, now: float) -> bool:
+    """Delete everything that the index has of a series, and note its files.
+
+    Returns False if a process has it in hand: what that one is about to write would stay.
+    """
     overwrite_what_is_deleted(tx)
     recording.lock_recording(tx)  # a slice that arrives now is recorded after this, as of a new series
     uid = tx.scalar(select(series.c.series_instance_uid).where(series.c.id == series_pk).with_for_update())
     if uid is None:
-        return
+        return True
+    # Locked, so that nobody claims them from now on.
+    tx.execute(select(jobs.c.id).where(jobs.c.series_pk == series_pk).with_for_update())
+    tx.execute(select(deliveries.c.id).where(deliveries.c.result_id.in_(results_of(series_pk))).with_for_update())
+    if any(in_hand(tx, series_pk, now)):
+        return False
     _note_files(tx, one.id, instance_table, instance_table.c.series_pk == series_pk)
     _note_files(tx, one.id, result_objects, result_objects.c.result_id.in_(results_of(series_pk)))
     _note_files(tx, one.id, conflicts, conflicts.c.series_instance_uid == uid)
     listings.remove(tx, series_pk)
     forgotten_rows.delete_of_series(tx, series_pk, uid)
     tx.execute(update(forgettings).where(forgettings.c.id == one.id).values(series=forgettings.c.series + 1))
+    return True
 
 
 def remove_the_rest(tx: Connection, one: Forgetting) -> int:

@@ -84,16 +84,21 @@ def _open(tx: Connection, series_pk: int, state: str) -> Iterable[str]:
 
 
 def _busy(tx: Connection, series_pk: int, uid: str, now: float) -> Iterable[str]:
+    yield from in_hand(tx, series_pk, now)
+    step = workitem_series.join(workitems, workitems.c.id == workitem_series.c.workitem_id)
+    open_step = (workitem_series.c.series_uid == uid.partition(audit.IMPORTED)[0]) & workitems.c.ended_at.is_(None)
+    if tx.scalar(select(func.count()).select_from(step).where(open_step)):
+        yield "is needed by a step of a worklist"
+
+
+def in_hand(tx: Connection, series_pk: int, now: float) -> Iterable[str]:
+    """What a worker or a sender does with a series at this moment, in words."""
     running = (jobs.c.series_pk == series_pk) & (jobs.c.state == JobState.RUNNING.value) & (jobs.c.due_at > now)
     if _count(tx, jobs, running):
         yield "is being analysed"
     sending = (deliveries.c.state == DeliveryState.SENDING.value) & (deliveries.c.due_at > now)
     if _count(tx, deliveries, deliveries.c.result_id.in_(results_of(series_pk)) & sending):
         yield "is being sent"
-    step = workitem_series.join(workitems, workitems.c.id == workitem_series.c.workitem_id)
-    open_step = (workitem_series.c.series_uid == uid.partition(audit.IMPORTED)[0]) & workitems.c.ended_at.is_(None)
-    if tx.scalar(select(func.count()).select_from(step).where(open_step)):
-        yield "is needed by a step of a worklist"
 
 
 def _count(tx: Connection, table: Table, which: ColumnElement[bool]) -> int:

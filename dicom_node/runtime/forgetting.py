@@ -6,6 +6,7 @@ not carried out to the end (the next start of the node, the next `forget`) does 
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from storage.pseudonyms import Pseudonyms
 log = structlog.get_logger()
 
 FILES_AT_ONCE = 200
+POLL_S = 1.0
 REWRITTEN = ("patients", "studies", "series", "instances", "audit", "forgettings")
 """Tables of PostgreSQL that hold what names a patient, or did."""
 Step = Callable[[str], None]
@@ -79,10 +81,15 @@ class Forgetter:
         with self._database.read() as tx:
             left = forgetting.remaining_series(tx, one)
         for series_pk in left:
-            with self._database.transaction() as tx:
-                forgetting.remove_series(tx, one, series_pk)
+            while not self._remove_series(one, series_pk):
+                self._step("a worker or a sender has a series in hand; waiting")
+                time.sleep(POLL_S)
         with self._database.transaction() as tx:
             return forgetting.remove_the_rest(tx, one)
+
+    def _remove_series(self, one: Forgetting, series_pk: int) -> bool:
+        with self._database.transaction() as tx:
+            return forgetting.remove_series(tx, one, series_pk, self._database.now())
 
     def _delete_files(self, number: int) -> None:
         """The files go first: after a crash they are still noted."""

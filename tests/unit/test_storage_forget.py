@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from config.settings import Settings
 from dicom_node.cli.app import app
 from dicom_node.runtime.forgetting import Forgetter
 from dicom_node.runtime.node_lock import only_node
+from dicom_node.runtime.startup import prepare
 from storage import (
     audit,
     audit_archive,
@@ -343,12 +345,16 @@ def test_killed_at_any_step_it_is_carried_out_by_the_next_start(filled, tmp_path
     assert steps > 25
 
 
+def begin(store):
+    """A request is noted, and the process is killed."""
+    with store.database.transaction() as tx:
+        found = known_of_patient.known_series(tx, PATIENT, 1e9)
+        forgetting.begin(tx, forgetting.about(tx, PATIENT, found, whole=True), "root", "", 1e9)
+
+
 def killed_after(store, steps, monkeypatch):
     """Whether the process was killed at that step of a request. The first one is when it was noted."""
-    with store.database.read() as tx:
-        who = forgetting.about(tx, PATIENT, known_of_patient.known_series(tx, PATIENT, 1e9), whole=True)
-    with store.database.transaction() as tx:
-        forgetting.begin(tx, who, "root", "", 1e9)
+    begin(store)
     left = [steps]
 
     def stepping(call):
@@ -384,6 +390,33 @@ def _step(left):
     if left[0] == 0:
         raise Killed
     left[0] -= 1
+
+
+@pytest.mark.sqlite
+def test_the_start_of_the_node_goes_on_with_a_request(store):
+    settings = Settings(data_dir=store.folder, storage={"database_url": store.url, "low_disk_mb": 1})
+    begin(store)
+    prepare(settings)
+    assert [name for name, _ in left_of(store, *WORDS) if not name.startswith(INDEX)] == []
+    assert trail_of(store).problems == ()
+
+
+@pytest.mark.sqlite
+def test_a_job_that_is_claimed_meanwhile_is_waited_for(store, monkeypatch):
+    begin(store)
+    with store.database.transaction() as tx:
+        tx.execute(text("UPDATE jobs SET state = 'RUNNING', due_at = 1e12 WHERE id = 2"))
+    waits = []
+
+    def finish(_):
+        waits.append(store.rows("SELECT id FROM series WHERE id = 2"))
+        with store.database.transaction() as tx:
+            tx.execute(text("UPDATE jobs SET state = 'REPORTED' WHERE id = 2"))
+
+    monkeypatch.setattr(time, "sleep", finish)
+    Forgetter(Settings(data_dir=store.folder), store.database, store.files).go_on()
+    assert waits == [[{"id": 2}]]
+    assert store.rows("SELECT id FROM series WHERE id = 2") == []
 
 
 @pytest.mark.sqlite
