@@ -28,12 +28,13 @@ def program(name: str, server_major: int) -> str:
 
     Raises NodeError if there is none.
     """
-    candidates = [str(path) for path in sorted(DEBIAN.glob(f"*/bin/{name}"), key=_folder_major, reverse=True)]
+    # Debian's program on the PATH chooses a version by the clusters of this machine; so it comes last.
+    of_debian = [str(path) for path in sorted(DEBIAN.glob(f"*/bin/{name}"), key=_folder_major)]
     on_path = shutil.which(name)
-    found = {path: _major_of(path) for path in [*candidates, *([on_path] if on_path else [])]}
+    found = {path: _major_of(path) for path in [*of_debian, *([on_path] if on_path else [])]}
     fitting = [path for path, major in found.items() if major >= server_major]
     if fitting:
-        return fitting[-1]
+        return fitting[0]
     held = f"there is only version {max(found.values())}" if found else "it is not installed"
     raise NodeError(
         f"{name} of PostgreSQL {server_major} or later is needed, and {held}: "

@@ -135,7 +135,7 @@ def restore(
         )
         done = restorer.restore(backup)
     if json:
-        print_json({"held": done.held, "lost": done.lost, **vars(done.manifest)})
+        print_json({"held": done.held, "missing": done.lost, **vars(done.manifest)})
     else:
         _print_restored(done, to, backup)
 

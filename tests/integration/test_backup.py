@@ -16,17 +16,20 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from config.load import load_settings
+from config.settings import Settings
+from dicom_node.backup import postgresql
 from dicom_node.backup.configuration import LEFT_OUT, without_secrets
 from dicom_node.backup.creating import Creator
 from dicom_node.backup.manifest import read_manifest
 from dicom_node.cli.app import app
 from dicom_node.errors import NodeError
-from storage import audit
+from storage import audit, stores
 from storage.audit_check import check
 from storage.folder import FolderStore
 from storage.identity import claim, look, open_store
 from storage.reconcile import reconcile
 from storage.retention import DAY_S, delete_old_images
+from tests.s3 import S3
 from tests.storage_factory import Store
 
 SECRET = "a-secret-of-the-site-9471"
@@ -290,6 +293,51 @@ def test_verify_names_what_is_wrong(site: Site, tmp_path: Path) -> None:
     altered(backup / "manifest.json")
     with pytest.raises(NodeError, match=r"manifest\.json"):
         command("verify", str(backup))
+
+
+def test_a_pg_dump_that_is_older_than_the_server_is_refused_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "DEBIAN", tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(NodeError, match=r"it is not installed: apt install postgresql-client-16"):
+        postgresql.program("pg_dump", 16)
+    for major in (9, 14, 17, 18):
+        path = tmp_path / str(major) / "bin" / "pg_dump"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\necho 'pg_dump (PostgreSQL) {major}.2'\n")
+        path.chmod(0o755)
+    assert postgresql.program("pg_dump", 16) == str(tmp_path / "17" / "bin" / "pg_dump")
+    with pytest.raises(NodeError, match=r"19 or later is needed, and there is only version 18"):
+        postgresql.program("pg_dump", 19)
+
+
+def test_of_files_in_a_bucket_a_backup_holds_the_digests_and_a_restore_names_what_the_bucket_lacks(
+    tmp_path: Path, s3: S3
+) -> None:
+    backup = tmp_path / "backups"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.variables().items():
+            patch.setenv(name, value)
+        files = stores.files_of(Settings(data_dir=tmp_path / "data"))
+        with at(tmp_path / "data") as store:
+            store.files = files  # type: ignore[assignment]
+            claim(store.database, files)
+            store.reported("pacs")
+            made = Creator(Settings(data_dir=tmp_path / "data"), store.database, files, None, "test").create(backup)
+            (path,) = (row["path"] for row in store.rows("SELECT path FROM instances WHERE id = 2"))
+        files.remove(str(path))
+        command("verify", str(made.folder))
+        assert made.manifest.files == 3 and not list(made.folder.rglob("*.dcm"))
+        assert len((made.folder / "objects.list").read_text().splitlines()) == 3
+        assert restore(made.folder, tmp_path / "new")["missing"] == 1
+        with at(tmp_path / "new") as restored:
+            reasons = restored.rows("SELECT gone_reason FROM instances ORDER BY id")
+            assert [row["gone_reason"] for row in reasons] == [None, "missing"]
+        new = Settings(data_dir=tmp_path / "new")
+        assert look(new.database_url, stores.files_of(new))[2] is None
+    with pytest.raises(NodeError, match="name that bucket"):
+        restore(made.folder, tmp_path / "no bucket")
 
 
 def test_the_list_is_one_that_sha256sum_checks(site: Site) -> None:

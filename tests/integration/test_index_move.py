@@ -23,6 +23,7 @@ from storage.identity import claim, identity_of, look, open_for_adoption, open_s
 from storage.models import Base, messages, properties
 from storage.moved import MOVING
 from storage.moving import Mover, open_to_move
+from storage.reconcile import reconcile
 from tests.postgresql import postgresql_server
 from tests.storage_factory import Store, check_listings
 
@@ -34,10 +35,8 @@ def server() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def empty_database(server: str, tmp_path: Path) -> str:
-    """A database of its own on it."""
-    name = f"move_{abs(hash(tmp_path)):x}"
+def empty_database(server: str, name: str) -> str:
+    """The URL of a new database on the server."""
     admin = create_engine(server, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
@@ -78,13 +77,17 @@ def begun(store: Store, folder: Path) -> str:
     return f"sqlite:///{folder}/index.sqlite"
 
 
-def move(store: Store, to: str, status: int = 0, **variables: str) -> Any:
-    environment = {"DICOM_NODE_DATA_DIR": str(store.folder), "DICOM_NODE_STORAGE__DATABASE_URL": store.url, **variables}
-    done = CliRunner().invoke(app, ["index", "move", "--to", to, "--json"], env=environment)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
+def command(folder: Path, url: str, *arguments: str) -> Any:
+    """What a command says that must succeed. folder, url: the node's."""
+    environment = {"DICOM_NODE_DATA_DIR": str(folder), "DICOM_NODE_STORAGE__DATABASE_URL": url}
+    done = CliRunner().invoke(app, [*arguments, "--json"], env=environment)
+    if done.exception is not None:
         raise done.exception
-    assert done.exit_code == status, done.output
-    return json.loads(done.stdout) if not status else done.output
+    return json.loads(done.stdout)
+
+
+def move(store: Store, to: str) -> Any:
+    return command(store.folder, store.url, "index", "move", "--to", to)
 
 
 def contents(url: str) -> dict[str, list[Any]]:
@@ -98,20 +101,21 @@ def contents(url: str) -> dict[str, list[Any]]:
 
 
 def without_moves(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    return {**rows, "audit": [row for row in rows["audit"] if row[2] != "index.moved"]}
+    return {**rows, "audit": [row for row in rows["audit"] if row[2] not in ("index.moved", "backup.created")]}
 
 
-def test_an_index_goes_to_postgresql_and_back_and_the_node_goes_on_there(
-    store: Store, empty_database: str, tmp_path: Path
+def test_an_index_goes_to_postgresql_is_backed_up_there_and_comes_back(
+    store: Store, server: str, tmp_path: Path
 ) -> None:
     before = contents(store.url)
-    moved = move(store, empty_database)
-    assert without_moves(contents(empty_database)) == before and len(moved["digests"]) == len(before)
+    url = empty_database(server, "moved")
+    moved = move(store, url)
+    assert without_moves(contents(url)) == before and len(moved["digests"]) == len(before)
 
     with pytest.raises(StoreMismatch, match="was moved to postgresql"):
         open_store(store.url, store.files)
-    with Store(store.folder, empty_database) as there:
-        there.database = open_store(empty_database, there.files)
+    with Store(store.folder, url) as there:
+        there.database = open_store(url, there.files)
         claim(there.database, there.files)
         assert [str(one) for one in there.receive(4, 5, now=95.0, series_uid="1.2.4")] == ["DUPLICATE", "NEW"]
         there.close_due(500.0)
@@ -124,16 +128,37 @@ def test_an_index_goes_to_postgresql_and_back_and_the_node_goes_on_there(
         with pytest.raises(DatabaseError, match="only grows"), there.database.transaction() as tx:
             tx.execute(text("DELETE FROM audit"))
 
-    after = contents(empty_database)
+    after = contents(url)
+    backed_up_and_restored(store.folder, url, empty_database(server, "restored"), tmp_path / "restored")
     back = f"sqlite:///{tmp_path}/back.db"
-    move(Store(store.folder, empty_database), back)
+    move(Store(store.folder, url), back)
     assert without_moves(contents(back)) == without_moves(after)
     with open_store(back, store.files).read() as tx:
         assert audit.verify(tx) is None
         events = list(tx.scalars(text("SELECT event FROM audit WHERE event = 'index.moved'")))
         assert events == ["index.moved", "index.moved"]
     with pytest.raises(StoreMismatch, match="was moved to"):
-        open_store(empty_database, store.files)
+        open_store(url, store.files)
+
+
+def backed_up_and_restored(folder: Path, url: str, new_url: str, new: Path) -> None:
+    made = command(folder, url, "backup", "create", str(new.parent / "backups"))
+    assert made["engine"] == "postgresql" and command(folder, url, "backup", "verify", made["folder"])["problems"] == []
+    with pytest.raises(NodeError, match="is not empty"):
+        command(folder, url, "backup", "restore", made["folder"], "--to", str(new))
+    command(folder, new_url, "backup", "restore", made["folder"], "--to", str(new))
+    old, restored = contents(url), contents(new_url)
+    for table in ("instances", "results", "result_objects", "deliveries", "messages", "listings", "tallies"):
+        assert restored[table] == old[table], table
+    point, rows = made["head"][0], restored["audit"]
+    assert [row for row in rows if row[0] <= point] == [row for row in old["audit"] if row[0] <= point]
+    with Store(new, new_url) as there:
+        there.database = open_store(new_url, there.files)  # the start of a node
+        claim(there.database, there.files)
+        assert reconcile(there.database, there.files, 600.0)["files_missing"] == 0
+        assert [str(one) for one in there.receive(5, 6, now=96.0, series_uid="1.2.4")] == ["DUPLICATE", "NEW"]
+        with there.database.read() as tx:
+            assert audit.verify(tx) is None
 
 
 class Killed(BaseException):
