@@ -50,12 +50,10 @@ port = 1
 class Site:
     """A node's data folder with results, its configuration, and a folder of backups."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, data: Path) -> None:
         self.data, self.backups, self.config = folder / "data", folder / "backups", folder / "node.toml"
-        self.data.mkdir()
+        shutil.copytree(data, self.data)
         self.store = at(self.data)
-        claim(self.store.database, self.store.files)
-        self.result = self.store.reported("pacs")
         self.config.write_text(CONFIGURATION.format(data=self.data))
 
     def create(self, *options: str, status: int = 0, to: Path | None = None) -> dict[str, Any]:
@@ -99,9 +97,20 @@ def wrong(backup: Path) -> list[str]:
     return found
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with one series, whose result waits for a PACS: made once, because making an index takes time."""
+    folder = tmp_path_factory.mktemp("made") / "data"
+    folder.mkdir()
+    with at(folder) as store:
+        claim(store.database, store.files)
+        store.reported("pacs")
+    return folder
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    made = Site(tmp_path)
+def site(tmp_path: Path, data: Path) -> Iterator[Site]:
+    made = Site(tmp_path, data)
     with made.store:
         yield made
 

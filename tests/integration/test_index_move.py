@@ -25,7 +25,7 @@ from storage.moved import MOVING
 from storage.moving import Mover, open_to_move
 from storage.reconcile import reconcile
 from tests.postgresql import postgresql_server
-from tests.storage_factory import Store, check_listings
+from tests.storage_factory import INDEX, Store, check_listings
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,8 @@ def empty_database(server: str, name: str) -> str:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """A node's data folder with results, as a stopped node leaves it."""
-    with Store(tmp_path / "data", f"sqlite:///{tmp_path}/data/node.db") as made:
+    (tmp_path / "data").mkdir()
+    with Store(tmp_path / "data") as made:
         claim(made.database, made.files)
         made.reported("pacs", "ris")
         made.receive(4, now=90.0, series_uid="1.2.4")
@@ -174,7 +175,7 @@ def moved(store: Store, old: str, new: str, report: moving.Report = lambda table
 
 
 def copied(store: Store, to: Path) -> str:
-    back_up(store.folder / "node.db", to)
+    back_up(store.folder / INDEX, to)
     return f"sqlite:///{to}"
 
 
@@ -244,7 +245,8 @@ def test_a_row_that_differs_is_named_and_the_old_index_stays_in_use(store: Store
 
 
 def test_a_database_that_holds_something_else_is_refused(store: Store, tmp_path: Path) -> None:
-    with Store(tmp_path / "another", f"sqlite:///{tmp_path}/another/node.db") as another:
+    (tmp_path / "another").mkdir()
+    with Store(tmp_path / "another") as another:
         claim(another.database, another.files)
         before = contents(another.url)
         with pytest.raises(MoveFailed, match="is not empty"):
