@@ -46,22 +46,21 @@ def main() -> None:
 
 def _move(old: Database, new: Database) -> None:
     mover = Mover(old, new)
-    times = [time.perf_counter()]
     mover.begin()
-    times.append(time.perf_counter())
+    rows = mover.rows()
+    what = f"{old.url.get_backend_name()} to {new.url.get_backend_name()}, {rows} rows:"
+    began = time.perf_counter()
     mover.copy()
-    times.append(time.perf_counter())
+    _say(f"{what} copied", rows, began)
+    began = time.perf_counter()
     moved = mover.compare()
-    times.append(time.perf_counter())
+    _say(f"{what} compared", rows, began)
     mover.finish(moved, time.time(), "benchmark")
-    rows = sum(moved.rows.values())
-    copy_s, compare_s = times[2] - times[1], times[3] - times[2]
-    print(
-        f"{old.url.get_backend_name()} to {new.url.get_backend_name()}: {rows} rows of {len(moved.rows)} tables, "
-        f"copied in {copy_s:.0f} s ({rows / copy_s:.0f} rows/s), compared in {compare_s:.0f} s "
-        f"({rows / compare_s:.0f} rows/s)",
-        flush=True,
-    )
+
+
+def _say(what: str, rows: int, began: float) -> None:
+    took_s = time.perf_counter() - began
+    print(f"{what} in {took_s:.0f} s, {rows / took_s:.0f} rows/s", flush=True)
 
 
 if __name__ == "__main__":

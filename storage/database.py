@@ -18,7 +18,6 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, event, insert, select, text, update
 from sqlalchemy.engine import make_url
@@ -260,7 +259,7 @@ class Database:
         """The version of the database's schema, None without one; and the version that this program needs."""
         with self.read() as tx:
             held = _revision(tx)
-        return held, ScriptDirectory.from_config(migrations()).get_current_head()
+        return held, schema_versions.script_of(migrations()).get_current_head()
 
     def refuse_other_schema(self) -> None:
         """Raises DatabaseOutdated or DatabaseTooNew unless this version of the program can work with the schema; makes
@@ -403,7 +402,7 @@ def _revision(tx: Connection) -> str | None:
 
 def _known(config: Config) -> list[str]:
     """The versions of the schema that these migrations make, the newest first."""
-    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    return [script.revision for script in schema_versions.script_of(config).walk_revisions()]
 
 
 def _all(value: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -6,6 +6,9 @@ index remembers the oldest schema whose program may still work on it. So hosts c
 the other; any other change of the schema needs all of them to be stopped.
 """
 
+import functools
+from pathlib import Path
+
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
@@ -17,6 +20,19 @@ from storage.models import hosts as hosts_table
 from storage.models import properties
 
 OLDEST = "schema works with"
+
+
+def script_of(config: Config) -> ScriptDirectory:
+    """The migrations of a configuration. They are read once: that takes longer than most of what a command does."""
+    location = str(config.get_main_option("script_location"))
+    return _read(location, (Path(location) / "versions").stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(location: str, changed_ns: int) -> ScriptDirectory:
+    config = Config()
+    config.set_main_option("script_location", location.replace("%", "%%"))
+    return ScriptDirectory.from_config(config)
 
 
 def works_here(tx: Connection, held: str | None, config: Config) -> bool:
@@ -39,7 +55,7 @@ def note_oldest(tx: Connection, config: Config) -> None:
 
 def oldest_that_works(config: Config) -> str:
     """The oldest schema whose program may work with the newest one."""
-    script = ScriptDirectory.from_config(config)
+    script = script_of(config)
     oldest = script.get_revision(_versions(config)[0])
     while getattr(oldest.module, "works_with_previous", False) and oldest.down_revision:
         oldest = script.get_revision(str(oldest.down_revision))
@@ -63,4 +79,4 @@ def refuse_under_hosts(tx: Connection, held: str | None, now: float, config: Con
 
 def _versions(config: Config) -> list[str]:
     """All schemas that these migrations know, the newest first."""
-    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    return [script.revision for script in script_of(config).walk_revisions()]

@@ -4,7 +4,6 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from dicom_node.backup import manifest as form
@@ -16,6 +15,7 @@ from storage import audit
 from storage.audit_check import check
 from storage.database import migrations
 from storage.files import StoredFile, is_quarantined
+from storage.schema_versions import script_of
 
 Report = Callable[[str, int, int], None]
 BESIDE = (form.MANIFEST, form.SUMS)
@@ -79,7 +79,7 @@ def _wrong_index(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 def is_of_this_schema(manifest: Manifest) -> bool:
     """Whether this version of the program can read the rows of the index without bringing it up to date."""
-    return manifest.schema == ScriptDirectory.from_config(migrations()).get_current_head()
+    return manifest.schema == script_of(migrations()).get_current_head()
 
 
 def damage_of(index: Path) -> str | None:
