@@ -19,7 +19,6 @@ from dicom_node.cli.common import (
     settings_from,
 )
 from dicom_node.errors import NodeError
-from dicom_node.performer import opening
 from storage import workitems
 from storage.workitems import Step
 
@@ -55,6 +54,8 @@ def test(
     json: JsonOption = False,
 ) -> None:
     """Ask worklists whether they answer, and how many steps wait for this node. None is claimed."""
+    from dicom_node.performer import opening  # takes seconds, as it loads what reports need
+
     settings = settings_from(config)
     every: tuple[WorklistEntry | RsWorklistEntry, ...] = (*settings.worklists, *settings.rs_worklists)
     entries = [one for one in every if name in ("", one.name)]
