@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -21,6 +22,7 @@ from dicom_node.cli.app import app
 from dicom_node.completion.best_series import BestSeries
 from dicom_node.completion.closing import Completion
 from dicom_node.web.pages import series_words
+from dicom_node.web.pages.today import Today
 from dicom_node.web.pages.worklist_words import outcome_of
 from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
@@ -280,7 +282,9 @@ def test_series_show_says_that_it_was_withdrawn_and_why(
         (latest,) = withdrawals.latest(tx, site.now)
         record = series.get_series(tx, slices[0].SeriesInstanceUID)
         assert withdrawals.latest(tx, site.now + 8 * 86400) == []
+    page = Today(SimpleNamespace(settings=node.settings, database=database, files=node.files)).text()  # type: ignore[arg-type]
     database.close()
+    assert "Withdrawn in the last 7 days" in page and "Rejected for Quality Reasons" in page
     assert outcome_of(line).text == "Withdrawn" and "Rejected by PACS" in outcome_of(line).more
     assert series_words.headline(record, [], latest).text == "Withdrawn: images of it were rejected."
     assert latest.who == "PACS" and "Rejected for Quality Reasons" in latest.why
