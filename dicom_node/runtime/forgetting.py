@@ -16,7 +16,6 @@ from config.headers import UNREADABLE, quiet
 from config.settings import Settings
 from dicom_node.gateways.audit_messages.forwarder import ARCHIVES
 from dicom_node.report.header_reader import HeaderReader
-from dicom_node.report.sources import read_attributes
 from inference.errors import CorruptInstance
 from storage import forgetting, forgotten_trail
 from storage.database import Database
@@ -143,6 +142,8 @@ def stored_text(files: FileStore, path: str, keyword: str) -> str | None:
 
 def header_text(file: Path, keyword: str) -> str | None:
     """The value of a text element of a DICOM file; empty if it has none, None if the file cannot be read."""
+    from dicom_node.report.sources import read_attributes  # takes seconds, as it loads what makes reports
+
     try:
         with quiet():
             values = HeaderReader(read_attributes(file, ("SpecificCharacterSet", keyword))).values(keyword)
