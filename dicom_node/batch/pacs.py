@@ -10,12 +10,13 @@ from pynetdicom import evt
 
 from config.settings import Destination, SenderSettings
 from dicom_node.batch.local_files import stored_start
-from dicom_node.completion.retrieve import IMPLICIT_VR, NOT_ASKED_FOR, OUT_OF_RESOURCES, Wanted, retrieve
+from dicom_node.completion.retrieve import IMPLICIT_VR, NOT_ASKED_FOR, Wanted, retrieve
 from dicom_node.errors import NodeError
 from dicom_node.receiver.errors import Refused
 from dicom_node.receiver.headers import read_header
 from dicom_node.receiver.uids import parse_uid
 from dicom_node.scu.query import SeriesKey, querying
+from dicom_node.statuses import OUT_OF_RESOURCES, SUCCESS
 
 log = structlog.get_logger()
 
@@ -96,4 +97,4 @@ class Keeper:
         name = self._folder / f"{len(self.came)}.dcm"
         name.write_bytes(stored_start(sop_class, uid, syntax) + data)
         self.came.add(uid)
-        return 0x0000
+        return SUCCESS

@@ -9,12 +9,6 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import build_context, build_role, evt
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    PatientRootQueryRetrieveInformationModelGet,
-    PatientRootQueryRetrieveInformationModelMove,
-    StudyRootQueryRetrieveInformationModelGet,
-    StudyRootQueryRetrieveInformationModelMove,
-)
 from sqlalchemy import Connection
 
 from config.settings import SenderSettings
@@ -24,7 +18,9 @@ from dicom_node.receiver.negotiation import IMAGE_CLASSES, TRANSFER_SYNTAXES
 from dicom_node.receiver.part10 import encode_file_start
 from dicom_node.receiver.uids import accepted_uid, parse_uid
 from dicom_node.scu.association import Link, Peer, PeerUnavailable, associate
+from dicom_node.scu.contexts import GET, MOVE
 from dicom_node.scu.query import SeriesKey
+from dicom_node.statuses import CANNOT_UNDERSTAND, OUT_OF_RESOURCES, SUCCESS
 from storage import recording, refused, series
 from storage.arrival import Arrival, Outcome
 from storage.database import Database
@@ -35,15 +31,12 @@ from storage.refused import RefusedInstance
 
 log = structlog.get_logger()
 
-GET_MODELS = (str(StudyRootQueryRetrieveInformationModelGet), str(PatientRootQueryRetrieveInformationModelGet))
-MOVE_MODELS = (str(StudyRootQueryRetrieveInformationModelMove), str(PatientRootQueryRetrieveInformationModelMove))
 IMPLICIT_VR = str(ImplicitVRLittleEndian)
 EXPLICIT_VR = str(ExplicitVRLittleEndian)
 UIDS_AT_ONCE = 50
 """In one request: some PACS limit the length of a list of UIDs."""
 SLOWEST_S_PER_INSTANCE = 2.0
-NOT_ASKED_FOR = 0xC000
-OUT_OF_RESOURCES = 0xA700
+NOT_ASKED_FOR = CANNOT_UNDERSTAND
 
 
 @dataclass(frozen=True)
@@ -109,14 +102,14 @@ def retrieve(
     move_to: AE title of a C-MOVE's destination; None for C-GET.
     Raises PeerUnavailable, or NoContext if the peer does not support it.
     """
-    models = GET_MODELS if move_to is None else MOVE_MODELS
-    contexts = [build_context(model) for model in models]
+    service = GET if move_to is None else MOVE
+    contexts = service.contexts()
     if move_to is None:
-        contexts += _storage_contexts(wanted.syntaxes)
+        contexts += storage_contexts(wanted.syntaxes)
     roles = [build_role(uid, scp_role=True) for uid in sorted(IMAGE_CLASSES)] if move_to is None else []
     handlers: list[evt.EventHandlerType] = [(evt.EVT_C_STORE, on_store)]
     with associate(peer, caller, contexts, roles=roles, handlers=handlers) as link:
-        for model in (m for m in models if link.accepted(m)):
+        for model in (m for m in service.classes if link.accepted(m)):
             for some in _batches(sorted(wanted.missing)):
                 _retrieve(link, model, _identifier(model, wanted, some), len(some), move_to)
             if count_here() == len(wanted.missing):
@@ -136,7 +129,7 @@ def _retrieve(link: Link, model: str, identifier: Dataset, count: int, move_to: 
         statuses += [status for status, _ in responses]
     if not statuses or "Status" not in statuses[-1]:
         raise PeerUnavailable(f"retrieval: {link.why_lost(started)}")
-    if statuses[-1].Status != 0x0000:
+    if statuses[-1].Status != SUCCESS:
         log.info("retrieval not complete", status=f"0x{statuses[-1].Status:04X}")
 
 
@@ -191,7 +184,7 @@ class Keeper:
             self._wanted.pseudonyms.header(header.indexed),
         )  # fmt: skip
         self._record(arrival)
-        return 0x0000
+        return SUCCESS
 
     def _remember(self, data: bytes, syntax: str, error: Refused) -> None:
         """Write a refusal down, as the receiver does."""
@@ -242,7 +235,9 @@ def held_instances(tx: Connection, series_pk: int) -> dict[str, str]:
     return {i.sop_instance_uid: i.transfer_syntax_uid for i in series.series_instances(tx, series_pk) if i.gone is None}
 
 
-def _storage_contexts(likely: frozenset[str]) -> list[PresentationContext]:
+def storage_contexts(likely: frozenset[str] = frozenset()) -> list[PresentationContext]:
+    """What a PACS may send on a C-GET. likely: transfer syntaxes that it probably has."""
+
     # One transfer syntax each, so that the PACS can send every instance in the one that it has. DCMTK's archive
     # takes the first context of the class, whatever it holds. So the syntax of the slices that came is put first.
     def rank(syntax: str) -> tuple[bool, bool, str]:
@@ -258,7 +253,7 @@ def _batches(uids: Sequence[str]) -> Iterator[Sequence[str]]:
 def _identifier(model: str, wanted: Wanted, uids: Sequence[str]) -> Dataset:
     identifier = Dataset()
     identifier.QueryRetrieveLevel = "IMAGE"
-    if model in (GET_MODELS[1], MOVE_MODELS[1]):
+    if model in (GET.classes[1], MOVE.classes[1]):
         identifier.PatientID = wanted.series.patient_id
     identifier.StudyInstanceUID = wanted.series.study_instance_uid
     identifier.SeriesInstanceUID = wanted.series.series_instance_uid

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from dicom_node.gateways.verdict import AttemptOutcome, Verdict
 from dicom_node.scu.store import StoreOutcome, StoreResult
+from dicom_node.statuses import CLASS_NOT_SUPPORTED
 from storage.object_kinds import REPORT_KINDS, ObjectKind
 from storage.results import StoredObject
 
@@ -37,7 +38,7 @@ def send_objects(
 
 def class_refused(result: StoreResult) -> bool:
     """True when the destination does not take this class of object at all (PS3.7 C.5.6 has 0x0122 for it)."""
-    return result.outcome == StoreOutcome.PERMANENT and result.status in (None, 0x0122)
+    return result.outcome == StoreOutcome.PERMANENT and result.status in (None, CLASS_NOT_SUPPORTED)
 
 
 def judge(objects: Sequence[StoredObject], results: dict[str, StoreResult]) -> Verdict:

@@ -12,18 +12,17 @@ from threading import Event
 
 import structlog
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
-from pynetdicom import build_context, evt
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    StorageCommitmentPushModel,
-    StorageCommitmentPushModelInstance,
-)
+from pydicom.uid import generate_uid
+from pynetdicom import evt
+from pynetdicom.sop_class import StorageCommitmentPushModelInstance
 from sqlalchemy import Connection
 
 from config.settings import Destination, SenderSettings, Settings
 from dicom_node.scu.association import Link, NoContext, PeerUnavailable, associate
+from dicom_node.scu.contexts import COMMIT
 from dicom_node.scu.patient_id import patient_id_for_pacs
 from dicom_node.scu.query import QueryFailed, SeriesKey, querying
+from dicom_node.statuses import NO_SUCH_EVENT_TYPE, PROCESSING_FAILURE, SUCCESS
 from dicom_node.waits import doubling_s
 from storage import commitments
 from storage.commitments import Commitment
@@ -34,13 +33,10 @@ from storage.results import StoredObject
 
 log = structlog.get_logger()
 
-# Not deflated: one megabyte may inflate to a thousand.
-SYNTAXES = [str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)]
-MODEL = str(StorageCommitmentPushModel)
+(MODEL,) = COMMIT.classes
 MODEL_INSTANCE = str(StorageCommitmentPushModelInstance)
 REQUEST = 1  # Action Type ID of PS3.4 J.3.2
 ALL_COMMITTED, SOME_FAILED = 1, 2  # Event Type IDs of PS3.4 J.3.3
-SUCCESS, PROCESSING_FAILURE, NO_SUCH_EVENT_TYPE = 0x0000, 0x0110, 0x0113
 
 Clock = Callable[[], float]
 """Unix seconds."""
@@ -134,7 +130,7 @@ class Asking:
         handlers: list[evt.EventHandlerType] = [(evt.EVT_N_EVENT_REPORT, on_report)]
         caller = self._sender.model_copy(update={"calling_ae_title": asking_ae_title(self._sender)})
         try:
-            with associate(self._destination, caller, [build_context(MODEL, SYNTAXES)], handlers=handlers) as link:
+            with associate(self._destination, caller, COMMIT.contexts(), handlers=handlers) as link:
                 _send_request(link, _references(transaction_uid, waiting.objects))
                 answered.wait(self._sender.commitment.wait_s)
         except NoContext as error:

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import cast
 
 import structlog
-from pynetdicom import AE, evt
+from pynetdicom import evt
 
 from config.settings import Destination, SenderSettings, Settings
-from dicom_node.delivery.commitment import MODEL, SYNTAXES, answer_report, asking_ae_title
+from dicom_node.delivery.commitment import MODEL, answer_report, asking_ae_title
 from dicom_node.delivery.guarded_server import GuardedLimits, GuardedServer
 from dicom_node.errors import NodeError, PortTaken
 from dicom_node.receiver.access import parse_address
 from dicom_node.receiver.journal import Journal
 from dicom_node.receiver.tickets import Note
 from dicom_node.receiver.tls import TlsAcceptor, TlsFiles
+from dicom_node.scu.contexts import COMMIT, application_entity
+from dicom_node.statuses import UNRECOGNISED_OPERATION
 from storage import audit
 from storage.database import Database
 from storage.errors import StorageError
@@ -29,7 +31,6 @@ from storage.errors import StorageError
 log = structlog.get_logger()
 
 LOOK_UP_EVERY_S = 60.0
-UNRECOGNISED_OPERATION = 0x0211
 
 
 class CommitmentListener:
@@ -48,13 +49,13 @@ class CommitmentListener:
     def start(self) -> None:
         """Listen. Raises PortTaken, or NodeError if the TLS files cannot be used."""
         tls = self._tls()
-        entity = AE(ae_title=asking_ae_title(self._settings.sender))
+        entity = application_entity(asking_ae_title(self._settings.sender))
         entity.require_calling_aet = sorted({d.answers_as or d.ae_title for d in self._asked()})
         entity.require_called_aet = True
         entity.maximum_associations = self._limits.connections
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = self._limits.pdu_s
         # The PACS is the SCP on an association that it requests; not every PACS negotiates that role.
-        entity.add_supported_context(MODEL, SYNTAXES, scu_role=True, scp_role=True)
+        entity.add_supported_context(MODEL, list(COMMIT.transfer_syntaxes), scu_role=True, scp_role=True)
         address = (self._settings.receiver.host, self.port)
         try:
             server = entity.make_server(

@@ -9,16 +9,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from config.uids import is_uid
+from dicom_node.gateways.dicomweb_tables import INSTANCE, JSON, PAGE
 from dicom_node.gateways.http import Answer, HttpPeer, NoAnswer
 from dicom_node.scu.association import PeerUnavailable, peer_at_fault
 from dicom_node.scu.query import MAX_ANSWERS, NotKnown, QueryFailed, SeriesKey
 
-JSON = "application/dicom+json"
-INSTANCE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-"""As it is stored: without the last parameter a server may send Explicit VR Little Endian, which is another file."""
 GONE, NO_CONTENT = (404, 410), 204
 MODALITY, SOP_INSTANCE_UID, SERIES_INSTANCE_UID, INSTANCES = "00080060", "00080018", "0020000E", "00201209"
-PAGE = 500
 MAX_LIST_BYTES, MAX_METADATA_BYTES = 16 * 1024**2, 64 * 1024**2
 MOST_PARTS = 1000
 PATIENCE = 6

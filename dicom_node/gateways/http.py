@@ -19,6 +19,7 @@ import httpx
 from config.gateways.http import HttpDestination
 from config.settings import SenderSettings
 from dicom_node.errors import NodeError
+from dicom_node.gateways.dicomweb_tables import AWAY
 from dicom_node.gateways.identities import Identity, NoSecret, identity_of
 from dicom_node.gateways.verdict import AttemptOutcome, Verdict, why_no_connection
 from dicom_node.scu.store import SLOWEST_BYTES_PER_S, EchoAnswer
@@ -26,8 +27,6 @@ from dicom_node.scu.tls import client_context
 
 MAX_ANSWER_BYTES = 4 * 1024**2
 CHUNK = 1 << 16
-AWAY = frozenset({401, 403, 404, 407, 408, 425, 429, 502, 503, 504})
-"""Statuses that say nothing of the message: whatever else waits for the destination would be answered so too."""
 REFUSALS: Mapping[int, str] = {
     401: "it does not accept who the node says it is",
     403: "the node may not do this there",

@@ -1,22 +1,17 @@
 """DICOMweb: the objects of results to an archive by STOW-RS (PS3.18, 10.5), the bytes of their files unchanged."""
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from config.gateways.stow import StowDestination
 from config.settings import SenderSettings
 from dicom_node.errors import NodeError
+from dicom_node.gateways.dicomweb_tables import JSON, OF_ONE, ONE_BY_ONE
 from dicom_node.gateways.http import CHUNK, Answer, HttpPeer
-from dicom_node.gateways.stow_answer import PROCESSING_FAILURE, Said, read_answer
+from dicom_node.gateways.stow_answer import Said, read_answer
 from dicom_node.gateways.verdict import AttemptOutcome
 from dicom_node.scu.store import EchoAnswer, InstanceFile, StoreOutcome, StoreResult, classify
-
-ACCEPT = "application/dicom+json"
-CLASS_NOT_SUPPORTED, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0122, 0xA700, 0xC000
-ONE_BY_ONE = frozenset({400, 409, 413, 415, 422})
-"""One instance may be to blame: each is then sent by itself, so that the others are not kept out."""
-OF_ONE: Mapping[int, int] = {413: OUT_OF_RESOURCES, 415: CLASS_NOT_SUPPORTED}
-"""Failure reasons for a single instance, by HTTP status; of the others, CANNOT_UNDERSTAND."""
+from dicom_node.statuses import CANNOT_UNDERSTAND, PROCESSING_FAILURE
 
 
 class Stow:
@@ -35,7 +30,7 @@ class Stow:
 
     def test(self) -> EchoAnswer:
         """Whether the archive answers a search for one study; what it finds is read by nobody."""
-        return self._peer.test("/studies?limit=1", {"Accept": ACCEPT})
+        return self._peer.test("/studies?limit=1", {"Accept": JSON})
 
     def _store(self, batch: Sequence[InstanceFile]) -> list[StoreResult]:
         try:
@@ -54,7 +49,7 @@ class Stow:
         headers = {
             "Content-Type": f'multipart/related; type="application/dicom"; boundary={body.boundary}',
             "Content-Length": str(body.size),
-            "Accept": ACCEPT,
+            "Accept": JSON,
         }
         return self._peer.ask("POST", "/studies", body, headers)
 

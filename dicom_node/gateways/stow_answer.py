@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
+from dicom_node.statuses import PROCESSING_FAILURE
+
 REFERENCED, FAILED, OTHER_FAILURES = "00081199", "00081198", "0008119A"
 INSTANCE_UID, FAILURE_REASON, WARNING_REASON = "00081155", "00081197", "00081196"
 BROKEN = (ValueError, LookupError, TypeError, AttributeError, RecursionError, ElementTree.ParseError)
-PROCESSING_FAILURE = 0x0110
 
 Attributes = Mapping[str, Any]
 """A data set in DICOM's JSON model."""

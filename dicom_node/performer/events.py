@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import structlog
-from pynetdicom import AE, evt
-from pynetdicom.sop_class import UnifiedProcedureStepEvent  # type: ignore[attr-defined]
+from pynetdicom import evt
 
 from config.gateways.worklist import WorklistEntry
 from config.settings import Settings
@@ -21,6 +20,8 @@ from dicom_node.errors import NodeError, PortTaken
 from dicom_node.gateways.worklist.dimse import CLASS
 from dicom_node.receiver.access import parse_address
 from dicom_node.receiver.tls import TlsAcceptor, TlsFiles
+from dicom_node.scu.contexts import UPS_EVENT, application_entity
+from dicom_node.statuses import NO_SUCH_EVENT_TYPE, PROCESSING_FAILURE, SUCCESS, UNRECOGNISED_OPERATION
 from storage import workitems
 from storage.arrival import clean
 from storage.database import Database
@@ -29,8 +30,15 @@ from storage.errors import StorageError
 log = structlog.get_logger()
 
 STATE, CANCEL_REQUESTED, PROGRESS, SERVICE, ASSIGNED = 1, 2, 3, 4, 5
-NO_SUCH_EVENT, PROCESSING_FAILURE = 0x0113, 0x0110
 LONGEST_REASON = 200
+# Whatever else is asked on a context of this class. A generator suits C-FIND, a tuple the others.
+REFUSED: list[evt.EventHandlerType] = [
+    (evt.EVT_N_ACTION, lambda _: (UNRECOGNISED_OPERATION, None)),
+    (evt.EVT_N_CREATE, lambda _: (UNRECOGNISED_OPERATION, None)),
+    (evt.EVT_N_GET, lambda _: (UNRECOGNISED_OPERATION, None)),
+    (evt.EVT_N_SET, lambda _: (UNRECOGNISED_OPERATION, None)),
+    (evt.EVT_C_FIND, lambda _: iter([(UNRECOGNISED_OPERATION, None)])),
+]
 LIMITS = GuardedLimits(connections=8, per_address=4, pdu_s=10.0, association_s=60.0, bytes=1024 * 1024)
 
 
@@ -52,17 +60,18 @@ class EventListener:
 
     def start(self) -> None:
         """Listen. Raises PortTaken, or NodeError if the TLS files cannot be used."""
-        entity = AE(ae_title=self._settings.sender.calling_ae_title)
+        entity = application_entity(self._settings.sender.calling_ae_title)
         entity.require_calling_aet = [self._entry.ae_title]
         entity.require_called_aet = True
         entity.maximum_associations = LIMITS.connections
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = LIMITS.pdu_s
-        entity.add_supported_context(UnifiedProcedureStepEvent, scu_role=True, scp_role=True)
+        for uid in UPS_EVENT.classes:
+            entity.add_supported_context(uid, list(UPS_EVENT.transfer_syntaxes), scu_role=True, scp_role=True)
         address = (self._settings.receiver.host, self.port)
         try:
             server = entity.make_server(
                 address,
-                evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._on_event)],
+                evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._on_event), *REFUSED],
                 server_class=GuardedServer,
                 limits=LIMITS,
                 knows=self._knows,
@@ -106,14 +115,14 @@ class EventListener:
     def _on_event(self, event: evt.Event) -> tuple[int, None]:
         """EVT_N_EVENT_REPORT. Returns the DIMSE status."""
         if str(getattr(event.request, "AffectedSOPClassUID", "")) != CLASS:
-            return NO_SUCH_EVENT, None
+            return NO_SUCH_EVENT_TYPE, None
         if event.event_type == CANCEL_REQUESTED:
             return self._cancel(event), None
         if event.event_type not in (STATE, PROGRESS, SERVICE, ASSIGNED):
-            return NO_SUCH_EVENT, None
+            return NO_SUCH_EVENT_TYPE, None
         if event.event_type != PROGRESS:
             self._hurry()
-        return 0x0000, None
+        return SUCCESS, None
 
     def _cancel(self, event: evt.Event) -> int:
         said = event.event_information
@@ -125,4 +134,4 @@ class EventListener:
         except StorageError as error:
             log.warning("a request to cancel was not noted", worklist=self._entry.name, error=type(error).__name__)
             return PROCESSING_FAILURE
-        return 0x0000
+        return SUCCESS

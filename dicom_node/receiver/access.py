@@ -26,6 +26,28 @@ PROTOCOL_VERSION_UNKNOWN = (1, 2, 2)
 USER_UNKNOWN = (1, 1, 1)
 CONGESTION = (2, 3, 1)
 LIMIT_EXCEEDED = (2, 3, 2)
+REJECTIONS: Mapping[tuple[int, int, int], tuple[str, str]] = {
+    USER_UNKNOWN: ("No reason given", "The user identity is missing or wrong, or was sent without TLS."),
+    APPLICATION_CONTEXT_UNKNOWN: ("Application context name not supported", "It is not DICOM's."),
+    CALLING_AE_UNKNOWN: (
+        "Calling AE title not recognized",
+        "It is malformed or not that of a source, comes from an address that is not the source's, or was called with a "
+        "certificate that is not the source's.",
+    ),
+    CALLED_AE_UNKNOWN: ("Called AE title not recognized", "It is not the node's."),
+    PROTOCOL_VERSION_UNKNOWN: ("Protocol version not supported", "It is not version 1."),
+    CONGESTION: (
+        "Temporary congestion",
+        "The node stops; the disk, the index or the object store is over its mark or away; too many series wait to be "
+        "analysed; or a person has paused the source. An association that proposes Verification alone is accepted "
+        "all the same, unless the node stops.",
+    ),
+    LIMIT_EXCEEDED: (
+        "Local limit exceeded",
+        "Too many associations at once, of all senders, of the address or of the AE title; or too many in a minute.",
+    ),
+}
+"""Each code, with its meaning and when it is answered; the conformance statement prints them."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from dicom_node.receiver.messages import Messages
 from dicom_node.receiver.negotiation import STORAGE_CLASSES, Offer, negotiate
 from dicom_node.receiver.reception import Reception
 from dicom_node.receiver.refusals import Caller
+from dicom_node.statuses import SUCCESS
 
 log = structlog.get_logger()
 
@@ -191,7 +192,7 @@ class Association(threading.Thread):
             self._reception = Reception(command, context, self._caller, self._intake)
         elif command.field == pdu.C_ECHO_RQ and not command.has_data_set:
             self._count_command()
-            self._answer(command, context_id, 0, "")
+            self._answer(command, context_id, SUCCESS, "")
         elif command.field == pdu.C_CANCEL_RQ:  # nothing that we do can be cancelled
             self._count_command()
         else:
@@ -216,8 +217,8 @@ class Association(threading.Thread):
         self._reception = None
         self.is_storing = False
         self.active_at = time.monotonic()
-        self.instances += status == 0
-        self.failures += status != 0
+        self.instances += status == SUCCESS
+        self.failures += status != SUCCESS
         self._answer(reception.command, reception.context_id, status, comment)
 
     def _answer(self, command: pdu.Command, context_id: int, status: int, comment: str) -> None:

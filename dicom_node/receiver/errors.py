@@ -11,6 +11,7 @@ ReceiverError
 """
 
 from dicom_node.errors import NodeError
+from dicom_node.statuses import CANNOT_UNDERSTAND, CLASS_MISMATCH, OUT_OF_RESOURCES
 from storage.errors import DatabaseBusy, DatabaseReadOnly, StorageError, StorageFull, StoreReplaced, StoreUnavailable
 
 MAX_COMMENT = 64  # characters of (0000,0902) Error Comment, VR LO
@@ -23,25 +24,25 @@ class ReceiverError(NodeError):
 class Refused(ReceiverError):
     """An instance is not kept. The message goes to the sender as the Error Comment: no patient data, 64 characters."""
 
-    status = 0xC000
+    status = CANNOT_UNDERSTAND
 
 
 class OutOfResources(Refused):
     """The instance cannot be kept now; later may help."""
 
-    status = 0xA700
+    status = OUT_OF_RESOURCES
 
 
 class ClassMismatch(Refused):
     """The SOP classes of command, presentation context and data set are not the same."""
 
-    status = 0xA900
+    status = CLASS_MISMATCH
 
 
 class Unreadable(Refused):
     """The data set cannot be understood, or its identifiers are not acceptable."""
 
-    status = 0xC000
+    status = CANNOT_UNDERSTAND
 
 
 class OwnImage(Refused):
@@ -66,12 +67,12 @@ class Closed(ReceiverError):
 
 # What the C-STORE response says for an error of the storage package; anything else is answered like Unreadable.
 STATUS: tuple[tuple[type[StorageError], int, str], ...] = (
-    (StorageFull, 0xA700, "out of storage space"),
-    (DatabaseBusy, 0xA700, "index busy"),
-    (DatabaseReadOnly, 0xA700, "index cannot be written"),
-    (StoreUnavailable, 0xA700, "object store not available"),
-    (StoreReplaced, 0xA700, "index or files were replaced"),
-    (StorageError, 0xA700, "storage not available"),
+    (StorageFull, OUT_OF_RESOURCES, "out of storage space"),
+    (DatabaseBusy, OUT_OF_RESOURCES, "index busy"),
+    (DatabaseReadOnly, OUT_OF_RESOURCES, "index cannot be written"),
+    (StoreUnavailable, OUT_OF_RESOURCES, "object store not available"),
+    (StoreReplaced, OUT_OF_RESOURCES, "index or files were replaced"),
+    (StorageError, OUT_OF_RESOURCES, "storage not available"),
 )
 
 
@@ -83,5 +84,5 @@ def answer_for(error: BaseException) -> tuple[int, str]:
         if isinstance(error, kind):
             return status, comment
     if isinstance(error, OSError):
-        return 0xA700, "storage not available"
-    return 0xC000, "instance could not be processed"
+        return OUT_OF_RESOURCES, "storage not available"
+    return CANNOT_UNDERSTAND, "instance could not be processed"

@@ -66,13 +66,9 @@ INDEXED: Mapping[int, str] = {
     0x00200011: "series_number",
     0x00200013: "instance_number",
 }
-_WANTED = frozenset(INDEXED) | {
-    SPECIFIC_CHARACTER_SET,
-    SOP_CLASS_UID,
-    SOP_INSTANCE_UID,
-    STUDY_INSTANCE_UID,
-    SERIES_INSTANCE_UID,
-}
+IDENTITY = (SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)
+"""Without these an instance is refused."""
+_WANTED = frozenset((*INDEXED, *IDENTITY, SPECIFIC_CHARACTER_SET))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ pynetdicom's classes. That takes a fraction of the time, and the limits are ours
 """
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dicom_node.receiver.errors import ProtocolError
@@ -25,6 +26,20 @@ MAX_COMMAND_BYTES = 4096
 
 UNRECOGNISED_PDU, UNEXPECTED_PDU, INVALID_PARAMETER = 1, 2, 6
 SERVICE_USER, SERVICE_PROVIDER = 0, 2
+ABORTS: Mapping[tuple[int, int], tuple[str, str]] = {
+    (SERVICE_USER, 0): (
+        "No reason given",
+        "A deadline passed, a data set is too large or too slow, or an error inside.",
+    ),
+    (SERVICE_PROVIDER, UNRECOGNISED_PDU): ("Unrecognized PDU", "The PDU's type is none of the seven."),
+    (SERVICE_PROVIDER, UNEXPECTED_PDU): ("Unexpected PDU", "It does not fit the state of the association."),
+    (SERVICE_PROVIDER, INVALID_PARAMETER): (
+        "Invalid PDU parameter value",
+        "A PDU, a command set or the association request is malformed or too long, or a command is not of an accepted "
+        "service.",
+    ),
+}
+"""Source and reason of each A-ABORT, with its meaning and when it is sent."""
 
 _PDU_HEADER = struct.Struct(">BxI")
 _PDV_HEADER = struct.Struct(">IBB")

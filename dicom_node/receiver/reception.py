@@ -25,6 +25,7 @@ from dicom_node.receiver.refusals import Caller, Reason
 from dicom_node.receiver.tickets import Ticket
 from dicom_node.receiver.uids import parse_uid
 from dicom_node.receiver.walk import NeedsMore
+from dicom_node.statuses import SUCCESS
 from storage.arrival import Arrival, Outcome
 from storage.errors import DatabaseUnavailable, StorageError
 from storage.files import NewFile
@@ -32,7 +33,6 @@ from storage.held import rely_on_held
 
 log = structlog.get_logger()
 
-SUCCESS = 0x0000
 # A long header takes a second of Python's only running thread: a hundred at once would keep all others waiting.
 LONG_HEADERS = threading.Lock()
 HEAD_BYTES = 65536

@@ -15,17 +15,20 @@ from pathlib import Path
 from threading import Timer
 from typing import Protocol
 
-from pynetdicom import AE, evt
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
 from config.settings import SenderSettings
 from dicom_node.errors import NodeError
+from dicom_node.scu.contexts import application_entity
 from dicom_node.scu.tls import DICOM_CIPHERS, client_context
 
 SMALLEST_PDU = 1024
 """Bytes. A peer that takes less would have an object sent in millions of pieces; DCMTK's own limit is 4096."""
+MAX_PDU_BYTES = 131072
+"""Largest PDU that the node takes on an association that it opens."""
 
 
 class PeerUnavailable(NodeError):
@@ -210,7 +213,7 @@ def _request(
     handlers: Sequence[evt.EventHandlerType],
     line: Line,
 ) -> Association:
-    entity = AE(ae_title=caller.calling_ae_title)
+    entity = application_entity(caller.calling_ae_title)
     entity.connection_timeout = caller.connect_timeout_s
     entity.acse_timeout = caller.response_timeout_s
     entity.dimse_timeout = caller.response_timeout_s
@@ -222,7 +225,7 @@ def _request(
                 peer.port,
                 contexts=list(contexts),
                 ae_title=peer.ae_title,
-                max_pdu=131072,
+                max_pdu=MAX_PDU_BYTES,
                 tls_args=(tls_context(peer), peer.host) if peer.tls else None,
                 ext_neg=list(roles),
                 evt_handlers=[(evt.EVT_CONN_OPEN, line.on_open), *handlers],

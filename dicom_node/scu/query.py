@@ -1,26 +1,46 @@
 """Questions to a PACS about one series: how many instances it holds, which, and what else of its study (C-FIND)."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pydicom import Dataset
-from pynetdicom import build_context
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    PatientRootQueryRetrieveInformationModelFind,
-    StudyRootQueryRetrieveInformationModelFind,
-)
 
 from config.settings import SenderSettings
 from dicom_node.errors import NodeError
 from dicom_node.scu.association import Link, Peer, PeerUnavailable, associate, peer_at_fault
+from dicom_node.scu.contexts import FIND
+from dicom_node.statuses import SUCCESS
 
-STUDY_ROOT = str(StudyRootQueryRetrieveInformationModelFind)
-PATIENT_ROOT = str(PatientRootQueryRetrieveInformationModelFind)
-PENDING = (0xFF00, 0xFF01)
+STUDY_ROOT, PATIENT_ROOT = FIND.classes
 STUDY_KEYS = ("StudyInstanceUID", "StudyDate", "AccessionNumber", "PatientID")
 SERIES_KEYS = ("SeriesInstanceUID", "StudyInstanceUID", "Modality", "SeriesDescription", "BodyPartExamined")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a query asks. level: Query/Retrieve Level.  matched, returned: keywords of its keys."""
+
+    level: str
+    matched: tuple[str, ...]
+    returned: tuple[str, ...]
+
+
+_SERIES = ("StudyInstanceUID", "SeriesInstanceUID")
+COUNT = Question("SERIES", _SERIES, ("NumberOfSeriesRelatedInstances",))
+INSTANCES = Question("IMAGE", _SERIES, ("SOPInstanceUID",))
+CT_SERIES = Question("SERIES", _SERIES[:1], ("SeriesInstanceUID", "Modality"))
+STUDIES = Question("STUDY", (), STUDY_KEYS)
+SERIES_OF = Question("SERIES", _SERIES[:1], SERIES_KEYS)
+QUESTIONS = {
+    "How many instances a series has": COUNT,
+    "Which instances a series has": INSTANCES,
+    "Which CT series a study has": CT_SERIES,
+    "Which studies match; whose a study is": STUDIES,
+    "Which series a study has": SERIES_OF,
+}
+"""All that a PACS is asked. The keys of `STUDIES` are matched as far as they are given."""
 MAX_ANSWERS = 50_000
 """More answers than any series has instances: a peer that answers without end is cut off."""
 
@@ -55,9 +75,7 @@ class Query:
         Takes NumberOfSeriesRelatedInstances, or counts instances if the PACS leaves that out.
         Raises QueryFailed or PeerUnavailable.
         """
-        identifier = _identifier("SERIES", series)
-        identifier.NumberOfSeriesRelatedInstances = None
-        answers = self._ask(identifier, series)
+        answers = self._ask(_identifier(COUNT, series), series)
         with peer_at_fault():
             about = [a for a in answers if a.get("SeriesInstanceUID") == series.series_instance_uid]
             stated = [_whole_number(answer.get("NumberOfSeriesRelatedInstances")) for answer in about]
@@ -69,9 +87,7 @@ class Query:
 
     def instances(self, series: SeriesKey) -> set[str]:
         """SOP Instance UIDs of the series that the PACS holds. Raises QueryFailed or PeerUnavailable."""
-        identifier = _identifier("IMAGE", series)
-        identifier.SOPInstanceUID = ""
-        answers = self._ask(identifier, series)
+        answers = self._ask(_identifier(INSTANCES, series), series)
         with peer_at_fault():
             # A PACS that ignores the series key answers for the whole study.
             same = [
@@ -86,9 +102,7 @@ class Query:
 
         Raises QueryFailed or PeerUnavailable.
         """
-        identifier = _identifier("SERIES", series)
-        identifier.SeriesInstanceUID = identifier.Modality = ""
-        answers = self._ask(identifier, series)
+        answers = self._ask(_identifier(CT_SERIES, series), series)
         with peer_at_fault():
             kept = [answer for answer in answers if (answer.get("Modality") or "CT") == "CT"]
             return {str(answer.SeriesInstanceUID) for answer in kept if answer.get("SeriesInstanceUID")}
@@ -98,20 +112,16 @@ class Query:
 
         Raises QueryFailed or PeerUnavailable.
         """
-        return self._records("STUDY", STUDY_KEYS, keys)
+        return self._records(STUDIES, keys)
 
     def series_of(self, study_instance_uid: str) -> list[dict[str, str]]:
         """The series of a study: what SERIES_KEYS names of each. Raises QueryFailed or PeerUnavailable."""
-        found = self._records("SERIES", SERIES_KEYS, {"StudyInstanceUID": study_instance_uid})
+        found = self._records(SERIES_OF, {"StudyInstanceUID": study_instance_uid})
         return [one for one in found if one["StudyInstanceUID"] in ("", study_instance_uid)]
 
-    def _records(self, level: str, columns: Sequence[str], keys: Mapping[str, str]) -> list[dict[str, str]]:
-        identifier = Dataset()
-        identifier.QueryRetrieveLevel = level
-        for name in columns:
-            setattr(identifier, name, keys.get(name, ""))
-        for name in keys.keys() - set(columns):
-            setattr(identifier, name, keys[name])
+    def _records(self, question: Question, keys: Mapping[str, str]) -> list[dict[str, str]]:
+        columns = question.returned
+        identifier = _keys(question.level, {**dict.fromkeys(columns, ""), **keys})
         answers: list[Dataset] = []
         with peer_at_fault():
             model = next((model for model in self._models if model == STUDY_ROOT), None)
@@ -150,7 +160,7 @@ class Query:
                     raise QueryFailed("the query was answered without end")
         if status == -1:
             raise PeerUnavailable(f"query: {self._link.why_lost(started)}")
-        if status != 0x0000:
+        if status != SUCCESS:
             raise QueryFailed(f"query answered with status 0x{status:04X}")
         return answers
 
@@ -158,15 +168,21 @@ class Query:
 @contextmanager
 def querying(peer: Peer, caller: SenderSettings) -> Iterator[Query]:
     """An association for questions. Raises PeerUnavailable, or NoContext if the peer answers none."""
-    with associate(peer, caller, [build_context(STUDY_ROOT), build_context(PATIENT_ROOT)]) as link:
+    with associate(peer, caller, FIND.contexts()) as link:
         yield Query(link)
 
 
-def _identifier(level: str, series: SeriesKey) -> Dataset:
+def _identifier(question: Question, series: SeriesKey) -> Dataset:
+    known = {"StudyInstanceUID": series.study_instance_uid, "SeriesInstanceUID": series.series_instance_uid}
+    matched = {keyword: known[keyword] for keyword in question.matched}
+    return _keys(question.level, {**dict.fromkeys(question.returned, ""), **matched})
+
+
+def _keys(level: str, keys: Mapping[str, str]) -> Dataset:
     identifier = Dataset()
     identifier.QueryRetrieveLevel = level
-    identifier.StudyInstanceUID = series.study_instance_uid
-    identifier.SeriesInstanceUID = series.series_instance_uid
+    for keyword, value in keys.items():
+        setattr(identifier, keyword, value)
     return identifier
 
 

@@ -12,11 +12,11 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import _config, build_context
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from config.headers import UNREADABLE, quiet
 from config.settings import SenderSettings
 from dicom_node.scu.association import Link, NoContext, Peer, PeerUnavailable, associate
+from dicom_node.scu.contexts import VERIFY
 
 # pynetdicom sends a file's encoded data set as it is only with this switch; it would decode and encode it otherwise.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -69,35 +69,42 @@ class StoreResult:
     comment: str = ""
 
 
-# C-STORE statuses outside the ranges below; PS3.7 C and PS3.4 B.2.3.
-SINGLE_STATUSES = {
-    0x0000: StoreOutcome.STORED,
-    0x0001: StoreOutcome.WARNING,
-    0x0107: StoreOutcome.WARNING,  # attribute list error
-    0x0116: StoreOutcome.WARNING,  # attribute value out of range
-    # Duplicate SOP instance: an earlier attempt was stored and its answer lost. The resend is the same instance.
-    0x0111: StoreOutcome.WARNING,
-    0x0110: StoreOutcome.TRANSIENT,  # processing failure
-    0x0210: StoreOutcome.TRANSIENT,  # duplicate invocation
-    0xFE00: StoreOutcome.TRANSIENT,  # cancelled
-}
+@dataclass(frozen=True)
+class Reaction:
+    """What the node does about a C-STORE status. first, last: the range. meaning: the standard's."""
+
+    first: int
+    last: int
+    outcome: StoreOutcome
+    meaning: str
+
+
+# PS3.7 C and PS3.4 B.2.3. The first range that a status is in counts.
+REACTIONS = (
+    Reaction(0x0000, 0x0000, StoreOutcome.STORED, "success"),
+    Reaction(0x0001, 0x0001, StoreOutcome.WARNING, "requested optional attributes are not supported"),
+    Reaction(0x0107, 0x0107, StoreOutcome.WARNING, "attribute list error"),
+    Reaction(0x0116, 0x0116, StoreOutcome.WARNING, "attribute value out of range"),
+    # An earlier attempt was stored and its answer lost. The resend is the same instance.
+    Reaction(0x0111, 0x0111, StoreOutcome.WARNING, "duplicate SOP instance"),
+    Reaction(0xB000, 0xBFFF, StoreOutcome.WARNING, "stored, with a warning"),
+    Reaction(0x0110, 0x0110, StoreOutcome.TRANSIENT, "processing failure"),
+    Reaction(0x0210, 0x0210, StoreOutcome.TRANSIENT, "duplicate invocation"),
+    Reaction(0xFE00, 0xFE00, StoreOutcome.TRANSIENT, "cancelled"),
+    Reaction(0xA700, 0xA7FF, StoreOutcome.TRANSIENT, "refused: out of resources"),
+    Reaction(0x0000, 0xFFFF, StoreOutcome.PERMANENT, "any other, such as A9xx and Cxxx"),
+)
 
 
 def classify(status: int) -> StoreOutcome:
-    """What a C-STORE status means for the sender: A7xx may pass, A9xx and Cxxx will not, Bxxx is stored."""
-    if status in SINGLE_STATUSES:
-        return SINGLE_STATUSES[status]
-    if status & 0xF000 == 0xB000:
-        return StoreOutcome.WARNING
-    if status & 0xFF00 == 0xA700:
-        return StoreOutcome.TRANSIENT
-    return StoreOutcome.PERMANENT
+    """What a C-STORE status means for the sender."""
+    return next(one.outcome for one in REACTIONS if one.first <= status <= one.last)
 
 
 def echo(peer: Peer, caller: SenderSettings) -> EchoAnswer:
     """Ask a peer whether it answers (C-ECHO)."""
     try:
-        with associate(peer, caller, [build_context(Verification)]) as link:
+        with associate(peer, caller, VERIFY.contexts()) as link:
             started = time.monotonic()
             with link.exchange(link.response_s):
                 answer = link.association.send_c_echo()

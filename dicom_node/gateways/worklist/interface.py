@@ -65,28 +65,28 @@ class Worklist(Protocol):
         ...
 
 
-# Statuses of PS3.4 CC.2 and PS3.7 C. A status that is not here, and is no success or warning, may pass.
-STATUSES: dict[int, Answer] = {
-    0xC300: Answer.FINAL,
-    0xC301: Answer.NOT_OURS,
-    0xC302: Answer.IN_PROGRESS,
-    0xC303: Answer.REFUSED,  # only N-CREATE makes a step SCHEDULED
-    0xC304: Answer.UNMET,
-    0xC307: Answer.UNKNOWN,
-    0xC308: Answer.REFUSED,  # it does not know the AE title that it shall send events to
-    0xC309: Answer.REFUSED,  # a step is made SCHEDULED
-    0xC310: Answer.NOT_IN_PROGRESS,
-    0xC311: Answer.FINAL,
-    0xC312: Answer.LATER,  # the performer cannot be contacted
-    0xC313: Answer.REFUSED,  # the performer chooses not to cancel
-    0xC314: Answer.REFUSED,  # not for this instance
-    0xC315: Answer.REFUSED,  # it sends no events
-    0x0112: Answer.UNKNOWN,
-    0x0118: Answer.REFUSED,
-    0x0122: Answer.REFUSED,
-    0x0123: Answer.REFUSED,
-    0x0124: Answer.REFUSED,
-    0x0211: Answer.REFUSED,
+# Statuses of PS3.4 CC.2 and PS3.7 C, with what they say. One that is not here, and is no success or warning, may pass.
+STATUSES: dict[int, tuple[Answer, str]] = {
+    0xC300: (Answer.FINAL, "it may no longer be updated"),
+    0xC301: (Answer.NOT_OURS, "the correct Transaction UID was not provided"),
+    0xC302: (Answer.IN_PROGRESS, "it is in progress already"),
+    0xC303: (Answer.REFUSED, "it becomes SCHEDULED by N-CREATE only"),
+    0xC304: (Answer.UNMET, "it has not met the requirements of the final state"),
+    0xC307: (Answer.UNKNOWN, "there is no such step"),
+    0xC308: (Answer.REFUSED, "the receiving AE title is unknown"),
+    0xC309: (Answer.REFUSED, "it was not created as SCHEDULED"),
+    0xC310: (Answer.NOT_IN_PROGRESS, "it is not in progress yet"),
+    0xC311: (Answer.FINAL, "it is completed already"),
+    0xC312: (Answer.LATER, "the performer cannot be contacted"),
+    0xC313: (Answer.REFUSED, "the performer chooses not to cancel"),
+    0xC314: (Answer.REFUSED, "not appropriate for this instance"),
+    0xC315: (Answer.REFUSED, "it sends no events"),
+    0x0112: (Answer.UNKNOWN, "no such SOP instance"),
+    0x0118: (Answer.REFUSED, "no such SOP class"),
+    0x0122: (Answer.REFUSED, "SOP class not supported"),
+    0x0123: (Answer.REFUSED, "no such action"),
+    0x0124: (Answer.REFUSED, "not authorized"),
+    0x0211: (Answer.REFUSED, "unrecognized operation"),
 }
 WARNINGS = (0x0001, 0x0107, 0x0116)
 
@@ -95,4 +95,4 @@ def answer_of(status: int) -> Answer:
     """What a DIMSE status means. B304 and B306 say that a step has the state already that was asked for."""
     if status == 0x0000 or status in WARNINGS or 0xB000 <= status <= 0xBFFF:
         return Answer.DONE
-    return STATUSES.get(status, Answer.LATER)
+    return STATUSES.get(status, (Answer.LATER, ""))[0]

@@ -14,7 +14,8 @@ from pydicom.datadict import tag_for_keyword
 
 from config.gateways.http import HttpDestination
 from config.settings import SenderSettings
-from dicom_node.gateways.dicomweb import GONE, JSON, NO_CONTENT, asked, usable
+from dicom_node.gateways.dicomweb import GONE, NO_CONTENT, asked, usable
+from dicom_node.gateways.dicomweb_tables import JSON, STEPS
 from dicom_node.gateways.http import Answer as HttpAnswer
 from dicom_node.gateways.http import HttpPeer
 from dicom_node.gateways.worklist.contents import (
@@ -27,18 +28,6 @@ from dicom_node.gateways.worklist.contents import (
 )
 from dicom_node.gateways.worklist.interface import Answer, Said
 from dicom_node.scu.association import PeerUnavailable, peer_at_fault
-
-MEANINGS = {
-    400: Answer.CONFLICT,
-    409: Answer.CONFLICT,
-    404: Answer.UNKNOWN,
-    410: Answer.UNKNOWN,
-    401: Answer.REFUSED,
-    403: Answer.REFUSED,
-    405: Answer.REFUSED,
-    415: Answer.REFUSED,
-    501: Answer.REFUSED,
-}
 
 
 class RsWorklist:
@@ -97,7 +86,7 @@ class RsWorklist:
 
 
 def _said(answer: HttpAnswer) -> Said:
-    meaning = Answer.DONE if answer.ok else MEANINGS.get(answer.status, Answer.LATER)
+    meaning = Answer.DONE if answer.ok else STEPS.get(answer.status, Answer.LATER)
     return Said(meaning, f"HTTP status {answer.status}")
 
 

@@ -13,20 +13,9 @@ from datetime import UTC, datetime
 from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
 
-MOST, MOST_OFFSET, MOST_KEYS, LONGEST = 200, 1000, 40, 1024
-"""Answers at once; where they may begin; keys in one request; characters of a value."""
+from dicom_node.web.dicomweb.offered import DICOM, EXPLICIT_LE, JSON, LONGEST, MOST, MOST_KEYS, MOST_OFFSET
+
 UID = re.compile(r"[0-9.]{1,64}")
-STUDY_KEYS = {
-    "0020000D": "StudyInstanceUID",
-    "00100020": "PatientID",
-    "00080050": "AccessionNumber",
-    "00080020": "StudyDate",
-}
-SERIES_KEYS = {"0020000E": "SeriesInstanceUID", "00080060": "Modality"}
-INSTANCE_KEYS = {**SERIES_KEYS, "00080018": "SOPInstanceUID", "00080016": "SOPClassUID"}
-JSON, DICOM = "application/dicom+json", "application/dicom"
-EXPLICIT_LE = "1.2.840.10008.1.2.1"
-"""The transfer syntax of every object that the node writes."""
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _DAY = re.compile(r"([0-9]{8})?(-)?([0-9]{8})?")
 _OTHERS = {"limit", "offset", "fuzzymatching", "includefield"}

@@ -20,21 +20,18 @@ from starlette.routing import Route
 from dicom_node.web.context import context_of
 from dicom_node.web.dicomweb import pictures, told
 from dicom_node.web.dicomweb.access import for_viewers, may_leave, note_look, note_search
-from dicom_node.web.dicomweb.asked import (
+from dicom_node.web.dicomweb.asked import Asked, asked, days, is_single_part, refuse_other_than_json, uid_of, uids
+from dicom_node.web.dicomweb.offered import (
     DICOM,
     EXPLICIT_LE,
     INSTANCE_KEYS,
     JSON,
+    RESOURCES,
     SERIES_KEYS,
     STUDY_KEYS,
-    Asked,
-    asked,
-    days,
-    is_single_part,
-    refuse_other_than_json,
-    uid_of,
-    uids,
+    Answered,
 )
+from dicom_node.web.security.guard import Guarded
 from storage.errors import CorruptFile, StorageError
 from storage.files import FileStore
 from storage.own_objects import OwnObject, OwnStudy, Wanted, find_studies, objects_of_study
@@ -291,16 +288,14 @@ def _json(answer: Sequence[told.Json], warnings: Sequence[str] = ()) -> Response
     return response
 
 
-_AT = "/dicomweb/studies"
-_SERIES, _INSTANCE = f"{_AT}/{{study}}/series/{{series}}", f"{_AT}/{{study}}/series/{{series}}/instances/{{instance}}"
 _METHODS = ["GET", "OPTIONS"]
-ROUTES = [
-    Route(_AT, studies, methods=_METHODS),
-    Route(f"{_AT}/{{study}}/series", series, methods=_METHODS),
-    Route(f"{_AT}/{{study}}/instances", instances, methods=_METHODS),
-    Route(f"{_SERIES}/instances", instances, methods=_METHODS),
-    *(Route(f"{path}/metadata", metadata, methods=_METHODS) for path in (f"{_AT}/{{study}}", _SERIES, _INSTANCE)),
-    Route(f"{_INSTANCE}/frames/{{frames}}", frames, methods=_METHODS),
-    *(Route(f"{path}/rendered", rendered, methods=_METHODS) for path in (_INSTANCE, f"{_INSTANCE}/frames/{{frames}}")),
-    *(Route(path, retrieve, methods=_METHODS) for path in (f"{_AT}/{{study}}", _SERIES, _INSTANCE)),
-]
+_ANSWERS: Mapping[Answered, Guarded] = {
+    "studies": studies,
+    "series": series,
+    "instances": instances,
+    "metadata": metadata,
+    "frames": frames,
+    "pictures": rendered,
+    "objects": retrieve,
+}
+ROUTES = [Route(one.path, _ANSWERS[one.answered], methods=_METHODS) for one in RESOURCES]
