@@ -15,7 +15,13 @@ import numpy.typing as npt
 from pydicom import Dataset, dcmwrite
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import Comprehensive3DSRStorage, CTImageStorage, EnhancedSRStorage, ExplicitVRLittleEndian
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    EnhancedSRStorage,
+    ExplicitVRLittleEndian,
+)
 
 from config.coding import BILATERAL, LUNG, NEGATIVE, Code
 from config.headers import quiet
@@ -36,6 +42,8 @@ from inference.volume.ct_volume import CTVolume, SeriesHeader, SourceSlice
 NOT_ANALYSED = "not analysed"
 """What the report on a series without a finding is called here; it is of the kind "report"."""
 NEGATIVE_REPORT = "negative report"
+MULTI_FRAME = 3
+"""The number of the specimen that is made of one multi-frame instance."""
 _BY_VR: Mapping[str, tuple[str, str]] = {
     "DA": ("20260102", "20260304"),
     "TM": ("101112", "131415"),
@@ -64,9 +72,12 @@ class Specimen:
         return self.objects[kind]
 
 
-def specimens() -> tuple[Specimen, Specimen, Specimen]:
-    """Two of series, models and settings that differ in every value, and one of a series that says next to nothing."""
-    return _specimen(0, _attributes(0)), _specimen(1, _attributes(1)), _specimen(2, {})
+def specimens() -> tuple[Specimen, Specimen, Specimen, Specimen]:
+    """Two of series, models and settings that differ in every value.
+
+    The third is of a series that says next to nothing, the fourth of one with all its frames in one instance.
+    """
+    return _specimen(0, _attributes(0)), _specimen(1, _attributes(1)), _specimen(2, {}), _specimen(MULTI_FRAME, {})
 
 
 def _specimen(number: int, attributes: Mapping[str, Any]) -> Specimen:
@@ -119,26 +130,29 @@ def _volume(folder: Path, number: int, attributes: Mapping[str, Any]) -> CTVolum
     hu[:, 2:-2, 2:-2] = 40
     hu[_lungs(shape)] = -850
     uid = f"2.25.{1000 + number}"
+    many = number != MULTI_FRAME
+    sop_class = str(CTImageStorage if many else EnhancedCTImageStorage)
     slices = []
     for z in range(shape[0]):
         position = (-30.0 - number, -40.0 - number, 100.0 + number + z * z_mm)
-        path = folder / f"{z}.dcm"
-        dcmwrite(path, _header(uid, z, attributes), enforce_file_format=True)
-        slices.append(SourceSlice(path, f"{uid}.3.{z + 1}", str(CTImageStorage), 0, position))
+        file = z if many else 0
+        path = folder / f"{file}.dcm"
+        dcmwrite(path, _header(uid, sop_class, file, attributes), enforce_file_format=True)
+        slices.append(SourceSlice(path, f"{uid}.3.{file + 1}", sop_class, 0 if many else z, position))
     turned = -1.0 if number == 1 else 1.0
     affine = np.diag((turned * x_mm, turned * y_mm, z_mm, 1.0))
     affine[:3, 3] = slices[0].position_mm
     return CTVolume(hu, (z_mm, y_mm, x_mm), affine, tuple(slices), f"{uid}.2", f"{uid}.1", SeriesHeader(modality="CT"))
 
 
-def _header(uid: str, z: int, attributes: Mapping[str, Any]) -> Dataset:
+def _header(uid: str, sop_class: str, z: int, attributes: Mapping[str, Any]) -> Dataset:
     header = Dataset()
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     header.SpecificCharacterSet = UTF_8
     for keyword, value in attributes.items():
         setattr(header, keyword, value)
-    header.SOPClassUID, header.SOPInstanceUID = CTImageStorage, f"{uid}.3.{z + 1}"
+    header.SOPClassUID, header.SOPInstanceUID = sop_class, f"{uid}.3.{z + 1}"
     header.StudyInstanceUID, header.SeriesInstanceUID = f"{uid}.1", f"{uid}.2"
     header.InstanceNumber = z + 1
     return header
@@ -214,8 +228,8 @@ def _context(number: int) -> ReportContext:
         device_name=f"Node {number}",
         device_serial=f"N{number}",
         software_version=f"Release {number}",
-        institution="" if number == 2 else f"Site {number}",
-        predecessor=None if number == 2 else _predecessor(number),
+        institution="" if number > 1 else f"Site {number}",
+        predecessor=None if number > 1 else _predecessor(number),
         revision=2 + number,
         series_numbers=9000 + 10 * number,
     )

@@ -1,4 +1,4 @@
-"""What objects hold, told from three specimens of each: what is always there, and where each value comes from."""
+"""What objects hold, told from specimens of each: what is always there, and where each value comes from."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Attribute:
     @property
     def name(self) -> str:
         """With a > for each sequence that it is in."""
-        return f"{'>' * (len(self.path) - 1)}{dictionary_description(self.path[-1])}"
+        return _name(self.path)
 
 
 Held = Mapping[Path, list[DataElement]]
@@ -60,9 +60,18 @@ def attributes(objects: Sequence[Dataset], specimens: Sequence[Specimen]) -> lis
     return [_attribute(path, held, specimens, names) for path in places]
 
 
+def names_in(dataset: Dataset) -> set[str]:
+    """The names of all attributes of an object, as `Attribute.name` has them."""
+    return set(map(_name, _held(dataset)))
+
+
 def private_attributes(objects: Iterable[Dataset]) -> set[int]:
     """Tags of private attributes, at whatever depth."""
     return {int(element.tag) for one in objects for element in one.iterall() if element.tag.is_private}
+
+
+def _name(path: Path) -> str:
+    return f"{'>' * (len(path) - 1)}{dictionary_description(path[-1])}"
 
 
 def _held(dataset: Dataset) -> dict[Path, list[DataElement]]:
@@ -85,17 +94,17 @@ def _walk(dataset: Dataset, before: Path) -> Iterator[tuple[Path, DataElement]]:
 def _attribute(
     path: Path, held: Sequence[Held], specimens: Sequence[Specimen], names: Mapping[Path, tuple[str, str]]
 ) -> Attribute:
-    full, bare = held[:2], held[2]
+    full, bare = held[:2], held[2:]
     element = next(one[path][0] for one in held if path in one)
     module, type_ = names.get(path, ("", ""))
     source, value = _source(path, full, specimens) if element.VR not in ("SQ", *_BULK) else ("", "")
     return Attribute(path, str(element.VR), module, type_, _presence(path, full, bare), source, value)
 
 
-def _presence(path: Path, full: Sequence[Held], bare: Held) -> str:
-    if path not in bare or any(path not in one for one in full):
+def _presence(path: Path, full: Sequence[Held], bare: Sequence[Held]) -> str:
+    if any(path not in one for one in (*full, *bare)):
         return "ANAP"
-    return "ALWAYS" if all(_text(one) for one in bare[path]) else "VNAP"
+    return "ALWAYS" if all(_text(element) for one in bare for element in one[path]) else "VNAP"
 
 
 def _source(path: Path, full: Sequence[Held], specimens: Sequence[Specimen]) -> tuple[str, str]:
