@@ -6,6 +6,7 @@ A statement about objects that was written by hand would be wrong sooner or late
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -72,6 +73,7 @@ class Specimen:
         return self.objects[kind]
 
 
+@cache
 def specimens() -> tuple[Specimen, Specimen, Specimen, Specimen]:
     """Two of series, models and settings that differ in every value.
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset
-from pydicom.uid import UID_dictionary, generate_uid
+from pydicom._uid_dict import UID_dictionary
+from pydicom.uid import generate_uid
 from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
 from sqlalchemy import update
@@ -126,9 +127,10 @@ def propose(node: Node, sender: str, pairs: Sequence[tuple[str, list[str]]]) -> 
         entity = AE(ae_title=sender)
         contexts = [build_context(uid, syntaxes) for uid, syntaxes in pairs[start : start + 128]]
         association = entity.associate("127.0.0.1", node.port, contexts, "DICOM_NODE")
-        answers = {one.context_id: one.result for one in association.accepted_contexts}
-        answers |= {one.context_id: one.result for one in association.rejected_contexts}
-        results += [answers[number] for number in sorted(answers)]
+        answered = sorted(
+            (*association.accepted_contexts, *association.rejected_contexts), key=lambda c: c.context_id or 0
+        )
+        results += [int(one.result or 0) for one in answered]
         if association.is_established:
             association.release()
     return results
@@ -236,10 +238,8 @@ def calling(calling_ae: str, port: int, called_ae: str, *classes: str) -> Iterat
     association = entity.associate("127.0.0.1", port, [build_context(uid) for uid in classes], called_ae)
     assert association.is_established
     assert association.acceptor.implementation_class_uid == IMPLEMENTATION_CLASS_UID
-    assert {str(one.transfer_syntax[0]) for one in association.accepted_contexts} <= {
-        "1.2.840.10008.1.2",
-        "1.2.840.10008.1.2.1",
-    }
+    agreed = {str(one.transfer_syntax[0]) for one in association.accepted_contexts}
+    assert agreed <= {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}
     yield association
     association.release()
 
@@ -291,11 +291,13 @@ def test_statuses_are_numbers_in_their_table_only() -> None:
     # Tables of what others answer; the command set's element numbers; the demonstration's PACS, which is no node.
     elsewhere = {"statuses.py", "scu/store.py", "gateways/worklist/interface.py", "receiver/pdu.py", "demo/pacs.py"}
     package = ROOT / "dicom_node"
+    digits = re.compile("|".join(f"0x0*{value:x}|{value}" for value in known), re.IGNORECASE)
+    sources = {path.relative_to(package).as_posix(): path.read_text() for path in package.rglob("*.py")}
     found = [
-        f"{path.relative_to(package)}:{one.lineno}"
-        for path in package.rglob("*.py")
-        if path.relative_to(package).as_posix() not in elsewhere
-        for one in ast.walk(ast.parse(path.read_text()))
+        f"{name}:{one.lineno}"
+        for name, source in sources.items()
+        if name not in elsewhere and digits.search(source)
+        for one in ast.walk(ast.parse(source))
         if isinstance(one, ast.Constant) and type(one.value) is int and one.value in known
     ]
     assert found == []
@@ -440,8 +442,8 @@ def test_what_a_site_turns_on_is_marked_on_and_nothing_inside_is_told() -> None:
         completion={"query_destination": "pacs", "retrieve": "move"},
         storage={"pseudonym_key": "INSIDE-3-1234567890", "database_url": "postgresql+psycopg://INSIDE-4@h/d"},
         worklists=[{"name": "ris", "ae_title": "RIS", "host": "10.0.0.2", "port": 104, "label": "CT"}],
-        receiver={"plain": False, "users": {"INSIDE-5": "INSIDE-6"}, "tls_key": "/INSIDE-7", "tls_certificate": "/INSIDE-8",
-                  "tls_authorities": "/INSIDE-9"},
+        receiver={"plain": False, "users": {"INSIDE-5": "INSIDE-6"}, "tls_key": "/INSIDE-7",
+                  "tls_certificate": "/INSIDE-8", "tls_authorities": "/INSIDE-9"},
     )  # fmt: skip
     on = {(one.name, one.role) for one in (*network_services(settings), *web_services(settings)) if one.on}
     off = {(one.name, one.role) for one in (*network_services(settings), *web_services(settings)) if not one.on}
