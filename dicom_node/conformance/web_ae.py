@@ -4,7 +4,18 @@ from config.settings import Settings
 from dicom_node.conformance.document import Section, section, table
 from dicom_node.conformance.services import web_services
 from dicom_node.gateways.dicomweb_tables import AWAY, INSTANCE, OF_ONE, ONE_BY_ONE, PAGE, STEPS
-from dicom_node.web.dicomweb.offered import DICOM, EXPLICIT_LE, JSON, MOST, MOST_OFFSET, RESOURCES, STATUSES
+from dicom_node.web.dicomweb.offered import (
+    DICOM,
+    EXPLICIT_LE,
+    JPEG,
+    JSON,
+    MOST,
+    MOST_OFFSET,
+    OCTETS,
+    PNG,
+    RESOURCES,
+    STATUSES,
+)
 from dicom_node.web.dicomweb.told import INSTANCE as INSTANCE_TOLD
 from dicom_node.web.dicomweb.told import SERIES, STUDY
 
@@ -13,9 +24,18 @@ _TOLD = {
     "series": ("StudyInstanceUID", *SERIES, "NumberOfSeriesRelatedInstances"),
     "instances": ("StudyInstanceUID", "SeriesInstanceUID", "Modality", *INSTANCE_TOLD),
     "metadata": ("all, without pixel data and other large binary values",),
+    "frames": ("frames, uncompressed",),
+    "pictures": ("a frame as a picture",),
     "objects": ("the objects as they are stored",),
 }
-_SERVICE = {"studies": "Search", "series": "Search", "instances": "Search", "metadata": "Retrieve metadata"}
+_SERVICE = {
+    "studies": "Search",
+    "series": "Search",
+    "instances": "Search",
+    "metadata": "Retrieve metadata",
+    "frames": "Retrieve frames",
+    "pictures": "Retrieve rendered",
+}
 
 
 def web_ae(settings: Settings) -> Section:
@@ -97,7 +117,8 @@ def _server(settings: Settings) -> Section:
         "has a login to the node's pages, or the bearer token of the settings. Each look at a study is audited.",
         table("Service|Resource|Keys that are matched|Attributes that are told", rows),
         f"A search and metadata are {JSON}. Objects are multipart/related of {DICOM}, or {DICOM} for a single one, in "
-        f"transfer syntax {EXPLICIT_LE}. Most answers at once: {MOST}; offset up to {MOST_OFFSET}. Matching is "
+        f"transfer syntax {EXPLICIT_LE}. Frames are {OCTETS}, pictures {JPEG} or {PNG}. Most answers at once: {MOST}; "
+        f"offset up to {MOST_OFFSET}. Matching is "
         "literal, "
         "or by a range for Study Date, or by a list of UIDs; a key that is not listed is refused. "
         f"Web viewers at other addresses that may read the answers: {origins}.",

@@ -47,6 +47,7 @@ from dicom_node.scu.association import Address
 from dicom_node.scu.query import SeriesKey, querying
 from dicom_node.scu.store import echo, read_instance
 from dicom_node.scu.store import store as send
+from dicom_node.web.dicomweb.offered import STATUSES
 from storage import workitems
 from storage.commitments import Commitment
 from storage.errors import DatabaseBusy, StorageError, StorageFull
@@ -301,6 +302,17 @@ def test_statuses_are_numbers_in_their_table_only() -> None:
         if isinstance(one, ast.Constant) and type(one.value) is int and one.value in known
     ]
     assert found == []
+
+
+def test_the_dicomweb_server_answers_with_no_status_that_the_statement_lacks() -> None:
+    sources = [path.read_text() for path in (ROOT / "dicom_node" / "web" / "dicomweb").glob("*.py")]
+    calls = [one for source in sources for one in ast.walk(ast.parse(source)) if isinstance(one, ast.Call)]
+    answers = [
+        one for one in calls if getattr(one.func, "id", "") in ("HTTPException", "PlainTextResponse", "Response")
+    ]
+    values = [value for one in answers for value in (*one.args, *(keyword.value for keyword in one.keywords))]
+    found = {one.value for one in values if isinstance(one, ast.Constant) and type(one.value) is int}
+    assert found and found <= STATUSES.keys()
 
 
 # What the sender proposes.

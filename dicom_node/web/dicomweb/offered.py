@@ -15,6 +15,7 @@ INSTANCE_KEYS = {**SERIES_KEYS, "00080018": "SOPInstanceUID", "00080016": "SOPCl
 MOST, MOST_OFFSET, MOST_KEYS, LONGEST = 200, 1000, 40, 1024
 """Answers at once; where they may begin; keys in one request; characters of a value."""
 JSON, DICOM = "application/dicom+json", "application/dicom"
+OCTETS, JPEG, PNG = "application/octet-stream", "image/jpeg", "image/png"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 """The transfer syntax of every object that the node writes."""
 
@@ -24,7 +25,7 @@ STATUSES = {
     400: "A key or a value that cannot be matched, or too much for one request.",
     401: "Neither a login nor the bearer token.",
     404: "There is no result of that name, or it does not stand.",
-    406: "Another media type or transfer syntax is wanted.",
+    406: "Another media type or transfer syntax is wanted, or an object has no pixels to show.",
     410: "The object's file is missing or altered.",
     413: "Too many objects, or too large, for one answer.",
     503: "The index or the files are not available.",

@@ -15,8 +15,8 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
 
 from dicom_node.web.dicomweb.asked import accepted_kinds
+from dicom_node.web.dicomweb.offered import JPEG, PNG
 
-OCTETS, JPEG, PNG = "application/octet-stream", "image/jpeg", "image/png"
 FORMATS = {JPEG: "JPEG", PNG: "PNG", "image/*": "JPEG", "*/*": "JPEG"}
 MOST_FRAMES = 1000
 """In one answer."""

@@ -26,6 +26,7 @@ from dicom_node.web.dicomweb.offered import (
     EXPLICIT_LE,
     INSTANCE_KEYS,
     JSON,
+    OCTETS,
     RESOURCES,
     SERIES_KEYS,
     STUDY_KEYS,
@@ -144,14 +145,14 @@ def frames(request: Request) -> Response:
     named = _named(request)
     found = _frames(request, named)
     numbers = pictures.numbers_of(request.path_params["frames"], found)
-    single = is_single_part(request.headers, single=len(numbers) == 1, form=pictures.OCTETS)
+    single = is_single_part(request.headers, single=len(numbers) == 1, form=OCTETS)
     _note(request, named, "objects")
     if single:
-        return Response(found.octets(numbers[0]), media_type=pictures.OCTETS)
+        return Response(found.octets(numbers[0]), media_type=OCTETS)
     boundary = secrets.token_hex(16)
-    head = f"--{boundary}\r\nContent-Type: {pictures.OCTETS}; transfer-syntax={EXPLICIT_LE}\r\n\r\n".encode()
+    head = f"--{boundary}\r\nContent-Type: {OCTETS}; transfer-syntax={EXPLICIT_LE}\r\n\r\n".encode()
     body = b"".join(head + found.octets(number) + b"\r\n" for number in numbers) + f"--{boundary}--\r\n".encode()
-    return Response(body, media_type=f'multipart/related; type="{pictures.OCTETS}"; boundary={boundary}')
+    return Response(body, media_type=f'multipart/related; type="{OCTETS}"; boundary={boundary}')
 
 
 @for_viewers
