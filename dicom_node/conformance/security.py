@@ -4,7 +4,7 @@ from pydicom.charset import python_encoding
 
 from config.settings import Settings
 from dicom_node.conformance.document import Section, section, table
-from dicom_node.gateways.audit_messages.table import NO_COUNTERPART, TABLE
+from dicom_node.gateways.audit_messages.table import TABLE
 from dicom_node.receiver.tls import CIPHERS
 from dicom_node.report.sources import UTF_8
 from dicom_node.scu.tls import DICOM_CIPHERS
@@ -127,5 +127,5 @@ def _audit(settings: Settings) -> Section:
         f"facility 10, severity 5, MSGID {settings.audit.syslog.message_id}. It is aligned with the transport of IHE "
         f"ATNA. Here: {'to a repository' if host else 'off; host in [audit.syslog] turns it on'}.",
         table("Event|Event ID|Event type|Action|Outcome", told),
-        f"{len(NO_COUNTERPART)} further events of the trail have no counterpart in PS3.15 A.5 and stay in the index.",
+        "Other events of the trail have no counterpart in PS3.15 A.5 and stay in the index.",
     )
