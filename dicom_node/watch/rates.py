@@ -1,8 +1,10 @@
 """Rates since the reference: positive results, refusals by reason, and how long results take."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import accumulate
 
 import numpy as np
 
@@ -46,15 +48,15 @@ def positive_rate(baseline: Baseline, studies: list[Study], now: datetime) -> It
 
 def _days_running(baseline: Baseline, judged: list[Study], now: datetime) -> Assessment:
     """The score test of the rate up to each of the last days; what counts is the least of them."""
-    tests = []
+    tests, counts = [], list(accumulate(study.positive is True for study in judged))
     for day in range(RATE_DAYS):
-        until = [study.positive is True for study in judged if study.when <= now - timedelta(days=day)]
-        if len(until) >= FEWEST_OF_A_DAY:
-            tests.append(rate_difference((baseline.positives, sum(until)), (baseline.judged, len(until))))
+        until = bisect_right(judged, now - timedelta(days=day), key=lambda study: study.when)
+        if until >= FEWEST_OF_A_DAY:
+            tests.append(rate_difference((baseline.positives, counts[until - 1]), (baseline.judged, until)))
     one_side = len(tests) == RATE_DAYS and (min(tests) > 0 or max(tests) < 0)
     least = min(map(abs, tests)) if one_side else 0.0
     level = Level.ALARM if least > RATE_LIMIT else Level.OK
-    positives = sum(study.positive is True for study in judged)
+    positives = counts[-1]
     interval = wilson(positives, len(judged))
     between = f" (95% {interval.low:.1%} to {interval.high:.1%})" if interval else ""
     sentence = (

@@ -122,8 +122,11 @@ def most_by_chance(count: int, total: int, now: int, tail: float) -> int:
     count, total: cases in the reference, of so many. Its rate is not known but estimated, so the cases to come follow
     a beta-binomial distribution (with Jeffreys' prior), also if they are too few for a normal one.
     """
-    distribution = stats.betabinom(now, count + 0.5, total - count + 0.5)
-    return int(np.argmax(distribution.sf(np.arange(now + 1)) < tail))
+    a, b, cases = count + 0.5, total - count + 0.5, np.arange(now + 1)
+    choices = -special.betaln(now - cases + 1, cases + 1) - np.log(now + 1)
+    chance = np.exp(choices + special.betaln(cases + a, now - cases + b) - special.betaln(a, b))
+    above = chance[::-1].cumsum()[::-1] - chance
+    return int(np.argmax(above < tail))
 
 
 def _shares(counts: Floats) -> Floats:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Study:
         """Whether the series was analysed."""
         return not self.reason
 
-    @property
+    @cached_property
     def device(self) -> str:
         """The scanner without its kernel: "SIEMENS SOMATOM Force"; "" if the header names none."""
         return f"{self.manufacturer} {self.scanner_model}".strip()
 
-    @property
+    @cached_property
     def scanner(self) -> str:
         """What has a reference of its own: "SIEMENS SOMATOM Force, Br40d"."""
         return f"{self.device}, {self.kernel}" if self.kernel else self.device

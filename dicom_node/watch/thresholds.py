@@ -19,13 +19,13 @@ PSI_WARN, PSI_ALARM = 0.10, 0.25
 Q = 0.01
 
 # Charts from study to study, on normal scores.
-EWMA_LAMBDA, EWMA_LIMIT = 0.2, 4.5  # standard deviations of the chart
+EWMA_LAMBDA, EWMA_LIMIT = 0.2, 5.0  # standard deviations of the chart
 
 # The rate of positive results.
-RATE_LIMIT, RATE_DAYS = 3.5, 7  # score test in standard deviations, on as many days running
-CUSUM_ODDS, CUSUM_LIMIT = 2.0, 9.0  # the odds ratio that is looked for, and the log-likelihood ratio that is enough
+RATE_LIMIT, RATE_DAYS = 3.0, 7  # score test in standard deviations, on as many days running
+CUSUM_ODDS, CUSUM_LIMIT = 2.0, 8.0  # the odds ratio that is looked for, and the log-likelihood ratio that is enough
 
-REFUSALS_TAIL, REFUSALS_FEWEST = 1e-4, 3  # chance of so many in RECENT by the reference's rate; and at least so many
+REFUSALS_TAIL, REFUSALS_FEWEST = 3e-4, 3  # chance of so many in RECENT by the reference's rate; and at least so many
 TURNAROUND_RATIO, TURNAROUND_FEWEST = 2.0, 60  # of the 95th percentiles; studies that it is taken from
 
 NEW_VALUES_SHOWN = 10  # of one fact: a sender that makes up kernels must not fill a page
