@@ -22,9 +22,9 @@ from inference.volume.ct_volume import CTVolume, upright
 # Scanners see nothing beyond the field, and write padding there; cells are clipped to -1024.
 _FIELD_SHARE, _PADDING_HU = 0.95, -1023.5
 _PURE_BELOW_HU = -900.0
-_FEWEST_CELLS = 500
+_FEWEST_CELLS, _LEVELS_FOR_AIR = 500, 24
+_NEIGHBOURS = (1, 5, 5)
 _SLICES_FOR_NOISE = 12
-_IN_PLANE = np.ones((1, 5, 5), bool)
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ def measure(volume: CTVolume, output: Output) -> Measured:
 
 def _outside(air: Air) -> float | None:
     """The median of pure air around the patient, away from skin, table and the edge of the field."""
-    seen = ~beyond_field(air.cells.hu.shape[1:], _FIELD_SHARE)
-    pure = air.outside & seen & (air.cells.hu < _PURE_BELOW_HU)
-    inner = ndimage.minimum_filter(pure.view(np.uint8), footprint=_IN_PLANE).view(np.bool_)
-    hu = air.cells.hu[inner]
+    some = slice(None, None, max(1, len(air.outside) // _LEVELS_FOR_AIR))
+    cells, outside = air.cells.hu[some], air.outside[some]
+    pure = outside & ~beyond_field(cells.shape[1:], _FIELD_SHARE) & (cells < _PURE_BELOW_HU)
+    hu = cells[ndimage.minimum_filter(pure.view(np.uint8), _NEIGHBOURS).view(np.bool_)]
     hu = hu[hu > _PADDING_HU]
     return float(np.median(hu)) if hu.size >= _FEWEST_CELLS else None
 

@@ -122,14 +122,14 @@ def latest(tx: Connection, model_digest: str) -> tuple[float | None, list[Assess
 
 
 def course(tx: Connection, model_digest: str, since_day: str) -> dict[tuple[str, str, str], list[tuple[str, float]]]:
-    """The values of each watch by day, since a day: for a chart."""
+    """The values of each watch by day, since a day, as far as there were enough studies: for a chart."""
     names = ("watch", "fact", "scanner", "day_utc", "value")
-    of_model = watch_assessments.c.model_digest == model_digest
-    since = select(*(watch_assessments.c[name] for name in names)).where(
-        of_model, watch_assessments.c.day_utc >= since_day
+    of_model = (watch_assessments.c.model_digest == model_digest) & (watch_assessments.c.day_utc >= since_day)
+    told = select(*(watch_assessments.c[name] for name in names)).where(
+        of_model, watch_assessments.c.level != "too_few"
     )
     found: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
-    for watch, fact, scanner, day, value in tx.execute(since.order_by(watch_assessments.c.day_utc)):
+    for watch, fact, scanner, day, value in tx.execute(told.order_by(watch_assessments.c.day_utc)):
         if value is not None:
             found.setdefault((watch, fact, scanner), []).append((day, value))
     return found

@@ -59,12 +59,13 @@ def show(
         shown = [_of_model(tx, one) for one in _models(settings, model)]
         digests = {one["digest"] for one in shown}
         alarms = [asdict(one) for one in watch_alarms.latest(tx, LATEST_ALARMS) if one.model_digest in digests]
+    drawn = [] if plot is None else [str(path) for path in _draw(settings, model, plot)]
     if json:
-        print_json({"enabled": settings.watch.enabled, "models": shown, "alarms": alarms})
+        print_json({"enabled": settings.watch.enabled, "models": shown, "alarms": alarms, "figures": drawn})
     else:
         _print(settings, shown, alarms)
-    if plot is not None:
-        _draw(settings, model, plot)
+        for path in drawn:
+            say(path)
 
 
 def _models(settings: Settings, name: str) -> list[ModelRef]:
@@ -124,7 +125,7 @@ def _cells(watch: dict[str, Any]) -> list[object]:
     return [LEVELS[watch["level"]], watch["watch"], watch["fact"], watch["scanner"], *numbers, watch["sentence"]]
 
 
-def _draw(settings: Settings, name: str, folder: Path) -> None:
+def _draw(settings: Settings, name: str, folder: Path) -> Iterator[Path]:
     """Draw what the watches compare now. Headers name no file: they are strangers' words."""
     database = database_of(settings)
     now = database.now()
@@ -136,7 +137,7 @@ def _draw(settings: Settings, name: str, folder: Path) -> None:
         for number, (watch, svg) in enumerate(_figures(found, studies, now) if found else (), start=1):
             path = folder / f"{model.name}-{number:02}-{watch.replace(' ', '-')}.svg"
             path.write_bytes(svg)
-            say(str(path))
+            yield path
 
 
 def _figures(reference: Reference, studies: list[Study], seconds: float) -> Iterator[tuple[str, bytes]]:

@@ -155,7 +155,8 @@ def test_a_planted_change_of_kernel_is_told_everywhere_until_somebody_answers(st
         assert watch_alarms.unanswered(tx) == [] and len(watch_alarms.standing(tx)) == len(alarms)
         assert check(tx).problems == ()
     assert "DRIFT" not in run(store, "status")
-    shown = command(store, "watch", "show", model.name)
+    shown = command(store, "watch", "show", model.name, "--plot", str(store.folder / "figures"))
+    assert len(shown["figures"]) > 10 and all("<svg" in Path(one).read_text() for one in shown["figures"])
     assert shown["alarms"][0]["acknowledged_why"] == WHY
     assert {one["level"] for one in shown["models"][0]["watches"]} >= {"ok", "alarm"}
 
