@@ -29,6 +29,7 @@ from dicom_node.runtime.node_lock import only_node
 from storage import forgetting, hosts, known_of_patient
 from storage.database import Database
 from storage.files import FileStore
+from storage.forgetting import Forgetting
 from storage.known_of_patient import KnownSeries
 from storage.pseudonyms import Pseudonyms
 
@@ -92,8 +93,10 @@ def forget(
             typer.confirm("Delete all this? It cannot be undone", abort=True)
         number = request.begin()
         forgetter.go_on()
-        _compact(database, stopped)
-    _tell(database, number, request, json=json, stopped=stopped)
+        with database.read() as tx:
+            done = forgetting.get(tx, number)
+        _compact(database, stopped)  # afterwards `database` is no longer the file that it opened
+    _tell(done, request, json=json, compacted=stopped or database.is_server)
 
 
 @contextmanager
@@ -209,14 +212,11 @@ class _Request:
             return forgetting.begin(tx, self._about, who(), self._reason, self._database.now())
 
 
-def _tell(database: Database, number: int, request: _Request, *, json: bool, stopped: bool) -> None:
-    with database.read() as tx:
-        done = forgetting.get(tx, number)
-    compacted = stopped or database.is_server
+def _tell(done: Forgetting, request: _Request, *, json: bool, compacted: bool) -> None:
     if json:
         counts = {name: getattr(done, name) for name in ("series", "files", "audit_rows")}
         print_json({
-            "number": number, **counts, "written_anew": compacted, "destinations": request.told,
+            "number": done.id, **counts, "written_anew": compacted, "destinations": request.told,
             "not_reached": NOT_REACHED,
         })  # fmt: skip
         return

@@ -37,12 +37,9 @@ def step(path, revision):
 
 
 @pytest.mark.sqlite
-@pytest.mark.parametrize(("version", "schema"), [("0.1.0", "0001"), ("0.2.0", "0006")])
-def test_an_index_that_stopped_at_every_schema_on_its_way_is_the_same_as_one_that_came_at_once(
-    tmp_path, version, schema
-):
-    slow, fast = index_of(version, tmp_path / "slow.db"), index_of(version, tmp_path / "fast.db")
-    for revision in CHAIN[CHAIN.index(schema) + 1 :]:
+def test_an_index_that_stopped_at_every_schema_on_its_way_is_the_same_as_one_that_came_at_once(tmp_path):
+    slow, fast = (index_of("0.1.0", tmp_path / f"{name}.db") for name in ("slow", "fast"))
+    for revision in CHAIN[1:]:
         step(slow, revision)
     open_database(f"sqlite:///{slow}").close()
     database = open_database(f"sqlite:///{fast}")
