@@ -78,9 +78,9 @@ def forget(
     forgetter = Forgetter(settings, database, files, archives, lambda what: err.print(f"... {what}"))
     with _stopped(settings) as stopped:
         if not patient:
-            done = forgetter.go_on()
+            requests = forgetter.go_on()
             _compact(database, stopped)
-            say(f"{plural(done, 'request')} carried out to the end.")
+            say(f"{plural(requests, 'request')} carried out to the end.")
             return
         given = typer.prompt("Patient ID", hide_input=True) if patient == ASK else patient
         request = _Request(settings, database, files, given.strip(), issuer, reason.strip())
