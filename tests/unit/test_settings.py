@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from config.settings import DESTINATION_KINDS, Settings, StorageSettings
 from config.values import DatabaseUrl
 from dicom_node.cli.app import app
 from dicom_node.cli.configure import read_and_check
+from dicom_node.receiver.certificates import Authority
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "config" / "node.toml"
 
@@ -311,13 +313,12 @@ def test_a_database_url_is_shown_without_its_password(url: str, shown: str) -> N
 
 def test_no_secret_is_shown(tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
-    for name in ("node.pem", "node.key", "ca.pem"):
-        (tmp_path / name).touch()
+    authority = Authority("authority", time.time())
+    authorities, (certificate, key) = authority.write(tmp_path / "ca.pem"), authority.issue(tmp_path, "node")
     file.write_text(
         f'[storage]\npseudonym_key = "{SECRET}{SECRET}"\ndatabase_url = "postgresql://n:{SECRET}@db/i"\n'
         f'[receiver]\nplain = false\nusers = {{ pacs = "{SECRET}" }}\n'
-        f'tls_certificate = "{tmp_path}/node.pem"\ntls_key = "{tmp_path}/node.key"\n'
-        f'tls_authorities = "{tmp_path}/ca.pem"\n'
+        f'tls_certificate = "{certificate}"\ntls_key = "{key}"\ntls_authorities = "{authorities}"\n'
     )
     for command in (["config", "show"], ["config", "show", "--json"], ["config", "check"]):
         done = CliRunner().invoke(app, [*command, "--config", str(file)])
