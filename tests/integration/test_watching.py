@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -111,11 +112,21 @@ def command(store: Store, *arguments: str) -> Any:
     return json.loads(run(store, *arguments, "--json"))
 
 
+def notified(settings: Settings, store: Store) -> list[dict[str, Any]]:
+    """What the rules tell at two looks in a row."""
+    gathering = Gathering(settings, store.database, list)
+    gathering.gather(NOW)
+    gathering.gather(NOW + 5)
+    return [json.loads(str(row["content"])) for row in store.rows("SELECT content FROM notifications")]
+
+
 def events(store: Store) -> list[str]:
     return [str(row["event"]) for row in store.rows("SELECT event FROM audit WHERE event LIKE 'watch.%' ORDER BY id")]
 
 
-def test_a_planted_change_of_kernel_is_told_everywhere_until_somebody_answers(store: Store) -> None:
+def test_a_planted_change_of_kernel_is_told_everywhere_until_somebody_answers(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rule = NotificationRule(name="physics", on=("drift-alarm",), mail_to=("physics@hospital.example",))
     settings = settings_of(store, notifications=[rule], mail=MailSettings(host="mail.hospital.example"))
     model = current_model(settings)
@@ -131,7 +142,11 @@ def test_a_planted_change_of_kernel_is_told_everywhere_until_somebody_answers(st
     before = store.rows("SELECT * FROM results ORDER BY id")
 
     add(store, model, studies(3, 85, 9, 7, kernel=OTHER_KERNEL))
-    watching.look(settings, store.database, NOW)
+    with monkeypatch.context() as broken:
+        broken.setattr(watch_state, "note_look", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            watching.look(settings, store.database, NOW)
+    watching.look(settings, store.database, NOW)  # again, after it was interrupted
     alarms = command(store, "status")["drift_alarms"]
     told = [one for one in alarms if one["watch"] == "new value" and one["fact"] == "kernel"]
     assert len(told) == 1 and OTHER_KERNEL in told[0]["sentence"] and told[0]["acknowledged_at"] is None
@@ -139,10 +154,7 @@ def test_a_planted_change_of_kernel_is_told_everywhere_until_somebody_answers(st
     assert events(store).count("watch.alarm-raised") == len(alarms)
     measured = generate_latest(registry_of(settings, store.database, store.files)).decode()
     assert f'dicom_node_drift_alarms{{model="{model.name} {model.version}",watch="new value"}}' in measured
-    gathering = Gathering(settings, store.database, list)
-    gathering.gather(NOW)
-    gathering.gather(NOW + 5)
-    sent = [json.loads(str(row["content"])) for row in store.rows("SELECT content FROM notifications")]
+    sent = notified(settings, store)
     assert [one["alarm"] for one in sent] == [one["id"] for one in alarms], "each once"
     assert told[0]["sentence"] in next(one["what"] for one in sent if one["alarm"] == told[0]["id"])
     now = store.rows("SELECT * FROM results ORDER BY id")
