@@ -90,9 +90,21 @@ class Creator:
     def _create(self, target: Path, previous: Path | None) -> Made:
         now = time.time()
         name = f"{PREFIX}{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}"
-        folder = target / f"{name}{UNFINISHED}"
         if (target / name).exists():
             raise NodeError(f"{target / name} is there already: one backup a second is enough")
+        folder = target / f"{name}{UNFINISHED}"
+        try:
+            made, placing, seal = self._fill(folder, target, previous, now)
+        except Exception:
+            shutil.rmtree(folder, ignore_errors=True)  # it may have filled the disk
+            raise
+        os.rename(folder, target / name)
+        fsync_folder(target)
+        self._audit(target / name, made, seal, placing)
+        return Made(target / name, made, seal, dict(placing.counts))
+
+    def _fill(self, folder: Path, target: Path, previous: Path | None, now: float) -> tuple[Manifest, Placing, str]:
+        """Everything that belongs to a backup, durably. Returns its manifest, what was placed how, and its seal."""
         make_folder(folder / "index")
         self.report("index", 0, 0)
         with taken(self.database, folder) as point:
@@ -108,10 +120,7 @@ class Creator:
         fsync_folder(folder / "index")
         seal = write_manifest(folder, made)
         fsync_folder(folder)
-        os.rename(folder, target / name)
-        fsync_folder(target)
-        self._audit(target / name, made, seal, placing)
-        return Made(target / name, made, seal, dict(placing.counts))
+        return made, placing, seal
 
     def _earlier(self, target: Path, previous: Path | None, point: Point) -> Path | None:
         """The backup whose files are linked, if there is one of the same store."""
@@ -155,7 +164,7 @@ class Creator:
         archives = self.settings.audit.syslog.archives or self.settings.data_dir / ARCHIVES
         for name, source, pattern in ((form.MODELS, self.settings.models_dir, "*"), (form.ARCHIVES, archives, ARCHIVE)):
             for path in _files_below(source, pattern):
-                sums.add(placing.place(source / path, f"{name}/{path}"), f"{name}/{path}")
+                sums.add(placing.place_copy(source / path, f"{name}/{path}"), f"{name}/{path}")
         if not self.settings.storage.bucket:
             for path in self.files.unreadable():
                 stored = f"{form.FILES}/{path}"

@@ -46,6 +46,19 @@ class Placing:
         self.counts[COPIED] += 1
         return copy(source, target, sha256)
 
+    def place_copy(self, source: Path, path: str) -> str:
+        """As `place`, of a file that may be altered where it is: never a link to that one. Returns its SHA-256."""
+        target = self.root / path
+        self._make_folder(target.parent)
+        sha256, size = sha256_of(source), source.stat().st_size
+        earlier = self._earlier / path if self._earlier else None
+        is_kept = earlier is not None and earlier.is_file() and sha256_of(earlier) == sha256
+        if is_kept and self._link_earlier(path, size, target):
+            self.counts[KEPT] += 1
+            return sha256
+        self.counts[COPIED] += 1
+        return copy(source, target, sha256)
+
     def _link_earlier(self, path: str, size: int | None, target: Path) -> bool:
         earlier = self._earlier / path if self._earlier else None
         try:

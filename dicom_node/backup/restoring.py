@@ -121,7 +121,9 @@ class Restorer:
             is_placed = parts[0] in RESTORED
             if (is_placed or path == manifest.index) and sha256_of(folder / path) != sha256:
                 raise CorruptFile(f"{path} is not what the list says")
-            if is_placed:
+            if parts[0] == form.MODELS:
+                placing.place_copy(folder / path, path)
+            elif is_placed:
                 placing.place(folder / path, path, sha256=sha256)
         placing.sync()
 

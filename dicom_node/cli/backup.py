@@ -147,12 +147,12 @@ def _print_restored(done: Restored, to: Path, backup: Path) -> None:
     if done.lost:
         say(f"{plural(done.lost, 'file')} that the index names are not there; they are taken when they are sent again.")
     say("Then:")
-    say(f'  1. data_dir = "{to}" in the configuration; the former one is in {backup / "configuration"}')
+    say(f'  1. data_dir = "{to.absolute()}" in the configuration; the former one is in {backup / "configuration"}')
     if manifest.secrets:
         say(f"     fill in {', '.join(manifest.secrets)}")
     say("  2. dicom-node run")
     say("  3. have the PACS send again what it sent since then")
-    for name in done.held:
+    for name in (one for one in done.held if one in manifest.destinations):
         say(f"  4. dicom-node resume --destination {name}: its results wait until then")
 
 

@@ -123,6 +123,9 @@ def test_a_restored_node_has_every_row_file_and_audit_row_of_the_point(site: Sit
         head = audit.head(tx)
     made = site.create()
     assert command("verify", made["folder"]).stdout.startswith("The backup is whole")
+    links = {path.name[-9:]: path.stat().st_nlink for path in Path(made["folder"]).rglob("*") if path.is_file()}
+    assert links.pop("card.toml") == 1, "what may be altered in the node's folder is no link to it"
+    assert max(links.values()) == 2, "stored files are"
     assert tuple(made["head"]) == head and made["files"] == 4
     told = site.store.rows("SELECT * FROM audit WHERE event = 'backup.created'")
     assert json.loads(str(told[0]["detail"]))["point"] == f"{head[0]}:{head[1]}"
@@ -239,6 +242,16 @@ def test_a_backup_that_was_interrupted_is_not_one_and_the_next_removes_it(site: 
         command("verify", str(left))
     made = site.create()
     assert [str(path) for path in site.backups.glob("backup-*")] == [made["folder"]]
+
+
+def test_a_backup_for_which_there_is_no_room_leaves_nothing(site: Site) -> None:
+    def full(what: str, done: int, of: int) -> None:
+        if what == "files":
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(NodeError, match=r"the backup was not made: .*No space left"):
+        site.creator(full).create(site.backups)
+    assert list(site.backups.glob("backup-*")) == []
 
 
 def altered(path: Path) -> None:
