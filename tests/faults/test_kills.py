@@ -101,7 +101,7 @@ ELSEWHERE = {
     # A command, which goes on where a killed one stopped: test_storage_audit_archive.py stops it at each step.
     "storage.audit_archive.archive",
     "storage.audit_archive._write",
-    "storage.audit_archive._new_file",
+    "storage.audit_archive.new_file",
     "storage.audit_archive._delete_archived",
     # A command, which goes on where a killed one stopped: test_index_move.py.
     "storage.moving.Mover.begin",
