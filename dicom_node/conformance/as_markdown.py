@@ -52,7 +52,7 @@ def _cell(text: str) -> str:
 
 def _text(text: str) -> str:
     """Without what Markdown would take for a mark. An underscore inside a word is none."""
-    return re.sub(r"([*<>\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    return re.sub(r"([*<>]|\](?=\()|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
 def _contents(document: Document) -> Iterator[str]:

@@ -49,8 +49,7 @@ def overview(settings: Settings) -> Section:
         "The node receives chest CT over the network, stores it, analyses it with one or several models, and sends the "
         "results as DICOM objects: a Structured Report, and beside it a Segmentation and a Secondary Capture image. It "
         "is for research use, and not for diagnosis.",
-        "The tables list every service that the program has. The last column says whether the settings of this "
-        "installation turn it on.",
+        "The tables list every service that the program has, and whether the settings of this installation turn it on.",
         _services("Network services, SOP Class", network_services(settings)),
         _services("DICOMweb, transaction", web_services(settings)),
         "Media storage is not supported.",
@@ -58,10 +57,8 @@ def overview(settings: Settings) -> Section:
 
 
 def _services(heading: str, services: Sequence[Service]) -> Table:
-    rows = [(one.name, one.uid, one.role, one.state) for one in services]
-    if not any(one.uid for one in services):
-        return table(f"{heading}|Role|State", [(name, role, state) for name, _, role, state in rows])
-    return table(f"{heading}|UID|Role|State", rows)
+    rows = [(one.name, one.uid, one.role, "on" if one.on else "off", one.turned_on_by) for one in services]
+    return table(f"{heading}|UID|Role|Here|What turns it on", rows)
 
 
 def contents() -> Section:

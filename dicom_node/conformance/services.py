@@ -28,11 +28,6 @@ class Service:
     on: bool
     turned_on_by: str
 
-    @property
-    def state(self) -> str:
-        """For a table."""
-        return f"on ({self.turned_on_by})" if self.on else f"off; {self.turned_on_by} turns it on"
-
 
 def offers(settings: Settings) -> Mapping[str, Offer]:
     """What each sender may propose, by what the table of contexts calls the sender."""

@@ -2,7 +2,7 @@
 
 from config.settings import Settings
 from dicom_node.conformance.document import Section, section, table
-from dicom_node.conformance.services import web_services
+from dicom_node.conformance.services import Service, web_services
 from dicom_node.gateways.dicomweb_tables import AWAY, INSTANCE, OF_ONE, ONE_BY_ONE, PAGE, STEPS
 from dicom_node.web.dicomweb.offered import (
     DICOM,
@@ -38,13 +38,17 @@ _SERVICE = {
 }
 
 
+def _here(one: Service) -> str:
+    return "on" if one.on else "off"
+
+
 def web_ae(settings: Settings) -> Section:
     """The whole section."""
     return section(
         "DICOMweb",
         section(
             "Transactions",
-            table("Transaction|Role|State", [(one.name, one.role, one.state) for one in web_services(settings)]),
+            table("Transaction|Role|Here", [(one.name, one.role, _here(one)) for one in web_services(settings)]),
         ),
         section(
             "Connection Policies",

@@ -37,6 +37,7 @@ from dicom_node.errors import NodeError
 from dicom_node.gateways.worklist.dimse import DimseWorklist
 from dicom_node.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.performer.events import EventListener
+from dicom_node.receiver import access, pdu
 from dicom_node.receiver.errors import ReceiverError, Refused, answer_for
 from dicom_node.report.context import ReportContext
 from dicom_node.report.frame import to_part10
@@ -304,6 +305,16 @@ def test_statuses_are_numbers_in_their_table_only() -> None:
     assert found == []
 
 
+def test_every_rejection_and_abort_of_the_program_is_in_the_statements_tables() -> None:
+    sources = [ast.parse(path.read_text()) for path in (ROOT / "dicom_node" / "receiver").glob("*.py")]
+    calls = [one for source in sources for one in ast.walk(source) if isinstance(one, ast.Call) and one.args]
+    names = {ast.unparse(one.args[0]).rpartition(".")[2] for one in calls if ast.unparse(one.func) == "Rejection"}
+    assert {getattr(access, name) for name in names} == access.REJECTIONS.keys()
+    errors = [one.args for one in calls if ast.unparse(one.func) == "ProtocolError"]
+    reasons = {getattr(pdu, ast.unparse(args[1]).rpartition(".")[2]) for args in errors if len(args) > 1}
+    assert reasons | {0} == {reason for _, reason in pdu.ABORTS}
+
+
 def test_the_dicomweb_server_answers_with_no_status_that_the_statement_lacks() -> None:
     sources = [path.read_text() for path in (ROOT / "dicom_node" / "web" / "dicomweb").glob("*.py")]
     calls = [one for source in sources for one in ast.walk(ast.parse(source)) if isinstance(one, ast.Call)]
@@ -472,7 +483,7 @@ def test_what_a_site_turns_on_is_marked_on_and_nothing_inside_is_told() -> None:
 
 def test_a_table_survives_what_markdown_and_html_take_for_marks() -> None:
     said = Document("T", ("C",), (section("S", table("A|B", [("a|b", "<b> *x* [y] a_b _z_")])),))
-    assert r"| a\|b | \<b\> \*x\* \[y\] a_b \_z\_ |" in markdown(said)
+    assert r"| a\|b | \<b\> \*x\* [y] a_b \_z\_ |" in markdown(said)
     assert "<td>a|b</td><td>&lt;b&gt; *x* [y] a_b _z_</td>" in html(said)
 
 
