@@ -58,7 +58,9 @@ def overview(settings: Settings) -> Section:
 
 def _services(heading: str, services: Sequence[Service]) -> Table:
     rows = [(one.name, one.uid, one.role, "on" if one.on else "off", one.turned_on_by) for one in services]
-    return table(f"{heading}|UID|Role|Here|What turns it on", rows)
+    if any(one.uid for one in services):
+        return table(f"{heading}|UID|Role|Here|What turns it on", rows)
+    return table(f"{heading}|Role|Here|What turns it on", [(row[0], *row[2:]) for row in rows])
 
 
 def contents() -> Section:

@@ -96,7 +96,7 @@ def _attribute(
 ) -> Attribute:
     full, bare = held[:2], held[2:]
     element = next(one[path][0] for one in held if path in one)
-    module, type_ = names.get(path, ("", ""))
+    module, type_ = names.get(path, ("File meta information", "") if path[0] >> 16 == 2 else ("", ""))
     source, value = _source(path, full, specimens) if element.VR not in ("SQ", *_BULK) else ("", "")
     return Attribute(path, str(element.VR), module, type_, _presence(path, full, bare), source, value)
 
