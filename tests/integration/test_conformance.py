@@ -53,6 +53,7 @@ from storage import workitems
 from storage.commitments import Commitment
 from storage.errors import DatabaseBusy, StorageError, StorageFull
 from storage.models import deliveries
+from storage.object_kinds import ObjectKind
 from storage.pseudonyms import Pseudonyms
 from tests.factories import Grid, finding_on, lesion, volume_of, write_enhanced, write_series
 from tests.outbox import Node as OutboxNode
@@ -69,7 +70,7 @@ SOURCES: list[dict[str, Any]] = [
 CALLER = SenderSettings(calling_ae_title="NODE_SC", response_timeout_s=20, connect_timeout_s=5)
 MODEL, MODEL_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
 UPS_PUSH, UPS_EVENT = "1.2.840.10008.5.1.4.34.6.1", "1.2.840.10008.5.1.4.34.6.4"
-Pair = tuple[str, str]
+Made = list[tuple[ObjectKind, Dataset]]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,18 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A receiver with two sources, one of which may store everything."""
     with Node(tmp_path_factory.mktemp("node"), {"max_pdu_bytes": 54321}, sources=SOURCES) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[Made]:
+    """Objects of every kind, of other images than the statement's: of single frames, and of a multi-frame instance."""
+    folder = tmp_path_factory.mktemp("images")
+    write_series(folder / "classic")
+    context = ReportContext(created_at=datetime(2026, 3, 1, 12, tzinfo=UTC), institution="Somewhere")
+    return [
+        build_all(finding_on(volume, localisation=lesion(Grid())), volume, read_sources(volume), context, KINDS)
+        for volume in (volume_of(folder / "classic"), write_enhanced(folder / "multi.dcm"))
+    ]
 
 
 def tables(sections: Sequence[Section], *path: str) -> list[Table]:
@@ -379,7 +392,7 @@ def recorder() -> Iterator[Recorder]:
 
 
 def test_what_the_sender_proposes_is_what_the_statement_lists(
-    tmp_path: Path, recorder: Recorder, defaults: Document
+    tmp_path: Path, recorder: Recorder, defaults: Document, results: list[Made]
 ) -> None:
     outbox = make_node(tmp_path, recorder.peer)
     key = SeriesKey("", "2.25.1", "2.25.2")
@@ -388,7 +401,9 @@ def test_what_the_sender_proposes_is_what_the_statement_lists(
     committing = Commitment(1, "pacs", 0, 0, None, "", "2.25.1", ())
     work: dict[str, Callable[[], Any]] = {
         "Verify a peer": lambda: echo(recorder.peer, CALLER),
-        "Send results": lambda: send(recorder.peer, CALLER, list(map(read_instance, written(tmp_path / "made")))),
+        "Send results": lambda: send(
+            recorder.peer, CALLER, list(map(read_instance, written(tmp_path / "made", results[0])))
+        ),
         "Ask for storage commitment": lambda: asking._request(committing, "2.25.3", time.time),
         "Query a PACS": lambda: querying(recorder.peer, CALLER).__enter__(),
         "Retrieve by C-GET": lambda: fetching(recorder, key, None),
@@ -410,36 +425,24 @@ def fetching(recorder: Recorder, key: SeriesKey, move_to: str | None) -> None:
     retrieve(recorder.peer, CALLER, wanted, lambda _: 0, lambda: 0, move_to=move_to)
 
 
-def written(folder: Path) -> list[Path]:
-    """A result of every kind of object in files, made from other images than the statement's."""
+def written(folder: Path, made: Sequence[tuple[str, Dataset]]) -> list[Path]:
+    """The objects in files, and the report in its lower classes."""
     folder.mkdir()
-    for number, one in enumerate(real_objects(folder / "series")):
+    lower = in_lower_classes(to_part10(made[0][1]))
+    for number, (_, one) in enumerate([*made, *lower]):
         (folder / f"{number}.dcm").write_bytes(to_part10(one))
     return sorted(folder.glob("*.dcm"))
-
-
-def real_objects(folder: Path) -> list[Dataset]:
-    write_series(folder)
-    volume = volume_of(folder)
-    context = ReportContext(created_at=datetime(2026, 3, 1, 12, tzinfo=UTC))
-    built = build_all(finding_on(volume, localisation=lesion(Grid())), volume, read_sources(volume), context, KINDS)
-    lower = in_lower_classes(to_part10(built[0][1]))
-    return [one for _, one in (*built, *lower)]
 
 
 # What the objects hold.
 
 
-def test_a_result_holds_no_attribute_that_the_statement_lacks(tmp_path: Path, defaults: Document) -> None:
-    write_series(tmp_path / "classic")
-    context = ReportContext(created_at=datetime(2026, 3, 1, 12, tzinfo=UTC), institution="Somewhere")
-    for volume in (volume_of(tmp_path / "classic"), write_enhanced(tmp_path / "multi.dcm")):
-        finding = finding_on(volume, localisation=lesion(Grid()))
-        for kind, made in build_all(finding, volume, read_sources(volume), context, KINDS):
-            title = next(one.title for _, one in numbered(defaults.sections) if one.title.endswith(f"({kind})"))
-            (stated,) = tables(defaults.sections, title)
-            assert names_in(made) - {row[1] for row in stated.rows} == set(), kind
-            assert made.Modality in {row[-1] for row in stated.rows if row[1] == "Modality"}
+def test_a_result_holds_no_attribute_that_the_statement_lacks(results: list[Made], defaults: Document) -> None:
+    for kind, made in (pair for one in results for pair in one):
+        title = next(one.title for _, one in numbered(defaults.sections) if one.title.endswith(f"({kind})"))
+        (stated,) = tables(defaults.sections, title)
+        assert names_in(made) - {row[1] for row in stated.rows} == set(), kind
+        assert made.Modality in {row[-1] for row in stated.rows if row[1] == "Modality"}
 
 
 # The document.
