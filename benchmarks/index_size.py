@@ -42,6 +42,7 @@ from storage import (
     model_outcomes,
     notifications,
     orphans,
+    overtaken,
     own_objects,
     quiet_time,
     reconcile,
@@ -63,8 +64,10 @@ from storage import (
     watch_state,
     web_users,
     weekly,
+    withdrawals,
     workitems,
     worklist,
+    worklists_away,
 )
 from storage.arrival import Arrival, IndexedHeader
 from storage.database import Database, open_database
@@ -152,6 +155,7 @@ def alone(count: int) -> Iterator[Question]:
     yield by_itself("result of a report", lambda tx: results.object_by_uid(tx, f"{uid(count // 2)}.9"))
     yield by_itself("commitments due", lambda tx: commitments.due(tx, "PACS", now))
     yield by_itself("worklist: next step", lambda tx: workitems.take(tx, "ris", now, 60.0))
+    yield from (Question(name, "by itself", ask) for name, ask in _of_gateways(count, now).items())
     yield by_itself("worklist: room", lambda tx: workitems.count_open(tx, "ris"))
     yield by_itself("worklist: known steps", lambda tx: workitems.known(tx, "ris", ["1.2.3", f"{uid(7)}.5"]))
     yield by_itself("worklist: is it fetched", lambda tx: workitems.is_being_fetched(tx, uid(20)))
@@ -215,6 +219,21 @@ def _parts(count: int, by_itself: Callable[[str, Ask], Question]) -> Iterator[Qu
     yield by_itself("start: next 1000 instances", lambda tx: reconcile.next_instances(tx, count))
     yield by_itself("start: next 1000 objects", lambda tx: reconcile.next_objects(tx, count // 2))
     yield by_itself("effort noted", lambda tx: efforts.save(tx, count - 5, efforts.Effort(5, asked=2)))
+
+
+def _of_gateways(count: int, now: float) -> dict[str, Ask]:
+    page = range(count // 2, count // 2 + 50)
+    return {
+        "outbox: still held": lambda tx: deliveries.is_held(tx, count // 2, 1, now),
+        "outbox: told late": lambda tx: _late(tx, now),
+        "worklist: away": lambda tx: worklists_away.away(tx, ["ris"], now),
+        "a page's withdrawn series": lambda tx: withdrawals.of_series(tx, page),
+    }
+
+
+def _late(tx: Connection, now: float) -> None:
+    [claimed] = deliveries.claim(tx, "PACS", now, 60.0)
+    overtaken.set_right(tx, claimed, now, lambda _: None)
 
 
 def _step_outcome(tx: Connection) -> None:
