@@ -71,10 +71,11 @@ def _alarms(rows: Any) -> list[Alarm]:
     return [Alarm(**row) for row in rows.mappings()]
 
 
-def settle(tx: Connection, model: ModelRef, assessed: Iterable[Assessed], now: float) -> None:
+def settle(tx: Connection, model: ModelRef, assessed: Iterable[Assessed], now: float, *, whole: bool = True) -> None:
     """Raise the alarms that are new, renew those that go on, end those whose watch is content again, or is no more.
 
     Between "ok" and "alarm", or with too few studies, an alarm stays as it is.
+    whole: these are all watches of the model; else those of others stay.
     """
     open_ = {one.key: one for one in standing(tx) if one.model_digest == model.digest}
     for one in assessed:
@@ -83,7 +84,7 @@ def settle(tx: Connection, model: ModelRef, assessed: Iterable[Assessed], now: f
             _raise(tx, model, one, now) if held is None else _renew(tx, held, one, now)
         elif one.level == "ok" and held is not None:
             end(tx, held, now, one.sentence)
-    for gone in open_.values():
+    for gone in open_.values() if whole else ():
         end(tx, gone, now, "what it was about is no longer seen")
 
 

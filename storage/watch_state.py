@@ -62,8 +62,8 @@ def reference(tx: Connection, model_digest: str) -> Frozen | None:
         return None
     if hashlib.sha256(row["content"].encode()).hexdigest() != row["digest"]:
         raise AlteredReference(
-            f"the reference {row['id']} of a watched model was altered: its SHA-256 differs; "
-            "freeze another with `dicom-node watch reference MODEL --renew`"
+            f"the reference {row['id']} of the model was altered: its SHA-256 is not what it was; freeze another with "
+            "`dicom-node watch reference MODEL --renew`"
         )
     return Frozen(**row)
 

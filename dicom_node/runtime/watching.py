@@ -66,12 +66,15 @@ def look(settings: Settings, database: Database, now: float) -> None:
 
 def _look_at(settings: Settings, database: Database, model: ModelRef, now: float) -> None:
     most = settings.watch.most_studies
-    with database.read() as tx:
-        try:
+    try:
+        with database.read() as tx:
             reference = reference_of(tx, model.digest)
-        except AlteredReference as error:
-            log.error("a model cannot be looked at", model=model.name, reason=str(error))
-            return
+    except AlteredReference as error:
+        altered = Assessed("reference", "digest", "", Level.ALARM.value, "", None, None, f"{error}.")
+        with database.transaction() as tx:
+            watch_alarms.settle(tx, model, [altered], now, whole=False)
+        return
+    with database.read() as tx:
         studies = recent(tx, model.digest, now, most) if reference else beginning(tx, model.digest, most)
     if reference is None:
         _begin(database, model, studies, most, now)

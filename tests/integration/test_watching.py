@@ -221,6 +221,9 @@ def test_the_page_shows_each_watch_and_what_waits_for_an_answer(tmp_path: Path) 
         with pages.store.database.transaction() as tx:
             tx.execute(update(watch_references).values(content="{}"))
         assert "was altered" in viewer.get("/models").text
+        watching.look(pages.settings, pages.store.database, NOW)
+        with pages.store.database.read() as tx:
+            assert [one.watch for one in watch_alarms.standing(tx)] == [*(one.watch for one in alarms), "reference"]
 
 
 def test_it_looks_once_a_day_however_often_the_node_starts(store: Store) -> None:
