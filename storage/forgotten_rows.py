@@ -49,14 +49,16 @@ def delete_of_series(tx: Connection, series_pk: int, uid: str) -> None:
     _delete_cases(tx, (batch_cases.c.series_pk == series_pk) | (batch_cases.c.series_uid == _plain(uid)))
     # What a canary was is no patient's, and its UIDs stay its own.
     tx.execute(update(canary_runs).where(canary_runs.c.series_pk == series_pk).values(series_pk=None))
-    for table, which in _of_series(series_pk, uid):
+    # What a study with a known result was sent for stays: it is nobody's.
+    tx.execute(update(canary_runs).where(canary_runs.c.series_pk == series_pk).values(series_pk=None))
+    for table, which in of_series(series_pk, uid):
         if table.name in COUNTED:
             tallies.uncount(tx, table, which)
         tx.execute(delete(table).where(which))
 
 
-def _of_series(series_pk: int, uid: str) -> Iterator[tuple[Table, ColumnElement[bool]]]:
-    """Tables and conditions, in the order in which rows may go."""
+def of_series(series_pk: int, uid: str) -> Iterator[tuple[Table, ColumnElement[bool]]]:
+    """Tables and conditions, in the order in which rows of a series may go."""
     of_results = select(results.c.id).where(results.c.series_pk == series_pk)
     yield messages, messages.c.delivery_id.in_(select(deliveries.c.id).where(deliveries.c.result_id.in_(of_results)))
     # A later result says that it was compared with this one.

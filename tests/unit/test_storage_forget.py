@@ -30,6 +30,7 @@ from storage import (
     batches,
     deliveries,
     forgetting,
+    forgotten_rows,
     known_of_patient,
     notifications,
     recording,
@@ -42,8 +43,8 @@ from storage.audit_check import check
 from storage.batches import NewBatch, NewCase
 from storage.database import Database, open_database
 from storage.messages import Message, Messages
+from storage.models import Base, examinations
 from storage.models import audit as trail
-from storage.models import examinations
 from storage.refused import RefusedInstance
 from tests.factories import Grid, slice_dataset
 from tests.postgresql import server_programs
@@ -229,6 +230,19 @@ def test_the_data_of_others_stay_as_they_were(store):
     assert after[:3] == before[:3]
     fewer = [old[0]["n"] - new[0]["n"] for old, new in zip(before[3], after[3], strict=True)]
     assert fewer == [1] * 8
+
+
+@pytest.mark.sqlite
+def test_no_table_that_refers_to_a_patients_rows_is_left_out():
+    going = {table.name for table, _ in forgotten_rows.of_series(1, "1")} | {"patients", "studies"}
+    by_hand = {"listings", "batch_cases", "canary_runs"}
+    referring = {
+        table.name
+        for table in Base.metadata.sorted_tables
+        for key in table.foreign_keys
+        if key.column.table.name in going
+    }
+    assert referring <= going | by_hand
 
 
 @pytest.mark.sqlite
