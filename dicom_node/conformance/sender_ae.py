@@ -23,7 +23,7 @@ from dicom_node.gateways.worklist.interface import STATUSES
 from dicom_node.performer.events import LIMITS
 from dicom_node.report.lower_classes import CLASSES
 from dicom_node.scu.association import MAX_PDU_BYTES, SMALLEST_PDU
-from dicom_node.scu.contexts import COMMIT, FIND, GET, MOVE, UPS_EVENT, UPS_PULL, UPS_WATCH, VERIFY
+from dicom_node.scu.contexts import COMMIT, FIND, GET, MOVE, UPS_EVENT, UPS_PULL, UPS_WATCH, VERIFY, application_entity
 from dicom_node.scu.query import QUESTIONS
 from dicom_node.scu.store import MAX_CONTEXTS, REACTIONS, SLOWEST_BYTES_PER_S, UNCOMPRESSED, StoreOutcome
 from dicom_node.statuses import COMMITMENT, COMMITMENT_ASKED, RETRIEVAL, STEP_ASKED, STEP_EVENTS
@@ -34,6 +34,8 @@ _REACTIONS = {
     StoreOutcome.TRANSIENT: "The delivery is tried again, after a wait that doubles each time.",
     StoreOutcome.PERMANENT: "The object counts as refused; after some such answers the delivery has failed.",
 }
+
+LARGEST_PDU = f"Largest PDU that is taken there, in bytes: {application_entity('ANY').maximum_pdu_size}."
 
 
 def sender_ae(settings: Settings, made: Sequence[Dataset]) -> Section:
@@ -269,7 +271,7 @@ def _commitment_answers(settings: Settings) -> Section:
             f"Port: {port}. Only hosts of destinations that are asked for commitment may connect, under their AE "
             f"titles. Most connections: {wanted.max_connections}, of those {wanted.max_connections_per_address} from "
             "one "
-            f"address; most data: {wanted.max_kib} KiB in {seconds(wanted.association_s)}.",
+            f"address; most data: {wanted.max_kib} KiB in {seconds(wanted.association_s)}. {LARGEST_PDU}",
         ),
         section("Accepted Presentation Contexts", contexts([COMMIT], "SCU (N-EVENT-REPORT)")),
         section(
@@ -290,7 +292,7 @@ def _step_events(settings: Settings) -> Section:
             "Description and Sequencing of Activities",
             f"Ports: {', '.join(ports) or 'none'}. Only the worklist's host may connect, under its AE title. Most "
             f"connections: {LIMITS.connections}, of those {LIMITS.per_address} from one address; most data: "
-            f"{LIMITS.bytes // 1024} KiB in {seconds(LIMITS.association_s)}.",
+            f"{LIMITS.bytes // 1024} KiB in {seconds(LIMITS.association_s)}. {LARGEST_PDU}",
         ),
         section("Accepted Presentation Contexts", contexts([UPS_EVENT], "SCU (N-EVENT-REPORT)")),
         section(

@@ -28,6 +28,7 @@ from dicom_node.conformance.as_html import html
 from dicom_node.conformance.as_markdown import markdown
 from dicom_node.conformance.document import Document, Section, Table, numbered, section, table
 from dicom_node.conformance.receiver_ae import receiver_ae
+from dicom_node.conformance.sender_ae import LARGEST_PDU
 from dicom_node.conformance.services import network_services, web_services
 from dicom_node.conformance.statement import statement
 from dicom_node.conformance.walked import names_in
@@ -253,6 +254,7 @@ def calling(calling_ae: str, port: int, called_ae: str, *classes: str) -> Iterat
     association = entity.associate("127.0.0.1", port, [build_context(uid) for uid in classes], called_ae)
     assert association.is_established
     assert association.acceptor.implementation_class_uid == IMPLEMENTATION_CLASS_UID
+    assert f"{association.acceptor.maximum_length}." in LARGEST_PDU
     agreed = {str(one.transfer_syntax[0]) for one in association.accepted_contexts}
     assert agreed <= {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}
     yield association
