@@ -3,6 +3,24 @@
 from config.settings import Settings
 from dicom_node.conformance.document import Items, Section, section, table
 
+_FLOWS = (
+    ("A source sends images", "Source", "Receiver", "C-STORE"),
+    ("Somebody asks whether the node answers", "Source", "Receiver", "C-ECHO"),
+    ("A series may be complete", "Sender", "PACS", "C-FIND, C-GET or C-MOVE; QIDO-RS, WADO-RS"),
+    ("A series is reported", "Sender", "Destination", "C-STORE; STOW-RS"),
+    ("A result was taken", "Sender", "Destination", "N-ACTION (storage commitment), or C-FIND"),
+    ("The PACS commits itself", "Destination", "Sender", "N-EVENT-REPORT"),
+    ("Steps wait on a worklist", "Sender", "Worklist", "C-FIND, N-GET, N-SET, N-ACTION; UPS-RS"),
+    ("A worklist tells of a step", "Worklist", "Sender", "N-EVENT-REPORT"),
+    ("A person looks at results", "Web viewer", "Node", "QIDO-RS, WADO-RS"),
+    (
+        "Images are rejected",
+        "Source",
+        "Receiver",
+        "C-STORE of a rejection note (aligned with IHE IOCM)",
+    ),
+)
+
 
 def model(settings: Settings) -> Section:
     """The whole section."""
@@ -13,23 +31,7 @@ def model(settings: Settings) -> Section:
             "Each arrow is an association or a connection; the one named first opens it.",
             table(
                 "Real-world activity|From|To|Service",
-                [
-                    ("A source sends images", "Source", "Receiver", "C-STORE"),
-                    ("Somebody asks whether the node answers", "Source", "Receiver", "C-ECHO"),
-                    ("A series may be complete", "Sender", "PACS", "C-FIND, C-GET or C-MOVE; QIDO-RS, WADO-RS"),
-                    ("A series is reported", "Sender", "Destination", "C-STORE; STOW-RS"),
-                    ("A result was taken", "Sender", "Destination", "N-ACTION (storage commitment), or C-FIND"),
-                    ("The PACS commits itself", "Destination", "Sender", "N-EVENT-REPORT"),
-                    ("Steps wait on a worklist", "Sender", "Worklist", "C-FIND, N-GET, N-SET, N-ACTION; UPS-RS"),
-                    ("A worklist tells of a step", "Worklist", "Sender", "N-EVENT-REPORT"),
-                    ("A person looks at results", "Web viewer", "Node", "QIDO-RS, WADO-RS"),
-                    (
-                        "Images are rejected",
-                        "Source",
-                        "Receiver",
-                        "C-STORE of a rejection note (aligned with IHE IOCM)",
-                    ),
-                ],
+                _FLOWS,
             ),
         ),
         section(

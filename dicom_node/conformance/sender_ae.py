@@ -18,15 +18,15 @@ from dicom_node.conformance.associations import (
     statuses,
 )
 from dicom_node.conformance.document import Block, Section, Table, section, table
+from dicom_node.conformance.sender_ports import commitment_answers, step_events
 from dicom_node.conformance.services import Service, name_of, network_services
 from dicom_node.gateways.worklist.interface import STATUSES
-from dicom_node.performer.events import LIMITS
 from dicom_node.report.lower_classes import CLASSES
 from dicom_node.scu.association import MAX_PDU_BYTES, SMALLEST_PDU
-from dicom_node.scu.contexts import COMMIT, FIND, GET, MOVE, UPS_EVENT, UPS_PULL, UPS_WATCH, VERIFY, application_entity
+from dicom_node.scu.contexts import COMMIT, FIND, GET, MOVE, UPS_PULL, UPS_WATCH, VERIFY
 from dicom_node.scu.query import QUESTIONS
 from dicom_node.scu.store import MAX_CONTEXTS, REACTIONS, SLOWEST_BYTES_PER_S, UNCOMPRESSED, StoreOutcome
-from dicom_node.statuses import COMMITMENT, COMMITMENT_ASKED, RETRIEVAL, STEP_ASKED, STEP_EVENTS
+from dicom_node.statuses import COMMITMENT, RETRIEVAL
 
 _REACTIONS = {
     StoreOutcome.STORED: "The object counts as stored.",
@@ -34,8 +34,6 @@ _REACTIONS = {
     StoreOutcome.TRANSIENT: "The delivery is tried again, after a wait that doubles each time.",
     StoreOutcome.PERMANENT: "The object counts as refused; after some such answers the delivery has failed.",
 }
-
-LARGEST_PDU = f"Largest PDU that is taken there, in bytes: {application_entity('ANY').maximum_pdu_size}."
 
 
 def sender_ae(settings: Settings, made: Sequence[Dataset]) -> Section:
@@ -61,7 +59,7 @@ def sender_ae(settings: Settings, made: Sequence[Dataset]) -> Section:
             _perform(),
             _subscribe(),
         ),
-        section("Association Acceptance Policy", _commitment_answers(settings), _step_events(settings)),
+        section("Association Acceptance Policy", commitment_answers(settings), step_events(settings)),
     )
 
 
@@ -258,50 +256,4 @@ def _subscribe() -> Section:
         contexts([UPS_WATCH], "SCU"),
         "the UPS Watch SOP Class",
         "Nothing depends on events: steps are found by asking as well. Any failure is logged.",
-    )
-
-
-def _commitment_answers(settings: Settings) -> Section:
-    wanted = settings.sender.commitment
-    port = str(wanted.port) if wanted.port else "none: the answer must come on the node's own association"
-    return section(
-        "Answers to storage commitment",
-        section(
-            "Description and Sequencing of Activities",
-            f"Port: {port}. Only hosts of destinations that are asked for commitment may connect, under their AE "
-            f"titles. Most connections: {wanted.max_connections}, of those {wanted.max_connections_per_address} from "
-            "one "
-            f"address; most data: {wanted.max_kib} KiB in {seconds(wanted.association_s)}. {LARGEST_PDU}",
-        ),
-        section("Accepted Presentation Contexts", contexts([COMMIT], "SCU (N-EVENT-REPORT)")),
-        section(
-            "SOP Specific Conformance for the Storage Commitment Push Model SOP Class",
-            "The requestor may name the SCP role, or no roles. N-EVENT-REPORT is answered with:",
-            statuses(COMMITMENT),
-            "N-ACTION is answered with:",
-            statuses(COMMITMENT_ASKED),
-        ),
-    )
-
-
-def _step_events(settings: Settings) -> Section:
-    ports = [f"{one.name}: {one.event_port}" for one in settings.worklists if one.event_port]
-    return section(
-        "Events of a worklist",
-        section(
-            "Description and Sequencing of Activities",
-            f"Ports: {', '.join(ports) or 'none'}. Only the worklist's host may connect, under its AE title. Most "
-            f"connections: {LIMITS.connections}, of those {LIMITS.per_address} from one address; most data: "
-            f"{LIMITS.bytes // 1024} KiB in {seconds(LIMITS.association_s)}. {LARGEST_PDU}",
-        ),
-        section("Accepted Presentation Contexts", contexts([UPS_EVENT], "SCU (N-EVENT-REPORT)")),
-        section(
-            "SOP Specific Conformance for the UPS Event SOP Class",
-            "Event types 1 to 5 are taken. Type 2, a request to cancel, ends a step that is in hand unless it is "
-            "decided already how it ends; the others make the node ask for steps at once. N-EVENT-REPORT is answered "
-            "with:",
-            statuses(STEP_EVENTS),
-            "Any other operation is answered with:",
-            statuses(STEP_ASKED),
-        ),
     )

@@ -28,7 +28,7 @@ from dicom_node.conformance.as_html import html
 from dicom_node.conformance.as_markdown import markdown
 from dicom_node.conformance.document import Document, Section, Table, numbered, section, table
 from dicom_node.conformance.receiver_ae import receiver_ae
-from dicom_node.conformance.sender_ae import LARGEST_PDU
+from dicom_node.conformance.sender_ports import LARGEST_PDU
 from dicom_node.conformance.services import network_services, web_services
 from dicom_node.conformance.statement import statement
 from dicom_node.conformance.walked import names_in
