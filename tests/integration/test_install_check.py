@@ -18,8 +18,8 @@ from dicom_node.errors import NodeError
 from tests.programs import free_port, listening, wait_for
 
 
-def asked(command: str, environment: dict[str, str], *options: str) -> Result:
-    return CliRunner().invoke(app, ["install", command, *options], env=environment)
+def asked(environment: dict[str, str], *words: str) -> Result:
+    return CliRunner().invoke(app, words, env=environment)
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_a_running_node_is_found_listening_and_told_systemd_so(environment: dict
             while manager.recv(1000) != b"READY=1":
                 pass
             assert listening(port)
-            assert asked("alive", environment).exit_code == 0
-            done = asked("check", environment, "--json")
+            assert asked(environment, "install", "alive").exit_code == 0
+            done = asked(environment, "install", "check", "--json")
             node.send_signal(signal.SIGTERM)
             wait_for(lambda: manager.recv(1000) == b"STOPPING=1", what="it says that it stops")
             assert node.wait(60) == 0
@@ -57,7 +57,7 @@ def test_a_running_node_is_found_listening_and_told_systemd_so(environment: dict
             if node.poll() is None:
                 os.killpg(node.pid, signal.SIGKILL)
                 node.wait()
-    assert asked("alive", environment).exit_code == 1
+    assert asked(environment, "install", "alive").exit_code == 1
     assert done.exit_code == 2
     answer = json.loads(done.stdout)
     levels = {one["part"]: one["level"] for one in answer["checks"]}
@@ -70,7 +70,7 @@ def test_a_running_node_is_found_listening_and_told_systemd_so(environment: dict
 
 def test_a_phantom_to_try_an_installation_with_is_written_once(tmp_path: Path) -> None:
     folder = str(tmp_path / "phantom")
-    assert asked("phantom", {}, folder).exit_code == 0
+    assert asked({}, "install", "phantom", folder).exit_code == 0
     first = dcmread(min((tmp_path / "phantom").iterdir()))
     assert (first.Modality, len(list((tmp_path / "phantom").iterdir()))) == ("CT", 40)
-    assert isinstance(asked("phantom", {}, folder).exception, NodeError)
+    assert isinstance(asked({}, "install", "phantom", folder).exception, NodeError)
