@@ -14,13 +14,15 @@ from sqlalchemy import Connection, Select, bindparam, func, insert, select, upda
 
 from config.reasons import ReasonCode, Refusal
 from storage import audit
-from storage.models import canary_expectations, canary_runs, instances, series
+from storage.job_state import JobState
+from storage.models import canary_expectations, canary_runs, instances, jobs, series
 from storage.moves import Machine, by_id, in_state, insert_row, move
 from storage.prepared import Prepared
 
 PATIENT_ID, PATIENT_NAME = "NODE-CANARY", "CANARY^NODE"
 """By which a person recognises one."""
 STALE = "stale"
+UNFINISHED = (JobState.QUEUED.value, JobState.RUNNING.value)
 RECENT_S = 2 * 86_400.0
 """A canary's series is over long before that."""
 
@@ -158,9 +160,10 @@ def why_incomplete(tx: Connection, series_uid: str) -> Refusal | None:
     return Refusal(ReasonCode.MISSING_SLICES, f"The canary was made of {made} slices, and {here} arrived.")
 
 
-def is_canary(tx: Connection, series_pk: int) -> bool:
-    """Whether a series is one."""
-    return bool(tx.scalar(select(series.c.canary).where(series.c.id == series_pk)))
+def is_in_hand(tx: Connection, series_pk: int) -> bool:
+    """Whether a series still waits to be analysed, or is being analysed."""
+    mine = select(jobs.c.id).where(jobs.c.series_pk == series_pk, jobs.c.state.in_(UNFINISHED))
+    return tx.scalar(mine.limit(1)) is not None
 
 
 def series_since(since: float) -> Select[Any]:

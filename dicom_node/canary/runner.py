@@ -125,6 +125,8 @@ class Canaries:
         for run in old:
             with self._database.transaction() as tx:
                 paths: list[str] = []
+                if run.series_pk is not None and canaries.is_in_hand(tx, run.series_pk):
+                    continue  # too late for the canary, but its job must find its images
                 if run.series_pk is not None:
                     SERIES.row(tx, run.series_pk)  # locked: what arrives now is recorded after this
                     paths = retention.remove_images(tx, run.series_pk, now, {"canary": run.id})
