@@ -9,7 +9,7 @@ BUILT_FROM := setup.cfg setup.py pyproject.toml $(wildcard inference/lungs/nativ
 TORCH := $(shell sed -n 's/^ *\(torch==.*\)/\1/p' setup.cfg)
 UV := uv==0.13.9
 # A file of tests stays in one process, with the fixtures that its tests share.
-PARALLEL ?= --numprocesses=2 --dist=loadfile
+PARALLEL ?= --numprocesses=3 --dist=loadfile
 # The test and demonstration processes share the cores; torch is told its threads when it matters.
 export OPENBLAS_NUM_THREADS ?= 1
 

@@ -86,6 +86,13 @@ ELSEWHERE = {
     "dicom_node.analysis.result_objects.write_objects",
     # Only when the schema changes; test_storage_upgrade.py makes it fail.
     "storage.backup.back_up",
+    # A look at a watched model, which begins again where a killed one stopped: test_watching.py.
+    "dicom_node.runtime.watching._begin",
+    "dicom_node.runtime.watching._look_at",
+    "dicom_node.runtime.watching.look",
+    # Pictures for a person, and a file that measures how fast the disk syncs.
+    "dicom_node.watch.plots.draw",
+    "dicom_node.runtime.installation.disk.sync_times_s",
     # An empty folder; `_make_durably` syncs those whose names matter.
     "storage.private.make_folder",
     # For instances that were promised to nobody and are requested again.

@@ -17,6 +17,9 @@ RUN_OTHERWISE = {
     "dicom-node audit archive": "tests/unit/test_storage_audit_archive.py",
     "dicom-node batch report": "tests/integration/test_batch_sources.py",
     "dicom-node batch status": "tests/integration/test_batch_sources.py",
+    "dicom-node canary run": "tests/integration/test_canary.py",
+    "dicom-node install alive": "tests/integration/test_install_check.py",
+    "dicom-node install phantom": "tests/integration/test_install_check.py",
 }
 """Commands that no test names in one piece; what runs them, or the function behind them."""
 
@@ -25,7 +28,10 @@ def documented(text: str) -> set[str]:
     """The commands in code spans and code blocks, without comments and what stands for something else."""
     joined = re.sub(r"\\\n\s*", " ", text)
     spans = re.findall(r"`(dicom-node\s[^`]+)`", joined)
-    blocks = re.findall(r"^(?: {4}|\$ )?(?:\S+/|sudo (?:-u \S+ )?)?(dicom-node .*)$", joined, re.MULTILINE)
+    fenced = "\n".join(re.findall(r"^```.*?\n(.*?)^```", joined, re.MULTILINE | re.DOTALL))
+    indented = "\n".join(re.findall(r"^ {4,}(.*)$", joined, re.MULTILINE))
+    started = r"^\s*(?:\$ )?(?:\S+/|sudo (?:-u \S+ )?)?(dicom-node .*)$"
+    blocks = re.findall(started, f"{fenced}\n{indented}", re.MULTILINE)
     return {" ".join(re.split(r"\s#|[|>&;]|\.\.\.", found)[0].split()) for found in [*spans, *blocks]}
 
 
