@@ -535,7 +535,7 @@ class WatchSettings(Section):
     every_hours: float = Field(default=24.0, ge=1, le=168)
     """Time from one look to the next."""
     most_studies: int = Field(default=10_000, ge=1000, le=100_000)
-    """Most studies of a model, the latest ones, that a look takes in; of most sites those of 28 days are fewer."""
+    """Most results of a model, the latest ones, that a look takes in; of most sites those of 28 days are fewer."""
 
 
 class OidcSettings(Section):

@@ -74,7 +74,8 @@ def _alarms(rows: Any) -> list[Alarm]:
 def settle(tx: Connection, model: ModelRef, assessed: Iterable[Assessed], now: float, *, whole: bool = True) -> None:
     """Raise the alarms that are new, renew those that go on, end those whose watch is content again, or is no more.
 
-    Between "ok" and "alarm", or with too few studies, an alarm stays as it is.
+    Between "ok" and "alarm", or with too few studies, an alarm stays as it is. A watch of a scanner that is no longer
+    seen is no more.
     whole: these are all watches of the model; else those of others stay.
     """
     open_ = {one.key: one for one in standing(tx) if one.model_digest == model.digest}
@@ -85,7 +86,13 @@ def settle(tx: Connection, model: ModelRef, assessed: Iterable[Assessed], now: f
         elif one.level == "ok" and held is not None:
             end(tx, held, now, one.sentence)
     for gone in open_.values() if whole else ():
-        end(tx, gone, now, "what it was about is no longer seen")
+        end(tx, gone, now, _why_gone(gone))
+
+
+def _why_gone(alarm: Alarm) -> str:
+    if alarm.watch == "new value":
+        return "it is no longer seen, or is told together with others"
+    return f"nothing comes from {alarm.scanner} any more" if alarm.scanner else "what it was about is no longer seen"
 
 
 def _raise(tx: Connection, model: ModelRef, one: Assessed, now: float) -> None:

@@ -103,16 +103,19 @@ _FIRST = _page(watch_facts.c.at, watch_facts.c.result_id, later=True)
 
 
 def latest(tx: Connection, model_digest: str) -> Iterator[RowMapping]:
-    """The facts of a model's standing results, the latest first, a page at a time: stop when there are enough."""
-    return _standing(tx, _LATEST, {"model": model_digest, "at": END[0], "result": END[1]})
+    """The facts of a model's results, the latest first, a page at a time: stop when there are enough.
+
+    A result that was replaced has `superseded_at`. It is the caller who skips those, and bounds how many are read.
+    """
+    return _paged(tx, _LATEST, {"model": model_digest, "at": END[0], "result": END[1]})
 
 
 def first(tx: Connection, model_digest: str, since: float = 0.0) -> Iterator[RowMapping]:
     """The same from a moment on, the first first."""
-    return _standing(tx, _FIRST, {"model": model_digest, "at": since, "result": 0})
+    return _paged(tx, _FIRST, {"model": model_digest, "at": since, "result": 0})
 
 
-def _standing(tx: Connection, query: Select[Any], place: Mapping[str, Any]) -> Iterator[RowMapping]:
+def _paged(tx: Connection, query: Select[Any], place: Mapping[str, Any]) -> Iterator[RowMapping]:
     while rows := tx.execute(query, place).mappings().all():
-        yield from (row for row in rows if row["superseded_at"] is None)
+        yield from rows
         place = {**place, "at": rows[-1]["at"], "result": rows[-1]["result_id"]}

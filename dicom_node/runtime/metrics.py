@@ -37,6 +37,7 @@ log = structlog.get_logger()
 LATE_S = 900.0
 """Work that is overdue by this long shows that its process does not get to it."""
 MIB = 1024**2
+STARTED = time.time()
 READ_TIMEOUT_S = 5
 WORDS = (
     "low-disk",
@@ -124,16 +125,18 @@ class NodeCollector(Collector):
 
 
 def _watches(tx: Connection, now: float) -> Iterator[Metric]:
-    """How many alarms of drift nobody has answered, and when the models were last looked at."""
+    """How many alarms of drift nobody has answered, and when the models were last looked at.
+
+    Until there is a look, since this process was started: a look that never succeeds must be told as well.
+    """
     open_ = Counter((one.model, one.watch) for one in watch_alarms.unanswered(tx))
     family = GaugeMetricFamily("dicom_node_drift_alarms", "Alarms that wait for an answer.", labels=["model", "watch"])
     for labels, number in sorted(open_.items()):
         family.add_metric(list(labels), number)
     yield family
     last = watch_state.looked_at(tx)
-    if last is not None:
-        name = "dicom_node_watch_last_look_seconds"
-        yield GaugeMetricFamily(name, "Since the models were last looked at.", max(0.0, now - last))
+    since = max(0.0, now - (STARTED if last is None else last))
+    yield GaugeMetricFamily("dicom_node_watch_last_look_seconds", "Since the models were last looked at.", since)
 
 
 def _last_canary(tx: Connection) -> Iterator[Metric]:

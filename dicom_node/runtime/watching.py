@@ -3,7 +3,9 @@
 The statistics are in `dicom_node/watch/`, the facts and the state in the index. A look changes no result.
 """
 
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import islice
 
 import structlog
 from sqlalchemy import Connection, RowMapping
@@ -13,9 +15,9 @@ from config.settings import Settings
 from dicom_node.analysis.current_model import reporting_models
 from dicom_node.errors import NodeError
 from dicom_node.watch.assessment import Assessment, Level
-from dicom_node.watch.reference import WHOLE, Reference, TooFewStudies
+from dicom_node.watch.reference import WHOLE, Reference, TooFewStudies, gathered
 from dicom_node.watch.studies import Study
-from dicom_node.watch.thresholds import FEWEST, LOOK_BACK_STUDIES, WINDOW
+from dicom_node.watch.thresholds import FEWEST, LOOK_BACK_STUDIES, REFERENCE_PERIOD, REFERENCE_STUDIES, WINDOW
 from dicom_node.watch.watches import assess
 from storage import watch_alarms, watch_facts, watch_state
 from storage.database import Database
@@ -55,12 +57,15 @@ class Watching:
 def look(settings: Settings, database: Database, now: float) -> None:
     """Look at every model that reports. Alarms of others end. Raises ModelError if a model cannot be read."""
     models = reporting_models(settings)
-    for model in models:
-        _look_at(settings, database, model, now)
     with database.transaction() as tx:
         for alarm in watch_alarms.standing(tx):
             if alarm.model_digest not in {model.digest for model in models}:
                 watch_alarms.end(tx, alarm, now, "the model is no longer in use")
+    # The stack runs all of them, and raises what one raised only then.
+    with ExitStack() as stack:
+        for model in reversed(models):
+            stack.callback(_look_at, settings, database, model, now)
+    with database.transaction() as tx:
         watch_state.note_look(tx, now)
 
 
@@ -74,11 +79,11 @@ def _look_at(settings: Settings, database: Database, model: ModelRef, now: float
         with database.transaction() as tx:
             watch_alarms.settle(tx, model, [altered], now, whole=False)
         return
-    with database.read() as tx:
-        studies = recent(tx, model.digest, now, most) if reference else beginning(tx, model.digest, most)
     if reference is None:
-        _begin(database, model, studies, most, now)
+        _begin(database, model, most, now)
         return
+    with database.read() as tx:
+        studies = recent(tx, model.digest, now, most)
     assessed = [_stored(one) for one in assess(reference, studies, moment(now))]
     with database.transaction() as tx:
         watch_state.keep(tx, model.digest, assessed, now)
@@ -97,16 +102,28 @@ def _stored(one: Assessment) -> Assessed:
     return Assessed(**{**vars(one), "level": one.level.value})
 
 
-def _begin(database: Database, model: ModelRef, studies: list[Study], most: int, now: float) -> None:
-    """Freeze the reference, if there are enough studies."""
-    if not studies or not (len(studies) >= most or Reference.due(studies, moment(now))):
-        return
-    try:
-        found = Reference.of(studies)
-    except TooFewStudies:
-        return
+def _begin(database: Database, model: ModelRef, most: int, now: float) -> None:
+    """Freeze the reference if there are enough studies, and note how many there are."""
+    with database.read() as tx:
+        studies, more = beginning(tx, model.digest, most)
+    count = gathered(studies)
+    found = Reference.of(studies) if count >= FEWEST and (more or Reference.due(studies, moment(now))) else None
     with database.transaction() as tx:
-        watch_state.freeze(tx, model, found.to_json(), accepted_in(found), now)
+        if found is not None:
+            watch_state.freeze(tx, model, found.to_json(), accepted_in(found), now)
+        watch_state.keep(tx, model.digest, [_gathering(count, frozen=found is not None)], now)
+
+
+def _gathering(count: int, *, frozen: bool) -> Assessed:
+    if frozen:
+        sentence = "The reference was frozen. The next look is the first to compare."
+    elif count < FEWEST:
+        sentence = f"{count} of the {FEWEST} analysed studies that a reference needs have been gathered."
+    else:
+        sentence = f"{count} analysed studies have been gathered, enough for a reference. It is frozen "
+        sentence += f"{REFERENCE_PERIOD.days} days after the first, or when each scanner has {REFERENCE_STUDIES}."
+    level = Level.OK if frozen else Level.TOO_FEW
+    return Assessed("reference", "gathered", "", level.value, "studies", float(count), float(FEWEST), sentence)
 
 
 def renew(
@@ -137,15 +154,18 @@ def accepted_in(reference: Reference) -> int:
 
 
 def recent(tx: Connection, model_digest: str, now: float, most: int) -> list[Study]:
-    """A model's studies of the window, or so many of the latest as `assess` asks for; at most `most`."""
+    """A model's studies of the window, or so many of the latest as `assess` asks for, from its latest `most` results."""
     return _latest(tx, model_digest, now - WINDOW.total_seconds(), LOOK_BACK_STUDIES, most)
 
 
 def _latest(tx: Connection, model_digest: str, since: float, fewest: int, most: int) -> list[Study]:
-    """A model's latest studies: those since a moment, and before it until `fewest` of them were analysed."""
+    """A model's latest studies: those since a moment, and before it until `fewest` of them were analysed.
+
+    most: rows that are read. A long suspension or a mass re-analysis leaves more than that without a study in them.
+    """
     found, accepted = list[Study](), 0
-    for row in watch_facts.latest(tx, model_digest):
-        if len(found) >= most or (row["at"] < since and accepted >= fewest):
+    for row in islice(watch_facts.latest(tx, model_digest), most):
+        if row["at"] < since and accepted >= fewest:
             break
         studies = _studies(row)
         found += studies
@@ -153,20 +173,24 @@ def _latest(tx: Connection, model_digest: str, since: float, fewest: int, most: 
     return found
 
 
-def beginning(tx: Connection, model_digest: str, most: int) -> list[Study]:
-    """A model's first studies, at most `most`."""
-    found = list[Study]()
-    for row in watch_facts.first(tx, model_digest):
-        if len(found) >= most:
+def beginning(tx: Connection, model_digest: str, most: int) -> tuple[list[Study], bool]:
+    """The studies of a model's first `most` results, and whether there may be more than are read.
+
+    If those are too few for a reference, because all were replaced or refused, the studies of the latest.
+    """
+    studies, more = list[Study](), True
+    for read in (watch_facts.first, watch_facts.latest):
+        rows = list(islice(read(tx, model_digest), most))
+        studies, more = [study for row in rows for study in _studies(row)], len(rows) == most
+        if not more or gathered(studies) >= FEWEST:
             break
-        found += _studies(row)
-    return found
+    return studies, more
 
 
 def _studies(row: RowMapping) -> list[Study]:
-    """The study of a row, unless it is not to be watched."""
+    """The study of a row, unless a later result replaces it or it is not to be watched."""
     reason = row["reason_code"] or ""
-    if reason in NOT_WATCHED:
+    if row["superseded_at"] is not None or reason in NOT_WATCHED:
         return []
     facts = {name: row[name] for name in (*WORDS, *NUMBERS)}
     return [Study(when=moment(row["at"]), reason=reason, turnaround_s=row["to_delivery_s"], **facts)]

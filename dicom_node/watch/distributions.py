@@ -1,6 +1,6 @@
 """Do the studies of the window come from the reference's distributions? And is there a value never seen before?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from dicom_node.watch.thresholds import (
     FEWEST,
     KS_ALARM,
     KS_WARN,
+    NEW_VALUES_NAMED,
     NEW_VALUES_SHOWN,
     PSI_ALARM,
     PSI_WARN,
@@ -106,16 +107,26 @@ def _most_changed(everything: list[str], before: list[int], now: list[int]) -> s
 
 
 def new_values(baseline: Baseline, studies: list[Study]) -> Iterator[Assessment]:
-    """Words that the reference does not have, one Assessment for each; the commonest if there are many."""
+    """Words that the reference does not have: one Assessment for each, or one for all of a kind if there are many.
+
+    studies: analysed ones, as in the reference: what is always refused may come from a scanner that it cannot have.
+    """
     for fact in WORDS:
         of_known = [study for study in studies if fact in ("scanner", "sex") or _known_scanner(baseline, study)]
         new = {word: count for word, count in words(of_known, fact).items() if word not in baseline.words[fact]}
-        for word in sorted(new, key=lambda each: (-new[each], each))[:NEW_VALUES_SHOWN]:
-            sentence = f"{start(name(fact))} {word} is not in the reference and came with {count_of(new[word])}."
-            yield Assessment("new value", fact, word, Level.ALARM, "studies", float(new[word]), 0.0, sentence)
+        told = {WHOLE: sum(new.values())} if len(new) > NEW_VALUES_SHOWN else new
+        for word, count in sorted(told.items()):
+            said = f"{word} is" if word else _and_more(new)
+            sentence = f"{start(name(fact))} {said} not in the reference and came with {count_of(count)}."
+            yield Assessment("new value", fact, word, Level.ALARM, "studies", float(count), 0.0, sentence)
         if not new:
             sentence = f"{start(name(fact))}: no value that the reference does not have."
             yield Assessment("new value", fact, WHOLE, Level.OK, "studies", 0.0, 0.0, sentence)
+
+
+def _and_more(new: Mapping[str, int]) -> str:
+    commonest = sorted(new, key=lambda word: (-new[word], word))[:NEW_VALUES_NAMED]
+    return f"{'; '.join(commonest)} and {len(new) - len(commonest)} more are"
 
 
 def _known_scanner(baseline: Baseline, study: Study) -> bool:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import pairwise
 
 from dicom_node.watch.studies import NUMBERS, WORDS, Study, numbers, words
 from dicom_node.watch.thresholds import FEWEST, REFERENCE_PERIOD, REFERENCE_STUDIES
@@ -68,14 +69,15 @@ class Reference:
     def of(cls, studies: Sequence[Study]) -> "Reference":
         """The reference that studies of one model make: those of the first 60 days, the first 500 of each stream.
 
+        A site with fewer than 150 accepted ones in 60 days takes as many days as it needs.
         studies: in any order.  Raises TooFewStudies below 150 accepted ones.
         """
         taken = _of_the_period(studies)
-        accepted = sum(study.accepted for study in taken)
+        accepted = _accepted(taken)
         if accepted < FEWEST:
             raise TooFewStudies(
-                f"a reference needs {FEWEST} analysed studies, and there are {accepted} in its "
-                f"{REFERENCE_PERIOD.days} days; wait for {FEWEST - accepted} more, or let it begin later"
+                f"a reference needs {FEWEST} analysed studies, and there are {accepted}; "
+                f"wait for {FEWEST - accepted} more"
             )
         whole = Baseline.of(taken)
         streams = {WHOLE: whole} | {name: Baseline.of(part) for name, part in _by_scanner(taken).items()}
@@ -83,16 +85,16 @@ class Reference:
 
     @classmethod
     def due(cls, studies: Sequence[Study], now: datetime) -> bool:
-        """Whether the reference can be frozen: its 60 days are over, or each scanner seen has its 500 studies."""
+        """Whether the reference can be frozen: 150 studies, and 60 days are over or each scanner seen has its 500."""
         taken = _of_the_period(studies)
-        if sum(study.accepted for study in taken) < FEWEST:
+        if _accepted(taken) < FEWEST:
             return False
         counts = Counter(study.scanner for study in taken if study.accepted)
         return now - taken[0].when >= REFERENCE_PERIOD or min(counts.values()) >= REFERENCE_STUDIES
 
     def stream_of(self, study: Study) -> str:
         """The stream whose numbers a study is compared with."""
-        return study.scanner if study.scanner in self.baselines else OTHERS
+        return study.scanner if study.scanner != WHOLE and study.scanner in self.baselines else OTHERS
 
     @property
     def digest(self) -> str:
@@ -126,9 +128,40 @@ def _baseline(fields: dict[str, object]) -> Baseline:
     return Baseline(**{**fields, "numbers": {fact: tuple(each) for fact, each in values.items()}})  # type: ignore[arg-type]
 
 
+def gathered(studies: Sequence[Study]) -> int:
+    """How many accepted studies a reference of these would be chosen from; it needs 150. studies: in any order."""
+    return _accepted(_of_the_period(studies))
+
+
 def _of_the_period(studies: Sequence[Study]) -> list[Study]:
-    ordered = sorted(studies, key=lambda study: study.when)
-    return [study for study in ordered if study.when - ordered[0].when <= REFERENCE_PERIOD]
+    """The studies of 60 days, or of as many as it takes to have 150 accepted ones.
+
+    They begin with the first study. But a study with a wrong date, or a trial of long ago, begins nothing: the studies
+    after a gap of more than 60 days do, if those before it are too few.
+    """
+    runs = _runs(sorted(studies, key=lambda study: study.when))
+    run = next((run for run in runs if _accepted(run) >= FEWEST), runs[-1])
+    taken, accepted = list[Study](), 0
+    for study in run:
+        if study.when - run[0].when > REFERENCE_PERIOD and accepted >= FEWEST:
+            break
+        taken.append(study)
+        accepted += study.accepted
+    return taken
+
+
+def _runs(ordered: list[Study]) -> list[list[Study]]:
+    """The studies between the gaps; at least one run, which may be empty."""
+    runs = [ordered[:1]]
+    for before, study in pairwise(ordered):
+        if study.when - before.when > REFERENCE_PERIOD:
+            runs.append([])
+        runs[-1].append(study)
+    return runs
+
+
+def _accepted(studies: Sequence[Study]) -> int:
+    return sum(study.accepted for study in studies)
 
 
 def _first(studies: Sequence[Study]) -> list[Study]:
@@ -143,10 +176,13 @@ def _first(studies: Sequence[Study]) -> list[Study]:
 
 
 def _by_scanner(studies: Sequence[Study]) -> dict[str, list[Study]]:
-    """The studies of each scanner with enough of them, and of all the others together."""
-    counts = Counter(study.scanner for study in studies if study.accepted)
+    """The studies of each scanner with enough of them, and of all the others together.
+
+    Those without a scanner's name are among the others, whatever their number: "" names the stream of all.
+    """
+    counts = Counter(study.scanner for study in studies if study.accepted and study.scanner != WHOLE)
     parts: dict[str, list[Study]] = {}
     for study in studies:
         name = study.scanner if counts[study.scanner] >= FEWEST else OTHERS
         parts.setdefault(name, []).append(study)
-    return {name: part for name, part in parts.items() if sum(study.accepted for study in part) >= FEWEST}
+    return {name: part for name, part in parts.items() if _accepted(part) >= FEWEST}

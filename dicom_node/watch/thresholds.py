@@ -28,4 +28,6 @@ CUSUM_ODDS, CUSUM_LIMIT = 2.0, 8.0  # the odds ratio that is looked for, and the
 REFUSALS_TAIL, REFUSALS_FEWEST = 3e-4, 3  # chance of so many in RECENT by the reference's rate; and at least so many
 TURNAROUND_RATIO, TURNAROUND_FEWEST = 2.0, 60  # of the 95th percentiles; studies that it is taken from
 
-NEW_VALUES_SHOWN = 10  # of one fact: a sender that makes up kernels must not fill a page
+# Of one fact so many new values have an alarm each. A sender that makes up kernels must neither fill a page nor end and
+# raise alarms at each look: more are one alarm, which names the commonest.
+NEW_VALUES_SHOWN, NEW_VALUES_NAMED = 10, 3

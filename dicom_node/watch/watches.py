@@ -17,7 +17,8 @@ def assess(reference: Reference, studies: Sequence[Study], now: datetime) -> lis
 
     studies: of the same model, in any order: all of the last 28 days, and the latest LOOK_BACK_STUDIES (600) if
         those are more. Studies of the reference itself and those after `now` are left out.
-    Returns one Assessment for each watch, fact and stream, in a fixed order.
+    Returns one Assessment for each watch, fact and stream, in a fixed order. A scanner that sent nothing in the last 28
+    days, while others did, has none.
     """
     since = stream(reference, [study for study in studies if study.when <= now], WHOLE)
     return [*_of_all(reference, since, now), *_of_each_stream(reference, since, now)]
@@ -39,7 +40,7 @@ def _of_all(reference: Reference, since: list[Study], now: datetime) -> Iterator
     baseline = reference.baselines[WHOLE]
     arrived = in_window(since, now)
     accepted = in_window([study for study in since if study.accepted], now)
-    yield from new_values(baseline, arrived)
+    yield from new_values(baseline, accepted)
     yield from mixes(baseline, accepted)
     yield from positive_rate(baseline, accepted, now)
     yield from refusals(baseline, arrived, now)
@@ -47,7 +48,10 @@ def _of_all(reference: Reference, since: list[Study], now: datetime) -> Iterator
 
 
 def _of_each_stream(reference: Reference, since: list[Study], now: datetime) -> Iterator[Assessment]:
-    parts: dict[str, list[Study]] = {name: [] for name in reference.baselines if name != WHOLE}
+    seen = {reference.stream_of(study) for study in since if now - study.when <= WINDOW}
+    # If nothing came from anywhere, no scanner was retired: the node or the model stood still.
+    streams = [name for name in reference.baselines if name != WHOLE and (name in seen or not seen)]
+    parts: dict[str, list[Study]] = {name: [] for name in streams}
     for study in since:
         stream = reference.stream_of(study)
         if study.accepted and stream in parts:

@@ -21,7 +21,7 @@ from config.values import DatabaseUrl
 from dicom_node.analysis.current_model import current_model
 from dicom_node.cli.app import app
 from dicom_node.gateways.notifications.gathering import Gathering
-from dicom_node.runtime import watching
+from dicom_node.runtime import metrics, watching
 from dicom_node.runtime.metrics import registry_of
 from storage import forgotten_rows, listings, watch_alarms, watch_facts, watch_state
 from storage.audit_check import check
@@ -199,6 +199,73 @@ def test_an_alarm_ends_by_itself_when_its_watch_is_content_again(store: Store) -
     assert level(5, "ok") == 0
     assert level(6, "alarm") == 1
     assert events(store) == ["watch.alarm-raised", "watch.alarm-ended", "watch.alarm-raised"]
+
+
+def test_the_alarm_of_a_retired_scanner_ends_and_the_audit_trail_says_why(store: Store) -> None:
+    model = ModelRef("m", "1", "digest")
+    of_scanner = watch_state.Assessed("control chart", "hu_air", "ACME One", "alarm", "EWMA", 6.0, 5.0, "It changed.")
+    with store.database.transaction() as tx:
+        watch_alarms.settle(tx, model, [of_scanner], NOW)
+        watch_alarms.settle(tx, model, [], NOW + 1)
+        assert watch_alarms.standing(tx) == []
+    (ended,) = store.rows("SELECT detail FROM audit WHERE event = 'watch.alarm-ended'")
+    assert "nothing comes from ACME One any more" in str(ended["detail"])
+
+
+def test_a_look_reads_so_many_rows_however_many_of_them_are_no_studies(store: Store) -> None:
+    model = ModelRef("m", "1", "digest")
+    add(store, model, studies(1, 0, 40, 5))
+    ids = [int(str(row["id"])) for row in store.rows("SELECT id FROM results ORDER BY id")]
+
+    def read(replaced: list[int], most: int) -> tuple[int, int, bool]:
+        """How many studies are recent, how many the first, and whether there may be more."""
+        with store.database.transaction() as tx:
+            tx.execute(update(results).values(superseded_at=None))
+            tx.execute(update(results).where(results.c.id.in_(replaced)).values(superseded_at=NOW))
+            first, more = watching.beginning(tx, model.digest, most)
+            return len(watching.recent(tx, model.digest, NOW, most)), len(first), more
+
+    assert read([], 1000) == (200, 200, False)
+    assert read(ids[-30:], 40) == (10, 10, True), "30 of the latest 40 rows are no studies"
+    assert read(ids[:20], 180) == (180, 160, True)
+    assert read(ids[:40], 160) == (160, 160, True), "the first have too few for a reference, and the latest have not"
+
+
+def test_it_is_told_how_many_studies_are_gathered_for_a_reference(tmp_path: Path) -> None:
+    with serving(tmp_path, watch=WatchSettings(enabled=True)) as pages:
+        model = current_model(pages.settings)
+        viewer = pages.logged_in("viewer")
+        add(pages.store, model, studies(1, 0, 20, 5))
+        watching.look(pages.settings, pages.store.database, BEGAN + 21 * DAY_S)
+        said = "100 of the 150 analysed studies that a reference needs have been gathered."
+        assert said in viewer.get("/models").text
+        (shown,) = command(pages.store, "watch", "show")["models"]
+        assert [one["sentence"] for one in shown["watches"]] == [said]
+        add(pages.store, model, studies(2, 21, 20, 5))
+        watching.look(pages.settings, pages.store.database, BEGAN + 42 * DAY_S)
+        assert "200 analysed studies have been gathered" in viewer.get("/models").text
+        watching.look(pages.settings, pages.store.database, BEGAN + 61 * DAY_S)
+        assert "Compared with 200 analysed studies" in viewer.get("/models").text
+
+
+def test_a_model_that_cannot_be_looked_at_keeps_no_other_from_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    newer, other = ModelRef("newer", "1", "digest 1"), ModelRef("other", "1", "digest 2")
+    with store.database.transaction() as tx:
+        watch_state.freeze(tx, newer, '{"form":99}', 150, NOW)
+    monkeypatch.setattr(watching, "reporting_models", lambda settings: (newer, other))
+    with pytest.raises(ValueError, match="form 99"):
+        watching.look(settings_of(store), store.database, NOW)
+    with store.database.read() as tx:
+        assert watch_state.latest(tx, other.digest)[0] == NOW
+        assert watch_state.looked_at(tx) is None, "it is tried again, and NobodyWatches goes on counting"
+
+
+def test_a_look_that_never_succeeded_is_measured_from_the_start(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "STARTED", time.time() - 9 * DAY_S)
+    registry = registry_of(settings_of(store), store.database, store.files)
+    assert (registry.get_sample_value("dicom_node_watch_last_look_seconds") or 0) >= 9 * DAY_S
+    watching.look(settings_of(store), store.database, store.database.now())
+    assert (registry.get_sample_value("dicom_node_watch_last_look_seconds") or 0) < DAY_S
 
 
 def test_the_page_shows_each_watch_and_what_waits_for_an_answer(tmp_path: Path) -> None:

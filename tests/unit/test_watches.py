@@ -9,7 +9,7 @@ import pytest
 from benchmarks.drift_sites import DAY, SHIFTS, START, Shift, Site
 from dicom_node.watch.assessment import Assessment, Level
 from dicom_node.watch.plots import draw, draw_chart, draw_distribution, draw_rate
-from dicom_node.watch.reference import OTHERS, WHOLE, Reference, TooFewStudies
+from dicom_node.watch.reference import OTHERS, WHOLE, Reference, TooFewStudies, gathered
 from dicom_node.watch.studies import Study
 from dicom_node.watch.watches import assess
 
@@ -79,6 +79,30 @@ def test_a_reference_is_due_after_60_days_or_when_each_scanner_has_500(stable: l
     assert Reference.due(one[:500], one[499].when)
 
 
+def test_a_slow_site_gathers_for_longer_and_a_study_of_1970_begins_nothing(stable: list[Study]) -> None:
+    accepted = [study for study in stable if study.accepted]
+    slow = [replace(study, when=START + number * DAY / 2) for number, study in enumerate(accepted[:400])]
+    assert not Reference.due(slow[:149], slow[148].when)
+    assert Reference.due(slow[:150], slow[149].when)
+    assert Reference.of(slow).baselines[WHOLE].studies == 150
+    wrong = replace(stable[0], when=START - 20_000 * DAY)
+    assert gathered([wrong, *stable[:100]]) == gathered(stable[:100]) < 150
+    assert not Reference.due([wrong, *stable[:300]], START + 59 * DAY)
+    assert Reference.due([wrong, *stable[:300]], START + 61 * DAY)
+    assert Reference.of([wrong, *stable]) == Reference.of(stable)
+
+
+def test_studies_without_a_scanner_do_not_stand_for_all(stable: list[Study]) -> None:
+    nameless = [
+        replace(study, manufacturer="", scanner_model="", kernel="") if number % 3 else study
+        for number, study in enumerate(stable)
+    ]
+    found = Reference.of(nameless)
+    assert found.baselines[WHOLE].words["scanner"], "the reference of all has the scanners that have a name"
+    assert found.baselines[OTHERS].studies > 150
+    assert found.stream_of(nameless[1]) == OTHERS
+
+
 def test_a_stable_stream_is_quiet_and_every_watch_answers(stable: list[Study], reference: Reference) -> None:
     found = assess(reference, stable, NOW)
     assert {each.level for each in found} == {Level.OK}
@@ -106,6 +130,38 @@ def test_one_study_of_a_new_scanner_is_enough(stable: list[Study], reference: Re
     found = alarms(reference, [*stable, replace(stable[-1], scanner_model="Never seen", when=NOW)])
     assert list(found) == [("new value", "scanner")]
     assert found["new value", "scanner"].scanner == "Phantom Never seen"
+
+
+def test_what_is_always_refused_is_never_new(stable: list[Study]) -> None:
+    captured = [
+        replace(study, manufacturer="Screen", scanner_model="Workstation", kernel="None", reason="SECONDARY_CAPTURE")
+        for study in stable[::4]
+    ]
+    everything = [*stable, *captured]
+    assert not [key for key in alarms(Reference.of(everything), everything) if key[0] == "new value"]
+
+
+def test_many_new_values_are_one_alarm_that_names_the_commonest(stable: list[Study], reference: Reference) -> None:
+    def invented(numbers: range) -> list[Assessment]:
+        late = [replace(stable[-1], scanner_model=f"Invented {number}", when=NOW) for number in numbers]
+        found = assess(reference, [*stable, *late, late[-1]], NOW)
+        return [one for one in found if (one.watch, one.fact, one.level) == ("new value", "scanner", Level.ALARM)]
+
+    assert len(invented(range(10))) == 10
+    (many,) = invented(range(20))
+    assert many.scanner == WHOLE and "Invented 19; " in many.sentence and "and 17 more" in many.sentence
+    assert [one.scanner for one in invented(range(5, 30))] == [WHOLE], "the same alarm, whatever is invented next"
+
+
+def test_a_retired_scanner_is_compared_no_more_but_a_site_that_stands_still_is(
+    stable: list[Study], reference: Reference
+) -> None:
+    retired, other = "Phantom Edge, B50f", "Phantom Force, Br40d"
+    gone = [study for study in stable if study.scanner != retired or study.when < NOW - 29 * DAY]
+    streams = {one.scanner for one in assess(reference, gone, NOW)}
+    assert other in streams and retired not in streams
+    assert {other, retired} <= {one.scanner for one in assess(reference, gone, NOW - 2 * DAY)}
+    assert {other, retired} <= {one.scanner for one in assess(reference, gone, NOW + 40 * DAY)}
 
 
 def test_refusals_and_slow_results_and_thick_slices_are_found(stable: list[Study], reference: Reference) -> None:
