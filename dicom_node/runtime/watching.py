@@ -154,7 +154,7 @@ def accepted_in(reference: Reference) -> int:
 
 
 def recent(tx: Connection, model_digest: str, now: float, most: int) -> list[Study]:
-    """A model's studies of the window, or so many of the latest as `assess` asks for, from its latest `most` results."""
+    """The studies of the window, or so many as `assess` asks for, among a model's latest `most` results."""
     return _latest(tx, model_digest, now - WINDOW.total_seconds(), LOOK_BACK_STUDIES, most)
 
 
