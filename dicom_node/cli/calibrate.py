@@ -48,7 +48,7 @@ def calibrate(
     new_version: Annotated[
         str, typer.Option("--as", help="Version of the calibrated model; default: the old one and the day.")
     ] = "",
-    site: Annotated[str, typer.Option(help="Whose scans they are; default: [report] institution.")] = "",
+    site: Annotated[str, typer.Option(help=r"Whose scans they are; default: \[report] institution.")] = "",
     output: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder for the figures and both plots (extra: evaluate).")
     ] = None,

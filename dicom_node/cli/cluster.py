@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
 @group.command()
 def up(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Put the workers of [cluster] on the cluster; from now on, the node brings back those that are gone."""
+    r"""Put the workers of \[cluster] on the cluster; from now on, the node brings back those that are gone."""
     settings = _settings(config)
     from dicom_node.cluster.engine import ClusterAway
     from dicom_node.cluster.pools import places
@@ -67,7 +67,7 @@ def up(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 @group.command()
 def status(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """List the workers of [cluster], and where each runs."""
+    r"""List the workers of \[cluster], and where each runs."""
     settings = _settings(config)
     from dicom_node.cluster.engine import ClusterAway
     from dicom_node.cluster.pools import places

@@ -236,7 +236,7 @@ def example_file() -> None:
 
 @group.command("predictive-values")
 def predictive_values(
-    prevalence: Annotated[float | None, typer.Option(min=0, max=1, help="Default: [report] prevalence.")] = None,
+    prevalence: Annotated[float | None, typer.Option(min=0, max=1, help=r"Default: \[report] prevalence.")] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -91,7 +91,7 @@ Verdicts = Annotated[
 Adopt = Annotated[
     bool, typer.Option("--adopt", help="Reports print these figures from now on, not the published ones of the model.")
 ]
-Site = Annotated[str, typer.Option(help="With --adopt: whose figures they are; default [report] institution.")]
+Site = Annotated[str, typer.Option(help=r"With --adopt: whose figures they are; default \[report] institution.")]
 Device = Annotated[str, typer.Option(help='For scans: "auto", "cpu", "cuda", "cuda:0", ...')]
 
 

@@ -187,9 +187,9 @@ def sweep(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """The files that the index does not know; with --yes, move them to the quarantine folder.
+    r"""The files that the index does not know; with --yes, move them to the quarantine folder.
 
-    There they are deleted after [storage] quarantine_days. `index adopt` records those that are instances instead.
+    There they are deleted after \[storage] quarantine_days. `index adopt` records those that are instances instead.
     """
     settings = settings_from(config)
     database, files = database_of(settings), files_of(settings)

@@ -67,7 +67,7 @@ def import_(
 @group.command()
 def publish(
     run: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of train decovnet.")],
-    name: Annotated[str, typer.Option(help="Name of the model, as [model] name will give it.")],
+    name: Annotated[str, typer.Option(help=r"Name of the model, as \[model] name will give it.")],
     version: Annotated[str, typer.Option(help="Its version; a name and version stand for one model, always.")],
     evaluation: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="evaluation.json of evaluate --model-folder RUN.")

@@ -60,7 +60,7 @@ def work(
     config: ConfigOption = None,
     device: Annotated[str, typer.Option(help='"auto", "cpu", "cuda", "cuda:0", ...')] = "auto",
     number: Annotated[
-        int, typer.Option(min=0, help="Which of this machine's workers, from 0; see live_workers in [batch].")
+        int, typer.Option(min=0, help=r"Which of this machine's workers, from 0; see live_workers in \[batch].")
     ] = 0,
 ) -> None:
     """Analyse queued series in this process until it is told to stop."""
@@ -129,7 +129,7 @@ def deliver(config: ConfigOption = None) -> None:
 
 
 def forward_audit(config: ConfigOption = None) -> None:
-    """Send the audit trail as audit messages ([audit.syslog]) in this process."""
+    r"""Send the audit trail as audit messages (\[audit.syslog]) in this process."""
     die_with_parent()
     stop = stop_on_signals()
     settings = settings_from(config)

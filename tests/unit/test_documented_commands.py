@@ -2,11 +2,13 @@
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+from rich.text import Text
 
 from dicom_node.cli.app import app
 
@@ -18,8 +20,6 @@ RUN_OTHERWISE = {
     "dicom-node batch report": "tests/integration/test_batch_sources.py",
     "dicom-node batch status": "tests/integration/test_batch_sources.py",
     "dicom-node canary run": "tests/integration/test_canary.py",
-    "dicom-node install alive": "tests/integration/test_install_check.py",
-    "dicom-node install phantom": "tests/integration/test_install_check.py",
 }
 """Commands that no test names in one piece; what runs them, or the function behind them."""
 
@@ -72,6 +72,18 @@ def test_a_command_that_does_not_exist_is_found_out() -> None:
         "dicom-node status",
         "dicom-node series list",
     }
+
+
+def helps(command: Any) -> Iterator[str]:
+    """What --help says of a command, its parameters and the commands below it, as rich's markup."""
+    yield command.help or ""
+    yield from (getattr(one, "help", None) or "" for one in command.params)
+    for below in getattr(command, "commands", {}).values():
+        yield from helps(below)
+
+
+def test_no_help_loses_the_name_of_a_section_as_markup() -> None:
+    assert [said for said in helps(PROGRAM) if Text.from_markup(said).plain != said.replace("\\[", "[")] == []
 
 
 def test_some_test_runs_each_documented_command() -> None:
