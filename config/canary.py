@@ -23,7 +23,7 @@ class CanarySettings(Section):
     chest, which the node makes once and keeps in data_dir."""
     destination: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,32}$")] = ""
     """Name of the destination that takes the canary's report, a DICOM peer or one of kind "stow", and with
-    `send_results = false`: it gets nothing else. Empty: the canary ends at the outbox's door."""
+    `send_results = false`: it gets nothing else. Empty: nothing is sent."""
     keep: int = Field(default=3, ge=1)
     """The images of so many canaries are kept; those of older ones are deleted."""
 
