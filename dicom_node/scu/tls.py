@@ -37,12 +37,14 @@ def client_context(
 def connect(host: str, port: int, context: ssl.SSLContext | None, seconds: float) -> socket.socket:
     """A connection, with TLS if there is a context. Handshake and all, it takes so many seconds at most.
 
+    Only how long the system's resolver looks for the host's addresses is not in our hands.
     A peer that sends its part of the handshake byte by byte is no exception: Python counts the whole handshake.
     Its timeout is then `seconds` for each operation. Raises OSError.
     """
     until = time.monotonic() + seconds
-    line = socket.create_connection((host, port), seconds)
+    line = _reach(host, port, until)
     if context is None:
+        line.settimeout(seconds)
         return line
     try:
         line.settimeout(max(0.001, until - time.monotonic()))
@@ -52,3 +54,19 @@ def connect(host: str, port: int, context: ssl.SSLContext | None, seconds: float
     except BaseException:
         line.close()
         raise
+
+
+def _reach(host: str, port: int, until: float) -> socket.socket:
+    """The first of the host's addresses that answers. They share the time: a silent one leaves some to the next."""
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    failure = OSError(f"{host} has no address")
+    for number, (family, kind, protocol, _, address) in enumerate(addresses):
+        line = socket.socket(family, kind, protocol)
+        try:
+            line.settimeout(max(0.001, (until - time.monotonic()) / (len(addresses) - number)))
+            line.connect(address)
+            return line
+        except OSError as error:
+            failure = error
+            line.close()
+    raise failure
