@@ -77,16 +77,18 @@ def quiet_series(tx: Connection, now: float, idle_s: float) -> list[DueSeries]:
 
 
 def end_study_wait(tx: Connection, series_pk: int, listed: Set[str], now: float) -> bool:
-    """A series' study waits no longer for further series, if it is closed here as far as a PACS lists it.
+    """A series' study waits no longer for further series, if it is closed here as far as a PACS lists it; a canary that
+    names it is none of them.
 
     listed: Series Instance UIDs. Returns False if any of them is not here or not closed, or if any other is still open.
     """
     study = select(series.c.study_pk).where(series.c.id == series_pk).scalar_subquery()
-    states = tx.execute(select(series.c.series_instance_uid, series.c.state).where(series.c.study_pk == study)).all()
+    of_study = (series.c.study_pk == study) & series.c.canary.is_(False)
+    states = tx.execute(select(series.c.series_instance_uid, series.c.state).where(of_study)).all()
     closed = {row.series_instance_uid for row in states if row.state == SeriesState.CLOSED}
     if not listed or not listed <= closed or len(closed) < len(states):
         return False
-    waits = (series.c.study_pk == study) & (series.c.due_at > now)
+    waits = of_study & (series.c.due_at > now)
     tx.execute(update(series).where(waits).values(set_at=now, due_at=now))
     return True
 

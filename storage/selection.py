@@ -72,13 +72,13 @@ def undecided_studies(tx: Connection, now: float) -> list[int]:
         job_table.c.series_pk == other.c.id, job_table.c.shadow.is_(False), job_table.c.state.in_(unfinished)
     )
     unready = (other.c.state == SeriesState.OPEN.value) | (other.c.due_at > now) | busy
-    ready = ~exists().where(other.c.study_pk == series.c.study_pk, unready)
+    ready = ~exists().where(other.c.study_pk == series.c.study_pk, other.c.canary.is_(False), unready)
     undecided = select(series.c.study_pk).where(series.c.selection.in_(UNDECIDED), ready)
     return list(tx.scalars(undecided.distinct().order_by(series.c.study_pk)))
 
 
 def members(tx: Connection, study_pk: int) -> list[Member]:
-    """The series of a study that take part in the choice, by Series Instance UID.
+    """The series of a study that take part in the choice, by Series Instance UID; no canary does.
 
     A series that has a finding from a time when every series was analysed counts as ANALYSED.
     """
@@ -99,7 +99,8 @@ def members(tx: Connection, study_pk: int) -> list[Member]:
             results.c.reason_text,
         )
         .select_from(series.join(studies).join(patients).outerjoin(results, results.c.id == latest))
-        .where(series.c.study_pk == study_pk, series.c.selection.is_not(None) | reported_before)
+        .where(series.c.study_pk == study_pk, series.c.canary.is_(False))
+        .where(series.c.selection.is_not(None) | reported_before)
         .order_by(series.c.series_instance_uid)
     ).all()
     return [
@@ -130,7 +131,8 @@ def record_choice(tx: Connection, choice: Choice, now: float, models: Models, pr
     for member in sorted(choice.members, key=lambda one: one.series_instance_uid):
         SERIES.row(tx, member.series_pk)  # locked: a slice that arrives now finds the job and supersedes it
     study_pk = tx.scalar(select(series.c.study_pk).where(series.c.id == first.series_pk))
-    is_open = exists().where(series.c.study_pk == study_pk, series.c.state == SeriesState.OPEN.value)
+    of_study = (series.c.study_pk == study_pk, series.c.canary.is_(False))
+    is_open = exists().where(*of_study, series.c.state == SeriesState.OPEN.value)
     if tx.scalar(select(is_open)) or members(tx, int(study_pk or 0)) != list(choice.members):
         raise NotDueYet("the study changed while its best series was chosen")
     for pk, (selection, refusal) in choice.others.items():

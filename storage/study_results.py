@@ -47,9 +47,14 @@ class StandingResult:
 
 
 def others(tx: Connection, series_pk: int) -> tuple[StandingResult, ...]:
-    """The results that stand for the other series of a study, the oldest first; of several models each has its own."""
-    study = select(series.c.study_pk).where(series.c.id == series_pk).scalar_subquery()
-    ids = tx.scalars(select(series.c.id).where(series.c.study_pk == study, series.c.id != series_pk)).all()
+    """The results that stand for the other series of a study, the oldest first; of several models each has its own.
+
+    A canary's is no patient's, whatever study a series names: none of them counts, and for a canary no other does.
+    """
+    own = series.alias("own")
+    study = select(own.c.study_pk).where(own.c.id == series_pk, own.c.canary.is_(False)).scalar_subquery()
+    beside = (series.c.study_pk == study, series.c.id != series_pk, series.c.canary.is_(False))
+    ids = tx.scalars(select(series.c.id).where(*beside)).all()
     return tuple(sorted((one for other in ids for one in _standing(tx, other)), key=lambda one: one.result_id))
 
 
