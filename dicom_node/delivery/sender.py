@@ -27,7 +27,7 @@ from inference.models.registry import is_demonstration
 from storage import commitments, deliveries, pauses
 from storage.database import Database
 from storage.deliveries import ClaimedDelivery
-from storage.errors import CorruptFile, StaleLease, StoreUnavailable
+from storage.errors import CorruptFile, StaleLease, StorageError, StoreUnavailable
 from storage.files import FileStore
 from storage.pauses import Pausable
 
@@ -105,7 +105,7 @@ class DestinationSender:
     def work_once(self, now: float) -> bool:
         """Send one delivery, or ask about one that was sent. Returns False if nothing was due."""
         clock = clock_from(now)
-        self._overtaken = [one for one in self._overtaken if not self._way.set_right(one, now)]
+        self._set_right(now)
         with self._database.read() as tx:
             if self._is_paused(tx) or self._is_away(now) or not deliveries.has_work(tx, self.name, now):
                 return False
@@ -150,8 +150,9 @@ class DestinationSender:
             self._record(claimed, verdict, clock())
         except StaleLease:
             log.warning("delivery lost to another sender", destination=self.name, series=claimed.series_pk)
-            if verdict.outcome not in NOT_TOLD:
+            if verdict.sent and verdict.outcome not in NOT_TOLD:
                 self._overtaken.append(claimed)
+                self._set_right(clock())
         delivered = verdict.outcome == AttemptOutcome.DELIVERED
         (log.info if delivered else log.warning)(
             "delivery attempted",
@@ -162,6 +163,13 @@ class DestinationSender:
             detail=verdict.text,
             seconds=round(time.monotonic() - started, 3),
         )
+
+    def _set_right(self, now: float) -> None:
+        """At once, in the index: if this process is gone a moment later, another sender goes on. If the index cannot be
+        written, it is tried again before anything else."""
+        while self._overtaken:
+            self._way.set_right(self._overtaken[0], now)
+            del self._overtaken[0]
 
     def _attempt(self, claimed: ClaimedDelivery, clock: Clock) -> Verdict:
         """Send what is not there yet. Anything that goes wrong becomes a verdict with its own backoff.
@@ -178,12 +186,14 @@ class DestinationSender:
             # The bytes are gone or altered: sending others under the same UID would be worse than not sending.
             return Verdict(AttemptOutcome.REFUSED, str(error))
         except StoreUnavailable as error:
-            return Verdict(AttemptOutcome.TRANSIENT, f"could not be read: {error}")
+            return Verdict(AttemptOutcome.TRANSIENT, f"could not be read: {error}", sent=False)
         except NodeError as error:
-            return Verdict(AttemptOutcome.TRANSIENT, str(error))
+            # Of what comes before sending: a gateway that sends makes a verdict of what the network does.
+            return Verdict(AttemptOutcome.TRANSIENT, str(error), sent=False)
         except Exception as error:  # noqa: BLE001 - one delivery must hold up neither itself nor the others
             log.error("delivery raised", destination=self.name, error=type(error).__name__)
-            return Verdict(AttemptOutcome.TRANSIENT, f"could not be sent ({type(error).__name__})")
+            sent = not isinstance(error, StorageError)  # the index is read and written before anything is sent
+            return Verdict(AttemptOutcome.TRANSIENT, f"could not be sent ({type(error).__name__})", sent)
 
     def _note_away(self, verdict: Verdict, now: float) -> None:
         """Leave a destination that does not answer alone for a while, whatever else waits for it."""

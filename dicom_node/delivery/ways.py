@@ -32,10 +32,10 @@ class Way(Protocol):
         """Send what is not there yet. Raises CorruptFile, StoreUnavailable, NodeError or StaleLease."""
         ...
 
-    def set_right(self, claimed: ClaimedDelivery, now: float) -> bool:
+    def set_right(self, claimed: ClaimedDelivery, now: float) -> None:
         """Another sender had the delivery while this one sent it: see to it that the destination ends with what stands.
 
-        Returns False if that is to be tried again.
+        It is written down in the index, so that any sender does it.
         """
         ...
 
@@ -101,9 +101,8 @@ class ObjectsWay:
         stored.update({uid: result.status or 0 for uid, result in results.items() if result.outcome in STORED})
         return judge(claimed.objects, results)
 
-    def set_right(self, claimed: ClaimedDelivery, now: float) -> bool:
+    def set_right(self, claimed: ClaimedDelivery, now: float) -> None:
         """Nothing to do: whichever comes first, the later report names the former one in Predecessor Documents."""
-        return True
 
     def stored(self, delivery_id: int) -> dict[str, int]:
         """Statuses of what attempts of this process stored."""
@@ -135,15 +134,15 @@ class MessagesWay:
             message = self._kept(claimed.delivery_id) or self._compose(claimed, clock())
         except CannotCompose as error:
             return Verdict(AttemptOutcome.REFUSED, f"no message can be made of the result: {error}")
-        if self._is_replaced(claimed.result_id):
-            return Verdict(AttemptOutcome.TRANSIENT, "a later result of the series replaces it")
         still_held(self._database, claimed, clock)
+        if self._is_replaced(claimed.result_id):
+            return Verdict(AttemptOutcome.TRANSIENT, "a later result of the series replaces it", sent=False)
         return self._gateway.send(message)
 
-    def set_right(self, claimed: ClaimedDelivery, now: float) -> bool:
+    def set_right(self, claimed: ClaimedDelivery, now: float) -> None:
         """Have what stands told once more: a receiver takes what comes last for the newest."""
         with self._database.transaction() as tx:
-            return overtaken.set_right(tx, claimed, now, lambda delivery_id: self._tell_anew(tx, delivery_id, now))
+            overtaken.set_right(tx, claimed, now, lambda delivery_id: self._tell_anew(tx, delivery_id, now))
 
     def _tell_anew(self, tx: Connection, delivery_id: int, now: float) -> None:
         """Change a kept message as far as the receiver would otherwise take it for a repetition."""

@@ -21,10 +21,14 @@ class AttemptOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one attempt means for its delivery. text: a reason or a remark for `status`, without patient data."""
+    """What one attempt means for its delivery.
+
+    text: a reason or a remark for `status`, without patient data. sent: False if nothing can have reached the peer.
+    """
 
     outcome: AttemptOutcome
     text: str
+    sent: bool = True
 
 
 def why_no_connection(error: BaseException) -> str:

@@ -150,7 +150,8 @@ ELSEWHERE = {
     # Whether the worklist answers, for a person: said again when it is asked again.
     "dicom_node.performer.performer.Performer._note_answer",
     "dicom_node.performer.performer.Performer._note_away",
-    # After a kill there is nobody who knows that something was sent late; docs/gateways/README.md says so.
+    # Before it is done, nobody but this process knows that something was sent late; docs/gateways/README.md says so.
+    # After it, another sender goes on: test_overtaken_senders.py.
     "dicom_node.delivery.ways.MessagesWay.set_right",
     # Noted before the worklist is answered; an event that was not answered is no promise.
     "dicom_node.performer.events.EventListener._cancel",

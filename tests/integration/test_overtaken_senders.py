@@ -18,6 +18,10 @@ from dicom_node import heartbeat
 from dicom_node.delivery import ways
 from dicom_node.delivery.sender import DestinationSender
 from dicom_node.gateways.hl7 import mllp
+from dicom_node.gateways.verdict import AttemptOutcome, Verdict
+from storage import deliveries
+from storage.deliveries import ClaimedDelivery
+from storage.errors import DatabaseBusy, StaleLease, StoreUnavailable
 from tests.mllp_server import mllp_server, wait_for
 from tests.outbox import Node, instance, make_node
 
@@ -44,14 +48,11 @@ def stands_still(function: Callable[..., object]) -> Callable[..., object]:
 
 
 def send_and_freeze(folder: Path, port: int, module: object, name: str) -> None:
-    """Work on the outbox and stand still right before the first call of a function."""
+    """Work on the outbox, stand still right before the first call of a function, and die once it has returned."""
     heartbeat.BEATS = 0.01  # type: ignore[assignment]  # frozen in a transaction, it would keep all others from SQLite
     node, whole = node_in(folder, port), getattr(module, name)
     setattr(module, name, stands_still(whole))
-    sender = sender_of(node)
-    sender.work_once(time.time())
-    setattr(module, name, whole)
-    sender.work_once(time.time())
+    sender_of(node).work_once(time.time())
 
 
 @contextmanager
@@ -93,7 +94,9 @@ def keys(messages: list[bytes]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "told"), [(ways, "still_held", "C"), (mllp, "_send", "CPC")], ids=["before its look", "after it"]
+    ("module", "name", "told"),
+    [(ways, "still_held", "C"), (ways.MessagesWay, "_is_replaced", "C"), (mllp, "_send", "CPC")],
+    ids=["before its look", "between its looks", "after them"],
 )
 def test_what_a_frozen_sender_tells_late_is_not_what_stands_in_the_end(
     tmp_path: Path, module: object, name: str, told: str
@@ -109,8 +112,64 @@ def test_what_a_frozen_sender_tells_late_is_not_what_stands_in_the_end(
             wait_for(lambda: (other.work_once(node.database.now()), engine.messages)[1] != [])
             assert node.deliveries()[0].state == "SUPERSEDED", "its lease was over before the successor went"
             wake(process)
+            other.work_once(node.database.now())
         said = keys(engine.messages)
     assert "".join(status for _, status in said) == told
     assert len({key for key, _ in said}) == len(told), "the receiver takes none for a repetition"
     assert [row.state for row in node.deliveries()] == ["SUPERSEDED", "SENT"]
     assert len(node.audited("delivery.late")) == (1 if told == "CPC" else 0)
+
+
+UNREADABLE, BUSY = StoreUnavailable("the bucket is away"), DatabaseBusy("another process held the index")
+SENT = Verdict(AttemptOutcome.UNANSWERED, "no answer in time")
+
+
+class Overtaken:
+    """A way to a destination: while it is used, another sender takes the delivery and begins to tell a successor."""
+
+    def __init__(self, node: Node, way: ways.Way, ends: Verdict | Exception) -> None:
+        self.node, self.ends = node, ends
+        self.successors: list[ClaimedDelivery] = []
+        self.set_right, self.forget, self.stored = way.set_right, way.forget, way.stored
+
+    def attempt(self, claimed: ClaimedDelivery, clock: Callable[[], float]) -> Verdict:
+        with self.node.database.transaction() as tx:
+            deliveries.release_all(tx, time.time())
+        self.node.add_result(time.time() + 2, uids=UIDS)
+        with self.node.database.transaction() as tx:
+            self.successors += deliveries.claim(tx, "ris", time.time() + 3, 60.0)
+        if isinstance(self.ends, Exception):
+            raise self.ends
+        return self.ends
+
+
+def overtaken(folder: Path, ends: Verdict | Exception) -> tuple[Node, ClaimedDelivery]:
+    """A sender whose attempt ends like this after it was overtaken. Returns the successor as the other one holds it."""
+    node = node_in(folder, 1)
+    node.add_result(time.time() - 10, uids=UIDS)
+    sender = sender_of(node)
+    way = Overtaken(node, sender._way, ends)
+    sender._way = way
+    sender.work_once(time.time())
+    [successor] = way.successors
+    return node, successor
+
+
+def test_a_successor_that_is_being_told_meanwhile_is_told_again_by_whoever_is_there(tmp_path: Path) -> None:
+    node, successor = overtaken(tmp_path, SENT)
+    assert [row.state for row in node.deliveries()] == ["SUPERSEDED", "PENDING"]
+    with pytest.raises(StaleLease), node.database.transaction() as tx:
+        deliveries.mark_sent(tx, successor.delivery_id, successor.fence, time.time() + 3)
+    assert len(node.audited("delivery.late")) == 1
+
+
+@pytest.mark.parametrize("ends", [UNREADABLE, BUSY], ids=["its files", "the index"])
+def test_what_could_not_be_read_was_not_told_late(tmp_path: Path, ends: Exception) -> None:
+    node, _ = overtaken(tmp_path, ends)
+    assert [row.state for row in node.deliveries()] == ["SUPERSEDED", "SENDING"]
+    assert node.audited("delivery.late") == []
+
+
+def test_a_message_to_a_port_where_nothing_listens_was_not_sent() -> None:
+    ris = Hl7Destination(kind="hl7", name="ris", host="127.0.0.1", port=1)
+    assert mllp.exchange(ris, b"MSH", "1").sent is False

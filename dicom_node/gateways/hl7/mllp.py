@@ -61,7 +61,11 @@ def exchange(listener: Listener, message: bytes, control_id: str) -> Verdict:
     """
     deadline = time.monotonic() + listener.connect_timeout_s + listener.response_timeout_s
     try:
-        with _connect(listener) as connection:
+        connection = _connect(listener)
+    except OSError as error:
+        return Verdict(AttemptOutcome.UNANSWERED, _failure(error), sent=False)
+    try:
+        with connection:
             _send(connection, START + message + END, deadline)
             return _await(connection, control_id, deadline)
     except OSError as error:
