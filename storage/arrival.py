@@ -50,6 +50,11 @@ class IndexedHeader:
 FIELD_NAMES = tuple(item.name for item in fields(IndexedHeader))
 
 
+def patient_key(patient_id: str, study_instance_uid: str) -> str:
+    """What tells patients apart: the Patient ID as the index keeps it, or the study if that is empty."""
+    return f"id:{patient_id}" if patient_id else f"study:{study_instance_uid}"
+
+
 @dataclass(frozen=True)
 class Arrival:
     """One instance as received: its UIDs (validated by the receiver), where it came from, its file."""
@@ -68,7 +73,7 @@ class Arrival:
     @property
     def patient_key(self) -> str:
         """What tells patients apart: the Patient ID, or the study if the header has none."""
-        return f"id:{self.header.patient_id}" if self.header.patient_id else f"study:{self.study_instance_uid}"
+        return patient_key(self.header.patient_id, self.study_instance_uid)
 
 
 class Outcome(StrEnum):

@@ -8,6 +8,7 @@ what a recorded archive holds can be deleted: triggers refuse all else. After a 
 """
 
 import contextlib
+import fcntl
 import gzip
 import hashlib
 import json
@@ -64,10 +65,28 @@ def archive(
     detail: more for the audit row, such as who did it. report: gets what is done, and with how many rows.
     Raises NotFound if no row is that old; StorageError if the chain does not hold or the file cannot be written.
     """
+    with alone_in(folder):
+        return _archive(database, folder, before, now, detail, report)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Whoever writes archives in a folder waits for the other who does. Creates the folder."""
+    make_folder(folder)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _archive(
+    database: Database, folder: Path, before: float, now: float, detail: dict[str, object], report: Progress
+) -> Archive:
     _delete_archived(database, report)
     with database.read() as tx:
         start, head = audit.archived(tx), audit.head(tx)
-    make_folder(folder)
     try:
         made = _write(database, folder, start, min(before, now), head[0], report)
     except OSError as error:

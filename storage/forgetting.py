@@ -6,12 +6,12 @@ anybody. Each step can be done again. What arrives after the request is not touc
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import ColumnElement, Connection, Table, delete, insert, literal, select, update
 
-from storage import audit, forgotten_rows, listings, recording, tallies
+from storage import audit, forgotten_rows, known_of_patient, listings, recording, set_aside, tallies
 from storage.known_of_patient import KnownSeries, in_hand, results_of
 from storage.models import audit as trail
 from storage.models import (
@@ -29,19 +29,19 @@ from storage.models import (
 from storage.models import instances as instance_table
 from storage.moves import insert_row
 
-SET_ASIDE = ("instance.conflict", "instance.second-copy", "instance.same-image")
-
 
 @dataclass(frozen=True)
 class About:
     """Who is forgotten. patient_ids: as the index keeps them; empty if only some of their studies are meant.
 
-    studies, series: Instance UIDs, as the index has them.
+    studies, series: Instance UIDs, as the index has them; no study that also has series of somebody else, or that stay.
+    known_as: the Patient ID, also if only some of their studies are meant.
     """
 
     patient_ids: tuple[str, ...]
     studies: tuple[str, ...]
     series: tuple[str, ...]
+    known_as: tuple[str, ...] = ()
 
     @property
     def uids(self) -> tuple[str, ...]:
@@ -72,15 +72,21 @@ class Forgetting:
 def about(tx: Connection, patient_id: str, found: Sequence[KnownSeries], *, whole: bool) -> About:
     """What leads to a patient. whole: everything of the patient is meant, and not only these series."""
     study_uids, uids = {one.study_instance_uid for one in found}, {one.series_instance_uid for one in found}
-    if not whole:
-        return About((), tuple(sorted(study_uids)), tuple(sorted(uids)))
-    named = select(studies.c.study_instance_uid).select_from(studies.join(patients))
-    study_uids |= set(tx.scalars(named.where(patients.c.patient_id == patient_id)))
-    refused = (refused_instances.c.study_instance_uid, refused_instances.c.series_instance_uid)
-    for study_uid, uid in tx.execute(select(*refused).where(refused_instances.c.patient_id == patient_id)).all():
-        study_uids |= {study_uid} - {""}
-        uids |= {uid} - {""}
-    return About((patient_id,), tuple(sorted(study_uids)), tuple(sorted(uids)))
+    if whole:
+        named = select(studies.c.study_instance_uid).select_from(studies.join(patients))
+        study_uids |= set(tx.scalars(named.where(patients.c.patient_id == patient_id)))
+        refused = (refused_instances.c.study_instance_uid, refused_instances.c.series_instance_uid)
+        for study_uid, uid in tx.execute(select(*refused).where(refused_instances.c.patient_id == patient_id)).all():
+            study_uids |= {study_uid} - {""}
+            uids |= {uid} - {""}
+    staying = ~series.c.id.in_([one.series_pk for one in found])
+    of_index = select(studies.c.study_instance_uid, series.c.series_instance_uid).select_from(series.join(studies))
+    named_here = studies.c.study_instance_uid.in_(study_uids) | series.c.series_instance_uid.in_(uids)
+    for study_uid, uid in tx.execute(of_index.where(staying, named_here)).all():
+        study_uids.discard(study_uid)
+        uids.discard(uid)
+    ids = (patient_id,)
+    return About(ids if whole else (), tuple(sorted(study_uids)), tuple(sorted(uids)), ids)
 
 
 def is_named(tx: Connection, patient_id: str) -> bool:
@@ -89,8 +95,29 @@ def is_named(tx: Connection, patient_id: str) -> bool:
         select(patients.c.id).where(patients.c.patient_id == patient_id),
         select(refused_instances.c.id).where(refused_instances.c.patient_id == patient_id),
         select(trail.c.id).where(trail.c.patient_id == patient_id),
+        select(conflicts.c.id).where(set_aside.of_patient(patient_id)),
     )
     return any(tx.scalar(one.limit(1)) is not None for one in asked)
+
+
+def left_of(tx: Connection, who: About, now: float) -> list[str]:
+    """What the index still has of a patient, in words. Afterwards: what came in meanwhile, or what nobody can read."""
+    beside = conflicts.c.patient_key.is_(None) & conflicts.c.series_instance_uid.in_(who.series)
+    unknown = tx.scalars(select(conflicts.c.id).where(beside).order_by(conflicts.c.id)).all()
+    left = [f"the instance set aside as {number}, of which nobody knows whose it is" for number in unknown]
+    return left + [what for patient_id in who.patient_ids for what in _left_of(tx, patient_id, now)]
+
+
+def _left_of(tx: Connection, patient_id: str, now: float) -> Iterator[str]:
+    found = known_of_patient.known_series(tx, patient_id, now)
+    yield from (f"series {one.series_pk}" for one in found)
+    aside = select(conflicts.c.id).where(set_aside.of_patient(patient_id)).order_by(conflicts.c.id)
+    yield from (f"the instance set aside as {number}" for number in tx.scalars(aside))
+    refused = select(refused_instances.c.id).where(refused_instances.c.patient_id == patient_id)
+    yield from (f"the refused instance {number}" for number in tx.scalars(refused))
+    filed = select(patients.c.id).where(patients.c.patient_id == patient_id)
+    if not found and (pk := tx.scalar(filed.limit(1))) is not None:
+        yield f"patient {pk}"
 
 
 def begin(tx: Connection, who: About, by: str, reason: str, now: float) -> int:
@@ -148,33 +175,31 @@ def remove_series(tx: Connection, one: Forgetting, series_pk: int, now: float) -
         return False
     _note_files(tx, one.id, instance_table, instance_table.c.series_pk == series_pk)
     _note_files(tx, one.id, result_objects, result_objects.c.result_id.in_(results_of(series_pk)))
-    _note_files(tx, one.id, conflicts, conflicts.c.series_instance_uid == uid)
+    _note_files(tx, one.id, conflicts, forgotten_rows.set_aside_of(series_pk, uid))
     listings.remove(tx, series_pk)
     forgotten_rows.delete_of_series(tx, series_pk, uid)
     tx.execute(update(forgettings).where(forgettings.c.id == one.id).values(series=forgettings.c.series + 1))
     return True
 
 
-def remove_the_rest(tx: Connection, one: Forgetting) -> int:
-    """Delete what the index has of a patient besides series. Returns the number of the last audit row about it."""
+def remove_the_rest(tx: Connection, one: Forgetting, known_as: Callable[[str], str], now: float) -> int:
+    """Delete what the index has of a patient besides series. Returns the number of the last audit row about it.
+
+    known_as: gives what the index has in place of a Patient ID.
+    """
     overwrite_what_is_deleted(tx)
     recording.lock_recording(tx)
     who = About.read(one.about)
-    _note_files(tx, one.id, conflicts, _set_aside(tx, who))
-    tallies.uncount(tx, conflicts, _set_aside(tx, who))
-    tx.execute(delete(conflicts).where(_set_aside(tx, who)))
+    for aside in map(set_aside.of_patient, who.patient_ids):
+        _note_files(tx, one.id, conflicts, aside)
+        tallies.uncount(tx, conflicts, aside)
+        tx.execute(delete(conflicts).where(aside))
     forgotten_rows.delete_by_uid(tx, who.uids, who.patient_ids)
-    forgotten_rows.delete_empty_studies(tx, who.studies)
-    forgotten_rows.forget_queries(tx, (*who.uids, *who.patient_ids))
+    forgotten_rows.delete_empty_studies(tx, who.studies, who.patient_ids, now)
+    forgotten_rows.forget_queries(tx, (*who.uids, *who.patient_ids), known_as)
     upto = audit.head(tx)[0]
     tx.execute(update(forgettings).where(forgettings.c.id == one.id).values(upto=upto))
     return upto
-
-
-def _set_aside(tx: Connection, who: About) -> ColumnElement[bool]:
-    """Instances of the patient that were set aside: the trail knows whose they are."""
-    of_patient = select(trail.c.sop_uid).where(trail.c.patient_id.in_(who.patient_ids), trail.c.event.in_(SET_ASIDE))
-    return conflicts.c.sop_instance_uid.in_(of_patient)
 
 
 def _note_files(tx: Connection, number: int, table: Table, which: ColumnElement[bool]) -> None:

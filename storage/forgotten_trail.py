@@ -5,9 +5,10 @@ archive is written anew under another name, made durable and recorded before the
 """
 
 import gzip
+import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ AT_ONCE = 500
 """Rows that are emptied in one transaction."""
 SHORTEST_IN_DETAIL = 10
 """Characters of a UID that is looked for in details. What a sender calls a UID may be as short as "1"."""
+SHORTEST_IN_SQL = 4
+"""Characters of a Patient ID that is looked for as a word of a question in SQL; a shorter one only in quotes."""
+SET_ASIDE = ("instance.conflict", "instance.second-copy", "instance.same-image")
+"""Their rows say whose the instance was, and that may be somebody else beside whose series it was set aside."""
 NEVER = ("audit.archived", "audit.forgotten")
 """What the check of the trail needs."""
 
@@ -50,14 +55,18 @@ class Leads:
     """Which rows lead to a patient: those that name them or their studies and series, also in the detail."""
 
     def __init__(self, who: About) -> None:
-        self._patient_ids, self._uids = set(who.patient_ids), set(who.uids)
+        self._patient_ids, self._uids, self._known_as = set(who.patient_ids), set(who.uids), set(who.known_as)
         long = sorted(re.escape(uid) for uid in who.uids if len(uid) >= SHORTEST_IN_DETAIL)
         self._named = re.compile(rf"(?<![\d.])(?:{'|'.join(long)})(?![\d.])") if long else None
         self._long = [uid for uid in who.uids if len(uid) >= SHORTEST_IN_DETAIL]
 
     def may(self) -> ColumnElement[bool]:
         """A condition that all these rows fulfil, and few others. Only those that are rare have such details."""
-        named = or_(literal(value=False), *(rows.c.detail.contains(uid, autoescape=True) for uid in self._long))
+        named = or_(
+            literal(value=False),
+            *(rows.c.detail.contains(uid, autoescape=True) for uid in self._long),
+            *(rows.c.detail.icontains(one, autoescape=True) for one in _in_json(self._patient_ids)),
+        )
         return or_(
             rows.c.patient_id.in_(self._patient_ids),
             rows.c.study_uid.in_(self._uids),
@@ -67,11 +76,35 @@ class Leads:
 
     def do(self, row: Mapping[str, Any]) -> bool:
         """Whether a row leads to the patient."""
-        if row["event"] in NEVER:
+        if row["event"] in NEVER or (
+            row["event"] in SET_ASIDE and self._known_as and row["patient_id"] not in self._known_as
+        ):
             return False
         if row["patient_id"] in self._patient_ids or {row["study_uid"], row["series_uid"]} & self._uids:
             return True
-        return self._named is not None and self._named.search(row["detail"] or "") is not None
+        if self._named is not None and self._named.search(row["detail"] or ""):
+            return True
+        return row["event"] != audit.RECEIVED and bool(row["detail"]) and self._says(json.loads(row["detail"]))
+
+    def _says(self, detail: Mapping[str, Any]) -> bool:
+        """Whether a detail notes a search for the patient, or a question in SQL that names them."""
+        asked, sql = detail.get("asked"), detail.get("sql")
+        named = {text.casefold() for text in asked.values() if isinstance(text, str)} if isinstance(asked, dict) else ()
+        if not {one.casefold() for one in self._patient_ids}.isdisjoint(named):
+            return True
+        return isinstance(sql, str) and any(_is_in_sql(one, sql) for one in self._patient_ids)
+
+
+def _in_json(patient_ids: Iterable[str]) -> Iterator[str]:
+    """As a detail may hold them."""
+    for one in patient_ids:
+        yield from {json.dumps(one)[1:-1], json.dumps(one, ensure_ascii=False)[1:-1]}
+
+
+def _is_in_sql(patient_id: str, sql: str) -> bool:
+    word = re.escape(patient_id)
+    named = rf"(?<!\w){word}(?!\w)" if len(patient_id) >= SHORTEST_IN_SQL else f"'{word}'"
+    return re.search(named, sql.replace("''", "'"), re.IGNORECASE) is not None
 
 
 def _leading(tx: Connection, who: Leads, which: ColumnElement[bool]) -> list[dict[str, Any]]:
@@ -96,6 +129,17 @@ def _tell(tx: Connection, one: Forgetting, now: float, detail: dict[str, Any]) -
     audit.append(tx, now, "audit.forgotten", outcome="EMPTIED", detail={"number": one.id, **detail})
     counted = forgettings.c.audit_rows + detail["rows"]
     tx.execute(update(forgettings).where(forgettings.c.id == one.id).values(audit_rows=counted))
+
+
+def empty(database: Database, one: Forgetting, upto: int, folder: Path) -> None:
+    """Empty all rows that lead to the patient: those of the index up to a number, then those of archives in a folder.
+
+    Meanwhile nothing else is archived there: rows must not be on their way from here to there while they are emptied.
+    Raises CorruptFile if an archive is gone or was altered, OSError if there is no room to write one anew.
+    """
+    with audit_archive.alone_in(folder):
+        empty_rows(database, one, upto)
+        empty_archives(database, one, folder)
 
 
 def missing_archives(database: Database, folder: Path) -> list[str]:

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Table, func, or_, select
 
 from storage import audit
+from storage.arrival import patient_key
 from storage.deliveries import DeliveryState
 from storage.job_state import JobState
 from storage.models import (
@@ -50,10 +51,20 @@ def known_series(tx: Connection, patient_id: str, now: float) -> list[KnownSerie
     rows = tx.execute(
         select(series.c.id, series.c.state, *(series.c[name] for name in named), studies.c.study_instance_uid)
         .select_from(series.join(studies).join(patients))
-        .where(patients.c.patient_id == patient_id)
+        .where(of_patient(patient_id))
         .order_by(series.c.id)
     ).mappings()
     return [_known(tx, dict(row), now) for row in rows.all()]
+
+
+def of_patient(patient_id: str) -> ColumnElement[bool]:
+    """Series of a patient, out of series joined with patients.
+
+    A study is filed under the patient of its first series. A later one may be another's: its own key says whose it is.
+    What was imported has a study and a patient of its own.
+    """
+    imported = series.c.imported & (patients.c.patient_id == patient_id)
+    return or_(series.c.patient_key == patient_key(patient_id, ""), imported)
 
 
 def _known(tx: Connection, row: Mapping[str, Any], now: float) -> KnownSeries:

@@ -197,6 +197,7 @@ class Conflict(Base):
 
     verdict: null until it has been compared with the instance that is held. SAME: the same image in another encoding;
         its file is deleted. CONTRADICTS: its file is kept for a person to look at.
+    patient_key: as in `Series`, of this instance; null if it was set aside before schema 28.
     """
 
     __tablename__ = "conflicts"
@@ -216,6 +217,7 @@ class Conflict(Base):
     received_at: Mapped[float]
     times_seen: Mapped[int]
     verdict: Mapped[str | None] = mapped_column(index=True)
+    patient_key: Mapped[str | None]
 
 
 class Rejection(Base):

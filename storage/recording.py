@@ -254,6 +254,7 @@ def _set_aside(tx: Connection, arrival: Arrival, now: float, reason: str, may_be
             del row[name]
         row["series_instance_uid"] = arrival.series_instance_uid
         row["study_instance_uid"] = arrival.study_instance_uid
+        row["patient_key"] = arrival.patient_key
         tx.execute(insert(conflicts).values(**row, reason=reason, times_seen=1, verdict=verdict))
         tallies.add(tx, "conflicts", verdict or tallies.UNDECIDED, 1)
     outcome, event = _KNOWN_AS[verdict]

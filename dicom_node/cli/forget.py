@@ -40,6 +40,7 @@ NOT_REACHED = (
     "the repository of audit messages, and heads or logs that were noted outside",
     "what was exported: CSV, verdicts, data sets for training, reports of batches",
     "copies of files on other hosts (object store only), until their room is needed",
+    "former versions of objects, if the bucket keeps them (versioning, object lock)",
     "blocks that the disk or the file system keeps; with PostgreSQL also its log, standbys and backups",
 )
 
@@ -77,6 +78,7 @@ def forget(
     database, files = database_of(settings), files_of(settings)
     forgetter = Forgetter(settings, database, files, archives, lambda what: err.print(f"... {what}"))
     with _stopped(settings) as stopped:
+        forgetter.find_out_whose()
         if not patient:
             requests = forgetter.go_on()
             _compact(database, stopped)
@@ -94,8 +96,12 @@ def forget(
         number = request.begin()
         forgetter.go_on()
         with database.read() as tx:
-            done = forgetting.get(tx, number)
+            done, left = forgetting.get(tx, number), request.left(tx)
         _compact(database, stopped)  # afterwards `database` is no longer the file that it opened
+    if left:
+        raise NodeError(
+            f"not everything of the patient is gone: {', '.join(left)}; if it came in meanwhile, call again"
+        )
     _tell(done, request, json=json, compacted=stopped or database.is_server)
 
 
@@ -210,6 +216,10 @@ class _Request:
         """From now on it is carried out, whatever happens. Returns the number of the request."""
         with self._database.transaction() as tx:
             return forgetting.begin(tx, self._about, who(), self._reason, self._database.now())
+
+    def left(self, tx: Connection) -> list[str]:
+        """What the index still has of the patient, in words."""
+        return forgetting.left_of(tx, self._about, self._database.now())
 
 
 def _tell(done: Forgetting, request: _Request, *, json: bool, compacted: bool) -> None:

@@ -11,13 +11,15 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import structlog
+from sqlalchemy import Connection
 
 from config.headers import UNREADABLE, quiet
 from config.settings import Settings
 from dicom_node.gateways.audit_messages.forwarder import ARCHIVES
 from dicom_node.report.header_reader import HeaderReader
 from inference.errors import CorruptInstance
-from storage import forgetting, forgotten_trail
+from storage import forgetting, forgotten_trail, set_aside
+from storage.arrival import clean
 from storage.database import Database
 from storage.errors import CorruptFile
 from storage.files import FileStore, StoredFile
@@ -59,22 +61,45 @@ class Forgetter:
             self._carry_out(one)
         return len(waiting)
 
+    def find_out_whose(self) -> None:
+        """Note whose the instances are that were set aside before the index recorded that."""
+        with self._database.transaction() as tx:
+            set_aside.infer(tx)
+        after = 0
+        while True:
+            with self._database.read() as tx:
+                some = set_aside.nameless(tx, after, FILES_AT_ONCE)
+            if not some:
+                return
+            found = {one: self.patient_of(one.path) for one in some}
+            with self._database.transaction() as tx:
+                set_aside.note(tx, {one: name for one, name in found.items() if name is not None})
+            after = some[-1].number
+
     def missing_archives(self) -> list[str]:
         """Archives of the audit trail that cannot be reached."""
         return forgotten_trail.missing_archives(self._database, self._archives)
 
     def _carry_out(self, one: Forgetting) -> None:
         self._step("rows")
+        self.find_out_whose()
         upto = one.upto if one.upto is not None else self._remove_rows(one)
         self._step("files")
         self._delete_files(one.id)
         self._delete_named_files(one)
         self._step("audit trail")
-        forgotten_trail.empty_rows(self._database, one, upto)
-        forgotten_trail.empty_archives(self._database, one, self._archives)
+        forgotten_trail.empty(self._database, one, upto, self._archives)
         self._delete_copies_of_index(one.id)
+        unreadable = len(self._files.unreadable())
         with self._database.transaction() as tx:
-            forgetting.end(tx, one.id, self._database.now(), {"unreadable_files": len(self._files.unreadable())})
+            detail = {"unreadable_files": unreadable, "left": len(self._left_of(tx, one))}
+            forgetting.end(tx, one.id, self._database.now(), detail)
+
+    def _left_of(self, tx: Connection, one: Forgetting) -> list[str]:
+        left = forgetting.left_of(tx, About.read(one.about), self._database.now())
+        if left:
+            log.error("the index still has something of a forgotten patient", number=one.id, left=", ".join(left))
+        return left
 
     def _remove_rows(self, one: Forgetting) -> int:
         with self._database.read() as tx:
@@ -84,7 +109,7 @@ class Forgetter:
                 self._step("a worker or a sender has a series in hand; waiting")
                 time.sleep(POLL_S)
         with self._database.transaction() as tx:
-            return forgetting.remove_the_rest(tx, one)
+            return forgetting.remove_the_rest(tx, one, self._pseudonyms.of, self._database.now())
 
     def _remove_series(self, one: Forgetting, series_pk: int) -> bool:
         with self._database.transaction() as tx:
@@ -116,12 +141,13 @@ class Forgetter:
 
     def patient_of(self, path: str) -> str | None:
         """The Patient ID in a stored file, as the index keeps it; None if it cannot be read."""
-        found = stored_text(self._files, path, "PatientID")
-        return self._pseudonyms.of(found) if found else None
+        return self._as_kept(stored_text(self._files, path, "PatientID"))
 
     def _named(self, file: Path) -> str | None:
-        found = header_text(file, "PatientID")
-        return self._pseudonyms.of(found) if found else None
+        return self._as_kept(header_text(file, "PatientID"))
+
+    def _as_kept(self, patient_id: str | None) -> str | None:
+        return None if patient_id is None else self._pseudonyms.of(clean(patient_id))
 
     def _delete_copies_of_index(self, number: int) -> None:
         """Those that were made before a change of the schema hold every patient of that time."""

@@ -91,8 +91,9 @@ def _go_on_forgetting(settings: Settings, database: Database, files: FileStore) 
     """A request that was interrupted is carried out first; one that cannot be does not keep the node from working."""
     try:
         Forgetter(settings, database, files).go_on()
-    except StorageError as error:
-        log.error("a patient is not forgotten to the end; `dicom-node forget` goes on", reason=str(error))
+    except (StorageError, OSError) as error:  # such as a full disk
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        log.error("a patient is not forgotten to the end; `dicom-node forget` goes on", reason=reason)
 
 
 @contextlib.contextmanager
