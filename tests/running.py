@@ -89,8 +89,8 @@ class Node:
 @contextmanager
 def running(node: Node) -> Iterator[Node]:
     """A started node, which is always stopped afterwards."""
-    node.start()
     try:
+        node.start()
         yield node
     finally:
-        node.kill() if node.process is None else node.stop()
+        node.stop()
