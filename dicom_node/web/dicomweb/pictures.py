@@ -90,6 +90,9 @@ def numbers_of(text: str, frames: Frames) -> list[int]:
     if not _LIST.fullmatch(text) or text.count(",") >= MOST_FRAMES:
         raise HTTPException(400, f"Frames are named as 1,2,5: at most {MOST_FRAMES} of them.")
     found = [int(number) for number in text.split(",")]
+    # What a list may ask for is bounded by the object's own size.
+    if len(set(found)) < len(found):
+        raise HTTPException(400, "A frame is named twice.")
     if max(found) > frames.count:
         raise HTTPException(404, f"The object has {frames.count} frames.")
     return found

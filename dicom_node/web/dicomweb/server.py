@@ -4,6 +4,7 @@ A study, series or object is looked up by its UID in the index; the index alone 
 read whole and its digest checked before a byte of it is sent.
 """
 
+import itertools
 import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -151,8 +152,9 @@ def frames(request: Request) -> Response:
         return Response(found.octets(numbers[0]), media_type=OCTETS)
     boundary = secrets.token_hex(16)
     head = f"--{boundary}\r\nContent-Type: {OCTETS}; transfer-syntax={EXPLICIT_LE}\r\n\r\n".encode()
-    body = b"".join(head + found.octets(number) + b"\r\n" for number in numbers) + f"--{boundary}--\r\n".encode()
-    return Response(body, media_type=f'multipart/related; type="{OCTETS}"; boundary={boundary}')
+    parts = (part for number in numbers for part in (head, found.octets(number), b"\r\n"))
+    body = itertools.chain(parts, [f"--{boundary}--\r\n".encode()])
+    return StreamingResponse(body, media_type=f'multipart/related; type="{OCTETS}"; boundary={boundary}')
 
 
 @for_viewers
