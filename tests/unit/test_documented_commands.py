@@ -88,7 +88,7 @@ def test_no_help_loses_the_name_of_a_section_as_markup() -> None:
 
 def test_some_test_runs_each_documented_command() -> None:
     names = {walked(command)[0] for commands in COMMANDS.values() for command in commands}
-    assert [name for name in sorted(names) if _is_run(name) == (name in RUN_OTHERWISE)] == []
+    assert [name for name in sorted(names) if not _is_run(name) and name not in RUN_OTHERWISE] == []
     assert all((ROOT / file).is_file() for file in RUN_OTHERWISE.values())
 
 
