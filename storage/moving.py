@@ -150,7 +150,10 @@ class Mover:
         with self._old.read() as there, self._new.read() as here:
             for old, new in zip_longest(_rows(there, table), _rows(here, table)):
                 if old != new:
-                    raise MoveFailed(f"row {count + 1} of table {table.name} is not the same in both: {_key(old, new)}")
+                    raise MoveFailed(
+                        f"row {count + 1} of table {table.name} is not the same in both: {_key(old, new)}. One "
+                        f"was changed after that row was copied: empty {self._new.where}, and begin the move anew"
+                    )
                 count += 1
                 digest.update(repr(old).encode())
                 if count % AT_ONCE == 0:
@@ -159,9 +162,13 @@ class Mover:
         return count, digest.hexdigest()
 
     def finish(self, moved: Moved, now: float, user: str) -> None:
-        """From now on the new index is the index: the old one is refused, whatever happens next."""
+        """From now on the new index is the index: the old one is refused, whatever happens next.
+
+        Raises MoveFailed if the old index was written to after it was compared; it stays in use.
+        """
         self._number_on()
         with self._old.transaction() as tx:
+            self._refuse_later(tx, moved)
             set_fact(tx, MOVED, json.dumps({"to": self._new.where, "at": now}))
         with self._old.read() as tx:
             facts = [dict(row) for row in tx.execute(select(properties).where(properties.c.name != MOVED)).mappings()]
@@ -173,6 +180,17 @@ class Mover:
             tx.execute(delete(properties))
             tx.execute(insert(properties), facts)
             audit.append(tx, now, "index.moved", outcome="MOVED", detail=detail)
+
+    def _refuse_later(self, tx: Connection, moved: Moved) -> None:
+        """Commands work on an index without a node, and each of their writes has its audit row."""
+        if self._old.is_server:  # SQLite has one writer anyway
+            tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": audit.CHAIN_LOCK})
+        head = audit.head(tx)
+        if head != moved.head:
+            raise MoveFailed(
+                f"the index {self._old.where} was written to while it was moved: its audit trail is at row {head[0]}, "
+                f"and {moved.head[0]} were copied. Let no other command write, and run 'dicom-node index move' again"
+            )
 
     def _number_on(self) -> None:
         """PostgreSQL numbers new rows after the copied ones; SQLite does so by itself."""

@@ -5,8 +5,6 @@ in the backup; what retention deletes meanwhile is named in the manifest. All of
 its own as the last step, so that a part of a backup is never taken for one.
 """
 
-import contextlib
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -19,20 +17,20 @@ from pathlib import Path
 
 from config.settings import Settings
 from dicom_node.backup import manifest as form
-from dicom_node.backup.configuration import files_named, secrets_of, settings_text, without_secrets
+from dicom_node.backup.configuration import files_named, secrets_in, secrets_of, settings_text, without_secrets
 from dicom_node.backup.manifest import Manifest, Sums, private_file, read_manifest, sha256_of, write_manifest
 from dicom_node.backup.placing import Placing
 from dicom_node.backup.points import Point, taken
+from dicom_node.backup.target import PREFIX, UNFINISHED, alone, backups_of, remove_older
 from dicom_node.backup.wanted import deleted_since, wanted
 from dicom_node.errors import NodeError
 from dicom_node.gateways.audit_messages.forwarder import ARCHIVES
 from storage import audit
 from storage.database import Database
-from storage.errors import CorruptFile
+from storage.errors import CorruptFile, StorageError
 from storage.files import FileStore, StoredFile
 from storage.private import fsync_folder, make_folder
 
-PREFIX, UNFINISHED, LOCK = "backup-", ".unfinished", ".backup.lock"
 ARCHIVE = "audit-*.jsonl.gz"
 REPORT_EVERY = 200
 Report = Callable[[str, int, int], None]
@@ -81,9 +79,9 @@ class Creator:
         """
         try:
             make_folder(target)
-            with _alone(target):
+            with alone(target):
                 made = self._create(target, previous)
-                return replace(made, removed=tuple(_remove_older(target, made, keep))) if keep else made
+                return replace(made, removed=_removed(target, made, keep)) if keep else made
         except (OSError, sqlite3.Error) as error:
             raise NodeError(f"the backup was not made: {error}") from error
 
@@ -178,10 +176,13 @@ class Creator:
     def _configuration(self) -> dict[str, str]:
         texts = {"settings.json": settings_text(self.settings)}
         if self.config_file is not None:
-            text = without_secrets(self.config_file.read_text(encoding="utf-8-sig"), secrets_of(self.settings))
+            text = without_secrets(self._config_text(), secrets_of(self.settings))
             if text is not None:
                 texts["node.toml"] = text
         return texts
+
+    def _config_text(self) -> str:
+        return self.config_file.read_text(encoding="utf-8-sig") if self.config_file else ""
 
     def _describe(self, point: Point, found: _Files, sums: Sums, now: float, earlier: Path | None) -> Manifest:
         deleted = deleted_since(self.database, found.missing)
@@ -202,7 +203,7 @@ class Creator:
             previous=earlier.name if earlier else "",
             deleted=tuple(sorted(deleted)),
             lost=tuple(lost),
-            secrets=tuple(secrets_of(self.settings)),
+            secrets=tuple(sorted({*secrets_of(self.settings), *secrets_in(self._config_text())})),
             outside=files_named(self.settings),
             destinations=tuple(one.name for one in self.settings.destinations),
         )
@@ -218,43 +219,21 @@ class Creator:
             "lost": len(made.lost),
             **placing.counts,
         }
-        with self.database.transaction() as tx:
-            audit.append(tx, self.database.now(), "backup.created", outcome="CREATED", detail=detail)
+        try:
+            with self.database.transaction() as tx:
+                audit.append(tx, self.database.now(), "backup.created", outcome="CREATED", detail=detail)
+        except StorageError as error:
+            raise NodeError(
+                f"the backup {folder} is whole. But the audit trail has no row of it, and no older one was removed: "
+                f"{error}"
+            ) from error
 
 
-def backups_of(target: Path, store: str = "") -> list[Path]:
-    """The whole backups below a folder, the newest first. store: of this one only."""
-    found = []
-    for folder in sorted(target.glob(f"{PREFIX}*Z"), reverse=True):
-        with contextlib.suppress(NodeError):
-            if not store or read_manifest(folder)[0].store == store:
-                found.append(folder)
-    return found
-
-
-def _remove_older(target: Path, made: Made, keep: int) -> Iterator[Path]:
-    """Remove all but the newest. Each loses its name first: what a crash leaves is no backup."""
-    for folder in backups_of(target, made.manifest.store)[keep:]:
-        leaving = folder.with_name(f"{folder.name}{UNFINISHED}")
-        os.rename(folder, leaving)
-        fsync_folder(target)
-        shutil.rmtree(leaving)
-        yield folder
-
-
-@contextlib.contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """One backup at a time below a folder; what one that was killed has left is removed."""
-    fd = os.open(target / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _removed(target: Path, made: Made, keep: int) -> tuple[Path, ...]:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for folder in target.glob(f"{PREFIX}*{UNFINISHED}"):
-            shutil.rmtree(folder)
-        yield
-    except BlockingIOError:
-        raise NodeError(f"another backup is being made in {target}; wait for its end") from None
-    finally:
-        os.close(fd)
+        return tuple(remove_older(target, made.folder, made.manifest.store, keep))
+    except OSError as error:
+        raise NodeError(f"the backup {made.folder} is whole. But an older one was not removed: {error}") from error
 
 
 def _list_wanted(point: Point, path: Path) -> int:

@@ -14,9 +14,10 @@ compared without either in memory.
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dicom_node.errors import NodeError
@@ -138,14 +139,25 @@ class Sums:
 
 
 def sums_of(path: Path) -> Iterator[tuple[str, str]]:
-    """SHA-256 and path of each line of a list. Raises NodeError for one that cannot be read."""
+    """SHA-256 and path of each line of a list. Raises NodeError for one that cannot be read, or that names a path
+    outside of the backup."""
     try:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 sha256, _, name = line.rstrip("\n").partition("  ")
+                if not name or ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
+                    raise NodeError(f"{path} names a path outside of the backup: the node has not made this list")
                 yield sha256, name
     except (OSError, UnicodeDecodeError) as error:
         raise NodeError(f"{path} cannot be read: {type(error).__name__}") from None
+
+
+def sha256_in(folder: Path, path: str) -> str:
+    """SHA-256 of a file of a backup, hex. Raises NodeError if it is no regular file in that folder; OSError."""
+    file = folder / path
+    if not stat.S_ISREG(file.lstat().st_mode) or file.resolve() != folder.resolve() / path:
+        raise NodeError(f"{path}: it is no regular file, and the node makes no others")
+    return sha256_of(file)
 
 
 def sha256_of(path: Path) -> str:

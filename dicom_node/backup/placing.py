@@ -3,6 +3,7 @@ made durable."""
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from pathlib import Path
 
@@ -97,8 +98,11 @@ def copy(source: Path, target: Path, sha256: str | None = None) -> str:
 
 
 def _link(source: Path, target: Path) -> bool:
-    """Whether a hard link could be made: not to another file system, and not to a file of somebody else's."""
+    """Whether a hard link could be made: not to another file system, not to a file of somebody else's, and never to a
+    symbolic link, which may show something else tomorrow."""
     try:
+        if not stat.S_ISREG(source.lstat().st_mode):
+            return False
         os.link(source, target)
     except FileNotFoundError:
         raise

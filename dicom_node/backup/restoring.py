@@ -5,18 +5,19 @@ that waited are held until a person resumes the destinations: by then the sender
 point, and an outdated result is not sent ahead of a later one.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from sqlalchemy import Connection, delete, inspect, select, update
 from sqlalchemy.engine import make_url
 
 from dicom_node.backup import manifest as form
 from dicom_node.backup import postgresql
-from dicom_node.backup.manifest import Manifest, read_manifest, sha256_of, sums_of
+from dicom_node.backup.manifest import Manifest, read_manifest, sha256_in, sha256_of, sums_of
 from dicom_node.backup.placing import Placing, copy
 from dicom_node.backup.verifying import stored_of
 from dicom_node.errors import NodeError
@@ -35,16 +36,22 @@ from storage.retention import remove_images
 Report = Callable[[str, int, int], None]
 AT_ONCE = 500
 RESTORED = (form.FILES, form.MODELS, form.ARCHIVES)
+BESIDE_INDEX = ("-wal", "-shm", "-journal")
 WHY = "deleted while the backup was made"
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore leaves: the point, and the destinations that are paused."""
+    """What a restore leaves: the point, and the destinations that are paused.
+
+    lost: how many files that the index names are not there. damaged: the stored files that were left out, because they
+    are not what they were when the backup was made.
+    """
 
     manifest: Manifest
     held: tuple[str, ...]
     lost: int
+    damaged: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -62,18 +69,23 @@ class Restorer:
     report: Report = lambda what, done, of: None
 
     def restore(self, folder: Path) -> Restored:
-        """Restore a backup. Raises NodeError with what to do, and then no node can start on what is there."""
+        """Restore a backup. Stored files that are damaged are left out: the index says that they are lost.
+
+        Raises NodeError with what to do, and then no node can start on what is there.
+        """
         manifest, seal = read_manifest(folder)
         if sha256_of(folder / form.SUMS) != manifest.sums_sha256:
             raise NodeError(f"{folder / form.SUMS} was altered: this backup cannot be trusted")
         self._refuse(manifest)
         try:
             make_folder(self.data_dir)
-            self._place(folder, manifest)
+            damaged = self._place(folder, manifest)
             self.report("index", 0, 0)
-            return self._index(folder, manifest, seal)
+            return self._index(folder, manifest, seal, damaged)
         except CorruptFile as error:
-            raise NodeError(f"the backup is damaged: {error}. Take an earlier one; {self._clear}") from error
+            raise NodeError(
+                f"the backup is damaged: {error}. Take one that `verify` finds whole; {self._clear}"
+            ) from error
         except OSError as error:
             raise NodeError(f"nothing can be started from this restore: {error}. {self._clear}") from error
 
@@ -91,8 +103,8 @@ class Restorer:
                 f"the backup holds an index of {manifest.engine}, and the settings name one of "
                 f"{url.get_backend_name()}: restore it to {manifest.engine}, then `dicom-node index move`"
             )
-        if manifest.engine == form.SQLITE and Path(str(url.database)).exists():
-            raise NodeError(f"there is an index at {url.database} already: move it away")
+        if manifest.engine == form.SQLITE:
+            _refuse_index(Path(str(url.database)))
         if manifest.engine == form.POSTGRESQL:
             database = Database(self.url)
             with database.read() as tx:
@@ -110,29 +122,33 @@ class Restorer:
                 "bucket of the settings (--config)"
             )
 
-    def _place(self, folder: Path, manifest: Manifest) -> None:
-        placing = Placing(self.data_dir)
+    def _place(self, folder: Path, manifest: Manifest) -> tuple[str, ...]:
+        """All but the index. Returns the stored files that were left out because they are damaged."""
+        placing, damaged = Placing(self.data_dir), []
         for number, (sha256, path) in enumerate(sums_of(folder / form.SUMS)):
             if number % 50 == 0:
                 self.report("files", number, manifest.files)
-            parts = PurePosixPath(path).parts
-            if ".." in parts or PurePosixPath(path).is_absolute():
-                raise NodeError(f"{folder / form.SUMS} names a path outside of the backup")
-            is_placed = parts[0] in RESTORED
-            if (is_placed or path == manifest.index) and sha256_of(folder / path) != sha256:
+            kind = path.partition("/")[0]
+            if kind not in RESTORED and path != manifest.index:
+                continue
+            is_whole = _is_whole(folder, path, sha256)
+            if not is_whole and kind != form.FILES:
                 raise CorruptFile(f"{path} is not what the list says")
-            if parts[0] == form.MODELS:
+            if not is_whole:  # earlier backups may hold the same file: it is a link
+                damaged.append(path.removeprefix(f"{form.FILES}/"))
+            elif kind == form.MODELS:
                 placing.place_copy(folder / path, path)
-            elif is_placed:
+            elif kind in RESTORED:
                 placing.place(folder / path, path, sha256=sha256)
         placing.sync()
+        return tuple(damaged)
 
-    def _index(self, folder: Path, manifest: Manifest, seal: str) -> Restored:
+    def _index(self, folder: Path, manifest: Manifest, seal: str, damaged: tuple[str, ...]) -> Restored:
         """The index, its audit row and the mark of its files. It gets its name, or the files their mark, last."""
         if manifest.engine == form.POSTGRESQL:
             database = Database(self.url)
             postgresql.loaded(database, folder / form.DUMP, manifest.pg_schema)
-            restored = self._adjusted(database, folder, manifest, seal)
+            restored = self._adjusted(database, folder, manifest, seal, damaged)
             raise_epoch(database, self.files())
             return restored
         index = Path(str(make_url(self.url).database))
@@ -140,7 +156,7 @@ class Restorer:
         make_folder(index.parent)
         copy(folder / form.INDEX, unfinished)
         database = Database(f"sqlite:///{unfinished}")
-        restored = self._adjusted(database, folder, manifest, seal)
+        restored = self._adjusted(database, folder, manifest, seal, damaged)
         raise_epoch(database, self.files())
         database.close()
         for path in unfinished.parent.glob(f"{unfinished.name}.schema-*"):
@@ -149,10 +165,12 @@ class Restorer:
         fsync_folder(index.parent)
         return restored
 
-    def _adjusted(self, database: Database, folder: Path, manifest: Manifest, seal: str) -> Restored:
+    def _adjusted(
+        self, database: Database, folder: Path, manifest: Manifest, seal: str, damaged: tuple[str, ...]
+    ) -> Restored:
         database.migrate()
         files, now = self.files(), time.time()
-        absent = self._absent(files, folder, manifest)
+        absent = [*self._absent(files, folder, manifest), *damaged]
         removed: list[str] = []
         for start in range(0, len(manifest.deleted), AT_ONCE):
             with database.transaction() as tx:
@@ -166,10 +184,10 @@ class Restorer:
             _give_back(tx, now)
             detail = {
                 "user": self.user, "point": manifest.point, "made_at": manifest.made_at, "seal": seal,
-                "backup": folder.resolve().name, "held": list(held), "lost": len(absent),
+                "backup": folder.resolve().name, "held": list(held), "lost": len(absent), "damaged": len(damaged),
             }  # fmt: skip
             audit.append(tx, now, "index.restored", outcome="RESTORED", detail=detail)
-        return Restored(manifest, held, len(absent))
+        return Restored(manifest, held, len(absent), damaged)
 
     def _absent(self, files: FileStore, folder: Path, manifest: Manifest) -> list[str]:
         """What rows name and is not there: known to be lost; of a bucket, also what it no longer has."""
@@ -184,6 +202,23 @@ class Restorer:
             if not pauses.is_paused(tx, Pausable.DESTINATION, name):
                 pauses.pause(tx, Pausable.DESTINATION, name, self.user, now)
         return tuple(names)
+
+
+def _refuse_index(index: Path) -> None:
+    """Nor may SQLite play the changes of an index that is gone into the restored one."""
+    for path in (index, *(index.with_name(f"{index.name}{end}") for end in BESIDE_INDEX)):
+        if path.exists():
+            raise NodeError(f"there is an index, or what one left, at {path} already: move {index}* away")
+
+
+def _is_whole(folder: Path, path: str, sha256: str) -> bool:
+    """Whether a file of a backup is what it was; not if it is gone or its disk does not give it back."""
+    try:
+        return sha256_in(folder, path) == sha256
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EIO):
+            raise
+        return False
 
 
 def _give_back(tx: Connection, now: float) -> None:

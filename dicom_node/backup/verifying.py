@@ -8,9 +8,10 @@ from sqlalchemy import Connection
 
 from dicom_node.backup import manifest as form
 from dicom_node.backup import postgresql
-from dicom_node.backup.manifest import Manifest, read_manifest, sha256_of, sums_of
+from dicom_node.backup.manifest import Manifest, read_manifest, sha256_in, sha256_of, sums_of
 from dicom_node.backup.points import opened
 from dicom_node.backup.wanted import wanted
+from dicom_node.errors import NodeError
 from storage import audit
 from storage.audit_check import check
 from storage.database import migrations
@@ -44,20 +45,26 @@ def _wrong_files(folder: Path, manifest: Manifest, report: Report) -> Iterator[s
         if count % 50 == 0:
             report("files", count, manifest.files)
         try:
-            if sha256_of(folder / path) != sha256:
+            if sha256_in(folder, path) != sha256:
                 yield f"{path}: it was altered"
+        except NodeError as error:
+            yield str(error)
         except FileNotFoundError:
             yield f"{path}: it is missing"
         except OSError as error:
             yield f"{path}: it cannot be read: {error.strerror}"
-    if sum(path.is_file() for path in folder.rglob("*")) > count + len(BESIDE):
+    if sum(_is_entry(path) for path in folder.rglob("*")) > count + len(BESIDE):
         yield from _not_listed(folder)
 
 
 def _not_listed(folder: Path) -> Iterator[str]:
     listed = {*BESIDE, *(path for _, path in sums_of(folder / form.SUMS))}
-    there = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    there = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if _is_entry(path))
     yield from (f"{path}: it does not belong to the backup" for path in there if path not in listed)
+
+
+def _is_entry(path: Path) -> bool:
+    return path.is_symlink() or not path.is_dir()
 
 
 def _wrong_index(folder: Path, manifest: Manifest) -> Iterator[str]:

@@ -126,6 +126,7 @@ def restore(
 ) -> None:
     """Make a node's data folder and index from a backup. Nothing that is there is overwritten.
 
+    Stored files that are damaged in the backup are left out and named: status 1, and the rest is restored.
     The settings (--config) name the new database or bucket, if it is not SQLite in the new folder.
     """
     settings = settings_from(config).model_copy(update={"data_dir": to.absolute()})
@@ -135,15 +136,20 @@ def restore(
         )
         done = restorer.restore(backup)
     if json:
-        print_json({"held": done.held, "missing": done.lost, **vars(done.manifest)})
+        print_json({"held": done.held, "missing": done.lost, "damaged": done.damaged, **vars(done.manifest)})
     else:
         _print_restored(done, to, backup)
+    raise typer.Exit(1 if done.damaged else 0)
 
 
 def _print_restored(done: Restored, to: Path, backup: Path) -> None:
     manifest = done.manifest
     say = partial(out.print, markup=False, soft_wrap=True)
     say(f"Restored to {to}: everything up to {utc_text(manifest.made_at)} UTC, audit row {manifest.head[0]}.")
+    for path in done.damaged[:SHOWN]:
+        say(f"damaged in the backup, left out: {path}")
+    if done.damaged:
+        say(f"{plural(len(done.damaged), 'stored file')} left out: other backups may hold the same damaged file.")
     if done.lost:
         say(f"{plural(done.lost, 'file')} that the index names are not there; they are taken when they are sent again.")
     say("Then:")

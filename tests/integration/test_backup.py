@@ -25,6 +25,7 @@ from dicom_node.cli.app import app
 from dicom_node.errors import NodeError
 from storage import audit, stores
 from storage.audit_check import check
+from storage.errors import DatabaseBusy
 from storage.folder import FolderStore
 from storage.identity import claim, look, open_store
 from storage.reconcile import reconcile
@@ -87,8 +88,9 @@ def command(*arguments: str, status: int = 0, **variables: str) -> Result:
     return done
 
 
-def restore(backup: Path, to: Path, *options: str) -> dict[str, Any]:
-    restored: dict[str, Any] = json.loads(command("restore", str(backup), "--to", str(to), "--json", *options).stdout)
+def restore(backup: Path, to: Path, *options: str, status: int = 0) -> dict[str, Any]:
+    arguments = ("restore", str(backup), "--to", str(to), "--json", *options)
+    restored: dict[str, Any] = json.loads(command(*arguments, status=status).stdout)
     return restored
 
 
@@ -217,6 +219,28 @@ def test_no_secret_is_in_a_backup_and_its_configuration_starts_no_node_before_th
     assert json.loads((folder / "configuration" / "settings.json").read_text())["receiver"]["port"] == 1
 
 
+def test_secrets_that_are_overridden_or_commented_out_are_in_no_backup(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    password = "a-password-of-the-database"
+    text = site.config.read_text().replace("[storage]", f"""# users = {{ PACS = "commented-1" }} of old
+# [receiver.users]
+# PACS = "commented-2"
+[storage]   # was {SECRET}
+database_url = "postgresql://node:{password}@db/node"   # since spring
+bucket = ""   # "#
+""")  # fmt: skip
+    site.config.write_text(text)
+    monkeypatch.setenv("DICOM_NODE_STORAGE__PSEUDONYM_KEY", "the-key-that-is-in-force")
+    monkeypatch.setenv("DICOM_NODE_STORAGE__DATABASE_URL", f"sqlite:///{site.data}/node.db")
+    made = site.create()
+    assert made["secrets"] == ["storage.database_url", "storage.pseudonym_key"]
+    copied = (Path(made["folder"]) / "configuration" / "node.toml").read_text()
+    for secret in (SECRET, password, "commented-1", "commented-2", "the-key-that-is-in-force"):
+        assert secret not in copied
+    assert "# since spring" in copied and "# the site's" in copied and '# "#' in copied
+
+
 def test_a_file_whose_secrets_cannot_be_told_from_the_rest_is_left_out() -> None:
     secrets = {
         "receiver.users.PACS": ("1", LEFT_OUT),
@@ -252,6 +276,29 @@ def test_a_backup_for_which_there_is_no_room_leaves_nothing(site: Site) -> None:
     with pytest.raises(NodeError, match=r"the backup was not made: .*No space left"):
         site.creator(full).create(site.backups)
     assert list(site.backups.glob("backup-*")) == []
+
+
+def test_a_backup_that_the_audit_trail_could_not_tell_of_is_said_to_be_whole(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*arguments: Any, **more: Any) -> None:
+        raise DatabaseBusy("the index is busy")
+
+    monkeypatch.setattr(audit, "append", busy)
+    with pytest.raises(NodeError, match=r"backup-\w+Z is whole\. But the audit trail has no row"):
+        site.create()
+    (made,) = site.backups.glob("backup-*")
+    command("verify", str(made))
+
+
+def test_no_clock_makes_a_new_backup_the_one_that_is_removed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, made = time.time(), []
+    for days in (30, 0, -30):
+        monkeypatch.setattr(time, "time", lambda at=now + days * DAY_S: at)
+        made.append(site.create("--keep", "2"))
+    assert made[2]["removed"] == [made[0]["folder"]], "the oldest is the one with the least of the audit trail"
+    assert made[2]["previous"] == Path(made[1]["folder"]).name
+    assert sorted(str(path) for path in site.backups.glob("backup-*")) == [made[2]["folder"], made[1]["folder"]]
 
 
 def altered(path: Path) -> None:
@@ -303,6 +350,40 @@ WRONG = {
     "altered row, new sums": (rewritten_row, "row 2: its content was altered"),
     "forgotten file, new sums": (forgotten_file, "the index names it"),
 }
+
+
+def linked_file(backup: Path) -> None:
+    path = first_file(backup)
+    shutil.copy(path, backup.parent / "theirs")
+    path.unlink()
+    path.symlink_to(backup.parent / "theirs")
+
+
+def linked_folder(backup: Path) -> None:
+    shutil.copytree(backup / "files", backup.parent / "theirs")
+    shutil.rmtree(backup / "files")
+    (backup / "files").symlink_to(backup.parent / "theirs")
+
+
+def test_a_forged_backup_brings_no_links_and_nothing_from_outside(site: Site, tmp_path: Path) -> None:
+    backup = site.backup()
+    for spoil in (linked_file, linked_folder):
+        forged = tmp_path / spoil.__name__ / "backup"
+        shutil.copytree(backup, forged)
+        spoil(forged)
+        assert any("it is no regular file" in problem for problem in wrong(forged))
+        with pytest.raises(NodeError, match="it is no regular file"):
+            restore(forged, forged.parent / "new")
+    (site.backups / "outside").write_text("x")
+    for name in ("../outside", str(site.backups / "outside")):
+        with (backup / "SHA256SUMS").open("a") as sums:
+            sums.write(f"{'0' * 64}  {name}\n")
+        with_new_sums(backup)
+        for arguments in (("verify", str(backup)), ("restore", str(backup), "--to", str(tmp_path / str(len(name))))):
+            with pytest.raises(NodeError, match="names a path outside"):
+                command(*arguments)
+        lines = (backup / "SHA256SUMS").read_text().splitlines(keepends=True)
+        (backup / "SHA256SUMS").write_text("".join(lines[:-1]))
 
 
 def test_verify_names_what_is_wrong(site: Site, tmp_path: Path) -> None:
@@ -376,6 +457,35 @@ def test_no_node_starts_on_a_restore_of_a_damaged_backup(site: Site, tmp_path: P
     assert "missing or empty" in str(look(f"sqlite:///{new}/node.db", FolderStore(new / "files"))[2])
     with pytest.raises(NodeError, match="is not empty"):
         restore(backup, new)
+
+
+def test_a_file_that_rotted_in_every_backup_is_left_out_and_its_instance_is_lost(site: Site, tmp_path: Path) -> None:
+    backup = site.backup()
+    rotten, gone = (str(row["path"]) for row in site.store.rows("SELECT path FROM instances ORDER BY id"))
+    with (site.data / "files" / rotten).open("r+b") as file:
+        file.write(b"rot")  # through the link
+    (backup / "files" / gone).unlink()
+    assert sorted(restore(backup, tmp_path / "new", status=1)["damaged"]) == sorted([rotten, gone])
+    assert not (tmp_path / "new" / "files" / rotten).exists()
+    said = command("restore", str(backup), "--to", str(tmp_path / "again"), status=1).output
+    assert f"damaged in the backup, left out: {rotten}" in said
+    with at(tmp_path / "new") as restored:
+        assert restored.rows("SELECT DISTINCT gone_reason FROM instances") == [{"gone_reason": "missing"}]
+        assert len(restored.rows("SELECT * FROM audit WHERE event = 'instance.lost'")) == 2
+        assert restored.states("deliveries") == ["PENDING"]
+        assert [str(outcome) for outcome in restored.receive(1, 2, now=60.0)] == ["NEW", "NEW"]
+
+
+def test_no_restored_index_gets_the_changes_of_one_that_was_there(site: Site, tmp_path: Path) -> None:
+    backup, index = site.backup(), tmp_path / "other" / "node.db"
+    index.parent.mkdir()
+    site.config.write_text(
+        site.config.read_text().replace("[storage]", f'[storage]\ndatabase_url = "sqlite:///{index}"')
+    )
+    index.with_name("node.db-wal").write_bytes(b"left by a crash")
+    with pytest.raises(NodeError, match=r"node\.db-wal already: move .*node\.db\* away"):
+        restore(backup, tmp_path / "new", "--config", str(site.config))
+    assert not index.exists()
 
 
 def test_a_second_backup_on_another_disk_links_what_the_first_one_holds(

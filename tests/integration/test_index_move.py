@@ -244,6 +244,29 @@ def test_a_row_that_differs_is_named_and_the_old_index_stays_in_use(store: Store
     assert look(store.url, store.files)[2] is None
 
 
+def test_what_another_command_writes_during_a_move_is_not_left_behind(store: Store, tmp_path: Path) -> None:
+    new = Database(begun(store, tmp_path / "new"))
+    mover = Mover(open_to_move(store.url, store.files), new)
+    mover.begin()
+    mover.copy()
+    compared = mover.compare()
+    with store.database.transaction() as tx:
+        pauses.pause(tx, pauses.Pausable.DESTINATION, "pacs", "eve", 95.0)
+    with pytest.raises(MoveFailed, match="was written to while it was moved"):
+        mover.finish(compared, 96.0, "test")
+    assert look(store.url, store.files)[2] is None, "the old index is in use"
+    mover.copy()
+    assert mover.compare().head[0] == compared.head[0] + 1
+    with new.read() as tx:
+        assert pauses.is_paused(tx, pauses.Pausable.DESTINATION, "pacs")
+
+    store.receive(5, now=97.0, series_uid="1.2.4")  # a node that worked between two runs of the command
+    mover.begin()
+    mover.copy()
+    with pytest.raises(MoveFailed, match=r"not the same in both.*: empty .*index\.sqlite, and begin the move anew"):
+        mover.compare()
+
+
 def test_a_database_that_holds_something_else_is_refused(store: Store, tmp_path: Path) -> None:
     (tmp_path / "another").mkdir()
     with Store(tmp_path / "another") as another:
