@@ -17,6 +17,7 @@ THRESHOLD = 0.5
 # What phantoms lack: how far patients and days lie apart, as standard deviations. The probability's is of its log-odds.
 SPREAD = {"hu_air": 3.0, "hu_trachea": 8.0, "hu_lung": 20.0, "noise_hu": 3.0, "lung_volume_ml": 600.0}
 SPREAD_LOG_ODDS = 1.5
+QUEUED = 0.3  # of the turnaround
 REFUSED = {"LOCALIZER": 0.02, "LUNG_CUT_OFF": 0.01, "DERIVED": 0.005}
 
 
@@ -148,7 +149,8 @@ class Site:
             "kv": (100.0, 100.0, 120.0, 120.0, 140.0)[int(rng.integers(5))],
             "mas": float(rng.lognormal(4.4, 0.4)),
             "age_years": float(min(max(rng.normal(61, 16), 18), 100) // 1),
-            "turnaround_s": float(rng.lognormal(4.0, 0.5)),
+            "turnaround_s": (turnaround_s := float(rng.lognormal(4.0, 0.5))),
+            "queue_s": QUEUED * turnaround_s,
         }
 
     def _analysed(self, when: datetime, machine: Machine, row: dict[str, float]) -> Study:

@@ -62,6 +62,7 @@ from storage import (
     watch_alarms,
     watch_facts,
     watch_state,
+    watch_work,
     web_users,
     weekly,
     withdrawals,
@@ -184,6 +185,13 @@ def _watches(by_itself: Callable[[str, Ask], Question]) -> Iterator[Question]:
     yield by_itself("watch: the first 400 facts", lambda tx: next(watch_facts.first(tx, MODEL.digest)))
     yield by_itself("watch: a look", lambda tx: _look(tx, NOW))
     yield by_itself("watch: alarms that wait", watch_alarms.unanswered)
+    yield by_itself("watch: analyses given up", lambda tx: watch_work.failed_jobs(tx, MODEL.digest, NOW - 28 * DAY_S))
+    yield by_itself("watch: what waits longest", lambda tx: watch_work.oldest_waiting(tx, MODEL.digest))
+    yield by_itself("watch: shadow beside live", _shadow_pairs)
+
+
+def _shadow_pairs(tx: Connection) -> None:
+    shadow_pairs.latest_pairs(tx, "none", MODEL.digest, since=NOW - 28 * DAY_S)
 
 
 def _canaries(count: int, by_itself: Callable[[str, Ask], Question]) -> Iterator[Question]:

@@ -79,12 +79,14 @@ class Arrival:
 class Outcome(StrEnum):
     """What became of an arrival.
 
-    NEW: its file is now the instance's; keep it. DUPLICATE: the index holds the same bytes already, or the same image.
-    SECOND_COPY: other bytes for an instance of this person, study and series, set aside to be compared. CONFLICT: set
-    aside because it contradicts the index. After all but NEW, `held_file` says which file the index names.
+    NEW: its file is now the instance's; keep it. CANARY: the same, of a series that the node sent to itself.
+    DUPLICATE: the index holds the same bytes already, or the same image. SECOND_COPY: other bytes for an instance of
+    this person, study and series, set aside to be compared. CONFLICT: set aside because it contradicts the index. After
+    all but the first two, `held_file` says which file the index names.
     """
 
     NEW = "NEW"
+    CANARY = "CANARY"
     DUPLICATE = "DUPLICATE"
     SECOND_COPY = "SECOND_COPY"
     CONFLICT = "CONFLICT"

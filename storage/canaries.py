@@ -21,6 +21,8 @@ from storage.prepared import Prepared
 
 PATIENT_ID, PATIENT_NAME = "NODE-CANARY", "CANARY^NODE"
 """By which a person recognises one."""
+UID_ROOT = "2.25."
+"""Of the UIDs that the node makes up: PS3.5 B.2."""
 STALE = "stale"
 UNFINISHED = (JobState.QUEUED.value, JobState.RUNNING.value)
 RECENT_S = 2 * 86_400.0
@@ -158,6 +160,11 @@ def why_incomplete(tx: Connection, series_uid: str) -> Refusal | None:
     if here >= made:
         return None
     return Refusal(ReasonCode.MISSING_SLICES, f"The canary was made of {made} slices, and {here} arrived.")
+
+
+def is_canary(tx: Connection, series_uid: str) -> bool:
+    """Whether this index knows a series as a canary, over or not."""
+    return bool(_LISTED.execute(tx, {"uid": series_uid}))
 
 
 def is_in_hand(tx: Connection, series_pk: int) -> bool:

@@ -172,7 +172,7 @@ def _record(tx: Connection, batch: _Batch, arrival: Arrival) -> Outcome:
         group.latest = arrival
         note_arrival(tx, arrival, batch.now, "instance.received", Outcome.NEW)
     batch.held[arrival.sop_instance_uid] = _Held(arrival.series_instance_uid, arrival.file.sha256, None)
-    return Outcome.NEW
+    return Outcome.CANARY if group.canary else Outcome.NEW
 
 
 def _conflict(held: _Held | None, group: _Group | None, arrival: Arrival) -> str | None:

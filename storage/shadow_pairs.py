@@ -31,16 +31,18 @@ class Pair:
         return self.positive is not self.shadow_positive
 
 
-def latest_pairs(tx: Connection, shadow_digest: str, digest: str, most: int = LATEST) -> list[Pair]:
+def latest_pairs(tx: Connection, shadow_digest: str, digest: str, most: int = LATEST, since: float = 0.0) -> list[Pair]:
     """The latest series that both models have a current finding on, newest first.
 
-    shadow_digest, digest: of the shadow model and of the model that reports.
+    shadow_digest, digest: of the shadow model and of the model that reports.  since: when the shadow's result was made.
+    A shadow model is not asked about canaries.
     """
     last = int(tx.scalar(select(func.max(results.c.id))) or 0)
     of_shadow = (results.c.id > last - SPAN) & results.c.shadow & results.c.batch_id.is_(None)
     found = tx.execute(
         select(results.c.id, results.c.series_pk)
         .where(of_shadow, results.c.model_digest == shadow_digest, results.c.superseded_at.is_(None))
+        .where(results.c.created_at >= since)
         .order_by(results.c.id.desc())
         .limit(most)
     ).all()

@@ -5,7 +5,7 @@
 
 -- Which version of these views does this index have?
 CREATE VIEW views_version AS
-SELECT 6 AS version;
+SELECT 7 AS version;
 
 -- What touched this patient, this study, this series? Everything that happened, oldest first.
 CREATE VIEW patient_history AS
@@ -185,28 +185,31 @@ FROM audit
 WHERE event IN ('association.aborted', 'association.accepted', 'association.rejected', 'association.released',
                 'connection.aborted', 'connection.closed', 'connection.refused');
 
--- What fails, how often, and when last? Jobs, series not analysed, deliveries and instances set aside, by cause.
+-- What fails, how often, and when last? Jobs, series not analysed, deliveries and instances set aside, by cause; nothing of
+-- canaries. They are few: their results are looked up once.
 CREATE VIEW failures_by_cause AS
+WITH of_canaries AS (SELECT series_pk FROM canary_runs WHERE series_pk IS NOT NULL),
+     their_results AS (SELECT results.id FROM of_canaries JOIN results ON results.series_pk = of_canaries.series_pk)
 SELECT what, cause, CAST(SUM(counted) AS BIGINT) AS times,
        strftime('%Y-%m-%d %H:%M:%f', MAX(at), 'unixepoch') AS last_utc
 FROM (
     SELECT CASE WHEN shadow THEN 'shadow job failed' ELSE 'job failed' END AS what,
            COALESCE(failure_reason, 'unknown') AS cause, 1 AS counted, set_at AS at
-    FROM jobs WHERE state = 'FAILED' AND batch_id IS NULL
+    FROM jobs WHERE state = 'FAILED' AND batch_id IS NULL AND series_pk NOT IN (SELECT series_pk FROM of_canaries)
     UNION ALL
     SELECT 'series not analysed', reason_code, COUNT(*), MAX(created_at) FROM results
-    WHERE outcome = 'NOT_ANALYSED' AND NOT shadow GROUP BY reason_code
+    WHERE outcome = 'NOT_ANALYSED' AND NOT shadow AND id NOT IN (SELECT id FROM their_results) GROUP BY reason_code
     UNION ALL
     SELECT 'delivery failed to ' || destination, COALESCE(error, 'unknown'), 1, set_at
-    FROM deliveries WHERE state = 'FAILED'
+    FROM deliveries WHERE state = 'FAILED' AND result_id NOT IN (SELECT id FROM their_results)
     UNION ALL
     SELECT 'delivery delayed to ' || destination, COALESCE(error, 'unknown'), 1, set_at
-    FROM deliveries WHERE state = 'PENDING' AND attempts > 0
+    FROM deliveries WHERE state = 'PENDING' AND attempts > 0 AND result_id NOT IN (SELECT id FROM their_results)
     UNION ALL
     SELECT 'instance set aside', reason, 1, received_at FROM conflicts WHERE verdict = 'CONTRADICTS'
     UNION ALL
     SELECT 'instance file ' || gone_reason, 'the file store lost it', 1, gone_at
-    FROM instances WHERE gone_reason IN ('missing', 'corrupt')
+    FROM instances WHERE gone_reason IN ('missing', 'corrupt') AND series_pk NOT IN (SELECT series_pk FROM of_canaries)
     UNION ALL
     SELECT 'association rejected', COALESCE(outcome, 'unknown'), COUNT(*), MAX(at) FROM audit
     WHERE event <> 'instance.received' AND event = 'association.rejected' GROUP BY outcome

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, insert, select, tuple_
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, bindparam, case, func, insert, or_, select, tuple_
 
-from storage.models import patients, results, series, studies, turnarounds, watch_facts
+from storage.deliveries import DeliveryState
+from storage.models import deliveries, jobs, patients, results, series, studies, turnarounds, watch_facts
 from storage.prepared import Prepared
 
 OLDEST_YEARS = 90
@@ -84,18 +85,31 @@ def age_at(born: str, scanned: str) -> int | None:
 
 
 def _page(*order: Any, later: bool) -> Select[Any]:
-    """Facts of one model past a place in time, with the reason if there is no finding, and how long it took."""
+    """Facts of one model past a place in time, with the reason if there is no finding, and how it was served: how long
+    it took and was queued, whether anything was tried again, and whether a destination did not take it."""
     place = tuple_(watch_facts.c.at, watch_facts.c.result_id)
     mark = tuple_(bindparam("at"), bindparam("result"))
     facts = [column for column in watch_facts.c if column.name != "model_digest"]
-    whole = watch_facts.join(results, results.c.id == watch_facts.c.result_id)
+    whole = watch_facts.join(results, results.c.id == watch_facts.c.result_id).join(jobs, jobs.c.id == results.c.job_id)
+    served = [
+        (jobs.c.started_at - jobs.c.queued_at).label("queue_s"),
+        or_(jobs.c.attempts > 1, _any_delivery(deliveries.c.attempts > 1)).label("retried"),
+        _any_delivery(deliveries.c.state == DeliveryState.FAILED).label("undelivered"),
+    ]
     return (
-        select(*facts, results.c.reason_code, results.c.superseded_at, turnarounds.c.to_delivery_s)
+        select(*facts, results.c.reason_code, results.c.superseded_at, turnarounds.c.to_delivery_s, *served)
         .select_from(whole.outerjoin(turnarounds, turnarounds.c.result_id == watch_facts.c.result_id))
         .where(watch_facts.c.model_digest == bindparam("model"), place > mark if later else place < mark)
         .order_by(*order)
         .limit(PAGE)
     )
+
+
+def _any_delivery(such: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether a delivery of the result is such a one. It is not a condition of the query: SQLite would look for all of
+    that state."""
+    found = select(func.max(case((such, 1), else_=0))).where(deliveries.c.result_id == watch_facts.c.result_id)
+    return func.coalesce(found.correlate(watch_facts).scalar_subquery(), 0) > 0
 
 
 _LATEST = _page(watch_facts.c.at.desc(), watch_facts.c.result_id.desc(), later=False)

@@ -16,7 +16,7 @@ from config.headers import UNREADABLE, quiet
 from config.settings import Settings
 from dicom_node.errors import NodeError
 from dicom_node.scu.push import find_instances
-from storage.canaries import PATIENT_ID, PATIENT_NAME
+from storage.canaries import PATIENT_ID, PATIENT_NAME, UID_ROOT
 
 SEED, SLICES, SIZE = 11, 40, 256
 """Of the synthetic chest, which the demonstration model calls positive."""
@@ -86,7 +86,7 @@ def _write_phantom(folder: Path) -> None:
 
 def new_uid() -> str:
     """A UID that nobody can guess: PS3.5 B.2."""
-    return f"2.25.{uuid.uuid4().int}"
+    return f"{UID_ROOT}{uuid.uuid4().int}"
 
 
 def write_copy(study: Study, study_uid: str, series_uid: str, sop_uids: Sequence[str], folder: Path) -> None:

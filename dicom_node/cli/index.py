@@ -172,6 +172,7 @@ def _print_adoption(done: Adoption, dry_run: bool) -> None:
     for paths, what in (
         (done.spare, f"files {would}moved to the quarantine: the index has their bytes in another file"),
         (done.own, f"files {would}moved to the quarantine: objects of own results, which no row names"),
+        (done.canaries, f"files {would}moved to the quarantine: images of canaries, which the node made itself"),
         (done.unreadable, f"files {would}kept apart, where nothing deletes them: they cannot be read"),
     ):
         if paths:

@@ -179,7 +179,7 @@ class Reception:
         together = self._intake.files.row_may_come_first and not self._intake.received_elsewhere
         commit = self._commit_together if together else self._commit_first
         outcome = commit(file, arrival)
-        if outcome is not Outcome.NEW:
+        if outcome not in (Outcome.NEW, Outcome.CANARY):
             rely_on_held(self._intake.database, self._intake.files, arrival, self._intake.clock())
         # The last thing before the answer: row and file lie where the next start looks for them.
         self._intake.database.check()

@@ -1,7 +1,8 @@
 """Record the stored files that the index does not know, from their own headers: what is left when an index was lost.
 
 Each becomes a row as if it had just been received, with an audit row of its own. Objects of the node's own results are
-set aside: they would come back as images, and adopted series are analysed again anyway.
+set aside: they would come back as images, and adopted series are analysed again anyway. So are the images of canaries:
+they would come back as a patient's.
 """
 
 import hashlib
@@ -27,8 +28,8 @@ from dicom_node.receiver.headers import read_header, read_identity
 from dicom_node.receiver.negotiation import RESULT_CLASSES
 from dicom_node.receiver.own_images import device_of, read_equipment
 from dicom_node.receiver.uids import accepted_uid, parse_uid
-from storage import audit, refused
-from storage.arrival import Arrival, Outcome
+from storage import audit, canaries, refused
+from storage.arrival import Arrival, IndexedHeader, Outcome
 from storage.database import Database
 from storage.errors import CorruptFile
 from storage.files import FileStore, StoredFile, is_quarantined
@@ -53,18 +54,24 @@ class _OwnObject(Exception):
     """An object of a result that this node made itself, or a copy that was imported for a batch: nobody sent it."""
 
 
+class _Canary(Exception):
+    """An image that the node made, and sent to itself (see storage/canaries.py)."""
+
+
 @dataclass
 class Adoption:
     """adopted: how many became instances. conflicts: how many were set aside beside one. The others are paths.
 
     spare: bytes that the index has in another file. own: objects of own results, and what was imported for a batch.
-    Both are set aside. unreadable: kept apart, and their series is incomplete if their header names it.
+    canaries: images that the node made itself. These three are set aside. unreadable: kept apart, and their series is
+    incomplete if their header names it.
     """
 
     adopted: int = 0
     conflicts: int = 0
     spare: list[str] = field(default_factory=list)
     own: list[str] = field(default_factory=list)
+    canaries: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -101,7 +108,7 @@ class Adopter:
                 self._record(self.database, some, now, done)
             self.report(min(start + AT_ONCE, len(paths)), len(paths))
         if not dry:
-            for path in [*done.own, *done.spare]:
+            for path in [*done.own, *done.canaries, *done.spare]:
                 if not is_quarantined(path):
                     self.files.set_aside(path, self.files.quarantine_of(now))
             done.unreadable = [self._keep_unreadable(path, now) for path in done.unreadable]
@@ -141,6 +148,8 @@ class Adopter:
                 yield arrival
             except _OwnObject:
                 done.own.append(path)
+            except _Canary:
+                done.canaries.append(path)
             except (Refused, CorruptFile, InvalidDicomError, OSError, *UNREADABLE):
                 done.unreadable.append(path)
 
@@ -150,7 +159,7 @@ class Adopter:
             yield file
 
     def _arrival(self, path: str, file: Path) -> Arrival:
-        """Raises _OwnObject; Refused and others for a file that is not whole."""
+        """Raises _OwnObject or _Canary; Refused and others for a file that is not whole."""
         with file.open("rb") as stored:
             if is_imported(stored.read(META_START)):
                 raise _OwnObject
@@ -173,7 +182,7 @@ class Adopter:
         sop_class = parse_uid(header.sop_class_uid, "SOP Class UID")
         if (sop_class, uid) != (str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID)):
             raise CorruptFile("file meta information and data set name different instances")
-        return Arrival(
+        arrival = Arrival(
             sop_instance_uid=uid,
             sop_class_uid=sop_class,
             series_instance_uid=parse_uid(header.series_instance_uid, "Series Instance UID"),
@@ -185,6 +194,21 @@ class Adopter:
             file=kept,
             header=self.pseudonyms.header(header.indexed),
         )
+        if self._is_of_canary(arrival, header.indexed):
+            raise _Canary
+        return arrival
+
+    def _is_of_canary(self, arrival: Arrival, header: IndexedHeader) -> bool:
+        """By the index; if that does not know it, by what the node writes into canaries, and their UIDs' root."""
+        uids = arrival.sop_instance_uid, arrival.series_instance_uid, arrival.study_instance_uid
+        if not all(uid.startswith(canaries.UID_ROOT) for uid in uids):
+            return False
+        if (header.patient_id, header.patient_name) == (canaries.PATIENT_ID, canaries.PATIENT_NAME):
+            return True
+        if self.database is None:
+            return False
+        with self.database.read() as tx:
+            return canaries.is_canary(tx, arrival.series_instance_uid)
 
     def _is_own_result(self, file: Path, meta: Dataset) -> bool:
         """An object of a result, if this node's receiver did not write it (0.1.0) or it names this node's device."""

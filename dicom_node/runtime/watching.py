@@ -3,6 +3,7 @@
 The statistics are in `dicom_node/watch/`, the facts and the state in the index. A look changes no result.
 """
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import islice
@@ -12,14 +13,16 @@ from sqlalchemy import Connection, RowMapping
 
 from config.reasons import ReasonCode
 from config.settings import Settings
-from dicom_node.analysis.current_model import reporting_models
+from dicom_node.analysis.current_model import current_models, reporting_models
 from dicom_node.errors import NodeError
 from dicom_node.watch.assessment import Assessment, Level
 from dicom_node.watch.reference import WHOLE, Reference, TooFewStudies, gathered
+from dicom_node.watch.service import delivery_age, troubles
+from dicom_node.watch.shadow import against_shadow
 from dicom_node.watch.studies import Study
 from dicom_node.watch.thresholds import FEWEST, LOOK_BACK_STUDIES, REFERENCE_PERIOD, REFERENCE_STUDIES, WINDOW
-from dicom_node.watch.watches import assess
-from storage import watch_alarms, watch_facts, watch_state
+from dicom_node.watch.watches import assess, in_window
+from storage import shadow_pairs, watch_alarms, watch_facts, watch_state, watch_work
 from storage.database import Database
 from storage.errors import AlteredReference
 from storage.jobs import ModelRef
@@ -35,6 +38,8 @@ NUMBERS = (
     *("age_years", "thickness_mm", "spacing_mm", "pixel_mm", "kv", "mas", "hu_air", "hu_trachea", "hu_lung"),
     *("noise_hu", "lung_volume_ml", "probability", "positive"),
 )
+
+SERVED = ("queue_s", "retried", "undelivered")
 
 
 class Watching:
@@ -84,12 +89,29 @@ def _look_at(settings: Settings, database: Database, model: ModelRef, now: float
         return
     with database.read() as tx:
         studies = recent(tx, model.digest, now, most)
-    assessed = [_stored(one) for one in assess(reference, studies, moment(now))]
+        served = list(_served(tx, settings, model, studies, now))
+    assessed = [_stored(one) for one in (*assess(reference, studies, moment(now)), *served)]
     with database.transaction() as tx:
         watch_state.keep(tx, model.digest, assessed, now)
         watch_alarms.settle(tx, model, assessed, now)
     alarms = sum(one.level == Level.ALARM for one in assessed)
     log.info("a model was looked at", model=f"{model.name} {model.version}", watches=len(assessed), alarms=alarms)
+
+
+def _served(
+    tx: Connection, settings: Settings, model: ModelRef, studies: list[Study], now: float
+) -> Iterator[Assessment]:
+    """What is compared with no reference: failures, what waits for a destination, the shadow model if there is one."""
+    window = in_window(sorted(studies, key=lambda study: study.when), moment(now))
+    since = min([now - WINDOW.total_seconds(), *(study.when.timestamp() for study in window[:1])])
+    yield from troubles(window, watch_work.failed_jobs(tx, model.digest, since))
+    oldest = watch_work.oldest_waiting(tx, model.digest)
+    yield delivery_age(None if oldest is None else now - oldest)
+    shadow = current_models(settings).shadow
+    if shadow is not None:
+        pairs = shadow_pairs.latest_pairs(tx, shadow.digest, model.digest, since=now - WINDOW.total_seconds())
+        both = [(one.certainty, one.shadow_certainty) for one in pairs]
+        yield against_shadow([(a, b) for a, b in both if a is not None and b is not None])
 
 
 def reference_of(tx: Connection, model_digest: str) -> Reference | None:
@@ -193,7 +215,8 @@ def _studies(row: RowMapping) -> list[Study]:
     if row["superseded_at"] is not None or reason in NOT_WATCHED:
         return []
     facts = {name: row[name] for name in (*WORDS, *NUMBERS)}
-    return [Study(when=moment(row["at"]), reason=reason, turnaround_s=row["to_delivery_s"], **facts)]
+    served = {name: row[name] for name in SERVED}
+    return [Study(when=moment(row["at"]), reason=reason, turnaround_s=row["to_delivery_s"], **facts, **served)]
 
 
 def moment(seconds: float) -> datetime:

@@ -17,7 +17,8 @@ class Level(StrEnum):
 class Assessment:
     """What one watch says of one fact.
 
-    watch: "distribution", "mix", "new value", "control chart", "positive rate", "refusals" or "turnaround".
+    watch: "distribution", "mix", "new value", "control chart", "positive rate", "refusals", "turnaround", "queue",
+    "shadow model", "failures" or "delivery age".
     fact: a name of `studies.NUMBERS` or `studies.WORDS`, a reason code, or what else the watch is about.
     scanner: the stream of studies, "" for all of the model's studies; of a new value that value, as the header has it.
     statistic: the name of the value, such as "D".  value, threshold: None if there is none; beyond the threshold the

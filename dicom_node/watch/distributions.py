@@ -68,14 +68,14 @@ def _compared(fact: str, known: Sequence[float], found: list[float]) -> _Compare
 def _number_assessment(compared: _Compared, q: float, scanner: str) -> Assessment:
     distance, psi = compared.distance, compared.psi or 0.0
     by_psi = psi / PSI_ALARM > distance / KS_ALARM
-    level = _level(distance, KS_WARN, KS_ALARM, q) if not by_psi else _level(psi, PSI_WARN, PSI_ALARM, q)
+    level = level_of(distance, KS_WARN, KS_ALARM, q) if not by_psi else level_of(psi, PSI_WARN, PSI_ALARM, q)
     statistic, value, threshold = ("PSI", psi, PSI_ALARM) if by_psi else ("D", distance, KS_ALARM)
     both = f"D {distance:.2f}" + ("" if compared.psi is None else f", PSI {psi:.2f}")
     sentence = f"{compared.said}; {both}, q {q:.2g}. An alarm begins at {statistic} {threshold:g}."
     return Assessment("distribution", compared.fact, scanner, level, statistic, value, threshold, sentence)
 
 
-def _level(value: float, warn: float, alarm: float, q: float) -> Level:
+def level_of(value: float, warn: float, alarm: float, q: float) -> Level:
     """An effect must be large, and not by chance."""
     if q >= Q or value <= warn:
         return Level.OK
@@ -97,7 +97,7 @@ def mixes(baseline: Baseline, studies: list[Study]) -> Iterator[Assessment]:
         psi = population_stability(before, now)
         sentence = f"{start(name(fact))}: {_most_changed(everything, before, now)}; PSI {psi:.2f}, q {q:.2g}. "
         sentence += f"An alarm begins at PSI {PSI_ALARM:g}."
-        yield Assessment("mix", fact, WHOLE, _level(psi, PSI_WARN, PSI_ALARM, q), "PSI", psi, PSI_ALARM, sentence)
+        yield Assessment("mix", fact, WHOLE, level_of(psi, PSI_WARN, PSI_ALARM, q), "PSI", psi, PSI_ALARM, sentence)
 
 
 def _most_changed(everything: list[str], before: list[int], now: list[int]) -> str:

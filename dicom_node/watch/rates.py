@@ -1,4 +1,4 @@
-"""Rates since the reference: positive results, refusals by reason, and how long results take."""
+"""Rates since the reference: positive results, and refusals by reason."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -12,7 +12,7 @@ from dicom_node.watch.assessment import Assessment, Level
 from dicom_node.watch.distributions import too_few
 from dicom_node.watch.reference import WHOLE, Baseline
 from dicom_node.watch.statistics import bernoulli_steps, cusum, most_by_chance, rate_difference
-from dicom_node.watch.studies import Study, numbers
+from dicom_node.watch.studies import Study
 from dicom_node.watch.thresholds import (
     CUSUM_LIMIT,
     CUSUM_ODDS,
@@ -22,10 +22,7 @@ from dicom_node.watch.thresholds import (
     RECENT,
     REFUSALS_FEWEST,
     REFUSALS_TAIL,
-    TURNAROUND_FEWEST,
-    TURNAROUND_RATIO,
 )
-from dicom_node.watch.wording import amount
 from dicom_node.watch.wording import studies as count_of
 from inference.evaluation.intervals import wilson
 
@@ -111,21 +108,3 @@ def _refusals(reason: str, before: int, count: int, arrived: int, recent: int) -
         f"reference. An alarm begins above {limit}."
     )
     return Assessment("refusals", reason, WHOLE, level, "studies", float(count), float(limit), sentence)
-
-
-def turnaround(baseline: Baseline, studies: list[Study], now: datetime) -> Assessment:
-    """The 95th percentile of the last seven days, or of the latest studies if those are few."""
-    known = baseline.numbers["turnaround_s"]
-    recent = numbers([study for study in studies if now - study.when <= RECENT], "turnaround_s")
-    found = recent if len(recent) >= TURNAROUND_FEWEST else numbers(studies, "turnaround_s")[-TURNAROUND_FEWEST:]
-    if len(known) < FEWEST or len(found) < TURNAROUND_FEWEST:
-        return too_few("turnaround", "turnaround_s", WHOLE, len(known), len(found))
-    (half, most), before = np.quantile(found, (0.5, 0.95)), float(np.quantile(known, 0.95))
-    ratio = float(most) / max(before, 1.0)
-    level = Level.ALARM if ratio > TURNAROUND_RATIO else Level.OK
-    sentence = (
-        f"Turnaround: 95% of {count_of(len(found))} within {amount('turnaround_s', float(most))}, half within "
-        f"{amount('turnaround_s', float(half))}; 95% within {amount('turnaround_s', before)} in the reference. "
-        f"An alarm begins at {TURNAROUND_RATIO:g} times that."
-    )
-    return Assessment("turnaround", "turnaround_s", WHOLE, level, "ratio of p95", ratio, TURNAROUND_RATIO, sentence)

@@ -15,7 +15,9 @@ class Study:
     tube voltage, and exposure in mAs.  hu_air, hu_trachea, hu_lung: median HU of the air around the patient, of the
     trachea and of the lungs.  noise_hu: SD of the air in the trachea, or what the node measures instead.  positive:
     whether the probability reaches the threshold.  reason: the ReasonCode if the series was not analysed, else "".
-    turnaround_s: from the last instance to the result's acknowledgement by the PACS.
+    turnaround_s: from the last instance to the result's acknowledgement by the PACS.  queue_s: from being queued to
+    the analysis that gave the result.  retried: the analysis or a delivery was tried more than once.  undelivered: a
+    destination did not take the result, and it is not tried again.
     """
 
     when: datetime
@@ -39,6 +41,9 @@ class Study:
     positive: bool | None = None
     reason: str = ""
     turnaround_s: float | None = None
+    queue_s: float | None = None
+    retried: bool = False
+    undelivered: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -81,6 +86,7 @@ NUMBERS: Mapping[str, Number] = {
     **MEASURED,
     "probability": lambda study: study.probability,
     "turnaround_s": lambda study: study.turnaround_s,
+    "queue_s": lambda study: study.queue_s,
 }
 # A kernel and a software version are those of a scanner: one that a second scanner gets is new, too.
 WORDS: Mapping[str, Word] = {

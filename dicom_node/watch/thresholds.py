@@ -27,6 +27,16 @@ CUSUM_ODDS, CUSUM_LIMIT = 2.0, 8.0  # the odds ratio that is looked for, and the
 
 REFUSALS_TAIL, REFUSALS_FEWEST = 3e-4, 3  # chance of so many in RECENT by the reference's rate; and at least so many
 TURNAROUND_RATIO, TURNAROUND_FEWEST = 2.0, 60  # of the 95th percentiles; studies that it is taken from
+TURNAROUND_LEAST_S = 1.0
+# A queue of seconds doubles if two series come at once. Nobody waits before it takes twice this.
+QUEUE_LEAST_S = 60.0
+
+# Beside the shadow model. For small differences a PSI is 8 ln 2 times the divergence in bits: these are PSI 0.10, 0.25.
+JS_WARN, JS_ALARM = 0.018, 0.045
+
+# Shares of the window that failed, were tried again or not delivered: what a site can bear, not what is usual here.
+TROUBLE_WARN, TROUBLE_ALARM = 0.01, 0.05
+DELIVERY_AGE_S = 3600.0  # a destination that is away for a restart has the result by then
 
 # Of one fact so many new values have an alarm each. A sender that makes up kernels must neither fill a page nor end and
 # raise alarms at each look: more are one alarm, which names the commonest.

@@ -6,8 +6,9 @@ from datetime import datetime
 from dicom_node.watch.assessment import Assessment
 from dicom_node.watch.charts import measured_charts
 from dicom_node.watch.distributions import mixes, new_values, number_distributions
-from dicom_node.watch.rates import positive_rate, refusals, turnaround
+from dicom_node.watch.rates import positive_rate, refusals
 from dicom_node.watch.reference import WHOLE, Reference
+from dicom_node.watch.service import spans
 from dicom_node.watch.studies import Study
 from dicom_node.watch.thresholds import FEWEST, WINDOW
 
@@ -44,7 +45,7 @@ def _of_all(reference: Reference, since: list[Study], now: datetime) -> Iterator
     yield from mixes(baseline, accepted)
     yield from positive_rate(baseline, accepted, now)
     yield from refusals(baseline, arrived, now)
-    yield turnaround(baseline, accepted, now)
+    yield from spans(baseline, accepted, now)
 
 
 def _of_each_stream(reference: Reference, since: list[Study], now: datetime) -> Iterator[Assessment]:

@@ -14,6 +14,7 @@ FACTS = {
     "lung_volume_ml": ("lung volume", " mL"),
     "probability": ("probability", ""),
     "turnaround_s": ("turnaround", " s"),
+    "queue_s": ("wait for a worker", " s"),
     "scanner": ("scanner", ""),
     "kernel": ("kernel", ""),
     "software": ("software", ""),

@@ -6,6 +6,7 @@ from starlette.routing import BaseRoute, Mount
 
 from dicom_node.web.pages import (
     account,
+    acknowledging,
     audit,
     login,
     models,
@@ -30,6 +31,7 @@ PAGES: tuple[ModuleType, ...] = (
     pictures,
     not_analysed,
     models,
+    acknowledging,
     audit,
     peers,
     pauses,

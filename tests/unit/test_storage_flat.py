@@ -51,8 +51,12 @@ WAITING = {
     "ix_canary_runs_held",
     "ix_series_selection",  # PostgreSQL takes it while no series takes part in a choice
 }
-# They grow with what was not confirmed, with what failed, with up to 1000 files, and with a day's series.
-GROW = {"status", "view delivery_overview failed", "start: next 1000 objects", "page Peers: senders of a day"}
+# They grow with what was not confirmed, with what failed (of analyses, up to 1000), with up to 1000 files, and with a
+# day's series.
+GROW = {
+    *("status", "view delivery_overview failed", "watch: analyses given up", "start: next 1000 objects"),
+    "page Peers: senders of a day",
+}
 TABLES = {table.name for table in Base.metadata.sorted_tables} - NEVER_LARGE
 
 

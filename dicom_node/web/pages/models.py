@@ -18,7 +18,7 @@ from dicom_node.web.charts import Chart, stacked
 from dicom_node.web.context import context_of
 from dicom_node.web.pages.navigation import Entry
 from dicom_node.web.pages.render import render
-from dicom_node.web.pages.watches import Watched, watched
+from dicom_node.web.pages.watches import LONGEST_REASON, Watched, watched
 from dicom_node.web.pages.words import count, percent
 from dicom_node.web.security.guard import require
 from dicom_node.web.security.roles import Role
@@ -112,6 +112,7 @@ def page(request: Request) -> Response:
         "shadow_named": bool(used and used.shadow),
         "weeks": WEEKS,
         "latest": LATEST,
+        "longest_reason": LONGEST_REASON,
     }
     return render(request, "models.html", **values)
 

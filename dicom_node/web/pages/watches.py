@@ -12,6 +12,8 @@ from storage.watch_alarms import Alarm
 from storage.watch_state import Assessed, Frozen
 
 DAYS = 90
+LONGEST_REASON = 400
+"""Characters of why an alarm may stand."""
 TONES = {"alarm": "bad", "warn": "warn", "ok": "good", "too_few": ""}
 LEVELS = {"alarm": "alarm", "warn": "warning", "ok": "as it was", "too_few": "too few studies"}
 
