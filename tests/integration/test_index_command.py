@@ -21,7 +21,7 @@ from dicom_node.implementation import IMPLEMENTATION_CLASS_UID
 from dicom_node.report.frame import to_part10
 from dicom_node.runtime.node_lock import only_node
 from dicom_node.runtime.startup import prepare
-from storage import audit, refused
+from storage import audit, canaries, refused
 from storage.folder import FolderStore
 from storage.orphans import empty_quarantine
 from tests.fixtures import files_of, index_of
@@ -150,6 +150,32 @@ def test_conflicts_stay_conflicts_and_come_in_their_order(folder: Folder) -> Non
     done = folder.json("adopt")
     assert (done["adopted"], done["conflicts"]) == (1, 1)
     assert folder.rows("SELECT sha256 FROM instances") == [held]
+
+
+def test_images_of_canaries_are_set_aside_and_not_taken_for_a_patients(folder: Folder) -> None:
+    known, by_header, other = (_with_uids(number, root) for number, root in ((1, None), (2, None), (3, "1.2.3.")))
+    for one in (by_header, other):
+        one.PatientID, one.PatientName = canaries.PATIENT_ID, canaries.PATIENT_NAME
+    patient = _with_uids(4, None)
+    folder.receive(known, by_header, other, patient)
+    folder.lose_index()
+    assert len(folder.json("adopt", "--dry-run")["canaries"]) == 1, "without an index"
+    with Store(folder.data, f"sqlite:///{folder.data}/node.db") as held, held.database.transaction() as tx:
+        canaries.ask(tx, str(known.StudyInstanceUID), str(known.SeriesInstanceUID), "a test", time.time(), 600.0)
+    done = folder.json("adopt", "--merge")
+    assert (done["adopted"], len(done["canaries"]), done["own"], done["unreadable"]) == (2, 2, [], [])
+    assert sum(path.parts[0] == "quarantine" for path in folder.files()) == 2
+    taken = {row["series_instance_uid"] for row in folder.rows("SELECT series_instance_uid FROM series")}
+    assert taken == {other.SeriesInstanceUID, patient.SeriesInstanceUID}
+
+
+def _with_uids(number: int, root: str | None) -> Any:
+    """A slice whose UIDs have this root; None: 2.25, as those that the node makes up."""
+    made = ct_slice(number)
+    for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        setattr(made, name, generate_uid(prefix=root))
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
+    return made
 
 
 def test_objects_of_own_results_are_set_aside_and_not_taken_for_images(folder: Folder) -> None:

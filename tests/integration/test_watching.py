@@ -282,9 +282,21 @@ def test_the_page_shows_each_watch_and_what_waits_for_an_answer(tmp_path: Path) 
         with pages.store.database.read() as tx:
             alarms = watch_alarms.standing(tx)
         assert alarms and all(f"dicom-node watch ack {one.id} --reason" in text for one in alarms)
+        operator = pages.logged_in("operator")
+        assert "watch ack" not in operator.get("/models").text, "it has a form"
+        form = {"page": "/models", "alarm": alarms[0].id, "reason": WHY}
+        assert viewer.fill("/models/acknowledge", **{**form, "page": "/"}).status_code == 403
+        assert operator.post("/models/acknowledge", data=form).status_code == 403, "without the form's token"
+        for wrong in ({"reason": " "}, {"reason": "w" * 401}, {"alarm": 999}, {"alarm": "x"}, {"alarm": "9" * 30}):
+            assert operator.fill("/models/acknowledge", **{**form, **wrong}).status_code == 400
+        assert operator.fill("/models/acknowledge", **form).headers["location"] == "/models"
+        assert operator.fill("/models/acknowledge", **form).status_code == 400, "once"
+        assert f"Acknowledged by operator: {WHY}" in viewer.get("/models").text
+        (row,) = pages.audit("watch.alarm-acknowledged")
+        assert WHY in str(row["detail"]) and '"operator"' in str(row["detail"])
         assert "<polyline points=" in text and 'class="limit"' in text
         assert "<b>B70f" not in text and "&lt;b&gt;B70f" in text
-        assert f"dicom-node watch ack {alarms[0].id}" in viewer.get("/").text, "on Today, too"
+        assert f"dicom-node watch ack {alarms[1].id}" in viewer.get("/").text, "on Today, too"
         with pages.store.database.transaction() as tx:
             tx.execute(update(watch_references).values(content="{}"))
         assert "was altered" in viewer.get("/models").text

@@ -15,11 +15,13 @@ from dicom_node.canary.judging import judge
 from dicom_node.canary.runner import Canaries, ask
 from dicom_node.cli.app import app
 from dicom_node.cli.own_data import stored_results, stored_scans
+from dicom_node.receiver import meters
 from dicom_node.runtime.metrics import problems
 from dicom_node.web.health import examine
 from storage import (
     activity,
     canaries,
+    deliveries,
     jobs,
     notifications,
     own_objects,
@@ -40,7 +42,7 @@ from storage.listings import OF_CANARIES
 from tests.outbox import ct_series, write_all
 from tests.programs import free_port
 from tests.receiving import Node
-from tests.storage_factory import MODEL, Store, analysed, check_listings
+from tests.storage_factory import MODEL, Store, analysed, check_listings, not_analysed
 
 NOW = 1_800_000_000.0
 HOUR_S, WITHIN_S = 3600.0, 600.0
@@ -153,7 +155,7 @@ def test_none_within_its_period_is_an_alarm_and_audited_once(store: Store) -> No
 def test_nobody_else_can_put_an_image_into_a_canary_or_be_taken_for_one(store: Store) -> None:
     flight = Flight(store, 1)
     assert flight.arrive(9) == [Outcome.CONFLICT], "before the first of its own images"
-    assert flight.arrive(1, 2, 9) == [Outcome.NEW, Outcome.NEW, Outcome.CONFLICT]
+    assert flight.arrive(1, 2, 9) == [Outcome.CANARY, Outcome.CANARY, Outcome.CONFLICT]
     assert flight.arrive(3, study_uid="1.2.99") == [Outcome.CONFLICT]
     (aside, *_) = store.rows("SELECT reason FROM conflicts ORDER BY id")
     assert "which did not make this image" in str(aside["reason"])
@@ -163,7 +165,7 @@ def test_nobody_else_can_put_an_image_into_a_canary_or_be_taken_for_one(store: S
     store.close_due(NOW + 31)
     claimed = [store.claim(NOW + 31), store.claim(NOW + 31)]
     assert [(job.canary, job.refusal is None) for job in claimed if job] == [(True, False), (False, True)]
-    assert flight.arrive(3) == [Outcome.NEW]
+    assert flight.arrive(3) == [Outcome.CANARY]
     with store.database.transaction() as tx:
         (run,) = canaries.open_runs(tx)
         canaries.end(tx, run, CanaryState.ABANDONED, "", NOW)
@@ -204,6 +206,25 @@ def test_it_counts_in_no_statistics_and_no_notification(store: Store) -> None:
         check_listings(tx)
     assert store.rows("SELECT COUNT(*) AS rows FROM turnarounds") == [{"rows": 0}]
     assert store.rows("SELECT canary FROM model_results") == [{"canary": True}]
+
+
+def test_its_failures_are_in_no_view_of_causes(store: Store) -> None:
+    flight = Flight(store, 1)
+    flight.arrive(1, 2)
+    store.receive(1, now=NOW)
+    store.close_due(NOW + 31)
+    for _ in range(2):
+        job = store.claim(NOW + 31)
+        assert job is not None
+        refused = not_analysed("GAP", "A slice is missing.")
+        with store.database.transaction() as tx:
+            jobs.finish(tx, job.job_id, job.fence, NOW + 32, refused, [], ["place" if job.canary else "PACS"])
+    with store.database.transaction() as tx:
+        for destination in ("place", "PACS"):
+            [claimed] = deliveries.claim(tx, destination, NOW + 33, 60)
+            deliveries.fail(tx, claimed.delivery_id, claimed.fence, NOW + 34, "0xA900")
+    found = store.rows("SELECT what, times FROM failures_by_cause ORDER BY what")
+    assert found == [{"what": "delivery failed to PACS", "times": 1}, {"what": "series not analysed", "times": 1}]
 
 
 def test_it_goes_to_no_other_place_than_canaries_do() -> None:
@@ -250,7 +271,7 @@ class KilledDatabase:
 
 def test_killed_at_any_commit_it_is_sent_again_in_its_time_and_never_said_to_be_two_things(tmp_path: Path) -> None:
     write_all(ct_series(3), tmp_path / "study")
-    points = 0
+    points, counted = 0, _counted()
     with Node(tmp_path / "node", {"port": free_port()}, canary=_often(tmp_path)) as node:
         while _fly(node, KilledDatabase(node.database, points + 1)):
             points += 1
@@ -262,6 +283,13 @@ def test_killed_at_any_commit_it_is_sent_again_in_its_time_and_never_said_to_be_
     assert points >= 8, "asked, begun, sent and judged, each before and after"
     assert {run.state for run in runs[1:]} == {"PASSED", "ABANDONED"}
     assert sum(run.state == "PASSED" for run in runs) == passed
+    assert (_counted()[0] - counted[0] >= 3 * points, _counted()[1]) == (True, counted[1]), "no image of a patient came"
+
+
+def _counted() -> tuple[float, float]:
+    """How many images were received of canaries, and of patients."""
+    of_canaries, of_patients = (meters.INSTANCES.labels(outcome)._value.get() for outcome in ("CANARY", "NEW"))
+    return of_canaries, of_patients
 
 
 def _often(folder: Path) -> dict[str, Any]:
