@@ -169,7 +169,7 @@ def alone(count: int) -> Iterator[Question]:
     yield by_itself("notifications: what is due", lambda tx: notifications.has_work(tx, now))
     yield by_itself("notifications: is a destination stuck", lambda tx: notifications.stuck(tx, now, 600.0))
     yield by_itself("notifications: a result", lambda tx: notifications.told_result(tx, count // 2))
-    yield from _watches(by_itself)
+    yield from _watches(count, by_itself)
     yield by_itself("health: lateness", lambda tx: status.lateness(tx, now))
     yield from _parts(count, by_itself)
     yield by_itself("retention: next 100 series", lambda tx: retention.finished_series(tx, now - 250 * EVERY_S))
@@ -179,7 +179,7 @@ def alone(count: int) -> Iterator[Question]:
     yield by_itself("a fact", lambda tx: facts.get_fact(tx, "store"))
 
 
-def _watches(by_itself: Callable[[str, Ask], Question]) -> Iterator[Question]:
+def _watches(count: int, by_itself: Callable[[str, Ask], Question]) -> Iterator[Question]:
     """How the watched models stand."""
     yield by_itself("watch: the latest 400 facts", lambda tx: next(watch_facts.latest(tx, MODEL.digest)))
     yield by_itself("watch: the first 400 facts", lambda tx: next(watch_facts.first(tx, MODEL.digest)))
@@ -187,11 +187,13 @@ def _watches(by_itself: Callable[[str, Ask], Question]) -> Iterator[Question]:
     yield by_itself("watch: alarms that wait", watch_alarms.unanswered)
     yield by_itself("watch: analyses given up", lambda tx: watch_work.failed_jobs(tx, MODEL.digest, NOW - 28 * DAY_S))
     yield by_itself("watch: what waits longest", lambda tx: watch_work.oldest_waiting(tx, MODEL.digest))
-    yield by_itself("watch: shadow beside live", _shadow_pairs)
+    yield by_itself("watch: shadow beside live", lambda tx: _shadow_pairs(tx, count // 2))
 
 
-def _shadow_pairs(tx: Connection) -> None:
+def _shadow_pairs(tx: Connection, some: int) -> None:
+    """Also for as many results as there may be pairs, though these are of no shadow."""
     shadow_pairs.latest_pairs(tx, "none", MODEL.digest, since=NOW - 28 * DAY_S)
+    shadow_pairs._said(tx, range(some, some + 100))
 
 
 def _canaries(count: int, by_itself: Callable[[str, Ask], Question]) -> Iterator[Question]:

@@ -9,8 +9,8 @@ from enum import StrEnum
 class Role(StrEnum):
     """viewer: sees every page but the audit trail. The next three may do that too, and each one thing more.
 
-    reader: gives verdicts. operator: retries, sends again, pauses, asks peers, acknowledges alarms. auditor: reads the audit trail and asks
-    the index. administrator: everything, and the accounts.
+    reader: gives verdicts. operator: retries, sends again, pauses, asks peers, acknowledges alarms. auditor: reads the
+    audit trail and asks the index. administrator: everything, and the accounts.
     """
 
     VIEWER = "viewer"
