@@ -32,20 +32,18 @@ class Withdrawal:
 
 def of_series(tx: Connection, series_pks: Iterable[int]) -> dict[int, Withdrawal]:
     """The withdrawals of those of the series that have one; a few hundred series at most."""
-    first = (
-        select(func.min(rejections.c.id))
-        .where(rejections.c.series_instance_uid == series.c.series_instance_uid, rejections.c.standing == "STANDS")
-        .correlate(series)
-        .scalar_subquery()
-    )
+    # One step after the other, because PostgreSQL may begin a join of them with all rejections.
+    uid = series.c.series_instance_uid
+    pks = {row[0]: row[1] for row in tx.execute(select(uid, series.c.id).where(series.c.id.in_(set(series_pks))))}
+    of = rejections.c.series_instance_uid
+    standing = select(func.min(rejections.c.id)).where(of.in_(pks), rejections.c.standing == "STANDS").group_by(of)
+    first = list(tx.scalars(standing))
     rows = tx.execute(
-        select(series.c.id, func.coalesce(instances.c.calling_ae, ""), rejections.c.noted_at, rejections.c.why)
-        .select_from(series)
-        .join(rejections, rejections.c.id == first)
-        .outerjoin(instances, instances.c.sop_instance_uid == rejections.c.note_uid)
-        .where(series.c.id.in_(sorted(set(series_pks))))
+        select(of, func.coalesce(instances.c.calling_ae, ""), rejections.c.noted_at, rejections.c.why)
+        .outerjoin_from(rejections, instances, instances.c.sop_instance_uid == rejections.c.note_uid)
+        .where(rejections.c.id.in_(first))
     )
-    return {row.id: Withdrawal(*row) for row in rows}
+    return {pks[row[0]]: Withdrawal(pks[row[0]], *row[1:]) for row in rows}
 
 
 def latest(tx: Connection, now: float, limit: int = 5) -> list[Withdrawal]:

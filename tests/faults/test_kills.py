@@ -106,7 +106,7 @@ ELSEWHERE = {
     # Every start counts anew and corrects what differs.
     "storage.reconcile._correct_tallies",
     # A command, which goes on where a killed one stopped: test_storage_audit_archive.py stops it at each step.
-    "storage.audit_archive.archive",
+    "storage.audit_archive._archive",
     "storage.audit_archive._write",
     "storage.audit_archive.new_file",
     "storage.audit_archive._delete_archived",
