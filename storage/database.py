@@ -78,12 +78,16 @@ TOO_NEW = "the index was made by a later version of this program"
 
 
 class Database:
-    """One index. Threads may share it; a forked child may not."""
+    """One index. Threads may share it; a forked child may not.
 
-    def __init__(self, url: str, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+    create: make a SQLite index whose file is not there; without it, the first connection raises StoreReplaced then.
+    """
+
+    def __init__(self, url: str, busy_timeout_s: float = BUSY_TIMEOUT_S, *, create: bool = True) -> None:
         self.url = make_url(url)
         self._sqlite = self.url.get_backend_name() == "sqlite"
         self._busy_timeout_s = busy_timeout_s
+        self._create = create
         # Threads of one process queue here instead of polling SQLite's lock against each other.
         self._writer = threading.Lock()
         # SQLite only: the connection for writing. It is kept because taking one from the pool and putting it back
@@ -98,7 +102,8 @@ class Database:
         if self._sqlite:
             if self.url.database in (None, "", ":memory:"):
                 raise StorageError("the index needs a file: several processes share it")
-            _make_private(Path(str(self.url.database)))
+            if create:
+                _make_private(Path(str(self.url.database)))
         # A message that shows a statement must not show its values: they hold patient data.
         self.engine = create_engine(
             self.url, hide_parameters=True, pool_size=8, max_overflow=24, **self._driver_options()
@@ -180,7 +185,9 @@ class Database:
             raise StoreReplaced("the log of the index was removed or replaced")
 
     def _refuse_another_file(self, *_: object) -> None:
-        """Called before each further connection: it must be to the file that the first one opened."""
+        """Called before each connection: it must be to the file that the first one opened, and make none unasked."""
+        if self._opened is None and not self._create and _stat(str(self.url.database)) is None:
+            raise StoreReplaced("the index was removed, renamed or replaced")
         self._check_index(None)
 
     def _set_pragmas(self, connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:

@@ -43,7 +43,7 @@ def open_store(
     refuse_lost_index(url, files)
     if not create and is_missing(url):
         raise StoreMismatch(_index_is_empty(str(make_url(url).database), files.where))
-    database = Database(url, busy_timeout_s)
+    database = Database(url, busy_timeout_s, create=create)
     with _named_faults(database):
         try:
             held, found, reason = _compare(database, files, mark)

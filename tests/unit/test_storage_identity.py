@@ -390,3 +390,11 @@ def test_only_the_start_of_a_node_changes_the_schema(tmp_path, how):
 def test_what_may_not_upgrade_still_makes_the_first_index(tmp_path):
     open_store(f"sqlite:///{tmp_path}/node.db", FolderStore(tmp_path / "files", make=False), upgrade=False).close()
     assert (tmp_path / "node.db").exists()
+
+
+def test_an_index_that_goes_while_it_is_opened_is_not_made_anew(tmp_path):
+    """Between the look whether it is there and the first connection, which SQLite would make a new file for."""
+    database = Database(f"sqlite:///{tmp_path / 'node.db'}", create=False)
+    with pytest.raises(StoreReplaced), database.read():
+        pass
+    assert list(tmp_path.iterdir()) == []
