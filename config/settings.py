@@ -73,9 +73,9 @@ class ReceiverSettings(Section):
     max_instance_bytes: int = Field(default=2 * 1024**3, ge=1024**2)
     """Largest data set that is accepted, in bytes."""
     max_waiting_connections: int = Field(default=512, ge=2)
-    """Most connections without an association. Above that, the oldest one of the address with the most is closed."""
+    """Most connections without an association. Above that, the oldest silent one of the busiest address is closed."""
     max_waiting_connections_per_address: int = Field(default=256, ge=1)
-    """Of those, from one address. Above that, its oldest is closed: silent connections cannot keep a sender out."""
+    """Of those, from one address. Above that, its oldest silent one is closed: they cannot keep a sender out."""
     max_associations_per_minute: int = Field(default=12_000, ge=1)
     """From one AE title, and from one address. Some senders open an association for every instance. More are refused
     as transient."""

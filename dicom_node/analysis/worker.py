@@ -313,17 +313,7 @@ class Worker:
                 watch_facts.record(tx, result_id, now, facts if analysis.finding else facts.without_finding())
             if comparison is not None and analysis.finding is not None:
                 comparison.record(tx, now, result_id)
-            for name in withheld if stored else []:
-                audit.append(
-                    tx,
-                    now,
-                    "delivery.withheld",
-                    audit.Subject(
-                        series_uid=job.series_instance_uid, study_uid=job.study_instance_uid, job_id=job.job_id
-                    ),
-                    outcome="WITHHELD",
-                    detail={"destination": name, "why": "demonstration model, destination is not loopback"},
-                )
+            _note_withheld(tx, job, withheld if stored else [], now)
         log.info(
             "job done",
             job=job.job_id,
@@ -396,3 +386,10 @@ class Worker:
 
         with heartbeat.kept(self.database, renew, lease_s, job=job.job_id):
             yield
+
+
+def _note_withheld(tx: Connection, job: ClaimedJob, destinations: Sequence[str], now: float) -> None:
+    subject = audit.Subject(series_uid=job.series_instance_uid, study_uid=job.study_instance_uid, job_id=job.job_id)
+    for name in destinations:
+        detail = {"destination": name, "why": "demonstration model, destination is not loopback"}
+        audit.append(tx, now, "delivery.withheld", subject, outcome="WITHHELD", detail=detail)

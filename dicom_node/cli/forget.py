@@ -80,7 +80,7 @@ def forget(
     with _stopped(settings) as stopped:
         forgetter.find_out_whose()
         if not patient:
-            requests = forgetter.go_on()
+            requests = _carry_out(forgetter)
             _compact(database, stopped)
             say(f"{plural(requests, 'request')} carried out to the end.")
             return
@@ -94,7 +94,7 @@ def forget(
         if not yes:
             typer.confirm("Delete all this? It cannot be undone", abort=True)
         number = request.begin()
-        forgetter.go_on()
+        _carry_out(forgetter)
         with database.read() as tx:
             done, left = forgetting.get(tx, number), request.left(tx)
         _compact(database, stopped)  # afterwards `database` is no longer the file that it opened
@@ -103,6 +103,15 @@ def forget(
             f"not everything of the patient is gone: {', '.join(left)}; if it came in meanwhile, call again"
         )
     _tell(done, request, json=json, compacted=stopped or database.is_server)
+
+
+def _carry_out(forgetter: Forgetter) -> int:
+    """Carry out what was asked for. Returns how many requests there were. Raises NodeError if the disk fails."""
+    try:
+        return forgetter.go_on()
+    except OSError as error:  # such as a full disk
+        what = "not everything is deleted yet; call `dicom-node forget` again, without a patient, to go on"
+        raise NodeError(f"{error.strerror or type(error).__name__}: {what}") from error
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from pydicom.charset import python_encoding
 from config.settings import Settings
 from dicom_node.conformance.document import Section, section, table
 from dicom_node.gateways.audit_messages.table import TABLE
-from dicom_node.receiver.tls import CIPHERS
 from dicom_node.report.sources import UTF_8
 from dicom_node.scu.tls import DICOM_CIPHERS
 
@@ -59,7 +58,7 @@ def security(settings: Settings) -> Section:
 def _profiles(settings: Settings) -> Section:
     receiver = settings.receiver
     rows = [
-        ("Receiver", "TLS 1.2, TLS 1.3", CIPHERS, "required", "yes" if receiver.tls_certificate else "off"),
+        ("Receiver", "TLS 1.2, TLS 1.3", DICOM_CIPHERS, "required", "yes" if receiver.tls_certificate else "off"),
         ("Sender, to each peer", "TLS 1.2, TLS 1.3", DICOM_CIPHERS, "if the peer asks", _sends(settings)),
         ("Audit messages", "TLS 1.2, TLS 1.3", DICOM_CIPHERS, "if the repository asks", _audits(settings)),
     ]  # fmt: skip

@@ -6,6 +6,7 @@ Whatever the peer sends, a connection uses at most this buffer (twice `max_pdu_b
 """
 
 import mmap
+import select
 import socket
 import ssl
 import struct
@@ -199,11 +200,15 @@ class Incoming:
         self.peer_names = peer_names(wrapped)
 
     def has_unread(self) -> bool:
-        """True if the peer sent something that its thread has not read yet; asked from another thread."""
+        """True if the peer sent something that its thread has not read yet; asked from another thread.
+
+        It never waits. To peek with recv would, as long as the socket has a timeout of its own, and hold up all others.
+        """
+        looked = select.poll()
         try:
-            # The plain socket's method: an SSLSocket's own may not peek.
-            return bool(socket.socket.recv(self._socket, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except OSError:
+            looked.register(self._socket, select.POLLIN)
+            return bool(looked.poll(0))
+        except (OSError, ValueError):  # closed
             return False
 
     def cut(self) -> None:

@@ -13,10 +13,9 @@ from pathlib import Path
 import structlog
 
 from dicom_node.receiver.certificates import names_in
+from dicom_node.scu.tls import DICOM_CIPHERS
 
 log = structlog.get_logger()
-
-CIPHERS = "ECDHE+AESGCM:DHE+AESGCM"
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     """A context of the profile. Raises OSError (ssl.SSLError is one) if the files do not fit."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(CIPHERS)
+    context.set_ciphers(DICOM_CIPHERS)
     context.verify_mode = ssl.CERT_REQUIRED
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.load_cert_chain(files.certificate, files.key)

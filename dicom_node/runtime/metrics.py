@@ -79,19 +79,14 @@ class NodeCollector(Collector):
             # A file that cannot be read is no better than one that has expired.
             left.add_metric([found.use], 0 if found.days_left is None else found.days_left * DAY_S)
         yield left
-        yield GaugeMetricFamily("dicom_node_file_store_up", "1 if the file store answers.", self._store_answers())
-        yield _labelled("problem", "1 while /health says this word.", "word", _as_flags(self._health()))
+        problems = self._health()
+        answers = "store-away" not in problems
+        yield GaugeMetricFamily("dicom_node_file_store_up", "1 if the file store answers.", float(answers))
+        yield _labelled("problem", "1 while /health says this word.", "word", _as_flags(problems))
         try:
             yield from self._queues()
         except StorageError:
             yield GaugeMetricFamily("dicom_node_index_up", "1 if the index can be read.", 0)
-
-    def _store_answers(self) -> int:
-        try:
-            self._files.ask()
-        except StorageError:
-            return 0
-        return 1
 
     def _queues(self) -> Iterator[Metric]:
         with self._database.read() as tx:

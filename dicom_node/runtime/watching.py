@@ -5,6 +5,7 @@ The statistics are in `dicom_node/watch/`, the facts and the state in the index.
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import fields
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -33,12 +34,7 @@ log = structlog.get_logger()
 HOUR_S = 3600.0
 # What a person decided is not what the scanners or the model changed.
 NOT_WATCHED = frozenset({ReasonCode.MODEL_SUSPENDED})
-WORDS = ("manufacturer", "scanner_model", "kernel", "software", "sex")
-NUMBERS = (
-    *("age_years", "thickness_mm", "spacing_mm", "pixel_mm", "kv", "mas", "hu_air", "hu_trachea", "hu_lung"),
-    *("noise_hu", "lung_volume_ml", "probability", "positive"),
-)
-
+KEPT = (*(field.name for field in fields(watch_facts.Facts)), "sex")
 SERVED = ("queue_s", "retried", "undelivered")
 
 
@@ -214,9 +210,8 @@ def _studies(row: RowMapping) -> list[Study]:
     reason = row["reason_code"] or ""
     if row["superseded_at"] is not None or reason in NOT_WATCHED:
         return []
-    facts = {name: row[name] for name in (*WORDS, *NUMBERS)}
-    served = {name: row[name] for name in SERVED}
-    return [Study(when=moment(row["at"]), reason=reason, turnaround_s=row["to_delivery_s"], **facts, **served)]
+    known = {name: row[name] for name in (*KEPT, *SERVED)}
+    return [Study(when=moment(row["at"]), reason=reason, turnaround_s=row["to_delivery_s"], **known)]
 
 
 def moment(seconds: float) -> datetime:

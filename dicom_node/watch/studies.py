@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
+from storage.watch_facts import Facts
 
-@dataclass(frozen=True)
-class Study:
-    """The facts of one result. A number that is not known is None, an unknown word is "".
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Facts):
+    """The facts of one result, and how it was served. A number that is not known is None, an unknown word is "".
 
     when: the time of the result, with a time zone.  manufacturer, scanner_model, kernel, software: as the header has
     them.  thickness_mm, spacing_mm, pixel_mm: slice thickness, distance between slices, width of a pixel.  kv, mas:
@@ -21,24 +23,7 @@ class Study:
     """
 
     when: datetime
-    manufacturer: str = ""
-    scanner_model: str = ""
-    kernel: str = ""
-    software: str = ""
     sex: str = ""
-    thickness_mm: float | None = None
-    spacing_mm: float | None = None
-    pixel_mm: float | None = None
-    kv: float | None = None
-    mas: float | None = None
-    age_years: float | None = None
-    hu_air: float | None = None
-    hu_trachea: float | None = None
-    hu_lung: float | None = None
-    noise_hu: float | None = None
-    lung_volume_ml: float | None = None
-    probability: float | None = None
-    positive: bool | None = None
     reason: str = ""
     turnaround_s: float | None = None
     queue_s: float | None = None

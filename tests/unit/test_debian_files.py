@@ -54,6 +54,7 @@ def test_the_unit_kills_nothing_before_the_node_gave_up_by_itself() -> None:
     unit = dict(re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), flags=re.MULTILINE))
     assert float(unit["TimeoutStopSec"].rstrip("s")) >= DRAIN_S + 20
     assert unit["RestartPreventExitStatus"] == str(DO_NOT_RESTART)
+    assert unit["StartLimitIntervalSec"] == "0", "systemd gives up while a database is away"
 
 
 def test_the_packages_settings_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Which connection makes room when too many wait for an association."""
 
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import ip_address
@@ -76,3 +77,18 @@ def test_the_address_with_most_connections_makes_room_for_all(waiting: Waiting) 
     assert [is_cut(peer) for peer in many] == [True, False, False]
     assert not is_cut(other)
     assert not is_cut(last)
+
+
+def test_the_look_at_a_silent_connection_does_not_wait_although_its_socket_may() -> None:
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        ours.settimeout(100)  # as during a handshake for TLS
+        incoming = Incoming(ours, 4096, Deadlines(1, 1, 1, 1))
+        seen: list[bool] = []
+        looking = threading.Thread(target=lambda: seen.append(incoming.has_unread()), daemon=True)
+        looking.start()
+        looking.join(20)
+        assert seen == [False]
+        peer.sendall(b"A")
+        assert incoming.has_unread()
+    assert not incoming.has_unread()

@@ -15,7 +15,7 @@ from dicom_node.watch.thresholds import FEWEST
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 STUDIES = [
-    Study(NOW - timedelta(hours=number), turnaround_s=60.0 + number % 7, queue_s=5.0 + number % 30)
+    Study(when=NOW - timedelta(hours=number), turnaround_s=60.0 + number % 7, queue_s=5.0 + number % 30)
     for number in range(FEWEST)
 ]
 BASELINE = Baseline.of(STUDIES)
