@@ -3,9 +3,11 @@
 import json
 import re
 import subprocess
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +86,15 @@ class Prometheus:
         self.port = port
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The instant value of an expression."""
+        """The instant value of an expression; nothing while the server still starts."""
         where = f"http://127.0.0.1:{self.port}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-        with urllib.request.urlopen(where, timeout=10) as answer:
-            found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+        try:
+            with urllib.request.urlopen(where, timeout=10) as answer:
+                found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+            return []
         return found
 
 
