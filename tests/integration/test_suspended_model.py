@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from config.settings import ReportSettings, Settings
+from config.settings import Destination, ReportSettings, Settings
 from dicom_node.analysis.suspended import suspended
 from dicom_node.analysis.worker import Worker
 from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
-from storage import jobs, suspensions
+from storage import deliveries, jobs, suspensions
 from storage.reopening import analyse_again
 from tests.integration.test_replay import take_in
 from tests.storage_factory import ModelRef, Store
@@ -104,6 +104,33 @@ def test_what_is_being_analysed_when_it_is_suspended_is_not_reported(
     (result,) = results(store)
     assert (result["outcome"], result["reason_code"]) == ("NOT_ANALYSED", "MODEL_SUSPENDED")
     assert store.rows("SELECT COUNT(*) AS n FROM findings") == [{"n": 0}]
+
+
+def test_what_it_said_is_taken_back_by_analysing_again(store: Store, phantom: list[Path]) -> None:
+    take_in(store, phantom, time.time() - 60)
+    with store.database.transaction() as tx:
+        deliveries.create(tx, 1, ["pacs", "ris"], time.time() - 50)
+        (sent,) = deliveries.claim(tx, "pacs", time.time() - 40, 30.0)
+        deliveries.mark_sent(tx, sent.delivery_id, sent.fence, time.time() - 40)
+    assert command(store.folder, "models", "suspend", "demonstration", "--reason", WHY)[0] == 0
+    status, _, why = command(store.folder, "reanalyse", "1")
+    assert status == 0, why
+    pacs = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=11113)
+    settings = Settings(data_dir=store.folder, destinations=(pacs,))
+    assert not settings.report.report_not_analysed
+    assert Worker(settings, store.database, store.files, "cpu").work_once(time.time())
+
+    former, now = results(store)
+    assert (former["stands"], now["stands"]) == (0, 1)
+    assert (now["outcome"], now["reason_code"]) == ("NOT_ANALYSED", "MODEL_SUSPENDED")
+    told = store.rows("SELECT result_id, destination, state FROM deliveries ORDER BY id")
+    states = [tuple(row.values()) for row in told]
+    assert states == [(1, "pacs", "SENT"), (1, "ris", "SUPERSEDED"), (2, "pacs", "PENDING")]
+    reports = store.rows("SELECT path FROM result_objects WHERE kind = 'report' ORDER BY result_id")
+    first, second = (dcmread(store.folder / "files" / str(row["path"])) for row in reports)
+    assert WHY in " ".join(element.value for element in second.iterall() if element.keyword == "TextValue")
+    (series,) = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence
+    assert [one.ReferencedSOPInstanceUID for one in series.ReferencedSOPSequence] == [first.SOPInstanceUID]
 
 
 def test_a_shadow_and_a_batch_go_on(store: Store, phantom: list[Path]) -> None:

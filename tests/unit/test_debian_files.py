@@ -91,6 +91,8 @@ def test_the_package_has_the_unit_the_wheel_and_settings_that_not_everybody_read
     assert listed["./etc/dicom-node/node.toml"] == ["-rw-r-----", "root/root"]
     assert listed["./usr/bin/dicom-node"][0] == "-rwxr-xr-x"
     assert "./usr/share/dicom-node/wheels/dicom_node-9.8.7-cp311-abi3-manylinux2014_x86_64.whl" in listed
+    for document in ("CHANGELOG.md", "docs/runbook.md", "docs/guides/tls.md", "packaging/monitoring/alerts.yml"):
+        assert f"./usr/share/doc/dicom-node/{document}" in listed
     assert {owner for _, owner in listed.values()} == {"root/root"}
     fields = run("dpkg-deb", "--field", package)
     assert "Version: 9.8.7" in fields

@@ -13,6 +13,7 @@ from dicom_node.runtime.installation.found import Found, good, look, wrong
 from dicom_node.runtime.installation.permissions import named_files
 
 CERTIFICATE, KEY = "tls_certificate", "tls_key"
+RENEW = "put a renewed one in its place: the next connection uses it"
 
 
 def certificates(settings: Settings) -> Iterator[Found]:
@@ -31,11 +32,9 @@ def _expiry(one: Expiry) -> Found:
     if one.days_left is None:
         return wrong(part, f"{says} is no readable PEM certificate", "correct the path, or its owner and mode")
     if one.days_left < 0:
-        return wrong(
-            part, f"{says} expired {-one.days_left:.0f} days ago", "renew it, then systemctl reload dicom-node"
-        )
+        return wrong(part, f"{says} expired {-one.days_left:.0f} days ago", RENEW)
     if one.is_urgent:
-        return look(part, f"{says} expires in {one.days_left:.0f} days", "renew it, then systemctl reload dicom-node")
+        return look(part, f"{says} expires in {one.days_left:.0f} days", RENEW)
     return good(part, f"{says} is valid for {one.days_left:.0f} days")
 
 
