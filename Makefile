@@ -15,7 +15,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format unit integration peers-test coverage attack fuzz faults batch-kills cluster cluster-kills \
-	hosts backup-load upgrade-all peers install install-test install-all docs lock dist wheelhouse deb clean
+	hosts ahead backup-load upgrade-all peers install install-test install-all docs lock dist wheelhouse deb clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -74,6 +74,9 @@ cluster-kills: $(VENV)/.test  ## 300 kills of two hosts and a Ray cluster, on Po
 
 hosts: $(VENV)/.test peers  ## hosts that vanish, are cut off, stand still: 100 times, in network namespaces (as root)
 	NODE_HOST_FAULTS=100 $(BIN)/python -m pytest --timeout=0 tests/faults/test_hosts.py
+
+ahead: $(VENV)/.test  ## 50 orders of arrival of real series at a worker that analyses ahead: ten minutes
+	NODE_AHEAD_ORDERS=50 $(BIN)/python -m pytest --timeout=0 tests/faults/test_ahead_orders.py
 
 backup-load: $(VENV)/.test  ## 40 backups under load, kills, and restores on another path: half an hour
 	NODE_BACKUP_ROUNDS=40 $(BIN)/python -m pytest --timeout=0 tests/faults/test_backup_load.py

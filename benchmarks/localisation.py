@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from inference.arrays import Grey, Mask
 from inference.covid.card import read_zheng_card
+from inference.covid.kept_masks import KeptMasks
 from inference.covid.localisation import Localiser
 from inference.covid.occlusion import explain
 from inference.covid.pipeline import Pipeline
@@ -48,9 +49,9 @@ class KnownLungs(Segmentation):
 
     lungs: Mask | None = None
 
-    def raw_masks(self, grey: Grey, chosen: npt.NDArray[np.intp] | None = None) -> Grey:
+    def raw_masks(self, grey: Grey, chosen: npt.NDArray[np.intp] | None = None, kept: KeptMasks | None = None) -> Grey:
         if self.lungs is None:
-            return super().raw_masks(grey, chosen)
+            return super().raw_masks(grey, chosen, kept)
         nearest = np.rint(np.linspace(0, len(self.lungs) - 1, len(grey))).astype(int)
         mask: Grey = self.lungs[nearest].view(np.uint8)
         return mask[::-1] if self._profile.slices.order == "descending" else mask

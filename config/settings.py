@@ -218,12 +218,21 @@ class WorkerSettings(Section):
     """How much a worker yields to the other processes: the receiver must not wait for an analysis."""
     read_ahead_mb: int = Field(default=512, ge=0)
     """MiB of memory for slices of the next series, which are decoded while this one is computed; 0: none are."""
+    ahead: bool = False
+    """Whether an idle worker begins to analyse a series while its slices still arrive: its result is ready sooner, and
+    the same. Needs read_ahead_mb above 0 and max_attempts above 1."""
     unconfined_models: Literal["refuse", "allow"] = "refuse"
     """A third party's model where the kernel does not let it be cut off from the network, other processes and the
     node's files. "allow": it runs all the same, and could read whatever the node can."""
     drain_s: float = Field(default=45.0, ge=0)
     """When the node stops, a running analysis has this long to end; then its job is handed back. Less than the
     supervisor waits."""
+
+    @model_validator(mode="after")
+    def _ahead_reads_ahead(self) -> Self:
+        if self.ahead and not (self.read_ahead_mb and self.max_attempts > 1):
+            raise ValueError("ahead = true needs read_ahead_mb above 0 and max_attempts above 1")
+        return self
 
 
 class BatchSettings(Section):

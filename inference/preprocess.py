@@ -1,7 +1,7 @@
 """From HU to the networks' inputs: pure functions on arrays, each step a field of the model card's profile."""
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -29,20 +29,61 @@ def greys(volume: CTVolume, profile: Profile, device: torch.device = CPU) -> Gre
     Returns uint8 (T, Y, X): clamp, circle, resampling along z, then the window.
     Source: Zheng et al. 2020, "Preprocessing of 2D UNet", and the published checkpoints' preprocessing.
     """
-    hu = clamped(volume, profile.intensity)
-    if profile.slices.order == "descending":
-        hu = hu[::-1]
-    outside = outside_circle(hu.shape[1], hu.shape[2], profile.intensity.circle)
-    lower_by = profile.intensity.circle.lower_by_hu if profile.intensity.circle else 0
-    table = grey_table(profile.intensity.window_hu)
+    hu = ordered_hu(volume, profile)
     count = resampled_count(len(hu), volume.spacing_mm[0], profile.slices)
     result = np.empty((count, *hu.shape[1:]), np.uint8)
-    for start, part in _resampled(hu, count, profile.slices.interpolation_order, device):
-        grey = table[part.view(np.uint16)]
-        # Resampling keeps constants, so lowering the corners afterwards gives the same as lowering them before.
-        grey[:, outside] = table[(np.maximum(part[:, outside], -32768 + lower_by) - lower_by).view(np.uint16)]
-        result[start : start + len(part)] = grey
+    for wanted, near in resampling_parts(len(hu), count, profile.slices):
+        result[wanted] = grey_part(hu[near], wanted, near, (len(hu), count), profile, device)
     return result
+
+
+def ordered_hu(volume: CTVolume, profile: Profile) -> npt.NDArray[np.int16]:
+    """The volume's HU within the profile's limits and in its order: int16 (Z, Y, X)."""
+    hu = clamped(volume, profile.intensity)
+    return hu[::-1] if profile.slices.order == "descending" else hu
+
+
+def resampling_parts(slices: int, count: int, profile: Slices) -> Iterator[tuple[slice, slice]]:
+    """Which of `count` resampled slices are computed together, and the range of source slices that they need.
+
+    A part needs only the slices near it, so the cost per slice does not grow with the number of slices.
+    """
+    for start in range(0, count, _SLICES_AT_ONCE):
+        wanted = slice(start, min(start + _SLICES_AT_ONCE, count))
+        if count == slices:
+            yield wanted, wanted
+            continue
+        weights = _operator(count, slices, profile.interpolation_order, "nearest").numpy()[wanted]
+        used = np.flatnonzero(np.abs(weights).max(axis=0) > _NEGLIGIBLE)
+        yield wanted, slice(int(used[0]), int(used[-1]) + 1)
+
+
+def grey_part(
+    hu: npt.NDArray[np.int16],
+    wanted: slice,
+    near: slice,
+    counts: tuple[int, int],
+    profile: Profile,
+    device: torch.device = CPU,
+) -> Grey:
+    """Some of the resampled slices as grey values: uint8 (T, Y, X).
+
+    hu: the source slices `near`, of `ordered_hu`.  wanted: which resampled slices; see `resampling_parts`.
+    counts: how many slices the whole volume has, and how many it has resampled.
+    """
+    slices, count = counts
+    part = np.ascontiguousarray(hu)
+    if count != slices:
+        weights = _operator(count, slices, profile.slices.interpolation_order, "nearest").numpy()[wanted, near]
+        part = _weighted(weights, hu.reshape(len(hu), -1), device).reshape(-1, *hu.shape[1:])
+    intensity = profile.intensity
+    table = grey_table(intensity.window_hu)
+    grey: Grey = table[part.view(np.uint16)]
+    outside = outside_circle(hu.shape[1], hu.shape[2], intensity.circle)
+    lower_by = intensity.circle.lower_by_hu if intensity.circle else 0
+    # Resampling keeps constants, so lowering the corners afterwards gives the same as lowering them before.
+    grey[:, outside] = table[(np.maximum(part[:, outside], -32768 + lower_by) - lower_by).view(np.uint16)]
+    return grey
 
 
 @cache
@@ -53,6 +94,7 @@ def grey_table(window_hu: tuple[float, float]) -> Grey:
     return np.floor(255 * np.clip((hu - low) / (high - low), 0, 1)).astype(np.uint8)
 
 
+@lru_cache(maxsize=8)
 def outside_circle(rows: int, columns: int, circle: Circle | None) -> npt.NDArray[np.bool_]:
     """Pixels on or outside the reconstruction circle, which is scaled from its own matrix: bool (Y, X)."""
     if circle is None:
@@ -60,7 +102,9 @@ def outside_circle(rows: int, columns: int, circle: Circle | None) -> npt.NDArra
     y, x = np.ogrid[:rows, :columns]
     down, across = rows / circle.matrix, columns / circle.matrix
     distance = (y / down - circle.centre_px[0]) ** 2 + (x / across - circle.centre_px[1]) ** 2
-    return np.asarray(distance >= circle.radius_px**2)
+    result = np.asarray(distance >= circle.radius_px**2)
+    result.setflags(write=False)
+    return result
 
 
 def resampled_count(slices: int, spacing_mm: float, profile: Slices) -> int:
@@ -118,7 +162,7 @@ def resize_slices(slices: Grey, size: tuple[int, int], order: int = 3, device: t
     return result
 
 
-@cache
+@lru_cache(maxsize=64)
 def spline_matrix(result: int, source: int, order: int = 3, edge: str = "constant") -> Weights:
     """The resize of one axis as a matrix: float64 (result, source).
 
@@ -156,25 +200,6 @@ def _cuts_window(high: float, window_high: float, volume: CTVolume) -> bool:
     return any(slope * high + intercept < window_high for slope, intercept in volume.rescale)
 
 
-def _resampled(
-    hu: npt.NDArray[np.int16], count: int, order: int, device: torch.device
-) -> Iterator[tuple[int, npt.NDArray[np.int16]]]:
-    """The volume resampled along z to `count` slices, in parts: the first index of each part, and the part.
-
-    A part needs only the slices near it, so the cost per slice does not grow with the number of slices.
-    """
-    matrix = None if count == len(hu) else _operator(count, len(hu), order, "nearest").numpy()
-    for start in range(0, count, _SLICES_AT_ONCE):
-        stop = min(start + _SLICES_AT_ONCE, count)
-        if matrix is None:
-            yield start, np.ascontiguousarray(hu[start:stop])
-            continue
-        used = np.flatnonzero(np.abs(matrix[start:stop]).max(axis=0) > _NEGLIGIBLE)
-        near = slice(int(used[0]), int(used[-1]) + 1)
-        source = hu[near].reshape(near.stop - near.start, -1)
-        yield start, _weighted(matrix[start:stop, near], source, device).reshape(-1, *hu.shape[1:])
-
-
 def _weighted(weights: Weights, source: npt.NDArray[np.int16], device: torch.device) -> npt.NDArray[np.int16]:
     """weights @ source, rounded to the nearest integer, with halves away from zero as in scipy."""
     operator = torch.from_numpy(np.ascontiguousarray(weights)).to(device)
@@ -188,7 +213,7 @@ def _weighted(weights: Weights, source: npt.NDArray[np.int16], device: torch.dev
     return result
 
 
-@cache
+@lru_cache(maxsize=64)
 def _operator(result: int, source: int, order: int, edge: str) -> torch.Tensor:
     """`spline_matrix` for PyTorch, whose matrix products use only the threads that a pipeline was given."""
     return torch.from_numpy(spline_matrix(result, source, order, edge).copy())

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Select, exists, func, select, text, true
+from sqlalchemy import Connection, Select, exists, func, or_, select, text, true
 
 from config.reasons import Refusal
 from storage import canaries, jobs, refused, rejections, workitems
@@ -76,11 +76,13 @@ class SeriesRecord:
     positive: bool | None
 
 
-def next_series(tx: Connection, but: int | None) -> int | None:
+def next_series(tx: Connection, but: int | None, stay: int | None = None) -> int | None:
     """The series that will be analysed next: that of the untried job that has waited longest, or else the open series
     that is due first. None if there is none.
 
     but: a series to leave out, which is in hand already.
+    stay: the one that was found before. It is found again as long as it is open or queued, unless another one is queued
+        while one is in hand: of several series that arrive together, each is due first in turn.
     """
     queued = (
         select(job_table.c.series_pk)
@@ -96,9 +98,30 @@ def next_series(tx: Connection, but: int | None) -> int | None:
         .limit(1)
     )
     found: int | None = tx.scalar(queued)
+    if stay is not None and stay != but and (found is None or but is None) and _is_awaited(tx, stay):
+        return stay
     if found is None:
         found = tx.scalar(waiting)
     return found
+
+
+def _is_awaited(tx: Connection, series_pk: int) -> bool:
+    """Whether a series is open, or waits for its first analysis."""
+    queued = exists().where(
+        job_table.c.series_pk == series_pk, in_state(job_table, JobState.QUEUED), job_table.c.attempts == 0
+    )
+    state = select(series.c.id).where(series.c.id == series_pk, or_(in_state(series, SeriesState.OPEN), queued))
+    return tx.scalar(state) is not None
+
+
+def first_sender(tx: Connection, series_pk: int) -> str:
+    """AE title that sent a series' first instance: the rules of that source apply to it."""
+    return str(tx.scalar(select(series.c.calling_ae).where(series.c.id == series_pk)))
+
+
+def instance_count(tx: Connection, series_pk: int) -> int:
+    """How many instances a series has."""
+    return int(tx.scalar(select(series.c.instance_count).where(series.c.id == series_pk)) or 0)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from config.reasons import ReasonCode, Refusal
 from config.settings import ReportSettings
 from config.uids import uid_problem
 from dicom_node.analysis.open_model import OpenModel
+from inference.ahead import Ahead, WorksAhead
 from inference.errors import CorruptInstance, Evidence, UnsuitableSeries
 from inference.output_check import check_output
 from inference.plug import Finding, Output
@@ -81,9 +82,12 @@ def analyse(paths: Sequence[Path], model: OpenModel, *, own: ReportSettings | No
     return analyse_loaded(load_series(paths), model, own=own)
 
 
-def analyse_loaded(loaded: Loaded, model: OpenModel, *, own: ReportSettings | None = None) -> Analysis:
+def analyse_loaded(
+    loaded: Loaded, model: OpenModel, *, own: ReportSettings | None = None, ahead: Ahead | None = None
+) -> Analysis:
     """Run the model on a series that was loaded.
 
+    ahead: what this model has computed of its slices before. It makes no difference but in time.
     own: names the node by its manufacturer and device name; what it made or had a part in is refused.
     A series that cannot be analysed is an outcome, not an error: every other exception is a fault of the node.
     """
@@ -95,7 +99,7 @@ def analyse_loaded(loaded: Loaded, model: OpenModel, *, own: ReportSettings | No
         _refuse_unnamed(volume)
         if own is not None:
             _refuse_own_objects(volume, own)
-        output = model.loaded.analyse(volume)
+        output = _output(model, volume, ahead)
         check_output(output, volume)
     except UnsuitableSeries as error:
         return replace(_refused(error.refusal, volume, started), evidence=error.evidence)
@@ -105,6 +109,12 @@ def analyse_loaded(loaded: Loaded, model: OpenModel, *, own: ReportSettings | No
     finding = Finding(identity, output, loaded.digest())
     timings = {"load": loaded.seconds, **output.run.timings_s, "total": time.perf_counter() - started}
     return Analysis(finding, None, volume, timings)
+
+
+def _output(model: OpenModel, volume: CTVolume, ahead: Ahead | None) -> Output:
+    if ahead is not None and isinstance(model.loaded, WorksAhead):
+        return model.loaded.analyse_with(volume, ahead)
+    return model.loaded.analyse(volume)
 
 
 def analyse_folder(folder: Folder, series_uid: str, model: OpenModel, *, own: ReportSettings | None = None) -> Analysis:

@@ -9,13 +9,14 @@ computed alone, and a series whose job was tried before is never read ahead.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
+from dicom_node.analysis.ahead import AnalysesAhead
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.errors import InferenceError
-from inference.volume.load import Planes, decode
+from inference.volume.load import DecodedFile, Planes, decode
 from storage import series
 from storage.database import Database
 from storage.errors import CorruptFile, StorageError
@@ -24,14 +25,20 @@ from storage.series import StoredInstance
 
 log = structlog.get_logger()
 
+_BETWEEN_SLICES_S = 0.1
+
 
 class ReadAhead:
     """Decoded slices of one series at a time, in bounded memory.
 
     max_bytes: of decoded slices, and of any one file.
+    analyses: what goes on from there while the worker is idle; None: nothing does.
     """
 
-    def __init__(self, database: Database, files: FileStore, max_bytes: int) -> None:
+    def __init__(
+        self, database: Database, files: FileStore, max_bytes: int, analyses: AnalysesAhead | None = None
+    ) -> None:
+        self._analyses = analyses
         self._database = database
         self._files = files
         self._max_bytes = max_bytes
@@ -39,7 +46,7 @@ class ReadAhead:
         self._in_hand: int | None = None
         self._alone = False
         self._series_pk: int | None = None
-        self._planes: dict[str, Planes] = {}
+        self._decoded: dict[str, DecodedFile] = {}
         self._useless: set[str] = set()
 
     def run(self, stop: threading.Event, poll_s: float) -> None:
@@ -52,7 +59,11 @@ class ReadAhead:
                 log.warning("read ahead failed", error=type(error).__name__)
                 went_on, failures = False, failures + 1
             if not went_on:
-                stop.wait(doubling_s(poll_s, failures, LONGEST_PAUSE_S) if failures else poll_s)
+                # Of a series that is being analysed ahead the next slice comes soon.
+                idle_s = poll_s if self._analyses is None or self._series_pk is None else min(poll_s, _BETWEEN_SLICES_S)
+                stop.wait(doubling_s(poll_s, failures, LONGEST_PAUSE_S) if failures else idle_s)
+        if self._analyses is not None:
+            self._analyses.leave()
 
     def take(self, series_pk: int, attempt: int) -> dict[str, Planes]:
         """The worker begins with this series. Returns what was decoded of it, by stored path, its SHA-256 checked.
@@ -60,12 +71,12 @@ class ReadAhead:
         What was decoded of another series is kept if this one is still in hand, for a second model.
         """
         with self._lock:
-            found = self._planes if self._series_pk == series_pk else {}
+            found = self._decoded if self._series_pk == series_pk else {}
             again = series_pk == self._in_hand and attempt == 1
             self._in_hand, self._alone = series_pk, attempt > 1
             if not again:
                 self._forget(None)
-        return found
+        return {path: file.planes for path, file in found.items()}
 
     def done(self) -> None:
         """The worker has nothing in hand."""
@@ -73,32 +84,46 @@ class ReadAhead:
             self._in_hand, self._alone = None, False
 
     def step(self) -> bool:
-        """Decode the next file. Returns False if there is none to decode."""
+        """Decode the next file; if there is none, analyse what is there. Returns False if there is nothing to do."""
         if self._alone:
             return False
+        stay = None if self._analyses is None else self._series_pk
         with self._database.read() as tx:
-            series_pk = series.next_series(tx, self._in_hand)
+            series_pk = series.next_series(tx, self._in_hand, stay)
             held = series.series_instances(tx, series_pk) if series_pk is not None else []
         with self._lock:
-            if series_pk != self._series_pk:
+            changed = series_pk != self._series_pk
+            if changed:
                 self._forget(series_pk)
             wanted = [item for item in held if self._is_wanted(item)]
-            room = self._max_bytes - sum(plane.nbytes for planes in self._planes.values() for plane in planes)
-        return any(self._decode(item, room, lambda: self._series_pk == series_pk) for item in wanted)
+            room = self._max_bytes - sum(plane.nbytes for file in self._decoded.values() for plane in file.planes)
+        if changed and self._analyses is not None:
+            self._analyses.leave()
+        if any(self._decode(item, room, lambda: self._series_pk == series_pk) for item in wanted):
+            return True
+        return series_pk is not None and self._analyse(series_pk, held)
+
+    def _analyse(self, series_pk: int, held: Sequence[StoredInstance]) -> bool:
+        """Let more of the series be analysed ahead. Returns False if nothing was."""
+        if self._analyses is None or self._in_hand is not None:
+            return False
+        with self._lock:
+            decoded = dict(self._decoded) if self._series_pk == series_pk else {}
+        return bool(decoded) and self._analyses.go_on(series_pk, held, decoded)
 
     def _is_wanted(self, item: StoredInstance) -> bool:
         return (
             item.gone is None
             and item.size <= self._max_bytes
             and item.path not in self._useless
-            and item.path not in self._planes
+            and item.path not in self._decoded
         )
 
     def _decode(self, item: StoredInstance, room: int, still_wanted: Callable[[], bool]) -> bool:
         """Decode one file and keep it. Returns False if it was not kept."""
         try:
             with self._files.at_hand([item]) as (path,):
-                planes = decode(path, room)
+                decoded = decode(path, room)
         except (InferenceError, CorruptFile):
             with self._lock:
                 self._useless.add(item.path)
@@ -106,8 +131,8 @@ class ReadAhead:
         with self._lock:
             if not still_wanted():
                 return False
-            self._planes[item.path] = planes
+            self._decoded[item.path] = decoded
         return True
 
     def _forget(self, series_pk: int | None) -> None:
-        self._series_pk, self._planes, self._useless = series_pk, {}, set()
+        self._series_pk, self._decoded, self._useless = series_pk, {}, set()

@@ -19,6 +19,7 @@ from config.reasons import ReasonCode, Refusal
 from config.settings import Settings
 from dicom_node import heartbeat
 from dicom_node.analysis import study_statement
+from dicom_node.analysis.ahead import NOTHING, AnalysesAhead, Found
 from dicom_node.analysis.analyse import Analysis, Loaded, analyse_loaded, load_series
 from dicom_node.analysis.comparison import Comparison, compared, first_look
 from dicom_node.analysis.current_model import replaced_by
@@ -41,7 +42,7 @@ from storage import audit, deliveries, jobs, rejections, results, series, study_
 from storage.database import Database
 from storage.errors import CorruptFile, StaleLease, StoreUnavailable
 from storage.files import FileStore
-from storage.jobs import ClaimedJob
+from storage.jobs import ClaimedJob, ModelRef
 from storage.replaces import Replaces
 from storage.results import NewObject, PreviousResult
 from storage.series import StoredInstance
@@ -68,7 +69,8 @@ class Worker:
         self._in_hand: ClaimedJob | None = None
         # Of the last job, if several models analyse a series: the next job is usually about the same one.
         self._held: tuple[tuple[int, str], Loaded] | None = None
-        self._read_ahead = ReadAhead(database, files, settings.worker.read_ahead_mb << 20)
+        self._ahead = AnalysesAhead(settings, database, files, self._opened) if settings.worker.ahead else None
+        self._read_ahead = ReadAhead(database, files, settings.worker.read_ahead_mb << 20, self._ahead)
 
     def run(self, stop: threading.Event) -> bool:
         """Work until `stop` is set and for `worker.drain_s` more; then hand back what is not done.
@@ -86,6 +88,8 @@ class Worker:
         while thread.is_alive() and not stop.wait(1.0):
             pass
         thread.join(self.settings.worker.drain_s)
+        if self._ahead is not None:
+            self._ahead.stop()
         if thread.is_alive():
             self._hand_back()
         return not thread.is_alive()
@@ -129,7 +133,7 @@ class Worker:
         self._in_hand = job
         if job is None:
             self._held = None
-            self._read_ahead.done()
+            self._idle()
             return False
         log.info("job claimed", job=job.job_id, series=job.series_pk, attempt=job.attempt)
         try:
@@ -145,11 +149,18 @@ class Worker:
             self._failed(job, error)
         finally:
             if self._held is None:  # else the next job is probably about the same series
-                self._read_ahead.done()
+                self._idle()
         return True
+
+    def _idle(self) -> None:
+        """There is no job in hand."""
+        self._read_ahead.done()
+        if self._ahead is not None:
+            self._ahead.done()
 
     def handle(self, job: ClaimedJob) -> None:
         """Analyse one claimed series and commit its result."""
+        found = NOTHING if self._ahead is None else self._ahead.take(job)
         with self.database.read() as tx:
             job = replace(job, refusal=job.refusal or suspended(tx, job))
             instances = series.series_instances(tx, job.series_pk)
@@ -163,8 +174,9 @@ class Worker:
         # The digest is checked when a file is read: a disk that lies must not become a finding.
         trusted = set(decoded) if held is None else {instance.path for instance in instances}
         with self.files.at_hand(instances, trusted) as paths:
-            loaded = held or self._load(job, instances, paths, decoded)
-            self._analyse(job, loaded, paths, previous)
+            found = found.of(paths) if job.refusal is None else NOTHING
+            loaded = held or self._load(job, instances, paths, decoded, found.loaded)
+            self._analyse(job, loaded, paths, previous, found=found)
 
     def _withdraw(self, job: ClaimedJob, instances: Sequence[StoredInstance], previous: PreviousResult) -> None:
         """Say that a report is taken back. Its images may be gone: the report itself says whose it was."""
@@ -179,13 +191,14 @@ class Worker:
         paths: Sequence[Path],
         previous: PreviousResult | None,
         headers: Sequence[Source] | None = None,
+        found: Found = NOTHING,
     ) -> None:
         """Analyse what was loaded of a series, and commit its result.
 
-        paths: of its instances.  headers: theirs, if they are not to be read from there.
+        paths: of its instances.  headers: theirs, if not to be read from there.  found: what was computed ahead.
         """
-        model = self._model(job)
-        analysis = analyse_loaded(loaded, model, own=self.settings.report)
+        model = self._opened(job.model)
+        analysis = found.analysis or analyse_loaded(loaded, model, own=self.settings.report, ahead=found.ahead)
         if job.shadow:
             self._commit(job, analysis, model.identity, ResultObjects())
             return
@@ -256,17 +269,18 @@ class Worker:
         instances: Sequence[StoredInstance],
         paths: Sequence[Path],
         decoded: dict[str, Planes],
+        found: Loaded | None,
     ) -> Loaded:
         """The series as a volume. The slices that were read ahead are then released: the volume holds them.
 
-        paths: of the instances, in their order.
+        paths: of the instances, in their order.  found: what was loaded ahead.
         """
         if job.refusal is not None:
             return Loaded(None, job.refusal, 0.0)
         stored = zip(instances, paths, strict=True)
         ahead = {path: decoded[instance.path] for instance, path in stored if instance.path in decoded}
         decoded.clear()
-        loaded = load_series(paths, ahead)
+        loaded = found or load_series(paths, ahead)
         if len(self.settings.model_entries) > 1:
             self._held = (job.series_pk, job.instances_digest), loaded
         return loaded
@@ -353,20 +367,19 @@ class Worker:
                 (allowed if may_leave else withheld).append(destination.name)
         return allowed, withheld
 
-    def _model(self, job: ClaimedJob) -> OpenModel:
-        if job.model.digest not in self._models:
+    def _opened(self, model: ModelRef) -> OpenModel:
+        """A model that is ready. Raises ModelUnavailable."""
+        if model.digest not in self._models:
             # No more than are in use: the weights of former ones do not stay in memory.
             # A batch's model comes beside those: a live series must not wait until its own is loaded again.
             others = len(self.settings.model_entries) - 1 + self.settings.batch.enabled
             kept = list(self._models.items())[-others:] if others else []
-            self._models = dict([*kept, (job.model.digest, self._open(job))])
-        return self._models[job.model.digest]
-
-    def _open(self, job: ClaimedJob) -> OpenModel:
-        try:
-            return open_model(self.settings, job.model, self.device)
-        except ModelError as error:
-            raise ModelUnavailable(f"its model cannot be opened: {error}") from error
+            try:
+                opened = open_model(self.settings, model, self.device)
+            except ModelError as error:
+                raise ModelUnavailable(f"its model cannot be opened: {error}") from error
+            self._models = dict([*kept, (model.digest, opened)])
+        return self._models[model.digest]
 
     def _failed(self, job: ClaimedJob, error: Exception) -> None:
         # The type and not the text: a library's message may quote patient data.

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from inference.anatomy.confine import confine
 from inference.arrays import Grey, Mask
+from inference.covid.ahead import MasksAhead
 from inference.covid.card import ZhengCard
+from inference.covid.kept_masks import KeptMasks
 from inference.covid.localisation import Localisation, Localiser, NetworkInput, Placement
 from inference.covid.segmentation import Segmentation
 from inference.covid.spread import spread_of
@@ -27,6 +29,7 @@ from inference.covid.verdict_input import (
     verdict_source_slices,
 )
 from inference.device import Device, one_thread
+from inference.interrupt import checkpoint
 from inference.lungs.mask import sides, without_specks
 from inference.preprocess import greys, verdict_range
 from inference.suitability.check import accept, check_mask
@@ -45,7 +48,8 @@ class Timings:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside the block to a stage."""
+        """Add the time spent inside the block to a stage. Raises Interrupted at its begin, see `checkpoint`."""
+        checkpoint()
         started = time.perf_counter()
         try:
             yield
@@ -78,25 +82,28 @@ class Pipeline:
         self._spare = spare
         self._policy = Policy.from_table(card.suitability)
 
-    def run(self, volume: CTVolume, *, localise: bool = True, trace: bool = False) -> Verdict:
+    def run(
+        self, volume: CTVolume, *, localise: bool = True, trace: bool = False, kept: KeptMasks | None = None
+    ) -> Verdict:
         """Analyse a volume.
 
         localise: once the probability is known, also find what drove a positive result, and how far harmless changes
             move a borderline one. The probability stays the same.
         trace: also run the U-Net on slices that neither the verdict nor the reported mask needs, and keep
             `slices_resampled`, `raw_mask_ml`, `crop` and the stages' seconds. The result is the same.
+        kept: masks that were computed before, see `ahead`. The result is the same.
         If a GPU lacks the memory for a volume, the CPU takes it over, and the verdict says so.
         Raises UnsuitableSeries if a rule of the card's [suitability] table or the mask gate refuses the volume.
         """
-        return self.run_and_show(volume, localise=localise, trace=trace)[0]
+        return self.run_and_show(volume, localise=localise, trace=trace, kept=kept)[0]
 
     def run_and_show(
-        self, volume: CTVolume, *, localise: bool = True, trace: bool = False
+        self, volume: CTVolume, *, localise: bool = True, trace: bool = False, kept: KeptMasks | None = None
     ) -> tuple[Verdict, NetworkInput]:
         """A volume's verdict, and DeCoVNet's input. Arguments and errors as for `run`."""
         turned = upright(volume)
         try:
-            verdict, given = self._analyse(turned, localise, trace)
+            verdict, given = self._analyse(turned, localise, trace, kept)
         except torch.cuda.OutOfMemoryError:
             if self._spare is None:
                 raise
@@ -104,7 +111,9 @@ class Pipeline:
             return self._spare().run_and_show(volume, localise=localise, trace=trace)
         return (verdict if turned is volume else _as_stored(verdict, turned)), given
 
-    def _analyse(self, volume: CTVolume, localise: bool, trace: bool) -> tuple[Verdict, NetworkInput]:
+    def _analyse(
+        self, volume: CTVolume, localise: bool, trace: bool, kept: KeptMasks | None
+    ) -> tuple[Verdict, NetworkInput]:
         """All stages for one upright volume. DeCoVNet gets the U-Net's raw mask; all else gets the confined one."""
         timings, profile = Timings(), self.card.profile
         with timings.stage("suitability"):
@@ -113,7 +122,7 @@ class Pipeline:
             grey = greys(volume, profile, self._device.torch_device)
         with timings.stage("unet"):
             needed = None if trace else needed_slices(len(volume.hu), len(grey), profile)
-            raw = self.segmentation.raw_masks(grey, needed)
+            raw = self.segmentation.raw_masks(grey, needed, kept)
         with timings.stage("mask"):
             on_source = on_source_slices(raw, len(volume.hu), profile)
             lungs = without_specks(confine(on_source, accepted.air), volume.voxel_ml)
@@ -160,6 +169,15 @@ class Pipeline:
             calibration=None if self.card.calibration is None else self.card.calibration.sentence(),
         )
         return verdict, NetworkInput(image, mask, placement)
+
+    def ahead(self, max_bytes: int) -> MasksAhead | None:
+        """Begin with a series that still arrives; None on a GPU, which is as fast when the series is whole.
+
+        There its masks would also have to be the same in batches of another size, which nobody has measured.
+        """
+        if self._device.kind != "cpu":
+            return None
+        return MasksAhead(self.segmentation, self.card.profile, self._device, max_bytes)
 
     def _may_be_borderline(self, probability: float) -> bool:
         """The card's band is one of the networks' own output: with a calibration, every output is tried."""

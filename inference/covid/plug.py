@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.ahead import Ahead
 from inference.covid.card import ZhengCard
 from inference.errors import ModelError
 from inference.models.cards import Card
@@ -11,6 +12,7 @@ from inference.plug import DeviceChoice, Explanation, Output
 from inference.volume.ct_volume import CTVolume
 
 if TYPE_CHECKING:
+    from inference.covid.ahead import MasksAhead
     from inference.covid.pipeline import Pipeline
 
 
@@ -26,6 +28,18 @@ class LoadedZheng:
         from inference.covid.output import output_of
 
         return output_of(self.pipeline.run(volume, trace=self._trace), volume, self.pipeline.identity)
+
+    def ahead(self, max_bytes: int) -> "MasksAhead | None":
+        """Begin with a series that still arrives, see `inference.ahead`."""
+        return self.pipeline.ahead(max_bytes)
+
+    def analyse_with(self, volume: CTVolume, ahead: Ahead) -> Output:
+        """As `analyse`, with the masks that were computed ahead. Raises UnsuitableSeries."""
+        from inference.covid.ahead import MasksAhead
+        from inference.covid.output import output_of
+
+        kept = ahead.kept if isinstance(ahead, MasksAhead) else None
+        return output_of(self.pipeline.run(volume, trace=self._trace, kept=kept), volume, self.pipeline.identity)
 
     def explain(self, volume: CTVolume, progress: Callable[[str], None]) -> Explanation:
         """The output without each part of the lungs. Raises UnsuitableSeries."""

@@ -20,6 +20,7 @@ from torch.nn import functional
 from inference.arrays import Grey
 from inference.covid.decovnet import COVID, DeCoVNet, Norm3d, ResBlock, Stem
 from inference.device import Device, one_thread, workers
+from inference.interrupt import checkpoint
 
 Result = TypeVar("Result")
 
@@ -100,6 +101,7 @@ class _Parts:
             with torch.inference_mode():
                 return function(start, min(start + SLICES_AT_ONCE, count))
 
+        checkpoint()
         return list(self._pool.map(run, range(0, count, SLICES_AT_ONCE)))
 
 

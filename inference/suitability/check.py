@@ -16,6 +16,7 @@ from config.reasons import ReasonCode
 from inference.anatomy.regions import Air, air_in
 from inference.errors import Evidence, UnsuitableSeries
 from inference.finding import QualityCheck
+from inference.interrupt import checkpoint
 from inference.suitability.body import Coarse, measure_chest, shrink
 from inference.suitability.chest_rules import check_chest
 from inference.suitability.contents_rules import check_field, check_filling, check_patient, check_size
@@ -60,11 +61,13 @@ def accept(volume: CTVolume, policy: Policy) -> Accepted:
     with _in_picture():
         _check_slices_differ(volume)
     air = air_in(volume)
+    checkpoint()
     with _in_picture(air):
         check_patient(air)
         check_far_off(air)
         hu = _check_hu(volume, air)
         coarse = shrink(volume)
+        checkpoint()
         with _first_of_one_body(coarse):
             check_field(air, policy)
             filling = check_filling(air, policy)

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -38,6 +39,15 @@ DEFAULT_MAX_BYTES = 2 << 30
 Planes = list[npt.NDArray[np.int16]]
 Decoded = Mapping[Path, Planes]
 _NOTHING: Decoded = {}
+
+
+@dataclass(frozen=True)
+class DecodedFile:
+    """One file that was decoded by itself: its frames, and the HU of each."""
+
+    frames: tuple[Frame, ...]
+    planes: Planes
+
 
 _CT_CLASSES = frozenset({CT_IMAGE, ENHANCED_CT, LEGACY_ENHANCED_CT})
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -69,16 +79,16 @@ def load(
         return _settled(stack, stacks, workers, max_bytes, decoded)
 
 
-def decode(path: Path, max_bytes: int) -> Planes:
-    """The HU of each frame of one file, for `load`. Raises UnsuitableSeries or CorruptInstance if it has none.
+def decode(path: Path, max_bytes: int) -> DecodedFile:
+    """The slices of one file, for `load`. Raises UnsuitableSeries or CorruptInstance if it has none.
 
     max_bytes: most memory that the slices may take.
     """
     frames = read_frames(path)
-    _usable(frames)
+    usable(frames)
     if sum(frame.instance.pixels.rows * frame.instance.pixels.columns * 2 for frame in frames) > max_bytes:
         raise UnsuitableSeries(ReasonCode.TOO_LARGE, f"The instance needs more than {max_bytes >> 20} MiB of memory.")
-    return [decode_slice(frame) for frame in frames]
+    return DecodedFile(tuple(frames), [decode_slice(frame) for frame in frames])
 
 
 def decode_slice(frame: Frame) -> npt.NDArray[np.int16]:
@@ -109,13 +119,14 @@ def _plan(paths: Sequence[Path]) -> tuple[list[Frame], list[Stack]]:
     frames = [frame for path in paths for frame in read_frames(path)]
     if not frames:
         raise UnsuitableSeries(ReasonCode.NO_IMAGES, "The series holds no images.")
-    _usable(frames)
+    usable(frames)
     _one_place_per_uid(frames)
     return frames, find_stacks(frames)
 
 
-def _usable(frames: Sequence[Frame]) -> None:
-    """Check that every frame is a CT image that can be decoded and rescaled to HU."""
+def usable(frames: Sequence[Frame]) -> None:
+    """Check that every frame is a CT image that can be decoded and rescaled to HU. Raises UnsuitableSeries, or
+    CorruptInstance."""
     _only_ct(frames)
     for frame in frames:
         check_format(frame.instance.pixels)

@@ -72,7 +72,7 @@ def _encoded(frame: Frame) -> bytes:
 
 def _pixel_difference(first: Path, second: Path, max_bytes: int) -> str | None:
     try:
-        one, other = decode(first, max_bytes), decode(second, max_bytes)
+        one, other = (decode(path, max_bytes).planes for path in (first, second))
     except InferenceError:
         return "pixels that cannot be compared"
     return None if all(map(np.array_equal, one, other)) else "other pixels"

@@ -66,7 +66,7 @@ def test_slices_of_an_open_series_are_decoded_as_they_arrive_and_give_the_same_v
 
 def test_frames_of_a_multiframe_file_are_decoded_once_for_all(tmp_path: Path) -> None:
     path = save(enhanced_dataset(noise(5), [8.0, 2.0, 0.0, 4.0, 6.0]), tmp_path / "x.dcm")
-    planes = decode(path, 5 * SLICE_BYTES)
+    planes = decode(path, 5 * SLICE_BYTES).planes
     assert load([path], decoded={path: planes}).digest() == load([path]).digest()
 
 
@@ -158,7 +158,7 @@ def test_slices_that_come_while_it_runs_are_decoded(store: Store) -> None:
     thread.start()
     try:
         paths = receive(store, "1.5", now=time.time())
-        wait_for(lambda: len(ahead._planes) == len(paths), 10, "decoded slices")
+        wait_for(lambda: len(ahead._decoded) == len(paths), 10, "decoded slices")
     finally:
         stop.set()
         thread.join()

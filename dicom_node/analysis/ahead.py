@@ -1,0 +1,205 @@
+"""Analysing ahead: an idle worker does what the slices that are there allow, while others of their series still arrive.
+
+What is found is used only for exactly the input that it was made from: masks by the very slice (see the model's own
+`inference.ahead`), a whole analysis by the series' instances and the model. So a series that goes another way than was
+guessed costs time, and never a wrong word. Nothing is claimed, and nothing is written but a note of the series in hand.
+
+A job goes before: once one is claimed, what was begun is left at its next checkpoint.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from config.settings import Settings
+from dicom_node.analysis.ahead_notes import AheadNotes
+from dicom_node.analysis.analyse import Analysis, Loaded, analyse_loaded, load_series
+from dicom_node.analysis.current_model import current_models
+from dicom_node.analysis.open_model import OpenModel
+from inference.ahead import Ahead, WorksAhead
+from inference.interrupt import Interrupted, interruptible
+from inference.volume.arriving import arrived
+from inference.volume.load import DecodedFile
+from storage import series
+from storage.database import Database
+from storage.files import FileStore
+from storage.jobs import ClaimedJob, ModelRef
+from storage.series import StoredInstance, instances_digest
+
+log = structlog.get_logger()
+
+SETTLED_S = 0.3
+"""After this long without a new slice, those that are there may be all. Each time that they were not, it doubles."""
+_LAST_STEP_S = 5.0
+_LOOK_S = 0.25
+"""How often is asked, during a whole analysis, whether another slice has come."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was computed of a claimed series.  ahead: by its model's slices.  analysis: of all that it is."""
+
+    ahead: Ahead | None = None
+    loaded: Loaded | None = None
+    analysis: Analysis | None = None
+
+    def of(self, paths: Sequence[Path]) -> "Found":
+        """What of it holds for these files: a volume also names the files that it is from."""
+        volume = None if self.loaded is None else self.loaded.volume
+        if volume is None or {one.path for one in volume.slices} <= set(paths):
+            return self
+        return Found(self.ahead)
+
+
+NOTHING = Found()
+
+
+@dataclass
+class _Series:
+    """The series in hand.  model: who will probably analyse it.  digest: of the instances that are there."""
+
+    series_pk: int
+    model: ModelRef
+    opened: OpenModel
+    ahead: Ahead | None
+    digest: str = ""
+    since: float = 0.0
+    patience_s: float = SETTLED_S
+    whole: tuple[str, Loaded, Analysis] | None = None
+
+
+class AnalysesAhead:
+    """What one worker analyses ahead: of one series at a time.
+
+    open_model: gives a model that is ready; called by one thread at a time.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, files: FileStore, open_model: Callable[[ModelRef], OpenModel]
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._files = files
+        self._open_model = open_model
+        self._notes = AheadNotes(settings.data_dir)
+        # Held by whoever computes ahead; a job waits for it, and `_job_waits` lets go of it soon.
+        self._computing = threading.Lock()
+        self._job_waits = threading.Event()
+        self._awaited: tuple[str, str] | None = None
+        self._series: _Series | None = None
+        self._not_again: int | None = None
+
+    def go_on(self, series_pk: int, held: Sequence[StoredInstance], decoded: Mapping[str, DecodedFile]) -> bool:
+        """Compute a little more of a series that still arrives. Returns False if there is nothing to compute.
+
+        held: its instances.  decoded: those that were decoded, by stored path.
+        """
+        with self._computing:
+            if self._job_waits.is_set() or series_pk == self._not_again:
+                return False
+            try:
+                return self._step(series_pk, held, decoded)
+            except Interrupted:
+                return False
+            except Exception as error:  # noqa: BLE001 - nobody has asked for this; the job itself says what is wrong
+                log.warning("not analysed ahead", series=series_pk, error=type(error).__name__)
+                self._drop(series_pk)
+                return False
+
+    def take(self, job: ClaimedJob) -> Found:
+        """A job begins: what was computed for it. Waits for a step that is being computed, a fraction of a second;
+        or for a whole analysis, if it is the job's own."""
+        self._awaited = (job.instances_digest, job.model.digest)
+        self._job_waits.set()
+        with self._computing:
+            self._awaited = None
+            one = self._series
+            if one is None or one.series_pk != job.series_pk or one.model.digest != job.model.digest:
+                return NOTHING
+            self._series = None
+            self._notes.end()
+            if job.attempt > 1 or job.refusal is not None:
+                return NOTHING
+            if one.whole is not None and one.whole[0] == job.instances_digest:
+                return Found(one.ahead, *one.whole[1:])
+            return Found(one.ahead)
+
+    def done(self) -> None:
+        """The worker has no job in hand."""
+        self._job_waits.clear()
+
+    def leave(self) -> None:
+        """The series in hand is no longer looked at: it was refused, or another worker has it, or this one stops."""
+        with self._computing:
+            self._drop(None)
+
+    def stop(self) -> None:
+        """The worker ends of its own will. A step that does not end in time leaves the note of its series."""
+        self._job_waits.set()
+        if self._computing.acquire(timeout=_LAST_STEP_S):
+            self._drop(None)
+            self._computing.release()
+
+    def _drop(self, series_pk: int | None) -> None:
+        """Forget what is in hand.  series_pk: a series that is not to be taken up again."""
+        self._series, self._not_again = None, series_pk
+        self._notes.end()
+
+    def _step(self, series_pk: int, held: Sequence[StoredInstance], decoded: Mapping[str, DecodedFile]) -> bool:
+        if self._series is None or self._series.series_pk != series_pk:
+            self._begin(series_pk)
+        one = self._series
+        if one is None:
+            return False
+        digest, now = instances_digest(held), time.monotonic()
+        if digest != one.digest:
+            one.digest, one.since = digest, now
+        settled = now - one.since >= one.patience_s
+        with interruptible(self._job_waits.is_set):
+            there = arrived(decoded) if one.ahead is not None else None
+            if there is not None and one.ahead is not None and one.ahead.go_on(there, settled=settled):
+                return True
+        all_there = all(item.path in decoded for item in held)
+        if not settled or not all_there or (one.whole is not None and one.whole[0] == digest):
+            return False
+        return self._whole(one, held, decoded)
+
+    def _begin(self, series_pk: int) -> None:
+        self._drop(series_pk)
+        with self._database.read() as tx:
+            source = series.first_sender(tx, series_pk)
+        models = current_models(self._settings).of(source)
+        if models is None or not self._notes.begin(series_pk):
+            return
+        opened = self._open_model(models.reporting)
+        ahead = None
+        if isinstance(opened.loaded, WorksAhead):
+            ahead = opened.loaded.ahead(self._settings.worker.read_ahead_mb << 20)
+        self._series, self._not_again = _Series(series_pk, models.reporting, opened, ahead), None
+
+    def _whole(self, one: _Series, held: Sequence[StoredInstance], decoded: Mapping[str, DecodedFile]) -> bool:
+        """Analyse the series as it is, as if it were closed now."""
+        looked = time.monotonic()
+
+        def stop() -> bool:
+            nonlocal looked
+            if self._job_waits.is_set():
+                return self._awaited != (one.digest, one.model.digest)
+            if time.monotonic() - looked < _LOOK_S:
+                return False
+            looked = time.monotonic()
+            with self._database.read() as tx:
+                return series.instance_count(tx, one.series_pk) != len(held)
+
+        # Twice as long for the next, in case this one is not the last.
+        one.patience_s *= 2
+        with interruptible(stop), self._files.at_hand(held, {item.path for item in held}) as paths:
+            planes = {path: decoded[item.path].planes for item, path in zip(held, paths, strict=True)}
+            loaded = load_series(paths, planes)
+            analysis = analyse_loaded(loaded, one.opened, own=self._settings.report, ahead=one.ahead)
+        one.whole = one.digest, loaded, analysis
+        return True
