@@ -512,7 +512,8 @@ class StorageSettings(Section):
     low_disk_mb: int = Field(default=1024, ge=0)
     """Below this many MiB of free disk, new associations are refused as transient."""
     retention_days: float | None = Field(default=None, gt=0, examples=[30.0])
-    """Images may be deleted this many days after their results were delivered; without it, never."""
+    """Images of a finished series are deleted this many days after its results were delivered, or after it ended
+    without any to deliver (docs/guides/retention.md); without it, never."""
     quarantine_days: float = Field(default=14.0, gt=0)
     """Files that the index does not know are set aside, and deleted this many days later."""
 
