@@ -12,6 +12,7 @@ shows what the node adds, and how far more associations help; a real server has 
 name, is the receiver of another checkout, which RECEIVE_BEFORE names: run both in turns to see what a change costs.
 
 `node-analysing` is a whole node whose worker meanwhile analyses another series; its CPU time is the receiver's alone.
+`node-ahead`, only by name, is a whole node whose worker analyses the very series that it receives, slice by slice.
 
 Bounds of the rate, measured only if requested by name: `node-unsafe` is this receiver with an fsync that does nothing
 (Debian's eatmydata). `prototype` is the measured one of ../shared/prototypes, without digest, audit trail and limits.
@@ -105,27 +106,54 @@ def node_s3(folder: Path, port: int) -> list[str]:
 
 def node_analysing(folder: Path, port: int) -> list[str]:
     """A whole node, with its own series to analyse."""
+    return whole_node(folder, port, "")
+
+
+def node_ahead(folder: Path, port: int) -> list[str]:
+    """A whole node that analyses a series while it receives it, and does not close it before the end."""
+    return whole_node(folder, port, "[worker]\nahead = true\n")
+
+
+def whole_node(folder: Path, port: int, more: str) -> list[str]:
+    """A whole node that closes the series of the source BUSY at once, and others never. more: of its settings."""
     (folder / "node.toml").write_text(
         f'data_dir = "{folder / "var"}"\n[receiver]\nport = {port}\nae_title = "{AE_TITLE}"\n'
         '[completion]\nquiet_s = 3600\n[[sources]]\nae_title = "BUSY"\nquiet_s = 0.1\n'
-        '[[sources]]\nae_title = "STORESCU"\n[logging]\nlevel = "warning"\n'
+        f'[[sources]]\nae_title = "STORESCU"\n{more}[logging]\nlevel = "warning"\n'
     )
     return [sys.executable, "-m", "dicom_node", "run", "--config", str(folder / "node.toml")]
 
 
 def keep_busy(folder: Path, port: int) -> None:
     """Give the node's worker phantoms to analyse, and wait until it does."""
+    send_phantoms(folder, port, 4, 110)
+    wait_for_row(folder, "SELECT 1 FROM jobs WHERE state = 'RUNNING'")
+    time.sleep(5)  # the model is loaded by then
+
+
+def warm_up(folder: Path, port: int) -> None:
+    """Have the node's worker analyse a small phantom: it has its model loaded then, and nothing to do."""
+    send_phantoms(folder, port, 1, 40)
+    wait_for_row(folder, "SELECT 1 FROM results")
+
+
+def send_phantoms(folder: Path, port: int, count: int, slices: int) -> None:
+    """Send phantoms from the source whose series are analysed at once."""
     from inference.phantom.chest import make_phantom
     from inference.phantom.series import write_series
 
-    for seed in range(4):
-        write_series(make_phantom(seed), folder / f"phantom-{seed}")
-        sent = ["-xe", "-aet", "BUSY", "-aec", AE_TITLE, "+sd", "127.0.0.1", str(port), str(folder / f"phantom-{seed}")]
+    for seed in range(count):
+        place = folder / f"phantom-{seed}"
+        write_series(make_phantom(seed, slices=slices), place)
+        sent = ["-xe", "-aet", "BUSY", "-aec", AE_TITLE, "+sd", "127.0.0.1", str(port), str(place)]
         subprocess.run([require_program("storescu"), *sent], check=True, stderr=subprocess.DEVNULL)
+
+
+def wait_for_row(folder: Path, question: str) -> None:
+    """Wait until the node's index answers a question with a row."""
     index = sqlite3.connect(f"file:{folder / 'var' / 'node.db'}?mode=ro", uri=True)
-    wait_for(lambda: index.execute("SELECT 1 FROM jobs WHERE state = 'RUNNING'").fetchone(), 60, "the worker works")
+    wait_for(lambda: index.execute(question).fetchone(), 120, question)
     index.close()
-    time.sleep(5)  # the model is loaded by then
 
 
 def orthanc(folder: Path, port: int) -> list[str]:
@@ -207,12 +235,15 @@ DIGEST = (
         "        for x in iov: cur[7].update(x)\n        n = sum(map(len, iov)); w = os.writev",
     ),
 )
-BOUNDS = ("node-s3", "node-before", "node-analysing", "node-unsafe", "prototype", "prototype-digest")
+BOUNDS = ("node-s3", "node-before", "node-analysing", "node-ahead", "node-unsafe", "prototype", "prototype-digest")
+PREPARED = {"node-analysing": keep_busy, "node-ahead": warm_up}
+"""What is done with a whole node before the series is sent."""
 RECEIVERS: dict[str, Callable[[Path, int], list[str]]] = {
     "node": node,
     "node-s3": node_s3,
     "node-before": node_before,
     "node-analysing": node_analysing,
+    "node-ahead": node_ahead,
     "node-unsafe": node_unsafe,
     "prototype": prototype,
     "prototype-digest": prototype_digest,
@@ -242,11 +273,11 @@ def measure(name: str, parts: list[Path], slices: int, work: Path) -> Run:
         wait_for(lambda: server.poll() is not None or listening(port), 60, f"{name} listens")
         time.sleep(0.3)
         measured = server.pid
-        if name == "node-analysing":
-            keep_busy(folder, port)
+        if name in PREPARED:
+            PREPARED[name](folder, port)
             children = psutil.Process(server.pid).children()
             measured = next(child.pid for child in children if "receive" in child.cmdline())
-        before, sent_before, begun = _cpu_s(measured), _ended_children_s(), time.perf_counter()
+        before, sent_before, begun = cpu_s(measured), _ended_children_s(), time.perf_counter()
         senders = [
             subprocess.Popen(
                 [require_program("storescu"), "-xe", "-aec", AE_TITLE, "+sd", "127.0.0.1", str(port), str(part)],
@@ -257,7 +288,7 @@ def measure(name: str, parts: list[Path], slices: int, work: Path) -> Run:
         ]
         failed = [sender.wait(300) for sender in senders]
         elapsed = time.perf_counter() - begun
-        cpu, sent = _cpu_s(measured) - before, _ended_children_s() - sent_before
+        cpu, sent = cpu_s(measured) - before, _ended_children_s() - sent_before
         assert not any(failed), f"{name}: storescu ended with {failed}"
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -289,7 +320,7 @@ def _ended_children_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """CPU seconds of a process, its living children and those it waited for."""
     process = psutil.Process(pid)
     used = []
