@@ -15,7 +15,7 @@ import pytest
 
 from dicom_node.runtime.metrics import WORDS
 from tests.conftest import require_program
-from tests.programs import free_port, wait_for
+from tests.programs import free_port, listening, wait_for
 from tests.programs import running as program
 from tests.receiving import associate, ct_slice
 from tests.running import Node, running
@@ -27,6 +27,8 @@ RULES = (FOLDER / "alerts.yml").read_text().split("- alert: ")[1:]
 """The text of each rule; it begins with the alert's name."""
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 HEADINGS = {line.strip("# \n").lower() for line in RUNBOOK.splitlines() if line.startswith("#")}
+OF_FEW = {"dicom_node_certificate_expiry_seconds", "dicom_node_drift_alarms"}
+"""Only a node that has certificates, or alarms of drift, has these."""
 EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
 
@@ -56,17 +58,22 @@ def test_every_alert_and_every_word_of_health_has_its_section_in_the_runbook() -
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     port = free_port()
-    more = {"DICOM_NODE_METRICS__PORT": str(port), "DICOM_NODE_REPORT__REPORT_NOT_ANALYSED": "true"}
+    more = {
+        "DICOM_NODE_METRICS__PORT": str(port),
+        "DICOM_NODE_REPORT__REPORT_NOT_ANALYSED": "true",
+        "DICOM_NODE_WATCH__ENABLED": "true",
+    }
     one = Node(tmp_path_factory.mktemp("node"), free_port(), **more)
     one.metrics_port = port  # type: ignore[attr-defined]
     with running(one):
+        wait_for(lambda: listening(port), 120, "the metrics answer")
         for number in range(3):
             with associate(one) as association:  # type: ignore[arg-type]
                 assert association.send_c_store(ct_slice(number, series_uid="1.2.3.4")).Status == 0
         with associate(one, called_ae="ANOTHER"):  # type: ignore[arg-type]
             pass
         # Three slices are no volume: there is a result that says so, and a delivery that nobody takes.
-        wait_for(lambda: 'destination_waiting{destination="pacs"} 1.0' in scraped(one), 60, "the result waits")
+        wait_for(lambda: 'destination_waiting{destination="pacs"} 1.0' in scraped(one), 240, "the result waits")
         yield one
 
 
@@ -130,7 +137,7 @@ def test_every_query_of_the_dashboard_has_an_answer_from_a_real_node(prometheus:
 
 def test_every_metric_that_an_alert_asks_for_exists(prometheus: Prometheus) -> None:
     for rule in RULES:
-        for name in set(re.findall(r"dicom_node_\w+", rule)) - {"dicom_node_certificate_expiry_seconds"}:
+        for name in set(re.findall(r"dicom_node_\w+", rule)) - OF_FEW:
             assert prometheus.query(name), f"{rule.split()[0]} asks for {name}"
     assert {one["metric"]["word"] for one in prometheus.query("dicom_node_problem")} == set(WORDS)
     # Of a node that works none is on fire.
