@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Select, exists, func, or_, select, text, true
+from sqlalchemy import Connection, Select, exists, func, select, text, true
 
 from config.reasons import Refusal
 from storage import canaries, jobs, refused, rejections, workitems
@@ -107,11 +107,16 @@ def next_series(tx: Connection, but: int | None, stay: int | None = None) -> int
 
 def _is_awaited(tx: Connection, series_pk: int) -> bool:
     """Whether a series is open, or waits for its first analysis."""
-    queued = exists().where(
+    is_open = select(series.c.id).where(series.c.id == series_pk, in_state(series, SeriesState.OPEN))
+    return tx.scalar(is_open) is not None or is_queued(tx, series_pk)
+
+
+def is_queued(tx: Connection, series_pk: int) -> bool:
+    """Whether a series waits for its first analysis."""
+    job = select(job_table.c.id).where(
         job_table.c.series_pk == series_pk, in_state(job_table, JobState.QUEUED), job_table.c.attempts == 0
     )
-    state = select(series.c.id).where(series.c.id == series_pk, or_(in_state(series, SeriesState.OPEN), queued))
-    return tx.scalar(state) is not None
+    return tx.scalar(job.limit(1)) is not None
 
 
 def first_sender(tx: Connection, series_pk: int) -> str:

@@ -19,9 +19,12 @@ from config.settings import Settings
 from dicom_node.analysis.ahead_notes import AheadNotes
 from dicom_node.analysis.analyse import Analysis, Loaded, analyse_loaded, load_series
 from dicom_node.analysis.current_model import current_models
+from dicom_node.analysis.figures import figures_of
 from dicom_node.analysis.open_model import OpenModel
+from dicom_node.analysis.result_objects import ResultObjects, report_objects
 from inference.ahead import Ahead, WorksAhead
-from inference.interrupt import Interrupted, interruptible
+from inference.errors import CorruptInstance
+from inference.interrupt import Interrupted, checkpoint, interruptible
 from inference.volume.arriving import arrived
 from inference.volume.load import DecodedFile
 from storage import series
@@ -41,11 +44,16 @@ _LOOK_S = 0.25
 
 @dataclass(frozen=True)
 class Found:
-    """What was computed of a claimed series.  ahead: by its model's slices.  analysis: of all that it is."""
+    """What was computed of a claimed series.
+
+    ahead: by its model's slices.  loaded, analysis: of all that it is.
+    objects: those of a first result that says nothing of any other result; None if there was no time to make them.
+    """
 
     ahead: Ahead | None = None
     loaded: Loaded | None = None
     analysis: Analysis | None = None
+    objects: ResultObjects | None = None
 
     def of(self, paths: Sequence[Path]) -> "Found":
         """What of it holds for these files: a volume also names the files that it is from."""
@@ -69,7 +77,7 @@ class _Series:
     digest: str = ""
     since: float = 0.0
     patience_s: float = SETTLED_S
-    whole: tuple[str, Loaded, Analysis] | None = None
+    whole: tuple[str, Loaded, Analysis, ResultObjects | None] | None = None
 
 
 class AnalysesAhead:
@@ -201,5 +209,21 @@ class AnalysesAhead:
             planes = {path: decoded[item.path].planes for item, path in zip(held, paths, strict=True)}
             loaded = load_series(paths, planes)
             analysis = analyse_loaded(loaded, one.opened, own=self._settings.report, ahead=one.ahead)
-        one.whole = one.digest, loaded, analysis
+            one.whole = one.digest, loaded, analysis, None
+            checkpoint()
+            one.whole = one.digest, loaded, analysis, self._objects(one, analysis, paths)
         return True
+
+    def _objects(self, one: _Series, analysis: Analysis, paths: Sequence[Path]) -> ResultObjects | None:
+        """The objects of a first result that says nothing of any other result."""
+        try:
+            return report_objects(
+                analysis,
+                paths,
+                one.opened.identity,
+                self._settings,
+                instances_digest=one.digest,
+                operating_points=figures_of(one.opened.card, self._settings.models_dir),
+            )
+        except CorruptInstance:
+            return None

@@ -33,12 +33,14 @@ class ReadAhead:
 
     max_bytes: of decoded slices, and of any one file.
     analyses: what goes on from there while the worker is idle; None: nothing does.
+    job_waits: is set when a job of the series is seen that nobody has claimed.
     """
 
     def __init__(
         self, database: Database, files: FileStore, max_bytes: int, analyses: AnalysesAhead | None = None
     ) -> None:
         self._analyses = analyses
+        self.job_waits = threading.Event()
         self._database = database
         self._files = files
         self._max_bytes = max_bytes
@@ -91,6 +93,8 @@ class ReadAhead:
         with self._database.read() as tx:
             series_pk = series.next_series(tx, self._in_hand, stay)
             held = series.series_instances(tx, series_pk) if series_pk is not None else []
+            if stay is not None and series_pk == stay and self._in_hand is None and series.is_queued(tx, stay):
+                self.job_waits.set()
         with self._lock:
             changed = series_pk != self._series_pk
             if changed:

@@ -87,6 +87,7 @@ class Worker:
         # In short waits: a signal's handler runs between them, whatever the other thread computes.
         while thread.is_alive() and not stop.wait(1.0):
             pass
+        self._read_ahead.job_waits.set()  # it need not wait for one any more
         thread.join(self.settings.worker.drain_s)
         if self._ahead is not None:
             self._ahead.stop()
@@ -116,9 +117,11 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - the worker loop outlives every job
                 log.error("worker could not claim or finish", error=type(error).__name__)
                 worked, failures = False, failures + 1
-            if not worked:
-                poll_s = self.settings.worker.poll_s
-                stop.wait(doubling_s(poll_s, failures, LONGEST_PAUSE_S) if failures else poll_s)
+            if failures:
+                stop.wait(doubling_s(self.settings.worker.poll_s, failures, LONGEST_PAUSE_S))
+            elif not worked and not stop.is_set():
+                self._read_ahead.job_waits.wait(self.settings.worker.poll_s)
+            self._read_ahead.job_waits.clear()
 
     def work_once(self, now: float) -> bool:
         """Claim and handle one job. Returns False if none was waiting, or if it was handed back.
@@ -214,7 +217,7 @@ class Worker:
                 job = replace(job, refusal=refusal)
                 analysis, look = Analysis(None, refusal, analysis.volume, analysis.timings_s), None
             comparison = compared(look, self.database, analysis, model) if look else None
-            said, built = self._built(job, analysis, paths, previous, model, others, comparison, headers)
+            said, built = self._built(job, analysis, paths, previous, model, others, comparison, headers, found)
             committed = self._commit(job, said, model.identity, built, others, comparison, previous, facts)
 
     def _built(
@@ -227,24 +230,30 @@ class Worker:
         others: Sequence[StandingResult],
         comparison: Comparison | None,
         headers: Sequence[Source] | None,
+        found: Found,
     ) -> tuple[Analysis, ResultObjects]:
         """The result and its objects; a refusal if no report can be made of the headers of analysed images.
 
-        others: what stands for the other series of the study.
+        others: what stands for the other series of the study.  found: what was computed ahead.
         """
         models_dir, card = self.settings.models_dir, model.card
+        study = study_statement.of_stored(self.database, self.files, models_dir, job, paths, card, others, analysis)
+        change = None if comparison is None else comparison.statement
+        alone = job.revision == 1 and previous is None and study is None and change is None
+        if found.objects is not None and alone and analysis is found.analysis:
+            return analysis, found.objects
         build = partial(
             report_objects,
             paths=paths,
             headers=headers,
             model=model.identity,
             settings=self.settings,
-            study=study_statement.of_stored(self.database, self.files, models_dir, job, paths, card, others, analysis),
+            study=study,
             instances_digest=job.instances_digest,
             predecessor=self.files.read_verified(previous.report.path, previous.report.sha256) if previous else None,
             revision=job.revision,
             operating_points=figures_of(card, models_dir),
-            change=None if comparison is None else comparison.statement,
+            change=change,
         )
         try:
             return analysis, build(analysis)

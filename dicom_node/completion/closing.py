@@ -47,9 +47,19 @@ NOTHING_ASKED = Said(None)
 
 
 class Completion:
-    """Closes series that are complete, and queues their analysis."""
+    """Closes series that are complete, and queues their analysis.
 
-    def __init__(self, settings: Settings, database: Database, files: FileStore) -> None:
+    study_complete: called when nothing more of a study is waited for, so that its best series may be chosen.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        files: FileStore,
+        study_complete: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._study_complete = study_complete
         self._settings = settings
         self._rules = settings.completion
         self._database = database
@@ -176,6 +186,7 @@ class Completion:
         if listed is not None:
             with self._database.transaction() as tx:
                 quiet_time.end_study_wait(tx, one.series_pk, listed, clock())
+            self._study_complete()
 
     def _decide(self, effort: Effort, here: int, said: Said, missing: frozenset[str] | None, quiet: bool) -> Decision:
         return decide(

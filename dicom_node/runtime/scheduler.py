@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import structlog
 from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
@@ -39,6 +40,7 @@ from storage.leader import Leadership
 
 log = structlog.get_logger()
 
+CHOOSE_SERIES = "choose series"
 CLOSE_EVERY_S = 0.5
 CHOOSE_EVERY_S = 1.0
 LEASES_EVERY_S = 5.0
@@ -109,7 +111,7 @@ def _start_jobs(settings: Settings, database: Database, files: FileStore, stop: 
     rules = {"coalesce": True, "max_instances": 1}
     scheduler = BackgroundScheduler(timezone="UTC", executors=threads, job_defaults=rules)
     scheduler.add_listener(Complaints(), EVENT_JOB_ERROR)
-    completion = Completion(settings, database, files)
+    completion = Completion(settings, database, files, lambda: _run_now(scheduler, CHOOSE_SERIES))
     jobs = _jobs(settings, database, files, completion)
     if settings.batch.enabled:
         jobs.append(("batches", BATCHES_EVERY_S, Feeder(settings, database, files, stop).step))
@@ -139,6 +141,12 @@ def _start_jobs(settings: Settings, database: Database, files: FileStore, stop: 
         completion.stop()
 
     return end
+
+
+def _run_now(scheduler: BackgroundScheduler, job_id: str) -> None:
+    """Let an interval job run at once, and then in its intervals again."""
+    if scheduler.running:
+        scheduler.modify_job(job_id, next_run_time=datetime.now(UTC))
 
 
 def _jobs(
@@ -174,7 +182,7 @@ def _jobs(
 
     return [
         ("close series", CLOSE_EVERY_S, close_series),
-        ("choose series", CHOOSE_EVERY_S, choose_series),
+        (CHOOSE_SERIES, CHOOSE_EVERY_S, choose_series),
         ("compare copies", COMPARE_EVERY_S, compare_copies),
         ("release leases", LEASES_EVERY_S, release_leases),
         ("retention", RETENTION_EVERY_S, delete_old_images),
