@@ -3,6 +3,9 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 _asked = threading.local()
 
@@ -26,3 +29,16 @@ def checkpoint() -> None:
     stop: Callable[[], bool] | None = getattr(_asked, "stop", None)
     if stop is not None and stop():
         raise Interrupted
+
+
+def as_interruptible(work: Callable[[], Result]) -> Callable[[], Result]:
+    """Work for another thread, which is left at its checkpoints when this thread's would be."""
+    stop: Callable[[], bool] | None = getattr(_asked, "stop", None)
+    if stop is None:
+        return work
+
+    def run() -> Result:
+        with interruptible(stop):
+            return work()
+
+    return run

@@ -35,7 +35,7 @@ from storage.series import StoredInstance, instances_digest
 
 log = structlog.get_logger()
 
-SETTLED_S = 0.3
+SETTLED_S = 0.2
 """After this long without a new slice, those that are there may be all. Each time that they were not, it doubles."""
 _LAST_STEP_S = 5.0
 _LOOK_S = 0.25

@@ -2,9 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,13 +32,15 @@ from inference.covid.verdict_input import (
     verdict_source_slices,
 )
 from inference.device import Device, one_thread
-from inference.interrupt import checkpoint
+from inference.interrupt import as_interruptible, checkpoint
 from inference.lungs.mask import sides, without_specks
 from inference.preprocess import greys, verdict_range
 from inference.suitability.check import accept, check_mask
 from inference.suitability.ground import check_crop, check_ground, outside_share
 from inference.suitability.policy import Policy
 from inference.volume.ct_volume import CTVolume, as_stored, upright
+
+Result = TypeVar("Result")
 
 _PACKAGES = ("torch", "numpy", "scipy", "openvino", "connected-components-3d")
 
@@ -114,31 +119,33 @@ class Pipeline:
     def _analyse(
         self, volume: CTVolume, localise: bool, trace: bool, kept: KeptMasks | None
     ) -> tuple[Verdict, NetworkInput]:
-        """All stages for one upright volume. DeCoVNet gets the U-Net's raw mask; all else gets the confined one."""
+        """All stages for one upright volume. DeCoVNet gets the U-Net's raw mask; all else gets the confined one.
+
+        If the masks were computed ahead, the networks' part runs beside the checks, which needs nothing of them: then
+        little is lost where the volume is refused.
+        """
         timings, profile = Timings(), self.card.profile
-        with timings.stage("suitability"):
-            accepted = accept(volume, self._policy)
-        with timings.stage("preprocess"), one_thread():
-            grey = greys(volume, profile, self._device.torch_device)
-        with timings.stage("unet"):
-            needed = None if trace else needed_slices(len(volume.hu), len(grey), profile)
-            raw = self.segmentation.raw_masks(grey, needed, kept)
-        with timings.stage("mask"):
-            on_source = on_source_slices(raw, len(volume.hu), profile)
-            lungs = without_specks(confine(on_source, accepted.air), volume.voxel_ml)
-            inside = verdict_source_slices(len(volume.hu), len(grey), profile)
-            checks = (
-                *accepted.checks,
-                *check_mask(volume, lungs, self._policy, accepted.air),
-                check_ground(on_source, lungs, inside, volume.voxel_ml, self._policy),
-            )
-        with timings.stage("crop"), one_thread():
-            image, mask = decovnet_input(grey, raw, profile)
-            crop, image, mask = image.shape, *resized(image, mask, profile, self._device.torch_device)
-            placement = self._placement(volume, raw)
-            check_crop(placement.box, on_source, lungs, inside, profile.decovnet.crop, self._policy)
-        with timings.stage("decovnet"):
-            output, features = self._decovnet.verdict(image, mask)
+        with _in_turn() if kept is None else _beside() as begin:
+            prepared = begin(lambda: self._prepared(volume, timings, kept, trace=trace))
+            cropped = begin(lambda: self._cropped(*prepared(), timings))
+            judged = begin(lambda: self._judged(*cropped()[1:], timings))
+            with timings.stage("suitability"):
+                accepted = accept(volume, self._policy)
+            grey, raw = prepared()
+            with timings.stage("mask"):
+                on_source = on_source_slices(raw, len(volume.hu), profile)
+                lungs = without_specks(confine(on_source, accepted.air), volume.voxel_ml)
+                inside = verdict_source_slices(len(volume.hu), len(grey), profile)
+                checks = (
+                    *accepted.checks,
+                    *check_mask(volume, lungs, self._policy, accepted.air),
+                    check_ground(on_source, lungs, inside, volume.voxel_ml, self._policy),
+                )
+            crop, image, mask = cropped()
+            with timings.stage("crop"):
+                placement = self._placement(volume, raw)
+                check_crop(placement.box, on_source, lungs, inside, profile.decovnet.crop, self._policy)
+            output, features = judged()
             probability = self.card.calibrated(output)
         localised, spread = None, None
         if localise and self.card.spread is not None and self._may_be_borderline(probability):
@@ -169,6 +176,27 @@ class Pipeline:
             calibration=None if self.card.calibration is None else self.card.calibration.sentence(),
         )
         return verdict, NetworkInput(image, mask, placement)
+
+    def _prepared(
+        self, volume: CTVolume, timings: Timings, kept: KeptMasks | None, *, trace: bool
+    ) -> tuple[Grey, Grey]:
+        """The grey slices, and the U-Net's masks of them: uint8 (T, Y, X) both."""
+        with timings.stage("preprocess"), one_thread():
+            grey = greys(volume, self.card.profile, self._device.torch_device)
+        with timings.stage("unet"):
+            needed = None if trace else needed_slices(len(volume.hu), len(grey), self.card.profile)
+            return grey, self.segmentation.raw_masks(grey, needed, kept)
+
+    def _cropped(self, grey: Grey, raw: Grey, timings: Timings) -> tuple[tuple[int, ...], Grey, Grey]:
+        """DeCoVNet's input: its shape before it was resized, image and mask."""
+        profile = self.card.profile
+        with timings.stage("crop"), one_thread():
+            image, mask = decovnet_input(grey, raw, profile)
+            return image.shape, *resized(image, mask, profile, self._device.torch_device)
+
+    def _judged(self, image: Grey, mask: Grey, timings: Timings) -> tuple[float, Tensor]:
+        with timings.stage("decovnet"):
+            return self._decovnet.verdict(image, mask)
 
     def ahead(self, max_bytes: int) -> MasksAhead | None:
         """Begin with a series that still arrives; None on a GPU, which is as fast when the series is whole.
@@ -228,6 +256,36 @@ class Pipeline:
         if self.card.calibration is None:
             return output, score
         return self.card.calibrated(output), self.card.calibration.apply_log_odds(score)
+
+
+class _Begin(Protocol):
+    """Begins with a piece of work. Returns what gives its result, or raises its error, whenever it is asked for."""
+
+    def __call__(self, work: Callable[[], Result]) -> Callable[[], Result]: ...
+
+
+@contextmanager
+def _in_turn() -> Iterator[_Begin]:
+    """Each piece of work is done when its result is first asked for."""
+
+    def begin(work: Callable[[], Result]) -> Callable[[], Result]:
+        return cache(work)
+
+    yield begin
+
+
+@contextmanager
+def _beside() -> Iterator[_Begin]:
+    """All pieces are done in another thread, one after the other."""
+    pool = ThreadPoolExecutor(1)
+
+    def begin(work: Callable[[], Result]) -> Callable[[], Result]:
+        return pool.submit(as_interruptible(work)).result
+
+    try:
+        yield begin
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _as_stored(verdict: Verdict, turned: CTVolume) -> Verdict:
