@@ -71,7 +71,7 @@ class WholeNode:
         last, *times, outcome, timings, attempts = found[0]
         assert (outcome, attempts) == ("ANALYSED", 1), f"{outcome} at attempt {attempts}"
         moments = {name: at - last for name, at in zip(MOMENTS, [*times, reported], strict=True)}
-        return Taken(moments, json.loads(timings), ended - last)
+        return Taken(moments, json.loads(timings), storescu_ended=ended - last)
 
     def cpu_s(self) -> float:
         """CPU seconds of its processes so far."""
