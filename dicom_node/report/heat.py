@@ -18,14 +18,15 @@ from pydicom.uid import SegmentationStorage
 
 from config.headers import quiet
 from dicom_node.report.context import ReportContext
+from dicom_node.report.encoded import put_encoded
 from dicom_node.report.equipment import algorithm_name, algorithm_of, algorithm_version, family_of
 from dicom_node.report.frame import Kind, Origin, new_object, origin_of
 from dicom_node.report.segmentation import (
     add_compression_history,
     add_dimensions,
     add_frame_of_reference,
+    add_referenced_series,
     frame_groups,
-    referenced_series,
     shared_groups,
 )
 from inference.plug import Finding
@@ -57,8 +58,8 @@ def build_heat(
     add_dimensions(seg, origin)
     grid = _grid_of(volume)
     seg.SharedFunctionalGroupsSequence = [shared_groups(grid, origin.first)]
-    seg.PerFrameFunctionalGroupsSequence = list(frame_groups(grid, [slices]))
-    seg.ReferencedSeriesSequence = [referenced_series(origin)]
+    put_encoded(seg, "PerFrameFunctionalGroupsSequence", frame_groups(grid, [slices]))
+    add_referenced_series(seg, origin)
     add_compression_history(seg, volume, origin.first)
     return seg
 

@@ -5,7 +5,9 @@ sources or to frames in another order, insists that every header states the orie
 takes several seconds for two segments.
 """
 
+import struct
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +16,14 @@ from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 from pydicom.uid import EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage, SegmentationStorage
 from pydicom.valuerep import DSfloat
 
 from config.headers import quiet
 from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext
+from dicom_node.report.encoded import element, elements, put_encoded, reference_to, sequence
 from dicom_node.report.equipment import algorithm_name, algorithm_of, algorithm_version, family_of
 from dicom_node.report.frame import Kind, Origin, new_object, origin_of
 from inference.plug import Finding, Output, Segment
@@ -57,8 +61,8 @@ def build_segmentation(
     _add_pixels(seg, segments, planes)
     add_dimensions(seg, origin)
     seg.SharedFunctionalGroupsSequence = [shared_groups(volume, origin.first)]
-    seg.PerFrameFunctionalGroupsSequence = list(frame_groups(volume, planes))
-    seg.ReferencedSeriesSequence = [referenced_series(origin)]
+    put_encoded(seg, "PerFrameFunctionalGroupsSequence", frame_groups(volume, planes))
+    add_referenced_series(seg, origin)
     add_compression_history(seg, volume, origin.first)
     return seg
 
@@ -171,41 +175,41 @@ def shared_groups(volume: CTVolume, first: Dataset) -> Dataset:
     return groups
 
 
-def frame_groups(volume: CTVolume, planes: Sequence[npt.NDArray[np.intp]]) -> Iterator[Dataset]:
-    """Functional groups of each frame: all slices of the first segment upwards, then those of the next."""
+def frame_groups(volume: CTVolume, planes: Sequence[npt.NDArray[np.intp]]) -> Iterator[bytes]:
+    """Functional groups of each frame, encoded: all slices of the first segment upwards, then those of the next."""
     places = {int(z): place for place, z in enumerate(sorted(set(np.concatenate(planes).tolist())), 1)}
+    sources = {z: _source_groups(volume.slices[z]) for z in places}
     for number, slices in enumerate(planes, 1):
-        for z in slices:
-            yield _groups_of_frame(volume.slices[int(z)], number, places[int(z)])
+        named = element("ReferencedSegmentNumber", "US", struct.pack("<H", number))
+        segment = sequence("SegmentIdentificationSequence", named)
+        for z in map(int, slices):
+            derivation, position = sources[z]
+            index = element("DimensionIndexValues", "UL", struct.pack("<LL", number, places[z]))
+            # In the order of their tags.
+            yield derivation + sequence("FrameContentSequence", index) + position + segment
 
 
-def _groups_of_frame(source: SourceSlice, segment_number: int, place: int) -> Dataset:
-    content = Dataset()
-    content.DimensionIndexValues = [segment_number, place]
-    position = Dataset()
-    position.ImagePositionPatient = [_decimal(coordinate) for coordinate in source.position_mm]
-    identification = Dataset()
-    identification.ReferencedSegmentNumber = segment_number
-    groups = Dataset()
-    groups.FrameContentSequence = [content]
-    groups.PlanePositionSequence = [position]
-    groups.SegmentIdentificationSequence = [identification]
-    groups.DerivationImageSequence = [_derivation(source)]
-    return groups
+def _source_groups(source: SourceSlice) -> tuple[bytes, bytes]:
+    """The groups that depend on the source alone: derivation and position."""
+    position = "\\".join(str(_decimal(coordinate)) for coordinate in source.position_mm).encode()
+    placed = element("ImagePositionPatient", "DS", position)
+    return sequence("DerivationImageSequence", _derivation(source)), sequence("PlanePositionSequence", placed)
 
 
-def _derivation(source: SourceSlice) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = source.sop_class_uid
-    reference.ReferencedSOPInstanceUID = source.sop_instance_uid
+def _derivation(source: SourceSlice) -> bytes:
+    frame = b""
     if is_multi_frame(source.sop_class_uid):
-        reference.ReferencedFrameNumber = source.frame + 1
-    reference.SpatialLocationsPreserved = "YES"
-    reference.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.SOURCE_IMAGE)]
-    derivation = Dataset()
-    derivation.DerivationCodeSequence = [CodedConcept.from_code(codes.SEGMENTATION)]
-    derivation.SourceImageSequence = [reference]
-    return derivation
+        frame = element("ReferencedFrameNumber", "IS", str(source.frame + 1).encode())
+    preserved = element("SpatialLocationsPreserved", "CS", b"YES")
+    purpose = sequence("PurposeOfReferenceCodeSequence", _code(codes.SOURCE_IMAGE))
+    # In the order of their tags.
+    reference = reference_to(source.sop_class_uid, source.sop_instance_uid) + frame + preserved + purpose
+    return sequence("SourceImageSequence", reference) + sequence("DerivationCodeSequence", _code(codes.SEGMENTATION))
+
+
+@cache
+def _code(code: Code) -> bytes:
+    return elements(CodedConcept.from_code(code))
 
 
 def is_multi_frame(sop_class_uid: str) -> bool:
@@ -213,17 +217,12 @@ def is_multi_frame(sop_class_uid: str) -> bool:
     return sop_class_uid in (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
 
-def referenced_series(origin: Origin) -> Dataset:
+def add_referenced_series(seg: Dataset, origin: Origin) -> None:
     """All sources."""
-    series = Dataset()
-    series.SeriesInstanceUID = origin.first.SeriesInstanceUID
-    series.ReferencedInstanceSequence = []
-    for source in origin.sources:
-        item = Dataset()
-        item.ReferencedSOPClassUID = source.SOPClassUID
-        item.ReferencedSOPInstanceUID = source.SOPInstanceUID
-        series.ReferencedInstanceSequence.append(item)
-    return series
+    references = [reference_to(source.SOPClassUID, source.SOPInstanceUID) for source in origin.sources]
+    series = element("SeriesInstanceUID", "UI", str(origin.first.SeriesInstanceUID).encode())
+    # In the order of their tags.
+    put_encoded(seg, "ReferencedSeriesSequence", [sequence("ReferencedInstanceSequence", *references) + series])
 
 
 def add_compression_history(seg: Dataset, volume: CTVolume, first: Dataset) -> None:
