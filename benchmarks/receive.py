@@ -152,7 +152,7 @@ def send_phantoms(folder: Path, port: int, count: int, slices: int) -> None:
 def wait_for_row(folder: Path, question: str) -> None:
     """Wait until the node's index answers a question with a row."""
     index = sqlite3.connect(f"file:{folder / 'var' / 'node.db'}?mode=ro", uri=True)
-    wait_for(lambda: index.execute(question).fetchone(), 120, question)
+    wait_for(lambda: index.execute(question).fetchone(), 600, question)
     index.close()
 
 
