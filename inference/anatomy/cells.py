@@ -11,6 +11,8 @@ from inference.volume.ct_volume import CTVolume
 Floats = npt.NDArray[np.float32]
 
 _CELL_MM = 2.0
+# From 9 numbers on, reduceat adds them in another order.
+_SUMMED_IN_ORDER = 8
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,17 @@ class Cells:
 
     def to_voxels(self, mask: Mask) -> Mask:
         """A mask of cells on the volume's grid: bool (Z, Y, X)."""
-        for axis, factor in enumerate(self.factors):
-            if factor > 1:
-                mask = np.repeat(mask, factor, axis=axis)
+        # Columns first, while the array is small: repeating them is the slowest.
+        for axis in (2, 1, 0):
+            if self.factors[axis] > 1:
+                mask = np.repeat(mask, self.factors[axis], axis=axis)
         z, y, x = self.shape
         return mask[:z, :y, :x]
 
-    def share_of(self, mask: Mask) -> Floats:
-        """How much of each cell a mask on the volume's grid fills: float32 (z, y, x), 0 to 1."""
-        return _means(mask, self.factors)
+    def share_of(self, mask: Mask, box: tuple[slice, ...]) -> Floats:
+        """How much of each cell in a box a mask on the volume's grid fills: float32 (z, y, x), 0 to 1."""
+        voxels = [slice(side.start * n, side.stop * n) for side, n in zip(box, self.factors, strict=True)]
+        return _means(mask[tuple(voxels)], self.factors)
 
 
 def cells_of(volume: CTVolume) -> Cells:
@@ -78,6 +82,25 @@ def _means(
     for index in range(depth):
         block = voxels[index * factors[0] : (index + 1) * factors[0]]
         block = block if limits is None else np.clip(block, *limits)
-        plane = block.sum(axis=0, dtype=np.float32) / np.float32(len(block))
-        result[index] = np.add.reduceat(np.add.reduceat(plane, down, axis=0), across, axis=1) / counts
+        # Whole numbers, so this sum is exact in any order.
+        plane = block[0].astype(np.float32)
+        for further in block[1:]:
+            plane += further
+        plane /= np.float32(len(block))
+        rows_summed = _sums(plane, factors[1], down)
+        result[index] = _sums(rows_summed.T, factors[2], across).T / counts
     return result
+
+
+def _sums(plane: Floats, factor: int, starts: npt.NDArray[np.intp]) -> Floats:
+    """Sums of `factor` rows at a time: the same bits as `np.add.reduceat`, which adds a block's first row last."""
+    if factor == 1:
+        return plane
+    if factor > _SUMMED_IN_ORDER:
+        return np.asarray(np.add.reduceat(plane, starts, axis=0), np.float32)
+    total, rest = plane[::factor].copy(), plane[1::factor].copy()
+    for row in range(2, factor):
+        further = plane[row::factor]
+        rest[: len(further)] += further
+    total[: len(rest)] += rest
+    return total

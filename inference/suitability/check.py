@@ -357,4 +357,7 @@ def _part_sizes(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
 
 def _covered(air: Air, mask: npt.NDArray[np.bool_]) -> float:
     lungs = float(air.lungs.sum())
-    return float(air.cells.share_of(mask)[air.lungs].sum()) / lungs if lungs else 1.0
+    if not lungs:
+        return 1.0
+    box = ndimage.find_objects(air.lungs.view(np.uint8))[0]
+    return float(air.cells.share_of(mask, box)[air.lungs[box]].sum()) / lungs
