@@ -1,9 +1,9 @@
 """Confines the network's lung mask to the anatomy: what is lung stays, what cannot be lung goes."""
 
 import numpy as np
-from scipy import ndimage
 
 from inference.anatomy.regions import AIR_BELOW_HU, Air
+from inference.anatomy.squares import grown
 from inference.arrays import Grey, Mask
 
 # Dense voxels that the network calls lung may be vessels, consolidation or lung compressed by an effusion if they lie
@@ -19,9 +19,8 @@ def confine(raw: Grey, air: Air) -> Mask:
     around it, and slices without air-filled lung.
     """
     cells = air.cells
-    size = 2 * cells.in_plane(_DENSE_WITHIN_MM) + 1
-    near = ndimage.maximum_filter(air.lungs, (1, size, size))
-    edge = ndimage.maximum_filter(air.lungs, (1, 3, 3))
-    foreign = ndimage.maximum_filter(air.outside | air.airways | air.other, (1, 3, 3))
+    near = grown(air.lungs, cells.in_plane(_DENSE_WITHIN_MM))
+    edge = grown(air.lungs, 1)
+    foreign = grown(air.outside | air.airways | air.other, 1)
     may_be_lung = air.lungs | (~foreign & (edge | (near & (cells.hu >= AIR_BELOW_HU))))
     return np.logical_and(raw, cells.to_voxels(may_be_lung))

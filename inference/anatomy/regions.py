@@ -10,6 +10,7 @@ from inference.anatomy.airways import find_airways
 from inference.anatomy.cells import Cells, Floats, cells_of
 from inference.anatomy.gas import joined_gas, pleural_gas
 from inference.anatomy.parts import label, sizes_of
+from inference.anatomy.squares import shrunk
 from inference.arrays import Mask
 from inference.volume.ct_volume import CTVolume
 from inference.volume.remembered import remembered
@@ -182,7 +183,7 @@ def _between_tissue(hu: Floats) -> Mask:
     """Cells with thick tissue before and behind them, as the chest wall is; a table's foam has none behind it."""
     # Beyond the round field, padding that no element declares may have any value.
     seen = (hu > _TISSUE_ABOVE_HU) & ~beyond_field(hu.shape[1:], 0.99)
-    thick = ndimage.minimum_filter(seen, (1, 3, 3))
+    thick = shrunk(seen, 1)
     before = np.logical_or.accumulate(thick, axis=1)
     behind = np.logical_or.accumulate(thick[:, ::-1], axis=1)[:, ::-1]
     found: Mask = before & behind

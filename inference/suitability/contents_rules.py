@@ -7,6 +7,8 @@ from scipy import ndimage
 from config.reasons import ReasonCode
 from inference.anatomy.parts import label, sizes_of
 from inference.anatomy.regions import AIR_BELOW_HU, Air, beyond_field
+from inference.anatomy.squares import grown, shrunk
+from inference.arrays import Mask
 from inference.errors import Evidence, UnsuitableSeries
 from inference.finding import QualityCheck
 from inference.suitability.policy import Policy
@@ -28,7 +30,7 @@ def check_patient(air: Air) -> None:
     """Raises UnsuitableSeries (NO_PATIENT) if there is hardly any tissue, as on an empty table."""
     hu = air.cells.hu
     low, high = np.percentile(hu[:: max(1, len(hu) // 20)], (1, 99.5))
-    thick = ndimage.minimum_filter(hu > low + _TISSUE_SHARE * (high - low), (1, 5, 5))
+    thick = shrunk(hu > low + _TISSUE_SHARE * (high - low), 2)
     seen_ml = float(thick.sum()) * air.cells.cell_ml
     if seen_ml < _PATIENT_ML * len(hu) * air.cells.spacing_mm[0] / _PATIENT_OVER_MM:
         raise UnsuitableSeries(
@@ -96,12 +98,13 @@ def check_filling(air: Air, policy: Policy) -> tuple[QualityCheck, ...]:
     """
     aerated = float(air.lungs.sum()) * air.cells.cell_ml
     found = []
-    hazy, fluid = hazy_ml(air), fluid_ml(air)
+    hazy, fluid = _hazy(air), fluid_ml(air)
+    hazy_ml, beyond_ml = (float(part.sum()) * air.cells.cell_ml for part in (hazy, hazy & ~air.lungs))
     for code, amount, whole, most, what in (
         (
             ReasonCode.LUNG_DENSITY,
-            hazy,
-            aerated + _outside_lungs_ml(air),
+            hazy_ml,
+            aerated + beyond_ml,
             policy.hazy_share,
             "is only half filled with air",
         ),
@@ -116,22 +119,12 @@ def check_filling(air: Air, policy: Policy) -> tuple[QualityCheck, ...]:
     return tuple(found)
 
 
-def hazy_ml(air: Air) -> float:
-    """Lung between air and tissue, millilitres."""
-    return float(_hazy(air).sum()) * air.cells.cell_ml
-
-
-def _hazy(air: Air) -> npt.NDArray[np.bool_]:
+def _hazy(air: Air) -> Mask:
+    """Lung between air and tissue: bool (z, y, x)."""
     hu = air.cells.hu
     inside = (hu > _HAZY_HU[0]) & (hu < _HAZY_HU[1]) & ~air.outside & ~beyond_field(hu.shape[1:], 0.99)
-    core = ndimage.minimum_filter(inside, (1, 3, 3))
     # Only thick hazy parts count, each with its rim.
-    grown: npt.NDArray[np.bool_] = ndimage.maximum_filter(core, (1, 3, 3))
-    return grown
-
-
-def _outside_lungs_ml(air: Air) -> float:
-    return float((_hazy(air) & ~air.lungs).sum()) * air.cells.cell_ml
+    return grown(shrunk(inside, 1), 1)
 
 
 def fluid_ml(air: Air) -> float:
@@ -142,10 +135,9 @@ def fluid_ml(air: Air) -> float:
     fluid = (mean > _FLUID_HU[0]) & (mean < _FLUID_HU[1]) & (spread < _FLUID_SPREAD_HU**2)
     labels, count = label(fluid)
     volumes = sizes_of(labels, count) * cells.cell_ml
-    size = 2 * cells.in_plane(_BESIDE_LUNG_MM) + 1
-    beside = np.unique(labels[ndimage.maximum_filter(air.lungs, (1, size, size)) & fluid])
+    beside = np.unique(labels[grown(air.lungs, cells.in_plane(_BESIDE_LUNG_MM)) & fluid])
     keep = np.zeros(count + 1, bool)
     keep[[n for n in beside if volumes[n] >= _FLUID_LEAST_ML]] = True
     # Restores the rim that the window of 5 by 5 took away.
     rim = (cells.hu > _FLUID_RIM_HU[0]) & (cells.hu < _FLUID_RIM_HU[1])
-    return float((ndimage.maximum_filter(keep[labels], (1, 5, 5)) & rim).sum()) * cells.cell_ml
+    return float((grown(keep[labels], 2) & rim).sum()) * cells.cell_ml
