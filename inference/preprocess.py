@@ -78,7 +78,10 @@ def grey_part(
         part = _weighted(weights, hu.reshape(len(hu), -1), device).reshape(-1, *hu.shape[1:])
     intensity = profile.intensity
     table = grey_table(intensity.window_hu)
-    grey: Grey = table[part.view(np.uint16)]
+    grey = np.empty(part.shape, np.uint8)
+    # A slice at a time, because the look-up copies its indices to 64 bits.
+    for values, looked_up in zip(part.view(np.uint16), grey, strict=True):
+        looked_up[:] = table.take(values)
     outside = outside_circle(hu.shape[1], hu.shape[2], intensity.circle)
     lower_by = intensity.circle.lower_by_hu if intensity.circle else 0
     # Resampling keeps constants, so lowering the corners afterwards gives the same as lowering them before.

@@ -21,6 +21,10 @@ def label(mask: Mask) -> tuple[npt.NDArray[np.integer], int]:
 
 def sizes_of(labels: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.intp]:
     """Cells of each part; 0 for the background."""
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes = np.zeros(count + 1, np.intp)
+    # A slice at a time, because bincount copies its input to 64 bits.
+    for plane in labels:
+        found = np.bincount(plane.ravel())
+        sizes[: len(found)] += found
     sizes[0] = 0
     return sizes

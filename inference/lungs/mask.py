@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from inference.anatomy.parts import sizes_of
 from inference.arrays import Grey, Mask
 
 # A separate smaller lung is kept if it has at least this share of the larger; less is bowel gas or noise.
@@ -21,8 +22,7 @@ def clean(raw: Grey) -> Mask:
     if box is None:
         return result
     labels, count = label(raw[box])
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    sizes[0] = 0
+    sizes = sizes_of(labels, count)
     largest = np.argsort(sizes, kind="stable")[::-1][:2]
     keep = np.zeros(len(sizes), bool)
     keep[[part for part in largest if sizes[part] > _SECOND_LUNG_SHARE * sizes[largest[0]]]] = True
@@ -37,9 +37,9 @@ def without_specks(mask: Mask, voxel_ml: float) -> Mask:
     if box is None:
         return result
     labels, count = label(mask[box].view(np.uint8))
-    keep = np.bincount(labels.ravel(), minlength=count + 1) * voxel_ml >= _SPECK_ML
-    keep[0] = False
-    result[box] = keep[labels]
+    keep = sizes_of(labels, count) * voxel_ml >= _SPECK_ML
+    for numbers, kept in zip(labels, result[box], strict=True):
+        kept[:] = keep.take(numbers)
     return result
 
 
@@ -55,8 +55,7 @@ def sides(mask: Mask, x_to_left: bool) -> tuple[int, int]:
         return 0, 0
     inside = mask[box]
     labels, count = label(inside.view(np.uint8))
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    sizes[0] = 0
+    sizes = sizes_of(labels, count)
     large = sizes > _SECOND_LUNG_SHARE * sizes.max()
     parted = count == 2 and large.sum() == 2
     low, high = _parted(labels) if parted else _split(inside, large[labels])
@@ -88,7 +87,8 @@ def _split(mask: Mask, lungs: Mask) -> tuple[int, int]:
 
 def bounding_box(mask: npt.NDArray[np.generic]) -> tuple[slice, slice, slice] | None:
     """The smallest box (z, y, x) around all values other than 0; None if there are none."""
-    found = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    across = mask.any(axis=0)
+    found = [np.flatnonzero(lines) for lines in (mask.any(axis=(1, 2)), across.any(axis=1), across.any(axis=0))]
     if not len(found[0]):
         return None
     z, y, x = (slice(int(axis[0]), int(axis[-1]) + 1) for axis in found)

@@ -234,7 +234,7 @@ def _check_orientation(volume: CTVolume) -> QualityCheck:
 
 def _check_slices_differ(volume: CTVolume) -> None:
     """Refuse a constant volume, an empty slice and a repeated slice: noise makes every real slice unique."""
-    sample = volume.hu[:, ::4, ::4]
+    sample = np.ascontiguousarray(volume.hu[:, ::4, ::4])
     low, high = sample.min(axis=(1, 2)), sample.max(axis=(1, 2))
     if low.min() == high.max():
         raise UnsuitableSeries(ReasonCode.CONSTANT, "All pixels have the same value.")
@@ -258,8 +258,9 @@ def _check_hu(volume: CTVolume, air_found: Air) -> QualityCheck:
     Scanners are kept within 4 HU of water and about 10 of air. The rule detects a slope that is wrong by a seventh or
     an intercept that is wrong by 60. Values at or below -1150 are padding.
     """
-    values = volume.hu[:, ::4, ::4].ravel()
-    counts = np.bincount(np.clip(values, -1150, 3000).astype(np.int32) + 1150, minlength=4151)
+    counts = np.zeros(4151, np.intp)
+    for plane in volume.hu[:, ::4, ::4]:
+        counts += np.bincount((np.clip(plane, -1150, 3000) + 1150).ravel(), minlength=4151)
     if int((counts[1:] > 0).sum()) < _FEWEST_VALUES:
         raise UnsuitableSeries(ReasonCode.QUANTISED, "The images have too few grey levels for CT, as screenshots do.")
     air, allowed = _mode(counts, -1149, -700), _AIR_HU
