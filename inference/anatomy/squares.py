@@ -27,5 +27,5 @@ def grown(mask: Mask, reach: int) -> Mask:
 
 
 def shrunk(mask: Mask, reach: int) -> Mask:
-    """A mask without all within `reach` rows and columns of its outside, as a minimum filter; the images' sides stay."""
+    """A mask without all within `reach` rows and columns of its outside, as a minimum filter; the sides stay."""
     return np.logical_not(grown(np.logical_not(mask), reach))
