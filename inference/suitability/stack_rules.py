@@ -1,5 +1,6 @@
 """What the pixels say about the stack of slices: it must show one body, once, in order, on one Hounsfield scale."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +44,11 @@ class _Misplaced:
 def check_far_off(air: Air) -> None:
     """Raises UnsuitableSeries (HU_STEP) if all of a slice is far brighter or darker than all of the next."""
     hu = air.cells.hu
-    levels = np.percentile(hu[:, ~beyond_field(hu.shape[1:], 0.97)], (10, 50), axis=1)
-    dark, middle = np.diff(levels, axis=1)
+    seen = hu[:, ~beyond_field(hu.shape[1:], 0.97)]
+    (middle,) = np.diff(np.percentile(seen, (50,), axis=1), axis=1)
+    if not (np.abs(middle) > _FAR_OFF_HU).any():
+        return
+    (dark,) = np.diff(np.percentile(seen, (10,), axis=1), axis=1)
     far = (np.abs(middle) > _FAR_OFF_HU) & (np.abs(dark - middle) < _STEP_SPREAD_HU + _FAR_SPREAD * np.abs(middle))
     if far.any():
         raise UnsuitableSeries(
@@ -60,7 +64,7 @@ def check_scale(air: Air) -> None:
     hu = air.cells.hu
     outside = air.outside & (hu < _AIR_BELOW_HU) & (hu > -1023.9)
     for z in range(len(hu) - 1):
-        steps = scale_steps(hu[z : z + 2], outside[z] & outside[z + 1])
+        steps = np.array(list(_steps_until_still(hu[z : z + 2], outside[z] & outside[z + 1])))
         up, down = steps[steps > _STEP_HU], -steps[steps < -_STEP_HU]
         jumped = up if len(up) > len(down) else down
         if len(jumped) < _STEP_KINDS or np.abs(steps).min() < _STILL_HU:
@@ -75,22 +79,31 @@ def check_scale(air: Air) -> None:
             )
 
 
-def scale_steps(pair: Floats, outside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def _steps_until_still(pair: Floats, outside: npt.NDArray[np.bool_]) -> Iterator[float]:
+    """The steps of air, fat and muscle up to the first that is none: then the scale is the same in both slices."""
+    for step in scale_steps(pair, outside):
+        yield step
+        if abs(step) < _STILL_HU:
+            return
+
+
+def scale_steps(pair: Floats, outside: npt.NDArray[np.bool_]) -> Iterator[float]:
     """Median change in HU from the lower to the upper of two slices: of air, fat and muscle, each if there is enough.
 
     pair: float32 (2, y, x).  outside: air around the patient in both.
     """
-    change, found = pair[1] - pair[0], []
+    change = pair[1] - pair[0]
+    yield from _middle(change, (outside,))
     # Fat of one slice and fat of the other: if the two are not the same, their borders move to opposite sides.
-    for kinds in (
-        (outside,),
-        (_between(pair[0], _FAT_HU), _between(pair[1], _FAT_HU)),
-        (_between(pair[0], _MUSCLE_HU), _between(pair[1], _MUSCLE_HU)),
-    ):
-        medians = [float(np.median(change[kind])) for kind in kinds if kind.sum() >= _STEP_CELLS]
-        if medians:
-            found.append(float(np.mean(medians)))
-    return np.array(found)
+    for limits in (_FAT_HU, _MUSCLE_HU):
+        yield from _middle(change, [_between(hu, limits) for hu in pair])
+
+
+def _middle(change: Floats, kinds: Sequence[npt.NDArray[np.bool_]]) -> Iterator[float]:
+    """The mean of the medians in masks, of those that are large enough; nothing if none is."""
+    medians = [float(np.median(change[kind])) for kind in kinds if np.count_nonzero(kind) >= _STEP_CELLS]
+    if medians:
+        yield float(np.mean(medians))
 
 
 def _between(hu: Floats, limits: tuple[float, float]) -> npt.NDArray[np.bool_]:
