@@ -87,17 +87,19 @@ def _means(
         for further in block[1:]:
             plane += further
         plane /= np.float32(len(block))
-        rows_summed = _sums(plane, factors[1], down)
-        result[index] = _sums(rows_summed.T, factors[2], across).T / counts
+        result[index] = row_sums(row_sums(plane, factors[1]).T, factors[2]).T / counts
     return result
 
 
-def _sums(plane: Floats, factor: int, starts: npt.NDArray[np.intp]) -> Floats:
-    """Sums of `factor` rows at a time: the same bits as `np.add.reduceat`, which adds a block's first row last."""
+def row_sums(plane: Floats, factor: int) -> Floats:
+    """Sums of `factor` rows at a time: float32; those at the end may be of fewer.
+
+    The same bits as `np.add.reduceat`, which adds a block's first row last.
+    """
     if factor == 1:
         return plane
     if factor > _SUMMED_IN_ORDER:
-        return np.asarray(np.add.reduceat(plane, starts, axis=0), np.float32)
+        return np.asarray(np.add.reduceat(plane, np.arange(0, len(plane), factor), axis=0), np.float32)
     total, rest = plane[::factor].copy(), plane[1::factor].copy()
     for row in range(2, factor):
         further = plane[row::factor]

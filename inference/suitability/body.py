@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from inference.anatomy.cells import row_sums
 from inference.anatomy.regions import Air
 from inference.arrays import Mask
 from inference.volume.ct_volume import CTVolume
@@ -93,8 +94,9 @@ def shrink(volume: CTVolume) -> Coarse:
 
 
 def _cells(plane: npt.NDArray[np.generic], factors: tuple[int, int], rows: int, columns: int) -> Floats:
-    kept = plane[: rows * factors[0], : columns * factors[1]]
-    means = kept.reshape(rows, factors[0], columns, factors[1]).mean(axis=(1, 3), dtype=np.float32)
+    """Means of a plane of whole numbers. Their sums are exact in float32 up to 10,000 pixels a cell."""
+    kept = plane[: rows * factors[0], : columns * factors[1]].astype(np.float32)
+    means = row_sums(row_sums(kept, factors[0]).T, factors[1]).T / np.float32(factors[0] * factors[1])
     return np.asarray(means, dtype=np.float32)
 
 
