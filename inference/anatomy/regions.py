@@ -91,9 +91,12 @@ def _lateral(cells: Cells, labels: npt.NDArray[np.int32], count: int) -> npt.NDA
     """Which pieces lie far to one side of the body, as the air between arm and trunk does."""
     tissue = np.count_nonzero(cells.hu > AIR_BELOW_HU, axis=(0, 1))
     middle = float(np.average(np.arange(len(tissue)), weights=np.maximum(tissue, 1e-9)))
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    columns = np.broadcast_to(np.arange(labels.shape[2], dtype=np.float32), labels.shape)
-    centres = np.bincount(labels.ravel(), columns.ravel(), minlength=count + 1) / np.maximum(sizes, 1)
+    columns = np.tile(np.arange(labels.shape[2], dtype=np.float64), labels.shape[1])
+    sums = np.zeros(count + 1)
+    for plane in labels:
+        found = np.bincount(plane.ravel(), columns)
+        sums[: len(found)] += found
+    centres = sums / np.maximum(sizes_of(labels, count), 1)
     far: npt.NDArray[np.bool_] = np.abs(centres - middle) * cells.spacing_mm[2] > _POCKET_FROM_MIDDLE_MM
     return far
 
@@ -105,7 +108,7 @@ def _with_pockets(
 
     A windpipe that opens at the neck's front is not added: it lies in the middle.
     """
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes = sizes_of(labels, count)
     outside: Mask = touches[labels]
     for order in (range(1, len(labels)), range(len(labels) - 2, -1, -1)):
         for z in order:

@@ -87,7 +87,7 @@ def _split(mask: Mask, lungs: Mask) -> tuple[int, int]:
 
 def bounding_box(mask: npt.NDArray[np.generic]) -> tuple[slice, slice, slice] | None:
     """The smallest box (z, y, x) around all values other than 0; None if there are none."""
-    across = mask.any(axis=0)
+    across = np.asarray(mask.any(axis=0))
     found = [np.flatnonzero(lines) for lines in (mask.any(axis=(1, 2)), across.any(axis=1), across.any(axis=0))]
     if not len(found[0]):
         return None
