@@ -6,6 +6,7 @@ pydicom takes about a millisecond to build and write one. Explicit VR little end
 import struct
 from collections.abc import Iterable
 
+from pydicom.charset import convert_encodings
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -13,7 +14,7 @@ from pydicom.filewriter import write_dataset
 
 from dicom_node.report.header_reader import tag_of
 
-_CODEC = "utf8"
+_CODEC = convert_encodings("ISO_IR 192")  # as pydicom compares them
 
 
 def element(keyword: str, vr: str, value: bytes) -> bytes:
@@ -48,7 +49,7 @@ def put_encoded(dataset: Dataset, keyword: str, items: Iterable[bytes]) -> None:
     value = _items(items)
     dataset[tag_of(keyword)] = RawDataElement(tag_of(keyword), "SQ", len(value), value, 0, False, True)
     # Else pydicom takes the elements apart to encode them anew.
-    dataset.set_original_encoding(False, True, [_CODEC])
+    dataset.set_original_encoding(False, True, _CODEC)
 
 
 def _items(items: Iterable[bytes]) -> bytes:

@@ -46,13 +46,22 @@ def in_class(report: Dataset, kind: ObjectKind) -> Dataset:
     other.SOPInstanceUID = _uid_in_class(report.SOPInstanceUID, sop_class_uid)
     other.file_meta.MediaStorageSOPClassUID = other.SOPClassUID
     other.file_meta.MediaStorageSOPInstanceUID = other.SOPInstanceUID
-    for study in (item for name in ("PredecessorDocumentsSequence", *_EVIDENCE) for item in other.get(name, [])):
+    names = (name for name in ("PredecessorDocumentsSequence", *_EVIDENCE) if _may_name_a_report(other, name))
+    for study in (item for name in names for item in other[name].value):
         for series in study.ReferencedSeriesSequence:
             for earlier in series.ReferencedSOPSequence:
                 if sop_class_uid in _below(earlier.ReferencedSOPClassUID):
                     earlier.ReferencedSOPInstanceUID = _uid_in_class(earlier.ReferencedSOPInstanceUID, sop_class_uid)
                     earlier.ReferencedSOPClassUID = sop_class_uid
     return other
+
+
+def _may_name_a_report(report: Dataset, keyword: str) -> bool:
+    """False if the encoded sequence has no class of a report in it: hundreds of images need not be taken apart."""
+    if keyword not in report:
+        return False
+    value = report.get_item(keyword).value
+    return not isinstance(value, bytes) or any(name.encode() in value for name in CLASSES.values())
 
 
 def _below(sop_class_uid: str) -> list[str]:

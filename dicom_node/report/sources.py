@@ -26,7 +26,8 @@ UTF_8 = "ISO_IR 192"
 
 IDENTITY = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _READ_PLAIN = [*IDENTITY, *copied.SIMPLE]
-_READ_OTHERS = [*IDENTITY, "InstanceNumber"]
+_NUMBER = ["InstanceNumber"]
+_READ_OTHERS = [*IDENTITY, *_NUMBER]
 
 
 class Source(Dataset):
@@ -52,8 +53,8 @@ def read_sources(volume: CTVolume) -> list[Source]:
             if slice_.path in seen:
                 continue
             seen.add(slice_.path)
-            header = _read(slice_.path, _READ_OTHERS) if sources else _read_first(slice_.path)
-            source = _identified(header) if sources else complete(header)
+            header = _read(slice_.path, _NUMBER) if sources else _read_first(slice_.path)
+            source = _identified(header, _NUMBER) if sources else complete(header)
             # As the loader has them: the volume is made of these instances, in this series.
             source.SOPClassUID, source.SOPInstanceUID = slice_.sop_class_uid, slice_.sop_instance_uid
             source.StudyInstanceUID, source.SeriesInstanceUID = volume.study_instance_uid, volume.series_instance_uid
@@ -150,10 +151,10 @@ def _has_identity(header: Dataset) -> bool:
     return all(keyword in found for keyword in IDENTITY) and found.SOPClassUID in get_sop_class_iod_map()
 
 
-def _identified(header: Dataset) -> Source:
-    """The header's UIDs and its number, as far as they are valid."""
+def _identified(header: Dataset, keywords: Sequence[str] = _READ_OTHERS) -> Source:
+    """The header's UIDs and its number, or which of them are asked for, as far as they are valid."""
     copy, reader = Source(), HeaderReader(header)
-    for keyword in _READ_OTHERS:
+    for keyword in keywords:
         found = reader.values(keyword)
         if found:
             put(copy, keyword, found)
