@@ -230,7 +230,7 @@ class Worker:
         others: Sequence[StandingResult],
         comparison: Comparison | None,
         headers: Sequence[Source] | None,
-        found: Found,
+        found: Found = NOTHING,
     ) -> tuple[Analysis, ResultObjects]:
         """The result and its objects; a refusal if no report can be made of the headers of analysed images.
 
