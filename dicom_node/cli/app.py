@@ -4,13 +4,11 @@ Exit codes: 0 done (a series that was refused with a reason is done), 1 it faile
 3 a peer could not be reached, 78 the configuration is wrong.
 """
 
-import sys
 from importlib.metadata import version as version_of
 from typing import Annotated
 
 import typer
 
-from config.errors import ConfigError
 from dicom_node.cli import (
     accept,
     again,
@@ -46,11 +44,7 @@ from dicom_node.cli import (
     web,
     worklist,
 )
-from dicom_node.errors import NodeError, PortTaken
-from dicom_node.runtime.index import no_permission
-from dicom_node.runtime.supervisor import DO_NOT_RESTART
-from inference.errors import InferenceError
-from storage.errors import StorageError
+from dicom_node.cli.exits import run_app
 
 app = typer.Typer(
     name="dicom-node",
@@ -115,18 +109,4 @@ for module in (
 
 def main() -> None:
     """Run the command line; errors of the project become one clear line and an exit code."""
-    try:
-        app()
-    except (ConfigError, PortTaken) as error:
-        _say(error)
-        sys.exit(DO_NOT_RESTART)
-    except (NodeError, StorageError, InferenceError) as error:
-        _say(error)
-        sys.exit(1)
-    except PermissionError as error:
-        _say(no_permission(error))
-        sys.exit(1)
-
-
-def _say(error: object) -> None:
-    print(f"dicom-node: {error}", file=sys.stderr)
+    run_app(app)

@@ -30,7 +30,6 @@ from dicom_node.gateways.notifications.notifier import Notifier
 from dicom_node.performer.opening import listening, performers
 from dicom_node.runtime import certificate_expiry
 from dicom_node.runtime.metrics import problems
-from dicom_node.runtime.watching import Watching
 from storage import job_takeover, orphans, retention
 from storage.database import Database
 from storage.errors import NotLeader, StorageError
@@ -122,6 +121,8 @@ def _start_jobs(settings: Settings, database: Database, files: FileStore, stop: 
     if settings.iocm.poll_hours and pacs is not None:
         jobs.append(("still there", still_there.EVERY_S, StillThere(settings, pacs, database, files).step))
     if settings.watch.enabled:
+        from dicom_node.runtime.watching import Watching  # its statistics take a second to load
+
         jobs.append(("watch", WATCH_EVERY_S, Watching(settings, database).step))
     if settings.canary.every_hours is not None:
         jobs.append(("canaries", runner.EVERY_S, Canaries(settings, database, files).step))

@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 Floats = npt.NDArray[np.float64]
 
@@ -21,6 +21,8 @@ def kolmogorov_smirnov(reference: Sequence[float], window: Sequence[float]) -> t
     shares = [np.searchsorted(values, both, side="right") / len(values) for values in (one, other)]
     distance = float(np.abs(shares[0] - shares[1]).max())
     effective = len(one) * len(other) / (len(one) + len(other))
+    from scipy import stats  # takes most of a second to load, and every command loads this module
+
     return distance, float(np.clip(stats.kstwo.sf(distance, np.round(effective)), 0, 1))
 
 

@@ -161,6 +161,7 @@ def test_a_model_that_fails_and_one_that_refuses_stop_no_other(tmp_path: Path, s
     variables = {
         "DICOM_NODE_MODELS": json.dumps([{"name": name} for name in names]),
         "DICOM_NODE_WORKER__MAX_ATTEMPTS": "1",
+        "DICOM_NODE_WORKER__LEASE_S": "60",  # with one attempt, a busy machine must not cost a job its lease
         "DICOM_NODE_WORKER__RETRY_DELAY_S": "0.1",
         "DICOM_NODE_REPORT__REPORT_NOT_ANALYSED": "true",
     }
