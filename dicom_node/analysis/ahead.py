@@ -184,9 +184,10 @@ class AnalysesAhead:
         if models is None or not self._notes.begin(series_pk):
             return
         opened = self._open_model(models.reporting)
-        ahead = None
-        if isinstance(opened.loaded, WorksAhead):
-            ahead = opened.loaded.ahead(self._settings.worker.read_ahead_mb << 20)
+        if not isinstance(opened.loaded, WorksAhead):
+            self._notes.end()  # it has no checkpoints, and a job would have to wait for it
+            return
+        ahead = opened.loaded.ahead(self._settings.worker.read_ahead_mb << 20)
         self._series, self._not_again = _Series(series_pk, models.reporting, opened, ahead), None
 
     def _whole(self, one: _Series, held: Sequence[StoredInstance], decoded: Mapping[str, DecodedFile]) -> bool:

@@ -4,6 +4,8 @@ import contextlib
 import time
 from pathlib import Path
 
+from storage.private import make_folder
+
 FOLDER = "ahead"
 _KEPT_S = 86_400.0
 """By then a series is closed, and no longer analysed ahead."""
@@ -19,7 +21,7 @@ class AheadNotes:
     def begin(self, series_pk: int) -> bool:
         """Note a series. Returns False if somebody has: another worker that is at it, or one that died of it."""
         self.end()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         self._forget_old()
         path = self._folder / str(series_pk)
         try:
@@ -32,7 +34,8 @@ class AheadNotes:
     def end(self) -> None:
         """The series in hand is no longer, and did no harm."""
         if self._in_hand is not None:
-            self._in_hand.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # no job may fail of a note
+                self._in_hand.unlink(missing_ok=True)
             self._in_hand = None
 
     def _forget_old(self) -> None:
