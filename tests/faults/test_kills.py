@@ -106,7 +106,6 @@ ELSEWHERE = {
     # Every start counts anew and corrects what differs.
     "storage.reconcile._correct_tallies",
     # Which series is analysed ahead; whoever dies of one leaves its note, in test_analysed_ahead.py.
-    "dicom_node.analysis.ahead_notes.AheadNotes.begin",
     "dicom_node.analysis.ahead_notes.AheadNotes.end",
     "dicom_node.analysis.ahead_notes.AheadNotes._forget_old",
     # A command, which goes on where a killed one stopped: test_storage_audit_archive.py stops it at each step.
