@@ -59,7 +59,7 @@ def mllp_server(folder: Path, behaviour: str = "AA", *tls: Path) -> Iterator[Eng
         process.wait()
 
 
-def wait_for(condition: Callable[[], bool], patience_s: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], patience_s: float = 180) -> None:
     """Wait until something holds."""
     deadline = time.monotonic() + patience_s
     while not condition():

@@ -26,7 +26,8 @@ class Node:
             "DICOM_NODE_RECEIVER__PORT": str(self.port),
             "DICOM_NODE_COMPLETION__QUIET_S": "1",
             "DICOM_NODE_SENDER__FIRST_RETRY_S": "1",
-            "DICOM_NODE_WORKER__LEASE_S": "5",
+            "DICOM_NODE_WORKER__LEASE_S": "10",
+            "DICOM_NODE_WORKER__NICE": "0",  # beside other tests a worker that yields to everybody loses its lease
             "DICOM_NODE_DESTINATIONS": json.dumps([destination]),
             "DICOM_NODE_STORAGE__LOW_DISK_MB": "1",
             "DICOM_NODE_LOGGING__LEVEL": "warning",
@@ -66,7 +67,7 @@ class Node:
             return 0
         self.process.send_signal(signal.SIGTERM)
         try:
-            status = self.process.wait(70)
+            status = self.process.wait(280)
         finally:
             if self.process.poll() is None:
                 self.kill()

@@ -303,6 +303,7 @@ class Node:
             "DICOM_NODE_SENDER__COMMITMENT__RESEND_S": "0.1",
             "DICOM_NODE_SENDER__RESPONSE_TIMEOUT_S": "15",
             "DICOM_NODE_WORKER__LEASE_S": "2",
+            "DICOM_NODE_WORKER__NICE": "0",
             "DICOM_NODE_WORKER__MAX_ATTEMPTS": "50",
             "DICOM_NODE_WORKER__RETRY_DELAY_S": "0.2",
             "DICOM_NODE_WORKER__POLL_S": "0.05",

@@ -162,7 +162,7 @@ def test_a_batch_that_is_killed_again_and_again_has_one_result_for_each_series(
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_a_kill_at_each_step_of_the_feeder_leaves_one_result_for_each_series(
     zygote: Zygote, tmp_path: Path, figures: list[str]
 ) -> None:

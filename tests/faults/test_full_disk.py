@@ -133,7 +133,7 @@ def test_a_disk_that_turns_read_only_is_answered_as_transient_and_forgiven(disk:
         assert len(list(node.files.root.rglob("*.dcm"))) == 1
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_node_whose_disk_is_full_again_and_again_loses_nothing_and_ends_its_work(
     zygote: Zygote, tmp_path: Path, figures: list[str]
 ) -> None:

@@ -18,7 +18,7 @@ ALL = bool(int(os.environ.get("NODE_FAULT_ROUNDS", "0")))
 
 
 @pytest.mark.parametrize("name", BUGS if ALL else FEW)
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_seeded_bug_is_caught(name: str, figures: list[str], tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("NODE_", "PYTEST_"))}
     environment |= {VARIABLE: name, "PYTHONPATH": str(ROOT), "NODE_FAULT_PATIENCE_S": "25"}

@@ -70,7 +70,7 @@ def node(tmp_path: Path) -> Iterator[Reloaded]:
     node = Reloaded(tmp_path)
     yield node
     node.process.terminate()
-    assert node.process.wait(70) == 0, node.log.read_text()
+    assert node.process.wait(280) == 0, node.log.read_text()
 
 
 def test_sources_change_while_a_wrong_configuration_and_a_new_port_leave_the_node_as_it_is(node: Reloaded) -> None:
@@ -105,6 +105,6 @@ def test_a_configuration_that_a_process_cannot_work_with_is_taken_back(node: Rel
 
 def test_an_orderly_stop_is_in_the_audit_trail_and_leaves_no_copy_of_the_configuration(node: Reloaded) -> None:
     node.process.terminate()
-    assert node.process.wait(70) == 0
+    assert node.process.wait(280) == 0
     assert {"node.started", "node.stopped"} <= node.events()
     assert list((node.folder / "var").glob("*.toml")) == []

@@ -55,13 +55,13 @@ def test_a_slow_destination_delays_no_other(tmp_path: Path) -> None:
     release = threading.Event()
 
     def hang(_uid: str) -> int:
-        release.wait(10)
+        release.wait(100)
         return 0
 
     with Pacs(tmp_path / "slow", answer=hang) as slow, Pacs(tmp_path / "quick") as quick:
         node = make_node(
             tmp_path / "node", destination(slow.port, "slow"), destination(quick.port, "quick"),
-            sender={"response_timeout_s": 20.0},
+            sender={"response_timeout_s": 200.0},
         )  # fmt: skip
         node.add_result(time.time())
         with sending(node):

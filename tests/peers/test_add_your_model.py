@@ -14,7 +14,7 @@ from tests.plugins import REPOSITORY, copy_example, pip_into
 from tests.programs import free_port, orthanc
 from tests.validators import dciodvfy_errors
 
-pytestmark = [pytest.mark.peer, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.peer, pytest.mark.timeout(1800)]
 
 
 def test_the_page_leads_from_an_empty_folder_to_a_report_in_orthanc(tmp_path: Path) -> None:
