@@ -12,6 +12,8 @@ UV := uv==0.13.9
 PARALLEL ?= --numprocesses=3 --dist=loadfile
 # The test and demonstration processes share the cores; torch is told its threads when it matters.
 export OPENBLAS_NUM_THREADS ?= 1
+# They are hundreds, and each would compile our sources anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format unit integration peers-test coverage attack fuzz faults batch-kills cluster cluster-kills \

@@ -7,8 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from config.settings import Settings
-from dicom_node.canary.judging import expect_as_found
-from dicom_node.canary.runner import ask
 from dicom_node.cli.common import (
     ConfigOption,
     JsonOption,
@@ -47,6 +45,8 @@ def run(
     settings = settings_from(config)
     if settings.canary.every_hours is None:
         raise NodeError("canaries are off: set every_hours in [canary], and have the node read it")
+    from dicom_node.canary.runner import ask
+
     database = database_of(settings)
     number = ask(database, settings, who())
     with database.transaction() as tx:
@@ -129,6 +129,8 @@ def expect(
     json: JsonOption = False,
 ) -> None:
     """Expect of later canaries what was found of this one, as after an update that is known to change results."""
+    from dicom_node.canary.judging import expect_as_found
+
     database = database_of(settings_from(config))
     with database.transaction() as tx:
         found = next((one for one in canaries.latest(tx, 1000) if one.id == number), None)

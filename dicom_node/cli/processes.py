@@ -9,7 +9,6 @@ import typer
 from config.settings import Settings
 from dicom_node.cli.common import ConfigOption, database_of, files_of, settings_from
 from dicom_node.cli.configure import read_and_check
-from dicom_node.cli.exits import run_app
 from dicom_node.errors import NodeError
 from dicom_node.runtime.node_lock import note_parts, only_node
 from dicom_node.runtime.presence import only_host, present
@@ -21,9 +20,6 @@ from storage.database import Database
 from storage.files import FileStore
 from storage.identity import open_store
 
-CHILDREN = frozenset({"receive", "schedule", "deliver", "work", "metrics", "forward-audit"})
-"""The commands that the supervisor starts."""
-
 
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
@@ -31,13 +27,6 @@ def register(app: typer.Typer) -> None:
     app.command()(work)
     for command in (receive, schedule, deliver, metrics, forward_audit):
         app.command(hidden=True)(command)
-
-
-def main() -> None:
-    """Run one of these commands, without loading any other."""
-    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    register(app)
-    run_app(app)
 
 
 def run(

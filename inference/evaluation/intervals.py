@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 LEVEL = 0.95
 Z = 1.959963984540054  # 97.5% point of the normal distribution
@@ -58,6 +57,9 @@ def delong_components(label: Bools, probability: Floats) -> tuple[float, Floats,
     below the positives, ties counting one half.
     Source: DeLong et al. 1988, Biometrics 44:837; computed from midranks as Sun and Xu 2014 do.
     """
+    # Here, not at the top: it costs a second, and the watch needs only the proportions.
+    from scipy.stats import rankdata
+
     positive, negative = probability[label], probability[~label]
     ranks = rankdata(np.concatenate((positive, negative)))
     above = (ranks[: len(positive)] - rankdata(positive)) / len(negative)
