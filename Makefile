@@ -8,8 +8,9 @@ CODE := $(PACKAGES) tests benchmarks docs/site packaging setup.py
 BUILT_FROM := setup.cfg setup.py pyproject.toml $(wildcard inference/lungs/native/*.[ch])
 TORCH := $(shell sed -n 's/^ *\(torch==.*\)/\1/p' setup.cfg)
 UV := uv==0.13.9
-# A file of tests stays in one process, with the fixtures that its tests share.
-PARALLEL ?= --numprocesses=3 --dist=loadfile
+# A file of tests stays in one process, with the fixtures that its tests share. They begin in their order, the long ones
+# of the faults first: else the last minutes belong to a single process.
+PARALLEL ?= --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 # The test and demonstration processes share the cores; torch is told its threads when it matters.
 export OPENBLAS_NUM_THREADS ?= 1
 # They are hundreds, and each would compile our sources anew.

@@ -42,10 +42,7 @@ def fresh_url(folder: Path) -> str:
     if not server:
         return f"sqlite:///{folder}/{INDEX}"
     name = f"test_{uuid.uuid4().hex}"
-    admin = create_engine(server, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE SCHEMA {name}"))
-    admin.dispose()
+    _on_server(server, f"CREATE SCHEMA {name}")
     own = make_url(server).update_query_dict({"options": f"-csearch_path={name}"})
     return own.render_as_string(hide_password=False)
 
@@ -59,6 +56,33 @@ def _empty_index() -> Path:
     return folder / INDEX
 
 
+@cache
+def _empty_database(server: str) -> str:
+    """The name of a PostgreSQL database of this version without rows, to copy as `_empty_index`."""
+    name = f"empty_{uuid.uuid4().hex}"
+    _on_server(server, f"CREATE DATABASE {name}")
+    open_database(_database_url(server, name)).close()
+    return name
+
+
+def _copied_database(server: str) -> str:
+    """The URL of a new, empty index on a PostgreSQL server."""
+    name = f"test_{uuid.uuid4().hex}"
+    _on_server(server, f"CREATE DATABASE {name} TEMPLATE {_empty_database(server)} STRATEGY FILE_COPY")
+    return _database_url(server, name)
+
+
+def _database_url(server: str, name: str) -> str:
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+def _on_server(server: str, statement: str) -> None:
+    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(statement))
+    admin.dispose()
+
+
 @dataclass
 class Store:
     """One index and its file store in a folder."""
@@ -67,9 +91,14 @@ class Store:
     url: str = ""
     database: Database = field(init=False)
     files: FolderStore = field(init=False)
+    _copied_on: str = ""
 
     def __post_init__(self) -> None:
-        if not self.url:
+        server = os.environ.get("DICOM_NODE_TEST_DATABASE", "")
+        if server and not self.url:
+            self.url = _copied_database(server)
+            self._copied_on = server
+        elif not self.url:
             self.url = fresh_url(self.folder)
             index = self.folder / INDEX
             if self.url.startswith("sqlite") and self.folder.is_dir() and not index.exists():
@@ -82,6 +111,8 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.database.close()
+        if self._copied_on:
+            _on_server(self._copied_on, f"DROP DATABASE {make_url(self.url).database} WITH (FORCE)")
 
     def arrival(
         self,

@@ -57,7 +57,7 @@ def test_the_contract_of_the_index_holds_on_postgresql(names: list[str], server:
         env={**os.environ, "DICOM_NODE_TEST_DATABASE": server},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1100,
         check=False,
     )
     assert run.returncode == 0, run.stdout[-6000:]

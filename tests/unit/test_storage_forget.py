@@ -159,11 +159,8 @@ def left_of(store, *words):
             content = gzip.decompress(content)
         found += [(path.name, word) for word in words if word.encode() in content]
     if store.database.is_server:
-        url = store.database.url
-        schema = str(url.query["options"]).partition("search_path=")[2]
-        plain = url.set(drivername="postgresql").difference_update_query(["options"])
-        program = server_programs() / "pg_dump"
-        asked = [program, "-n", schema, "-d", plain.render_as_string(hide_password=False)]
+        plain = store.database.url.set(drivername="postgresql")
+        asked = [server_programs() / "pg_dump", "-d", plain.render_as_string(hide_password=False)]
         dump = subprocess.run(asked, capture_output=True, check=True).stdout
         assert b"7.1.1" in dump
         found += [("dump", word) for word in words if word.encode() in dump]
