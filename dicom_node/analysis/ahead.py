@@ -100,6 +100,13 @@ class AnalysesAhead:
         self._awaited: tuple[str, str] | None = None
         self._series: _Series | None = None
         self._not_again: int | None = None
+        # The series in hand looks gone as soon as its job is claimed, and only then the job takes what was computed.
+        self._claiming = False
+        self._left = False
+
+    def claims(self) -> None:
+        """The worker looks for a job: until it takes what was computed for it, or has none, nothing is dropped."""
+        self._claiming = True
 
     def go_on(self, series_pk: int, held: Sequence[StoredInstance], decoded: Mapping[str, DecodedFile]) -> bool:
         """Compute a little more of a series that still arrives. Returns False if there is nothing to compute.
@@ -125,6 +132,7 @@ class AnalysesAhead:
         self._job_waits.set()
         with self._computing:
             self._awaited = None
+            self._claiming = self._left = False
             one = self._series
             if one is None or one.series_pk != job.series_pk or one.model.digest != job.model.digest:
                 return NOTHING
@@ -138,12 +146,19 @@ class AnalysesAhead:
 
     def done(self) -> None:
         """The worker has no job in hand."""
+        self._claiming = False
         self._job_waits.clear()
+        if self._left:
+            self._left = False
+            self.leave()
 
     def leave(self) -> None:
         """The series in hand is no longer looked at: it was refused, or another worker has it, or this one stops."""
         with self._computing:
-            self._drop(None)
+            if self._claiming:
+                self._left = True
+            else:
+                self._drop(None)
 
     def stop(self) -> None:
         """The worker ends of its own will. A step that does not end in time leaves the note of its series."""

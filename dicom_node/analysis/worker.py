@@ -130,6 +130,8 @@ class Worker:
         """
         worker = self.settings.worker
         self.files.check()  # no job is begun that could not be read
+        if self._ahead is not None:
+            self._ahead.claims()
         with self.database.transaction() as tx:
             batches = not self.live_only and self.settings.batch.may_begin(now)
             job = jobs.claim(tx, self.name, now, worker.lease_s, worker.max_attempts, batches=batches)

@@ -69,6 +69,24 @@ def test_a_series_that_closes_as_it_was_seen_is_reported_at_once(
     assert not list((tmp_path / "ahead").iterdir())
 
 
+def test_what_was_computed_is_there_for_the_job_however_early_its_series_looks_claimed(
+    tmp_path: Path, phantom: list[Path], plain: dict[str, Any], analysed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = Worker.handle
+
+    def looked_again_before(self: Worker, *arguments: Any) -> None:
+        self._read_ahead.step()  # the other thread: the series is neither open nor queued any more
+        handle(self, *arguments)
+
+    monkeypatch.setattr(Worker, "handle", looked_again_before)
+    with arriving(tmp_path, ahead=True) as node:
+        node.receive(phantom)
+        node.settle()
+        node.close()
+        assert node.analyse() == plain
+    assert set(analysed) == {"ahead"}
+
+
 def test_a_slice_that_comes_late_is_in_the_result(
     tmp_path: Path, phantom: list[Path], plain: dict[str, Any], analysed: list[str]
 ) -> None:
