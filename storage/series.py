@@ -81,8 +81,8 @@ def next_series(tx: Connection, but: int | None, stay: int | None = None) -> int
     that is due first. None if there is none.
 
     but: a series to leave out, which is in hand already.
-    stay: the one that was found before. It is found again as long as it is open or queued, unless another one is queued
-        while one is in hand: of several series that arrive together, each is due first in turn.
+    stay: the one that was found before. It is found again as long as it is open, to be chosen or queued, unless another
+        one is queued while one is in hand: of several series that arrive together, each is due first in turn.
     """
     queued = (
         select(job_table.c.series_pk)
@@ -106,9 +106,10 @@ def next_series(tx: Connection, but: int | None, stay: int | None = None) -> int
 
 
 def _is_awaited(tx: Connection, series_pk: int) -> bool:
-    """Whether a series is open, or waits for its first analysis."""
-    is_open = select(series.c.id).where(series.c.id == series_pk, in_state(series, SeriesState.OPEN))
-    return tx.scalar(is_open) is not None or is_queued(tx, series_pk)
+    """Whether a series is open, waits to be chosen among its study's, or for its first analysis."""
+    may_come = in_state(series, SeriesState.OPEN) | (series.c.selection == Selection.WAITING.value)
+    undecided = select(series.c.id).where(series.c.id == series_pk, may_come)
+    return tx.scalar(undecided) is not None or is_queued(tx, series_pk)
 
 
 def is_queued(tx: Connection, series_pk: int) -> bool:

@@ -78,6 +78,20 @@ def test_one_series_is_queued_and_the_others_say_why_not(store: Store) -> None:
     assert [m.outcome for m in members(store)] == [None, "ANALYSED"]
 
 
+def test_who_reads_ahead_stays_with_a_series_that_waits_to_be_chosen(store: Store) -> None:
+    def next_after(stay: int) -> int | None:
+        with store.database.read() as tx:
+            return series.next_series(tx, None, stay)
+
+    two_series(store)
+    assert next_after(2) == 2, "it was closed, and nothing is queued yet"
+    assert choose(store, members(store), 2, 50) is not None
+    assert next_after(2) == 2, "now its job is"
+    assert next_after(1) == 2, "the other one was passed over"
+    assert store.claim(50) is not None
+    assert next_after(2) is None
+
+
 def test_a_refused_result_makes_the_study_ready_again(store: Store) -> None:
     two_series(store)
     choose(store, members(store), 2, 50)
