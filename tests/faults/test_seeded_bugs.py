@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.bugs import BUGS, ROOT, VARIABLE
+from tests.programs import PATIENCE
 
 FEW = ["answer-before-fsync", "lease-without-fencing"]
 ALL = bool(int(os.environ.get("NODE_FAULT_ROUNDS", "0")))
@@ -21,7 +22,7 @@ ALL = bool(int(os.environ.get("NODE_FAULT_ROUNDS", "0")))
 @pytest.mark.timeout(1800)
 def test_a_seeded_bug_is_caught(name: str, figures: list[str], tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("NODE_", "PYTEST_"))}
-    environment |= {VARIABLE: name, "PYTHONPATH": str(ROOT), "NODE_FAULT_PATIENCE_S": "25"}
+    environment |= {VARIABLE: name, "PYTHONPATH": str(ROOT), "NODE_FAULT_PATIENCE_S": f"{25 / PATIENCE}"}
     options = ["-q", "-rf", "-p", "tests.faults.bugs", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "inner")]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *BUGS[name].tests],
