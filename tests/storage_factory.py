@@ -68,7 +68,7 @@ def _empty_database(server: str) -> str:
 def _copied_database(server: str) -> str:
     """The URL of a new, empty index on a PostgreSQL server."""
     name = f"test_{uuid.uuid4().hex}"
-    _on_server(server, f"CREATE DATABASE {name} TEMPLATE {_empty_database(server)} STRATEGY FILE_COPY")
+    _on_server(server, f"CREATE DATABASE {name} TEMPLATE {_empty_database(server)}")
     return _database_url(server, name)
 
 

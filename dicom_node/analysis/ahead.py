@@ -102,7 +102,7 @@ class AnalysesAhead:
         self._not_again: int | None = None
         # The series in hand looks gone as soon as its job is claimed, and only then the job takes what was computed.
         self._claiming = False
-        self._left = False
+        self._left: _Series | None = None
 
     def claims(self) -> None:
         """The worker looks for a job: until it takes what was computed for it, or has none, nothing is dropped."""
@@ -132,9 +132,11 @@ class AnalysesAhead:
         self._job_waits.set()
         with self._computing:
             self._awaited = None
-            self._claiming = self._left = False
-            one = self._series
+            self._claiming = False
+            one, left, self._left = self._series, self._left, None
             if one is None or one.series_pk != job.series_pk or one.model.digest != job.model.digest:
+                if one is left:
+                    self._drop(None)
                 return NOTHING
             self._series = None
             self._notes.end()
@@ -147,16 +149,19 @@ class AnalysesAhead:
     def done(self) -> None:
         """The worker has no job in hand."""
         self._claiming = False
+        left, self._left = self._left, None
+        # If somebody computes, it is of another series by now. The worker waits for that only once it has a job.
+        if left is not None and self._computing.acquire(blocking=False):
+            if self._series is left:
+                self._drop(None)
+            self._computing.release()
         self._job_waits.clear()
-        if self._left:
-            self._left = False
-            self.leave()
 
     def leave(self) -> None:
         """The series in hand is no longer looked at: it was refused, or another worker has it, or this one stops."""
         with self._computing:
             if self._claiming:
-                self._left = True
+                self._left = self._series
             else:
                 self._drop(None)
 

@@ -53,7 +53,7 @@ def main() -> None:
     """Run the command line; errors of the project become one clear line and an exit code (see `app`)."""
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     if word in MODULES or word == "--version":
-        run_app(with_commands(MODULES.get(word, ("processes",))))
+        run_app(with_commands(MODULES.get(word, ())))
         return
     from dicom_node.cli.app import app
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,35 @@ def test_what_was_computed_is_there_for_the_job_however_early_its_series_looks_c
         node.close()
         assert node.analyse() == plain
     assert set(analysed) == {"ahead"}
+
+
+def test_a_series_that_another_worker_has_claimed_is_dropped(tmp_path: Path, phantom: list[Path]) -> None:
+    with arriving(tmp_path, ahead=True) as node:
+        node.receive(phantom)
+        node.settle()
+        assert list((tmp_path / "ahead").iterdir())
+        node.close()
+        assert node.store.claim(node.now) is not None
+        assert node.worker._ahead is not None
+        node.worker._ahead.claims()
+        node.worker._read_ahead.step()  # while this worker looks for a job, too
+        assert not node.worker.work_once(node.now)
+        assert not list((tmp_path / "ahead").iterdir())
+
+
+def test_a_worker_without_a_job_does_not_wait_for_what_is_computed(tmp_path: Path, phantom: list[Path]) -> None:
+    with arriving(tmp_path, ahead=True) as node:
+        node.receive(phantom)
+        node.settle()
+        ahead = node.worker._ahead
+        assert ahead is not None
+        ahead.claims()
+        ahead.leave()
+        with ahead._computing:  # the other thread, with the next series
+            looking = threading.Thread(target=ahead.done, daemon=True)
+            looking.start()
+            looking.join(20)
+            assert not looking.is_alive()
 
 
 def test_a_slice_that_comes_late_is_in_the_result(
