@@ -60,15 +60,16 @@ def outputs(pipeline: Pipeline, volume: CTVolume) -> tuple[float, Ranges]:
     rule = pipeline.card.spread
     for change in rule.changes if rule else ():
         part = changed(box, change, grey.shape[1], profile.slices.order == "descending")
-        found[CARD].append(pipeline._judge(inside[part], masks[part]))
+        found[CARD].append(pipeline.judging.probability(inside[part], masks[part]))
     for by in (0.5, -0.5):
-        found[GRID].append(pipeline._judge(_along_z(image, by), (_along_z(255 * mask, by) > 127).astype(np.uint8)))
+        moved = _along_z(image, by), (_along_z(255 * mask, by) > 127).astype(np.uint8)
+        found[GRID].append(pipeline.judging.probability(*moved))
     low, high = profile.intensity.window_hu
     for by in (SHIFT_HU, -SHIFT_HU):
         intensity = replace(profile.intensity, window_hu=(low - by, high - by))
         shifted = greys(turned, replace(profile, intensity=intensity))
-        found[WINDOW].append(pipeline._judge(shifted[start:stop][box], mask))
-    return pipeline._judge(image, mask), found
+        found[WINDOW].append(pipeline.judging.probability(shifted[start:stop][box], mask))
+    return pipeline.judging.probability(image, mask), found
 
 
 def _along_z(image: Grey, by: float) -> Grey:

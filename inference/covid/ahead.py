@@ -1,47 +1,63 @@
-"""The U-Net's masks of slices that have arrived, while others of their series have not."""
+"""What the networks can say of slices that have arrived, while others of their series have not."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from inference.arrays import Grey
-from inference.covid.kept_masks import KeptMasks
+from inference.covid.judging import Judging
+from inference.covid.kept import Kept
 from inference.covid.segmentation import Segmentation
 from inference.covid.verdict_input import needed_slices
 from inference.device import Device, one_thread
+from inference.errors import UnsuitableSeries
 from inference.models.profile import Profile
 from inference.preprocess import grey_part, greys, ordered_hu, resampled_count, resampling_parts, verdict_range
 from inference.volume.arriving import Arrived
 from inference.volume.ct_volume import CTVolume, upright
 
+Part = tuple[slice, slice, npt.NDArray[np.intp]]
+"""Some resampled slices: which ones, the source slices that they need, and which of those that are there these are."""
+
 
 class MasksAhead:
     """An `inference.ahead.Ahead` of U-Net and DeCoVNet.
 
-    Where slices are analysed as they are, each is computed when it comes. Where they are resampled along z, that needs
-    the slices around it and their number in the whole: then only what lies well inside is computed before the end.
+    Where slices are analysed as they are, each one's mask is computed when it comes. Where they are resampled along z,
+    that needs the slices around it and their number in the whole: then only what lies well inside is computed before
+    the end. If that number is known, the slices that the verdict is made from may all be there long before the end:
+    then DeCoVNet sees them as soon as no mask is left to compute.
     """
 
-    def __init__(self, segmentation: Segmentation, profile: Profile, device: Device, max_bytes: int) -> None:
-        self.kept = KeptMasks(max_bytes)
+    def __init__(
+        self, segmentation: Segmentation, judging: Judging, profile: Profile, device: Device, max_bytes: int
+    ) -> None:
+        self.kept = Kept(max_bytes)
         self._segmentation = segmentation
+        self._judging = judging
         self._profile = profile
         self._device = device
         self._done: set[object] = set()
+        self._verdict_of: object = None
+        self._verdict: Iterator[None] = iter(())
 
     @property
     def nbytes(self) -> int:
         """Memory of the masks."""
-        return self.kept.nbytes
+        return self.kept.masks.nbytes
 
     def go_on(self, arrived: Arrived, *, settled: bool) -> bool:
         """See `inference.ahead.Ahead`."""
         count = resampled_count(arrived.whole, arrived.spacing_mm[0], self._profile.slices)
-        if count == arrived.whole:
-            return self._slices(arrived)
         # Of a series that does not say how many slices it has, the last known number is a guess until it settles.
-        return self._resampled(arrived, count) if settled or len(arrived.places) < arrived.whole else False
+        known = len(arrived.places) < arrived.whole
+        if count == arrived.whole:
+            found = self._slices(arrived)
+        else:
+            found = (settled or known) and self._resampled(arrived, count)
+        return found or (known and not settled and self._verdict_step(arrived, count))
 
     def _slices(self, arrived: Arrived) -> bool:
         """The next slices that have arrived, as they are."""
@@ -54,19 +70,50 @@ class MasksAhead:
         self._keep(grey, np.sort(self._in_order(arrived)[left]), arrived.whole)
         return True
 
+    def _verdict_step(self, arrived: Arrived, count: int) -> bool:
+        """A part of the verdict, if all of its slices are there."""
+        start, stop = verdict_range(count, self._profile.slices)
+        parts = self._parts(arrived, count, start, stop)
+        if not parts or any((ours < 0).any() for _, _, ours in parts):
+            return False
+        made_from = (count, start, stop, *(arrived.keys[index] for _, _, ours in parts for index in ours))
+        if made_from != self._verdict_of:
+            self._verdict_of, self._verdict = made_from, self._verdict_steps(arrived, count, parts)
+        try:
+            return next(self._verdict, False) is None
+        except UnsuitableSeries:
+            return False
+
+    def _verdict_steps(self, arrived: Arrived, count: int, parts: list[Part]) -> Iterator[None]:
+        start, stop = verdict_range(count, self._profile.slices)
+        grey: Grey | None = None
+        for wanted, near, ours in parts:
+            part = self._grey(arrived.volume(np.sort(ours)), wanted, near, (arrived.whole, count))
+            grey = np.zeros((count, *part.shape[1:]), np.uint8) if grey is None else grey
+            grey[wanted] = part
+        if grey is None:
+            return
+        raw = self._segmentation.raw_masks(grey, np.arange(start, stop, dtype=np.intp), self.kept.masks)
+        self.kept.results.begin(grey[start:stop], raw[start:stop])
+        yield from self._judging.ahead(grey, raw, self.kept.results)
+
+    def _parts(self, arrived: Arrived, count: int, start: int, stop: int) -> list[Part]:
+        """The parts that hold the resampled slices from `start` to `stop`."""
+        there = np.full(arrived.whole, -1, np.intp)
+        there[self._in_order(arrived)] = np.arange(len(arrived.places))
+        parts = resampling_parts(arrived.whole, count, self._profile.slices)
+        return [(wanted, near, there[near]) for wanted, near in parts if wanted.start < stop and start < wanted.stop]
+
     def _resampled(self, arrived: Arrived, count: int) -> bool:
         """The next part of the resampled slices for which all slices are there."""
-        whole, slices = arrived.whole, self._profile.slices
-        there = np.full(whole, -1, np.intp)
-        there[self._in_order(arrived)] = np.arange(len(arrived.places))
-        needed = needed_slices(whole, count, self._profile)
-        for wanted, near in resampling_parts(whole, count, slices):
+        needed = needed_slices(arrived.whole, count, self._profile)
+        for wanted, near, ours in self._parts(arrived, count, 0, count):
             chosen = np.intersect1d(np.arange(wanted.start, wanted.stop, dtype=np.intp), needed)
-            ours = np.sort(there[near])
+            ours = np.sort(ours)
             key = (count, wanted.start, *(arrived.keys[index] for index in ours))
             if len(chosen) and ours[0] >= 0 and key not in self._done:
                 self._done.add(key)
-                grey = self._grey(arrived.volume(ours), wanted, near, (whole, count))
+                grey = self._grey(arrived.volume(ours), wanted, near, (arrived.whole, count))
                 self._keep(grey[chosen - wanted.start], chosen, count)
                 return True
         return False
@@ -79,7 +126,7 @@ class MasksAhead:
     def _keep(self, grey: Grey, indices: npt.NDArray[np.intp], count: int) -> None:
         """Compute the masks of some slices.  indices: theirs among the `count` of the whole, in the profile's order."""
         start, stop = verdict_range(count, self._profile.slices)
-        self._segmentation.keep_ahead(grey, (indices >= start) & (indices < stop), self.kept)
+        self._segmentation.keep_ahead(grey, (indices >= start) & (indices < stop), self.kept.masks)
 
     def _in_order(self, arrived: Arrived) -> npt.NDArray[np.intp]:
         """The place of each slice in the order of the profile."""

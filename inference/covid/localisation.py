@@ -97,9 +97,13 @@ class Localiser:
             logits = self._network.classify(features.cpu().transpose(0, 1)[None].contiguous())[0]
         return float(logits[COVID] - logits[NORMAL])
 
+    def activation(self, features: Tensor) -> Floats:
+        """The `activation_map` of a verdict. features: float32 (t, 128, h, w), the last feature volume."""
+        return activation_map(self._network, features)
+
     def localise(
         self,
-        features: Tensor,
+        activation: Floats,
         placement: Placement,
         hu: npt.NDArray[np.int16],
         lungs: Mask,
@@ -107,9 +111,9 @@ class Localiser:
     ) -> Localisation:
         """Heat and region of one verdict.
 
-        features: float32 (t, 128, h, w), the last feature volume.  hu, lungs: (Z, Y, X), the source and its lung mask.
+        activation: see there.  hu, lungs: (Z, Y, X), the source and its lung mask.
         """
-        heat = on_source_grid(activation_map(self._network, features), placement)
+        heat = on_source_grid(activation, placement)
         return Localisation(heat, region_of(heat, hu, lungs, spacing_mm))
 
 

@@ -11,16 +11,15 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from inference.anatomy.confine import confine
 from inference.arrays import Grey, Mask
 from inference.covid.ahead import MasksAhead
 from inference.covid.card import ZhengCard
-from inference.covid.kept_masks import KeptMasks
-from inference.covid.localisation import Localisation, Localiser, NetworkInput, Placement
+from inference.covid.judging import Given, Judging
+from inference.covid.kept import Kept, KeptResults
+from inference.covid.localisation import Floats, Localisation, Localiser, NetworkInput, Placement
 from inference.covid.segmentation import Segmentation
-from inference.covid.spread import spread_of
 from inference.covid.streamed import StreamedDecovnet
 from inference.covid.verdict import Verdict
 from inference.covid.verdict_input import (
@@ -32,6 +31,7 @@ from inference.covid.verdict_input import (
     verdict_source_slices,
 )
 from inference.device import Device, one_thread
+from inference.finding import Spread
 from inference.interrupt import as_interruptible, checkpoint
 from inference.lungs.mask import sides, without_specks
 from inference.preprocess import greys, verdict_range
@@ -65,7 +65,7 @@ class Timings:
 class Pipeline:
     """A model on a device, ready for volumes.
 
-    identity: which model it is.  segmentation: its U-Net.
+    identity: which model it is.  segmentation: its U-Net.  judging: its DeCoVNet.
     """
 
     def __init__(
@@ -81,29 +81,28 @@ class Pipeline:
         self.card = card
         self.identity = card.identity()
         self.segmentation = segmentation
+        self.judging = Judging(card, decovnet, localiser, device)
         self._decovnet = decovnet
         self._localiser = localiser
         self._device = device
         self._spare = spare
         self._policy = Policy.from_table(card.suitability)
 
-    def run(
-        self, volume: CTVolume, *, localise: bool = True, trace: bool = False, kept: KeptMasks | None = None
-    ) -> Verdict:
+    def run(self, volume: CTVolume, *, localise: bool = True, trace: bool = False, kept: Kept | None = None) -> Verdict:
         """Analyse a volume.
 
         localise: once the probability is known, also find what drove a positive result, and how far harmless changes
             move a borderline one. The probability stays the same.
         trace: also run the U-Net on slices that neither the verdict nor the reported mask needs, and keep
             `slices_resampled`, `raw_mask_ml`, `crop` and the stages' seconds. The result is the same.
-        kept: masks that were computed before, see `ahead`. The result is the same.
+        kept: what was computed before, see `ahead`. The result is the same.
         If a GPU lacks the memory for a volume, the CPU takes it over, and the verdict says so.
         Raises UnsuitableSeries if a rule of the card's [suitability] table or the mask gate refuses the volume.
         """
         return self.run_and_show(volume, localise=localise, trace=trace, kept=kept)[0]
 
     def run_and_show(
-        self, volume: CTVolume, *, localise: bool = True, trace: bool = False, kept: KeptMasks | None = None
+        self, volume: CTVolume, *, localise: bool = True, trace: bool = False, kept: Kept | None = None
     ) -> tuple[Verdict, NetworkInput]:
         """A volume's verdict, and DeCoVNet's input. Arguments and errors as for `run`."""
         turned = upright(volume)
@@ -117,7 +116,7 @@ class Pipeline:
         return (verdict if turned is volume else _as_stored(verdict, turned)), given
 
     def _analyse(
-        self, volume: CTVolume, localise: bool, trace: bool, kept: KeptMasks | None
+        self, volume: CTVolume, localise: bool, trace: bool, kept: Kept | None
     ) -> tuple[Verdict, NetworkInput]:
         """All stages for one upright volume. DeCoVNet gets the U-Net's raw mask; all else gets the confined one.
 
@@ -125,10 +124,11 @@ class Pipeline:
         little is lost where the volume is refused.
         """
         timings, profile = Timings(), self.card.profile
+        results = KeptResults() if kept is None else kept.results
         with _in_turn() if kept is None else _beside() as begin:
             prepared = begin(lambda: self._prepared(volume, timings, kept, trace=trace))
-            cropped = begin(lambda: self._cropped(*prepared(), timings))
-            judged = begin(lambda: self._judged(*cropped()[1:], timings))
+            given = begin(lambda: self._given(*prepared(), timings, results, again=kept is not None))
+            judged = begin(lambda: self._judged(given(), timings, results, localise=localise))
             with timings.stage("suitability"):
                 accepted = accept(volume, self._policy)
             grey, raw = prepared()
@@ -141,19 +141,17 @@ class Pipeline:
                     *check_mask(volume, lungs, self._policy, accepted.air),
                     check_ground(on_source, lungs, inside, volume.voxel_ml, self._policy),
                 )
-            crop, image, mask = cropped()
+            crop, image, mask = given().crop, given().image, given().mask
             with timings.stage("crop"):
                 placement = self._placement(volume, raw)
                 check_crop(placement.box, on_source, lungs, inside, profile.decovnet.crop, self._policy)
-            output, features = judged()
-            probability = self.card.calibrated(output)
-        localised, spread = None, None
-        if localise and self.card.spread is not None and self._may_be_borderline(probability):
-            with timings.stage("spread"):
-                spread = spread_of(probability, grey, raw, profile, self.card.spread, self._judge)
-        if localise:
-            with timings.stage("localisation"), one_thread():
-                localised = self._localised(probability, features, placement, volume, lungs)
+            output, probability, activation = judged()
+            localised, spread = None, None
+            if localise:
+                found_spread = begin(lambda: self._spread(probability, grey, raw, timings, results))
+                with timings.stage("localisation"), one_thread():
+                    localised = self._localised(activation, placement, volume, lungs)
+                spread = found_spread()
         left, right = sides(lungs, x_to_left=bool(volume.affine[0, 0] >= 0))
         verdict = Verdict(
             probability=probability,
@@ -177,26 +175,39 @@ class Pipeline:
         )
         return verdict, NetworkInput(image, mask, placement)
 
-    def _prepared(
-        self, volume: CTVolume, timings: Timings, kept: KeptMasks | None, *, trace: bool
-    ) -> tuple[Grey, Grey]:
+    def _prepared(self, volume: CTVolume, timings: Timings, kept: Kept | None, *, trace: bool) -> tuple[Grey, Grey]:
         """The grey slices, and the U-Net's masks of them: uint8 (T, Y, X) both."""
         with timings.stage("preprocess"), one_thread():
             grey = greys(volume, self.card.profile, self._device.torch_device)
         with timings.stage("unet"):
             needed = None if trace else needed_slices(len(volume.hu), len(grey), self.card.profile)
-            return grey, self.segmentation.raw_masks(grey, needed, kept)
+            return grey, self.segmentation.raw_masks(grey, needed, None if kept is None else kept.masks)
 
-    def _cropped(self, grey: Grey, raw: Grey, timings: Timings) -> tuple[tuple[int, ...], Grey, Grey]:
-        """DeCoVNet's input: its shape before it was resized, image and mask."""
-        profile = self.card.profile
-        with timings.stage("crop"), one_thread():
-            image, mask = decovnet_input(grey, raw, profile)
-            return image.shape, *resized(image, mask, profile, self._device.torch_device)
+    def _given(self, grey: Grey, raw: Grey, timings: Timings, results: KeptResults, *, again: bool) -> Given:
+        """DeCoVNet's input.  again: some of its results may be there already."""
+        with timings.stage("crop"):
+            if again:
+                start, stop = verdict_range(len(grey), self.card.profile.slices)
+                results.begin(grey[start:stop], raw[start:stop])
+            return self.judging.given(grey, raw, results)
 
-    def _judged(self, image: Grey, mask: Grey, timings: Timings) -> tuple[float, Tensor]:
+    def _judged(
+        self, given: Given, timings: Timings, results: KeptResults, *, localise: bool
+    ) -> tuple[float, float, Floats | None]:
+        """DeCoVNet's output, the probability that it stands for, and the activation map if that is positive."""
         with timings.stage("decovnet"):
-            return self._decovnet.verdict(image, mask)
+            output, features = self.judging.verdict(given, results)
+        probability = self.card.calibrated(output)
+        if not localise:
+            return output, probability, None
+        with timings.stage("localisation"):
+            return output, probability, self.judging.activation(features, probability, results)
+
+    def _spread(
+        self, probability: float, grey: Grey, raw: Grey, timings: Timings, results: KeptResults
+    ) -> Spread | None:
+        with timings.stage("spread"):
+            return self.judging.spread(probability, grey, raw, results)
 
     def ahead(self, max_bytes: int) -> MasksAhead | None:
         """Begin with a series that still arrives; None on a GPU, which is as fast when the series is whole.
@@ -205,18 +216,7 @@ class Pipeline:
         """
         if self._device.kind != "cpu":
             return None
-        return MasksAhead(self.segmentation, self.card.profile, self._device, max_bytes)
-
-    def _may_be_borderline(self, probability: float) -> bool:
-        """The card's band is one of the networks' own output: with a calibration, every output is tried."""
-        rule = self.card.spread
-        return rule is not None and (self.card.calibration is not None or rule.applies(probability))
-
-    def _judge(self, image: Grey, mask: Grey) -> float:
-        """P(COVID-19) of a cropped image and its mask: uint8 (T, Y, X)."""
-        with one_thread():
-            image, mask = resized(image, mask, self.card.profile, self._device.torch_device)
-        return self.card.calibrated(self._decovnet.probability(image, mask))
+        return MasksAhead(self.segmentation, self.judging, self.card.profile, self._device, max_bytes)
 
     def _placement(self, volume: CTVolume, raw: Grey) -> Placement:
         profile = self.card.profile
@@ -229,12 +229,12 @@ class Pipeline:
         )
 
     def _localised(
-        self, probability: float, features: Tensor, placement: Placement, volume: CTVolume, lungs: Mask
+        self, activation: Floats | None, placement: Placement, volume: CTVolume, lungs: Mask
     ) -> Localisation:
         """What drove a positive result; nothing for a negative one."""
-        if probability < self.card.threshold:
+        if activation is None:
             return Localisation.nothing(volume.hu.shape)
-        return self._localiser.localise(features, placement, volume.hu, lungs, volume.spacing_mm)
+        return self._localiser.localise(activation, placement, volume.hu, lungs, volume.spacing_mm)
 
     def probability(self, grey: Grey) -> float:
         """P(COVID-19) of grey slices preprocessed by this model's profile, without the checks on a volume.

@@ -5,7 +5,7 @@ Only DeCoVNet's part is cropped anew; the U-Net's mask stays. One row of pixels 
 but it moves the statistics over the volume that the authors' profile normalises with.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 
 from inference.arrays import Box, Grey
 from inference.covid.verdict_input import verdict_box, verdict_mask
@@ -13,25 +13,27 @@ from inference.finding import Spread
 from inference.models.profile import Change, Profile, SpreadRule
 from inference.preprocess import verdict_range
 
-Judge = Callable[[Grey, Grey], float]
+
+def spread_of(probability: float, after_changes: Iterable[float], rule: SpreadRule) -> Spread:
+    """The lowest and highest of the probabilities after the card's harmless changes and of the verdict's own."""
+    found = [probability, *after_changes]
+    return Spread(min(found), max(found), rule.changes)
 
 
-def spread_of(probability: float, grey: Grey, raw: Grey, profile: Profile, rule: SpreadRule, judge: Judge) -> Spread:
-    """The lowest and highest probability over the card's harmless changes, the verdict's own included.
+def changed_inputs(grey: Grey, raw: Grey, profile: Profile, rule: SpreadRule) -> Iterator[tuple[Change, Grey, Grey]]:
+    """What DeCoVNet is given after each of the card's harmless changes: image and mask, cropped and not yet resized.
 
     grey: uint8 (T, Y, X), all resampled slices.  raw: the U-Net's mask on them.
-    judge: probability of an image and its mask: uint8 (T, Y, X), cropped and not yet resized.
+    Yields uint8 (T, Y, X) both. A change that leaves fewer than 2 slices is left out.
     """
     start, stop = verdict_range(len(grey), profile.slices)
     image, mask = grey[start:stop], verdict_mask(raw[start:stop], profile)
     z, y, x = verdict_box(raw, profile)
     box = slice(z.start - start, z.stop - start), y, x
-    found = [probability]
     for change in rule.changes:
         part = changed(box, change, grey.shape[1], profile.slices.order == "descending")
         if part[0].stop - part[0].start >= 2:
-            found.append(judge(image[part], mask[part]))
-    return Spread(min(found), max(found), rule.changes)
+            yield change, image[part], mask[part]
 
 
 def changed(box: Box, change: Change, rows: int, descending: bool) -> Box:

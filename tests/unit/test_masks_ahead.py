@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 from inference.arrays import Grey
 from inference.covid.ahead import MasksAhead
 from inference.covid.card import read_zheng_card
+from inference.covid.judging import Judging
+from inference.covid.kept import KeptResults
 from inference.covid.kept_masks import KeptMasks
 from inference.covid.segmentation import Segmentation
 from inference.covid.verdict_input import needed_slices
@@ -32,6 +34,16 @@ FOLDER = shipped_folder() / "zheng2020-authors"
 AUTHORS = read_zheng_card(FOLDER).profile
 SMALL = dataclasses.replace(AUTHORS, unet=dataclasses.replace(AUTHORS.unet, size=(16, 16)))
 DESCENDING = dataclasses.replace(SMALL, slices=dataclasses.replace(SMALL.slices, order="descending"))
+
+
+class MasksOnly(Judging):
+    """What DeCoVNet does ahead has tests of its own: test_verdict_ahead.py."""
+
+    def __init__(self) -> None:
+        pass
+
+    def ahead(self, grey: Grey, raw: Grey, results: KeptResults) -> Iterator[None]:
+        return iter(())
 
 
 class Counting:
@@ -76,7 +88,7 @@ def ahead_of(
     whole had to compute with it, and how many it needed."""
     counting = Counting(engine)
     segmentation = Segmentation(counting, counting, profile, CPU)  # type: ignore[arg-type]
-    ahead, decoded = MasksAhead(segmentation, profile, CPU, 1 << 20), dict[str, DecodedFile]()
+    ahead, decoded = MasksAhead(segmentation, MasksOnly(), profile, CPU, 1 << 20), dict[str, DecodedFile]()
     for start in range(0, len(paths), together):
         decoded |= {path.name: decode(path, 1 << 20) for path in paths[start : start + together]}
         run(ahead, decoded)
@@ -85,7 +97,7 @@ def ahead_of(
     grey = greys(volume, profile)
     needed = needed_slices(len(volume.hu), len(grey), profile)
     counting.computed = 0
-    found = segmentation.raw_masks(grey, needed, ahead.kept)
+    found = segmentation.raw_masks(grey, needed, ahead.kept.masks)
     missing = counting.computed
     return found, segmentation.raw_masks(grey, needed), missing, len(needed)
 
@@ -116,7 +128,7 @@ def test_resampled_slices_are_computed_before_the_end_if_the_scanner_says_how_ma
     tmp_path: Path, engine: UnetEngine
 ) -> None:
     counting = Counting(engine)
-    ahead = MasksAhead(Segmentation(counting, counting, SMALL, CPU), SMALL, CPU, 1 << 20)  # type: ignore[arg-type]
+    ahead = MasksAhead(Segmentation(counting, counting, SMALL, CPU), MasksOnly(), SMALL, CPU, 1 << 20)  # type: ignore[arg-type]
     paths = series(tmp_path, 0.7, ImagesInAcquisition=SLICES)
     run(ahead, {path.name: decode(path, 1 << 20) for path in paths[: SLICES - 10]})
     assert counting.computed > 10
@@ -125,13 +137,13 @@ def test_resampled_slices_are_computed_before_the_end_if_the_scanner_says_how_ma
 def test_of_a_series_that_was_taken_for_another_no_mask_is_used(tmp_path: Path, engine: UnetEngine) -> None:
     counting = Counting(engine)
     segmentation = Segmentation(counting, counting, SMALL, CPU)  # type: ignore[arg-type]
-    ahead = MasksAhead(segmentation, SMALL, CPU, 1 << 20)
+    ahead = MasksAhead(segmentation, MasksOnly(), SMALL, CPU, 1 << 20)
     paths = series(tmp_path, 0.7, ImagesInAcquisition=SLICES + 7)  # the last seven never come
     run(ahead, {path.name: decode(path, 1 << 20) for path in paths})
     assert counting.computed > 0 and ahead.nbytes > 0
     grey = greys(load(paths), SMALL)
     needed = needed_slices(SLICES, len(grey), SMALL)
-    assert np.array_equal(segmentation.raw_masks(grey, needed, ahead.kept), segmentation.raw_masks(grey, needed))
+    assert np.array_equal(segmentation.raw_masks(grey, needed, ahead.kept.masks), segmentation.raw_masks(grey, needed))
 
 
 def test_masks_of_the_lower_precision_are_not_taken_for_the_verdicts(engine: UnetEngine) -> None:

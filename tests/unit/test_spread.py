@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from inference.arrays import Box, Grey
+from inference.arrays import Box
 from inference.covid.card import read_zheng_card
-from inference.covid.spread import changed, spread_of
+from inference.covid.spread import changed, changed_inputs, spread_of
 from inference.covid.verdict_input import decovnet_input
 from inference.finding import Spread
 from inference.models.cards import shipped_folder
@@ -39,19 +39,16 @@ def test_a_part_that_is_the_whole_image_stays_within_it(change: Change, y: tuple
 
 
 def test_every_change_of_the_card_is_judged_on_the_verdict_s_own_part() -> None:
+    assert CARD.spread is not None
     grey = np.random.default_rng(1).integers(0, 255, (40, 64, 64), dtype=np.uint8)
     raw = np.zeros(grey.shape, np.uint8)
     raw[5:35, 20:40, 10:50] = 1
     image, _ = decovnet_input(grey, raw, CARD.profile)
-    seen: list[Grey] = []
-
-    def judge(part: Grey, mask: Grey) -> float:
-        assert part.shape == mask.shape
-        seen.append(part)
-        return (0.45, 0.6, 0.3, 0.5)[len(seen) - 1]
-
-    assert CARD.spread is not None
-    spread = spread_of(0.55, grey, raw, CARD.profile, CARD.spread, judge)
+    found = list(changed_inputs(grey, raw, CARD.profile, CARD.spread))
+    assert tuple(change for change, _, _ in found) == CARD.spread.changes
+    assert all(part.shape == mask.shape for _, part, mask in found)
+    seen = [part for _, part, _ in found]
+    spread = spread_of(0.55, iter((0.45, 0.6, 0.3, 0.5)), CARD.spread)
     assert (spread.low, spread.high, spread.changes) == (0.3, 0.6, CARD.spread.changes)
     assert np.array_equal(seen[0][:, 1:], image[:, :-1]) and np.array_equal(seen[1][:, :-1], image[:, 1:])
     assert np.array_equal(seen[2], image[1:]) and np.array_equal(seen[3], image[:-1])

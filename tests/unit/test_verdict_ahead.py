@@ -1,0 +1,140 @@
+"""DeCoVNet's part of a verdict that was found while slices arrived: used for the slices that it is of, and the same."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from inference.arrays import Grey
+from inference.covid.ahead import MasksAhead
+from inference.covid.card import read_zheng_card
+from inference.covid.decovnet import DeCoVNet
+from inference.covid.judging import Judging
+from inference.covid.kept import KeptResults
+from inference.covid.localisation import Floats, Localiser
+from inference.covid.segmentation import Segmentation
+from inference.covid.streamed import StreamedDecovnet
+from inference.finding import Spread
+from inference.lungs.engine import UnetEngine, open_unet
+from inference.models.profile import SpreadRule
+from inference.preprocess import greys, verdict_range
+from inference.volume.arriving import arrived
+from inference.volume.ct_volume import upright
+from inference.volume.load import DecodedFile, decode, load
+from tests.unit.test_masks_ahead import CPU, FOLDER, SLICES, SMALL, Counting, run, series
+from tests.unit.test_pipeline_engines import random_unet
+
+LINEAR = dataclasses.replace(SMALL.slices, interpolation_order=1)  # with splines so few slices all need one another
+CARD = dataclasses.replace(
+    read_zheng_card(FOLDER),
+    profile=dataclasses.replace(SMALL, slices=LINEAR, decovnet=dataclasses.replace(SMALL.decovnet, size=(32, 48))),
+    threshold=1e-6,  # every output is positive
+    spread=SpreadRule((0.0, 1.0), ("one row higher", "without its lowest slice")),
+)
+
+
+class CountingDecovnet(StreamedDecovnet):
+    """It counts what it computes."""
+
+    computed = 0
+
+    def verdict(self, image: Grey, mask: Grey) -> tuple[float, Tensor]:
+        self.computed += 1
+        return super().verdict(image, mask)
+
+
+class Networks:
+    """Both networks with weights of chance, and what was computed ahead of one series."""
+
+    def __init__(self, engine: UnetEngine) -> None:
+        torch.manual_seed(3)
+        network = DeCoVNet("batch").eval()
+        self.unet, self.decovnet = Counting(engine), CountingDecovnet(network, CPU)
+        self.segmentation = Segmentation(self.unet, self.unet, CARD.profile, CPU)  # type: ignore[arg-type]
+        self.judging = Judging(CARD, self.decovnet, Localiser(network), CPU)
+        self.ahead = MasksAhead(self.segmentation, self.judging, CARD.profile, CPU, 1 << 20)
+
+    def judged(
+        self, paths: list[Path], results: KeptResults, *, again: bool
+    ) -> tuple[float, Floats | None, Spread | None]:
+        """What DeCoVNet says of a whole series, as the pipeline asks for it."""
+        volume = upright(load(paths))
+        grey = greys(volume, CARD.profile)
+        raw = self.segmentation.raw_masks(grey)
+        start, stop = verdict_range(len(grey), CARD.profile.slices)
+        if again:
+            results.begin(grey[start:stop], raw[start:stop])
+        output, features = self.judging.verdict(self.judging.given(grey, raw, results), results)
+        activation = self.judging.activation(features, output, results)
+        return output, activation, self.judging.spread(output, grey, raw, results)
+
+
+@pytest.fixture(scope="module")
+def engine() -> UnetEngine:
+    return open_unet(random_unet("batch"), CPU, "float32", "torch")
+
+
+def decoded(paths: list[Path]) -> dict[str, DecodedFile]:
+    return {path.name: decode(path, 1 << 20) for path in paths}
+
+
+def same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return one[0] == other[0] and one[2] == other[2] and np.array_equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("spacing", [1.0, 0.7])
+@pytest.mark.parametrize("downwards", [False, True], ids=["upwards", "downwards"])
+def test_a_verdict_is_found_before_the_last_slices_have_come_and_is_the_same(
+    tmp_path: Path, engine: UnetEngine, spacing: float, downwards: bool
+) -> None:
+    networks, paths = Networks(engine), series(tmp_path, spacing, ImagesInAcquisition=SLICES)
+    run(networks.ahead, decoded(sorted(paths, reverse=downwards)[: SLICES - 9]))
+    assert networks.decovnet.computed == 3  # the verdict, and two changes of a borderline one
+    found = networks.judged(paths, networks.ahead.kept.results, again=True)
+    assert networks.decovnet.computed == 3
+    plain = networks.judged(paths, KeptResults(), again=False)
+    assert networks.decovnet.computed == 6
+    assert same(found, plain) and found[1] is not None and found[2] is not None
+
+
+@pytest.mark.parametrize(("said", "there"), [(None, SLICES - 1), (SLICES, SLICES // 2), (SLICES, SLICES)])
+def test_nothing_is_guessed_of_a_verdict_if_its_slices_are_not_known_or_not_there(
+    tmp_path: Path, engine: UnetEngine, said: int | None, there: int
+) -> None:
+    """All of them being there, the whole series is analysed instead."""
+    networks, named = Networks(engine), {} if said is None else {"ImagesInAcquisition": said}
+    run(networks.ahead, decoded(series(tmp_path, 1.0, **named)[:there]))
+    assert networks.decovnet.computed == 0
+
+
+def test_a_verdict_of_a_series_that_was_taken_for_another_is_not_used(tmp_path: Path, engine: UnetEngine) -> None:
+    networks = Networks(engine)
+    paths = series(tmp_path, 1.0, ImagesInAcquisition=SLICES + 9)  # the last nine never come
+    run(networks.ahead, decoded(paths))
+    before = networks.decovnet.computed
+    found = networks.judged(paths, networks.ahead.kept.results, again=True)
+    assert before == 3 and networks.decovnet.computed == 6
+    assert same(found, networks.judged(paths, KeptResults(), again=False))
+
+
+def test_if_a_slice_of_the_verdict_is_replaced_it_is_judged_anew(tmp_path: Path, engine: UnetEngine) -> None:
+    networks, paths = Networks(engine), series(tmp_path, 1.0, ImagesInAcquisition=SLICES)
+    run(networks.ahead, decoded(paths[:-5]))
+    other = series(tmp_path / "other", 1.0, RescaleIntercept=-1000)
+    networks.judged(other, networks.ahead.kept.results, again=True)
+    assert networks.decovnet.computed == 6
+    assert arrived(decoded(paths)) is not None
+
+
+def test_a_verdict_without_lung_is_left_to_the_job(tmp_path: Path, engine: UnetEngine) -> None:
+    class Blind(Counting):
+        def masks(self, slices: Grey) -> Grey:
+            return np.zeros_like(slices)
+
+    networks = Networks(Blind(engine))  # type: ignore[arg-type]
+    run(networks.ahead, decoded(series(tmp_path, 1.0, ImagesInAcquisition=SLICES)[:-3]))
+    assert networks.decovnet.computed == 0
