@@ -19,6 +19,7 @@ from config.settings import Settings
 from dicom_node.analysis.ahead_notes import AheadNotes
 from dicom_node.analysis.analyse import Analysis, Loaded, analyse_loaded, load_series
 from dicom_node.analysis.current_model import current_models
+from dicom_node.analysis.expected import ExpectedCount
 from dicom_node.analysis.figures import figures_of
 from dicom_node.analysis.open_model import OpenModel
 from dicom_node.analysis.result_objects import ResultObjects, report_objects
@@ -94,6 +95,7 @@ class AnalysesAhead:
         self._files = files
         self._open_model = open_model
         self._notes = AheadNotes(settings.data_dir)
+        self._expected = ExpectedCount(settings, database, files)
         # Held by whoever computes ahead; a job waits for it, and `_job_waits` lets go of it soon.
         self._computing = threading.Lock()
         self._job_waits = threading.Event()
@@ -188,7 +190,8 @@ class AnalysesAhead:
             one.digest, one.since = digest, now
         settled = now - one.since >= one.patience_s
         with interruptible(self._job_waits.is_set):
-            there = arrived(decoded) if one.ahead is not None else None
+            expected = None if one.ahead is None else self._expected.of(series_pk, len(held))
+            there = arrived(decoded, expected) if one.ahead is not None else None
             if there is not None and one.ahead is not None and one.ahead.go_on(there, settled=settled):
                 return True
         all_there = all(item.path in decoded for item in held)

@@ -10,11 +10,11 @@ import structlog
 from config.gateways.http import HttpDestination
 from config.settings import Settings
 from dicom_node.completion.retrieve import SLOWEST_S_PER_INSTANCE, Keeper, Retrieval
-from dicom_node.completion.ways import quick_caller
 from dicom_node.gateways.dicomweb import WebQuery, instance_files
 from dicom_node.gateways.http import HttpPeer
 from dicom_node.receiver.negotiation import IMAGE_CLASSES, TRANSFER_SYNTAXES
 from dicom_node.scu.association import Address, PeerUnavailable
+from dicom_node.scu.query import quick_caller
 from dicom_node.statuses import OUT_OF_RESOURCES
 from inference.volume.part10 import UNREADABLE, read_meta
 from storage.database import Database

@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from config.gateways.http import HttpDestination
-from config.settings import Destination, SenderSettings, Settings
+from config.settings import Destination, Settings
 from dicom_node.completion.retrieve import Retrieval, fetch
-from dicom_node.scu.query import Query, SeriesKey, querying
+from dicom_node.scu.query import Query, SeriesKey, querying, quick_caller
 from storage.database import Database
 from storage.files import FileStore
 
@@ -67,11 +67,6 @@ class ByDimse:
     def fetch(self, wanted: Retrieval, clock: Callable[[], float]) -> int:
         """See `Way`."""
         return fetch(self._pacs, self._caller, wanted, self._database, self._files, clock, move=self._move)
-
-
-def quick_caller(settings: Settings) -> SenderSettings:
-    """For questions: one that could take as long as a transfer would delay the other series."""
-    return settings.sender.model_copy(update={"response_timeout_s": settings.completion.query_timeout_s})
 
 
 def way_to(settings: Settings, pacs: Destination | HttpDestination, database: Database, files: FileStore) -> Way:

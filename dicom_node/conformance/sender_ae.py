@@ -182,9 +182,9 @@ def _query() -> Section:
     ]
     return _activity(
         "Query a PACS",
-        "The node asks how many instances a series has, which, and which other CT series its study has; whether "
-        "results are still there; and, for a batch, which series match. It asks by the Study Root model and, if that "
-        "gives no answer, by Patient Root.",
+        "The node asks how many instances a series has, also while it arrives if it is analysed ahead, which, and "
+        "which other CT series its study has; whether results are still there; and, for a batch, which series match. "
+        "It asks by the Study Root model and, if that gives no answer, by Patient Root.",
         contexts([FIND], "SCU"),
         "Query SOP Classes",
         "Queries are hierarchical. Relational queries and extended negotiation are not used. With Patient Root, "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydicom import Dataset
 
-from config.settings import SenderSettings
+from config.settings import SenderSettings, Settings
 from dicom_node.errors import NodeError
 from dicom_node.scu.association import Link, Peer, PeerUnavailable, associate, peer_at_fault
 from dicom_node.scu.contexts import FIND
@@ -163,6 +163,11 @@ class Query:
         if status != SUCCESS:
             raise QueryFailed(f"query answered with status 0x{status:04X}")
         return answers
+
+
+def quick_caller(settings: Settings) -> SenderSettings:
+    """For questions: one that could take as long as a transfer would delay the other series."""
+    return settings.sender.model_copy(update={"response_timeout_s": settings.completion.query_timeout_s})
 
 
 @contextmanager

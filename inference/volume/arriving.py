@@ -53,10 +53,10 @@ class Arrived:
         )
 
 
-def arrived(decoded: Mapping[str, DecodedFile]) -> Arrived | None:
+def arrived(decoded: Mapping[str, DecodedFile], expected: int | None = None) -> Arrived | None:
     """The slices of some files as a part of one volume; None as long as they show none.
 
-    decoded: by any name of the file.
+    decoded: by any name of the file.  expected: how many slices there will be, if somebody else knows.
     """
     planes = {
         (one.instance.sop_instance_uid, one.index): plane
@@ -66,12 +66,14 @@ def arrived(decoded: Mapping[str, DecodedFile]) -> Arrived | None:
     frames = [frame for file in decoded.values() for frame in file.frames]
     try:
         usable(frames)
-        return _arranged(frames, planes)
+        return _arranged(frames, planes, expected)
     except (UnsuitableSeries, CorruptInstance):
         return None
 
 
-def _arranged(frames: Sequence[Frame], planes: Mapping[tuple[str, int], npt.NDArray[np.int16]]) -> Arrived | None:
+def _arranged(
+    frames: Sequence[Frame], planes: Mapping[tuple[str, int], npt.NDArray[np.int16]], expected: int | None
+) -> Arrived | None:
     if len(frames) < 2 or any(frame.position_mm is None or frame.orientation is None for frame in frames):
         return None
     rows, columns, normal = common_axes(frames)
@@ -87,7 +89,7 @@ def _arranged(frames: Sequence[Frame], planes: Mapping[tuple[str, int], npt.NDAr
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = rows * spacing_x, columns * spacing_y, normal * spacing
     affine[:3, 3] = kept[0].position_mm
-    first, whole = _surroundings(kept, int(places[-1]) + 1)
+    first, whole = _surroundings(kept, int(places[-1]) + 1, expected)
     keys = tuple((frame.instance.sop_instance_uid, frame.index) for frame in kept)
     return Arrived(
         places + first,
@@ -110,12 +112,13 @@ def _one_per_place(
     return kept, np.array([heights[run].mean() for run in runs])
 
 
-def _surroundings(kept: Sequence[Frame], span: int) -> tuple[int, int]:
+def _surroundings(kept: Sequence[Frame], span: int, expected: int | None) -> tuple[int, int]:
     """How many slices lie below the lowest of those that are there, and how many there are in all.
 
-    As far as the scanner says how many images it made. Which end came first is seen from the instance numbers.
+    As far as that is expected, or else the scanner says how many images it made. Which end came first is seen from the
+    instance numbers.
     """
-    whole = max(span, kept[0].header.images_in_acquisition)
+    whole = max(span, expected or kept[0].header.images_in_acquisition)
     low, high = kept[0].instance.number, kept[-1].instance.number
     if low is None or high is None:
         return 0, span

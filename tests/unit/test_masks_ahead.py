@@ -75,8 +75,10 @@ def series(folder: Path, spacing: float, **values: Any) -> list[Path]:
     )
 
 
-def run(ahead: MasksAhead, decoded: dict[str, DecodedFile], *, settled: bool = False) -> None:
-    there = arrived(decoded)
+def run(
+    ahead: MasksAhead, decoded: dict[str, DecodedFile], *, settled: bool = False, expected: int | None = None
+) -> None:
+    there = arrived(decoded, expected)
     while there is not None and ahead.go_on(there, settled=settled):
         pass
 

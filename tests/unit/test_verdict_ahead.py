@@ -101,6 +101,14 @@ def test_a_verdict_is_found_before_the_last_slices_have_come_and_is_the_same(
     assert same(found, plain) and found[1] is not None and found[2] is not None
 
 
+def test_it_is_found_too_if_only_a_pacs_knows_how_many_slices_come(tmp_path: Path, engine: UnetEngine) -> None:
+    networks, paths = Networks(engine), series(tmp_path, 1.0)
+    run(networks.ahead, decoded(paths[: SLICES - 9]), expected=SLICES)
+    assert networks.decovnet.computed == 3
+    found = networks.judged(paths, networks.ahead.kept.results, again=True)
+    assert networks.decovnet.computed == 3 and same(found, networks.judged(paths, KeptResults(), again=False))
+
+
 @pytest.mark.parametrize(("said", "there"), [(None, SLICES - 1), (SLICES, SLICES // 2), (SLICES, SLICES)])
 def test_nothing_is_guessed_of_a_verdict_if_its_slices_are_not_known_or_not_there(
     tmp_path: Path, engine: UnetEngine, said: int | None, there: int
