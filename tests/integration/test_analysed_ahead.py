@@ -221,7 +221,7 @@ from dicom_node.analysis.worker import Worker
 from storage.database import Database
 from storage.folder import FolderStore
 folder = Path(sys.argv[1])
-ahead.arrived = lambda decoded: os.kill(os.getpid(), 9)
+ahead.arrived = lambda *_arguments: os.kill(os.getpid(), 9)
 settings = Settings(data_dir=folder, sources=[{"ae_title": "CT"}], worker={"ahead": True})
 worker = Worker(settings, Database(f"sqlite:///{folder}/node.db"), FolderStore(folder / "files"), "cpu")
 while worker._read_ahead.step():
