@@ -5,19 +5,22 @@ from pydicom.multival import MultiValue
 
 from dicom_node.report import wording
 from dicom_node.report.frame import Origin
+from dicom_node.report.sources import instance_number
 from dicom_node.report.values import text_of
 from inference.plug import Finding
 from inference.volume.ct_volume import CTVolume
 
 
 def slice_name(volume: CTVolume, origin: Origin, z: int) -> str:
-    """How the source calls a slice: by its Instance Number, or by its frame."""
+    """How the source calls a slice: by its Instance Number, or by its frame. Raises as `instance_number`."""
     source = volume.slices[z]
     if len(origin.sources) < len(volume.slices):
         return f"frame {source.frame + 1}"
     for header in origin.sources:
-        if header.SOPInstanceUID == source.sop_instance_uid and header.get("InstanceNumber") is not None:
-            return f"image {header.InstanceNumber}"
+        if header.SOPInstanceUID == source.sop_instance_uid:
+            number = instance_number(header)
+            if number is not None:
+                return f"image {number}"
     return f"slice {z + 1} from below"
 
 

@@ -14,6 +14,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.sequence import Sequence as Items
+from pydicom.valuerep import IS
 
 from config.headers import quiet
 from dicom_node.report import copied
@@ -34,17 +35,20 @@ class Source(Dataset):
     """A completed header.
 
     emptied, altered: keywords of the attributes whose values could not be kept at all, or not as they were.
+    unread: the file that holds its Instance Number, see `instance_number`; None if the header itself does.
     """
 
     emptied: tuple[str, ...] = ()
     altered: tuple[str, ...] = ()
+    unread: Path | None = None
 
 
 def read_sources(volume: CTVolume) -> list[Source]:
     """Headers of the volume's instances in its z order: the first completed, the others with their identity alone.
 
-    A multi-frame instance comes once, at its first slice.
-    Raises CorruptInstance when a file can no longer be read.
+    A multi-frame instance comes once, at its first slice. Only the first file is read here: of hundreds of others, no
+    more is used than the numbers of those few that a result names, see `instance_number`.
+    Raises CorruptInstance when the first file can no longer be read.
     """
     sources: list[Source] = []
     seen: set[Path] = set()
@@ -53,13 +57,26 @@ def read_sources(volume: CTVolume) -> list[Source]:
             if slice_.path in seen:
                 continue
             seen.add(slice_.path)
-            header = _read(slice_.path, _NUMBER) if sources else _read_first(slice_.path)
-            source = _identified(header, _NUMBER) if sources else complete(header)
+            source = Source() if sources else complete(_read_first(slice_.path))
+            source.unread = slice_.path if sources else None
             # As the loader has them: the volume is made of these instances, in this series.
             source.SOPClassUID, source.SOPInstanceUID = slice_.sop_class_uid, slice_.sop_instance_uid
             source.StudyInstanceUID, source.SeriesInstanceUID = volume.study_instance_uid, volume.series_instance_uid
             sources.append(source)
     return sources
+
+
+def instance_number(header: Dataset) -> IS | None:
+    """The Instance Number of a header, None if it has no valid one.
+
+    Raises CorruptInstance when the number stands in a file that can no longer be read.
+    """
+    unread = header.unread if isinstance(header, Source) else None
+    if unread is not None:
+        with quiet():
+            header = _identified(_read(unread, _NUMBER), _NUMBER)
+    number: IS | None = header.get("InstanceNumber")
+    return number
 
 
 def read_headers(paths: Sequence[Path]) -> list[Source]:

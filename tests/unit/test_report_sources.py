@@ -16,11 +16,12 @@ from config.headers import quiet
 from config.reasons import Refusal
 from dicom_node.report.context import ReportContext
 from dicom_node.report.copied import MOST_ITEMS
-from dicom_node.report.frame import to_part10
+from dicom_node.report.frame import origin_of, to_part10
 from dicom_node.report.header_reader import tag_of
+from dicom_node.report.naming import slice_name
 from dicom_node.report.not_analysed import build_not_analysed
 from dicom_node.report.objects import KINDS, build_all
-from dicom_node.report.sources import complete, read_headers, read_sources
+from dicom_node.report.sources import complete, instance_number, read_headers, read_sources
 from dicom_node.report.structured_report import build_report
 from inference.errors import CorruptInstance
 from inference.volume.load import load
@@ -200,6 +201,35 @@ def test_sources_come_in_the_order_of_the_volume(tmp_path: Path) -> None:
     write_series(tmp_path / "s", GRID, order=[2, 0, 1])
     uids = [str(source.SOPInstanceUID) for source in read_sources(volume_of(tmp_path / "s"))]
     assert uids == [f"{SERIES_UID}.{z + 1}" for z in range(3)]
+
+
+def test_of_other_slices_than_the_first_only_the_number_is_read_once_it_is_asked_for(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", GRID, order=[2, 0, 1])
+    volume = volume_of(tmp_path / "s")
+    lowest, second, _ = (slice_.path for slice_ in volume.slices)
+    first, *others = sources = read_sources(volume)
+    assert "InstanceNumber" in first and not any("InstanceNumber" in source for source in others)
+    origin = origin_of(finding_on(volume), volume, sources, CONTEXT)
+    assert [slice_name(volume, origin, z) for z in range(3)] == ["image 2", "image 3", "image 1"]
+    assert not any("InstanceNumber" in source for source in others), "a header stays as it was"
+    lowest.unlink()
+    second.unlink()
+    assert slice_name(volume, origin, 0) == "image 2" and slice_name(volume, origin, 2) == "image 1"
+    with pytest.raises(CorruptInstance):
+        slice_name(volume, origin, 1)
+    with pytest.raises(CorruptInstance):
+        instance_number(others[0])
+    with pytest.raises(CorruptInstance):
+        read_sources(volume)
+
+
+def test_a_number_that_is_none_names_no_slice(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", GRID)
+    volume = volume_of(tmp_path / "s")
+    for slice_, stored in zip(volume.slices, (b"", b"1.5 ", b"12345678901234"), strict=True):
+        rewrite(slice_.path, {tag_of("InstanceNumber"): element(tag_of("InstanceNumber"), "IS", stored)})
+    origin = origin_of(finding_on(volume), volume, read_sources(volume), CONTEXT)
+    assert [slice_name(volume, origin, z) for z in range(3)] == [f"slice {z} from below" for z in (1, 2, 3)]
 
 
 def test_headers_that_can_be_read_are_enough_to_say_why_nothing_was_analysed(tmp_path: Path) -> None:
