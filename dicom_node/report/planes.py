@@ -25,6 +25,8 @@ _LEAST_HEAT = 0.15
 """Share of the heat's maximum that is shown: what the first model's localisation is cut at."""
 
 Array = npt.NDArray[np.generic]
+Box = tuple[slice, slice, slice]
+"""A part of a volume."""
 
 
 @dataclass(frozen=True)
@@ -124,19 +126,24 @@ def _focus(
 ) -> tuple[int, int, int]:
     """The hottest voxel of the region, or of the lungs if all is hottest there; else the middle of region or lung."""
     place = lungs if region is None else region
+    box = box_of(place)
+    inside = place[box]
+    if not inside.size:
+        return lungs.shape[0] // 2, lungs.shape[1] // 2, lungs.shape[2] // 2
     if heat is not None:
         # Of equally hot voxels the middle one: saturated maps have many.
-        hottest = (heat == (heat.max() if region is None else heat[region].max())) & place
+        hot = heat[box]
+        hottest = (hot == (heat.max() if region is None else hot[inside].max())) & inside
         if hottest.any():
-            return _middle(np.argwhere(hottest))
+            return _middle(hottest, box)
     if region is not None:
-        return _middle(np.argwhere(region))
-    if lungs.any():
-        voxels = np.argwhere(lungs)
-        # Of the side with more lung: halfway between both there is little lung to see.
-        on_right = voxels[:, 2] <= voxels[:, 2].mean()
-        return _middle(voxels[on_right if on_right.mean() >= 0.5 else ~on_right])
-    return lungs.shape[0] // 2, lungs.shape[1] // 2, lungs.shape[2] // 2
+        return _middle(inside, box)
+    # Of the side with more lung: halfway between both there is little lung to see.
+    columns = inside.sum(axis=0, dtype=np.int64).sum(axis=0)
+    split = box[2].start + int(columns @ np.arange(len(columns)) / columns.sum()) + 1
+    on_right = columns[: split - box[2].start].sum() >= columns.sum() / 2
+    half = (box[0], box[1], slice(box[2].start, split) if on_right else slice(split, box[2].stop))
+    return _middle(lungs[half], half)
 
 
 def _focus_of_spots(area: npt.NDArray[np.bool_], lungs: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
@@ -154,37 +161,47 @@ def _focus_of_spots(area: npt.NDArray[np.bool_], lungs: npt.NDArray[np.bool_]) -
     return z, int(y), int(x) + offset
 
 
-def _middle(voxels: npt.NDArray[np.intp]) -> tuple[int, int, int]:
-    """The voxel that is nearest to the centre of all."""
+def _middle(mask: npt.NDArray[np.bool_], box: Box) -> tuple[int, int, int]:
+    """The voxel of a mask that is nearest to the centre of all.  box: the part of the volume that the mask covers."""
+    voxels = np.argwhere(mask) + [side.start for side in box]
     nearest = voxels[np.abs(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()]
     return int(nearest[0]), int(nearest[1]), int(nearest[2])
 
 
-def lung_box(anatomy: Anatomy) -> tuple[slice, slice, slice]:
+def box_of(mask: npt.NDArray[np.bool_]) -> Box:
+    """The smallest part of a volume that holds all of a mask; empty if the mask is."""
+    # Whole planes are left out first, and the others laid over each other: a volume is looked at only twice.
+    first = _reach(mask.any(axis=(1, 2)))
+    shadow = np.asarray(mask[first].any(axis=0))
+    return first, _reach(shadow.any(axis=1)), _reach(shadow.any(axis=0))
+
+
+def _reach(filled: npt.ArrayLike) -> slice:
+    found = np.flatnonzero(filled)
+    return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
+
+
+def lung_box(anatomy: Anatomy) -> Box:
     """The part of the volume worth showing: the lungs and a margin, or all of it if there are none."""
     ranges = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        found = np.flatnonzero(anatomy.lungs.any(axis=others))
-        margin = round(MARGIN_MM / anatomy.spacing_mm[axis])
-        size = anatomy.lungs.shape[axis]
-        ranges.append(
-            slice(max(found[0] - margin, 0), min(found[-1] + margin + 1, size)) if found.size else slice(size)
-        )
+    for side, size, spacing_mm in zip(box_of(anatomy.lungs), anatomy.lungs.shape, anatomy.spacing_mm, strict=True):
+        margin = round(MARGIN_MM / spacing_mm)
+        found = side.stop > side.start
+        ranges.append(slice(max(side.start - margin, 0), min(side.stop + margin, size)) if found else slice(size))
     return ranges[0], ranges[1], ranges[2]
 
 
-def axial(anatomy: Anatomy, plane: int, box: tuple[slice, slice, slice], size: tuple[int, int]) -> Image.Image:
+def axial(anatomy: Anatomy, plane: int, box: Box, size: tuple[int, int]) -> Image.Image:
     """One axial plane cropped to `box`, fitted into `size` (width, height)."""
     return _render(anatomy, (plane, box[1], box[2]), (1, 2), False, size)
 
 
-def coronal(anatomy: Anatomy, plane: int, box: tuple[slice, slice, slice], size: tuple[int, int]) -> Image.Image:
+def coronal(anatomy: Anatomy, plane: int, box: Box, size: tuple[int, int]) -> Image.Image:
     """One coronal plane, head up."""
     return _render(anatomy, (box[0], plane, box[2]), (0, 2), True, size)
 
 
-def sagittal(anatomy: Anatomy, plane: int, box: tuple[slice, slice, slice], size: tuple[int, int]) -> Image.Image:
+def sagittal(anatomy: Anatomy, plane: int, box: Box, size: tuple[int, int]) -> Image.Image:
     """One sagittal plane, head up, the front on the left."""
     return _render(anatomy, (box[0], box[1], plane), (0, 1), True, size)
 

@@ -18,7 +18,7 @@ from dicom_node.report.context import EarlierResult, ReportContext, StudyStateme
 from dicom_node.report.fonts import bundled, font_for, showable_name
 from dicom_node.report.frame import Origin, to_part10
 from dicom_node.report.objects import build_all
-from dicom_node.report.planes import LUNG_COLOUR, REGION_COLOUR, anatomy_of, axial, coronal, lung_box, sagittal
+from dicom_node.report.planes import LUNG_COLOUR, REGION_COLOUR, anatomy_of, axial, box_of, coronal, lung_box, sagittal
 from dicom_node.report.sources import read_sources
 from dicom_node.report.summary import build_summary
 from dicom_node.report.typesetting import LEFT_OUT, MOST_CHARACTERS, Box, fitted
@@ -115,6 +115,46 @@ def test_planes_go_through_the_hottest_voxel_of_the_region(tmp_path: Path) -> No
     heat[1, 1, 1] = 255  # outside the region
     finding = finding_on(volume, localisation=lesion(grid), heat=heat)
     assert anatomy_of(finding, volume).focus == (5, 13, 9)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_planes_go_through_the_voxel_that_a_look_at_every_voxel_finds(tmp_path: Path, seed: int) -> None:
+    write_series(tmp_path / "s")
+    volume, rng = volume_of(tmp_path / "s"), np.random.default_rng(seed)
+    shape = volume.hu.shape
+    lung, region = some_of(shape, rng), some_of(shape, rng)
+    heat = rng.integers(0, 4, shape, np.uint8) if seed % 2 else None
+    hot = np.zeros(shape, bool) if heat is None else lung & (heat == heat.max())
+    found = anatomy_of(finding_on(volume, lung_mask=lung, heat=heat), volume)
+    assert found.focus == (middle(np.argwhere(hot)) if hot.any() else middle(larger_side(np.argwhere(lung))))
+    hot = region if heat is None else region & (heat == heat[region].max())
+    found = anatomy_of(finding_on(volume, lung_mask=lung, localisation=region, heat=heat), volume)
+    assert found.focus == middle(np.argwhere(hot))
+    reach = [np.flatnonzero(lung.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    assert box_of(lung) == tuple(slice(at[0], at[-1] + 1) for at in reach)
+
+
+def some_of(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """A mask with voxels anywhere in a random part of a volume, at least one."""
+    low = [int(rng.integers(0, size // 2)) for size in shape]
+    part = tuple(slice(at, at + 2 + int(rng.integers(0, size // 2))) for at, size in zip(low, shape, strict=True))
+    mask = np.zeros(shape, bool)
+    mask[part] = rng.random(mask[part].shape) < 0.3
+    mask[tuple(low)] = True
+    return mask
+
+
+def larger_side(voxels: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    low = voxels[:, 2] <= voxels[:, 2].mean()
+    return voxels[low if low.mean() >= 0.5 else ~low]
+
+
+def middle(voxels: npt.NDArray[np.intp]) -> tuple[int, ...]:
+    return tuple(map(int, voxels[np.abs(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()]))
+
+
+def test_nothing_has_an_empty_box() -> None:
+    assert np.zeros((3, 4, 5), bool)[box_of(np.zeros((3, 4, 5), bool))].size == 0
 
 
 def test_outlines_of_lungs_and_region_are_drawn(tmp_path: Path) -> None:
