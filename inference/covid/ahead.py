@@ -21,6 +21,10 @@ from inference.volume.ct_volume import CTVolume, upright
 Part = tuple[slice, slice, npt.NDArray[np.intp]]
 """Some resampled slices: which ones, the source slices that they need, and which of those that are there these are."""
 
+MOST_SLICES = 4000
+"""More than any chest has. How many there will be is what a header, a PACS or two positions say, and memory grows with
+its square."""
+
 
 class MasksAhead:
     """An `inference.ahead.Ahead` of U-Net and DeCoVNet.
@@ -51,6 +55,8 @@ class MasksAhead:
     def go_on(self, arrived: Arrived, *, settled: bool) -> bool:
         """See `inference.ahead.Ahead`."""
         count = resampled_count(arrived.whole, arrived.spacing_mm[0], self._profile.slices)
+        if max(arrived.whole, count) > MOST_SLICES:
+            return False
         # Of a series that does not say how many slices it has, the last known number is a guess until it settles.
         known = len(arrived.places) < arrived.whole
         if count == arrived.whole:
@@ -93,7 +99,9 @@ class MasksAhead:
             grey[wanted] = part
         if grey is None:
             return
-        raw = self._segmentation.raw_masks(grey, np.arange(start, stop, dtype=np.intp), self.kept.masks)
+        raw = self._segmentation.kept_masks(grey, np.arange(start, stop, dtype=np.intp), self.kept.masks)
+        if raw is None:  # there was no room for some: computing them again here would let a job wait
+            return
         self.kept.results.begin(grey[start:stop], raw[start:stop])
         yield from self._judging.ahead(grey, raw, self.kept.results)
 

@@ -26,7 +26,6 @@ from inference.covid.verdict_input import (
     decovnet_input,
     needed_slices,
     on_source_slices,
-    resized,
     verdict_box,
     verdict_source_slices,
 )
@@ -149,7 +148,7 @@ class Pipeline:
             localised, spread = None, None
             if localise:
                 found_spread = begin(lambda: self._spread(probability, grey, raw, timings, results))
-                with timings.stage("localisation"), one_thread():
+                with timings.stage("localisation"):
                     localised = self._localised(activation, placement, volume, lungs)
                 spread = found_spread()
         left, right = sides(lungs, x_to_left=bool(volume.affine[0, 0] >= 0))
@@ -245,8 +244,7 @@ class Pipeline:
         profile = self.card.profile
         start, stop = verdict_range(len(grey), profile.slices)
         raw = self.segmentation.raw_masks(grey, np.arange(start, stop, dtype=np.intp))
-        given = resized(*decovnet_input(grey, raw, profile), profile, self._device.torch_device)
-        return self.card.calibrated(self._decovnet.probability(*given))
+        return self.judging.probability(*decovnet_input(grey, raw, profile))
 
     def verdict_on(self, image: Grey, mask: Grey) -> tuple[float, float]:
         """P(COVID-19) and its log-odds for DeCoVNet's input: uint8 (T, rows, columns), see `NetworkInput`."""

@@ -51,6 +51,14 @@ class Segmentation:
                 result[part] = self._masks(grey[part], engine)
         return result
 
+    def kept_masks(self, grey: Grey, chosen: npt.NDArray[np.intp], kept: KeptMasks) -> Grey | None:
+        """What `raw_masks` gives for these slices, if all of their masks were computed before; else None."""
+        start, stop = verdict_range(len(grey), self._profile.slices)
+        result = np.zeros_like(grey)
+        engines = self.engines(chosen, (chosen >= start) & (chosen < stop))
+        there = all(kept.fill(result, grey, indices, engine.precision).all() for indices, engine in engines)
+        return result if there else None
+
     def keep_ahead(self, grey: Grey, inside: npt.NDArray[np.bool_], kept: KeptMasks) -> None:
         """Compute masks for a later `raw_masks`.
 

@@ -1,12 +1,14 @@
 """DeCoVNet's part of a verdict that was found while slices arrived: used for the slices that it is of, and the same."""
 
 import dataclasses
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pydicom import dcmread
 from torch import Tensor
 
 from inference.arrays import Grey
@@ -136,6 +138,41 @@ def test_if_a_slice_of_the_verdict_is_replaced_it_is_judged_anew(tmp_path: Path,
     networks.judged(other, networks.ahead.kept.results, again=True)
     assert networks.decovnet.computed == 6
     assert arrived(decoded(paths)) is not None
+
+
+def test_masks_that_found_no_room_are_not_computed_again_for_a_verdict(tmp_path: Path, engine: UnetEngine) -> None:
+    """A job would have to wait for them."""
+    networks = Networks(engine)
+    networks.ahead.kept.masks._max_bytes = 32 * 5
+    run(networks.ahead, decoded(series(tmp_path, 1.0, ImagesInAcquisition=SLICES)[:-9]))
+    assert networks.decovnet.computed == 0 and networks.unet.computed == SLICES - 9
+
+
+@pytest.mark.parametrize(
+    ("spacing", "changes", "expected"),
+    [
+        (0.7, {"ImagesInAcquisition": 20_000}, None),
+        (0.7, {}, 20_000),
+        (1e7, {}, None),
+    ],
+    ids=["scanner", "PACS", "positions"],
+)
+def test_whatever_is_said_of_the_size_takes_no_memory(
+    tmp_path: Path, engine: UnetEngine, spacing: float, changes: dict[str, int], expected: int | None
+) -> None:
+    networks, paths = Networks(engine), series(tmp_path, spacing, **changes)[:4]
+    for path in paths:
+        one = dcmread(path)
+        one.SliceThickness = 1.0  # a thickness may not be anything, but a position may
+        one.save_as(path)
+    tracemalloc.start()
+    try:
+        run(networks.ahead, decoded(paths), expected=expected)
+        run(networks.ahead, decoded(paths), settled=True, expected=expected)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 100 << 20
 
 
 def test_a_verdict_without_lung_is_left_to_the_job(tmp_path: Path, engine: UnetEngine) -> None:
