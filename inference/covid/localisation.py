@@ -5,14 +5,17 @@ runs. Everything is computed on the CPU in one thread, so that the same verdict 
 """
 
 import copy
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.ndimage import maximum_filter, minimum_filter, uniform_filter
+from scipy.ndimage import uniform_filter
 from torch import Tensor
 
+from inference.anatomy.parts import sizes_of
+from inference.anatomy.squares import opened
 from inference.arrays import Box, Grey, Mask
 from inference.covid.decovnet import COVID, NORMAL, DeCoVNet
 from inference.lungs.mask import bounding_box, label
@@ -34,6 +37,7 @@ THINNEST_MM = 4.5
 """Parts narrower than this in plane are left out: vessels, and the rim, whose voxels are half chest wall."""
 LEAST_ML = 0.5
 """Smaller connected parts of the region are left out."""
+_OFFSET = 1 << 15  # of the lowest HU in an int16
 
 
 @dataclass(frozen=True)
@@ -145,8 +149,11 @@ def on_source_grid(activation: Floats, placement: Placement) -> Heat:
     along_z, down, across = (_hats(where, n) for where, n in zip(_places(placement), activation.shape, strict=True))
     planes = np.tensordot(along_z, activation, axes=1)
     heat = np.zeros(placement.shape, np.uint8)
+    found = np.empty(placement.shape[1:], np.float32)
     for z in np.flatnonzero(planes.any(axis=(1, 2))):
-        heat[z] = np.rint(255 * (down @ planes[z] @ across.T))
+        np.matmul(down @ planes[z], across.T, out=found)
+        found *= 255
+        heat[z] = np.rint(found, out=found)
     return heat
 
 
@@ -181,29 +188,53 @@ def region_of(heat: Heat, hu: npt.NDArray[np.int16], lungs: Mask, spacing_mm: tu
     Chest CT", which joins activation maps with 3D connected components.
     """
     region = np.zeros(lungs.shape, bool)
-    hot = (heat >= np.ceil(255 * HOT)) & lungs
-    box = bounding_box(hot)
+    found = heat >= math.ceil(255 * HOT)
+    found &= lungs
+    box = bounding_box(found)
     if box is None:
         return region
-    denser = _smoothed(hu[box], spacing_mm) > np.median(hu[lungs]) + DENSER_BY_HU
-    labels, count = label(_opened(hot[box] & denser, spacing_mm))
-    sizes = np.bincount(labels.ravel(), minlength=count + 1) * (np.prod(spacing_mm) / 1000)
-    keep = sizes >= LEAST_ML
-    keep[0] = False
-    region[box] = keep[labels]
+    _keep_dense(found[box], hu[box], _median(hu, lungs) + DENSER_BY_HU, spacing_mm)
+    box = bounding_box(found)
+    if box is None:
+        return region
+    labels, count = label(found[box].view(np.uint8))
+    keep = sizes_of(labels, count) * (np.prod(spacing_mm) / 1000) >= LEAST_ML
+    for kept, numbers in zip(region[box], labels, strict=True):
+        kept[:] = keep.take(numbers)
     return region
 
 
-def _smoothed(hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float, float]) -> Floats:
-    """HU averaged in plane over about `SMOOTHED_OVER_MM`, to suppress the noise of sharp kernels; float32."""
-    size = [1, *(max(1, round(SMOOTHED_OVER_MM / mm)) for mm in spacing_mm[1:])]
-    smoothed: Floats = uniform_filter(hu.astype(np.float32), size)
-    return smoothed
+def _median(hu: npt.NDArray[np.int16], lungs: Mask) -> float:
+    """The median HU of the lungs, from a histogram: it needs neither a copy of their voxels nor an order of them."""
+    counts = np.zeros(1 << 16, np.intp)
+    for plane, inside in zip(hu, lungs, strict=True):
+        if inside.any():
+            values = plane[inside].astype(np.intp)
+            low = int(values.min())
+            found = np.bincount(values - low)
+            counts[low + _OFFSET : low + _OFFSET + len(found)] += found
+    below = np.cumsum(counts)
+    # The middle one of an odd number of voxels, the mean of the middle two of an even one.
+    middle = np.searchsorted(below, [(below[-1] + 1) // 2, below[-1] // 2 + 1]) - _OFFSET
+    return float(middle.mean())
 
 
-def _opened(mask: Mask, spacing_mm: tuple[float, float, float]) -> Grey:
-    """The mask without parts narrower than `THINNEST_MM` in plane (a morphological opening): uint8."""
-    size = [1, *(2 * round((THINNEST_MM / mm - 1) / 2) + 1 for mm in spacing_mm[1:])]
-    size = [max(1, pixels) for pixels in size]
-    opened: Grey = maximum_filter(minimum_filter(mask.view(np.uint8), size, mode="constant"), size, mode="constant")
-    return opened
+def _keep_dense(hot: Mask, hu: npt.NDArray[np.int16], above_hu: float, spacing_mm: tuple[float, float, float]) -> None:
+    """Leave in a mask what is denser than a limit, in parts that are not too thin. hot: changed in place.
+
+    The density is averaged in plane over about `SMOOTHED_OVER_MM`, to suppress the noise of sharp kernels.
+    """
+    window = [max(1, round(SMOOTHED_OVER_MM / mm)) for mm in spacing_mm[1:]]
+    down, across = (max(0, round((THINNEST_MM / mm - 1) / 2)) for mm in spacing_mm[1:])
+    for plane, values in zip(hot, hu, strict=True):
+        lines = [np.flatnonzero(plane.any(axis=axis)) for axis in (1, 0)]
+        if not len(lines[0]):
+            continue
+        # The averages need the window around the hot pixels too; sums of whole numbers are the same in any part.
+        rows, columns = (
+            slice(max(0, int(found[0]) - size), int(found[-1]) + size + 1)
+            for found, size in zip(lines, window, strict=True)
+        )
+        dense = plane[rows, columns]
+        dense &= uniform_filter(values[rows, columns].astype(np.float32), window) > above_hu
+        dense[:] = opened(dense[None], (down, across))[0]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from scipy.ndimage import center_of_mass
+from scipy.ndimage import center_of_mass, gaussian_filter, label, maximum_filter, minimum_filter, uniform_filter
 
 from benchmarks.localisation import (
     ALWAYS,
@@ -141,6 +141,34 @@ def test_region_is_hot_dense_lung_in_parts_that_are_not_specks() -> None:
     assert not found[:, 18:].any()
     assert not found[:, :, 35:].any() and not (found & ~lungs).any()
     assert not region_of(np.zeros_like(heat), hu, lungs, (2.0, 2.0, 2.0)).any()
+
+
+@pytest.mark.parametrize("spacing_mm", [(5.0, 1.0, 1.0), (5.0, 0.7, 0.9), (5.0, 4.0, 5.0)])
+@pytest.mark.parametrize("odd", [False, True])
+def test_region_is_the_one_that_filters_of_the_whole_hot_box_give(
+    spacing_mm: tuple[float, float, float], odd: bool
+) -> None:
+    rng = np.random.default_rng(5)
+    hu = np.rint(gaussian_filter(rng.normal(0, 4000, (6, 60, 70)), (0, 3, 3)) - 700).astype(np.int16)
+    lungs, heat = np.zeros(hu.shape, bool), np.zeros(hu.shape, np.uint8)
+    lungs[:, 5:55, 5:65] = True
+    lungs[0, 5, 5] = not odd
+    heat[1:3, 8:50, 10:60], heat[4, 30:58, 3:40] = 200, 39
+    box = (slice(1, 5), slice(8, 55), slice(5, 60))
+    window, thin = ([1, *sizes] for sizes in zip(*(_filter_sizes(mm) for mm in spacing_mm[1:]), strict=True))
+    denser = uniform_filter(hu[box].astype(np.float32), window) > np.median(hu[lungs]) + 100
+    small = minimum_filter(denser & lungs[box] & (heat[box] > 38), thin, mode="constant")
+    labels, _ = label(maximum_filter(small, thin, mode="constant"))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    found = region_of(heat, hu, lungs, spacing_mm)
+    assert np.array_equal(found[box], (sizes * np.prod(spacing_mm) >= 500)[labels])
+    assert found.any() and found.sum() == found[box].sum()
+
+
+def _filter_sizes(mm: float) -> tuple[int, int]:
+    """Pixels of the window that averages over 3 mm, and of the thinnest part, 4.5 mm."""
+    return max(1, round(3.0 / mm)), max(1, 2 * round((4.5 / mm - 1) / 2) + 1)
 
 
 @pytest.fixture(scope="module")
