@@ -5,6 +5,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from inference.anatomy.cells import Cells
+from inference.anatomy.parts import label
 from inference.arrays import Mask
 
 # The lumen has pure air's -1000 HU; cells beside its wall, or in a thick slice, have more.
@@ -42,7 +43,11 @@ def find_airways(cells: Cells, inner: Mask) -> Mask:
         _follow(cells, inner, lumen, z, first, found, up=z == int(beside[-1]))
         empty = np.flatnonzero(~found[:z].any(axis=(1, 2)))
         z = int(empty[-1]) if len(empty) else 0
-    return np.asarray(ndimage.binary_dilation(found, _disc(cells.in_plane(_WALL_MM))[None]), bool)
+    disc = _disc(cells.in_plane(_WALL_MM))
+    for level in np.flatnonzero(found.any(axis=(1, 2))):
+        box = _box_around(found[level], len(disc) // 2)
+        found[level][box] = ndimage.binary_dilation(found[level][box], disc)
+    return found
 
 
 def _follow(cells: Cells, inner: Mask, lumen: Mask, z: int, first: Mask, found: Mask, *, up: bool) -> None:
@@ -60,13 +65,17 @@ def _hole(cells: Cells, lumen: Mask, middle: float) -> Mask | None:
     """A round hole of a windpipe's size in one slice; the nearest to a column if there are several."""
     labels, _ = ndimage.label(lumen)
     best: tuple[float, int] | None = None
-    for n, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+    areas = np.bincount(labels.ravel()) * cells.cell_cm2
+    boxes = ndimage.find_objects(labels)
+    for n in map(int, np.flatnonzero((areas >= _START_CM2[0]) & (areas <= _START_CM2[1]))):
+        if n == 0:
+            continue
+        rows, columns = boxes[n - 1]
         hole = labels[rows, columns] == n
-        area = float(hole.sum()) * cells.cell_cm2
         off = abs((columns.start + columns.stop - 1) / 2 - middle)
         round_enough = hole.mean() > 0.55 and max(hole.shape) < 2.5 * min(hole.shape)
         near = off * cells.spacing_mm[2] < _FROM_MIDDLE_MM
-        if _START_CM2[0] <= area <= _START_CM2[1] and round_enough and near:
+        if round_enough and near:
             best = min(best or (off, n), (off, n))
     return labels == best[1] if best else None
 
@@ -76,10 +85,11 @@ def _next(cells: Cells, inner: Mask, lumen: Mask, previous: Mask) -> Mask:
     most = _MOST_CM2 / cells.cell_cm2
     if not previous.any():
         return previous
-    near = ndimage.binary_dilation(previous, _disc(cells.in_plane(2.0)))
-    labels, count = ndimage.label(lumen)
+    box = _box_around(previous, cells.in_plane(2.0))
+    near = ndimage.binary_dilation(previous[box], _disc(cells.in_plane(2.0)))
+    labels, count = label(lumen)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    touched = np.unique(labels[near & lumen])
+    touched = np.unique(labels[box][near & lumen[box]])
     keep = np.zeros(count + 1, bool)
     narrow = [n for n in touched if n and sizes[n] <= most]
     keep[[n for n in narrow if not _in_lung(cells, inner, labels == n)]] = True
@@ -89,15 +99,17 @@ def _next(cells: Cells, inner: Mask, lumen: Mask, previous: Mask) -> Mask:
 
 def _in_lung(cells: Cells, inner: Mask, piece: Mask) -> bool:
     reach = cells.in_plane(_RING_MM)
-    ((rows, columns),) = ndimage.find_objects(piece.view(np.uint8))
-    box = (
-        slice(max(0, rows.start - reach), rows.stop + reach),
-        slice(max(0, columns.start - reach), columns.stop + reach),
-    )
+    box = _box_around(piece, reach)
     piece, inner = piece[box], inner[box]
     wall = ndimage.binary_dilation(piece, _disc(cells.in_plane(_WALL_MM)))
     ring = ndimage.binary_dilation(piece, _disc(reach)) & ~wall
     return bool(inner[ring].mean() > _SURROUNDED_BY_LUNG) if ring.any() else False
+
+
+def _box_around(mask: Mask, reach: int) -> tuple[slice, ...]:
+    """The smallest box around a mask that is not empty, and `reach` more on all sides of it."""
+    lines = (np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0)))
+    return tuple(slice(max(0, int(found[0]) - reach), int(found[-1]) + reach + 1) for found in lines)
 
 
 def _disc(radius: int) -> Mask:

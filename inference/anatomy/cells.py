@@ -1,6 +1,7 @@
 """A volume in cells of about 2 mm: fine enough for an airway's wall to separate it from the lung, quick to search."""
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,7 @@ from inference.arrays import Mask
 from inference.volume.ct_volume import CTVolume
 
 Floats = npt.NDArray[np.float32]
+Number = TypeVar("Number", np.float32, np.integer[Any])
 
 _CELL_MM = 2.0
 # From 9 numbers on, reduceat adds them in another order.
@@ -48,12 +50,18 @@ class Cells:
 
     def to_voxels(self, mask: Mask) -> Mask:
         """A mask of cells on the volume's grid: bool (Z, Y, X)."""
+        voxels = np.zeros(self.shape, bool)
+        step = self.factors[0]
+        for level in np.flatnonzero(mask.any(axis=(1, 2))):
+            voxels[level * step : (level + 1) * step] = self.to_slice(mask[level])
+        return voxels
+
+    def to_slice(self, plane: Mask) -> Mask:
+        """One level of such a mask on the volume's pixels: bool (Y, X)."""
+        _, down, across = self.factors
+        _, y, x = self.shape
         # Columns first, while the array is small: repeating them is the slowest.
-        for axis in (2, 1, 0):
-            if self.factors[axis] > 1:
-                mask = np.repeat(mask, self.factors[axis], axis=axis)
-        z, y, x = self.shape
-        return mask[:z, :y, :x]
+        return np.repeat(np.repeat(plane, across, axis=1), down, axis=0)[:y, :x]
 
     def share_of(self, mask: Mask, box: tuple[slice, ...]) -> Floats:
         """How much of each cell in a box a mask on the volume's grid fills: float32 (z, y, x), 0 to 1."""
@@ -72,34 +80,45 @@ def cells_of(volume: CTVolume) -> Cells:
 def _means(
     voxels: npt.NDArray[np.generic], factors: tuple[int, int, int], limits: tuple[int, int] | None = None
 ) -> Floats:
-    """Mean of each block, a few slices at a time; a block at the end holds what is left."""
+    """Mean of each block, a few slices at a time; a block at the end holds what is left.
+
+    voxels: a mask, or whole numbers that are clipped to `limits`.
+    """
     depth, rows, columns = (-(-size // factor) for size, factor in zip(voxels.shape, factors, strict=True))
     result = np.empty((depth, rows, columns), np.float32)
     down, across = (np.arange(0, size, factor) for size, factor in zip(voxels.shape[1:], factors[1:], strict=True))
     counts = np.outer(
         np.diff(down, append=voxels.shape[1]).astype(np.float32), np.diff(across, append=voxels.shape[2])
     ).astype(np.float32)
+    most = 1 if limits is None else max(map(abs, limits))
     for index in range(depth):
         block = voxels[index * factors[0] : (index + 1) * factors[0]]
-        block = block if limits is None else np.clip(block, *limits)
-        # Whole numbers, so this sum is exact in any order.
-        plane = block[0].astype(np.float32)
-        for further in block[1:]:
-            plane += further
+        block = addable(block if limits is None else np.clip(block, *limits), most, len(block))
+        plane = np.add.reduce(block, axis=0, dtype=block.dtype).astype(np.float32)
         plane /= np.float32(len(block))
         result[index] = row_sums(row_sums(plane, factors[1]).T, factors[2]).T / counts
     return result
 
 
-def row_sums(plane: Floats, factor: int) -> Floats:
-    """Sums of `factor` rows at a time: float32; those at the end may be of fewer.
+def addable(voxels: npt.NDArray[np.generic], most: int, count: int) -> npt.NDArray[np.integer]:
+    """A mask, or whole numbers from -most to most, in the smallest integers that hold the sum of `count` of them.
+
+    Their sums are exact in any order, and quicker than those of floats.
+    """
+    numbers = voxels.view(np.int8) if voxels.dtype == bool else voxels
+    # One more, because integers reach farther down than up.
+    return numbers.astype(np.min_scalar_type(-most * count - 1), copy=False)
+
+
+def row_sums(plane: npt.NDArray[Number], factor: int) -> npt.NDArray[Number]:
+    """Sums of `factor` rows at a time, in the type of the rows; those at the end may be of fewer.
 
     The same bits as `np.add.reduceat`, which adds a block's first row last.
     """
     if factor == 1:
         return plane
     if factor > _SUMMED_IN_ORDER:
-        return np.asarray(np.add.reduceat(plane, np.arange(0, len(plane), factor), axis=0), np.float32)
+        return np.asarray(np.add.reduceat(plane, np.arange(0, len(plane), factor), axis=0, dtype=plane.dtype))
     total, rest = plane[::factor].copy(), plane[1::factor].copy()
     for row in range(2, factor):
         further = plane[row::factor]

@@ -49,10 +49,22 @@ def joined_gas(cells: Cells, lungs: Mask) -> Mask:
     A bulla or a pneumothorax is not part of it: those lie within lung, beside it or above it.
     """
     found = np.zeros(lungs.shape, bool)
-    gas = lungs & (ndimage.uniform_filter(cells.hu, (1, 3, 3)) < _GAS_BELOW_HU)
+    gas = _uniform(cells, lungs)
     for piece in _pieces(cells, gas, lungs, _LEAST_ML, _MOST_ML):
         if piece.height <= _UNDER_SHARE and piece.lung_around < _LUNG_AROUND and not piece.in_pleura:
             found[piece.box] |= piece.with_wall & lungs[piece.box]
+    return found
+
+
+def _uniform(cells: Cells, lungs: Mask) -> Mask:
+    """Cells of `lungs` where the mean of 3 by 3 cells is that of gas: bool (z, y, x)."""
+    found = np.zeros(lungs.shape, bool)
+    for inside, gas, hu in zip(lungs, found, cells.hu, strict=True):
+        rows = np.flatnonzero(inside.any(axis=1))
+        if len(rows):
+            # With a row more on both sides, for the mean.
+            part = slice(max(0, int(rows[0]) - 1), int(rows[-1]) + 2)
+            gas[part] = inside[part] & (ndimage.uniform_filter(hu[part], 3) < _GAS_BELOW_HU)
     return found
 
 
@@ -77,8 +89,9 @@ def _pieces(cells: Cells, gas: Mask, lungs: Mask, least_ml: float, most_ml: floa
     middle, tall = float(across[0] + across[-1]) / 2, float(levels[-1] - levels[0] + 1)
     labels, count = label(gas)
     volumes = sizes_of(labels, count) * cells.cell_ml
-    boxes = ndimage.find_objects(labels)
-    for n in map(int, np.flatnonzero((volumes >= least_ml) & (volumes <= most_ml))):
+    large = np.flatnonzero((volumes >= least_ml) & (volumes <= most_ml))
+    boxes = ndimage.find_objects(labels) if len(large) else []
+    for n in map(int, large):
         box = _grown(boxes[n - 1], cells, _RING_MM)
         mask = labels[box] == n
         with_wall = _grow(mask, cells, _WALL_MM)

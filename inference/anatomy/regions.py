@@ -1,5 +1,6 @@
 """Air in a chest CT, told apart: around the patient, in the airways, in the lungs, and in bowel or stomach."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from inference.anatomy.airways import find_airways
 from inference.anatomy.cells import Cells, Floats, cells_of
 from inference.anatomy.gas import joined_gas, pleural_gas
 from inference.anatomy.parts import label, sizes_of
-from inference.anatomy.squares import shrunk
+from inference.anatomy.squares import enclosed, shrunk, touching
 from inference.arrays import Mask
 from inference.volume.ct_volume import CTVolume
 from inference.volume.remembered import remembered
@@ -79,47 +80,54 @@ def _outside(cells: Cells, air: Mask) -> Mask:
     labels, count = ndimage.label(pure | rim, _IN_PLANE)
     touches = np.zeros(count + 1, bool)
     for face in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1], labels[:, rim]):
-        touches[np.unique(face)] = True
-    touches[0] = False
-    outside = _with_pockets(labels, count, touches, _lateral(cells, labels, count))
+        touches[face] = True
+    inner = ~touches
+    inner[0] = touches[0] = False
+    outside: Mask = touches[labels]
+    _add_pockets(outside, list(_pockets(cells, labels, inner)))
     # Adds the half-filled cells along the skin.
-    found: Mask = ndimage.binary_dilation(outside, _IN_PLANE) & (air | rim)
-    return found
+    return touching(outside) & (air | rim)
 
 
-def _lateral(cells: Cells, labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]:
-    """Which pieces lie far to one side of the body, as the air between arm and trunk does."""
+@dataclass(frozen=True)
+class _Pockets:
+    """Pieces of air in one slice.
+
+    places: flat index of each of their cells.  numbers: which piece it is of.  sizes: cells of each piece.
+    """
+
+    places: npt.NDArray[np.intp]
+    numbers: npt.NDArray[np.intp]
+    sizes: npt.NDArray[np.intp]
+
+
+def _pockets(cells: Cells, labels: npt.NDArray[np.int32], inner: npt.NDArray[np.bool_]) -> Iterator[_Pockets]:
+    """The inner pieces of each slice that lie far to one side of the body, as the air between arm and trunk does."""
     tissue = np.count_nonzero(cells.hu > AIR_BELOW_HU, axis=(0, 1))
     middle = float(np.average(np.arange(len(tissue)), weights=np.maximum(tissue, 1e-9)))
-    columns = np.tile(np.arange(labels.shape[2], dtype=np.float64), labels.shape[1])
-    sums = np.zeros(count + 1)
     for plane in labels:
-        found = np.bincount(plane.ravel(), columns)
-        sums[: len(found)] += found
-    centres = sums / np.maximum(sizes_of(labels, count), 1)
-    far: npt.NDArray[np.bool_] = np.abs(centres - middle) * cells.spacing_mm[2] > _POCKET_FROM_MIDDLE_MM
-    return far
+        places = np.flatnonzero(inner[plane])
+        numbers = plane.ravel()[places].astype(np.intp)
+        numbers -= numbers.min(initial=len(inner))
+        sizes = np.bincount(numbers)
+        centres = np.bincount(numbers, places % plane.shape[1]) / np.maximum(sizes, 1)
+        far = (np.abs(centres - middle) * cells.spacing_mm[2] > _POCKET_FROM_MIDDLE_MM)[numbers]
+        yield _Pockets(places[far], numbers[far], sizes)
 
 
-def _with_pockets(
-    labels: npt.NDArray[np.int32], count: int, touches: npt.NDArray[np.bool_], lateral: npt.NDArray[np.bool_]
-) -> Mask:
-    """Outside air with the pieces between arm and trunk that mostly overlap outside air in the slice beside them.
+def _add_pockets(outside: Mask, pockets: list[_Pockets]) -> None:
+    """Add the pieces between arm and trunk that mostly overlap outside air in the slice beside them, in place.
 
     A windpipe that opens at the neck's front is not added: it lies in the middle.
     """
-    sizes = sizes_of(labels, count)
-    outside: Mask = touches[labels]
-    for order in (range(1, len(labels)), range(len(labels) - 2, -1, -1)):
+    flat = outside.reshape(len(outside), -1)
+    for order in (range(1, len(flat)), range(len(flat) - 2, -1, -1)):
         for z in order:
-            beside = outside[z - 1 if order.step == 1 else z + 1]
-            over = np.bincount(labels[z][beside], minlength=count + 1)
-            new = (over > 0.3 * sizes) & ~touches & lateral
-            new[0] = False
-            if new.any():
-                touches |= new
-                outside[z] |= new[labels[z]]
-    return outside
+            own = pockets[z]
+            if len(own.places):
+                beside = flat[z - order.step][own.places]
+                over = np.bincount(own.numbers[beside], minlength=len(own.sizes))
+                flat[z][own.places[(over > 0.3 * own.sizes)[own.numbers]]] = True
 
 
 def beyond_field(shape: tuple[int, ...], share: float) -> Mask:
@@ -186,11 +194,7 @@ def _between_tissue(hu: Floats) -> Mask:
     """Cells with thick tissue before and behind them, as the chest wall is; a table's foam has none behind it."""
     # Beyond the round field, padding that no element declares may have any value.
     seen = (hu > _TISSUE_ABOVE_HU) & ~beyond_field(hu.shape[1:], 0.99)
-    thick = shrunk(seen, 1)
-    before = np.logical_or.accumulate(thick, axis=1)
-    behind = np.logical_or.accumulate(thick[:, ::-1], axis=1)[:, ::-1]
-    found: Mask = before & behind
-    return found
+    return enclosed(shrunk(seen, 1))
 
 
 def _in_body(labels: npt.NDArray[np.integer], boxes: list[tuple[slice, ...]], n: int, between: Mask) -> bool:

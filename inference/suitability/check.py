@@ -14,9 +14,11 @@ from scipy import ndimage
 
 from config.reasons import ReasonCode
 from inference.anatomy.regions import Air, air_in
+from inference.anatomy.unsupervised import label_volume
 from inference.errors import Evidence, UnsuitableSeries
 from inference.finding import QualityCheck
 from inference.interrupt import checkpoint
+from inference.lungs.mask import bounding_box
 from inference.suitability.body import Coarse, measure_chest, shrink
 from inference.suitability.chest_rules import check_chest
 from inference.suitability.contents_rules import check_field, check_filling, check_patient, check_size
@@ -306,7 +308,7 @@ def _checked_mask(
     volume: CTVolume, lung_mask: npt.NDArray[np.bool_], policy: Policy, air: Air
 ) -> tuple[QualityCheck, ...]:
     z_mm, y_mm, x_mm = volume.spacing_mm
-    areas = np.count_nonzero(lung_mask, axis=(1, 2)) * (y_mm * x_mm / 100.0)
+    areas = np.array([np.count_nonzero(plane) for plane in lung_mask]) * (y_mm * x_mm / 100.0)
     volume_ml = float(areas.sum()) * z_mm / 10.0
     if not volume_ml:
         raise UnsuitableSeries(ReasonCode.NO_LUNG_MASK, "The network found no lung.")
@@ -326,7 +328,7 @@ def _checked_mask(
     share = smaller_side(small, body_middle(coarse, small))
     if share < policy.smaller_side_share:
         raise UnsuitableSeries(ReasonCode.LUNG_BALANCE, f"One side holds only {share:.0%} of the lung mask.")
-    scattered = _in_fragments(small, coarse.shrink_mask(air.cells.to_voxels(air.lungs)))
+    scattered = _in_fragments(small, coarse.shrink_cells(air.lungs, air.cells))
     if scattered > policy.fragments_share:
         raise UnsuitableSeries(ReasonCode.MASK_FRAGMENTED, f"{scattered:.0%} of the lung mask lies in small pieces.")
     covered = _covered(air, lung_mask)
@@ -352,13 +354,13 @@ def _in_fragments(mask: npt.NDArray[np.bool_], lungs: npt.NDArray[np.bool_]) -> 
 
 def _part_sizes(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
     """Cells of each part, the largest last; parts touch by corners."""
-    labels, _ = ndimage.label(mask, np.ones((3, 3, 3)))
-    return np.sort(np.bincount(labels.ravel())[1:])
+    _, sizes = label_volume(mask)
+    return np.sort(sizes[1:])
 
 
 def _covered(air: Air, mask: npt.NDArray[np.bool_]) -> float:
-    lungs = float(air.lungs.sum())
-    if not lungs:
+    box = bounding_box(air.lungs)
+    if box is None:
         return 1.0
-    box = ndimage.find_objects(air.lungs.view(np.uint8))[0]
+    lungs = float(np.count_nonzero(air.lungs))
     return float(air.cells.share_of(mask, box)[air.lungs[box]].sum()) / lungs

@@ -5,12 +5,14 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from config.reasons import ReasonCode
+from inference.anatomy.cells import Floats
 from inference.anatomy.parts import label, sizes_of
 from inference.anatomy.regions import AIR_BELOW_HU, Air, beyond_field
 from inference.anatomy.squares import grown, shrunk
 from inference.arrays import Mask
 from inference.errors import Evidence, UnsuitableSeries
 from inference.finding import QualityCheck
+from inference.lungs.mask import bounding_box
 from inference.suitability.policy import Policy
 
 # Tissue is defined by its share of the way from darkest to brightest, so that wrong units are not taken for an empty
@@ -74,10 +76,10 @@ def _half_in_field(air: Air, along_field: npt.NDArray[np.bool_]) -> bool:
 
 def check_size(air: Air, policy: Policy) -> None:
     """Raises UnsuitableSeries (BODY_SIZE) if the lungs are wider and deeper, or smaller, than the card allows."""
-    boxes = ndimage.find_objects(air.lungs.view(np.uint8))
-    if not boxes:
+    box = bounding_box(air.lungs)
+    if box is None:
         return
-    _, rows, columns = boxes[0]
+    _, rows, columns = box
     depth, width = (
         (side.stop - side.start) * mm for side, mm in zip((rows, columns), air.cells.spacing_mm[1:], strict=True)
     )
@@ -130,14 +132,22 @@ def _hazy(air: Air) -> Mask:
 def fluid_ml(air: Air) -> float:
     """Uniform tissue of water's density next to lung, millilitres."""
     cells = air.cells
-    mean = ndimage.uniform_filter(cells.hu, (1, 5, 5))
-    spread = ndimage.uniform_filter(cells.hu * cells.hu, (1, 5, 5)) - mean * mean
-    fluid = (mean > _FLUID_HU[0]) & (mean < _FLUID_HU[1]) & (spread < _FLUID_SPREAD_HU**2)
+    fluid = np.stack([_uniform_fluid(hu) for hu in cells.hu])
     labels, count = label(fluid)
-    volumes = sizes_of(labels, count) * cells.cell_ml
-    beside = np.unique(labels[grown(air.lungs, cells.in_plane(_BESIDE_LUNG_MM)) & fluid])
     keep = np.zeros(count + 1, bool)
-    keep[[n for n in beside if volumes[n] >= _FLUID_LEAST_ML]] = True
+    keep[labels[grown(air.lungs, cells.in_plane(_BESIDE_LUNG_MM)) & fluid]] = True
+    keep &= sizes_of(labels, count) * cells.cell_ml >= _FLUID_LEAST_ML
+    if not keep.any():
+        return 0.0
     # Restores the rim that the window of 5 by 5 took away.
     rim = (cells.hu > _FLUID_RIM_HU[0]) & (cells.hu < _FLUID_RIM_HU[1])
-    return float((grown(keep[labels], 2) & rim).sum()) * cells.cell_ml
+    return float(np.count_nonzero(grown(keep[labels], 2) & rim)) * cells.cell_ml
+
+
+def _uniform_fluid(hu: Floats) -> Mask:
+    """Where the surroundings in a slice are uniform and of water's density: bool (y, x)."""
+    mean = ndimage.uniform_filter(hu, 5)
+    fluid: Mask = (mean > _FLUID_HU[0]) & (mean < _FLUID_HU[1])
+    if fluid.any():
+        fluid &= ndimage.uniform_filter(hu * hu, 5) - mean * mean < _FLUID_SPREAD_HU**2
+    return fluid

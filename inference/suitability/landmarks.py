@@ -102,10 +102,11 @@ def _pieces(mask: Mask) -> list[list[tuple[int, float]]]:
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[1] = ndimage.generate_binary_structure(2, 1)
     labels, count = ndimage.label(mask, in_plane)
-    heights, _, columns = np.nonzero(labels)
-    piece = labels[labels > 0]
+    places = np.flatnonzero(labels)
+    piece = labels.ravel()[places]
+    heights, places = np.divmod(places, labels[0].size)
     sizes = np.bincount(piece, minlength=count + 1)
-    sums = np.bincount(piece, columns, minlength=count + 1)
+    sums = np.bincount(piece, places % labels.shape[2], minlength=count + 1)
     height = np.zeros(count + 1, np.intp)
     height[piece] = heights
     found: list[list[tuple[int, float]]] = [[] for _ in mask]

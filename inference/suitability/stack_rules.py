@@ -44,11 +44,11 @@ class _Misplaced:
 def check_far_off(air: Air) -> None:
     """Raises UnsuitableSeries (HU_STEP) if all of a slice is far brighter or darker than all of the next."""
     hu = air.cells.hu
-    seen = hu[:, ~beyond_field(hu.shape[1:], 0.97)]
-    (middle,) = np.diff(np.percentile(seen, (50,), axis=1), axis=1)
+    seen = ~beyond_field(hu.shape[1:], 0.97)
+    middle = np.diff(_percentiles(hu, seen, 50))
     if not (np.abs(middle) > _FAR_OFF_HU).any():
         return
-    (dark,) = np.diff(np.percentile(seen, (10,), axis=1), axis=1)
+    dark = np.diff(_percentiles(hu, seen, 10))
     far = (np.abs(middle) > _FAR_OFF_HU) & (np.abs(dark - middle) < _STEP_SPREAD_HU + _FAR_SPREAD * np.abs(middle))
     if far.any():
         raise UnsuitableSeries(
@@ -57,6 +57,11 @@ def check_far_off(air: Air) -> None:
             "have another scale of Hounsfield units than the others.",
             Evidence(air.cells.slice_of(int(far.argmax()) + 1)),
         )
+
+
+def _percentiles(hu: Floats, seen: npt.NDArray[np.bool_], share: float) -> npt.NDArray[np.float64]:
+    """A percentile of the cells in each slice that are seen."""
+    return np.concatenate([np.percentile(plane[seen], (share,)) for plane in hu])
 
 
 def check_scale(air: Air) -> None:
