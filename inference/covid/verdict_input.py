@@ -20,7 +20,8 @@ def needed_slices(slices: int, count: int, profile: Profile) -> npt.NDArray[np.i
 
 def on_source_slices(raw: Grey, slices: int, profile: Profile) -> Grey:
     """The U-Net's mask on the source slices: uint8 (Z, Y, X), each taken from its nearest resampled slice."""
-    on_source = raw[nearest_resampled(slices, len(raw))]
+    nearest = nearest_resampled(slices, len(raw))
+    on_source = raw if np.array_equal(nearest, np.arange(len(raw))) else raw[nearest]
     return on_source[::-1] if profile.slices.order == "descending" else on_source
 
 

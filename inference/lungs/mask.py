@@ -1,5 +1,7 @@
 """Turns the U-Net's raw mask into the reported mask: connected components, and the two lungs separated."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -57,25 +59,34 @@ def sides(mask: Mask, x_to_left: bool) -> tuple[int, int]:
     labels, count = label(inside.view(np.uint8))
     sizes = sizes_of(labels, count)
     large = sizes > _SECOND_LUNG_SHARE * sizes.max()
-    parted = count == 2 and large.sum() == 2
-    low, high = _parted(labels) if parted else _split(inside, large[labels])
+    per_column = _per_column(inside)
+    if count == 2 and large.sum() == 2:
+        first = _per_column(plane == 1 for plane in labels)
+        low, high = _parted(first, per_column - first)
+    else:
+        low, high = _split(per_column, per_column if large[1:].all() else _per_column(large.take(p) for p in labels))
     return (high, low) if x_to_left else (low, high)
 
 
-def _parted(labels: npt.NDArray[np.integer]) -> tuple[int, int]:
-    """Voxels of the part with the lower and of the part with the higher columns, of two."""
-    columns = np.arange(labels.shape[2])
-    found = []
-    for part in (1, 2):
-        per_column = (labels == part).sum(axis=(0, 1), dtype=np.int64)
-        found.append((float(per_column @ columns) / int(per_column.sum()), int(per_column.sum())))
+def _per_column(mask: Iterable[npt.NDArray[np.bool_]]) -> npt.NDArray[np.int64]:
+    """Voxels of a mask's slices in each column."""
+    counts = (np.add.reduce(plane.view(np.uint8), axis=0, dtype=np.uint16) for plane in mask)
+    return np.asarray(sum(count.astype(np.int64) for count in counts))
+
+
+def _parted(*parts: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """Voxels of the part with the lower and of the part with the higher columns, of two. parts: voxels by column."""
+    columns = np.arange(len(parts[0]))
+    found = [(float(part @ columns) / int(part.sum()), int(part.sum())) for part in parts]
     (_, low), (_, high) = sorted(found)
     return low, high
 
 
-def _split(mask: Mask, lungs: Mask) -> tuple[int, int]:
-    """Voxels of a mask below and above the thinnest plane between the outer quarters of its lungs' columns."""
-    per_column, of_lungs = (one.sum(axis=(0, 1), dtype=np.int64) for one in (mask, lungs))
+def _split(per_column: npt.NDArray[np.int64], of_lungs: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """Voxels below and above the thinnest plane between the outer quarters of the lungs' columns.
+
+    per_column, of_lungs: voxels by column, of the whole mask and of its large parts.
+    """
     filled = np.flatnonzero(of_lungs)
     start, stop = int(filled[0]), int(filled[-1]) + 1
     quarter = (stop - start) // 4
