@@ -104,7 +104,7 @@ def _pieces(mask: Mask) -> list[list[tuple[int, float]]]:
     labels, count = ndimage.label(mask, in_plane)
     places = np.flatnonzero(labels)
     piece = labels.ravel()[places]
-    heights, places = np.divmod(places, labels[0].size)
+    heights, places = np.divmod(places, mask.shape[1] * mask.shape[2])
     sizes = np.bincount(piece, minlength=count + 1)
     sums = np.bincount(piece, places % labels.shape[2], minlength=count + 1)
     height = np.zeros(count + 1, np.intp)

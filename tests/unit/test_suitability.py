@@ -16,8 +16,10 @@ from inference.anatomy.regions import find_air
 from inference.errors import ModelError, UnsuitableSeries
 from inference.phantom.chest import make_phantom
 from inference.preprocess import mask_box
+from inference.suitability.body import shrink
 from inference.suitability.check import Policy, check, check_mask
 from inference.suitability.ground import check_crop, check_ground
+from inference.suitability.landmarks import body_middle
 from inference.volume.ct_volume import CTVolume
 from inference.volume.folder import find_series
 from inference.volume.instances import age_years
@@ -276,3 +278,8 @@ def test_a_stray_voxel_that_blows_up_the_crop_is_refused_and_its_slice_is_named(
     evidence = refused.value.evidence
     assert evidence is not None and (evidence.z, evidence.box) == (11, (box[1], box[2]))
     check_crop(box, raw, lungs, inside, "none", Policy())
+
+
+def test_without_lungs_the_middle_of_the_body_is_that_of_the_image(chest: CTVolume) -> None:
+    coarse = shrink(chest)
+    assert body_middle(coarse, np.zeros(coarse.hu.shape, bool)) == (coarse.hu.shape[2] - 1) / 2
