@@ -8,6 +8,7 @@ takes several seconds for two segments.
 import struct
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from dicom_node.report.context import ReportContext
 from dicom_node.report.encoded import element, elements, put_encoded, reference_to, sequence
 from dicom_node.report.equipment import algorithm_name, algorithm_of, algorithm_version, family_of
 from dicom_node.report.frame import Kind, Origin, new_object, origin_of
+from dicom_node.report.planes import box_of
 from inference.plug import Finding, Output, Segment
 from inference.volume.ct_volume import CTVolume, SourceSlice
 
@@ -83,12 +85,9 @@ def _describe(seg: Dataset, segments: Sequence[Segment], origin: Origin) -> None
 
 def _overlap(segments: Sequence[Segment]) -> bool:
     """Whether any voxel is in two segments."""
-    taken = segments[0].mask.copy()
-    for segment in segments[1:]:
-        if (taken & segment.mask).any():
-            return True
-        taken |= segment.mask
-    return False
+    masks = [(segment.mask, box_of(segment.mask)) for segment in segments]
+    # Findings come after the anatomy that they are in, and are smaller.
+    return any((one[box] & other[box]).any() for (one, _), (other, box) in combinations(masks, 2))
 
 
 def _segment_item(number: int, segment: Segment, origin: Origin) -> SegmentDescription:
@@ -121,7 +120,7 @@ def add_frame_of_reference(seg: Dataset, origin: Origin) -> None:
 
 
 def _add_pixels(seg: Dataset, segments: Sequence[Segment], planes: Sequence[npt.NDArray[np.intp]]) -> None:
-    frames = [segment.mask[z] for segment, z in zip(segments, planes, strict=True)]
+    frames = [segment.mask[z] for segment, filled in zip(segments, planes, strict=True) for z in filled]
     seg.SamplesPerPixel = 1
     seg.PhotometricInterpretation = "MONOCHROME2"
     seg.NumberOfFrames = sum(len(z) for z in planes)

@@ -29,6 +29,7 @@ from pydicom.dataset import Dataset
 from config.headers import quiet
 from dicom_node.report import codes, wording
 from dicom_node.report.context import ReportContext, StudyStatement
+from dicom_node.report.encoded import element, elements, put_encoded, reference_to, sequence
 from dicom_node.report.equipment import observer
 from dicom_node.report.frame import Kind, Origin, finish, identity, origin_of
 from dicom_node.report.groups import groups_of
@@ -64,7 +65,8 @@ def build_report(
     kind = _kind(segmentation)
     with quiet():
         report = Comprehensive3DSR(
-            evidence=[*origin.sources, *([] if segmentation is None else [segmentation]), *_earlier_reports(context)],
+            # Of the images the first alone, see `_put_images`: highdicom makes an item of each, and pydicom writes it.
+            evidence=[origin.first, *([] if segmentation is None else [segmentation]), *_earlier_reports(context)],
             content=measurement_report(_groups(finding, volume, origin, segmentation), context),
             is_complete=True,
             is_final=False,
@@ -75,7 +77,22 @@ def build_report(
     finish(report, origin)
     own = [] if segmentation is None else [codes.PRIVATE_SCHEME]
     declare_schemes(report, own)
+    _put_images(report, origin)
     return report
+
+
+def _put_images(report: Dataset, origin: Origin) -> None:
+    """Name all source images in the evidence, where the first of them stands for their series."""
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    images, *others = study.ReferencedSeriesSequence
+    references = dict.fromkeys(reference_to(one.SOPClassUID, one.SOPInstanceUID) for one in origin.sources)
+    # In the order of their tags.
+    series = sequence("ReferencedSOPSequence", *references) + element(
+        "SeriesInstanceUID", "UI", images.SeriesInstanceUID.encode()
+    )
+    evidence = sequence("ReferencedSeriesSequence", series, *map(elements, others))
+    named = element("StudyInstanceUID", "UI", study.StudyInstanceUID.encode())
+    put_encoded(report, "CurrentRequestedProcedureEvidenceSequence", [evidence + named])
 
 
 def declare_schemes(report: Dataset, schemes: Sequence[str]) -> None:

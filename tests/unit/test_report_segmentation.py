@@ -180,6 +180,20 @@ def test_finding_without_localisation_has_one_segment_under_another_uid(tmp_path
     assert (alone.SegmentsOverlap, int(alone.NumberOfFrames)) == ("NO", grid.shape[0] - 2)
 
 
+@pytest.mark.parametrize(("last", "said"), [((2, 2, 2), "YES"), ((5, 5, 5), "YES"), ((2, 5, 5), "NO")])
+def test_segments_overlap_if_any_two_share_a_voxel(tmp_path: Path, last: tuple[int, int, int], said: str) -> None:
+    write_series(tmp_path / "s")
+    volume = volume_of(tmp_path / "s")
+    output = finding_on(volume).output
+    segments = []
+    for number, corners in enumerate(([(2, 2, 2)], [(5, 5, 5), (1, 6, 6)], [(1, 1, 1), last])):
+        mask = np.zeros(volume.hu.shape, bool)
+        mask[tuple(zip(*corners, strict=True))] = True
+        segments.append(replace(output.segments[0], title=f"Part {number}", mask=mask))
+    found = replace(finding_on(volume), output=replace(output, segments=tuple(segments)))
+    assert written(volume, found).SegmentsOverlap == said
+
+
 def test_source_without_frame_of_reference_gets_one_that_stays_the_same(tmp_path: Path) -> None:
     grid = Grid()
     write_series(tmp_path / "s", grid, FrameOfReferenceUID=None)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from highdicom.sr.utils import collect_evidence
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
@@ -15,6 +16,7 @@ from config.reasons import Refusal
 from dicom_node.report.context import EarlierResult, ReportContext, StudyStatement
 from dicom_node.report.frame import to_part10
 from dicom_node.report.not_analysed import build_not_analysed
+from dicom_node.report.segmentation import build_segmentation
 from dicom_node.report.sources import read_sources
 from dicom_node.report.structured_report import build_report
 from inference.finding import Spread
@@ -200,6 +202,20 @@ def test_results_of_one_study_are_one_statement(
     assert f"{together}" in text
     assert 'series 3 "Thorax B30f", reported before: 33 %, negative, by model other 1.0; this series: ' in text
     assert f"The statement of the study rests on {basis}, because its kernel is made for lungs." in text
+
+
+@pytest.mark.parametrize("segmented", [False, True])
+def test_evidence_is_what_highdicom_would_collect(volume: CTVolume, segmented: bool) -> None:
+    sources, finding = read_sources(volume), finding_on(volume)
+    segmentation = build_segmentation(finding, volume, sources, CONTEXT) if segmented else None
+    earlier = build_report(finding, volume, sources[1:], CONTEXT)
+    statement = StudyStatement((replace(EARLIER, report=earlier),), "1.2.3.4", "its kernel is made for lungs")
+    context = replace(CONTEXT, study=statement)
+    report = written(build_report(finding, volume, [*sources, sources[2]], context, segmentation))
+    named = [*sources, *([] if segmentation is None else [segmentation]), earlier]
+    expected, others = collect_evidence(named, report, report.StudyInstanceUID)
+    assert report.CurrentRequestedProcedureEvidenceSequence == Sequence(expected)
+    assert not others and "PertinentOtherEvidenceSequence" not in report
 
 
 @pytest.mark.parametrize("probability", [float("nan"), -0.1, 1.1, float("inf")])
