@@ -26,7 +26,7 @@ from dicom_node.analysis.result_objects import ResultObjects, report_objects
 from inference.ahead import Ahead, WorksAhead
 from inference.errors import CorruptInstance
 from inference.interrupt import Interrupted, checkpoint, interruptible
-from inference.volume.arriving import arrived
+from inference.volume.arriving import Arrived, arrived
 from inference.volume.load import DecodedFile
 from storage import series
 from storage.database import Database
@@ -39,8 +39,8 @@ log = structlog.get_logger()
 SETTLED_S = 0.2
 """After this long without a new slice, those that are there may be all. Each time that they were not, it doubles."""
 _LAST_STEP_S = 5.0
-_LOOK_S = 0.25
-"""How often is asked, during a whole analysis, whether another slice has come."""
+_LOOK_S = 0.1
+"""How often is asked, during a whole analysis, whether another slice has come, or the job."""
 
 
 @dataclass(frozen=True)
@@ -77,23 +77,40 @@ class _Series:
     ahead: Ahead | None
     digest: str = ""
     since: float = 0.0
+    there: tuple[tuple[int, int | None], Arrived | None] | None = None
     patience_s: float = SETTLED_S
     whole: tuple[str, Loaded, Analysis, ResultObjects | None] | None = None
+
+    def arrived(self, decoded: Mapping[str, DecodedFile], expected: int | None) -> Arrived | None:
+        """What the model may begin with; put in order once for several steps."""
+        if self.ahead is None:
+            return None
+        key = len(decoded), expected
+        if self.there is None or self.there[0] != key:
+            self.there = key, arrived(decoded, expected)
+        return self.there[1]
 
 
 class AnalysesAhead:
     """What one worker analyses ahead: of one series at a time.
 
     open_model: gives a model that is ready; called by one thread at a time.
+    on_queued: called if a job of the series in hand is seen while all of that is being analysed.
     """
 
     def __init__(
-        self, settings: Settings, database: Database, files: FileStore, open_model: Callable[[ModelRef], OpenModel]
+        self,
+        settings: Settings,
+        database: Database,
+        files: FileStore,
+        open_model: Callable[[ModelRef], OpenModel],
+        on_queued: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._database = database
         self._files = files
         self._open_model = open_model
+        self._on_queued = on_queued
         self._notes = AheadNotes(settings.data_dir)
         self._expected = ExpectedCount(settings, database, files)
         # Held by whoever computes ahead; a job waits for it, and `_job_waits` lets go of it soon.
@@ -188,10 +205,11 @@ class AnalysesAhead:
         digest, now = instances_digest(held), time.monotonic()
         if digest != one.digest:
             one.digest, one.since = digest, now
-        settled = now - one.since >= one.patience_s
+        expected = None if one.ahead is None else self._expected.of(series_pk, len(held))
+        # A PACS that has more will be asked for them before the series is closed.
+        settled = now - one.since >= one.patience_s if expected is None else expected == len(held)
         with interruptible(self._job_waits.is_set):
-            expected = None if one.ahead is None else self._expected.of(series_pk, len(held))
-            there = arrived(decoded, expected) if one.ahead is not None else None
+            there = one.arrived(decoded, expected)
             if there is not None and one.ahead is not None and one.ahead.go_on(there, settled=settled):
                 return True
         all_there = all(item.path in decoded for item in held)
@@ -225,13 +243,14 @@ class AnalysesAhead:
                 return False
             looked = time.monotonic()
             with self._database.read() as tx:
+                if series.is_queued(tx, one.series_pk):
+                    self._on_queued()
                 return series.instance_count(tx, one.series_pk) != len(held)
 
         # Twice as long for the next, in case this one is not the last.
         one.patience_s *= 2
         with interruptible(stop), self._files.at_hand(held, {item.path for item in held}) as paths:
-            planes = {path: decoded[item.path].planes for item, path in zip(held, paths, strict=True)}
-            loaded = load_series(paths, planes)
+            loaded = load_series(paths, {path: decoded[item.path] for item, path in zip(held, paths, strict=True)})
             analysis = analyse_loaded(loaded, one.opened, own=self._settings.report, ahead=one.ahead)
             one.whole = one.digest, loaded, analysis, None
             checkpoint()

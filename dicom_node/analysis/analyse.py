@@ -16,7 +16,7 @@ from inference.output_check import check_output
 from inference.plug import Finding, Output
 from inference.volume.ct_volume import CTVolume
 from inference.volume.folder import Folder
-from inference.volume.load import Planes, load
+from inference.volume.load import DecodedFile, load
 from storage.results import ResultOutcome
 
 
@@ -61,8 +61,8 @@ class Loaded:
         return self._digest[0]
 
 
-def load_series(paths: Sequence[Path], decoded: Mapping[Path, Planes] | None = None) -> Loaded:
-    """Load one series. decoded: slices that were decoded before, see `volume.load`.
+def load_series(paths: Sequence[Path], decoded: Mapping[Path, DecodedFile] | None = None) -> Loaded:
+    """Load one series. decoded: files that were decoded before, see `volume.load`.
 
     A series that gives no volume is an outcome, not an error: every other exception is a fault of the node.
     """

@@ -24,6 +24,9 @@ _AGAIN_AFTER_S = 5.0
 class ExpectedCount:
     """The count of one series at a time, by C-FIND, in a thread of its own: nothing waits for the answer.
 
+    A count is believed only if it exceeded what was here at some time: a PACS that still gets the series itself, and
+    passes on each slice, has at any time as many as are here.
+
     Only a PACS that the site lets the node ask is asked (`completion.query_destination`), and after a failure not for
     `completion.silence_s`.
     """
@@ -37,19 +40,24 @@ class ExpectedCount:
         self._lock = threading.Lock()
         self._series_pk: int | None = None
         self._count = 0
+        self._foretold = False
         self._asking = False
         self._silent_until = self._next_at = 0.0
         self._wait_s = _AGAIN_AFTER_S
 
     def of(self, series_pk: int, here: int) -> int | None:
-        """The last count of a series, None if there is none that exceeds what is `here`. May begin with a question."""
+        """How many a series will have, None if that is not known. May begin with a question.
+
+        here: how many are.
+        """
         if self._pacs is None:
             return None
         now = time.monotonic()
         with self._lock:
             if series_pk != self._series_pk:
                 self._series_pk, self._count, self._next_at, self._wait_s = series_pk, 0, 0.0, _AGAIN_AFTER_S
-            if self._count > here:
+            self._foretold = self._count > here or (self._foretold and self._count == here)
+            if self._foretold:
                 return self._count
             if self._asking or now < max(self._next_at, self._silent_until):
                 return None

@@ -9,14 +9,16 @@ computed alone, and a series whose job was tried before is never read ahead.
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import structlog
+from sqlalchemy import Connection
 
 from dicom_node.analysis.ahead import AnalysesAhead
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.errors import InferenceError
-from inference.volume.load import DecodedFile, Planes, decode
+from inference.volume.load import DecodedFile, decode
 from storage import series
 from storage.database import Database
 from storage.errors import CorruptFile, StorageError
@@ -26,6 +28,8 @@ from storage.series import StoredInstance
 log = structlog.get_logger()
 
 _BETWEEN_SLICES_S = 0.1
+_LISTED_FOR_S = 1.0
+"""How long a list of instances is used if no other has come: to read it for each slice takes as long as decoding."""
 
 
 class ReadAhead:
@@ -37,10 +41,15 @@ class ReadAhead:
     """
 
     def __init__(
-        self, database: Database, files: FileStore, max_bytes: int, analyses: AnalysesAhead | None = None
+        self,
+        database: Database,
+        files: FileStore,
+        max_bytes: int,
+        analyses: AnalysesAhead | None = None,
+        job_waits: threading.Event | None = None,
     ) -> None:
         self._analyses = analyses
-        self.job_waits = threading.Event()
+        self._job_waits = job_waits or threading.Event()
         self._database = database
         self._files = files
         self._max_bytes = max_bytes
@@ -50,6 +59,7 @@ class ReadAhead:
         self._series_pk: int | None = None
         self._decoded: dict[str, DecodedFile] = {}
         self._useless: set[str] = set()
+        self._listed: tuple[tuple[int, int], float, list[StoredInstance]] | None = None
 
     def run(self, stop: threading.Event, poll_s: float) -> None:
         """Read ahead until `stop` is set."""
@@ -67,7 +77,7 @@ class ReadAhead:
         if self._analyses is not None:
             self._analyses.leave()
 
-    def take(self, series_pk: int, attempt: int) -> dict[str, Planes]:
+    def take(self, series_pk: int, attempt: int) -> dict[str, DecodedFile]:
         """The worker begins with this series. Returns what was decoded of it, by stored path, its SHA-256 checked.
 
         What was decoded of another series is kept if this one is still in hand, for a second model.
@@ -78,7 +88,7 @@ class ReadAhead:
             self._in_hand, self._alone = series_pk, attempt > 1
             if not again:
                 self._forget(None)
-        return {path: file.planes for path, file in found.items()}
+        return dict(found)
 
     def done(self) -> None:
         """The worker has nothing in hand."""
@@ -92,9 +102,9 @@ class ReadAhead:
         stay = None if self._analyses is None else self._series_pk
         with self._database.read() as tx:
             series_pk = series.next_series(tx, self._in_hand, stay)
-            held = series.series_instances(tx, series_pk) if series_pk is not None else []
+            held = self._instances(tx, series_pk) if series_pk is not None else []
             if stay is not None and series_pk == stay and self._in_hand is None and series.is_queued(tx, stay):
-                self.job_waits.set()
+                self._job_waits.set()
         with self._lock:
             changed = series_pk != self._series_pk
             if changed:
@@ -106,6 +116,12 @@ class ReadAhead:
         if any(self._decode(item, room, lambda: self._series_pk == series_pk) for item in wanted):
             return True
         return series_pk is not None and self._analyse(series_pk, held)
+
+    def _instances(self, tx: Connection, series_pk: int) -> list[StoredInstance]:
+        key, now = (series_pk, series.instance_count(tx, series_pk)), time.monotonic()
+        if self._listed is None or self._listed[0] != key or now > self._listed[1] + _LISTED_FOR_S:
+            self._listed = key, now, series.series_instances(tx, series_pk)
+        return self._listed[2]
 
     def _analyse(self, series_pk: int, held: Sequence[StoredInstance]) -> bool:
         """Let more of the series be analysed ahead. Returns False if nothing was."""

@@ -37,7 +37,7 @@ from dicom_node.report.sources import Source
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.errors import CorruptInstance, ModelError
 from inference.finding import ModelIdentity
-from inference.volume.load import Planes
+from inference.volume.load import DecodedFile
 from storage import audit, deliveries, jobs, rejections, results, series, study_results, watch_facts
 from storage.database import Database
 from storage.errors import CorruptFile, StaleLease, StoreUnavailable
@@ -69,8 +69,11 @@ class Worker:
         self._in_hand: ClaimedJob | None = None
         # Of the last job, if several models analyse a series: the next job is usually about the same one.
         self._held: tuple[tuple[int, str], Loaded] | None = None
-        self._ahead = AnalysesAhead(settings, database, files, self._opened) if settings.worker.ahead else None
-        self._read_ahead = ReadAhead(database, files, settings.worker.read_ahead_mb << 20, self._ahead)
+        self._job_waits = threading.Event()
+        self._ahead: AnalysesAhead | None = None
+        if settings.worker.ahead:
+            self._ahead = AnalysesAhead(settings, database, files, self._opened, self._job_waits.set)
+        self._read_ahead = ReadAhead(database, files, settings.worker.read_ahead_mb << 20, self._ahead, self._job_waits)
 
     def run(self, stop: threading.Event) -> bool:
         """Work until `stop` is set and for `worker.drain_s` more; then hand back what is not done.
@@ -87,7 +90,7 @@ class Worker:
         # In short waits: a signal's handler runs between them, whatever the other thread computes.
         while thread.is_alive() and not stop.wait(1.0):
             pass
-        self._read_ahead.job_waits.set()  # it need not wait for one any more
+        self._job_waits.set()  # it need not wait for one any more
         thread.join(self.settings.worker.drain_s)
         if self._ahead is not None:
             self._ahead.stop()
@@ -120,8 +123,8 @@ class Worker:
             if failures:
                 stop.wait(doubling_s(self.settings.worker.poll_s, failures, LONGEST_PAUSE_S))
             elif not worked and not stop.is_set():
-                self._read_ahead.job_waits.wait(self.settings.worker.poll_s)
-            self._read_ahead.job_waits.clear()
+                self._job_waits.wait(self.settings.worker.poll_s)
+            self._job_waits.clear()
 
     def work_once(self, now: float) -> bool:
         """Claim and handle one job. Returns False if none was waiting, or if it was handed back.
@@ -279,7 +282,7 @@ class Worker:
         job: ClaimedJob,
         instances: Sequence[StoredInstance],
         paths: Sequence[Path],
-        decoded: dict[str, Planes],
+        decoded: dict[str, DecodedFile],
         found: Loaded | None,
     ) -> Loaded:
         """The series as a volume. The slices that were read ahead are then released: the volume holds them.

@@ -35,10 +35,8 @@ DEFAULT_WORKERS = min(8, os.cpu_count() or 1)
 # Voxels of one series in memory: 4,000 slices of 512 x 512. The longest clinical chest series has about 1,500.
 DEFAULT_MAX_BYTES = 2 << 30
 
-# The HU of each frame of one file, (Y, X) int16; and those of several files that were decoded earlier.
+# The HU of each frame of one file: (Y, X) int16.
 Planes = list[npt.NDArray[np.int16]]
-Decoded = Mapping[Path, Planes]
-_NOTHING: Decoded = {}
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,18 @@ class DecodedFile:
     frames: tuple[Frame, ...]
     planes: Planes
 
+    def frames_at(self, path: Path) -> list[Frame]:
+        """Its frames if the same file now lies at another path, as one that is fetched anew does."""
+        return [
+            frame
+            if frame.instance.path == path
+            else dataclasses.replace(frame, instance=dataclasses.replace(frame.instance, path=path))
+            for frame in self.frames
+        ]
+
+
+Decoded = Mapping[Path, DecodedFile]
+_NOTHING: Decoded = {}
 
 _CT_CLASSES = frozenset({CT_IMAGE, ENHANCED_CT, LEGACY_ENHANCED_CT})
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -69,7 +79,7 @@ def load(
     acquisition if several are equal); `part` says which, and `passed_over` holds the others' instances.
     Raises UnsuitableSeries with a stable code, or CorruptInstance naming the SOP Instance UID.
     """
-    frames, stacks = _plan(paths)
+    frames, stacks = _plan(paths, decoded)
     stack = max(stacks, key=lambda one: round(extent_mm(one)))
     try:
         return _assemble(stack, stacks, workers, max_bytes, decoded)
@@ -114,9 +124,10 @@ class _Conflict(Exception):
     """Frames at one position differ in their pixels."""
 
 
-def _plan(paths: Sequence[Path]) -> tuple[list[Frame], list[Stack]]:
+def _plan(paths: Sequence[Path], decoded: Decoded = _NOTHING) -> tuple[list[Frame], list[Stack]]:
     """All frames of a series and the stacks they form, from headers alone."""
-    frames = [frame for path in paths for frame in read_frames(path)]
+    before = {path: file.frames_at(path) for path, file in decoded.items()}
+    frames = [frame for path in paths for frame in before.get(path) or read_frames(path)]
     if not frames:
         raise UnsuitableSeries(ReasonCode.NO_IMAGES, "The series holds no images.")
     usable(frames)
@@ -229,7 +240,7 @@ def preferred(frames: Sequence[Frame]) -> Frame:
 def _decode_into(frame: Frame, out: npt.NDArray[np.int16], decoded: Decoded = _NOTHING) -> None:
     before = decoded.get(frame.instance.path)
     if before is not None:
-        out[:] = before[frame.index]
+        out[:] = before.planes[frame.index]
         return
     write_hu(decode_frame(frame, _read_spans(frame)), frame, out)
 

@@ -33,8 +33,10 @@ def test_what_the_pacs_counts_is_known_before_the_last_slice_has_come(tmp_path: 
         asks, series_pk = counted(node)
         assert asks.of(series_pk, HERE) is None  # nobody waits for the answer
         assert wait_for(lambda: asks.of(series_pk, HERE), 10, "the count") == 10
-        assert asks.of(series_pk, 9) == 10 and asks.of(series_pk, 10) is None
+        assert asks.of(series_pk, 9) == 10
+        assert asks.of(series_pk, 10) == 10  # all are here
         assert pacs.questions == {"SERIES": 1}
+        assert asks.of(series_pk, 11) is None
 
 
 def test_a_pacs_that_still_gets_the_series_itself_is_asked_again(
@@ -42,7 +44,7 @@ def test_a_pacs_that_still_gets_the_series_itself_is_asked_again(
 ) -> None:
     monkeypatch.setattr(expected, "_AGAIN_AFTER_S", 0.1)
     slices = ct_series(HERE)
-    with CountingPacs(slices, 2) as pacs:
+    with CountingPacs(slices, HERE) as pacs:
         node = asking_node(tmp_path, pacs.port)
         node.receive(slices, time.time(), quiet_s=60)
         asks, series_pk = counted(node)

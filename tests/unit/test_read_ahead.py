@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dicom_node.analysis.read_ahead import ReadAhead
-from inference.volume.load import Planes, decode, load
+from inference.volume.load import DecodedFile, decode, load
 from storage import job_takeover, recording
 from storage.arrival import Arrival, IndexedHeader
 from tests.lossless_jpeg import encode as lossless_jpeg
@@ -43,9 +43,9 @@ def reader(store: Store, slices: int = 100) -> ReadAhead:
     return ReadAhead(store.database, store.files, slices * SLICE_BYTES)
 
 
-def taken(store: Store, ahead: ReadAhead) -> dict[Path, Planes]:
+def taken(store: Store, ahead: ReadAhead) -> dict[Path, DecodedFile]:
     """What was decoded of the first series, by file."""
-    return {store.files.absolute(path): planes for path, planes in ahead.take(1, attempt=1).items()}
+    return {store.files.absolute(path): file for path, file in ahead.take(1, attempt=1).items()}
 
 
 def read_all(ahead: ReadAhead) -> None:
@@ -62,12 +62,24 @@ def test_slices_of_an_open_series_are_decoded_as_they_arrive_and_give_the_same_v
     for path in paths:  # the pixels are not read again: with other ones in the files the volume is the same
         path.write_bytes(path.read_bytes()[:-SLICE_BYTES] + bytes(SLICE_BYTES))
     assert load(paths, decoded=found).digest() == digest != load(paths).digest()
+    for path in paths:  # nor are the headers
+        path.unlink()
+    assert load(paths, decoded=found).digest() == digest
+
+
+def test_slices_that_were_decoded_give_the_same_volume_where_their_files_lie_elsewhere_now(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "a", noise(4), SeriesInstanceUID="1.5")
+    before = [decode(path, SLICE_BYTES) for path in paths]
+    moved = [path.rename(path.with_name(f"{number}.moved")) for number, path in enumerate(paths)]
+    volume = load(moved, decoded=dict(zip(moved, before, strict=True)))
+    assert volume.digest() == load(moved).digest()
+    assert volume.slices == load(moved).slices
 
 
 def test_frames_of_a_multiframe_file_are_decoded_once_for_all(tmp_path: Path) -> None:
     path = save(enhanced_dataset(noise(5), [8.0, 2.0, 0.0, 4.0, 6.0]), tmp_path / "x.dcm")
-    planes = decode(path, 5 * SLICE_BYTES).planes
-    assert load([path], decoded={path: planes}).digest() == load([path]).digest()
+    file = decode(path, 5 * SLICE_BYTES)
+    assert load([path], decoded={path: file}).digest() == load([path]).digest()
 
 
 def test_a_queued_series_goes_before_one_that_still_arrives_and_one_in_hand_is_not_read(store: Store) -> None:
@@ -162,5 +174,4 @@ def test_slices_that_come_while_it_runs_are_decoded(store: Store) -> None:
     finally:
         stop.set()
         thread.join()
-    (planes,) = [taken(store, ahead)[path] for path in paths[:1]]
-    assert np.array_equal(planes[0], load(paths).hu[0])
+    assert np.array_equal(taken(store, ahead)[paths[0]].planes[0], load(paths).hu[0])
