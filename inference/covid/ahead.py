@@ -1,6 +1,6 @@
 """What the networks can say of slices that have arrived, while others of their series have not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from inference.covid.segmentation import Segmentation
 from inference.covid.verdict_input import needed_slices
 from inference.device import Device, one_thread
 from inference.errors import UnsuitableSeries
+from inference.interrupt import Interrupted
 from inference.models.profile import Profile
 from inference.preprocess import grey_part, greys, ordered_hu, resampled_count, resampling_parts, verdict_range
 from inference.volume.arriving import Arrived
@@ -59,15 +60,22 @@ class MasksAhead:
             return False
         # Of a series that does not say how many slices it has, the last known number is a guess until it settles.
         known = len(arrived.places) < arrived.whole
+        judges = known and not settled
         if count == arrived.whole:
-            found = self._slices(arrived)
-        else:
-            found = (settled or known) and self._resampled(arrived, count)
-        return found or (known and not settled and self._verdict_step(arrived, count))
+            # A slice keeps one thread busy: others wait until there is one for each, if there is something else to do.
+            left = self._left(arrived)
+            few = len(left) < self._device.threads
+            return (judges and few and self._verdict_step(arrived, count, left)) or self._slices(arrived, left)
+        found = (settled or known) and self._resampled(arrived, count)
+        return found or (judges and self._verdict_step(arrived, count))
 
-    def _slices(self, arrived: Arrived) -> bool:
-        """The next slices that have arrived, as they are."""
-        left = [index for index, key in enumerate(arrived.keys) if key not in self._done][: 2 * self._device.threads]
+    def _left(self, arrived: Arrived) -> list[int]:
+        """Slices that have arrived and have no mask."""
+        return [index for index, key in enumerate(arrived.keys) if key not in self._done]
+
+    def _slices(self, arrived: Arrived, left: list[int]) -> bool:
+        """The masks of the next slices, as they are."""
+        left = left[: 2 * self._device.threads]
         if not left:
             return False
         self._done |= {arrived.keys[index] for index in left}
@@ -76,11 +84,11 @@ class MasksAhead:
         self._keep(grey, np.sort(self._in_order(arrived)[left]), arrived.whole)
         return True
 
-    def _verdict_step(self, arrived: Arrived, count: int) -> bool:
-        """A part of the verdict, if all of its slices are there."""
+    def _verdict_step(self, arrived: Arrived, count: int, left: Sequence[int] = ()) -> bool:
+        """A part of the verdict, if all of its slices are there.  left: slices without a mask."""
         start, stop = verdict_range(count, self._profile.slices)
         parts = self._parts(arrived, count, start, stop)
-        if not parts or any((ours < 0).any() for _, _, ours in parts):
+        if not parts or any((ours < 0).any() or np.isin(ours, left).any() for _, _, ours in parts):
             return False
         made_from = (count, start, stop, *(arrived.keys[index] for _, _, ours in parts for index in ours))
         if made_from != self._verdict_of:
@@ -89,6 +97,9 @@ class MasksAhead:
             return next(self._verdict, False) is None
         except UnsuitableSeries:
             return False
+        except Interrupted:
+            self._verdict_of = None  # what has been found is kept, and the rest is not given up
+            raise
 
     def _verdict_steps(self, arrived: Arrived, count: int, parts: list[Part]) -> Iterator[None]:
         start, stop = verdict_range(count, self._profile.slices)
