@@ -32,6 +32,11 @@ class Device:
         """The device as PyTorch names it."""
         return torch.device("cpu") if self.kind == "cpu" else torch.device("cuda", self.index)
 
+    @property
+    def cpu_threads(self) -> int:
+        """Threads that share what a network computes: one on a GPU, where its parts go one by one."""
+        return self.threads if self.kind == "cpu" else 1
+
 
 def choose_device(wanted: str = "auto", threads: int = 0) -> Device:
     """The device for a setting: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".

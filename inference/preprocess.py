@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from config.reasons import ReasonCode
 from inference.arrays import Box, Grey
+from inference.device import workers
 from inference.errors import UnsuitableSeries
 from inference.models.profile import Circle, Intensity, Profile, Slices
 from inference.volume.ct_volume import CTVolume
@@ -148,10 +149,13 @@ def mask_box(mask: Grey) -> Box:
     return box[0], box[1], box[2]
 
 
-def resize_slices(slices: Grey, size: tuple[int, int], order: int = 3, device: torch.device = CPU) -> Grey:
+def resize_slices(
+    slices: Grey, size: tuple[int, int], order: int = 3, device: torch.device = CPU, threads: int = 1
+) -> Grey:
     """Resize each slice with splines as `scipy.ndimage.zoom` does, but by two matrix products.
 
     slices: uint8 (T, Y, X), grey values or a mask.  size: rows and columns wanted.  device: where to compute.
+    threads: that share the slices; the result is the same for any number.
     Returns uint8 (T, rows, columns), halves rounded up, clipped to 0..255.
     """
     if slices.shape[1:] == size:
@@ -159,9 +163,18 @@ def resize_slices(slices: Grey, size: tuple[int, int], order: int = 3, device: t
     down = _operator(size[0], slices.shape[1], order, "constant").to(device)
     across = _operator(size[1], slices.shape[2], order, "constant").T.contiguous().to(device)
     result = np.empty((len(slices), *size), np.uint8)
-    for plane, resized in zip(slices, result, strict=True):
+
+    def resize(plane: Grey, resized: Grey) -> None:
         values = down @ torch.from_numpy(np.ascontiguousarray(plane)).to(device).double() @ across
         resized[:] = values.add_(0.5).clamp_(0, 255).to(torch.uint8).cpu().numpy()
+
+    if min(threads, len(slices)) < 2:
+        for plane, resized in zip(slices, result, strict=True):
+            resize(plane, resized)
+    else:
+        with workers(threads) as pool:
+            for _ in pool.map(resize, slices, result):
+                pass
     return result
 
 

@@ -18,7 +18,7 @@ from dicom_node.analysis.content import measurements_of
 from dicom_node.analysis.open_model import OpenModel
 from dicom_node.analysis.study_statement import report_reference
 from dicom_node.report.context import ChangeStatement
-from dicom_node.report.person import examined
+from dicom_node.report.person import Stated, examined
 from inference.comparing import Compares, Examination, Scan
 from storage import examinations
 from storage.database import Database
@@ -59,16 +59,27 @@ class Comparison:
         examinations.record(tx, now, result_id, self.stored, earlier_id, self.said)
 
 
+def are_compared(settings: Settings, model: OpenModel) -> bool:
+    """Whether this model's results are compared with earlier ones."""
+    return settings.report.changes and isinstance(model.loaded, Compares)
+
+
 def first_look(
-    settings: Settings, series_pk: int, paths: Sequence[Path], analysis: Analysis, model: OpenModel
+    settings: Settings,
+    series_pk: int,
+    paths: Sequence[Path],
+    analysis: Analysis,
+    model: OpenModel,
+    stated: Mapping[Path, Stated],
 ) -> Comparison | None:
-    """What a result can be compared by; None if its model compares nothing, or it is not certain whose scan it is."""
+    """What a result can be compared by; None if its model compares nothing, or it is not certain whose scan it is.
+
+    stated: whose some of the images say that they are, if they were read before.
+    """
     volume = analysis.volume
-    if not settings.report.changes or analysis.finding is None or volume is None:
+    if not are_compared(settings, model) or analysis.finding is None or volume is None:
         return None
-    if not isinstance(model.loaded, Compares):
-        return None
-    person = examined(paths, Pseudonyms(settings.storage.pseudonym_key.get_secret_value()))
+    person = examined(paths, Pseudonyms(settings.storage.pseudonym_key.get_secret_value()), stated)
     if person is None:
         return None
     scan = asdict(Scan.of(volume.header))

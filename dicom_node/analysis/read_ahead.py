@@ -11,11 +11,13 @@ computed alone, and a series whose job was tried before is never read ahead.
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import Connection
 
 from dicom_node.analysis.ahead import AnalysesAhead
+from dicom_node.report.person import Stated, stated
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.errors import InferenceError
 from inference.volume.load import DecodedFile, decode
@@ -32,10 +34,19 @@ _LISTED_FOR_S = 1.0
 """How long a list of instances is used if no other has come: to read it for each slice takes as long as decoding."""
 
 
+@dataclass(frozen=True)
+class ReadFile:
+    """A file that was read ahead.  stated: whose scan it says that it is; None if that was not read."""
+
+    decoded: DecodedFile
+    stated: Stated | None = None
+
+
 class ReadAhead:
     """Decoded slices of one series at a time, in bounded memory.
 
     max_bytes: of decoded slices, and of any one file.
+    whose: also read whose scan each file says that it is.
     analyses: what goes on from there while the worker is idle; None: nothing does.
     job_waits: is set when a job of the series is seen that nobody has claimed.
     """
@@ -47,7 +58,10 @@ class ReadAhead:
         max_bytes: int,
         analyses: AnalysesAhead | None = None,
         job_waits: threading.Event | None = None,
+        *,
+        whose: bool = False,
     ) -> None:
+        self._whose = whose
         self._analyses = analyses
         self._job_waits = job_waits or threading.Event()
         self._database = database
@@ -57,7 +71,7 @@ class ReadAhead:
         self._in_hand: int | None = None
         self._alone = False
         self._series_pk: int | None = None
-        self._decoded: dict[str, DecodedFile] = {}
+        self._read: dict[str, ReadFile] = {}
         self._useless: set[str] = set()
         self._listed: tuple[tuple[int, int], float, list[StoredInstance]] | None = None
 
@@ -77,13 +91,13 @@ class ReadAhead:
         if self._analyses is not None:
             self._analyses.leave()
 
-    def take(self, series_pk: int, attempt: int) -> dict[str, DecodedFile]:
-        """The worker begins with this series. Returns what was decoded of it, by stored path, its SHA-256 checked.
+    def take(self, series_pk: int, attempt: int) -> dict[str, ReadFile]:
+        """The worker begins with this series. Returns what was read of it, by stored path, its SHA-256 checked.
 
-        What was decoded of another series is kept if this one is still in hand, for a second model.
+        What was read of another series is kept if this one is still in hand, for a second model.
         """
         with self._lock:
-            found = self._decoded if self._series_pk == series_pk else {}
+            found = self._read if self._series_pk == series_pk else {}
             again = series_pk == self._in_hand and attempt == 1
             self._in_hand, self._alone = series_pk, attempt > 1
             if not again:
@@ -110,7 +124,7 @@ class ReadAhead:
             if changed:
                 self._forget(series_pk)
             wanted = [item for item in held if self._is_wanted(item)]
-            room = self._max_bytes - sum(plane.nbytes for file in self._decoded.values() for plane in file.planes)
+            room = self._max_bytes - sum(plane.nbytes for file in self._read.values() for plane in file.decoded.planes)
         if changed and self._analyses is not None:
             self._analyses.leave()
         if any(self._decode(item, room, lambda: self._series_pk == series_pk) for item in wanted):
@@ -128,7 +142,8 @@ class ReadAhead:
         if self._analyses is None or self._in_hand is not None:
             return False
         with self._lock:
-            decoded = dict(self._decoded) if self._series_pk == series_pk else {}
+            read = self._read if self._series_pk == series_pk else {}
+            decoded = {path: file.decoded for path, file in read.items()}
         return bool(decoded) and self._analyses.go_on(series_pk, held, decoded)
 
     def _is_wanted(self, item: StoredInstance) -> bool:
@@ -136,14 +151,14 @@ class ReadAhead:
             item.gone is None
             and item.size <= self._max_bytes
             and item.path not in self._useless
-            and item.path not in self._decoded
+            and item.path not in self._read
         )
 
     def _decode(self, item: StoredInstance, room: int, still_wanted: Callable[[], bool]) -> bool:
         """Decode one file and keep it. Returns False if it was not kept."""
         try:
             with self._files.at_hand([item]) as (path,):
-                decoded = decode(path, room)
+                read = ReadFile(decode(path, room), stated(path) if self._whose else None)
         except (InferenceError, CorruptFile):
             with self._lock:
                 self._useless.add(item.path)
@@ -151,8 +166,8 @@ class ReadAhead:
         with self._lock:
             if not still_wanted():
                 return False
-            self._decoded[item.path] = decoded
+            self._read[item.path] = read
         return True
 
     def _forget(self, series_pk: int | None) -> None:
-        self._series_pk, self._decoded, self._useless = series_pk, {}, set()
+        self._series_pk, self._read, self._useless = series_pk, {}, set()

@@ -6,7 +6,7 @@ the fencing number keeps a worker that comes back late from writing anything.
 
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -33,6 +33,7 @@ from dicom_node.analysis.result_row import new_result
 from dicom_node.analysis.suspended import suspended
 from dicom_node.analysis.withdrawal import headers_from_report, is_withdrawal
 from dicom_node.errors import ModelUnavailable
+from dicom_node.report.person import Stated
 from dicom_node.report.sources import Source
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
 from inference.errors import CorruptInstance, ModelError
@@ -73,7 +74,8 @@ class Worker:
         self._ahead: AnalysesAhead | None = None
         if settings.worker.ahead:
             self._ahead = AnalysesAhead(settings, database, files, self._opened, self._job_waits.set)
-        self._read_ahead = ReadAhead(database, files, settings.worker.read_ahead_mb << 20, self._ahead, self._job_waits)
+        bytes_ahead, whose = settings.worker.read_ahead_mb << 20, settings.report.changes
+        self._read_ahead = ReadAhead(database, files, bytes_ahead, self._ahead, self._job_waits, whose=whose)
 
     def run(self, stop: threading.Event) -> bool:
         """Work until `stop` is set and for `worker.drain_s` more; then hand back what is not done.
@@ -177,14 +179,18 @@ class Worker:
             raise StaleLease(f"job {job.job_id}: the series has changed since it was queued")
         if is_withdrawal(job) and previous is not None:
             return self._withdraw(job, instances, previous)
-        decoded = self._read_ahead.take(job.series_pk, job.attempt)
+        read = self._read_ahead.take(job.series_pk, job.attempt)
         held = self._loaded_before(job)
         # The digest is checked when a file is read: a disk that lies must not become a finding.
-        trusted = set(decoded) if held is None else {instance.path for instance in instances}
+        trusted = set(read) if held is None else {instance.path for instance in instances}
         with self.files.at_hand(instances, trusted) as paths:
             found = found.of(paths) if job.refusal is None else NOTHING
-            loaded = held or self._load(job, instances, paths, decoded, found.loaded)
-            self._analyse(job, loaded, paths, previous, found=found)
+            files = {path: read[one.path] for one, path in zip(instances, paths, strict=True) if one.path in read}
+            stated = {path: file.stated for path, file in files.items() if file.stated is not None}
+            decoded = {path: file.decoded for path, file in files.items()}
+            del read, files
+            loaded = held or self._load(job, paths, decoded, found.loaded)
+            self._analyse(job, loaded, paths, previous, found=found, stated=stated)
 
     def _withdraw(self, job: ClaimedJob, instances: Sequence[StoredInstance], previous: PreviousResult) -> None:
         """Say that a report is taken back. Its images may be gone: the report itself says whose it was."""
@@ -200,10 +206,12 @@ class Worker:
         previous: PreviousResult | None,
         headers: Sequence[Source] | None = None,
         found: Found = NOTHING,
+        stated: Mapping[Path, Stated] | None = None,
     ) -> None:
         """Analyse what was loaded of a series, and commit its result.
 
         paths: of its instances.  headers: theirs, if not to be read from there.  found: what was computed ahead.
+        stated: whose scan they say that they are, as far as that was read ahead.
         """
         model = self._opened(job.model)
         analysis = found.analysis or analyse_loaded(loaded, model, own=self.settings.report, ahead=found.ahead)
@@ -212,7 +220,9 @@ class Worker:
             return
         facts = facts_of(analysis, paths) if self.settings.watch.enabled and not job.canary else None
         # A canary is nobody's earlier scan, and has none.
-        look = None if job.canary else first_look(self.settings, job.series_pk, paths, analysis, model)
+        look = None
+        if not job.canary:
+            look = first_look(self.settings, job.series_pk, paths, analysis, model, stated or {})
         committed = False
         while not committed:
             with self.database.read() as tx:
@@ -280,21 +290,18 @@ class Worker:
     def _load(
         self,
         job: ClaimedJob,
-        instances: Sequence[StoredInstance],
         paths: Sequence[Path],
-        decoded: dict[str, DecodedFile],
+        decoded: dict[Path, DecodedFile],
         found: Loaded | None,
     ) -> Loaded:
-        """The series as a volume. The slices that were read ahead are then released: the volume holds them.
+        """The series as a volume. What was decoded ahead is then released: the volume holds it.
 
         paths: of the instances, in their order.  found: what was loaded ahead.
         """
         if job.refusal is not None:
             return Loaded(None, job.refusal, 0.0)
-        stored = zip(instances, paths, strict=True)
-        ahead = {path: decoded[instance.path] for instance, path in stored if instance.path in decoded}
+        loaded = found or load_series(paths, decoded)
         decoded.clear()
-        loaded = found or load_series(paths, ahead)
         if len(self.settings.model_entries) > 1:
             self._held = (job.series_pk, job.instances_digest), loaded
         return loaded

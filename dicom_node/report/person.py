@@ -7,7 +7,7 @@ date and the sex. Records are merged, IDs are given twice, and twins share a bir
 import hashlib
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -37,25 +37,6 @@ class Examined:
     day: date
 
 
-def examined(paths: Sequence[Path], pseudonyms: Pseudonyms) -> Examined | None:
-    """Whose scan the images are, and the day of the earliest; None in any doubt.
-
-    paths: all images of the series.  pseudonyms: for an index that must not identify patients, the digest is keyed.
-    """
-    try:
-        with quiet():
-            found = {_stated(read_attributes(path, _READ)) for path in paths}
-    except (CorruptInstance, OSError, *UNREADABLE):  # OSError: pydicom's for items that end too soon
-        return None
-    people, days = {one for one, _ in found}, {day for _, day in found}
-    person, day = next(iter(people), None), min((day for day in days if day is not None), default=None)
-    if len(people) != 1 or person is None or day is None or None in days:
-        return None
-    if not _EARLIEST_BIRTH <= person.born <= day:
-        return None
-    return Examined(_digest(person, pseudonyms), day)
-
-
 @dataclass(frozen=True)
 class _Person:
     """What identifies a patient, in a form that is the same however it was typed."""
@@ -67,8 +48,45 @@ class _Person:
     sex: str
 
 
-def _stated(header: Dataset) -> tuple[_Person | None, date | None]:
+@dataclass(frozen=True)
+class Stated:
     """The person and the day that one image names; None for what it does not say for certain."""
+
+    person: _Person | None
+    day: date | None
+
+
+_NOTHING: Mapping[Path, Stated] = {}
+
+
+def examined(paths: Sequence[Path], pseudonyms: Pseudonyms, known: Mapping[Path, Stated] = _NOTHING) -> Examined | None:
+    """Whose scan the images are, and the day of the earliest; None in any doubt.
+
+    paths: all images of the series.  pseudonyms: for an index that must not identify patients, the digest is keyed.
+    known: what some of them state.
+    """
+    found = {known.get(path) or stated(path) for path in paths}
+    if None in found:
+        return None
+    people, days = {one.person for one in found if one}, {one.day for one in found if one}
+    person, day = next(iter(people), None), min((day for day in days if day is not None), default=None)
+    if len(people) != 1 or person is None or day is None or None in days:
+        return None
+    if not _EARLIEST_BIRTH <= person.born <= day:
+        return None
+    return Examined(_digest(person, pseudonyms), day)
+
+
+def stated(path: Path) -> Stated | None:
+    """What an image states; None if it cannot be read."""
+    try:
+        with quiet():
+            return _stated(read_attributes(path, _READ))
+    except (CorruptInstance, OSError, *UNREADABLE):  # OSError: pydicom's for items that end too soon
+        return None
+
+
+def _stated(header: Dataset) -> Stated:
     reader = HeaderReader(header)
     given = {keyword: reader.values(keyword) for keyword in (*_NEEDED, *_OTHERS, *_DAYS)}
     day = next((_day(values[0]) for values in map(given.get, _DAYS) if values), None)
@@ -76,11 +94,11 @@ def _stated(header: Dataset) -> tuple[_Person | None, date | None]:
     unreadable = set(reader.emptied) | set(reader.altered) - {"PatientName"}
     removed = given["PatientIdentityRemoved"] == ["YES"]
     if removed or unreadable & {*_NEEDED, *_OTHERS} or not all(given[keyword] for keyword in _NEEDED):
-        return None, day
+        return Stated(None, day)
     name, born = _plain_name(given["PatientName"][0]), _day(given["PatientBirthDate"][0])
     issuer = json.dumps(["".join(given["IssuerOfPatientID"]), *_qualifiers(header)])
     person = _Person(given["PatientID"][0], issuer, name, born, "".join(given["PatientSex"]))
-    return (person if name.strip("^=") else None), day
+    return Stated(person if name.strip("^=") else None, day)
 
 
 def _qualifiers(header: Dataset) -> list[str]:

@@ -1,4 +1,4 @@
-"""Connected parts of a mask."""
+"""Connected parts of a mask, and the box around it."""
 
 import numpy as np
 import numpy.typing as npt
@@ -30,3 +30,13 @@ def sizes_of(labels: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.intp
         sizes[: len(found)] += found.astype(np.intp)
     sizes[0] = 0
     return sizes
+
+
+def bounding_box(mask: npt.NDArray[np.generic]) -> tuple[slice, slice, slice] | None:
+    """The smallest box (z, y, x) around all values other than 0; None if there are none."""
+    across = np.asarray(mask.any(axis=0))
+    found = [np.flatnonzero(lines) for lines in (mask.any(axis=(1, 2)), across.any(axis=1), across.any(axis=0))]
+    if not len(found[0]):
+        return None
+    z, y, x = (slice(int(axis[0]), int(axis[-1]) + 1) for axis in found)
+    return z, y, x

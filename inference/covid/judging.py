@@ -46,7 +46,7 @@ class Judging:
 
         def crop() -> Given:
             image, mask = decovnet_input(grey, raw, self._card.profile)
-            return Given(image.shape, *resized(image, mask, self._card.profile, self._device.torch_device))
+            return Given(image.shape, *self._resized(image, mask))
 
         with one_thread():
             return results.result("input", crop)
@@ -80,8 +80,11 @@ class Judging:
     def probability(self, image: Grey, mask: Grey) -> float:
         """P(COVID-19) of a cropped image and its mask: uint8 (T, Y, X)."""
         with one_thread():
-            image, mask = resized(image, mask, self._card.profile, self._device.torch_device)
+            image, mask = self._resized(image, mask)
         return self._card.calibrated(self._decovnet.probability(image, mask))
+
+    def _resized(self, image: Grey, mask: Grey) -> tuple[Grey, Grey]:
+        return resized(image, mask, self._card.profile, self._device.torch_device, self._device.cpu_threads)
 
     def ahead(self, grey: Grey, raw: Grey, results: KeptResults) -> Iterator[None]:
         """Find everything before it is asked for, one result after the other. Raises UnsuitableSeries as `given`."""

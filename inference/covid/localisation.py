@@ -14,11 +14,11 @@ import torch
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 
-from inference.anatomy.parts import sizes_of
+from inference.anatomy.parts import bounding_box, sizes_of
 from inference.anatomy.squares import opened
 from inference.arrays import Box, Grey, Mask
 from inference.covid.decovnet import COVID, NORMAL, DeCoVNet
-from inference.lungs.mask import bounding_box, label
+from inference.lungs.mask import label
 
 Heat = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

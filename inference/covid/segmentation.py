@@ -80,5 +80,7 @@ class Segmentation:
         """An engine's masks: uint8 (n, Y, X) both."""
         unet = self._profile.unet
         with one_thread():
-            slices = resize_slices(grey, unet.size, unet.interpolation_order, self._device.torch_device)
+            slices = resize_slices(
+                grey, unet.size, unet.interpolation_order, self._device.torch_device, self._device.cpu_threads
+            )
         return nearest_pixels(engine.masks(slices), (grey.shape[1], grey.shape[2]))

@@ -73,8 +73,7 @@ class StreamedDecovnet:
         image: uint8 (T, H, W), grey values; mask: uint8 (T, H, W), 0 or 1; T at least 2.
         The features are float32 (T // 2, 128, H / 8, W / 8), on the device.
         """
-        threads = 1 if self._device.kind == "cuda" else self._device.threads
-        with torch.inference_mode(), one_thread(), workers(threads) as pool:
+        with torch.inference_mode(), one_thread(), workers(self._device.cpu_threads) as pool:
             parts = _Parts(pool)
             network = self._network
             x = _stem(network.s1["pathway0_stem"], image, mask, self._device.torch_device, parts)  # type: ignore[arg-type]

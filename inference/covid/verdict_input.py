@@ -66,7 +66,13 @@ def _crop(mask: Grey, profile: Profile) -> Box:
     return slice(0, mask.shape[0]), slice(0, mask.shape[1]), slice(0, mask.shape[2])
 
 
-def resized(image: Grey, mask: Grey, profile: Profile, device: torch.device = CPU) -> tuple[Grey, Grey]:
-    """Image and mask resized for DeCoVNet: uint8 (T, rows, columns), the mask 0 or 1.  device: where to compute."""
+def resized(
+    image: Grey, mask: Grey, profile: Profile, device: torch.device = CPU, threads: int = 1
+) -> tuple[Grey, Grey]:
+    """Image and mask resized for DeCoVNet: uint8 (T, rows, columns), the mask 0 or 1.
+
+    device, threads: where to compute, see `resize_slices`.
+    """
     size, order = profile.decovnet.size, profile.decovnet.interpolation_order
-    return resize_slices(image, size, order, device), np.minimum(resize_slices(mask, size, order, device), 1)
+    image, mask = (resize_slices(slices, size, order, device, threads) for slices in (image, mask))
+    return image, np.minimum(mask, 1)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from inference.anatomy.parts import sizes_of
+from inference.anatomy.parts import bounding_box, sizes_of
 from inference.arrays import Grey, Mask
 
 # A separate smaller lung is kept if it has at least this share of the larger; less is bowel gas or noise.
@@ -94,16 +94,6 @@ def _split(per_column: npt.NDArray[np.int64], of_lungs: npt.NDArray[np.int64]) -
     # The middle one of equally thin planes, so that a wide empty gap is cut halfway.
     plane = start + quarter + int(np.median(np.flatnonzero(middle == middle.min())))
     return int(per_column[:plane].sum()), int(per_column[plane:].sum())
-
-
-def bounding_box(mask: npt.NDArray[np.generic]) -> tuple[slice, slice, slice] | None:
-    """The smallest box (z, y, x) around all values other than 0; None if there are none."""
-    across = np.asarray(mask.any(axis=0))
-    found = [np.flatnonzero(lines) for lines in (mask.any(axis=(1, 2)), across.any(axis=1), across.any(axis=0))]
-    if not len(found[0]):
-        return None
-    z, y, x = (slice(int(axis[0]), int(axis[-1]) + 1) for axis in found)
-    return z, y, x
 
 
 def label(mask: Grey) -> tuple[npt.NDArray[np.integer], int]:

@@ -13,12 +13,12 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from config.reasons import ReasonCode
+from inference.anatomy.parts import bounding_box
 from inference.anatomy.regions import Air, air_in
 from inference.anatomy.unsupervised import label_volume
 from inference.errors import Evidence, UnsuitableSeries
 from inference.finding import QualityCheck
 from inference.interrupt import checkpoint
-from inference.lungs.mask import bounding_box
 from inference.suitability.body import Coarse, measure_chest, shrink
 from inference.suitability.chest_rules import check_chest
 from inference.suitability.contents_rules import check_field, check_filling, check_patient, check_size

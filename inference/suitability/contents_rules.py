@@ -6,13 +6,12 @@ from scipy import ndimage
 
 from config.reasons import ReasonCode
 from inference.anatomy.cells import Floats
-from inference.anatomy.parts import label, sizes_of
+from inference.anatomy.parts import bounding_box, label, sizes_of
 from inference.anatomy.regions import AIR_BELOW_HU, Air, beyond_field
 from inference.anatomy.squares import grown, shrunk
 from inference.arrays import Mask
 from inference.errors import Evidence, UnsuitableSeries
 from inference.finding import QualityCheck
-from inference.lungs.mask import bounding_box
 from inference.suitability.policy import Policy
 
 # Tissue is defined by its share of the way from darkest to brightest, so that wrong units are not taken for an empty

@@ -45,7 +45,7 @@ def reader(store: Store, slices: int = 100) -> ReadAhead:
 
 def taken(store: Store, ahead: ReadAhead) -> dict[Path, DecodedFile]:
     """What was decoded of the first series, by file."""
-    return {store.files.absolute(path): file for path, file in ahead.take(1, attempt=1).items()}
+    return {store.files.absolute(path): file.decoded for path, file in ahead.take(1, attempt=1).items()}
 
 
 def read_all(ahead: ReadAhead) -> None:
@@ -170,7 +170,7 @@ def test_slices_that_come_while_it_runs_are_decoded(store: Store) -> None:
     thread.start()
     try:
         paths = receive(store, "1.5", now=time.time())
-        wait_for(lambda: len(ahead._decoded) == len(paths), 10, "decoded slices")
+        wait_for(lambda: len(ahead._read) == len(paths), 10, "decoded slices")
     finally:
         stop.set()
         thread.join()
