@@ -30,6 +30,7 @@ from storage.series import StoredInstance
 log = structlog.get_logger()
 
 _BETWEEN_SLICES_S = 0.1
+_DECODE_FOR_S = 0.1
 _LISTED_FOR_S = 1.0
 """How long a list of instances is used if no other has come: to read it for each slice takes as long as decoding."""
 
@@ -40,6 +41,11 @@ class ReadFile:
 
     decoded: DecodedFile
     stated: Stated | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its slices."""
+        return sum(plane.nbytes for plane in self.decoded.planes)
 
 
 class ReadAhead:
@@ -110,7 +116,7 @@ class ReadAhead:
             self._in_hand, self._alone = None, False
 
     def step(self) -> bool:
-        """Decode the next file; if there is none, analyse what is there. Returns False if there is nothing to do."""
+        """Decode the next files, then analyse some of what is there. Returns False if there is nothing to do."""
         if self._alone:
             return False
         stay = None if self._analyses is None else self._series_pk
@@ -124,12 +130,11 @@ class ReadAhead:
             if changed:
                 self._forget(series_pk)
             wanted = [item for item in held if self._is_wanted(item)]
-            room = self._max_bytes - sum(plane.nbytes for file in self._read.values() for plane in file.decoded.planes)
+            room = self._max_bytes - sum(file.nbytes for file in self._read.values())
         if changed and self._analyses is not None:
             self._analyses.leave()
-        if any(self._decode(item, room, lambda: self._series_pk == series_pk) for item in wanted):
-            return True
-        return series_pk is not None and self._analyse(series_pk, held)
+        decoded = self._decode_some(wanted, room, lambda: self._series_pk == series_pk and not self._alone)
+        return (series_pk is not None and self._analyse(series_pk, held)) or decoded
 
     def _instances(self, tx: Connection, series_pk: int) -> list[StoredInstance]:
         key, now = (series_pk, series.instance_count(tx, series_pk)), time.monotonic()
@@ -154,20 +159,29 @@ class ReadAhead:
             and item.path not in self._read
         )
 
-    def _decode(self, item: StoredInstance, room: int, still_wanted: Callable[[], bool]) -> bool:
-        """Decode one file and keep it. Returns False if it was not kept."""
+    def _decode_some(self, wanted: Sequence[StoredInstance], room: int, still_wanted: Callable[[], bool]) -> bool:
+        """Decode files for a moment. Returns False if all were tried and none was kept."""
+        until, kept = time.monotonic() + _DECODE_FOR_S, 0
+        for item in wanted:
+            kept += self._decode(item, room - kept, still_wanted)
+            if time.monotonic() > until or not still_wanted():
+                return True
+        return kept > 0
+
+    def _decode(self, item: StoredInstance, room: int, still_wanted: Callable[[], bool]) -> int:
+        """Decode one file and keep it. Returns its bytes, 0 if it was not kept."""
         try:
             with self._files.at_hand([item]) as (path,):
                 read = ReadFile(decode(path, room), stated(path) if self._whose else None)
         except (InferenceError, CorruptFile):
             with self._lock:
                 self._useless.add(item.path)
-            return False
+            return 0
         with self._lock:
             if not still_wanted():
-                return False
+                return 0
             self._read[item.path] = read
-        return True
+        return read.nbytes
 
     def _forget(self, series_pk: int | None) -> None:
         self._series_pk, self._read, self._useless = series_pk, {}, set()

@@ -62,10 +62,9 @@ class MasksAhead:
         known = len(arrived.places) < arrived.whole
         judges = known and not settled
         if count == arrived.whole:
-            # A slice keeps one thread busy: others wait until there is one for each, if there is something else to do.
+            # The verdict first: the slices that come meanwhile are then computed together, one by each thread.
             left = self._left(arrived)
-            few = len(left) < self._device.threads
-            return (judges and few and self._verdict_step(arrived, count, left)) or self._slices(arrived, left)
+            return (judges and self._verdict_step(arrived, count, left)) or self._slices(arrived, left)
         found = (settled or known) and self._resampled(arrived, count)
         return found or (judges and self._verdict_step(arrived, count))
 
