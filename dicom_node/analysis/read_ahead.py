@@ -79,6 +79,8 @@ class ReadAhead:
         self._series_pk: int | None = None
         self._read: dict[str, ReadFile] = {}
         self._useless: set[str] = set()
+        # A series looks gone as soon as its job is claimed, and only then the job takes what was read for it.
+        self._claiming = False
         self._listed: tuple[tuple[int, int], float, list[StoredInstance]] | None = None
 
     def run(self, stop: threading.Event, poll_s: float) -> None:
@@ -97,6 +99,10 @@ class ReadAhead:
         if self._analyses is not None:
             self._analyses.leave()
 
+    def claims(self) -> None:
+        """The worker looks for a job: until it takes what was read for it, or has none, nothing is dropped."""
+        self._claiming = True
+
     def take(self, series_pk: int, attempt: int) -> dict[str, ReadFile]:
         """The worker begins with this series. Returns what was read of it, by stored path, its SHA-256 checked.
 
@@ -105,7 +111,7 @@ class ReadAhead:
         with self._lock:
             found = self._read if self._series_pk == series_pk else {}
             again = series_pk == self._in_hand and attempt == 1
-            self._in_hand, self._alone = series_pk, attempt > 1
+            self._in_hand, self._alone, self._claiming = series_pk, attempt > 1, False
             if not again:
                 self._forget(None)
         return dict(found)
@@ -113,7 +119,7 @@ class ReadAhead:
     def done(self) -> None:
         """The worker has nothing in hand."""
         with self._lock:
-            self._in_hand, self._alone = None, False
+            self._in_hand, self._alone, self._claiming = None, False, False
 
     def step(self) -> bool:
         """Decode the next files, then analyse some of what is there. Returns False if there is nothing to do."""
@@ -127,6 +133,8 @@ class ReadAhead:
                 self._job_waits.set()
         with self._lock:
             changed = series_pk != self._series_pk
+            if changed and self._claiming:
+                return False
             if changed:
                 self._forget(series_pk)
             wanted = [item for item in held if self._is_wanted(item)]

@@ -135,6 +135,7 @@ class Worker:
         """
         worker = self.settings.worker
         self.files.check()  # no job is begun that could not be read
+        self._read_ahead.claims()
         if self._ahead is not None:
             self._ahead.claims()
         with self.database.transaction() as tx:
@@ -170,6 +171,7 @@ class Worker:
 
     def handle(self, job: ClaimedJob) -> None:
         """Analyse one claimed series and commit its result."""
+        read = self._read_ahead.take(job.series_pk, job.attempt)
         found = NOTHING if self._ahead is None else self._ahead.take(job)
         with self.database.read() as tx:
             job = replace(job, refusal=job.refusal or suspended(tx, job))
@@ -179,7 +181,6 @@ class Worker:
             raise StaleLease(f"job {job.job_id}: the series has changed since it was queued")
         if is_withdrawal(job) and previous is not None:
             return self._withdraw(job, instances, previous)
-        read = self._read_ahead.take(job.series_pk, job.attempt)
         held = self._loaded_before(job)
         # The digest is checked when a file is read: a disk that lies must not become a finding.
         trusted = set(read) if held is None else {instance.path for instance in instances}
