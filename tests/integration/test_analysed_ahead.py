@@ -14,6 +14,7 @@ from config.settings import Settings
 from dicom_node.analysis import ahead as module
 from dicom_node.analysis import worker as worker_module
 from dicom_node.analysis.analyse import analyse_loaded, load_series
+from dicom_node.analysis.expected import ExpectedCount
 from dicom_node.analysis.worker import Worker
 from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
@@ -68,6 +69,23 @@ def test_a_series_that_closes_as_it_was_seen_is_reported_at_once(
         assert node.analyse() == plain
     assert set(analysed) == {"ahead"}, "the job itself had nothing left to compute"
     assert not list((tmp_path / "ahead").iterdir())
+
+
+@pytest.mark.parametrize(("more", "at_once"), [(0, ["ahead"]), (1, [])])
+def test_a_series_is_analysed_as_soon_as_all_that_the_pacs_has_are_here(
+    tmp_path: Path,
+    phantom: list[Path],
+    analysed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    more: int,
+    at_once: list[str],
+) -> None:
+    monkeypatch.setattr(ExpectedCount, "of", lambda *_: len(phantom) + more)
+    monkeypatch.setattr(module, "SETTLED_S", 0.0 if more else 600.0)
+    with arriving(tmp_path, ahead=True) as node:
+        node.receive(phantom)
+        node.idle(10_000)
+    assert analysed == at_once
 
 
 def test_what_was_computed_is_there_for_the_job_however_early_its_series_looks_claimed(
@@ -217,6 +235,7 @@ import os, sys
 from pathlib import Path
 from config.settings import Settings
 from dicom_node.analysis import ahead
+from dicom_node.analysis.expected import ExpectedCount
 from dicom_node.analysis.worker import Worker
 from storage.database import Database
 from storage.folder import FolderStore

@@ -75,6 +75,12 @@ def test_resizing_by_two_matrices_equals_scipys_zoom(shape: tuple[int, int]) -> 
     assert np.array_equal(resize_slices(plane, (224, 336))[0], expected)
 
 
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_threads_that_share_slices_resize_them_as_one_does(count: int) -> None:
+    slices = np.random.default_rng(3).integers(0, 256, (count, 99, 200), dtype=np.uint8)
+    assert np.array_equal(resize_slices(slices, (64, 96), threads=3), resize_slices(slices, (64, 96)))
+
+
 @pytest.mark.parametrize(("count", "expected"), [(268, (73, 187)), (308, (84, 215)), (240, (66, 168))])
 def test_the_slices_of_the_verdict_are_those_of_the_published_code(count: int, expected: tuple[int, int]) -> None:
     assert verdict_range(count, AUTHORS.slices) == expected

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dicom_node.analysis import read_ahead
 from dicom_node.analysis.read_ahead import ReadAhead
+from dicom_node.report.person import examined, stated
 from inference.volume.load import DecodedFile, decode, load
 from storage import job_takeover, recording
 from storage.arrival import Arrival, IndexedHeader
+from storage.pseudonyms import Pseudonyms
 from tests.lossless_jpeg import encode as lossless_jpeg
 from tests.programs import wait_for
 from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, LEASE_S, QUIET_S, Store
@@ -74,6 +77,50 @@ def test_slices_that_were_decoded_give_the_same_volume_where_their_files_lie_els
     volume = load(moved, decoded=dict(zip(moved, before, strict=True)))
     assert volume.digest() == load(moved).digest()
     assert volume.slices == load(moved).slices
+
+
+def test_what_was_read_is_there_for_the_job_however_early_its_series_looks_claimed(store: Store) -> None:
+    receive(store, "1.5")
+    ahead = reader(store)
+    read_all(ahead)
+    store.close_due(QUIET_S)
+    ahead.claims()
+    assert store.claim(QUIET_S + 1) is not None
+    assert not ahead.step()  # the other thread: the series is neither open nor queued any more
+    assert len(ahead.take(1, attempt=1)) == 4
+
+
+def test_a_worker_that_finds_no_job_lets_go_of_a_series_that_another_has_claimed(store: Store) -> None:
+    receive(store, "1.5")
+    ahead = reader(store)
+    read_all(ahead)
+    store.close_due(QUIET_S)
+    ahead.claims()
+    assert store.claim(QUIET_S + 1) is not None
+    ahead.done()
+    ahead.step()
+    assert ahead.take(1, attempt=1) == {}
+
+
+def test_whose_scan_it_is_is_read_with_the_slices_if_that_is_wanted(store: Store) -> None:
+    paths = receive(store, "1.5")
+    ahead = ReadAhead(store.database, store.files, 100 * SLICE_BYTES, whose=True)
+    read_all(ahead)
+    read = {store.files.absolute(path): file.stated for path, file in ahead.take(1, attempt=1).items()}
+    assert read == {path: stated(path) for path in paths}
+    known = {path: one for path, one in read.items() if one is not None}
+    whose = examined(paths, Pseudonyms(""))
+    for path in paths:
+        path.unlink()
+    assert examined(paths, Pseudonyms(""), known) == whose
+
+
+def test_many_broken_files_are_gone_through_a_moment_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in receive(store, "1.5"):
+        path.write_bytes(b"")
+    monkeypatch.setattr(read_ahead, "_DECODE_FOR_S", 0.0)
+    ahead = reader(store)
+    assert [ahead.step() for _ in range(5)] == [True] * 4 + [False]
 
 
 def test_frames_of_a_multiframe_file_are_decoded_once_for_all(tmp_path: Path) -> None:

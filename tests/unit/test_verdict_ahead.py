@@ -21,6 +21,7 @@ from inference.covid.localisation import Floats, Localiser
 from inference.covid.segmentation import Segmentation
 from inference.covid.streamed import StreamedDecovnet
 from inference.finding import Spread
+from inference.interrupt import Interrupted
 from inference.lungs.engine import UnetEngine, open_unet
 from inference.models.profile import SpreadRule
 from inference.preprocess import greys, verdict_range
@@ -109,6 +110,32 @@ def test_it_is_found_too_if_only_a_pacs_knows_how_many_slices_come(tmp_path: Pat
     assert networks.decovnet.computed == 3
     found = networks.judged(paths, networks.ahead.kept.results, again=True)
     assert networks.decovnet.computed == 3 and same(found, networks.judged(paths, KeptResults(), again=False))
+
+
+def test_a_verdict_whose_slices_are_there_goes_before_masks_of_others(tmp_path: Path, engine: UnetEngine) -> None:
+    networks, paths = Networks(engine), series(tmp_path, 1.0, ImagesInAcquisition=SLICES)
+    run(networks.ahead, decoded(paths[: SLICES // 2]))
+    all_masks = SLICES - 9
+    there = arrived(decoded(paths[:all_masks]))
+    assert there is not None
+    while not networks.decovnet.computed:
+        assert networks.ahead.go_on(there, settled=False)
+    assert SLICES // 2 < networks.unet.computed < all_masks, "those of the verdict, and not of all that are there"
+    run(networks.ahead, decoded(paths[:all_masks]))
+    assert networks.unet.computed == all_masks and networks.decovnet.computed == 3
+
+
+def test_a_verdict_that_a_job_has_interrupted_is_taken_up_again(
+    tmp_path: Path, engine: UnetEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks, paths = Networks(engine), series(tmp_path, 1.0, ImagesInAcquisition=SLICES)
+    files, verdict = decoded(paths[: SLICES - 9]), CountingDecovnet.verdict
+    monkeypatch.setattr(CountingDecovnet, "verdict", lambda *_: (_ for _ in ()).throw(Interrupted))
+    with pytest.raises(Interrupted):
+        run(networks.ahead, files)
+    monkeypatch.setattr(CountingDecovnet, "verdict", verdict)
+    run(networks.ahead, files)
+    assert networks.decovnet.computed == 3
 
 
 @pytest.mark.parametrize(("said", "there"), [(None, SLICES - 1), (SLICES, SLICES // 2), (SLICES, SLICES)])
