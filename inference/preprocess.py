@@ -80,14 +80,20 @@ def grey_part(
     intensity = profile.intensity
     table = grey_table(intensity.window_hu)
     grey = np.empty(part.shape, np.uint8)
-    # A slice at a time, because the look-up copies its indices to 64 bits.
-    for values, looked_up in zip(part.view(np.uint16), grey, strict=True):
-        looked_up[:] = table.take(values)
-    outside = outside_circle(hu.shape[1], hu.shape[2], intensity.circle)
-    lower_by = intensity.circle.lower_by_hu if intensity.circle else 0
+    outside = np.flatnonzero(outside_circle(hu.shape[1], hu.shape[2], intensity.circle))
     # Resampling keeps constants, so lowering the corners afterwards gives the same as lowering them before.
-    grey[:, outside] = table[(np.maximum(part[:, outside], -32768 + lower_by) - lower_by).view(np.uint16)]
+    lowered = _lowered(table, intensity.circle.lower_by_hu if intensity.circle else 0)
+    # A slice at a time, because the look-up copies its indices to 64 bits.
+    for values, looked_up in zip(part.view(np.uint16).reshape(len(part), -1), grey.reshape(len(part), -1), strict=True):
+        table.take(values, out=looked_up, mode="wrap")  # no index is out of range, and it is not copied to look
+        looked_up[outside] = lowered.take(values[outside])
     return grey
+
+
+def _lowered(table: Grey, by_hu: int) -> Grey:
+    """Of the grey values by HU, those of HU that are lowered first."""
+    hu = np.arange(65536, dtype=np.uint16).view(np.int16)
+    return table[(np.maximum(hu, -32768 + by_hu) - by_hu).view(np.uint16)]
 
 
 @cache
