@@ -33,7 +33,7 @@ class MasksAhead:
     Where slices are analysed as they are, each one's mask is computed when it comes. Where they are resampled along z,
     that needs the slices around it and their number in the whole: then only what lies well inside is computed before
     the end. If that number is known, the slices that the verdict is made from may all be there long before the end:
-    then DeCoVNet sees them as soon as no mask is left to compute.
+    then DeCoVNet sees them as soon as they have their masks.
     """
 
     def __init__(
