@@ -19,8 +19,8 @@ class Ahead(Protocol):
     def go_on(self, arrived: Arrived, *, settled: bool) -> bool:
         """Compute a little more: what takes some tenths of a second. Returns False if there is nothing to compute.
 
-        arrived: the slices that are there.  settled: these may be all: no other one has come for a while, or as many are
-            there as a PACS has.
+        arrived: the slices that are there.  settled: these may be all, because no other one has come for a while or a
+            PACS has no more.
         """
 
 

@@ -12,6 +12,7 @@ from config.reasons import ReasonCode
 from inference.arrays import Box, Grey
 from inference.device import workers
 from inference.errors import UnsuitableSeries
+from inference.interrupt import checkpoint
 from inference.models.profile import Circle, Intensity, Profile, Slices
 from inference.volume.ct_volume import CTVolume
 
@@ -20,6 +21,7 @@ Weights = npt.NDArray[np.float64]
 # A sample's influence on a cubic spline shrinks by a factor of 0.27 per step; beyond 24 steps float64 loses it.
 _NEGLIGIBLE = 1e-14
 _SLICES_AT_ONCE = 8
+_RESIZED_AT_ONCE = 16
 CPU = torch.device("cpu")
 
 
@@ -161,7 +163,7 @@ def resize_slices(
     """Resize each slice with splines as `scipy.ndimage.zoom` does, but by two matrix products.
 
     slices: uint8 (T, Y, X), grey values or a mask.  size: rows and columns wanted.  device: where to compute.
-    threads: that share the slices; the result is the same for any number.
+    threads: that share the slices; the result is the same for any number, and there are checkpoints if several do.
     Returns uint8 (T, rows, columns), halves rounded up, clipped to 0..255.
     """
     if slices.shape[1:] == size:
@@ -177,9 +179,12 @@ def resize_slices(
     if min(threads, len(slices)) < 2:
         for plane, resized in zip(slices, result, strict=True):
             resize(plane, resized)
-    else:
-        with workers(threads) as pool:
-            for _ in pool.map(resize, slices, result):
+        return result
+    with workers(threads) as pool:
+        for start in range(0, len(slices), _RESIZED_AT_ONCE):
+            checkpoint()
+            some = slice(start, start + _RESIZED_AT_ONCE)
+            for _ in pool.map(resize, slices[some], result[some]):
                 pass
     return result
 

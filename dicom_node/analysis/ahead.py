@@ -153,6 +153,8 @@ class AnalysesAhead:
             self._awaited = None
             self._claiming = False
             one, left, self._left = self._series, self._left, None
+            if one is not None:
+                one.there = None  # the slices that were decoded are dropped for the job's
             if one is None or one.series_pk != job.series_pk or one.model.digest != job.model.digest:
                 if one is left:
                     self._drop(None)
