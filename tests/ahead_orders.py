@@ -63,6 +63,11 @@ class Arriving:
             if not self.worker._read_ahead.step():
                 return
 
+    def counts(self, whole: int) -> None:
+        """A PACS counts so many slices, and is asked."""
+        assert self.worker._ahead is not None
+        self.worker._ahead._expected = Counted(whole)  # type: ignore[assignment]
+
     def settle(self) -> None:
         """Nothing comes for a while, and the worker does all that it can."""
         self.idle(10_000)
@@ -86,6 +91,16 @@ class Arriving:
         objects = [dcmread(self.store.folder / "files" / str(one["path"])) for one in paths]
         said = {name: row[name] for name in ("outcome", "reason_code", "reason_text", "model_digest", "checks")}
         return {**said, "objects": [list(_lines(one, self.uids)) for one in objects]}
+
+
+class Counted:
+    """What an `ExpectedCount` knows if a PACS has counted a series before any slice came."""
+
+    def __init__(self, whole: int) -> None:
+        self.whole = whole
+
+    def of(self, series_pk: int, here: int) -> int | None:
+        return self.whole if here <= self.whole else None
 
 
 @contextmanager
