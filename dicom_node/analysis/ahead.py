@@ -38,6 +38,8 @@ log = structlog.get_logger()
 
 SETTLED_S = 0.2
 """After this long without a new slice, those that are there may be all. Each time that they were not, it doubles."""
+_OVERDUE_S = 5.0
+"""The same if a PACS has more."""
 _LAST_STEP_S = 5.0
 _LOOK_S = 0.1
 """How often is asked, during a whole analysis, whether another slice has come, or the job."""
@@ -208,8 +210,9 @@ class AnalysesAhead:
         if digest != one.digest:
             one.digest, one.since = digest, now
         expected = None if one.ahead is None else self._expected.of(series_pk, len(held))
-        # A PACS that has more will be asked for them before the series is closed.
-        settled = now - one.since >= one.patience_s if expected is None else expected == len(held)
+        # A PACS that has more will be asked for them before the series is closed, and may be wrong.
+        patience_s = one.patience_s if expected is None else max(one.patience_s, _OVERDUE_S)
+        settled = expected == len(held) or now - one.since >= patience_s
         with interruptible(self._job_waits.is_set):
             there = one.arrived(decoded, expected)
             if there is not None and one.ahead is not None and one.ahead.go_on(there, settled=settled):

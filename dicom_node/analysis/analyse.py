@@ -54,6 +54,16 @@ class Loaded:
     seconds: float
     _digest: list[str] = field(default_factory=list)
 
+    def at(self, places: Mapping[Path, Path]) -> "Loaded":
+        """The same with its files where they lie now: a store may give each job copies of its own.
+
+        places: by where they lay.
+        """
+        if self.volume is None or all(before == now for before, now in places.items()):
+            return self
+        slices = tuple(replace(one, path=places[one.path]) for one in self.volume.slices)
+        return replace(self, volume=replace(self.volume, slices=slices))
+
     def digest(self) -> str:
         """Of the volume, computed once however many models analyse it; only if there is one."""
         if self.volume is not None and not self._digest:

@@ -133,7 +133,7 @@ class ReadAhead:
                 self._job_waits.set()
         with self._lock:
             changed = series_pk != self._series_pk
-            if changed and self._claiming:
+            if changed and self._claiming and self._series_pk is not None:
                 return False
             if changed:
                 self._forget(series_pk)

@@ -69,7 +69,7 @@ class Worker:
         self._models: dict[str, OpenModel] = {}
         self._in_hand: ClaimedJob | None = None
         # Of the last job, if several models analyse a series: the next job is usually about the same one.
-        self._held: tuple[tuple[int, str], Loaded] | None = None
+        self._held: tuple[tuple[int, str], Sequence[Path], Loaded] | None = None
         self._job_waits = threading.Event()
         self._ahead: AnalysesAhead | None = None
         if settings.worker.ahead:
@@ -138,9 +138,13 @@ class Worker:
         self._read_ahead.claims()
         if self._ahead is not None:
             self._ahead.claims()
-        with self.database.transaction() as tx:
-            batches = not self.live_only and self.settings.batch.may_begin(now)
-            job = jobs.claim(tx, self.name, now, worker.lease_s, worker.max_attempts, batches=batches)
+        try:
+            with self.database.transaction() as tx:
+                batches = not self.live_only and self.settings.batch.may_begin(now)
+                job = jobs.claim(tx, self.name, now, worker.lease_s, worker.max_attempts, batches=batches)
+        except Exception:
+            self._idle()
+            raise
         self._in_hand = job
         if job is None:
             self._held = None
@@ -190,7 +194,10 @@ class Worker:
             stated = {path: file.stated for path, file in files.items() if file.stated is not None}
             decoded = {path: file.decoded for path, file in files.items()}
             del read, files
-            loaded = held or self._load(job, paths, decoded, found.loaded)
+            if held is None:
+                loaded = self._load(job, paths, decoded, found.loaded)
+            else:
+                loaded = held[1].at(dict(zip(held[0], paths, strict=True)))
             self._analyse(job, loaded, paths, previous, found=found, stated=stated)
 
     def _withdraw(self, job: ClaimedJob, instances: Sequence[StoredInstance], previous: PreviousResult) -> None:
@@ -279,14 +286,14 @@ class Worker:
             )
             return refused, build(refused)
 
-    def _loaded_before(self, job: ClaimedJob) -> Loaded | None:
-        """What the last job has loaded, if it was of the same series, for another model."""
+    def _loaded_before(self, job: ClaimedJob) -> tuple[Sequence[Path], Loaded] | None:
+        """What the last job has loaded, if it was of the same series, for another model; and from which files."""
         held, self._held = self._held, None
         input_ = (job.series_pk, job.instances_digest)
         if held is None or held[0] != input_ or job.attempt > 1 or job.refusal is not None:
             return None
         self._held = held
-        return replace(held[1], seconds=0.0)
+        return held[1], replace(held[2], seconds=0.0)
 
     def _load(
         self,
@@ -304,7 +311,7 @@ class Worker:
         loaded = found or load_series(paths, decoded)
         decoded.clear()
         if len(self.settings.model_entries) > 1:
-            self._held = (job.series_pk, job.instances_digest), loaded
+            self._held = (job.series_pk, job.instances_digest), paths, loaded
         return loaded
 
     def _commit(

@@ -77,10 +77,10 @@ class MasksAhead:
         left = left[: 2 * self._device.threads]
         if not left:
             return False
-        self._done |= {arrived.keys[index] for index in left}
         with one_thread():
             grey = greys(upright(arrived.volume(left)), _as_they_are(self._profile), self._device.torch_device)
         self._keep(grey, np.sort(self._in_order(arrived)[left]), arrived.whole)
+        self._done |= {arrived.keys[index] for index in left}
         return True
 
     def _verdict_step(self, arrived: Arrived, count: int, left: Sequence[int] = ()) -> bool:
@@ -109,6 +109,7 @@ class MasksAhead:
             grey[wanted] = part
         if grey is None:
             return
+        del arrived  # whoever decoded its slices drops them long before this ends
         raw = self._segmentation.kept_masks(grey, np.arange(start, stop, dtype=np.intp), self.kept.masks)
         if raw is None:  # there was no room for some: computing them again here would let a job wait
             return
@@ -130,9 +131,9 @@ class MasksAhead:
             ours = np.sort(ours)
             key = (count, wanted.start, *(arrived.keys[index] for index in ours))
             if len(chosen) and ours[0] >= 0 and key not in self._done:
-                self._done.add(key)
                 grey = self._grey(arrived.volume(ours), wanted, near, (arrived.whole, count))
                 self._keep(grey[chosen - wanted.start], chosen, count)
+                self._done.add(key)
                 return True
         return False
 

@@ -1,7 +1,11 @@
 """Several models on one series: each has a job, a result and objects of its own, and stops no other."""
 
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -19,6 +23,7 @@ from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
 from storage import deliveries, quiet_time, recording, reopening, series
 from storage.arrival import Arrival, IndexedHeader
+from storage.folder import FolderStore
 from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, Store
 
 PACS = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 4242}
@@ -69,6 +74,24 @@ def objects_of(store: Store, result_id: int) -> list[Dataset]:
 
 
 CURRENT = "SELECT id, model_name, outcome, revision FROM results WHERE superseded_at IS NULL ORDER BY id"
+
+
+def test_each_model_reports_where_the_store_gives_each_job_copies_of_its_own(
+    store: Store, phantom: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one in a bucket does: the first job's are gone when the second begins."""
+    at_hand = FolderStore.at_hand
+
+    @contextmanager
+    def copies(self: FolderStore, *arguments: Any) -> Iterator[list[Path]]:
+        with TemporaryDirectory() as folder, at_hand(self, *arguments) as paths:
+            yield [Path(shutil.copy(path, folder)) for path in paths]
+
+    monkeypatch.setattr(FolderStore, "at_hand", copies)
+    settings = settings_of(store, BOTH)
+    take_in(store, phantom, settings, 0.0)
+    work(store, settings, 10.0, 2)
+    assert [row["outcome"] for row in store.rows(CURRENT)] == ["ANALYSED", "ANALYSED"]
 
 
 def test_each_model_reports_and_an_analysis_again_replaces_each_by_its_own(

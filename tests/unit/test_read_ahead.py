@@ -90,6 +90,13 @@ def test_what_was_read_is_there_for_the_job_however_early_its_series_looks_claim
     assert len(ahead.take(1, attempt=1)) == 4
 
 
+def test_a_first_series_is_read_while_the_worker_looks_for_a_job(store: Store) -> None:
+    receive(store, "1.5")
+    ahead = reader(store)
+    ahead.claims()
+    assert ahead.step()
+
+
 def test_a_worker_that_finds_no_job_lets_go_of_a_series_that_another_has_claimed(store: Store) -> None:
     receive(store, "1.5")
     ahead = reader(store)

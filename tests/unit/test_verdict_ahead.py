@@ -1,7 +1,9 @@
 """DeCoVNet's part of a verdict that was found while slices arrived: used for the slices that it is of, and the same."""
 
 import dataclasses
+import gc
 import tracemalloc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from inference.covid.localisation import Floats, Localiser
 from inference.covid.segmentation import Segmentation
 from inference.covid.streamed import StreamedDecovnet
 from inference.finding import Spread
-from inference.interrupt import Interrupted
+from inference.interrupt import Interrupted, interruptible
 from inference.lungs.engine import UnetEngine, open_unet
 from inference.models.profile import SpreadRule
 from inference.preprocess import greys, verdict_range
@@ -136,6 +138,39 @@ def test_a_verdict_that_a_job_has_interrupted_is_taken_up_again(
     monkeypatch.setattr(CountingDecovnet, "verdict", verdict)
     run(networks.ahead, files)
     assert networks.decovnet.computed == 3
+
+
+@pytest.mark.parametrize("spacing", [1.0, 0.7])
+def test_masks_that_a_job_has_interrupted_are_computed_later(
+    tmp_path: Path, engine: UnetEngine, monkeypatch: pytest.MonkeyPatch, spacing: float
+) -> None:
+    networks, paths = Networks(engine), series(tmp_path, spacing, ImagesInAcquisition=SLICES)
+    larger = dataclasses.replace(CARD.profile, unet=dataclasses.replace(CARD.profile.unet, size=(32, 32)))
+    monkeypatch.setattr(networks.segmentation, "_profile", larger)  # so that slices are resized
+    there = arrived(decoded(paths[: SLICES - 9]))
+    assert there is not None and networks.ahead.go_on(there, settled=False)
+    with pytest.raises(Interrupted), interruptible(lambda: True):
+        networks.ahead.go_on(there, settled=False)
+    while networks.ahead.go_on(there, settled=False):
+        pass
+    assert networks.decovnet.computed == 3
+    uninterrupted = Networks(engine)
+    monkeypatch.setattr(uninterrupted.segmentation, "_profile", larger)
+    run(uninterrupted.ahead, decoded(paths[: SLICES - 9]))
+    assert networks.unet.computed == uninterrupted.unet.computed
+
+
+def test_decoded_slices_are_dropped_while_a_verdict_is_not_yet_done(tmp_path: Path, engine: UnetEngine) -> None:
+    networks, paths = Networks(engine), series(tmp_path, 1.0, ImagesInAcquisition=SLICES)
+    files = decoded(paths[: SLICES - 9])
+    plane = weakref.ref(files[paths[SLICES // 2].name].planes[0])
+    there = arrived(files)
+    assert there is not None
+    while not networks.decovnet.computed:
+        assert networks.ahead.go_on(there, settled=False)
+    del files, there
+    gc.collect()
+    assert plane() is None
 
 
 @pytest.mark.parametrize(("said", "there"), [(None, SLICES - 1), (SLICES, SLICES // 2), (SLICES, SLICES)])
