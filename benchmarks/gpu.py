@@ -1,4 +1,4 @@
-"""The GPU path on one card, in one run: exactness, speed, memory, two workers. Prints tables; under four minutes.
+"""The GPU path on one card, in one run: exactness, speed, memory, two workers. Prints tables in minutes.
 
     python -m benchmarks.gpu                       # a GPU machine; random weights and phantoms if nothing else is there
     python -m benchmarks.gpu --models DIR          # a folder of imported models: the authors' weights

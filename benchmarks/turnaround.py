@@ -7,8 +7,8 @@
 
 DCMTK's storescu sends a chest of 512 x 512 (phantom, new UIDs each time, from the head down), each series in one
 association. A proxy holds each to `--rate` slices a second; 0 is as fast as both can. Debian's Orthanc holds the series
-before that, answers the node's C-FIND, and receives the results. The node is `dicom-node run` with the settings that a
-site gets; `--setting` changes one. The chest is 300 mm however many slices show it: the model refuses half of one.
+before that, answers the node's C-FIND, and receives the results. The node is `dicom-node run` with a query destination
+and default settings; `--setting` changes one. The chest is 300 mm however many slices show it: half of one is refused.
 
 Time zero is when the index had the last slice (`series.last_instance_at`), a few milliseconds before storescu gets its
 last answer. The other moments are the index's, too: complete (`series.closed_at`), chosen among the study's series

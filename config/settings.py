@@ -220,7 +220,7 @@ class WorkerSettings(Section):
     """MiB of memory for slices of the next series, which are decoded while this one is computed; 0: none are."""
     ahead: bool = False
     """Whether an idle worker begins to analyse a series while its slices still arrive: its result is ready sooner, and
-    the same. Needs read_ahead_mb above 0 and max_attempts above 1."""
+    the same. Needs read_ahead_mb above 0 and max_attempts above 1; and a query_destination to gain much."""
     unconfined_models: Literal["refuse", "allow"] = "refuse"
     """A third party's model where the kernel does not let it be cut off from the network, other processes and the
     node's files. "allow": it runs all the same, and could read whatever the node can."""

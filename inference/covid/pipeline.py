@@ -209,7 +209,7 @@ class Pipeline:
             return self.judging.spread(probability, grey, raw, results)
 
     def ahead(self, max_bytes: int) -> MasksAhead | None:
-        """Begin with a series that still arrives; None on a GPU, which is as fast when the series is whole.
+        """Begin with a series that still arrives; None on a GPU, where nobody has measured whether that gains anything.
 
         There its masks would also have to be the same in batches of another size, which nobody has measured.
         """
