@@ -130,8 +130,12 @@ def test_every_query_of_the_dashboard_has_an_answer_from_a_real_node(prometheus:
         if not prometheus.query(asked) and "certificate" not in expression:
             silent.append(asked)
     assert not silent
-    (waiting,) = prometheus.query("dicom_node_destination_waiting")
-    assert (waiting["metric"]["destination"], waiting["value"][1]) == ("pacs", "1")
+
+    def waits() -> bool:  # not at the moment in which it is tried
+        (waiting,) = prometheus.query("dicom_node_destination_waiting")
+        return (waiting["metric"]["destination"], waiting["value"][1]) == ("pacs", "1")
+
+    wait_for(waits, 60, "the result that waits, as Prometheus has it")
     assert [one["value"][1] for one in prometheus.query('dicom_node_results{outcome="NOT_ANALYSED"}')] == ["1"]
 
 
