@@ -59,11 +59,6 @@ class Comparison:
         examinations.record(tx, now, result_id, self.stored, earlier_id, self.said)
 
 
-def are_compared(settings: Settings, model: OpenModel) -> bool:
-    """Whether this model's results are compared with earlier ones."""
-    return settings.report.changes and isinstance(model.loaded, Compares)
-
-
 def first_look(
     settings: Settings,
     series_pk: int,
@@ -77,7 +72,9 @@ def first_look(
     stated: whose some of the images say that they are, if they were read before.
     """
     volume = analysis.volume
-    if not are_compared(settings, model) or analysis.finding is None or volume is None:
+    if not settings.report.changes or analysis.finding is None or volume is None:
+        return None
+    if not isinstance(model.loaded, Compares):
         return None
     person = examined(paths, Pseudonyms(settings.storage.pseudonym_key.get_secret_value()), stated)
     if person is None:

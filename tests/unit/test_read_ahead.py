@@ -79,13 +79,19 @@ def test_slices_that_were_decoded_give_the_same_volume_where_their_files_lie_els
     assert volume.slices == load(moved).slices
 
 
-def test_what_was_read_is_there_for_the_job_however_early_its_series_looks_claimed(store: Store) -> None:
+def whose_job_was_claimed(store: Store) -> ReadAhead:
+    """Of a worker that looks for a job: what it has read of a series whose job somebody has claimed by then."""
     receive(store, "1.5")
     ahead = reader(store)
     read_all(ahead)
     store.close_due(QUIET_S)
     ahead.claims()
     assert store.claim(QUIET_S + 1) is not None
+    return ahead
+
+
+def test_what_was_read_is_there_for_the_job_however_early_its_series_looks_claimed(store: Store) -> None:
+    ahead = whose_job_was_claimed(store)
     assert not ahead.step()  # the other thread: the series is neither open nor queued any more
     assert len(ahead.take(1, attempt=1)) == 4
 
@@ -98,12 +104,7 @@ def test_a_first_series_is_read_while_the_worker_looks_for_a_job(store: Store) -
 
 
 def test_a_worker_that_finds_no_job_lets_go_of_a_series_that_another_has_claimed(store: Store) -> None:
-    receive(store, "1.5")
-    ahead = reader(store)
-    read_all(ahead)
-    store.close_due(QUIET_S)
-    ahead.claims()
-    assert store.claim(QUIET_S + 1) is not None
+    ahead = whose_job_was_claimed(store)
     ahead.done()
     ahead.step()
     assert ahead.take(1, attempt=1) == {}
