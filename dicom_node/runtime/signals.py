@@ -46,6 +46,12 @@ class Stop(threading.Event):
     runs the handler only in the main thread, once that wakes. So the main thread must never sleep without a limit.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        # An Event's own lock cannot be taken twice. A handler that sets it while the main thread, inside `wait`, holds
+        # that lock would wait for ever for the very code that it has interrupted.
+        self._cond = threading.Condition(threading.RLock())
+
     def wait(self, timeout: float | None = None) -> bool:
         """As Event.wait. timeout: seconds; None waits until the event is set."""
         if timeout is not None:
@@ -65,6 +71,6 @@ def stop_on_signals() -> threading.Event:
 
 def reload_on_hangup() -> threading.Event:
     """An event that SIGHUP sets: read the configuration again."""
-    asked = threading.Event()
+    asked = Stop()
     signal.signal(signal.SIGHUP, lambda *_: asked.set())
     return asked
