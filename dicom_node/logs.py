@@ -6,6 +6,7 @@ The audit trail holds the truth.
 """
 
 import hashlib
+import io
 import logging
 import os
 import sys
@@ -13,8 +14,9 @@ import threading
 import traceback
 import warnings
 from collections.abc import MutableMapping
+from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -22,6 +24,22 @@ from config.settings import LoggingSettings
 
 # A key of this machine's process tree: children inherit it, so that one UID has one hash in all their logs.
 KEY_VARIABLE = "DICOM_NODE_LOG_KEY"
+
+
+class _NeverInTheWay(io.TextIOBase):
+    """A stream whose failures are not those of what logs: its disk is full, or nobody reads it any more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # ValueError: it is closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def short(uid: str) -> str:
@@ -50,7 +68,7 @@ def configure(settings: LoggingSettings) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", _NeverInTheWay(sys.stderr))),
     )
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda raised: _log_uncaught(raised.exc_type, raised.exc_value, raised.exc_traceback)
