@@ -13,5 +13,9 @@ class PortTaken(NodeError):
     """The receiver's port cannot be listened on; restarting will not help."""
 
 
+class GpuLost(NodeError):
+    """A worker's GPU is not there, or computes no more for its process."""
+
+
 class ModelUnavailable(NodeError):
     """A job's model cannot be opened. It has seen no image yet, so the message quotes no patient data."""

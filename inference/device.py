@@ -9,9 +9,12 @@ from typing import Literal
 
 import torch
 
-from inference.errors import ModelError
+from inference.errors import DeviceLost, ModelError
 
 Kind = Literal["cpu", "cuda"]
+
+# What libraries below PyTorch say when memory is short: the first is cuDNN, if no algorithm finds room to work in.
+_NO_MEMORY = ("unable to find an engine", "ALLOC_FAILED", "ALLOCATION_FAILED", "out of memory")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def choose_device(wanted: str = "auto", threads: int = 0) -> Device:
     """The device for a setting: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
 
     threads: CPU threads; 0 means as many as this process may run on.
-    Raises ModelError for any other setting, or for a GPU that is not available.
+    Raises ModelError for any other setting, or for a GPU that is not available or does not answer.
     """
     threads = threads or len(os.sched_getaffinity(0))
     if wanted == "auto":
@@ -55,7 +58,37 @@ def choose_device(wanted: str = "auto", threads: int = 0) -> Device:
     number = int(index or 0)
     if number >= torch.cuda.device_count():
         raise ModelError(f'device "{wanted}": this machine has {torch.cuda.device_count()} CUDA devices')
-    return Device("cuda", number, torch.cuda.get_device_name(number), threads)
+    try:
+        return Device("cuda", number, torch.cuda.get_device_name(number), threads)
+    except RuntimeError as error:  # the driver still counts a GPU that fell off the bus
+        raise ModelError(f'device "{wanted}": the GPU does not answer ({type(error).__name__})') from error
+
+
+def lacked_memory(error: RuntimeError) -> bool:
+    """True if a computation failed because a GPU was short of memory. PyTorch has a class for only some such errors."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
+def is_lost(device: Device) -> bool:
+    """True if a GPU computes no more for this process: after such an error every call fails, until the process ends."""
+    if device.kind == "cpu":
+        return False
+    try:
+        torch.cuda.synchronize(device.torch_device)
+    except RuntimeError as error:
+        return not lacked_memory(error)
+    return False
+
+
+@contextmanager
+def naming_loss(device: Device) -> Iterator[None]:
+    """Raise DeviceLost for an error in the block after which the GPU computes no more."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_lost(device):
+            raise DeviceLost(f"{device.name} computes no more") from error
+        raise
 
 
 def _cpu_name() -> str:

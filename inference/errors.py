@@ -16,6 +16,10 @@ class ModelError(InferenceError):
     """A model card or a weights file is missing, altered or of another architecture."""
 
 
+class DeviceLost(InferenceError):
+    """A GPU computes no more for this process; a new one may find it again. The message quotes no patient data."""
+
+
 class CorruptInstance(InferenceError):
     """A stored file cannot be read or decoded; the message names the SOP Instance UID."""
 

@@ -32,11 +32,11 @@ from dicom_node.analysis.result_objects import ResultObjects, report_objects
 from dicom_node.analysis.result_row import new_result
 from dicom_node.analysis.suspended import suspended
 from dicom_node.analysis.withdrawal import headers_from_report, is_withdrawal
-from dicom_node.errors import ModelUnavailable
+from dicom_node.errors import GpuLost, ModelUnavailable
 from dicom_node.report.person import Stated
 from dicom_node.report.sources import Source
 from dicom_node.waits import LONGEST_PAUSE_S, doubling_s
-from inference.errors import CorruptInstance, ModelError
+from inference.errors import CorruptInstance, DeviceLost, ModelError
 from inference.finding import ModelIdentity
 from inference.volume.load import DecodedFile
 from storage import audit, deliveries, jobs, rejections, results, series, study_results, watch_facts
@@ -68,6 +68,7 @@ class Worker:
         self.name = f"{host}{device}:{threading.get_native_id()}"
         self._models: dict[str, OpenModel] = {}
         self._in_hand: ClaimedJob | None = None
+        self._gpu_lost = False
         # Of the last job, if several models analyse a series: the next job is usually about the same one.
         self._held: tuple[tuple[int, str], Sequence[Path], Loaded] | None = None
         self._job_waits = threading.Event()
@@ -81,6 +82,7 @@ class Worker:
         """Work until `stop` is set and for `worker.drain_s` more; then hand back what is not done.
 
         Returns False if a thread is still busy with what was handed back: it ends with the process.
+        Raises GpuLost if the GPU failed: this process has no more use for it, a new one may.
         """
         thread = threading.Thread(target=self._work, args=(stop,), name="work", daemon=True)
         thread.start()
@@ -96,6 +98,8 @@ class Worker:
         thread.join(self.settings.worker.drain_s)
         if self._ahead is not None:
             self._ahead.stop()
+        if self._gpu_lost:
+            raise GpuLost(f"{self.device} computes no more for this worker; a new process may find it again")
         if thread.is_alive():
             self._hand_back()
         return not thread.is_alive()
@@ -115,7 +119,7 @@ class Worker:
     def _work(self, stop: threading.Event) -> None:
         log.info("worker started", worker=self.name)
         failures = 0
-        while not stop.is_set():
+        while not (stop.is_set() or self._gpu_lost):
             try:
                 worked = self.work_once(self.database.now())
                 failures = 0
@@ -161,6 +165,8 @@ class Worker:
             self._hand_back()
             return False
         except Exception as error:  # noqa: BLE001 - recorded with the job, and tried again
+            # Every further job would fail in this process, however sound its series is.
+            self._gpu_lost = isinstance(error, DeviceLost)
             self._failed(job, error)
         finally:
             if self._held is None:  # else the next job is probably about the same series
@@ -412,7 +418,7 @@ class Worker:
 
     def _failed(self, job: ClaimedJob, error: Exception) -> None:
         # The type and not the text: a library's message may quote patient data.
-        reason = str(error) if isinstance(error, CorruptFile | ModelUnavailable) else type(error).__name__
+        reason = str(error) if isinstance(error, CorruptFile | ModelUnavailable | DeviceLost) else type(error).__name__
         log.error("job failed", job=job.job_id, error=reason)
         now = self.database.now()
         with self.database.transaction() as tx:

@@ -1,6 +1,7 @@
 """run, and the processes that it starts: receive, schedule, deliver, work, and those that a site asks for."""
 
 import os
+import sys
 from contextlib import nullcontext
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 from config.settings import Settings
 from dicom_node.cli.common import ConfigOption, database_of, files_of, settings_from
 from dicom_node.cli.configure import read_and_check
-from dicom_node.errors import NodeError
+from dicom_node.errors import GpuLost, NodeError
 from dicom_node.runtime.node_lock import note_parts, only_node
 from dicom_node.runtime.presence import only_host, present
 from dicom_node.runtime.service_manager import ServiceManager
@@ -68,17 +69,35 @@ def work(
     stop = stop_on_signals()
     settings = settings_from(config)
     os.nice(settings.worker.nice)
+    _refuse_missing_gpu(device)
     from dicom_node.analysis.worker import Worker
 
     files = files_of(settings)
     database = _database_of(settings, files)
     # Below a supervisor, that says so for all of the host's processes. Below an actor of a cluster, nobody does.
     alone = nullcontext() if PARTS_VARIABLE in os.environ else present(settings, ("work",))
-    with alone, watched(database, stop):
-        live_only = number < settings.batch.live_workers
-        if not Worker(settings, database, files, device, live_only=live_only).run(stop):
-            # The interpreter would wait for the analysis, or tear the libraries down under it.
-            os._exit(0)
+    live_only = number < settings.batch.live_workers
+    try:
+        with alone, watched(database, stop):
+            if not Worker(settings, database, files, device, live_only=live_only).run(stop):
+                # The interpreter would wait for the analysis, or tear the libraries down under it.
+                os._exit(0)
+    except GpuLost as error:
+        print(f"dicom-node: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # the driver of a GPU that is gone may let a process wait that ends in order
+
+
+def _refuse_missing_gpu(device: str) -> None:
+    """A worker without its GPU claims nothing: it would fail one job after the other. Raises GpuLost."""
+    if not device.startswith("cuda"):
+        return
+    from inference.device import choose_device
+    from inference.errors import ModelError
+
+    try:
+        choose_device(device)
+    except ModelError as error:
+        raise GpuLost(str(error)) from error
 
 
 def receive(config: ConfigOption = None) -> None:

@@ -29,7 +29,7 @@ from inference.covid.verdict_input import (
     verdict_box,
     verdict_source_slices,
 )
-from inference.device import Device, one_thread
+from inference.device import Device, lacked_memory, naming_loss, one_thread
 from inference.finding import Spread
 from inference.interrupt import as_interruptible, checkpoint
 from inference.lungs.mask import sides, without_specks
@@ -96,7 +96,8 @@ class Pipeline:
             `slices_resampled`, `raw_mask_ml`, `crop` and the stages' seconds. The result is the same.
         kept: what was computed before, see `ahead`. The result is the same.
         If a GPU lacks the memory for a volume, the CPU takes it over, and the verdict says so.
-        Raises UnsuitableSeries if a rule of the card's [suitability] table or the mask gate refuses the volume.
+        Raises UnsuitableSeries if a rule of the card's [suitability] table or the mask gate refuses the volume;
+        DeviceLost if the GPU failed.
         """
         return self.run_and_show(volume, localise=localise, trace=trace, kept=kept)[0]
 
@@ -106,13 +107,16 @@ class Pipeline:
         """A volume's verdict, and DeCoVNet's input. Arguments and errors as for `run`."""
         turned = upright(volume)
         try:
-            verdict, given = self._analyse(turned, localise, trace, kept)
-        except torch.cuda.OutOfMemoryError:
-            if self._spare is None:
+            with naming_loss(self._device):
+                verdict, given = self._analyse(turned, localise, trace, kept)
+        except RuntimeError as error:
+            if self._spare is None or not lacked_memory(error):
                 raise
-            torch.cuda.empty_cache()
-            return self._spare().run_and_show(volume, localise=localise, trace=trace)
-        return (verdict if turned is volume else _as_stored(verdict, turned)), given
+        else:
+            return (verdict if turned is volume else _as_stored(verdict, turned)), given
+        # Not in the handler: the error that it holds keeps what was computed on the GPU.
+        torch.cuda.empty_cache()
+        return self._spare().run_and_show(volume, localise=localise, trace=trace)
 
     def _analyse(
         self, volume: CTVolume, localise: bool, trace: bool, kept: Kept | None

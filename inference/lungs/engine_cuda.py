@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from inference.arrays import Grey
-from inference.device import Device
+from inference.device import Device, lacked_memory
 from inference.lungs.fused import fuse
 from inference.lungs.unet import UNet
 from inference.models.profile import Precision
@@ -19,7 +19,7 @@ _BYTES_PER_PIXEL = 9 * 16 * 4
 
 
 class CudaUnet:
-    """A `UnetEngine` on one GPU; a slice too large for it is computed on the CPU instead.
+    """A `UnetEngine` on one GPU. Raises RuntimeError (see `device.lacked_memory`) if not even one slice fits.
 
     It also runs on a CPU, without pinned memory and streams, which is how its batches are tested.
     """
@@ -30,6 +30,8 @@ class CudaUnet:
         self._device = device.torch_device
         self._on_gpu = device.kind == "cuda"
         self._fused = fuse(unet).to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # One for all calls: the memory of what was copied on a stream is only used again on the same stream.
+        self._copies = torch.cuda.Stream(self._device) if self._on_gpu else None  # type: ignore[no-untyped-call]
         self._batch = _LARGEST_BATCH
         # Exact means float32 throughout: no TF32, and the same algorithm in every call.
         torch.backends.cudnn.allow_tf32 = False
@@ -38,24 +40,26 @@ class CudaUnet:
 
     def masks(self, slices: Grey) -> Grey:
         """See `UnetEngine.masks`."""
+        # Anew in each call: another process may have needed the memory only for a while.
+        self._batch = self._fitting(slices)
         while True:
             try:
-                return self._masks(slices, self._fitting(slices))
-            except torch.cuda.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                if self._batch == 1:
-                    return self._on_cpu(slices)
-                self._batch //= 2
+                return self._masks(slices, self._batch)
+            except RuntimeError as error:
+                if self._batch == 1 or not lacked_memory(error):
+                    raise
+            # Not in the handler: the error that it holds keeps what was computed on the GPU.
+            torch.cuda.empty_cache()
+            self._batch //= 2
 
     def _fitting(self, slices: Grey) -> int:
-        """How many slices at once fit the free memory; at most the last batch that did fit."""
+        """How many slices at once fit the free memory."""
         if not self._on_gpu:
-            return self._batch
+            return _LARGEST_BATCH
         free, _ = torch.cuda.mem_get_info(self._device)
         free += torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-        fits = int(0.8 * free) // (_BYTES_PER_PIXEL * slices[0].size)
-        self._batch = max(1, min(self._batch, fits))
-        return self._batch
+        fits = int(0.8 * free) // (_BYTES_PER_PIXEL * int(slices[0].size))
+        return max(1, min(_LARGEST_BATCH, fits))
 
     def _masks(self, slices: Grey, batch: int) -> Grey:
         result = torch.empty(slices.shape, dtype=torch.uint8, pin_memory=self._on_gpu)
@@ -70,11 +74,11 @@ class CudaUnet:
 
     def _uploads(self, slices: Grey, batch: int) -> Iterator[tuple[int, Tensor]]:
         """Batches on the GPU, each copied on a stream of its own while the one before it computes."""
-        if not self._on_gpu:
+        if self._copies is None:
             for start in range(0, len(slices), batch):
                 yield start, torch.from_numpy(slices[start : start + batch, None])
             return
-        copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        copies = self._copies
         computing = torch.cuda.current_stream(self._device)
         pinned = torch.from_numpy(np.ascontiguousarray(slices)).pin_memory()
         waiting: tuple[int, Tensor] | None = None
@@ -88,10 +92,3 @@ class CudaUnet:
             waiting = (start, part)
         if waiting:
             yield waiting
-
-    def _on_cpu(self, slices: Grey) -> Grey:
-        cpu = self._fused.to("cpu")
-        with torch.inference_mode():
-            masks = [cpu(torch.from_numpy(plane)[None, None])[0, 0].numpy() for plane in slices]
-        self._fused.to(self._device)
-        return np.stack(masks)

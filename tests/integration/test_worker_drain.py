@@ -1,5 +1,8 @@
 """A node that stops hands back what it cannot finish, and one that starts waits for what is left of the last."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,8 +12,9 @@ import pytest
 from config.reasons import Refusal
 from config.settings import Settings, WorkerSettings
 from dicom_node.analysis.worker import Worker
-from dicom_node.errors import NodeError
+from dicom_node.errors import GpuLost, NodeError
 from dicom_node.runtime.node_lock import only_node
+from inference.errors import DeviceLost
 from storage.jobs import ClaimedJob
 from tests.programs import wait_for
 from tests.storage_factory import QUIET_S, Store
@@ -56,6 +60,36 @@ def stopped(worker: Worker, store: Store) -> bool:
         worker.go_on.set()  # type: ignore[attr-defined]
     thread.join(20)
     return bool(ended[0])
+
+
+class OnLostGpu(Slow):
+    """A worker whose GPU fails in mid-run."""
+
+    def handle(self, job: ClaimedJob) -> None:
+        raise DeviceLost("H200 computes no more")
+
+
+def test_a_worker_whose_gpu_is_lost_ends_after_one_job_which_is_tried_again(store: Store) -> None:
+    store.receive(2, series_uid="1.2.4", study_uid="1.5", now=time.time() - 2 * QUIET_S)
+    store.close_due(time.time())
+    with pytest.raises(GpuLost):
+        OnLostGpu(store, drain_s=1).run(threading.Event())
+    assert store.rows("SELECT state, attempts, failure_reason FROM jobs ORDER BY attempts") == [
+        {"state": "QUEUED", "attempts": 0, "failure_reason": None},
+        {"state": "QUEUED", "attempts": 1, "failure_reason": "H200 computes no more"},
+    ]
+
+
+def test_a_worker_without_its_gpu_claims_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICOM_NODE_DATA_DIR", str(store.folder))
+    found = subprocess.run(
+        [sys.executable, "-m", "dicom_node", "work", "--device", "cuda:7"],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 1 and "this machine has 0 CUDA devices" in found.stderr
+    assert store.rows("SELECT state, attempts FROM jobs") == [{"state": "QUEUED", "attempts": 0}]
 
 
 def test_a_stopped_worker_finishes_what_it_can(store: Store) -> None:

@@ -3,7 +3,6 @@
 import platform
 import shutil
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +10,10 @@ import torch
 
 from inference.covid.card import read_zheng_card
 from inference.covid.loading import load_pipeline, number_format
+from inference.covid.pipeline import Pipeline
 from inference.covid.verdict_input import needed_slices
-from inference.device import Device
-from inference.errors import ModelError
+from inference.device import Device, choose_device, naming_loss
+from inference.errors import DeviceLost, ModelError
 from inference.lungs import native
 from inference.lungs.engine import BackEnd, open_unet
 from inference.lungs.engine_cuda import CudaUnet
@@ -25,6 +25,7 @@ from inference.models.profile import Precision
 from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
 from inference.preprocess import nearest_resampled, verdict_range
+from inference.volume.ct_volume import CTVolume
 from inference.volume.load import load
 
 AUTHORS = read_zheng_card(shipped_folder() / "zheng2020-authors")
@@ -102,25 +103,55 @@ def test_native_refuses_what_it_cannot_compute() -> None:
         NativeUnet(UNet(), cpu(1), "float16")
 
 
-def test_the_gpu_engine_gives_the_masks_of_the_cpu_in_batches_that_shrink_until_they_fit() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),  # cuDNN without room to work in
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=["PyTorch", "cuDNN", "cuBLAS"],
+)
+def test_the_gpu_engine_gives_the_masks_of_the_cpu_in_batches_that_shrink_until_they_fit(error: RuntimeError) -> None:
     torch.manual_seed(0)
     unet = UNet("batch").eval()
     grey = np.random.default_rng(0).integers(0, 256, (7, 64, 64), dtype=np.uint8)
     engine, batches = CudaUnet(unet, cpu(1), "float32"), []
-    fused = engine._fused
+    fused, room = engine._fused, 2
 
     class Small(torch.nn.Module):
-        """A GPU that has room for two slices."""
+        """A GPU that has room for some slices."""
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             batches.append(len(x))
-            if len(x) > 2:
-                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            if len(x) > room:
+                raise error
             return fused(x)
 
     engine._fused = Small()
     assert np.mean(engine.masks(grey) != open_unet(unet, cpu(1), "float32", "torch").masks(grey)) < 1e-3
     assert batches[-4:] == [2, 2, 2, 1]
+    room = 4  # another process has ended
+    engine.masks(grey)
+    assert batches[-2:] == [4, 3]
+    room = 0
+    with pytest.raises(RuntimeError) as raised:
+        engine.masks(grey)
+    assert raised.value is error
+
+
+def test_an_error_that_is_not_of_memory_is_not_tried_with_smaller_batches() -> None:
+    engine, tried = CudaUnet(UNet("batch").eval(), cpu(1), "float32"), []
+
+    class Broken(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tried.append(len(x))
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+    engine._fused = Broken()
+    with pytest.raises(RuntimeError, match="launch failure"):
+        engine.masks(np.zeros((4, 32, 32), np.uint8))
+    assert tried == [4]
 
 
 def test_a_gpu_gets_the_engine_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,21 +189,71 @@ def test_the_verdicts_slices_stay_in_float32_even_when_asked_to_be_fast() -> Non
     assert number_format(AUTHORS.reporting_precisions, cpu(1), "exact") == "float32"
 
 
-class _Full:
-    """A network on a GPU that has no memory left."""
+class _Failing:
+    """A network on a GPU that fails."""
+
+    def __init__(self, error: RuntimeError) -> None:
+        self.error = error
 
     def masks(self, _: object) -> object:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        raise self.error
 
 
-def test_a_volume_too_large_for_the_gpu_is_taken_over_by_the_cpu(tmp_path: Path) -> None:
-    folder = shipped_folder() / "demonstration"
-    write_series(make_phantom(3, slices=40, size=256, lesions="none"), tmp_path)
-    volume = load(sorted(tmp_path.iterdir()))
-    short = load_pipeline(folder, "cpu", threads=1)
-    short.segmentation.unet = short.segmentation.reporting = _Full()  # type: ignore[assignment]
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        short.run(volume)
-    short._spare = lambda: load_pipeline(folder, "cpu", threads=1)
-    finding = short.run(volume)
+DEMONSTRATION = shipped_folder() / "demonstration"
+
+
+@pytest.fixture(scope="module")
+def chest(tmp_path_factory: pytest.TempPathFactory) -> CTVolume:
+    folder = tmp_path_factory.mktemp("chest")
+    write_series(make_phantom(3, slices=40, size=256, lesions="none"), folder)
+    return load(sorted(folder.iterdir()))
+
+
+def failing(error: RuntimeError) -> Pipeline:
+    """A pipeline whose U-Net raises an error."""
+    pipeline = load_pipeline(DEMONSTRATION, "cpu", threads=1)
+    pipeline.segmentation.unet = pipeline.segmentation.reporting = _Failing(error)  # type: ignore[assignment]
+    pipeline._spare = lambda: load_pipeline(DEMONSTRATION, "cpu", threads=1)
+    return pipeline
+
+
+def test_a_volume_too_large_for_the_gpu_is_taken_over_by_the_cpu(chest: CTVolume) -> None:
+    short = failing(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    finding = short.run(chest)
     assert finding.device.startswith("cpu") and not finding.positive
+    short._spare = None
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        short.run(chest)
+
+
+def test_a_gpu_that_is_lost_in_mid_run_is_named_and_nothing_takes_its_place(
+    chest: CTVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spare would hide it, and the GPU is of no more use to this process."""
+
+    def synchronize(_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    broken = failing(torch.AcceleratorError("CUDA error: unspecified launch failure"))
+    broken._device = Device("cuda", 0, "H200", 1)
+    broken.segmentation._device = cpu(1)
+    with pytest.raises(DeviceLost, match="H200"):
+        broken.run(chest)
+    with pytest.raises(RuntimeError, match="not a loss"), naming_loss(cpu(1)):
+        raise RuntimeError("not a loss")
+
+
+def test_an_error_of_the_program_is_not_taken_for_one_of_the_gpu(chest: CTVolume) -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        failing(RuntimeError("mat1 and mat2 shapes cannot be multiplied")).run(chest)
+
+
+def test_a_gpu_that_does_not_answer_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    def off_the_bus(_: int) -> str:
+        raise torch.AcceleratorError("CUDA error: unknown error")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", off_the_bus)
+    with pytest.raises(ModelError, match="does not answer"):
+        choose_device("cuda:0")
