@@ -352,8 +352,8 @@ def _save(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, iden
 
 
 def _load(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> _State:
-    device = next(network.parameters()).device
-    content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    # To the CPU: both take their tensors to the device themselves, and the optimizer counts its steps on the CPU.
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if content["identity"] != identity:
         raise ModelError(f"{path}: made with other settings, data or numbers of processes; choose another folder")
     network.load_state_dict(content["network"])
