@@ -305,10 +305,11 @@ class Database:
                 schema_versions.refuse_under_hosts(tx, _revision(tx), self.now(), config)
             config.attributes["connection"] = tx
             self._back_up_before_a_change(tx, config)
-            try:
-                command.upgrade(config, "head")
-            except CommandError as error:
-                raise DatabaseTooNew(TOO_NEW) from error
+            if _revision(tx) != needed:  # Alembic reads all migrations anew, whether there is one to make or not
+                try:
+                    command.upgrade(config, "head")
+                except CommandError as error:
+                    raise DatabaseTooNew(TOO_NEW) from error
             create_views(tx, VIEWS.read_text(encoding="utf-8"))
             if not self._sqlite:
                 schema_versions.note_oldest(tx, config)

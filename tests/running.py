@@ -1,5 +1,9 @@
-"""A whole node as a hospital runs it, in its own processes, for tests."""
+"""A whole node as a hospital runs it, in its own processes, for tests.
 
+They are forked from one that has imported everything: else, of a test's CPU time the most would be Python's start.
+"""
+
+import atexit
 import json
 import os
 import signal
@@ -7,10 +11,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tests.programs import free_port, listening, wait_for
+from tests.zygote import ForkedNode, Zygote
+
+# What is on a path of its own must be imported instead of ours; and the library of the metrics finds out where it
+# counts when it is imported.
+EXECUTED = {"PYTHONPATH", "DICOM_NODE_METRICS__PORT", "DICOM_NODE_WEB__MONITORING"}
+"""A node with one of these variables is not forked."""
 
 
 class Node:
@@ -33,25 +44,28 @@ class Node:
             "DICOM_NODE_LOGGING__LEVEL": "warning",
             **variables,
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self._variables = variables
+        self.process: subprocess.Popen[bytes] | ForkedNode | None = None
         self.log: Path | None = None
         """Where what its processes print goes, instead of to the test's own output."""
 
     def start(self) -> None:
         """Start it in a process group of its own, and wait until it listens."""
-        with self.log.open("ab") if self.log else nullcontext() as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "dicom_node", "run"],
-                env=self.environment,
-                start_new_session=True,
-                stdout=log,
-                stderr=log,
-            )
+        self.process = self._executed() if EXECUTED & self._variables.keys() else self._forked()
         wait_for(self._listens, 60, "the receiver listens")
 
+    def _forked(self) -> ForkedNode:
+        return ForkedNode(zygote(), zygote().start(self.environment, self.log))
+
+    def _executed(self) -> "subprocess.Popen[bytes]":
+        """As a site starts it."""
+        command = [sys.executable, "-m", "dicom_node", "run"]
+        with self.log.open("ab") if self.log else nullcontext() as log:
+            return subprocess.Popen(command, env=self.environment, start_new_session=True, stdout=log, stderr=log)
+
     def _listens(self) -> bool:
-        if self.process is not None and self.process.poll() is not None:
-            raise AssertionError(f"the node ended with status {self.process.returncode}")
+        status = self.process.poll() if self.process is not None else None
+        assert status is None, f"the node ended with status {status}"
         return listening(self.port)
 
     def kill(self) -> None:
@@ -76,15 +90,22 @@ class Node:
 
     def command(self, *arguments: str) -> Any:
         """Run a `dicom-node` command on this node's data with --json, and decode its output."""
-        done = subprocess.run(
-            [sys.executable, "-m", "dicom_node", *arguments, "--json"],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        return json.loads(done.stdout)
+        status, said, complained = zygote().run(self.environment, *arguments, "--json")
+        assert status == 0, complained
+        return json.loads(said)
+
+
+def command(data_dir: Path, *arguments: str) -> tuple[int, str, str]:
+    """Run a `dicom-node` command on a data directory. Returns its exit status, standard output and standard error."""
+    return zygote().run({**os.environ, "DICOM_NODE_DATA_DIR": str(data_dir)}, *arguments)
+
+
+@cache
+def zygote() -> Zygote:
+    """From which the nodes and commands of this process's tests are forked. It ends with the process."""
+    started = Zygote()
+    atexit.register(started.stop)
+    return started
 
 
 @contextmanager

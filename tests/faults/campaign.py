@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -37,6 +35,7 @@ from tests.factories import Grid, chest, slice_dataset
 from tests.programs import free_port, listening, wait_for
 from tests.s3 import S3
 from tests.stow_server import archive
+from tests.zygote import Zygote
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = Grid((6, 16, 20))
@@ -47,44 +46,6 @@ BORN = {"job": "QUEUED", "delivery": "PENDING", "series": "OPEN"}
 REPORTS = [f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (34, 33, 22)]
 COMMITMENT = "1.2.840.10008.1.20.1"
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
-
-
-class Zygote:
-    """The process from which nodes are forked."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.zygote"],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._lock = threading.Lock()
-        assert self._process.stdout is not None and self._process.stdout.readline() == "ready\n"
-
-    def _ask(self, request: dict[str, Any]) -> Any:
-        with self._lock:
-            assert self._process.stdin is not None and self._process.stdout is not None
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            return json.loads(self._process.stdout.readline())
-
-    def start(self, variables: Mapping[str, str], log: Path, *arguments: str) -> int:
-        """Start `dicom-node run` with these environment variables and arguments. Returns its pid."""
-        return int(self._ask({"start": dict(variables), "arguments": ["run", *arguments], "log": str(log)}))
-
-    def status(self, pid: int) -> int | None:
-        """Exit status of a node; None while it runs."""
-        status: int | None = self._ask({"poll": pid})
-        return status
-
-    def stop(self) -> None:
-        """End it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(10)
 
 
 class Pacs:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.campaign import Zygote
+from tests.zygote import Zygote
 
 FIGURES = pytest.StashKey[list[str]]()
 
@@ -12,7 +12,7 @@ FIGURES = pytest.StashKey[list[str]]()
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
     """The process from which nodes are forked."""
-    running = Zygote()
+    running = Zygote(faults=True)
     yield running
     running.stop()
 

@@ -22,9 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
-from tests.faults.campaign import Zygote
 from tests.faults.scenarios import Life
 from tests.faults.test_kills import POINTS, SCENARIOS, SCOPES
+from tests.zygote import Zygote
 
 Case = tuple[str, str, str]
 
@@ -36,7 +36,7 @@ class Endurance:
         self._folder = folder
         self._points = points
         self._counts = counts
-        self._zygotes = [Zygote() for _ in range(lanes)]
+        self._zygotes = [Zygote(faults=True) for _ in range(lanes)]
         self._free = list(self._zygotes)
         self._lock = threading.Lock()
         self._started = time.monotonic()

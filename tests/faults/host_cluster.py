@@ -12,10 +12,11 @@ from typing import Any
 
 from sqlalchemy import create_engine, make_url
 
-from tests.faults.campaign import Node, Pacs, Zygote, check, ct_series, send
+from tests.faults.campaign import Node, Pacs, check, ct_series, send
 from tests.network_hosts import AHEAD, NAME, NAMESPACE, Network
 from tests.programs import wait_for
 from tests.s3 import S3
+from tests.zygote import Zygote
 
 HOSTS = {
     "r1": "receive,schedule", "r2": "receive,schedule", "w1": "work", "w2": "work", "w3": "work,schedule",

@@ -21,11 +21,12 @@ from storage import orphans
 from storage.reconcile import ORPHAN_AGE_S
 from tests.attacker import element
 from tests.dicomweb_source import WebSource
-from tests.faults.campaign import PATIENCE_S, Archive, Dicomweb, Node, Pacs, Zygote, check, ct_series
+from tests.faults.campaign import PATIENCE_S, Archive, Dicomweb, Node, Pacs, check, ct_series
 from tests.mllp_server import mllp_server
 from tests.programs import free_port, wait_for
 from tests.rejection_notes import KEY_OBJECTS, rejection_note
 from tests.s3 import S3, s3_server
+from tests.zygote import Zygote
 
 MIGRATE, ROOT_FOLDER = "storage.database.Database.migrate", "storage.private.fsync_folder"
 AT_START = [MIGRATE, ROOT_FOLDER]

@@ -23,8 +23,9 @@ from dicom_node.backup.creating import Creator, Made
 from dicom_node.cli.app import app
 from storage.database import Database
 from storage.folder import FolderStore
-from tests.faults.campaign import Node, Pacs, Zygote, check, ct_series, send
+from tests.faults.campaign import Node, Pacs, check, ct_series, send
 from tests.programs import wait_for
+from tests.zygote import Zygote
 
 ROUNDS = int(os.environ.get("NODE_BACKUP_ROUNDS", "1"))
 SEED = int(os.environ.get("NODE_RANDOM_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)

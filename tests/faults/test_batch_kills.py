@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 from dicom_node.cli.app import app
 from storage import tallies
 from storage.audit_check import check
-from tests.faults.campaign import ROOT, Node, Pacs, Zygote, ct_series
+from tests.faults.campaign import ROOT, Node, Pacs, ct_series
 from tests.faults.scenarios import part10, with_number
 from tests.faults.test_random_kills import ROUNDS, SEED, kill_one_way_or_another
 from tests.programs import wait_for
+from tests.zygote import Zygote
 
 SERIES = int(os.environ.get("NODE_BATCH_SERIES", "120"))
 KILLS = int(os.environ.get("NODE_BATCH_KILLS", "3"))

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from dicom_node.cli.app import app
 from tests.attacker import Attacker
-from tests.faults.campaign import Node, Pacs, Zygote, check, ct_series, send
+from tests.faults.campaign import Node, Pacs, check, ct_series, send
 from tests.programs import wait_for
 from tests.s3 import S3
+from tests.zygote import Zygote
 
 NO_COPIES = {"DICOM_NODE_STORAGE__S3__CACHE_MB": "0"}
 

@@ -18,10 +18,11 @@ import pytest
 
 from dicom_node.cli.common import PEER_UNREACHABLE
 from storage.database import Database
-from tests.faults.campaign import Node, Pacs, Zygote, check, ct_series
+from tests.faults.campaign import Node, Pacs, check, ct_series
 from tests.postgresql import postgresql_server
 from tests.programs import wait_for
 from tests.ray_cluster import RayCluster
+from tests.zygote import Zygote
 
 KILLS = int(os.environ.get("NODE_CLUSTER_KILLS", "0"))
 WORKERS = 3

@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 
 from dicom_node.cluster import reconciler
-from tests.faults.campaign import Node, Pacs, Zygote, check
+from tests.faults.campaign import Node, Pacs, check
 from tests.faults.test_cluster import WORKERS, cluster_variables, own
 from tests.faults.test_random_kills import MEAN_PAUSE_S, SEED, Load
 from tests.postgresql import postgresql_server
 from tests.programs import wait_for
 from tests.ray_cluster import RayCluster
 from tests.s3 import S3
+from tests.zygote import Zygote
 
 KILLS = int(os.environ.get("NODE_CLUSTER_KILLS", "2"))
 PATIENCE_S = 600

@@ -15,10 +15,11 @@ from sqlalchemy import select
 from storage import audit
 from storage.models import instances
 from tests.attacker import ABORT, ACCEPT, DATA, REJECT, Attacker, attacker, data_set, pdu, pdv, store_command
-from tests.faults.campaign import Node, Pacs, Zygote, check, ct_series, send
+from tests.faults.campaign import Node, Pacs, check, ct_series, send
 from tests.faults.disk import PAGE, Disk, small_disk
 from tests.programs import wait_for
 from tests.receiving import Node as Receiver
+from tests.zygote import Zygote
 
 ROUNDS = int(os.environ.get("NODE_FAULT_ROUNDS", "0"))
 TRANSIENT = b"\0\2\3"  # rejected transient, by the presentation-related provider (PS3.8 Table 9-21), any reason

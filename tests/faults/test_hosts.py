@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.campaign import Zygote
 from tests.faults.host_cluster import (
     FAULTS,
     HOSTS,
@@ -28,6 +27,7 @@ from tests.network_hosts import Network, network
 from tests.postgresql import postgresql_server
 from tests.programs import wait_for
 from tests.s3 import S3, s3_server
+from tests.zygote import Zygote
 
 WANTED = int(os.environ.get("NODE_HOST_FAULTS", "0"))
 SEED = int(os.environ.get("NODE_RANDOM_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)

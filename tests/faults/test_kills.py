@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults import points
-from tests.faults.campaign import Zygote
 from tests.faults.scenarios import NO_AFTER, STEPS, Life
+from tests.zygote import Zygote
 
 ROUNDS = int(os.environ.get("NODE_FAULT_ROUNDS", "0"))
 SCENARIOS = {scenario.__name__: scenario for scenario in STEPS}

@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from dicom_node.cli.app import app
 from storage.database import open_database
 from storage.folder import FolderStore
-from tests.faults.campaign import Node, Pacs, Zygote, ct_series, send
+from tests.faults.campaign import Node, Pacs, ct_series, send
 from tests.faults.disk import small_disk
 from tests.programs import wait_for
+from tests.zygote import Zygote
 
 
 @dataclass(frozen=True)

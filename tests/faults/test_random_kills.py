@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.campaign import Node, Pacs, Zygote, check, ct_series, send
+from tests.faults.campaign import Node, Pacs, check, ct_series, send
 from tests.faults.scenarios import TWO_MODELS
 from tests.postgresql import postgresql_server
 from tests.programs import wait_for
 from tests.s3 import S3
+from tests.zygote import Zygote
 
 ROUNDS = int(os.environ.get("NODE_FAULT_ROUNDS", "0"))
 KILLS = int(os.environ.get("NODE_RANDOM_KILLS", "500" if ROUNDS else "8"))

@@ -4,8 +4,9 @@ import os
 import signal
 from pathlib import Path
 
-from tests.faults.campaign import Node, Pacs, Zygote, check, ct_series
+from tests.faults.campaign import Node, Pacs, check, ct_series
 from tests.programs import wait_for
+from tests.zygote import Zygote
 
 
 def test_a_node_started_beside_the_children_of_a_killed_one_waits_for_them_and_goes_on(

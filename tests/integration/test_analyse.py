@@ -1,9 +1,6 @@
 """`dicom-node analyse`: no node and no PACS, with the demonstration model."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +11,12 @@ from config.settings import ReportSettings
 from dicom_node.demo.journey import LESIONS
 from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
+from tests.running import command
 
 
 def analyse(data_dir: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "dicom_node", "analyse", *arguments, "--json"],
-        env={**os.environ, "DICOM_NODE_DATA_DIR": str(data_dir)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+    status, said, _ = command(data_dir, "analyse", *arguments, "--json")
+    return status, [json.loads(line) for line in said.splitlines()]
 
 
 @pytest.mark.parametrize(("seed", "lesions"), [(11, "mixed"), (12, "none")])

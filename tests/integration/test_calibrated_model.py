@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,21 +18,11 @@ from inference.models.registry import find_model
 from inference.phantom.chest import make_phantom
 from inference.phantom.series import write_series
 from tests.integration.test_replay import take_in
+from tests.running import command
 from tests.storage_factory import Store
 from tests.unit.test_recalibration import INTERCEPT, SLOPE, planted
 
 SITE = "St. Elsewhere"
-
-
-def command(data_dir: Path, *arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "dicom_node", *arguments],
-        env={**os.environ, "DICOM_NODE_DATA_DIR": str(data_dir)},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 def write_csv(path: Path, column: str, values: list[object]) -> str:

@@ -151,12 +151,9 @@ def test_the_types_and_the_licence_are_part_of_it(wheel: Path) -> None:
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
 
 
-@pytest.mark.parametrize("built", ["wheel", "wheel_of_sdist"])
-def test_an_installed_node_has_its_models_and_analyses(
-    built: str, folder: Path, installed: Callable, request: pytest.FixtureRequest
-) -> None:
-    programs = installed(request.getfixturevalue(built))
-    work = folder / f"work-{built}"
+def test_an_installed_node_has_its_models_and_analyses(folder: Path, installed: Callable, wheel_of_sdist: Path) -> None:
+    programs = installed(wheel_of_sdist)
+    work = folder / "work"
     work.mkdir()
     node, data = str(programs / "dicom-node"), {"DICOM_NODE_DATA_DIR": str(work / "var")}
     assert "demonstration" in run([node, "models", "list"], work, **data)

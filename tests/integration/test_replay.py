@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +26,7 @@ from storage import batches, recording
 from storage.arrival import Arrival, IndexedHeader
 from storage.batches import BatchState, NewBatch
 from tests.fixtures import index_of
+from tests.running import command
 from tests.storage_factory import CT_IMAGE, EXPLICIT_LE, ModelRef, Store
 
 
@@ -71,14 +69,8 @@ def store(analysed: Path, tmp_path: Path) -> Iterator[Store]:
 
 
 def replay(store: Store, wanted: str) -> tuple[int, dict[str, Any], str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "dicom_node", "replay", wanted, "--json"],
-        env={**os.environ, "DICOM_NODE_DATA_DIR": str(store.folder)},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
+    status, said, complained = command(store.folder, "replay", wanted, "--json")
+    return status, json.loads(said) if said else {}, complained
 
 
 def test_a_result_comes_out_again_bit_for_bit_and_that_is_audited(store: Store) -> None:

@@ -1,9 +1,6 @@
 """A model that a person has suspended reports nothing; its series are kept, and analysed later if that is asked."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,20 +17,10 @@ from inference.phantom.series import write_series
 from storage import deliveries, jobs, suspensions
 from storage.reopening import analyse_again
 from tests.integration.test_replay import take_in
+from tests.running import command
 from tests.storage_factory import ModelRef, Store
 
 WHY = "scanner 2 was recalibrated"
-
-
-def command(data_dir: Path, *arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "dicom_node", *arguments],
-        env={**os.environ, "DICOM_NODE_DATA_DIR": str(data_dir)},
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")

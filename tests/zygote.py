@@ -3,7 +3,8 @@
 It forks the node's own processes: `dicom-node run` and the children that its supervisor starts. Each is a process with
 its own files and sockets, and dies alone. Only the way it is started differs: fork instead of fork and exec.
 
-One JSON line in, one out: {"start": {variables}, "log": path} gives a pid; {"poll": pid} its status, or null.
+One JSON line in, one out: {"start": {variables}, "arguments": [...], "output": path, "errors": path} gives a pid;
+{"poll": pid} its status, or null.
 """
 
 import gc
@@ -12,10 +13,95 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import types
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.programs import wait_for
+
+ROOT = Path(__file__).resolve().parents[1]
+FAULTS = "--faults"
+
+
+class Zygote:
+    """The process from which nodes and commands are forked. faults: with the stand-ins of `faults/injection.py`."""
+
+    def __init__(self, *, faults: bool = False) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.zygote", *([FAULTS] if faults else [])],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._lock = threading.Lock()
+        assert self._process.stdout is not None and self._process.stdout.readline() == "ready\n"
+
+    def _ask(self, request: dict[str, Any]) -> Any:
+        with self._lock:
+            assert self._process.stdin is not None and self._process.stdout is not None
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
+
+    def start(self, variables: Mapping[str, str], log: Path | None, *arguments: str) -> int:
+        """Start `dicom-node run` with these environment variables and arguments. Returns its pid.
+
+        log: the file of its output; None: this process's standard error.
+        """
+        return self._fork(variables, ["run", *arguments], log, log)
+
+    def _fork(
+        self, variables: Mapping[str, str], arguments: list[str], output: Path | None, errors: Path | None
+    ) -> int:
+        paths = {"output": str(output or ""), "errors": str(errors or "")}
+        return int(self._ask({"start": dict(variables), "arguments": arguments, **paths}))
+
+    def status(self, pid: int) -> int | None:
+        """Exit status of a node; None while it runs."""
+        status: int | None = self._ask({"poll": pid})
+        return status
+
+    def run(self, variables: Mapping[str, str], *arguments: str, timeout_s: float = 250) -> tuple[int, str, str]:
+        """A command's exit status, and what it said on standard output and error. AssertionError if it takes longer."""
+        with tempfile.TemporaryDirectory(prefix="command-") as folder:
+            output, errors = Path(folder, "output"), Path(folder, "errors")
+            pid = self._fork(variables, list(arguments), output, errors)
+            status = ForkedNode(self, pid).wait(timeout_s)
+            return status, output.read_text(), errors.read_text()
+
+    def stop(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+@dataclass(frozen=True)
+class ForkedNode:
+    """The part of subprocess.Popen that tests use, for a node that a zygote started."""
+
+    zygote: Zygote
+    pid: int
+
+    def poll(self) -> int | None:
+        return self.zygote.status(self.pid)
+
+    def wait(self, timeout: float = 60) -> int:
+        wait_for(lambda: self.poll() is not None, timeout, "the forked process ends")
+        status = self.poll()
+        assert status is not None
+        return status
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
 
 class Forked:
@@ -48,8 +134,12 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def fork(arguments: list[str], env: dict[str, str], log: str = "") -> int:
-    """Fork a process of a node. log: the output file of a new node, which gets its own process group."""
+def fork(arguments: list[str], env: dict[str, str], output: tuple[str, str] | None = None) -> int:
+    """Fork a process of a node.
+
+    output: of a new node or command, which gets its own process group: the files of its standard output and errors;
+        "" is this process's standard error.
+    """
     # A signal between fork and the child's own handlers would be lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     pid = os.fork()
@@ -57,12 +147,12 @@ def fork(arguments: list[str], env: dict[str, str], log: str = "") -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
-        os._exit(_live(arguments, env, log))
+        os._exit(_live(arguments, env, output))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     return pid
 
 
-def _live(arguments: list[str], env: dict[str, str], log: str) -> int:
+def _live(arguments: list[str], env: dict[str, str], output: tuple[str, str] | None) -> int:
     """The life of a forked process, from its command line to its exit status."""
     from dicom_node.cli.app import main
     from tests.network_hosts import AHEAD, live_on_host
@@ -72,12 +162,11 @@ def _live(arguments: list[str], env: dict[str, str], log: str) -> int:
     sys.argv = ["dicom-node", *arguments]
     live_on_host()
     _set_clock(float(env.get(AHEAD, "0")))
-    if log:
+    if output is not None:
         os.setsid()
-        nothing, output = os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(nothing, 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for descriptor, path in enumerate(output, 1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if path else 2, descriptor)
     try:
         main()
     except SystemExit as ended:
@@ -85,6 +174,8 @@ def _live(arguments: list[str], env: dict[str, str], log: str) -> int:
     except BaseException as error:  # noqa: BLE001 - it would go on as its parent
         print(f"died of {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return 1
+    finally:
+        sys.stdout.flush()
     return 0
 
 
@@ -119,13 +210,14 @@ def _prepare_in_a_child() -> None:
     startup.prepare = prepared
 
 
-def _preload() -> None:
-    from tests.faults import bugs
+def _preload(*, faults: bool) -> None:
+    if faults:
+        from tests.faults import bugs
 
-    bugs.apply()
-    from tests.faults import injection
+        bugs.apply()
+        from tests.faults import injection
 
-    injection.install()
+        injection.install()
     from highdicom._standard_utils import get_iod_module_map, get_module_attribute_map, get_sop_class_iod_map
 
     import dicom_node.analysis.worker
@@ -154,9 +246,9 @@ def _preload() -> None:
     gc.freeze()
 
 
-def serve() -> None:
+def serve(*, faults: bool) -> None:
     """Answer requests until the end of standard input."""
-    _preload()
+    _preload(faults=faults)
     ended: dict[int, int] = {}
     print("ready", flush=True)
     for line in sys.stdin:
@@ -172,11 +264,10 @@ def serve() -> None:
         if "poll" in request:
             print(json.dumps(ended.get(request["poll"])), flush=True)
         else:
-            started = fork(request["arguments"], request["start"], request["log"])
+            started = fork(request["arguments"], request["start"], (request["output"], request["errors"]))
             ended.pop(started, None)  # process ids are reused
             print(json.dumps(started), flush=True)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    serve()
+    serve(faults=FAULTS in sys.argv)
