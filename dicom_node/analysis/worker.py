@@ -1,11 +1,13 @@
 """A worker process: claim a job, analyse the series, write the report, hand it to the outbox.
 
-The job is claimed with a lease that a heartbeat renews. A worker that died or hangs loses it to the next one, and
-the fencing number keeps a worker that comes back late from writing anything.
+The job is claimed with a lease that a heartbeat renews. A worker that died loses it to the next one, and the fencing
+number keeps a worker that comes back late from writing anything. One whose job hangs ends its own process.
 """
 
+import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -426,10 +428,14 @@ class Worker:
 
     @contextmanager
     def _lease(self, job: ClaimedJob) -> Iterator[None]:
-        """Keep the job's lease while the body runs."""
-        lease_s = self.settings.worker.lease_s
+        """Keep the job's lease while the body runs, unless that takes too long."""
+        lease_s, longest_s = self.settings.worker.lease_s, self.settings.worker.longest_s
+        began = time.monotonic()
 
         def renew(tx: Connection, now: float) -> bool:
+            if time.monotonic() - began > longest_s:
+                log.error("job hangs: its worker ends", job=job.job_id, longest_s=longest_s)
+                os._exit(1)  # no other way ends a thread that hangs; the job goes to the next one like a dead worker's
             return jobs.heartbeat(tx, job.job_id, job.fence, now, lease_s)
 
         with heartbeat.kept(self.database, renew, lease_s, job=job.job_id):

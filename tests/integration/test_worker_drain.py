@@ -1,5 +1,6 @@
 """A node that stops hands back what it cannot finish, and one that starts waits for what is left of the last."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -90,6 +91,24 @@ def test_a_worker_without_its_gpu_claims_nothing(store: Store, monkeypatch: pyte
     )
     assert found.returncode == 1 and "this machine has 0 CUDA devices" in found.stderr
     assert store.rows("SELECT state, attempts FROM jobs") == [{"state": "QUEUED", "attempts": 0}]
+
+
+def hang(folder: Path, url: str) -> None:
+    with Store(folder, url) as opened:
+        worker = Slow(opened, drain_s=1)  # waits for half a minute
+        worker.settings = worker.settings.model_copy(
+            update={"worker": worker.settings.worker.model_copy(update={"longest_s": 1.0})}
+        )
+        worker.run(threading.Event())
+
+
+def test_a_worker_whose_job_hangs_ends_its_process_and_the_next_one_gets_the_job(store: Store) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=hang, args=(store.folder, store.url))
+    process.start()
+    process.join(25)
+    assert process.exitcode == 1
+    wait_for(lambda: store.claim(time.time()) is not None, 10, "its lease is over")
+    assert store.rows("SELECT state, attempts FROM jobs") == [{"state": "RUNNING", "attempts": 2}]
 
 
 def test_a_stopped_worker_finishes_what_it_can(store: Store) -> None:
