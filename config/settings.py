@@ -209,7 +209,8 @@ class WorkerSettings(Section):
     lease_s: float = Field(default=60.0, gt=1)
     """A worker that has been silent for this long loses its job to another one."""
     longest_s: float = Field(default=3600.0, gt=0)
-    """A job that takes longer hangs, such as in a GPU's driver: its worker's process ends, and it is tried again."""
+    """A job that takes longer hangs, such as in a GPU's driver: its worker's process ends, and it is tried again. More
+    than twice what a third party's model may take (`time_s` of its card)."""
     max_attempts: int = Field(default=3, ge=1)
     """A job is FAILED after this many attempts, for example if its series kills the worker."""
     retry_delay_s: float = Field(default=30.0, ge=0)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from inference.errors import DeviceLost, ModelError
 Kind = Literal["cpu", "cuda"]
 
 # What libraries below PyTorch say when memory is short: the first is cuDNN, if no algorithm finds room to work in.
-_NO_MEMORY = ("unable to find an engine", "ALLOC_FAILED", "ALLOCATION_FAILED", "out of memory")
+_NO_MEMORY = ("unable to find an engine", "ALLOC_FAILED", "ALLOCATION_FAILED", "NOT_INITIALIZED", "out of memory")
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,17 @@ class Device:
 
 
 def choose_device(wanted: str = "auto", threads: int = 0) -> Device:
-    """The device for a setting: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
+    """The device for a setting: "auto" (the first GPU if it computes, else the CPU), "cpu", "cuda" or "cuda:N".
 
     threads: CPU threads; 0 means as many as this process may run on.
-    Raises ModelError for any other setting, or for a GPU that is not available or does not answer.
+    Raises ModelError for any other setting, or for a GPU that is not available or does not compute.
     """
     threads = threads or len(os.sched_getaffinity(0))
+    if wanted == "auto" and torch.cuda.is_available():
+        with suppress(ModelError):
+            return choose_device("cuda", threads)
     if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        wanted = "cpu"
     if wanted == "cpu":
         return Device("cpu", 0, _cpu_name(), threads)
     kind, _, index = wanted.partition(":")
@@ -59,9 +62,20 @@ def choose_device(wanted: str = "auto", threads: int = 0) -> Device:
     if number >= torch.cuda.device_count():
         raise ModelError(f'device "{wanted}": this machine has {torch.cuda.device_count()} CUDA devices')
     try:
-        return Device("cuda", number, torch.cuda.get_device_name(number), threads)
-    except RuntimeError as error:  # the driver still counts a GPU that fell off the bus
-        raise ModelError(f'device "{wanted}": the GPU does not answer ({type(error).__name__})') from error
+        return Device("cuda", number, _name_if_it_computes(number), threads)
+    except (RuntimeError, torch.cuda.DeferredCudaCallError) as error:  # such as one that fell off the bus
+        raise ModelError(f'device "{wanted}": the GPU does not compute ({type(error).__name__})') from error
+
+
+def _name_if_it_computes(number: int) -> str:
+    """A GPU's name. The driver still counts and names one that computes no more, so it has to show that it does."""
+    name = torch.cuda.get_device_name(number)
+    try:
+        torch.ones(1, device=f"cuda:{number}").sum().item()
+    except RuntimeError as error:
+        if not lacked_memory(error):
+            raise
+    return name
 
 
 def lacked_memory(error: RuntimeError) -> bool:

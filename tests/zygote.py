@@ -73,7 +73,11 @@ class Zygote:
         with tempfile.TemporaryDirectory(prefix="command-") as folder:
             output, errors = Path(folder, "output"), Path(folder, "errors")
             pid = self._fork(variables, list(arguments), output, errors)
-            status = ForkedNode(self, pid).wait(timeout_s)
+            try:
+                status = ForkedNode(self, pid).wait(timeout_s)
+            except AssertionError:
+                os.killpg(pid, signal.SIGKILL)
+                raise
             return status, output.read_text(), errors.read_text()
 
     def stop(self) -> None:
@@ -170,12 +174,17 @@ def _live(arguments: list[str], env: dict[str, str], output: tuple[str, str] | N
     try:
         main()
     except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr, flush=True)
         return ended.code if isinstance(ended.code, int) else 1
     except BaseException as error:  # noqa: BLE001 - it would go on as its parent
         print(f"died of {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return 1
     finally:
         sys.stdout.flush()
+        for thread in threading.enumerate():  # as an interpreter does that ends
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
     return 0
 
 

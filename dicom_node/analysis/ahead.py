@@ -24,7 +24,7 @@ from dicom_node.analysis.figures import figures_of
 from dicom_node.analysis.open_model import OpenModel
 from dicom_node.analysis.result_objects import ResultObjects, report_objects
 from inference.ahead import Ahead, WorksAhead
-from inference.errors import CorruptInstance
+from inference.errors import CorruptInstance, DeviceLost
 from inference.interrupt import Interrupted, checkpoint, interruptible
 from inference.volume.arriving import Arrived, arrived
 from inference.volume.load import DecodedFile
@@ -98,6 +98,7 @@ class AnalysesAhead:
 
     open_model: gives a model that is ready; called by one thread at a time.
     on_queued: called if a job of the series in hand is seen while all of that is being analysed.
+    on_lost: called if the GPU computes no more.
     """
 
     def __init__(
@@ -107,12 +108,13 @@ class AnalysesAhead:
         files: FileStore,
         open_model: Callable[[ModelRef], OpenModel],
         on_queued: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._database = database
         self._files = files
         self._open_model = open_model
-        self._on_queued = on_queued
+        self._on_queued, self._on_lost = on_queued, on_lost
         self._notes = AheadNotes(settings.data_dir)
         self._expected = ExpectedCount(settings, database, files)
         # Held by whoever computes ahead; a job waits for it, and `_job_waits` lets go of it soon.
@@ -140,6 +142,10 @@ class AnalysesAhead:
             try:
                 return self._step(series_pk, held, decoded)
             except Interrupted:
+                return False
+            except DeviceLost:
+                self._drop(series_pk)
+                self._on_lost()
                 return False
             except Exception as error:  # noqa: BLE001 - nobody has asked for this; the job itself says what is wrong
                 log.warning("not analysed ahead", series=series_pk, error=type(error).__name__)

@@ -7,7 +7,6 @@ number keeps a worker that comes back late from writing anything. One whose job 
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -76,7 +75,7 @@ class Worker:
         self._job_waits = threading.Event()
         self._ahead: AnalysesAhead | None = None
         if settings.worker.ahead:
-            self._ahead = AnalysesAhead(settings, database, files, self._opened, self._job_waits.set)
+            self._ahead = AnalysesAhead(settings, database, files, self._opened, self._job_waits.set, self._lose_gpu)
         bytes_ahead, whose = settings.worker.read_ahead_mb << 20, settings.report.changes
         self._read_ahead = ReadAhead(database, files, bytes_ahead, self._ahead, self._job_waits, whose=whose)
 
@@ -105,6 +104,10 @@ class Worker:
         if thread.is_alive():
             self._hand_back()
         return not thread.is_alive()
+
+    def _lose_gpu(self) -> None:
+        self._gpu_lost = True
+        self._job_waits.set()  # it looks for no other
 
     def _hand_back(self) -> None:
         """Another worker starts the job from its beginning, and the attempt is not counted."""
@@ -168,7 +171,8 @@ class Worker:
             return False
         except Exception as error:  # noqa: BLE001 - recorded with the job, and tried again
             # Every further job would fail in this process, however sound its series is.
-            self._gpu_lost = isinstance(error, DeviceLost)
+            if isinstance(error, DeviceLost):
+                self._lose_gpu()
             self._failed(job, error)
         finally:
             if self._held is None:  # else the next job is probably about the same series
@@ -428,18 +432,27 @@ class Worker:
 
     @contextmanager
     def _lease(self, job: ClaimedJob) -> Iterator[None]:
-        """Keep the job's lease while the body runs, unless that takes too long."""
+        """Keep the job's lease while the body runs; end the process if that takes too long."""
         lease_s, longest_s = self.settings.worker.lease_s, self.settings.worker.longest_s
-        began = time.monotonic()
 
         def renew(tx: Connection, now: float) -> bool:
-            if time.monotonic() - began > longest_s:
-                log.error("job hangs: its worker ends", job=job.job_id, longest_s=longest_s)
-                os._exit(1)  # no other way ends a thread that hangs; the job goes to the next one like a dead worker's
             return jobs.heartbeat(tx, job.job_id, job.fence, now, lease_s)
 
-        with heartbeat.kept(self.database, renew, lease_s, job=job.job_id):
-            yield
+        # Not in the heartbeat: that ends with the lease, and waits for the index.
+        watch = threading.Timer(longest_s, _end_hanging, (job.job_id, longest_s))
+        watch.daemon = True
+        watch.start()
+        try:
+            with heartbeat.kept(self.database, renew, lease_s, job=job.job_id):
+                yield
+        finally:
+            watch.cancel()
+
+
+def _end_hanging(job_id: int, longest_s: float) -> None:
+    """No other way ends a thread that hangs. The next worker gets the job, as if this one had died of it."""
+    log.error("job hangs: its worker ends", job=job_id, longest_s=longest_s)
+    os._exit(1)
 
 
 def _note_withheld(tx: Connection, job: ClaimedJob, destinations: Sequence[str], now: float) -> None:

@@ -1,7 +1,6 @@
 """run, and the processes that it starts: receive, schedule, deliver, work, and those that a site asks for."""
 
 import os
-import sys
 from contextlib import nullcontext
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 from config.settings import Settings
 from dicom_node.cli.common import ConfigOption, database_of, files_of, settings_from
 from dicom_node.cli.configure import read_and_check
+from dicom_node.cli.exits import UNAVAILABLE, say_why
 from dicom_node.errors import GpuLost, NodeError
 from dicom_node.runtime.node_lock import note_parts, only_node
 from dicom_node.runtime.presence import only_host, present
@@ -83,8 +83,8 @@ def work(
                 # The interpreter would wait for the analysis, or tear the libraries down under it.
                 os._exit(0)
     except GpuLost as error:
-        print(f"dicom-node: {error}", file=sys.stderr, flush=True)
-        os._exit(1)  # the driver of a GPU that is gone may let a process wait that ends in order
+        say_why(error)
+        os._exit(UNAVAILABLE)  # the driver of a GPU that is gone may let a process wait that ends in order
 
 
 def _refuse_missing_gpu(device: str) -> None:

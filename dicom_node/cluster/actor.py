@@ -16,6 +16,8 @@ from dicom_node.runtime.signals import PARENT_VARIABLE
 
 DRAIN_S = 60.0
 """A worker that was asked to end has this long, as one below a supervisor."""
+SOON_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 60.0, 10.0, 300.0
+"""A worker that ended sooner after its start than that waits for the next one: twice as long each time."""
 OF_RAY = ("RAY_", "OMP_NUM_THREADS")
 """What Ray puts into the environment of its processes. A worker is to know nothing of it: threads are a setting."""
 
@@ -47,17 +49,22 @@ class WorkerActor:
         self._process: subprocess.Popen[bytes] | None = None
         self._since = 0.0
         self._starts = 0
+        self._pause_s = 0.0
         self._status: int | None = None
         self._ends_at: float | None = None
 
     def run(self) -> WorkerState:
         """Start the worker unless it runs. To be called again and again: Ray restarts an actor, but no work in it."""
-        if self._ends_at is None and not self._runs():
+        if self._ends_at is None and not self._runs() and time.time() >= self._since + self._pause_s:
             environment = {name: value for name, value in os.environ.items() if not name.startswith(OF_RAY)}
             environment[PARENT_VARIABLE] = str(os.getpid())
             command = [sys.executable, "-m", "dicom_node", *self._arguments]
             self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
-            self._since, self._starts = time.time(), self._starts + 1
+            now = time.time()
+            # One that ends soon each time, such as without its GPU, is started less and less often.
+            soon = self._starts and now - self._since < self._pause_s + SOON_S
+            self._pause_s = min(2 * self._pause_s or FIRST_PAUSE_S, LONGEST_PAUSE_S) if soon else 0.0
+            self._since, self._starts = now, self._starts + 1
         return self.look()
 
     def look(self) -> WorkerState:

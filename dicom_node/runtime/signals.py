@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 PARENT_VARIABLE = "DICOM_NODE_PARENT_PID"
 """Names the supervisor in the environment of its children."""
@@ -54,11 +55,13 @@ class Stop(threading.Event):
 
     def wait(self, timeout: float | None = None) -> bool:
         """As Event.wait. timeout: seconds; None waits until the event is set."""
-        if timeout is not None:
-            return super().wait(timeout)
-        while not super().wait(LOOK_EVERY_S):
-            pass
-        return True
+        ends = None if timeout is None else time.monotonic() + timeout
+        while not self.is_set():
+            left = LOOK_EVERY_S if ends is None else min(LOOK_EVERY_S, ends - time.monotonic())
+            if left <= 0:
+                break
+            super().wait(left)
+        return self.is_set()
 
 
 def stop_on_signals() -> threading.Event:

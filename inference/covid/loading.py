@@ -12,7 +12,7 @@ from inference.covid.pipeline import Pipeline
 from inference.covid.segmentation import Segmentation
 from inference.covid.streamed import StreamedDecovnet
 from inference.covid.weights import load_networks
-from inference.device import Device, choose_device, naming_loss
+from inference.device import Device, choose_device, lacked_memory, naming_loss
 from inference.lungs.engine import BackEnd, cpu_runs, open_unet
 from inference.lungs.unet import UNet
 from inference.models.profile import Precision
@@ -33,6 +33,7 @@ def load_pipeline(
     precision: "exact" is float32. "fast" lets the U-Net use the lower precisions that the card allows for the
         verdict's slices and for the others, if the device computes in them.
     threads: CPU threads, 0 for as many as there are cores.
+    A GPU without room for the networks leaves them to the CPU.
     Raises ModelError if the model is missing, altered or does not fit, or if the device is not available; DeviceLost if
     the GPU failed.
     """
@@ -40,8 +41,13 @@ def load_pipeline(
     chosen = choose_device(device, threads)
     unet, decovnet = load_networks(model_folder, card)
     spare = None if chosen.kind == "cpu" else partial(load_pipeline, model_folder, "cpu", precision, threads)
-    with naming_loss(chosen):
-        return pipeline_of(card, unet, decovnet, chosen, precision, back_end, spare)
+    try:
+        with naming_loss(chosen):
+            return pipeline_of(card, unet, decovnet, chosen, precision, back_end, spare)
+    except RuntimeError as error:
+        if spare is None or not lacked_memory(error):
+            raise
+    return spare()
 
 
 def pipeline_of(

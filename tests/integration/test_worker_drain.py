@@ -13,6 +13,8 @@ import pytest
 from config.reasons import Refusal
 from config.settings import Settings, WorkerSettings
 from dicom_node.analysis.worker import Worker
+from dicom_node.cli import processes
+from dicom_node.cli.exits import UNAVAILABLE
 from dicom_node.errors import GpuLost, NodeError
 from dicom_node.runtime.node_lock import only_node
 from inference.errors import DeviceLost
@@ -81,6 +83,39 @@ def test_a_worker_whose_gpu_is_lost_ends_after_one_job_which_is_tried_again(stor
     ]
 
 
+def test_a_gpu_that_is_lost_while_a_series_is_analysed_ahead_costs_no_job_an_attempt(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: object) -> bool:
+        raise DeviceLost("H200 computes no more")
+
+    settings = Settings(data_dir=store.folder, worker=WorkerSettings(ahead=True, poll_s=0.02, drain_s=1))
+    worker = Worker(settings, store.database, store.files, "cuda:0")
+    assert worker._ahead is not None
+    monkeypatch.setattr(worker._ahead, "_step", step)
+    assert not worker._ahead.go_on(1, [], {})
+    with pytest.raises(GpuLost):
+        worker.run(threading.Event())
+    assert store.rows("SELECT state, attempts FROM jobs") == [{"state": "QUEUED", "attempts": 0}]
+
+
+def lose_gpu(folder: Path) -> None:
+    def run(*_: object) -> bool:
+        raise GpuLost("H200 computes no more")
+
+    Worker.run = run  # type: ignore[method-assign]
+    os.environ["DICOM_NODE_DATA_DIR"] = str(folder)
+    processes.work(device="cpu", number=0)
+
+
+def test_the_process_of_a_worker_whose_gpu_is_lost_says_so_by_its_exit_status(store: Store) -> None:
+    """The supervisor takes 1 for a fault of a new configuration."""
+    process = multiprocessing.get_context("spawn").Process(target=lose_gpu, args=(store.folder,))
+    process.start()
+    process.join(25)
+    assert process.exitcode == UNAVAILABLE
+
+
 def test_a_worker_without_its_gpu_claims_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DICOM_NODE_DATA_DIR", str(store.folder))
     found = subprocess.run(
@@ -89,12 +124,14 @@ def test_a_worker_without_its_gpu_claims_nothing(store: Store, monkeypatch: pyte
         capture_output=True,
         text=True,
     )
-    assert found.returncode == 1 and "this machine has 0 CUDA devices" in found.stderr
+    assert found.returncode == UNAVAILABLE and "this machine has 0 CUDA devices" in found.stderr
     assert store.rows("SELECT state, attempts FROM jobs") == [{"state": "QUEUED", "attempts": 0}]
 
 
-def hang(folder: Path, url: str) -> None:
+def hang(folder: Path, url: str, superseded: bool) -> None:
     with Store(folder, url) as opened:
+        if superseded:  # the lease ends with its job
+            threading.Timer(0.5, opened.receive, (2,), {"now": time.time()}).start()
         worker = Slow(opened, drain_s=1)  # waits for half a minute
         worker.settings = worker.settings.model_copy(
             update={"worker": worker.settings.worker.model_copy(update={"longest_s": 1.0})}
@@ -102,11 +139,20 @@ def hang(folder: Path, url: str) -> None:
         worker.run(threading.Event())
 
 
-def test_a_worker_whose_job_hangs_ends_its_process_and_the_next_one_gets_the_job(store: Store) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=hang, args=(store.folder, store.url))
+def ends_hanging(store: Store, *, superseded: bool) -> bool:
+    process = multiprocessing.get_context("spawn").Process(target=hang, args=(store.folder, store.url, superseded))
     process.start()
     process.join(25)
-    assert process.exitcode == 1
+    return process.exitcode == 1
+
+
+def test_a_worker_whose_job_hangs_ends_its_process_also_if_nobody_needs_the_job_any_more(store: Store) -> None:
+    assert ends_hanging(store, superseded=True)
+    assert store.states("jobs") == ["SUPERSEDED"]
+
+
+def test_a_worker_whose_job_hangs_ends_its_process_and_the_next_one_gets_the_job(store: Store) -> None:
+    assert ends_hanging(store, superseded=False)
     wait_for(lambda: store.claim(time.time()) is not None, 10, "its lease is over")
     assert store.rows("SELECT state, attempts FROM jobs") == [{"state": "RUNNING", "attempts": 2}]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from inference.covid import loading
 from inference.covid.card import read_zheng_card
 from inference.covid.loading import load_pipeline, number_format
 from inference.covid.pipeline import Pipeline
@@ -249,11 +250,47 @@ def test_an_error_of_the_program_is_not_taken_for_one_of_the_gpu(chest: CTVolume
         failing(RuntimeError("mat1 and mat2 shapes cannot be multiplied")).run(chest)
 
 
-def test_a_gpu_that_does_not_answer_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
+def broken(*_: object, **__: object) -> torch.Tensor:
+    raise torch.AcceleratorError("CUDA error: unknown error")
+
+
+@pytest.mark.parametrize("error", [torch.AcceleratorError, torch.cuda.DeferredCudaCallError])
+def test_a_gpu_that_does_not_answer_is_not_available(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def off_the_bus(_: int) -> str:
-        raise torch.AcceleratorError("CUDA error: unknown error")
+        raise error("CUDA error: unknown error")
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", off_the_bus)
-    with pytest.raises(ModelError, match="does not answer"):
+    with pytest.raises(ModelError, match="does not compute"):
         choose_device("cuda:0")
+    assert choose_device("auto").kind == "cpu"
+
+
+def test_a_gpu_that_only_has_a_name_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has no CUDA here: nothing can be computed there."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H200")
+    monkeypatch.setattr(torch, "ones", broken)
+    with pytest.raises(ModelError, match="does not compute"):
+        choose_device("cuda:0")
+
+
+def test_a_gpu_without_room_for_the_networks_leaves_them_to_the_cpu(
+    chest: CTVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = loading.pipeline_of
+
+    def on_a_full_card(*arguments: object) -> Pipeline:
+        device = arguments[3]
+        if isinstance(device, Device) and device.kind == "cuda":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return make(*arguments)  # type: ignore[arg-type]
+
+    cpu_device = choose_device("cpu", 1)
+    monkeypatch.setattr(loading, "pipeline_of", on_a_full_card)
+    monkeypatch.setattr(
+        loading, "choose_device", lambda wanted, _: Device("cuda", 0, "H200", 1) if wanted == "cuda" else cpu_device
+    )
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    assert load_pipeline(DEMONSTRATION, "cuda", threads=1).run(chest).device.startswith("cpu")

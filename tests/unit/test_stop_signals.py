@@ -29,7 +29,7 @@ asking = threading.Thread(target=ask, daemon=True)
 asking.start()
 for _ in range(300):
     stop.clear()
-    while not stop.wait(0):
+    while not stop.wait(1e-4):
         pass
 ended = True
 asking.join()
