@@ -99,18 +99,18 @@ def test_a_gpu_that_is_lost_while_a_series_is_analysed_ahead_costs_no_job_an_att
     assert store.rows("SELECT state, attempts FROM jobs") == [{"state": "QUEUED", "attempts": 0}]
 
 
-def lose_gpu(folder: Path) -> None:
+def lose_gpu(folder: Path, url: str) -> None:
     def run(*_: object) -> bool:
         raise GpuLost("H200 computes no more")
 
     Worker.run = run  # type: ignore[method-assign]
-    os.environ["DICOM_NODE_DATA_DIR"] = str(folder)
+    os.environ |= {"DICOM_NODE_DATA_DIR": str(folder), "DICOM_NODE_STORAGE__DATABASE_URL": url}
     processes.work(device="cpu", number=0)
 
 
 def test_the_process_of_a_worker_whose_gpu_is_lost_says_so_by_its_exit_status(store: Store) -> None:
     """The supervisor takes 1 for a fault of a new configuration."""
-    process = multiprocessing.get_context("spawn").Process(target=lose_gpu, args=(store.folder,))
+    process = multiprocessing.get_context("spawn").Process(target=lose_gpu, args=(store.folder, store.url))
     process.start()
     process.join(25)
     assert process.exitcode == UNAVAILABLE
