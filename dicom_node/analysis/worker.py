@@ -99,10 +99,10 @@ class Worker:
         thread.join(self.settings.worker.drain_s)
         if self._ahead is not None:
             self._ahead.stop()
-        if self._gpu_lost:
-            raise GpuLost(f"{self.device} computes no more for this worker; a new process may find it again")
         if thread.is_alive():
             self._hand_back()
+        if self._gpu_lost:
+            raise GpuLost(f"{self.device} computes no more for this worker; a new process may find it again")
         return not thread.is_alive()
 
     def _lose_gpu(self) -> None:

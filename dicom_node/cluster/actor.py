@@ -49,22 +49,23 @@ class WorkerActor:
         self._process: subprocess.Popen[bytes] | None = None
         self._since = 0.0
         self._starts = 0
-        self._pause_s = 0.0
+        # Of the monotonic clock: a clock that is set back must not keep a worker away.
+        self._started, self._pause_s = 0.0, 0.0
         self._status: int | None = None
         self._ends_at: float | None = None
 
     def run(self) -> WorkerState:
         """Start the worker unless it runs. To be called again and again: Ray restarts an actor, but no work in it."""
-        if self._ends_at is None and not self._runs() and time.time() >= self._since + self._pause_s:
+        if self._ends_at is None and not self._runs() and time.monotonic() >= self._started + self._pause_s:
             environment = {name: value for name, value in os.environ.items() if not name.startswith(OF_RAY)}
             environment[PARENT_VARIABLE] = str(os.getpid())
             command = [sys.executable, "-m", "dicom_node", *self._arguments]
             self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
-            now = time.time()
+            now = time.monotonic()
             # One that ends soon each time, such as without its GPU, is started less and less often.
-            soon = self._starts and now - self._since < self._pause_s + SOON_S
+            soon = self._starts and now - self._started < self._pause_s + SOON_S
             self._pause_s = min(2 * self._pause_s or FIRST_PAUSE_S, LONGEST_PAUSE_S) if soon else 0.0
-            self._since, self._starts = now, self._starts + 1
+            self._started, self._since, self._starts = now, time.time(), self._starts + 1
         return self.look()
 
     def look(self) -> WorkerState:

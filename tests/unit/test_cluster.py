@@ -2,6 +2,8 @@
 
 import os
 import socket
+import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -177,6 +179,23 @@ def test_an_actor_starts_its_worker_again_each_time_that_it_is_asked(
     assert actor.run().starts >= 2
     wait_for(actor.end, 60, "the worker ends")
     assert actor.run().pid == 0, "one that was asked to end stays away"
+
+
+def test_a_worker_that_ends_soon_each_time_is_started_less_and_less_often_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor, passed_s = WorkerActor("nowhere.toml", "main", "0", "cpu"), [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: passed_s[0])
+    monkeypatch.setattr(time, "time", lambda: 1e9 - passed_s[0])  # it runs backwards
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    started_at = []
+    for _ in range(800):
+        if actor.run().starts > len(started_at):
+            started_at.append(passed_s[0] - 1000)
+            assert actor._process is not None
+            actor._process.wait()
+        passed_s[0] += 1
+    assert started_at == [0, 1, 11, 31, 71, 151, 311, 611]
 
 
 @pytest.mark.parametrize("command", ["up", "status", "down"])
